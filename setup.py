@@ -1,0 +1,49 @@
+"""Packages and dependencies. Install with the tested versions: pip install -c launch/constraints.txt -e '.[all]'
+
+The base trains, rolls out and evaluates, and holds no TensorFlow (design decision 1). Lower bounds say what the code
+needs; launch/constraints.txt pins what was tested, and its head says why.
+"""
+
+from setuptools import find_packages, setup
+
+BASE = [
+    "absl-py",
+    "array_record>=0.8.1",
+    "flax>=0.12.8",
+    "grain>=0.2.18",
+    "jax>=0.10.2",
+    "ml_collections>=1.1.0",
+    "msgpack>=1.1",
+    "numpy>=2.0",
+    "optax>=0.2.8",
+    "orbax-checkpoint>=0.12.8",
+    "rich>=14",
+    "safetensors>=0.5",
+    "sentencepiece>=0.2.1",
+    "tokenizers>=0.21",
+]
+# Writes the data: SeqIO tasks and TF Text. Runs as its own process.
+PREP = ["seqio>=0.0.20", "tensorflow>=2.20,<2.21", "tensorflow-text>=2.20,<2.21"]
+# scann 1.4.2 was built against TensorFlow 2.20: with a newer one installed its import dies.
+RETRIEVAL = ["scann>=1.4.2"]
+TENSORBOARD = ["tensorboardX>=2.6"]
+TEST = ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.12", *TENSORBOARD]
+
+setup(
+    name="masksearch_jax",
+    version="0.1.0",
+    description="MaskSearch (arXiv 2505.20285) on JAX and TPUs: RAMP data, SFT and DAPO with a live search tool",
+    packages=find_packages(include=["masksearch_jax", "masksearch_jax.*"]),
+    python_requires=">=3.11,<3.13",
+    install_requires=BASE,
+    extras_require={
+        "prep": PREP,
+        "retrieval": RETRIEVAL,
+        "tensorboard": TENSORBOARD,
+        "tpu": ["jax[tpu]>=0.10.2"],
+        "cuda": ["jax[cuda12]>=0.10.2"],
+        "test": TEST,
+        # What launch/quickstart.sh needs on a CPU machine.
+        "all": PREP + RETRIEVAL + TENSORBOARD,
+    },
+)

@@ -1,0 +1,183 @@
+"""The import table of the design: which package may import which, ours and third party, read from the syntax trees.
+
+Imports inside functions count too, and so does what is imported through others: training and evaluation reach no
+preparation code, the core reaches no TensorFlow.
+"""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = "masksearch_jax"
+LEAVES = {"sharding", "checkpoints", "metrics"}
+
+# Package -> what it may import of ours besides itself: whole packages or single modules.
+OURS = {
+    "prep": {"text", "data.records", "evals.benchmarks"},
+    "trainers": {
+        "data",
+        "model",
+        "rollout",
+        "rl",
+        "evals",
+        "checkpoints",
+        "metrics",
+        "sharding",
+        "text",
+        "retrieval.interface",
+    },
+    "evals": {"rollout", "text", "data.records", "retrieval.interface"},
+    "agents": {"llm", "rollout", "text", "data.records", "retrieval.interface"},
+    "llm": {"text", "rollout"},
+    "rl": {"rollout.trajectory", "text.answers", "data.packing"},
+    # Beyond the table: a request carries its task.
+    "rollout": {"model", "text", "data.records", "retrieval.interface", "sharding"},
+    "retrieval": {"data.records", "text", "model", "sharding"},
+    "data": set(),
+    "model": {"sharding"},
+    "text": set(),
+    "sharding": set(),
+    "checkpoints": set(),
+    "metrics": set(),
+}
+
+# Third party besides numpy: package -> libraries, or {library: the only modules that may import it}.
+THIRD_PARTY = {
+    "prep": {"tensorflow", "seqio", "tensorflow_text", "apache_beam", "mwparserfromhell"},
+    "trainers": {"jax", "flax", "optax"},
+    "evals": {"matplotlib": {"evals.report"}, "jinja2": {"evals.report"}},
+    "agents": {"jinja2"},
+    "llm": {"openai"},
+    "rl": {"jax"},
+    "rollout": {"jax", "flax"},
+    "retrieval": {"jax": None, "flax": None, "scann": {"retrieval.scann_index"}, "bm25s": {"retrieval.hybrid"}},
+    "data": {"grain", "array_record", "msgpack"},
+    "model": {"jax": None, "flax": None, "safetensors": {"model.convert"}, "qwix": {"model.lora"}},
+    "text": {"sentencepiece", "tokenizers"},
+    "sharding": {"jax", "flax"},
+    "checkpoints": {"orbax", "grain", "jax"},
+    "metrics": {"tensorboardX", "rich"},
+}
+ENTRY_THIRD_PARTY = {"absl", "ml_collections", "jax"}
+NEVER_IN_CORE = {"tensorflow", "tensorflow_text", "seqio", "tensorflow_datasets", "clu", "keras", "apache_beam"}
+
+
+def module_name(path: Path) -> str:
+    """'data.packing' of masksearch_jax/data/packing.py; a package is named by its folder."""
+    parts = path.relative_to(ROOT / PACKAGE).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+MODULES = {module_name(path): path for path in sorted((ROOT / PACKAGE).rglob("*.py"))}
+
+
+def imports_of(module: str) -> tuple[set[str], set[str]]:
+    """Returns (modules of ours, third-party libraries) that a module imports anywhere."""
+    ours, others = set(), set()
+    for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: relative import on line {node.lineno}"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            library, _, inner = name.partition(".")
+            if library == PACKAGE:
+                # `from package.module import name` and `from package import module` alike.
+                while inner and inner not in MODULES:
+                    inner = inner.rpartition(".")[0]
+                ours.add(inner)
+            elif library not in sys.stdlib_module_names:
+                others.add(library)
+    return ours - {""}, others - {"numpy"}
+
+
+IMPORTS = {module: imports_of(module) for module in MODULES}
+
+
+def package_of(module: str) -> str:
+    return module.partition(".")[0]
+
+
+def reached_from(module: str) -> set[str]:
+    """Every module of ours that importing `module` can come to import; packages run their __init__."""
+    reached, frontier = set(), {module}
+    while frontier:
+        current = frontier.pop()
+        reached.add(current)
+        parents = {current.rpartition(".")[0]} - {""}
+        frontier |= (IMPORTS[current][0] | parents) - reached
+    return reached
+
+
+def is_entry(module: str) -> bool:
+    return "." not in module and module not in LEAVES and MODULES[module].name != "__init__.py"
+
+
+LAYERED = [module for module in MODULES if module and not is_entry(module)]
+ENTRIES = [module for module in MODULES if module and is_entry(module)]
+
+
+def test_every_package_is_in_the_table():
+    assert {package_of(module) for module in LAYERED} <= set(OURS)
+
+
+@pytest.mark.parametrize("module", LAYERED)
+def test_imports_of_ours(module):
+    package = package_of(module)
+    allowed = OURS[package]
+    wrong = {
+        name
+        for name in IMPORTS[module][0]
+        if package_of(name) != package and name not in allowed and package_of(name) not in allowed
+    }
+    assert not wrong, f"{module} imports {sorted(wrong)}; {package} may import {sorted(allowed)} of ours"
+
+
+@pytest.mark.parametrize("module", LAYERED)
+def test_imports_of_third_party(module):
+    allowed = THIRD_PARTY[package_of(module)]
+    for library in IMPORTS[module][1]:
+        assert library in allowed, f"{module} imports {library}; {package_of(module)} may import {sorted(allowed)}"
+        only = allowed[library] if isinstance(allowed, dict) else None
+        assert only is None or module in only, f"{module} imports {library}, which only {sorted(only)} may"
+
+
+@pytest.mark.parametrize("module", ENTRIES)
+def test_entries_import_no_library_of_a_stage(module):
+    assert IMPORTS[module][1] <= ENTRY_THIRD_PARTY
+
+
+@pytest.mark.parametrize("module", [module for module in ENTRIES if module in ("train", "evaluate")])
+def test_training_and_evaluation_reach_no_preparation(module):
+    reached = reached_from(module)
+    assert not {name for name in reached if package_of(name) in ("prep", "prepare")}
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if package_of(module) not in ("prep", "prepare")])
+def test_core_names_no_tensorflow(module):
+    assert not IMPORTS[module][1] & NEVER_IN_CORE
+
+
+def test_metrics_of_evaluation_do_not_depend_on_rewards():
+    for module in MODULES:
+        if package_of(module) == "evals":
+            assert not {name for name in reached_from(module) if package_of(name) == "rl"}
+
+
+def test_the_table_is_enforced(tmp_path, monkeypatch):
+    """The reader of imports sees each way to write one."""
+    source = "import masksearch_jax.data.packing\nfrom masksearch_jax.text import tags\n"
+    source += "def late():\n    from tensorflow.io import gfile\n    import scann, os\n    return gfile, scann, os\n"
+    path = tmp_path / "module.py"
+    path.write_text(source)
+    monkeypatch.setitem(MODULES, "module", path)
+    assert imports_of("module") == ({"data.packing", "text.tags"}, {"tensorflow", "scann"})
+    path.write_text("from .text import tags\n")
+    with pytest.raises(AssertionError, match="relative import on line 1"):
+        imports_of("module")
