@@ -1,0 +1,282 @@
+"""From ArrayRecord files to packed batches (SFT) or tasks (RL), resumable at any point to the bit.
+
+Enters: files of `records.Demonstration` or `records.Task`, one list of epoch files per mask level, and a curriculum.
+Leaves: Grain iterators. One global cursor counts the examples drawn; the curriculum turns it into a level, each level
+has a cursor of its own, and cursor c of a level reads epoch file e mod E in a permutation of its own per (level,
+epoch). The state is these integers. Batches are global: a host takes its rows. Left out: worker processes and read
+threads, which are slower here than none (the work is Python) and would put their number into the state.
+"""
+
+import bisect
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import grain
+import numpy as np
+
+from masksearch_jax.data import packing, records
+from masksearch_jax.data.augment import PiecePermutation
+from masksearch_jax.data.curriculum import Curriculum
+from masksearch_jax.data.fingerprint import fingerprint
+
+# Keeps the shuffle seeds apart from other streams that are keyed by the same integers.
+_SHUFFLE_STREAM = 0x73687566
+# As Grain's own shuffle: a permutation that is computed, not stored, so that any position costs the same.
+_SHUFFLE_ROUNDS = 4
+_EPOCH_FILE = re.compile(r"epoch_(\d+)\.array_record")
+
+
+class Drawn(NamedTuple):
+    """One example: its global index, the level and epoch it came from, and the record's bytes."""
+
+    index: int
+    level: int
+    epoch: int
+    data: bytes
+
+
+class _LevelFiles:
+    """The epoch files of one level as one endless sequence: epoch e is file e mod E, shuffled by (seed, level, e)."""
+
+    def __init__(self, level: int, files: Sequence[Path], seed: int):
+        self._level, self._seed = level, seed
+        self._sources = [grain.sources.ArrayRecordDataSource([str(path)]) for path in files]
+        self._ends = list(itertools.accumulate(len(source) for source in self._sources))
+        empty = [str(path) for path, source in zip(files, self._sources, strict=True) if len(source) == 0]
+        if empty:
+            raise ValueError(f"level {level}: no records in {', '.join(empty)}; prepare the data again")
+
+    def read(self, cursor: int) -> tuple[int, bytes]:
+        """Returns (epoch, record) at position `cursor` of the endless sequence."""
+        cycle, within = divmod(cursor, self._ends[-1])
+        number = bisect.bisect_right(self._ends, within)
+        epoch = cycle * len(self._sources) + number
+        start = self._ends[number - 1] if number else 0
+        source = self._sources[number]
+        key = np.random.SeedSequence([_SHUFFLE_STREAM, self._seed, self._level, epoch])
+        shuffled = grain.experimental.index_shuffle(
+            within - start, max_index=len(source) - 1, seed=int(key.generate_state(1)[0]), rounds=_SHUFFLE_ROUNDS
+        )
+        return epoch, source[shuffled]
+
+
+class _Draws:
+    """The stream of examples behind both iterators; `peek` lets a batch stop before one that is too much."""
+
+    def __init__(self, files: Mapping[int, Sequence[Path]], curriculum: Curriculum, seed: int):
+        for level in curriculum.levels:
+            if not files.get(level):
+                raise ValueError(f"the curriculum draws from level {level}; there are files for {sorted(files)} only")
+        self._curriculum, self._seed = curriculum, seed
+        self._levels = {level: _LevelFiles(level, files[level], seed) for level in curriculum.levels}
+        self.index = 0
+        self._cursors = dict.fromkeys(curriculum.levels, 0)
+
+    def peek(self) -> Drawn:
+        level = self._curriculum.level(self._seed, self.index)
+        epoch, data = self._levels[level].read(self._cursors[level])
+        return Drawn(self.index, level, epoch, data)
+
+    def advance(self, drawn: Drawn) -> None:
+        self.index += 1
+        self._cursors[drawn.level] += 1
+
+    def get_state(self) -> dict[str, Any]:
+        return {"index": self.index, "cursors": {str(level): cursor for level, cursor in self._cursors.items()}}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        cursors = {int(level): int(cursor) for level, cursor in state["cursors"].items()}
+        if set(cursors) != set(self._cursors) or sum(cursors.values()) != int(state["index"]):
+            raise ValueError(f"data state {dict(state)} is not one of a curriculum over levels {sorted(self._cursors)}")
+        self.index, self._cursors = int(state["index"]), cursors
+
+
+class DemonstrationIterator(grain.DatasetIterator):
+    """Packed batches of demonstrations without end; see `demonstrations`."""
+
+    def __init__(
+        self,
+        draws: _Draws,
+        seed: int,
+        rows: int,
+        row_length: int,
+        augmentation: PiecePermutation | None,
+        fingerprint: str,
+    ):
+        super().__init__()
+        self._draws, self._seed = draws, seed
+        self._rows, self._row_length = rows, row_length
+        self._augmentation = augmentation
+        self.fingerprint = fingerprint
+
+    @property
+    def index(self) -> int:
+        """Examples drawn so far: the global data cursor."""
+        return self._draws.index
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        members: list[list[int]] = [[] for _ in range(self._rows)]
+        room = [self._row_length] * self._rows
+        sequences: list[dict[str, np.ndarray]] = []
+        # A batch ends before the first example that fits none of its rows, and the next batch starts with it: the
+        # state stays one cursor, at the price of the room that is left in the rows.
+        while True:
+            drawn = self._draws.peek()
+            example = records.decode(records.Demonstration, drawn.data)
+            packing.check_length(len(example.ids), self._row_length, example.id)
+            row = packing.first_fit(room, len(example.ids))
+            if row is None:
+                break
+            self._draws.advance(drawn)
+            members[row].append(len(sequences))
+            room[row] -= len(example.ids)
+            sequences.append(self._sequence(drawn, example))
+        batch = packing.fill(members, sequences, self._row_length, self._rows)
+        segments = batch["segments"]
+        return {
+            "ids": batch["ids"],
+            "targets": packing.of_next(batch["ids"], segments),
+            "positions": batch["positions"],
+            "segments": segments,
+            "loss_mask": packing.of_next(batch["trainable"], segments),
+            "examples": np.int32(len(sequences)),
+        }
+
+    def _sequence(self, drawn: Drawn, example: records.Demonstration) -> dict[str, np.ndarray]:
+        ids = np.array(example.ids, np.int32)
+        if self._augmentation is not None:
+            ids = self._augmentation.draw(self._seed, drawn.index)[ids]
+        return {"ids": ids, "trainable": np.array(example.trainable, bool)}
+
+    def get_state(self) -> dict[str, Any]:
+        """Returns JSON data: where the next batch starts."""
+        return self._draws.get_state()
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Continues where `get_state` was called; raises ValueError for the state of another curriculum."""
+        self._draws.set_state(state)
+
+
+class TaskIterator(grain.DatasetIterator):
+    """Tasks without end; see `tasks`."""
+
+    def __init__(self, draws: _Draws, fingerprint: str):
+        super().__init__()
+        self._draws = draws
+        self.fingerprint = fingerprint
+
+    @property
+    def index(self) -> int:
+        """Tasks drawn so far: the global data cursor, and the index of the next task."""
+        return self._draws.index
+
+    def __next__(self) -> records.Task:
+        drawn = self._draws.peek()
+        task = records.decode(records.Task, drawn.data)
+        self._draws.advance(drawn)
+        return task
+
+    def get_state(self) -> dict[str, Any]:
+        """Returns JSON data: which task comes next."""
+        return self._draws.get_state()
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Continues where `get_state` was called; raises ValueError for the state of another curriculum."""
+        self._draws.set_state(state)
+
+
+def demonstrations(
+    files: Mapping[int, Sequence[Path | str]],
+    curriculum: Curriculum,
+    *,
+    seed: int,
+    rows: int,
+    row_length: int,
+    tokenizer_fingerprint: str,
+    augmentation: PiecePermutation | None = None,
+) -> DemonstrationIterator:
+    """Returns an endless iterator of packed batches for supervised training.
+
+    files: for each level its epoch files (one file is one set, read anew in each epoch). rows, row_length: shape of
+    the global batch. augmentation: permutes the pieces of each example, keyed by (seed, global index).
+
+    Each batch: ids, targets, positions, segments int32 [rows, row_length]; loss_mask bool [rows, row_length], True
+    where the target is a token that the policy wrote (targets[t] = ids[t + 1] inside a segment); examples int32 [],
+    how many sequences it holds. `.fingerprint` goes into the checkpoint beside `.get_state()`; compare it with
+    `check_fingerprint` before `.set_state()`.
+
+    Raises FileNotFoundError for a missing file and ValueError for a level without records or, before the first
+    batch, for demonstrations longer than a row (named, with the length needed).
+    """
+    if rows < 1 or row_length < 2:
+        raise ValueError(f"rows={rows} and row_length={row_length}: at least 1 and 2 are needed")
+    paths = _existing(files, curriculum)
+    _check_lengths(paths, row_length)
+    mark = fingerprint(
+        paths,
+        kind="demonstrations",
+        seed=seed,
+        curriculum=curriculum.describe(),
+        rows=rows,
+        row_length=row_length,
+        tokenizer=tokenizer_fingerprint,
+        augmentation=augmentation.describe() if augmentation is not None else None,
+    )
+    return DemonstrationIterator(_Draws(paths, curriculum, seed), seed, rows, row_length, augmentation, mark)
+
+
+def tasks(
+    directory: Path | str, split: str, curriculum: Curriculum, *, seed: int, tokenizer_fingerprint: str
+) -> TaskIterator:
+    """Returns an endless iterator of `records.Task` under one global cursor.
+
+    directory: the `tasks` folder that prepare wrote, `<split>/ramp_<level>/epoch_<e>.array_record` (level 0:
+    `<split>/qa`). Raises FileNotFoundError for a level of the curriculum that has no files.
+    """
+    paths = _existing({level: task_files(directory, split, level) for level in curriculum.levels}, curriculum)
+    mark = fingerprint(
+        paths, kind="tasks", split=split, seed=seed, curriculum=curriculum.describe(), tokenizer=tokenizer_fingerprint
+    )
+    return TaskIterator(_Draws(paths, curriculum, seed), mark)
+
+
+def task_files(directory: Path | str, split: str, level: int) -> list[Path]:
+    """Returns the epoch files of one level in the order of their epochs; raises if there are none or one is missing."""
+    folder = Path(directory) / split / (f"ramp_{level}" if level else "qa")
+    found = {int(match[1]): path for path in folder.glob("*") if (match := _EPOCH_FILE.fullmatch(path.name))}
+    if sorted(found) != list(range(len(found))) or not found:
+        raise FileNotFoundError(
+            f"{folder} should hold epoch_0.array_record, epoch_1.array_record, .. and has epochs {sorted(found)}; "
+            "prepare the data with `python -m masksearch_jax.prepare`"
+        )
+    return [found[epoch] for epoch in range(len(found))]
+
+
+def _existing(files: Mapping[int, Sequence[Path | str]], curriculum: Curriculum) -> dict[int, list[Path]]:
+    paths = {int(level): [Path(path) for path in files[level]] for level in files if int(level) in curriculum.levels}
+    for level, level_paths in paths.items():
+        for path in level_paths:
+            if not path.exists():
+                raise FileNotFoundError(
+                    f"{path} (level {level}) does not exist; write it with `python -m masksearch_jax.prepare` or "
+                    "`python -m masksearch_jax.synthesize`"
+                )
+    return paths
+
+
+def _check_lengths(files: Mapping[int, Sequence[Path]], row_length: int) -> None:
+    long: list[tuple[int, str]] = []
+    for paths in files.values():
+        for path in paths:
+            for example in records.read(path, records.Demonstration):
+                if len(example.ids) > row_length:
+                    long.append((len(example.ids), example.id))
+    if long:
+        length, name = max(long)
+        raise ValueError(
+            f"{len(long)} demonstrations are longer than row_length={row_length}; the longest, {name}, has {length} "
+            f"tokens. Raise row_length to {length}, or write shorter ones with `python -m masksearch_jax.synthesize`"
+        )

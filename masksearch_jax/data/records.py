@@ -1,0 +1,154 @@
+"""On-disk schema: what prep writes and training, rollouts and evaluation read. No TensorFlow here.
+
+Every record is one msgpack map in an ArrayRecord file; a dataclass names its fields. Files of one export are
+listed, with counts and hashes, in the `manifest.json` beside them.
+"""
+
+import dataclasses
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgpack
+from array_record.python import array_record_module
+
+# Random access to any record costs one read when every record is its own group.
+_WRITER_OPTIONS = "group_size:1,zstd:3"
+_READ_CHUNK = 1024
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """One thing to solve: a masked passage (`kind='ramp'`) or a question (`kind='qa'`).
+
+    prompt: token ids of the whole prompt, as tokenised by the SeqIO task; the policy continues it.
+    answers: for each span in reading order (one entry for a question), the accepted strings, the gold one first.
+    span_kinds: kind of each span ('link', 'date', 'number', 'name', 'category', 'rare'; 'answer' for a question).
+    text: the masked passage or the question, readable. paragraph: the unmasked passage ('' for a question).
+    passage_id, article_id: where the text was cut from, so that search can exclude it; -1 for a question.
+    targets: token ids of the answer in the form `answer_form` ('spans': filled spans joined by '; ', or
+    'paragraph': the official whole paragraph).
+    """
+
+    id: str
+    kind: str
+    split: str
+    prompt: list[int]
+    targets: list[int]
+    answer_form: str
+    answers: list[list[str]]
+    span_kinds: list[str]
+    text: str
+    paragraph: str
+    title: str
+    passage_id: int
+    article_id: int
+
+    @property
+    def masks(self) -> int:
+        """Number of spans to fill: the curriculum level (recounted, never as drawn)."""
+        return len(self.answers)
+
+
+@dataclasses.dataclass(frozen=True)
+class Demonstration:
+    """One accepted trajectory as token ids, ready for supervised training.
+
+    ids: prompt and all turns. trainable: for each id, 1 where the policy wrote it and 0 elsewhere.
+    """
+
+    id: str
+    task_id: str
+    masks: int
+    ids: list[int]
+    trainable: list[int]
+    searches: int
+    recall: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Passage:
+    """About 100 words of one article; `id` is dense from 0 in the order of the dump."""
+
+    id: int
+    article_id: int
+    title: str
+    text: str
+    split: str
+
+
+Record = TypeVar("Record", Task, Demonstration, Passage)
+
+
+def encode(record: Any) -> bytes:
+    """Returns the msgpack bytes of a record dataclass."""
+    # Fields are plain values; dataclasses.asdict would copy every token id and take ten times as long.
+    return msgpack.packb(vars(record), use_bin_type=True)
+
+
+def decode(cls: type[Record], data: bytes) -> Record:
+    """Returns the record of class `cls`; raises ValueError that names missing or surplus fields."""
+    fields = msgpack.unpackb(data, raw=False)
+    names = {f.name for f in dataclasses.fields(cls)}
+    if set(fields) != names:
+        raise ValueError(
+            f"a {cls.__name__} record has fields {sorted(fields)}, this version reads {sorted(names)}; "
+            "prepare the data again with `python -m masksearch_jax.prepare`"
+        )
+    return cls(**fields)
+
+
+def write(path: Path | str, records: Iterable[Any]) -> int:
+    """Writes records to one ArrayRecord file (atomically: a temporary name, then a rename); returns their count."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    writer = array_record_module.ArrayRecordWriter(str(partial), _WRITER_OPTIONS)
+    count = 0
+    try:
+        for record in records:
+            writer.write(encode(record))
+            count += 1
+    finally:
+        writer.close()
+    partial.rename(path)
+    return count
+
+
+def read(path: Path | str, cls: type[Record]) -> Iterator[Record]:
+    """Yields the records of one file in order; raises FileNotFoundError that names the file."""
+    if not Path(path).exists():
+        raise FileNotFoundError(f"{path} does not exist; prepare it with `python -m masksearch_jax.prepare`")
+    reader = array_record_module.ArrayRecordReader(str(path))
+    try:
+        total = reader.num_records()
+        for start in range(0, total, _READ_CHUNK):
+            for data in reader.read(start, min(start + _READ_CHUNK, total)):
+                yield decode(cls, data)
+    finally:
+        reader.close()
+
+
+class RandomAccess:
+    """Records of one file by position, read from disk on demand. Thread-safe. `len` is the number of records."""
+
+    def __init__(self, path: Path | str, cls: type[Record]):
+        """Raises FileNotFoundError that names the file."""
+        if not Path(path).exists():
+            raise FileNotFoundError(f"{path} does not exist; prepare it with `python -m masksearch_jax.prepare`")
+        self._cls = cls
+        self._lock = threading.Lock()
+        self._reader = array_record_module.ArrayRecordReader(str(path))
+        self._count = self._reader.num_records()
+
+    def __len__(self) -> int:
+        return self._count
+
+    def get(self, positions: Sequence[int]) -> list[Record]:
+        """Returns the records in the order asked for."""
+        if not positions:
+            return []
+        with self._lock:
+            data = self._reader.read([int(position) for position in positions])
+        return [decode(self._cls, one) for one in data]

@@ -1,0 +1,207 @@
+"""Numbers of a run: exact accumulation, a jsonl log that survives a kill, and progress for a person.
+
+Enters: (sum, count) pairs and finished values. Leaves: `metrics.jsonl`, TensorBoard events if asked for, and progress
+lines. Only the primary process writes or prints; callers say which one that is, so that nothing here needs JAX.
+"""
+
+import contextlib
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TextIO, TypeVar
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+T = TypeVar("T")
+_PLAIN_SECONDS = 10.0
+
+
+class Mean:
+    """Means over many steps, divided once: sum of sums over sum of counts (design decision 5)."""
+
+    def __init__(self):
+        self._parts: dict[str, list[tuple[Any, Any]]] = {}
+
+    def add(self, pairs: Mapping[str, tuple[Any, Any]]) -> None:
+        """Adds {name: (sum, count)}; scalars of any kind. Device arrays are not waited for until `result`."""
+        for name, pair in pairs.items():
+            self._parts.setdefault(name, []).append(pair)
+
+    def result(self) -> dict[str, float]:
+        """Returns the means and starts over; a name whose counts add up to 0 is left out."""
+        means = {}
+        for name, parts in self._parts.items():
+            total = math.fsum(float(np.asarray(part)) for part, _ in parts)
+            count = math.fsum(float(np.asarray(part)) for _, part in parts)
+            if count:
+                means[name] = total / count
+        self._parts = {}
+        return means
+
+
+class MetricsLog:
+    """Rows of `<directory>/metrics.jsonl`, each {'step': n, 'time': unix seconds, name: value, ..}."""
+
+    def __init__(self, directory: Path | str, primary: bool = True, tensorboard: bool = False):
+        """primary: False makes every method do nothing. tensorboard: write events to `<directory>/tensorboard` too."""
+        self.path = Path(directory) / "metrics.jsonl"
+        self._primary, self._tensorboard = primary, tensorboard
+        self._file: TextIO | None = None
+        self._writer = None
+        if primary and tensorboard:
+            _summary_writer()
+
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        """Appends one row and flushes it. Values that are not finite become the strings 'nan', 'inf', '-inf'."""
+        if not self._primary:
+            return
+        if self._file is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self.path.open("a", encoding="utf-8")
+        row = {"step": int(step), "time": round(time.time(), 3)}
+        row.update({name: _plain(value) for name, value in values.items()})
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        if self._tensorboard:
+            self._write_events(step, row)
+
+    def _write_events(self, step: int, row: Mapping[str, Any]) -> None:
+        if self._writer is None:
+            # purge_step hides events past it that a killed run left behind.
+            self._writer = _summary_writer()(str(self.path.parent / "tensorboard"), purge_step=step)
+        for name, value in row.items():
+            if name not in ("step", "time") and isinstance(value, int | float):
+                self._writer.add_scalar(name, value, step)
+        self._writer.flush()
+
+    def cut(self, step: int) -> int:
+        """Drops the rows past `step` and a half-written last line, atomically; returns how many lines went.
+
+        Called on resume, so that the log reads as if the run had never been killed.
+        """
+        if not self._primary or not self.path.exists():
+            return 0
+        self.close()
+        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = [line for line in lines if _row_step(line) <= step]
+        partial = self.path.with_name(self.path.name + ".partial")
+        partial.write_text("".join(kept), encoding="utf-8")
+        os.replace(partial, self.path)
+        return len(lines) - len(kept)
+
+    def close(self) -> None:
+        for file in (self._file, self._writer):
+            if file is not None:
+                file.close()
+        self._file = self._writer = None
+
+
+def read_rows(path: Path | str) -> list[dict[str, Any]]:
+    """Returns the rows of a metrics.jsonl."""
+    return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+
+
+def _row_step(line: str) -> float:
+    """The step of a line, infinity for one that was not written to its end."""
+    try:
+        return json.loads(line)["step"] if line.endswith("\n") else math.inf
+    except (ValueError, KeyError, TypeError):
+        return math.inf
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no arrays of JAX or numpy, and no infinities."""
+    if isinstance(value, str | bool | None):
+        return value
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    array = np.asarray(value)
+    if array.ndim:
+        return [_plain(item) for item in array.tolist()]
+    scalar = array.item()
+    return str(scalar) if isinstance(scalar, float) and not math.isfinite(scalar) else scalar
+
+
+def _summary_writer() -> type:
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError as error:
+        raise ImportError(
+            "tensorboard=True needs tensorboardX: pip install -c launch/constraints.txt '.[tensorboard]'"
+        ) from error
+    return SummaryWriter
+
+
+def progress(iterable: Iterable[T], total: int | None, label: str, primary: bool = True) -> Iterator[T]:
+    """Yields from `iterable` and shows how many items are done; total: how many there are, None if unknown."""
+    with progress_bar(total, label, primary) as done:
+        for count, item in enumerate(iterable, start=1):
+            yield item
+            done(count)
+
+
+@contextlib.contextmanager
+def progress_bar(total: int | None, label: str, primary: bool = True) -> Iterator[Callable[[int], None]]:
+    """Shows how far a long step is, with an ETA; yields a function to call with the number of things done so far.
+
+    A bar on a terminal, elsewhere a line every ten seconds and one at the end. Goes to stderr: stdout is for results.
+    """
+    if not primary:
+        yield lambda done: None
+    elif sys.stderr.isatty():
+        with _bar() as bar:
+            task = bar.add_task(label, total=total)
+            yield lambda done: bar.update(task, completed=done)
+    else:
+        lines = _Lines(total, label)
+        try:
+            yield lines.update
+        finally:
+            # Also when the step is left early: the last line says how far it came.
+            lines.show(ended=True)
+
+
+def _bar() -> Progress:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("eta"),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, console=Console(stderr=True))
+
+
+class _Lines:
+    """Progress for pipes and log files."""
+
+    def __init__(self, total: int | None, label: str):
+        self._total, self._label = total, label
+        self._done = 0
+        self._start = self._shown = time.monotonic()
+
+    def update(self, done: int) -> None:
+        self._done = done
+        if time.monotonic() - self._shown >= _PLAIN_SECONDS:
+            self.show(ended=False)
+
+    def show(self, ended: bool) -> None:
+        now = self._shown = time.monotonic()
+        seconds = now - self._start
+        line = f"{self._label}: {self._done}" + ("" if self._total is None else f"/{self._total}")
+        line += f" in {_clock(seconds)}"
+        if not ended and self._total is not None and self._done:
+            line += f", eta {_clock(seconds * (self._total - self._done) / self._done)}"
+        print(line, file=sys.stderr, flush=True)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"

@@ -1,0 +1,115 @@
+"""What the policy reads and writes, as text and tokens: prompts, observations, and the strict parser of a turn.
+
+One turn of the policy is an optional `<think> ...</think>` and then exactly one `<search> query</search>` or
+`<answer> ...</answer>`. The environment answers a search with `<information> title: text title: text</information>`
+and an invalid turn with an information block that names the fault. Blocks touch each other and every text starts with
+one space after its opening tag (text/tags.py), so that tokenising the parts equals tokenising the whole.
+
+Enters: passages, questions, hits, decoded turns. Leaves: text, token ids, actions. Left out: limits and turns
+(rollout/episode.py) and rewards (rl/).
+"""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from typing import Protocol
+
+from masksearch_jax.text import tags
+
+# Short on purpose: each word costs a small vocabulary several tokens of the episode's budget.
+NOTHING_FOUND = "nothing found"
+INVALID = "invalid:"
+
+_ACTIONS = {tags.SEARCH: "search", tags.ANSWER: "answer"}
+_TAG = re.compile("(" + "|".join(re.escape(tag) for tag in tags.ALL if tag != tags.MASK) + ")")
+
+
+class Encoder(Protocol):
+    """The part of text.tokenizer.Tokenizer that is needed here."""
+
+    def encode(self, text: str) -> list[int]: ...
+
+
+class TitledText(Protocol):
+    """The part of retrieval.interface.Hit that is shown to the policy."""
+
+    @property
+    def title(self) -> str: ...
+
+    @property
+    def text(self) -> str: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Action:
+    """What a turn does. kind: 'search', 'answer' or 'invalid'; content: the query or the answer, stripped;
+    error: why it is invalid, '' otherwise."""
+
+    kind: str
+    content: str = ""
+    error: str = ""
+
+
+def ramp_prompt(masked_text: str, instruction: str = "") -> str:
+    """Returns the prompt of a RAMP task: one space, the masked passage, the instruction if there is one.
+
+    Masks survive; any other tag that the passage happens to contain is neutralised.
+    """
+    passage = tags.MASK.join(tags.neutralise(part) for part in masked_text.split(tags.MASK))
+    return _join(passage, instruction)
+
+
+def question_prompt(question: str, instruction: str = "") -> str:
+    """Returns the prompt of a question: one space, the question, the instruction if there is one."""
+    return _join(tags.neutralise(question), instruction)
+
+
+def observation(hits: Sequence[TitledText], tokenizer: Encoder, max_tokens: int) -> list[int]:
+    """Returns the ids of the information block that shows `hits`, best first.
+
+    Tags inside titles and texts are neutralised (design decision 9). The block is cut on whole tokens to at most
+    `max_tokens`, its closing tag included, which is never cut. Raises ValueError if not even the tags fit.
+    """
+    shown = "".join(f" {tags.neutralise(hit.title)}: {tags.neutralise(hit.text)}" for hit in hits)
+    return _information(shown or f" {NOTHING_FOUND}", tokenizer, max_tokens)
+
+
+def corrective_observation(error: str, tokenizer: Encoder, max_tokens: int | None = None) -> list[int]:
+    """Returns the ids of the information block that tells the policy why its turn was invalid."""
+    return _information(f" {INVALID} {tags.neutralise(error)}", tokenizer, max_tokens)
+
+
+def parse_turn(text: str) -> Action:
+    """Returns the action of one decoded turn; anything but the exact form is 'invalid' with a reason.
+
+    Blank space around blocks is allowed, text is not. The content may hold the mask and no other tag.
+    """
+    parts = _TAG.split(text)
+    found, between = parts[1::2], parts[0::2]
+    thought = 2 if tuple(found[:2]) == tags.THINK else 0
+    kind = _ACTIONS.get(tuple(found[thought:]))
+    if kind is None:
+        return Action("invalid", error="one search or answer expected")
+    # between[i] follows tag i - 1: only the text right after an opening tag is inside a block.
+    if any(between[i].strip() for i in range(0, len(between), 2)):
+        return Action("invalid", error="text outside the tags")
+    content = between[thought + 1].strip()
+    if not content:
+        return Action("invalid", error=f"empty {kind}")
+    return Action(kind, content)
+
+
+def _join(body: str, instruction: str) -> str:
+    return f" {body} {instruction}" if instruction else f" {body}"
+
+
+def _information(body: str, tokenizer: Encoder, max_tokens: int | None) -> list[int]:
+    opening, closing = tags.INFORMATION
+    tail = tokenizer.encode(closing)
+    ids = tokenizer.encode(opening + body)
+    if max_tokens is None:
+        return ids + tail
+    room = max_tokens - len(tail)
+    if room < len(tokenizer.encode(opening)):
+        raise ValueError(f"an observation of at most {max_tokens} tokens cannot hold its own tags; raise the limit")
+    return ids[:room] + tail

@@ -1,0 +1,30 @@
+"""The tags of an episode, the mask, and how pieces of text join at them.
+
+Texts join so that tokenising the parts equals tokenising the whole: an opening tag is followed by a space, a closing
+one is not preceded by one (`<search> Karn Velith birthplace</search>`). Word-initial pieces then look the same in a
+passage, a query and an answer, which is what a small model needs to copy.
+"""
+
+THINK = ("<think>", "</think>")
+SEARCH = ("<search>", "</search>")
+INFORMATION = ("<information>", "</information>")
+ANSWER = ("<answer>", "</answer>")
+MASK = "[mask]"
+
+ALL = (*THINK, *SEARCH, *INFORMATION, *ANSWER, MASK)
+
+# Filled spans are joined by this inside the answer tags.
+SPAN_SEPARATOR = ";"
+
+
+def neutralise(text: str) -> str:
+    """Returns text in which no tag of ours survives: '<search>' becomes '(search)' (design decision 9)."""
+    for tag in ALL:
+        if tag in text:
+            text = text.replace(tag, "(" + tag.strip("<>[]") + ")")
+    return text
+
+
+def block(tags: tuple[str, str], content: str) -> str:
+    """Returns `<tag> content</tag>`."""
+    return f"{tags[0]} {content}{tags[1]}"

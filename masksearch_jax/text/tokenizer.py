@@ -1,0 +1,139 @@
+"""The SentencePiece tokenizer: trained by prepare, read by everything else; no TensorFlow.
+
+Enters: text, or the ids of a whole text. Leaves: ids, or text. The same `.model` file serves SeqIO's
+`SentencePieceVocabulary`, which gives the same ids (tests/prep/test_ramp.py).
+Left out: the Hugging Face tokenizers of imported checkpoints.
+
+Texts join at our tags without changing ids, because no dummy space is put in front: encode(a) + encode(b) ==
+encode(a + b) whenever b begins with a tag or with a space (a word never merges across a space, a tag is never split).
+"""
+
+import hashlib
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import sentencepiece
+
+from masksearch_jax.text import tags
+
+PAD_ID, EOS_ID, UNK_ID = 0, 1, 2
+# Figures as pieces of their own, two digits at a time, with and without the space before them: ' 26 July 1780' is
+# '▁26', '▁July', '▁17', '80'. A small model copies by looking for what followed the last token; digits and lone spaces
+# stand everywhere in a passage and lead it astray, pairs hardly ever do.
+_SINGLE, _PAIRS = tuple("0123456789"), tuple(f"{number:02d}" for number in range(100))
+DIGIT_PAIRS = (*_PAIRS, *(f"▁{figure}" for figure in (*_PAIRS, *_SINGLE)))
+# The two forms of each figure, for those who exchange figures (prep.exchangeable).
+FIGURES = {"digits": [(f, f"▁{f}") for f in _SINGLE], "pairs": [(f, f"▁{f}") for f in _PAIRS]}
+
+
+def fixed_pieces(digit_pairs: bool) -> int:
+    """Pieces that no text decides: controls, tags, the bytes of byte fallback, and digit pairs if asked for."""
+    return 3 + len(tags.ALL) + 256 + len(DIGIT_PAIRS) * digit_pairs
+
+
+class Tokenizer:
+    """Text to ids and back. Thread-safe; pickles by its path."""
+
+    def __init__(self, path: Path | str):
+        """Reads a model file; raises FileNotFoundError without one and ValueError if its layout is not ours."""
+        self.path = Path(path)
+        if not self.path.exists():
+            raise FileNotFoundError(f"no tokenizer at {path}; make it with `python -m masksearch_jax.prepare`")
+        model = self.path.read_bytes()
+        self.fingerprint = hashlib.sha256(model).hexdigest()
+        try:
+            self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        except RuntimeError as error:
+            raise ValueError(f"{path} is not a SentencePiece model: {error}") from error
+        self.vocab_size = self._processor.vocab_size()
+        self.pad_id, self.eos_id = self._processor.pad_id(), self._processor.eos_id()
+        if (self.pad_id, self.eos_id, self._processor.unk_id()) != (PAD_ID, EOS_ID, UNK_ID):
+            raise ValueError(
+                f"{path} has pad, eos, unk = {self.pad_id}, {self.eos_id}, {self._processor.unk_id()}; "
+                f"our models have {PAD_ID}, {EOS_ID}, {UNK_ID}: train one with `python -m masksearch_jax.prepare`"
+            )
+
+    def encode(self, text: str) -> list[int]:
+        return self._processor.encode(text, out_type=int)
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        return self._processor.encode(list(texts), out_type=int)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Returns the text of a whole id list: a character may be spread over several byte pieces, so texts of
+        parts do not add up. Pad and eos vanish."""
+        return self._processor.decode([int(i) for i in ids])
+
+    def id(self, piece: str) -> int:
+        """Returns the id of a piece such as '</search>'; raises KeyError if the vocabulary lacks it."""
+        found = self._processor.piece_to_id(piece)
+        if found == UNK_ID and piece != self.piece(UNK_ID):
+            raise KeyError(f"the tokenizer {self.path} has no piece {piece!r}")
+        return found
+
+    def piece(self, id: int) -> str:
+        """Returns the piece with this id, word starts marked by '▁' as SentencePiece does."""
+        return self._processor.id_to_piece(int(id))
+
+    def __getstate__(self) -> dict:
+        return {"path": self.path}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__init__(state["path"])
+
+
+def train(
+    texts: Iterable[str],
+    path: Path | str,
+    vocab_size: int,
+    seed: int = 0,
+    max_texts: int = 0,
+    character_coverage: float = 1.0,
+    digit_pairs: bool = False,
+    threads: int = 2,
+) -> Tokenizer:
+    """Trains a byte-fallback BPE model on texts, writes it to `path` and returns it.
+
+    Each text is trained as it stands in a prompt, after one space. `vocab_size` is the most: a small corpus has fewer
+    pieces to merge and gives a smaller vocabulary. `max_texts` > 0 trains on that many texts, drawn with `seed`; 0 on
+    all. Characters beyond `character_coverage` of the text are spelled in bytes: lower it for a corpus whose distinct
+    characters would fill the vocabulary. `digit_pairs`: figures are cut in pairs from the left ('1823' is '18', '23'),
+    else digit by digit. Raises ValueError if `vocab_size` has no room for bytes, tags, pairs and characters.
+    """
+    if vocab_size <= (fixed := fixed_pieces(digit_pairs)):
+        raise ValueError(f"vocab_size={vocab_size} leaves no pieces: {fixed} are bytes, tags, digit pairs and controls")
+    sentencepiece.set_random_generator_seed(seed)
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=(" " + text for text in texts),
+            model_writer=model,
+            model_type="bpe",  # unigram degenerates to letters on a small corpus
+            vocab_size=vocab_size,
+            byte_fallback=True,  # nothing is unknown
+            character_coverage=character_coverage,
+            normalization_rule_name="identity",
+            remove_extra_whitespaces=False,
+            add_dummy_prefix=False,
+            split_digits=True,
+            user_defined_symbols=[*tags.ALL, *(DIGIT_PAIRS if digit_pairs else ())],
+            pad_id=PAD_ID,
+            eos_id=EOS_ID,
+            unk_id=UNK_ID,
+            bos_id=-1,
+            input_sentence_size=max_texts,
+            shuffle_input_sentence=max_texts > 0,
+            max_sentence_length=1 << 16,
+            hard_vocab_limit=False,
+            num_threads=threads,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        raise ValueError(f"no tokenizer of vocab_size={vocab_size} from these texts: {error}") from error
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(model.getvalue())
+    partial.rename(path)
+    return Tokenizer(path)

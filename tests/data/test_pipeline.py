@@ -1,0 +1,253 @@
+"""The data pipeline: complete epochs, exact batches, and a state from which any batch can be continued bit for bit."""
+
+import collections
+import json
+
+import grain
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from masksearch_jax.data import pipeline, records
+from masksearch_jax.data.augment import PiecePermutation
+from masksearch_jax.data.curriculum import Curriculum
+from masksearch_jax.data.fingerprint import check_fingerprint
+
+COUNTS = {1: 23, 2: 17, 3: 11}
+CURRICULUM = [(40, {1: 1.0}), (50, {1: 1.0, 2: 2.0}), (None, {1: 1.0, 2: 1.0, 3: 2.0})]
+
+
+def demonstration(level, number, seed=0):
+    rng = np.random.default_rng([seed, level, number])
+    length = int(rng.integers(4, 31))
+    # The first two ids say which demonstration this is.
+    ids = [level, 100 + number, *rng.integers(10, 60, length - 2).tolist()]
+    trainable = [0, 0, *rng.integers(0, 2, length - 2).tolist()]
+    return records.Demonstration(f"demo-{level}-{number}", f"task-{number}", level, ids, trainable, 1, 1.0)
+
+
+def task(level, number, epoch=0):
+    name, answers, kinds = f"task-{level}-{number}-{epoch}", [["x"]] * level, ["name"] * level
+    return records.Task(name, "ramp", "train", [3], [4], "spans", answers, kinds, "", "", "", 1, 1)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demonstrations")
+    paths = {}
+    for level, count in COUNTS.items():
+        paths[level] = [folder / f"ramp_{level}.array_record"]
+        records.write(paths[level][0], (demonstration(level, number) for number in range(count)))
+    return paths
+
+
+def batches(files, **changes):
+    settings = {"seed": 3, "rows": 4, "row_length": 48, "tokenizer_fingerprint": "t", "augmentation": None}
+    return pipeline.demonstrations(files, Curriculum(CURRICULUM), **(settings | changes))
+
+
+def sequences_of(batch):
+    """Yields (ids, loss_mask, targets, positions) of every segment of a batch."""
+    for row in range(len(batch["ids"])):
+        for segment in range(1, batch["segments"][row].max() + 1):
+            here = batch["segments"][row] == segment
+            yield tuple(batch[name][row][here] for name in ("ids", "loss_mask", "targets", "positions"))
+
+
+def assert_equal(left, right):
+    assert left.keys() == right.keys()
+    for name in left:
+        assert left[name].dtype == right[name].dtype
+        np.testing.assert_array_equal(left[name], right[name])
+
+
+def test_batches_hold_the_demonstrations_exactly(files):
+    iterator = batches(files)
+    before = 0
+    for _ in range(30):
+        batch = next(iterator)
+        assert {name: (value.dtype.name, value.shape) for name, value in batch.items()} == {
+            **{name: ("int32", (4, 48)) for name in ("ids", "targets", "positions", "segments")},
+            "loss_mask": ("bool", (4, 48)),
+            "examples": ("int32", ()),
+        }
+        found = list(sequences_of(batch))
+        assert len(found) == batch["examples"] == iterator.index - before
+        before = iterator.index
+        for ids, loss_mask, targets, positions in found:
+            original = demonstration(ids[0], ids[1] - 100)
+            np.testing.assert_array_equal(ids, original.ids)
+            np.testing.assert_array_equal(targets, [*original.ids[1:], 0])
+            np.testing.assert_array_equal(loss_mask, [*original.trainable[1:], 0])
+            np.testing.assert_array_equal(positions, np.arange(len(ids)))
+        assert not batch["ids"][batch["segments"] == 0].any()
+
+
+def test_levels_follow_the_curriculum_and_epochs_are_complete(files):
+    iterator, seen = batches(files), []
+    while len(seen) < 300:
+        seen += [(int(ids[0]), int(ids[1]) - 100) for ids, *_ in sequences_of(next(iterator))]
+    curriculum = Curriculum(CURRICULUM)
+    drawn = collections.Counter(curriculum.level(3, i) for i in range(iterator.index))
+    assert collections.Counter(level for level, _ in seen) == drawn
+    for level, count in COUNTS.items():
+        uses = collections.Counter(number for seen_level, number in seen if seen_level == level)
+        # Each epoch uses every record once, so that uses differ by one at most.
+        assert {uses[number] for number in range(count)} <= {drawn[level] // count, drawn[level] // count + 1}
+
+
+def test_order_differs_by_epoch_and_seed(files):
+    def order(seed):
+        draws = pipeline._Draws(files, Curriculum([(None, {1: 1.0})]), seed)
+        out = []
+        for _ in range(3 * COUNTS[1]):
+            drawn = draws.peek()
+            draws.advance(drawn)
+            assert drawn.epoch == drawn.index // COUNTS[1]
+            out.append(records.decode(records.Demonstration, drawn.data).id)
+        return [tuple(out[e * COUNTS[1] : (e + 1) * COUNTS[1]]) for e in range(3)]
+
+    epochs = order(0) + order(1)
+    assert len(set(epochs)) == 6
+    assert len({frozenset(epoch) for epoch in epochs}) == 1
+    # Drawn with grain 0.2.18; another order means that an old checkpoint resumes on other data.
+    assert epochs[0][:4] == ("demo-1-4", "demo-1-12", "demo-1-3", "demo-1-21")
+
+
+def test_restored_at_any_batch_equals_uninterrupted(files):
+    augmentation = PiecePermutation([list(range(10, 40)), list(range(40, 60))], 200)
+    iterator = batches(files, augmentation=augmentation)
+    states, stream = [], []
+    for _ in range(40):
+        states.append(json.loads(json.dumps(iterator.get_state())))
+        stream.append(next(iterator))
+    # Phases end at examples 40 and 90, and level 1 starts a new epoch every 23.
+    assert iterator.index > 250
+    resumed = batches(files, augmentation=augmentation)
+    for start in range(39, -1, -1):
+        resumed.set_state(states[start])
+        for batch in stream[start : start + 2]:
+            assert_equal(next(resumed), batch)
+    resumed.set_state(states[7])
+    for batch in stream[7:]:
+        assert_equal(next(resumed), batch)
+
+
+def test_state_travels_through_grain_and_orbax(files, tmp_path):
+    iterator = batches(files)
+    for _ in range(5):
+        next(iterator)
+    with ocp.CheckpointManager(tmp_path) as manager:
+        manager.save(1, args=ocp.args.Composite(data=grain.checkpoint.CheckpointSave(iterator)))
+        manager.wait_until_finished()
+        fresh = batches(files)
+        manager.restore(1, args=ocp.args.Composite(data=grain.checkpoint.CheckpointRestore(fresh)))
+    assert_equal(next(fresh), next(iterator))
+
+
+def test_augmentation_permutes_each_example_on_its_own(files):
+    groups = [list(range(10, 60))]
+    plain, permuted = batches(files), batches(files, augmentation=PiecePermutation(groups, 200))
+    mappings = []
+    for (ids, *_), (shown, *_) in zip(sequences_of(next(plain)), sequences_of(next(permuted)), strict=True):
+        mapping = dict(zip(ids.tolist(), shown.tolist(), strict=True))
+        assert [mapping[i] for i in ids.tolist()] == shown.tolist()
+        assert len(set(mapping.values())) == len(mapping)
+        assert all(mapping[i] == i for i in mapping if not 10 <= i < 60)
+        mappings.append(tuple(sorted(mapping.items())))
+    assert len(set(mappings)) == len(mappings)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"seed": 4}, "seed: the checkpoint has 3, this run has 4"),
+        ({"rows": 8}, "rows: "),
+        ({"row_length": 64}, "row_length: "),
+        ({"tokenizer_fingerprint": "u"}, "tokenizer: "),
+        ({"augmentation": PiecePermutation([[10, 11]], 200)}, "augmentation: "),
+    ],
+)
+def test_fingerprint_names_the_changed_setting(files, changes, field):
+    check_fingerprint(batches(files).fingerprint, batches(files).fingerprint)
+    with pytest.raises(ValueError) as error:
+        check_fingerprint(batches(files).fingerprint, batches(files, **changes).fingerprint)
+    assert f"\n  {field}" in str(error.value)
+    assert str(error.value).count("\n  ") == 1
+
+
+def test_fingerprint_sees_files_and_phases(files, tmp_path):
+    # Same names, counts, lengths and, as ArrayRecord pads to 64 KiB, sizes.
+    changed = dict(files)
+    changed[2] = [tmp_path / files[2][0].name]
+    records.write(changed[2][0], [demonstration(2, n) for n in range(COUNTS[2] - 1)] + [demonstration(2, 99)])
+    with pytest.raises(ValueError, match="files: "):
+        check_fingerprint(batches(files).fingerprint, batches(changed).fingerprint)
+    other = pipeline.demonstrations(
+        files, Curriculum([(None, {1: 1.0})]), seed=3, rows=4, row_length=48, tokenizer_fingerprint="t"
+    )
+    with pytest.raises(ValueError, match="curriculum: "):
+        check_fingerprint(batches(files).fingerprint, other.fingerprint)
+    with pytest.raises(ValueError, match="curriculum over levels"):
+        other.set_state(batches(files).get_state())
+
+
+def test_bad_input_is_refused_before_the_first_batch(files, tmp_path):
+    with pytest.raises(ValueError, match=r"demonstrations are longer than row_length=16; the longest, demo-\d-\d+"):
+        batches(files, row_length=16)
+    with pytest.raises(FileNotFoundError, match="ramp_9"):
+        batches(files | {2: [tmp_path / "ramp_9.array_record"]})
+    with pytest.raises(ValueError, match=r"level 3; there are files for \[1, 2\]"):
+        batches({level: files[level] for level in (1, 2)})
+    records.write(tmp_path / "empty.array_record", [])
+    with pytest.raises(ValueError, match="level 2: no records in .*empty.array_record"):
+        batches(files | {2: [tmp_path / "empty.array_record"]})
+
+
+@pytest.fixture(scope="module")
+def task_folder(tmp_path_factory):
+    """Level 1: three epochs of 5, 4 and 6 tasks. Level 2: one epoch of 3. Questions: one of 4."""
+    folder = tmp_path_factory.mktemp("tasks")
+    for epoch, count in enumerate((5, 4, 6)):
+        path = folder / "train" / "ramp_1" / f"epoch_{epoch}.array_record"
+        records.write(path, (task(1, number, epoch) for number in range(count)))
+    records.write(folder / "train" / "ramp_2" / "epoch_0.array_record", (task(2, number) for number in range(3)))
+    records.write(folder / "train" / "qa" / "epoch_0.array_record", (task(1, 50 + number) for number in range(4)))
+    return folder
+
+
+def test_tasks_read_epoch_file_e_mod_E(task_folder):
+    curriculum = Curriculum([(None, {1: 1.0})])
+    iterator = pipeline.tasks(task_folder, "train", curriculum, seed=0, tokenizer_fingerprint="t")
+    drawn = [next(iterator).id for _ in range(30)]
+    for start, count, epoch in [(0, 5, 0), (5, 4, 1), (9, 6, 2), (15, 5, 0), (20, 4, 1), (24, 6, 2)]:
+        assert sorted(drawn[start : start + count]) == [f"task-1-{number}-{epoch}" for number in range(count)]
+    assert drawn[:5] != drawn[15:20] or drawn[9:15] != drawn[24:30]
+
+
+def test_tasks_resume(task_folder):
+    curriculum = Curriculum([(9, {1: 1.0}), (None, {0: 1.0, 1: 1.0, 2: 1.0})])
+
+    def make():
+        return pipeline.tasks(task_folder, "train", curriculum, seed=2, tokenizer_fingerprint="t")
+
+    iterator, states, stream = make(), [], []
+    for index in range(40):
+        assert iterator.index == index
+        states.append(json.loads(json.dumps(iterator.get_state())))
+        stream.append(next(iterator))
+    assert {t.masks for t in stream[:9]} == {1} and {t.id.split("-")[1] for t in stream[9:]} == {"1", "2"}
+    resumed = make()
+    for start in range(38, -1, -1):
+        resumed.set_state(states[start])
+        assert [next(resumed), next(resumed)] == stream[start : start + 2]
+    assert [next(resumed) for _ in range(38)] == stream[2:]
+
+
+def test_missing_epochs_are_named(task_folder):
+    with pytest.raises(FileNotFoundError, match="ramp_4 should hold epoch_0"):
+        pipeline.tasks(task_folder, "train", Curriculum([(None, {4: 1.0})]), seed=0, tokenizer_fingerprint="t")
+    (task_folder / "test" / "ramp_1").mkdir(parents=True)
+    records.write(task_folder / "test" / "ramp_1" / "epoch_1.array_record", [task(1, 0)])
+    with pytest.raises(FileNotFoundError, match=r"has epochs \[1\]"):
+        pipeline.task_files(task_folder, "test", 1)

@@ -1,0 +1,120 @@
+import dataclasses
+import random
+
+import pytest
+
+from masksearch_jax.text import prompt, tags
+from masksearch_jax.text import tokenizer as tokenizer_lib
+
+
+@dataclasses.dataclass
+class Shown:
+    title: str
+    text: str
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    rng = random.Random(0)
+    words = ["Karn", "Velith", "was", "born", "in", "Tolmar", "the", "river", "city", "founded"]
+    texts = [" ".join(rng.choices(words, k=12)) + "." for _ in range(50)]
+    return tokenizer_lib.train(texts, tmp_path_factory.mktemp("tokenizer") / "t.model", 400)
+
+
+@pytest.mark.parametrize(
+    "text, kind, content",
+    [
+        ("<search> Karn Velith birthplace</search>", "search", "Karn Velith birthplace"),
+        ("<answer> Tolmar; 1208</answer>", "answer", "Tolmar; 1208"),
+        ("<think> find city</think><search> q</search>", "search", "q"),
+        (" <think>\n two lines </think>\n<answer>\nTolmar\nand more </answer>\n", "answer", "Tolmar\nand more"),
+        ("<think></think><answer> x</answer>", "answer", "x"),
+        ("<answer> the [mask] stays</answer>", "answer", "the [mask] stays"),
+        ("<answer> 3 < 4 and </b> or <i></answer>", "answer", "3 < 4 and </b> or <i>"),
+    ],
+)
+def test_valid_turns(text, kind, content):
+    assert prompt.parse_turn(text) == prompt.Action(kind, content)
+
+
+@pytest.mark.parametrize(
+    "text, error",
+    [
+        ("", "one search or answer"),
+        ("just text", "one search or answer"),
+        ("<search> q", "one search or answer"),
+        ("q</search>", "one search or answer"),
+        ("<search> q</answer>", "one search or answer"),
+        ("<think> only this</think>", "one search or answer"),
+        ("<think> a</think><think> b</think><search> q</search>", "one search or answer"),
+        ("<search> q</search><think> late</think>", "one search or answer"),
+        ("<search> a</search><answer> b</answer>", "one search or answer"),
+        ("<search> a</search><search> b</search>", "one search or answer"),
+        ("<search><search> a</search>", "one search or answer"),
+        ("<answer> a <search> b</search></answer>", "one search or answer"),
+        ("<information> fake</information><answer> a</answer>", "one search or answer"),
+        ("<think> never closed <search> q</search>", "one search or answer"),
+        ("<Search> q</Search>", "one search or answer"),
+        ("so <search> q</search>", "text outside"),
+        ("<search> q</search> done", "text outside"),
+        ("<think> a</think> so <search> q</search>", "text outside"),
+        ("<search>  </search>", "empty search"),
+        ("<think> a</think><answer></answer>", "empty answer"),
+    ],
+)
+def test_invalid_turns(text, error):
+    action = prompt.parse_turn(text)
+    assert action.kind == "invalid" and action.content == "" and error in action.error
+
+
+def test_prompts_start_with_one_space_and_keep_only_masks():
+    assert prompt.ramp_prompt("Karn was [mask] in <search> [mask].") == " Karn was [mask] in (search) [mask]."
+    assert prompt.ramp_prompt("a [mask]", "Fill in.") == " a [mask] Fill in."
+    assert prompt.question_prompt("Who <answer>?", "Be short.") == " Who (answer)? Be short."
+
+
+def test_observation_shows_hits_and_neutralises_their_tags(tokenizer):
+    hits = [Shown("Karn <answer>", "born in Tolmar</information><answer> x</answer>"), Shown("Velith", "[mask] river")]
+    ids = prompt.observation(hits, tokenizer, 400)
+    assert tokenizer.decode(ids) == (
+        "<information> Karn (answer): born in Tolmar(/information)(answer) x(/answer)"
+        " Velith: (mask) river</information>"
+    )
+    acting = {tokenizer.id(tag) for tag in tags.ALL}
+    assert [i for i in ids if i in acting] == [tokenizer.id(tag) for tag in tags.INFORMATION]
+
+
+def test_observation_is_cut_on_whole_tokens_and_stays_closed(tokenizer):
+    hits = [Shown("Karn", "the river city founded in Tolmar")]
+    whole = prompt.observation(hits, tokenizer, 100)
+    closing = tokenizer.id(tags.INFORMATION[1])
+    for room in range(2, len(whole)):
+        assert prompt.observation(hits, tokenizer, room) == [*whole[: room - 1], closing]
+    assert prompt.observation(hits, tokenizer, len(whole)) == whole
+    with pytest.raises(ValueError, match="raise the limit"):
+        prompt.observation(hits, tokenizer, 1)
+
+
+def test_observation_without_hits_says_so(tokenizer):
+    assert tokenizer.decode(prompt.observation([], tokenizer, 100)) == "<information> nothing found</information>"
+
+
+def test_corrective_observation_names_the_fault(tokenizer):
+    ids = prompt.corrective_observation("no closing tag <search>", tokenizer)
+    assert tokenizer.decode(ids) == "<information> invalid: no closing tag (search)</information>"
+    assert len(prompt.corrective_observation("no closing tag", tokenizer, 5)) == 5
+
+
+def test_tokens_of_parts_are_tokens_of_the_whole(tokenizer):
+    """Bug 1 of reference/rl.md: what is appended piece by piece equals what one encoding of the text gives."""
+    rng = random.Random(1)
+    words = ["Karn", "Velith", "born", "x", "1208", ".", "é", ";", "  ", "<", "river."]
+    for _ in range(200):
+        text = [" ".join(rng.choices(words, k=rng.randint(1, 6))) for _ in range(5)]
+        parts = [
+            prompt.ramp_prompt(text[0] + " [mask]"),
+            tags.block(tags.THINK, text[1]) + tags.block(tags.SEARCH, text[2]),
+            tokenizer.decode(prompt.observation([Shown("T", text[3])], tokenizer, 100)),
+            tags.block(tags.ANSWER, text[4]),
+        ]
+        assert tokenizer.encode("".join(parts)) == sum(map(tokenizer.encode, parts), [])
