@@ -1,0 +1,67 @@
+"""Data for everything else: a dump in, passages, RAMP tasks, tokenizer and search indices out, all in W/data.
+
+Command:  python -m masksearch_jax.prepare --config=configs/prepare.py --workdir=W
+          python -m masksearch_jax.prepare --config=configs/prepare.py --config.dump=FILE --workdir=W
+          python -m masksearch_jax.prepare --config=configs/prepare.py:wikipedia --config.dump=FILE --workdir=W
+Hardware: two CPU cores. CPU-seconds: 32 for the toy (made first where no dump is given), 55 for 6 MB of wikitext.
+Expect:   W/data with manifest.json and report.json; the toy of 3000 articles: 3000 passages of 40 tokens on average, a
+          vocabulary of 1362, and 1800 training examples of one mask in each of four epochs.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(arg: str = ""):
+    """arg: '' for the toy or a slice, 'wikipedia' for a whole dump."""
+    if arg not in ("", "wikipedia"):
+        raise ValueError(f"configs/prepare.py takes no argument or 'wikipedia', got {arg!r}")
+    whole = arg == "wikipedia"
+    config = ConfigDict()
+    config.dump = "toy"  # or a MediaWiki export: .xml, .xml.bz2, .xml.gz
+    config.entities = 3000  # articles of the toy
+    config.seed = 0  # of the toy, the splits, the masks
+    config.skip_bad = False  # go on past damaged pages, counting them
+    config.overwrite = False  # replace data that other settings made
+    # --- splits by article ---
+    config.splits = ""  # JSON {title: split}; '' for the toy's own, or a hash of the title
+    config.shares = shares(0.98, 0.01, 0.01) if whole else shares(0.6, 0.1, 0.3)
+    # --- passages, words ---
+    config.passages = ConfigDict({"words": 100, "minimum": 40})
+    # --- tokenizer: byte-fallback BPE, trained on the train split ---
+    config.tokenizer = ConfigDict({
+        "vocab_size": 32_768 if whole else 0,  # 0: 1362 for the toy, 4096 for a dump
+        "max_texts": 1_000_000 if whole else 0,  # 0: all
+        "character_coverage": 0.9995 if whole else 1.0,
+        "digit_pairs": True,  # '1823' is '18' '23'; else digit by digit
+    })
+    # --- SeqIO tasks ---
+    config.tasks = ConfigDict({
+        "epochs": 4,  # re-masked sets of the train split
+        "eval_epochs": 1,  # of the others
+        "answer_form": "spans",  # spans | paragraph (the official form)
+        "instruction": "",
+        "question_instruction": "",
+        # How likely a span is to be masked, by kind; 0 leaves a kind alone.
+        "span_weights": ConfigDict({
+            "link": 1.0, "date": 1.0, "number": 1.0, "name": 1.0, "category": 1.0, "rare": 1.0,
+        }),
+    })  # fmt: skip
+    config.questions = ""  # file of the HotpotQA format; '' for the toy's own, or none
+    # --- what training may permute among itself ---
+    config.augment = ConfigDict({"names": True, "digits": True, "months": True})
+    # --- search indices: train | validation (train and validation) | all ---
+    config.indices = ("train", "validation", "all")
+    config.retrieval = ConfigDict({
+        "encoder": "lexical",  # lexical | bert
+        "encoder_dir": "",  # safetensors checkpoint for bert
+        "dims": 4096,  # of the lexical encoder; fewer blur single words (README, "Search")
+        "index": "auto",  # auto | exact | scann
+        "recall_floor": 0.95,
+        "near_duplicate": 0.5,
+        "exclusion": "passage",  # none | passage | article
+    })
+    return config
+
+
+def shares(train: float, validation: float, test: float) -> ConfigDict:
+    return ConfigDict({"train": train, "validation": validation, "test": test})

@@ -1,0 +1,88 @@
+"""Finds groups of exchangeable pieces: vocabulary entries whose meaning is only that they name something.
+
+Enters: training passages with the places of names (link anchors, mentions of the title) and the tokenizer. Leaves:
+groups of piece ids, of which training may permute the members (data.augment): digits; digit pairs; months; whole words
+that only ever begin a name; whole words that only ever continue one. A piece also seen in another role is in none.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from masksearch_jax.text.tokenizer import FIGURES, Tokenizer
+
+_MONTHS = (
+    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
+    "December",
+)  # fmt: skip
+_FIRST, _FOLLOWING, _OUTSIDE = 0, 1, 2
+_BYTE_PIECE = re.compile(r"<0x[0-9A-F]{2}>")
+
+
+def groups(
+    named: Iterable[tuple[str, Sequence[tuple[int, int]]]],
+    tokenizer: Tokenizer,
+    names: bool = True,
+    digits: bool = True,
+    months: bool = True,
+) -> list[list[int] | list[list[int]]]:
+    """Returns the groups of two or more ids, ascending, disjoint; a member of several ids is one figure in its forms.
+
+    named: (text, character spans of the names in it); the other arguments switch the four groups (names: two of them).
+    """
+    found: list[list[int]] = []
+    if digits:
+        for figures in FIGURES.values():
+            forms = [[i for piece in figure if (i := _lookup(tokenizer, piece)) is not None] for figure in figures]
+            most = max(map(len, forms))
+            found.append([ids if most > 1 else ids[0] for ids in forms if ids and len(ids) == most])
+    if months:
+        found.append([i for month in _MONTHS if (i := _lookup(tokenizer, "▁" + month)) is not None])
+    if names:
+        taken = {i for group in found for member in group for i in (member if isinstance(member, list) else [member])}
+        roles = _roles(named, tokenizer)
+        for role in (_FIRST, _FOLLOWING):
+            only = roles[role] & ~np.delete(roles, role, axis=0).any(axis=0)
+            found.append([int(i) for i in np.flatnonzero(only) if int(i) not in taken and _is_name(tokenizer, int(i))])
+    return [sorted(group) for group in found if len(group) >= 2]
+
+
+def mentions(text: str, title: str) -> list[tuple[int, int]]:
+    """Returns the character spans at which the words of the title stand in the text."""
+    return [match.span() for match in re.finditer(rf"(?<!\w){re.escape(title)}(?!\w)", text)]
+
+
+def _lookup(tokenizer: Tokenizer, piece: str) -> int | None:
+    try:
+        return tokenizer.id(piece)
+    except KeyError:
+        return None
+
+
+def _is_name(tokenizer: Tokenizer, id: int) -> bool:
+    piece = tokenizer.piece(id)
+    return piece.startswith("▁") and piece[1:2].isupper()
+
+
+def _roles(named: Iterable[tuple[str, Sequence[tuple[int, int]]]], tokenizer: Tokenizer) -> np.ndarray:
+    """Returns bool [3, V]: in which roles (first, following, outside) each piece was seen."""
+    pieces = (tokenizer.piece(i) for i in range(tokenizer.vocab_size))
+    lengths = np.array([1 if _BYTE_PIECE.fullmatch(p) else len(p.replace("▁", " ").encode()) for p in pieces])
+    seen = np.zeros((3, tokenizer.vocab_size), bool)
+    for text, spans in named:
+        text = " " + text
+        ids = np.array(tokenizer.encode(text))
+        ends = np.cumsum(lengths[ids])
+        starts = ends - lengths[ids]
+        role = np.full(len(ids), _OUTSIDE)
+        at = {span: place for place, span in enumerate(zip(starts.tolist(), ends.tolist(), strict=True))}
+        for start, end in spans:
+            for number, word in enumerate(re.finditer(r"\S+", text[start + 1 : end + 1])):
+                # The piece of a whole word carries the space before it.
+                first, last = start + word.start(), start + word.end() + 1
+                place = at.get((len(text[:first].encode()), len(text[:last].encode())))
+                if place is not None:
+                    role[place] = _FIRST if number == 0 else _FOLLOWING
+        seen[role, ids] = True
+    return seen

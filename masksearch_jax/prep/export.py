@@ -1,0 +1,153 @@
+"""Runs the SeqIO tasks and writes what they yield as records.Task: the last place where TensorFlow is needed.
+
+Enters: registered tasks (prep.tasks) over a data directory. Leaves: `tasks/<split>/<task>/epoch_<e>.array_record`, in
+passage order, one file for each epoch even if it is empty, and their counts. Left out: the manifest (prep.pipeline).
+
+Examples leave tf.data in batches: one by one they cost three times as much.
+"""
+
+import contextlib
+import itertools
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import seqio
+import tensorflow as tf
+
+from masksearch_jax.data import records
+from masksearch_jax.prep import tasks
+
+_BATCH = 512
+
+
+def task_file(data_dir: Path | str, split: str, task: str, epoch: int) -> Path:
+    return Path(data_dir) / "tasks" / split / task / f"epoch_{epoch}.array_record"
+
+
+def export(
+    data_dir: Path | str, settings: tasks.TaskSettings, bar: Callable[..., Any]
+) -> dict[str, dict[str, list[int]]]:
+    """Exports every registered task; returns records written as {split: {task: [of each epoch]}}.
+
+    bar: `(total, label) -> context` as metrics.progress_bar, shown while it runs.
+    """
+    jobs = [(split, f"ramp_{level}") for split, n in settings.passages.items() if n for level in tasks.LEVELS]
+    jobs += [(split, "qa") for split, n in settings.questions.items() if n]
+    counts: dict[str, dict[str, list[int]]] = {}
+    with bar(len(jobs), "export tasks") as show:
+        for done, (split, task) in enumerate(jobs, start=1):
+            epochs = settings.epochs[split] if task != "qa" else 1
+            found = questions(split) if task == "qa" else masked_passages(task, split, settings.answer_form)
+            counts.setdefault(split, {})[task] = _write_epochs(found, epochs, data_dir, split, task)
+            show(done)
+    return counts
+
+
+def masked_passages(task: str, split: str, answer_form: str) -> Iterator[tuple[int, records.Task]]:
+    """Yields (epoch, record) of a RAMP task in order of epoch, then passage."""
+    for batch in _batches(task, split):
+        columns = (batch[name] for name in _RAMP_COLUMNS)
+        for id, article, epoch, title, text, masked, answers, kinds, inputs, targets in zip(*columns, strict=True):
+            yield epoch, records.Task(
+                id=f"{split}/{task}/{epoch}/{id}",
+                kind="ramp",
+                split=split,
+                prompt=inputs,
+                targets=targets,
+                answer_form=answer_form,
+                answers=[[answer] for answer in answers],
+                span_kinds=kinds,
+                text=masked,
+                paragraph=text,
+                title=title,
+                passage_id=id,
+                article_id=article,
+            )
+
+
+_RAMP_COLUMNS = (
+    "id", "article_id", "epoch", "title", "text", "masked", "answers", "answer_kinds", "inputs", "targets",
+)  # fmt: skip
+
+
+def questions(split: str) -> Iterator[tuple[int, records.Task]]:
+    """Yields (0, record) of the question task."""
+    for batch in _batches("qa", split):
+        columns = (batch[name] for name in ("id", "question", "answers", "inputs", "targets"))
+        for id, question, answers, inputs, targets in zip(*columns, strict=True):
+            yield 0, records.Task(
+                id=f"{split}/qa/{id}",
+                kind="qa",
+                split=split,
+                prompt=inputs,
+                targets=targets,
+                answer_form="spans",
+                answers=[answers],
+                span_kinds=["answer"],
+                text=question,
+                paragraph="",
+                title="",
+                passage_id=-1,
+                article_id=-1,
+            )
+
+
+def _batches(task: str, split: str) -> Iterator[dict[str, list]]:
+    """Yields the examples of a SeqIO task as columns of plain Python values."""
+    dataset = seqio.get_mixture_or_task(task).get_dataset(
+        sequence_length=None, split=split, shuffle=False, try_in_mem_cache=False
+    )
+    batches = iter(dataset.ragged_batch(_BATCH))
+    with _without_notes():
+        first = next(batches, None)
+    for batch in itertools.chain([] if first is None else [first], batches):
+        yield {name: _plain(column) for name, column in batch.items()}
+
+
+@contextlib.contextmanager
+def _without_notes() -> Iterator[None]:
+    """Holds back what SentencePiece in TF Text notes, past Python, on each model without normalisation, as ours is."""
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as caught:
+        os.dup2(caught.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            caught.seek(0)
+            others = b"".join(line for line in caught if b"precompiled_charsmap is empty" not in line)
+            sys.stderr.write(others.decode(errors="replace"))
+
+
+def _plain(column: tf.Tensor | tf.RaggedTensor) -> list:
+    """A batch of scalars or vectors as (lists of) int, or str decoded from UTF-8."""
+    if not isinstance(column, tf.RaggedTensor):
+        values = column.numpy()
+        if values.dtype != object:
+            return values.tolist()
+        flat = [value.decode() for value in values.ravel()]
+        return flat if values.ndim == 1 else np.array(flat, object).reshape(values.shape).tolist()
+    splits = column.row_splits.numpy().tolist()
+    flat = _plain(column.values)
+    return [flat[start:end] for start, end in itertools.pairwise(splits)]
+
+
+def _write_epochs(
+    found: Iterator[tuple[int, records.Task]], epochs: int, data_dir: Path | str, split: str, task: str
+) -> list[int]:
+    """Writes a stream that is sorted by epoch into one file for each epoch; returns their counts."""
+    counts = [-1] * epochs
+    for epoch, group in itertools.groupby(found, key=lambda item: item[0]):
+        if counts[epoch] != -1:
+            raise RuntimeError(f"{task}, split {split}: epoch {epoch} came twice; the source must yield whole epochs")
+        counts[epoch] = records.write(task_file(data_dir, split, task, epoch), (record for _, record in group))
+    for epoch, count in enumerate(counts):
+        if count == -1:
+            counts[epoch] = records.write(task_file(data_dir, split, task, epoch), [])
+    return counts

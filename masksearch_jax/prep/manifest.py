@@ -1,0 +1,85 @@
+"""Whether a data directory is finished, and from what it was made: `manifest.json`, written last.
+
+Enters: the settings of a preparation and the files it wrote. Leaves: a manifest, or the answer that one is there
+already; other settings over finished data are refused, naming the field.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import masksearch_jax
+
+MANIFEST = "manifest.json"
+_BLOCK = 1 << 22
+
+
+def sha256(path: Path | str) -> str:
+    """Returns the hex digest of a file's bytes."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def code_version() -> dict[str, str]:
+    """The package version, and a hash of the code that decides what is prepared."""
+    package = Path(masksearch_jax.__file__).parent
+    digest = hashlib.sha256()
+    deciding = [*(package / "prep").rglob("*.py"), *(package / "text").glob("*.py"), package / "data" / "records.py"]
+    for path in sorted(deciding):
+        digest.update(str(path.relative_to(package)).encode() + b"\0" + path.read_bytes())
+    return {"version": masksearch_jax.__version__, "sha256": digest.hexdigest()}
+
+
+def read(data_dir: Path | str) -> dict[str, Any] | None:
+    """Returns the manifest of finished data, None if there is none."""
+    path = Path(data_dir) / MANIFEST
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def is_current(data_dir: Path | str, settings: dict[str, Any]) -> bool:
+    """True if these settings made the data, False if there is none; raises ValueError if others made it."""
+    found = read(data_dir)
+    if found is None:
+        return False
+    changed = [
+        f"{name} was {before!r}, is {now!r}" for name, before, now in _differences(found["settings"], _plain(settings))
+    ]
+    dump, size = Path(found["source"]["path"]), found["source"]["bytes"]
+    if not changed and dump.exists() and dump.stat().st_size != size:
+        changed = [f"the dump {dump} had {size} bytes, has {dump.stat().st_size}"]
+    if changed:
+        raise ValueError(
+            f"{data_dir} was prepared with other settings: {'; '.join(changed)}. Take another --workdir, or replace "
+            "the data with --config.overwrite=True"
+        )
+    return True
+
+
+def write(data_dir: Path | str, content: dict[str, Any], files: Iterable[Path]) -> dict[str, Any]:
+    """Writes the manifest atomically, with size and hash of each file, and returns it."""
+    data_dir = Path(data_dir)
+    listed = {str(f.relative_to(data_dir)): {"bytes": f.stat().st_size, "sha256": sha256(f)} for f in sorted(files)}
+    content = _plain({**content, "code": code_version(), "files": listed})
+    partial = data_dir / (MANIFEST + ".partial")
+    partial.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
+    partial.rename(data_dir / MANIFEST)
+    return content
+
+
+def _plain(value: Any) -> Any:
+    """The value as JSON gives it back: tuples become lists."""
+    return json.loads(json.dumps(value))
+
+
+def _differences(before: Any, now: Any, name: str = "") -> Iterable[tuple[str, Any, Any]]:
+    """Yields (dotted name, before, now) of each leaf that differs."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in sorted(before.keys() | now.keys()):
+            yield from _differences(before.get(key), now.get(key), f"{name}.{key}" if name else key)
+    elif before != now:
+        yield name, before, now

@@ -1,0 +1,282 @@
+"""The structure of wikitext in linear time: comments, tags, templates, links and tables.
+
+Wikitext goes in; out comes text in which links are marked with control characters, templates are replaced by what they
+show (prep.templates) and tables, files and notes are gone, plus categories and infobox entries. Unclosed markup costs
+the line it stands in, never the rest of the page, and no input takes more than linear time (nesting is capped).
+Left out: lines and paragraphs (prep.wikitext).
+"""
+
+import dataclasses
+import re
+from bisect import bisect_right
+from collections.abc import Callable
+
+from masksearch_jax.prep import templates
+from masksearch_jax.prep.templates import BREAK, HOLE, LINK_CLOSE, LINK_MIDDLE, LINK_OPEN, LITERAL_QUOTE
+
+# Tags whose content is not prose, and what stands for it.
+_BLOCK_TAGS = {
+    "ref": "", "math": HOLE, "chem": HOLE, "ce": HOLE, "score": BREAK, "gallery": BREAK, "source": BREAK,
+    "syntaxhighlight": BREAK, "pre": BREAK, "timeline": BREAK, "imagemap": BREAK, "hiero": HOLE, "poem": BREAK,
+    "references": "", "table": BREAK, "nowiki": "", "s": "", "del": "", "strike": "", "templatedata": "",
+    "graph": BREAK, "mapframe": "", "maplink": HOLE, "inputbox": "", "categorytree": "", "noinclude": "",
+    "ol": BREAK, "ul": BREAK, "dl": BREAK,
+}  # fmt: skip
+_TAG = re.compile(r"<(/?)(" + "|".join(sorted(_BLOCK_TAGS, key=len, reverse=True)) + r")\b([^<>]*)>", re.IGNORECASE)
+_BREAKING = re.compile(
+    r"</?(?:blockquote|div|p|center|hr|h[1-6]|li|dd|dt|tr|td|th)\b[^<>]*>|(?:<br\b[^<>]*>\s*){2,}", re.I
+)
+_INLINE_NAMES = """span small big b i u em strong font code tt kbd samp var cite q abbr dfn bdi bdo ins sup sub mark
+ ruby rb rp rt onlyinclude includeonly noinclude section ref references nowiki math gallery source syntaxhighlight pre
+ poem s del strike table tbody ol ul dl caption col colgroup time data wbr indicator templatestyles a img nobr hiero
+ score"""
+_INLINE_TAG = re.compile(rf"</?(?:{'|'.join(_INLINE_NAMES.split())})\b[^<>]*>", re.I)
+_SUP = re.compile(r"<(sup|sub)\b[^<>/]*>([^<>\n]{0,40})</\1\s*>", re.I)
+_LINE_BREAK = re.compile(r"<br\b[^<>]*>", re.I)
+_EXTERNAL = re.compile(r"\[(?:https?:|ftps?:|mailto:|irc:|news:)?//[^\s\[\]<>\"]*+[ \t]*+([^\[\]\n]*)\]", re.I)
+_BARE_URL = re.compile(r"\bhttps?://[^\s\[\]<>\"]++", re.I)
+_QUOTES = re.compile(r"'{2,}")
+_BEHAVIOUR = re.compile(r"__[A-Z]{3,}__")
+_TOKEN = re.compile(r"\{\{|\}\}|\[\[(?!\[)|\]\]|^[ \t:]*\{\||^[ \t]*\|\}(?!\}(?!\}))", re.MULTILINE)
+_FILE = re.compile(r"\s*(?:file|image|media|video)\s*:", re.I)
+_CATEGORY = re.compile(r"\s*category\s*:\s*", re.I)
+# Links to other wikis: [[de:Titel]] is a side-bar entry, [[wikt:word|word]] shows text but leads out of the corpus.
+# No space follows the colon there, as it does in 'CSI: Miami'.
+_LANGUAGE = re.compile(r"(?:[a-z]{2,3}|simple|[a-z]{2,3}-[a-z-]{2,10}|be-x-old|tokipona):(?=\S)")
+_PREFIXES = """wikt wiktionary s wikisource q wikiquote b wikibooks n wikinews v wikiversity voy wikivoyage species
+ wikispecies commons c d wikidata m meta mw w:[a-z-]+ wikipedia wp template help portal user special talk project draft
+ module book rfc doi pmid hdl category file image"""
+_ELSEWHERE = re.compile(rf":?\s*(?:(?:{'|'.join(_PREFIXES.split())})\s*:(?!\s)|[a-z]{{2,3}}:(?=\S))", re.I)
+_INFOBOX = re.compile(r"infobox|taxobox|speciesbox|chembox|drugbox|automatic taxobox|geobox")
+# Fields of an infobox that hold no terms of the subject: pictures, layout, coordinates, codes, addresses.
+_UNTOLD_FIELDS = """image caption logo map flag coat seal photo width size alt$ website url lat long ref footnote
+ colou?r signature style class$ embed module type$ rank _ns _ew coord sound file code note align below above title$
+ text$ symbol prefix pp"""
+_UNTOLD = re.compile("|".join(_UNTOLD_FIELDS.split()))
+_DEEPEST = 40  # MediaWiki's own limit on nested templates
+_LONGEST_VALUE = 300
+
+
+@dataclasses.dataclass
+class Page:
+    """Resolved text of one page, with what was taken out of it."""
+
+    text: str = ""
+    categories: list[str] = dataclasses.field(default_factory=list)
+    infobox: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+
+
+def resolve(wikitext: str, title: str) -> Page:
+    """Returns the page with comments, block tags, templates, links, files and tables resolved."""
+    text = strip_comments(wikitext)
+    text = drop_blocks(text)
+    page = Page()
+    scan = _Scan(text, title, page)
+    page.text = _BEHAVIOUR.sub("", scan.run())
+    return page
+
+
+def strip_comments(text: str) -> str:
+    """Removes <!-- comments -->; one that never ends takes the rest of the page, as in MediaWiki."""
+    if "<!--" not in text:
+        return text
+    first, *others = text.split("<!--")
+    # A piece without '-->' is a comment that goes on: at another '<!--', or to the end.
+    return first + "".join(piece.partition("-->")[2] for piece in others)
+
+
+def drop_blocks(text: str) -> str:
+    """Replaces tags whose content is no prose; an unclosed one takes the rest of its line.
+
+    A tag is paired with the next closing tag of its name, unless another one of that name opens before it. Both are
+    looked up in sorted lists, so that a page of unclosed tags takes no longer than another.
+    """
+    tokens = [(m.start(), m.end(), m[1] == "/", m[2].lower(), m[3].endswith("/"), m) for m in _TAG.finditer(text)]
+    if not tokens:
+        return text
+    opens: dict[str, list[int]] = {}
+    closes: dict[str, list[tuple[int, int]]] = {}
+    for start, end, closing, name, empty, _ in tokens:
+        if closing:
+            closes.setdefault(name, []).append((start, end))
+        elif not empty:
+            opens.setdefault(name, []).append(start)
+    parts = []
+    position = 0
+    for start, end, closing, name, empty, _ in tokens:
+        if start < position:
+            continue
+        parts.append(text[position:start])
+        position = end
+        if closing or empty:
+            continue
+        ends = closes.get(name, [])
+        index = bisect_right(ends, (start, start))
+        following = opens[name]
+        next_open = bisect_right(following, start)
+        nested = next_open < len(following) and index < len(ends) and following[next_open] < ends[index][0]
+        if index == len(ends) or (nested and name not in ("table", "ol", "ul", "dl")):
+            line_end = text.find("\n", end)
+            limit = following[next_open] if next_open < len(following) else len(text)
+            position = min(line_end if line_end >= 0 else len(text), limit)
+            continue
+        parts.append(_block(name, text[end : ends[index][0]]))
+        position = ends[index][1]
+    parts.append(text[position:])
+    return "".join(parts)
+
+
+def _block(name: str, content: str) -> str:
+    """Returns what stands for a block tag: short formulas and <nowiki> keep their text."""
+    if name == "math" and re.fullmatch(r"\s*[A-Za-z]\s*|\s*[\d.,]{1,12}\s*", content):
+        return content.strip()
+    if name == "nowiki":
+        return HOLE if re.search(r"[\[\]{}|<>*#=]", content) else content.replace("'", LITERAL_QUOTE)
+    return _BLOCK_TAGS[name]
+
+
+class _Scan:
+    """One pass over the tokens `{{ }} [[ ]] {| |}` with a stack of open ones; each is resolved when it closes."""
+
+    def __init__(self, text: str, title: str, page: Page):
+        self._text = text
+        self._title = title
+        self._page = page
+        self._frames: list[tuple[str, list[str]]] = [("", [])]
+        self._open = {"{{": 0, "[[": 0, "{|": 0}
+
+    def run(self) -> str:
+        """Returns the resolved text."""
+        position = 0
+        for match in _TOKEN.finditer(self._text):
+            self._frames[-1][1].append(self._text[position : match.start()])
+            position = match.end()
+            token = match[0].strip(" \t:")
+            if token in self._open:
+                self._frames.append((token, []))
+                self._open[token] += 1
+            elif token == "]]":
+                self._close_link()
+            elif token == "}}":
+                self._close("{{", self._template)
+            else:
+                self._close("{|", lambda _: BREAK)
+        self._frames[-1][1].append(self._text[position:])
+        self._give_up(1)
+        return "".join(self._frames[0][1])
+
+    def _close(self, kind: str, resolve: Callable[[str], str]) -> None:
+        """Resolves the innermost open `kind`; what was opened inside it and never closed is given up."""
+        if self._open[kind] == 0:
+            return
+        place = len(self._frames) - 1
+        while self._frames[place][0] != kind:
+            place -= 1
+        self._give_up(place + 1)
+        self._open[kind] -= 1
+        content = self._frames.pop()[1]
+        # Deeper than any real page nests, text is dropped instead of being copied from level to level.
+        self._frames[-1][1].append(resolve("".join(content)) if place <= _DEEPEST else HOLE)
+
+    def _close_link(self) -> None:
+        """Resolves the innermost link; `]]` inside an open template or table closes nothing."""
+        if self._frames[-1][0] != "[[":
+            return
+        if len(self._frames) > _DEEPEST:
+            self._open["[["] -= 1
+            self._frames.pop()
+            self._frames[-1][1].append(HOLE)
+            return
+        content = "".join(self._frames[-1][1])
+        if "\n\n" in content and not _FILE.match(content):
+            self._give_up(len(self._frames) - 1)
+            return
+        self._open["[["] -= 1
+        self._frames.pop()
+        self._frames[-1][1].append(self._link(content))
+
+    def _give_up(self, place: int) -> None:
+        """Turns the open tokens from `place` on into text: a template, file or table loses its first line, a link its
+        bars. Each one's own text comes before that of the next, so every character is copied once.
+        """
+        given_up = self._frames[place:]
+        del self._frames[place:]
+        for kind, parts in given_up:
+            self._open[kind] -= 1
+            content = "".join(parts)
+            line, newline, rest = content.partition("\n")
+            if kind == "[[" and not _FILE.match(content):
+                target, bar, shown = line.partition("|")
+                self._frames[-1][1].append((shown if bar else target) + newline + rest)
+            else:
+                self._frames[-1][1].append(newline + rest)
+
+    def _link(self, content: str) -> str:
+        """Returns a marked link, plain text, or '' (files, categories, other languages)."""
+        target, bar, shown = content.partition("|")
+        if _FILE.match(target):
+            return ""
+        if category := _CATEGORY.match(target):
+            self._page.categories.append(target[category.end() :].strip().replace("_", " "))
+            return ""
+        if _LANGUAGE.match(target) and not bar:
+            return ""
+        if LINK_OPEN in content or HOLE in target or "\n" in target:
+            return shown if bar else target
+        shown = shown if bar else target.lstrip(" :")
+        if bar and not shown.strip():  # the pipe trick
+            shown = re.sub(r"\s*\([^()]*\)$|,.*$", "", target.partition(":")[2] or target)
+        if _ELSEWHERE.match(target) or target.lstrip().startswith(("#", "/")):
+            return shown
+        return f"{LINK_OPEN}{target}{LINK_MIDDLE}{shown}{LINK_CLOSE}"
+
+    def _template(self, content: str) -> str:
+        """Returns what a template shows; an infobox shows nothing and leaves its fields."""
+        head, *parts = content.split("|")
+        name = " ".join(head.replace("_", " ").lower().split())
+        args: list[str] = []
+        named: dict[str, str] = {}
+        for part in parts:
+            key, equals, value = part.partition("=")
+            if equals and LINK_OPEN not in key and "<" not in key and len(key) < 60:
+                named[key.strip().lower()] = value.strip()
+            else:
+                args.append(part.strip())
+        if _INFOBOX.match(name):
+            self._page.infobox += [
+                (key.replace("_", " "), value)
+                for key, value in named.items()
+                if value and len(value) <= _LONGEST_VALUE and not _UNTOLD.search(key)
+            ]
+            return ""
+        for number in range(1, 10):  # {{lang|1=grc|2=...}}
+            if (value := named.pop(str(number), None)) is not None:
+                args[number - 1 :] = [value, *args[number:]]
+        return templates.expand(name, args, named, self._title)
+
+
+def strip_tags(text: str) -> str:
+    """Removes HTML tags; raised and lowered digits become Unicode ones; block tags and double breaks end a
+    paragraph."""
+    if "<" not in text:
+        return text
+    text = _SUP.sub(lambda m: (templates.superscript if m[1].lower() == "sup" else templates.subscript)(m[2]), text)
+    text = _BREAKING.sub(BREAK, text)
+    text = _LINE_BREAK.sub(" ", text)
+    return _INLINE_TAG.sub("", text)
+
+
+def external_links(text: str) -> str:
+    """[http://... text] becomes its text; an address without text is a hole."""
+    if "//" not in text:
+        return text
+    text = _EXTERNAL.sub(lambda m: m[1] or HOLE, text)
+    return _BARE_URL.sub(HOLE, text)
+
+
+def quotes(text: str) -> str:
+    """Removes bold and italics; of four apostrophes and of six or more, those beyond the markup stay."""
+    if "''" not in text:
+        return text
+    kept = {2: 0, 3: 0, 4: 1, 5: 0}
+    return _QUOTES.sub(lambda m: "'" * kept.get(len(m[0]), len(m[0]) - 5), text)

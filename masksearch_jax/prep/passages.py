@@ -1,0 +1,113 @@
+"""Cuts a cleaned article into passages of about 100 words on sentence borders, carrying the link anchors along.
+
+A passage is whole sentences, joined by single spaces; a sentence is never split. Sentences that are not whole (no
+capital at the start, no full stop at the end: captions, lines around a dropped list) are left out. The words of a
+section
+are shared evenly among its passages; a section too short for one of its own joins its neighbour.
+"""
+
+import dataclasses
+import re
+
+from masksearch_jax.prep import sentences
+from masksearch_jax.prep.wikitext import Anchor, Document
+
+_ENDS = re.compile(r"[.!?…][\"'”’»)\]]*$")
+_STARTS = re.compile(r"[\"'“‘«(\[¿¡$€£#*~−-]*(\w)")
+# Longer ones are enumerations or slips of the splitter.
+_LONGEST_SENTENCE = 150
+
+
+@dataclasses.dataclass(frozen=True)
+class PassageText:
+    """Text of one passage and its links; `text[a.start:a.end]` is what a link shows."""
+
+    text: str
+    anchors: list[Anchor]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Sentence:
+    text: str
+    anchors: list[Anchor]  # offsets in `text`
+    words: int
+
+
+def cut(document: Document, title: str, words: int = 100, minimum: int = 40) -> list[PassageText]:
+    """Returns the passages of one article, in order.
+
+    words: what a passage should hold, about. minimum: a section with fewer words is joined to the one before it (the
+    first one to the one after it); an article with fewer words in total still gives one passage. title: a lower-case
+    first word is accepted where it starts the title ('iPhone'). Raises ValueError for words < 1 or minimum > words.
+    """
+    if words < 1 or not 0 <= minimum <= words:
+        raise ValueError(f"passages need words >= 1 and 0 <= minimum <= words, got words={words}, minimum={minimum}")
+    sections: list[tuple[int, list[_Sentence]]] = []
+    for paragraph in document.paragraphs:
+        found = _whole_sentences(paragraph.text, paragraph.anchors, title)
+        if not found:
+            continue
+        if not sections or sections[-1][0] != paragraph.section:
+            sections.append((paragraph.section, []))
+        sections[-1][1].extend(found)
+    passages = []
+    for group in _joined([group for _, group in sections], minimum):
+        passages += [_passage(part) for part in _shares(group, words)]
+    return passages
+
+
+def _whole_sentences(text: str, anchors: list[Anchor], title: str) -> list[_Sentence]:
+    """Returns the complete sentences of one paragraph."""
+    found = []
+    for start, end in sentences.split(text):
+        sentence = text[start:end]
+        first = _STARTS.match(sentence)
+        lower = first is None or (first[1].islower() and sentence[:2].lower() != title[:2].lower())
+        count = len(sentence.split())
+        if lower or not _ENDS.search(sentence) or not 3 <= count <= _LONGEST_SENTENCE:
+            continue
+        inside = [
+            Anchor(a.start - start, a.end - start, a.target) for a in anchors if start <= a.start and a.end <= end
+        ]
+        found.append(_Sentence(sentence, inside, count))
+    return found
+
+
+def _joined(groups: list[list[_Sentence]], minimum: int) -> list[list[_Sentence]]:
+    """Joins groups of fewer than `minimum` words to their neighbours."""
+    joined: list[list[_Sentence]] = []
+    for group in groups:
+        if joined and (_words(group) < minimum or _words(joined[-1]) < minimum):
+            joined[-1] = joined[-1] + group
+        else:
+            joined.append(group)
+    return joined
+
+
+def _words(group: list[_Sentence]) -> int:
+    return sum(s.words for s in group)
+
+
+def _shares(group: list[_Sentence], words: int) -> list[list[_Sentence]]:
+    """Splits sentences into round(total / words) runs, each border where the running sum is nearest its share."""
+    total = _words(group)
+    count = max(1, round(total / words))
+    shares: list[list[_Sentence]] = [[]]
+    done = 0
+    for sentence in group:
+        border = total * len(shares) / count
+        if shares[-1] and len(shares) < count and done + sentence.words / 2 > border:
+            shares.append([])
+        shares[-1].append(sentence)
+        done += sentence.words
+    return shares
+
+
+def _passage(part: list[_Sentence]) -> PassageText:
+    """Joins sentences with single spaces and moves their anchors."""
+    anchors = []
+    length = 0
+    for sentence in part:
+        anchors += [Anchor(a.start + length, a.end + length, a.target) for a in sentence.anchors]
+        length += len(sentence.text) + 1
+    return PassageText(" ".join(s.text for s in part), anchors)

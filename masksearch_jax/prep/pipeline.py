@@ -1,0 +1,324 @@
+"""From a MediaWiki dump to everything that is not an index: the stages of `prepare`, in order.
+
+Enters: settings (configs/prepare.py) and an empty data directory. Leaves, in that directory: passages.array_record,
+tokenizer.model, annotated/ (what the SeqIO tasks read), tasks/ (what training reads), augment.json, and for the toy
+its dump, splits and questions. Returned, not written: what goes into manifest.json and report.json, which the entry
+writes last, after the indices. Left out: the indices, which need no TensorFlow.
+
+Memory holds one article at a time, the word counts of the corpus, and a sample of passages.
+"""
+
+import contextlib
+import functools
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from masksearch_jax.data import records
+from masksearch_jax.prep import (
+    exchangeable,
+    export,
+    manifest,
+    passages,
+    questions,
+    spans,
+    tasks,
+    toywiki,
+    wikipedia,
+    wikitext,
+)
+from masksearch_jax.prep.splits import SPLITS, Splits
+from masksearch_jax.text import tags, tokenizer
+from masksearch_jax.text.tokenizer import Tokenizer
+
+TOY = "toy"
+PASSAGES = "passages.array_record"
+TOKENIZER = "tokenizer.model"
+AUGMENT = "augment.json"
+# Where tokenizer.vocab_size is 0. The toy's has room for each of its name words as one piece, and for its wording.
+TOY_VOCABULARY = 1362
+DUMP_VOCABULARY = 4096
+_LINKS = "links.jsonl"  # between two stages, then removed
+# Above this many training passages, tokens are counted and names collected on the first ones only.
+_SAMPLE = 50_000
+
+# A passage with its links and its article's categories and infobox.
+Linked = tuple[records.Passage, list[wikitext.Anchor], list[str], list[tuple[str, str]]]
+# (total, label) -> context whose value is called with the number done so far, as metrics.progress_bar.
+Bar = Callable[[int, str], contextlib.AbstractContextManager[Callable[[int], None]]]
+
+
+class Clock:
+    """Seconds by stage."""
+
+    def __init__(self):
+        self.seconds: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.seconds[name] = round(time.perf_counter() - started, 2)
+
+
+def check(cfg: Any) -> None:
+    """Raises ValueError or FileNotFoundError for settings that cannot work, before anything is read or written."""
+    if cfg.dump != TOY and not Path(cfg.dump).is_file():
+        raise FileNotFoundError(f"dump={cfg.dump!r}: no such file; name a MediaWiki export, or {TOY!r} for the toy")
+    if cfg.questions and not Path(cfg.questions).is_file():
+        raise FileNotFoundError(f"questions={cfg.questions!r}: no such file")
+    Splits(cfg.splits, cfg.shares, cfg.seed)
+    if cfg.passages.words < 1 or not 0 <= cfg.passages.minimum <= cfg.passages.words:
+        raise ValueError(f"passages={cfg.passages.to_dict()}: words >= 1 and 0 <= minimum <= words are needed")
+    least = tokenizer.fixed_pieces(cfg.tokenizer.digit_pairs)
+    size = cfg.tokenizer.vocab_size
+    if size and size <= least:
+        raise ValueError(f"tokenizer.vocab_size={size}: more than {least} are needed, or 0 to leave the choice")
+    task_settings(cfg, {}, {})
+
+
+def run(cfg: Any, data_dir: Path, bar: Bar) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Prepares `data_dir`; returns (content of the manifest, content of the report).
+
+    Raises wikipedia.DumpError for a damaged dump, ValueError for settings that cannot work or a dump that leaves
+    nothing to train on.
+    """
+    if tf.config.get_visible_devices("GPU"):
+        tf.config.set_visible_devices([], "GPU")  # string work; TensorFlow would reserve all of the memory
+    clock = Clock()
+    data_dir.mkdir(parents=True, exist_ok=True)
+
+    # ---- the dump: given, or the toy encyclopedia ----
+    dump, splits_file, question_source = Path(cfg.dump), cfg.splits, cfg.questions
+    if cfg.dump == TOY:
+        with clock.stage("toy"):
+            toy = toywiki.generate(data_dir, cfg.entities, cfg.seed, cfg.shares.to_dict())
+        dump, splits_file, question_source = toy.dump, splits_file or toy.splits, question_source or toy.questions
+    splits = Splits(splits_file, cfg.shares, cfg.seed)
+
+    # ---- articles, passages ----
+    stats = wikipedia.DumpStats()
+    with clock.stage("passages"), bar(dump.stat().st_size, "articles (bytes of the dump)") as show:
+        articles = _counted(wikipedia.articles(dump, cfg.skip_bad, stats), lambda _: show(stats.file_bytes))
+        total = records.write(data_dir / PASSAGES, cut_articles(articles, splits, cfg.passages, data_dir / _LINKS))
+    if not total:
+        raise ValueError(f"{dump}: {stats.articles} articles gave no passage; is it a dump of articles?")
+
+    # ---- candidate spans: what the SeqIO tasks mask ----
+    with clock.stage("spans"):
+        rare = spans.rare_terms(passage.text for passage in records.read(data_dir / PASSAGES, records.Passage))
+        finder = functools.partial(spans.find, rare=rare)
+        annotation = Annotation(data_dir)
+        with bar(total, "spans") as show:
+            annotation.run(_counted(with_links(data_dir), show), finder)
+        (data_dir / _LINKS).unlink()
+    if not annotation.kept["train"]:
+        raise ValueError(f"{dump}: no training passage has a span to mask; raise shares.train or check the splits")
+
+    # ---- tokenizer, questions, settings of the tasks ----
+    with clock.stage("tokenizer"):
+        trained = _train_tokenizer(cfg, data_dir)
+    with clock.stage("questions"):
+        asked = questions.annotate(question_source, splits, data_dir) if question_source else Counter()
+    settings = task_settings(cfg, annotation.kept, asked)
+    settings.save(data_dir / "annotated")
+
+    # ---- SeqIO tasks to ArrayRecord ----
+    with clock.stage("tasks"):
+        tasks.register(data_dir)
+        counts = export.export(data_dir, settings, bar)
+
+    # ---- what training may permute, and the numbers ----
+    with clock.stage("augment"):
+        groups = exchangeable.groups(annotation.named, trained, **cfg.augment)
+        (data_dir / AUGMENT).write_text(json.dumps({"groups": groups}))
+    content = {
+        "articles": stats.articles,
+        "passages": total,
+        "examples": counts,
+        "seed": cfg.seed,
+        "source": {
+            "path": dump.name if cfg.dump == TOY else str(dump),
+            "bytes": dump.stat().st_size,
+            "sha256": manifest.sha256(dump),
+        },
+        "tokenizer": {"sha256": trained.fingerprint, "vocab_size": trained.vocab_size},
+    }
+    report = _report(content, stats, annotation, trained, data_dir, groups, clock.seconds)
+    return content, report
+
+
+def _counted(items: Iterable[Any], show: Callable[[int], None]) -> Iterator[Any]:
+    """Yields the items, telling `show` how many are done."""
+    for count, item in enumerate(items, start=1):
+        yield item
+        show(count)
+
+
+def cut_articles(
+    articles: Iterable[wikipedia.Article], splits: Splits, settings: Any, links_file: Path
+) -> Iterator[records.Passage]:
+    """Yields the passages of all articles with dense ids; notes the links of each for the span finder."""
+    count = 0
+    with links_file.open("w", encoding="utf-8") as links:
+        for article in articles:
+            document = wikitext.clean(article.wikitext, article.title)
+            cut = passages.cut(document, article.title, settings.words, settings.minimum)
+            split = splits.of(article.title) if cut else ""
+            for passage in cut:
+                yield records.Passage(count, article.id, article.title, passage.text, split)
+                anchors = [(a.start, a.end, a.target) for a in passage.anchors]
+                links.write(json.dumps((anchors, document.categories, document.infobox)) + "\n")
+                count += 1
+
+
+def with_links(data_dir: Path) -> Iterator[Linked]:
+    """Yields passages together with what `cut_articles` noted."""
+    with (data_dir / _LINKS).open(encoding="utf-8") as links:
+        for passage, line in zip(records.read(data_dir / PASSAGES, records.Passage), links, strict=True):
+            anchors, categories, infobox = json.loads(line)
+            yield passage, [wikitext.Anchor(*a) for a in anchors], categories, [tuple(item) for item in infobox]
+
+
+class Annotation:
+    """Writes annotated/<split>.tfrecord and keeps count.
+
+    kept: passages with a span, by split. kinds: {kind: spans}. tagged: passages left out because they contain a tag of
+    ours. named: (text, spans of names) of training passages and their titles, for exchangeable.groups.
+    """
+
+    def __init__(self, data_dir: Path):
+        self._data_dir = data_dir
+        self.kept: Counter[str] = Counter()
+        self.kinds: Counter[str] = Counter()
+        self.tagged = 0
+        self.named: list[tuple[str, list[tuple[int, int]]]] = []
+
+    def run(self, found: Iterable[Linked], finder: spans.SpanFinder) -> None:
+        with contextlib.ExitStack() as stack:
+            (self._data_dir / "annotated").mkdir(exist_ok=True)
+            files = {split: str(tasks.passage_file(self._data_dir, split)) for split in SPLITS}
+            writers = {split: stack.enter_context(tf.io.TFRecordWriter(file)) for split, file in files.items()}
+            for passage, anchors, categories, infobox in found:
+                if passage.split == "train":
+                    self._collect_names(passage, anchors)
+                if tags.neutralise(passage.text) != passage.text:
+                    self.tagged += 1
+                    continue
+                chosen = finder(passage.text, passage.title, anchors, categories, infobox)
+                # An answer with a separator in it would read as two.
+                chosen = [s for s in chosen if tags.SPAN_SEPARATOR not in passage.text[s.start : s.end]]
+                if chosen:
+                    self.kept[passage.split] += 1
+                    self.kinds.update(span.kind for span in chosen)
+                    writers[passage.split].write(tasks.example(_fields(passage, chosen)))
+
+    def _collect_names(self, passage: records.Passage, anchors: list[wikitext.Anchor]) -> None:
+        if len(self.named) < 2 * _SAMPLE:
+            places = [(a.start, a.end) for a in anchors] + exchangeable.mentions(passage.text, passage.title)
+            self.named += [(passage.text, places), (passage.title, [(0, len(passage.title))])]
+
+
+def _fields(passage: records.Passage, chosen: list[spans.Span]) -> dict[str, Any]:
+    """The fields of ramp.FEATURES."""
+
+    def in_bytes(offset: int) -> int:
+        return len(passage.text[:offset].encode())
+
+    return {
+        "id": passage.id,
+        "article_id": passage.article_id,
+        "title": passage.title,
+        "split": passage.split,
+        "text": passage.text,
+        "starts": [in_bytes(s.start) for s in chosen],
+        "ends": [in_bytes(s.end) for s in chosen],
+        "char_starts": [s.start for s in chosen],
+        "char_ends": [s.end for s in chosen],
+        "kinds": [s.kind for s in chosen],
+    }
+
+
+def _train_tokenizer(cfg: Any, data_dir: Path) -> Tokenizer:
+    """Trains on the texts and titles of training passages alone."""
+    settings = cfg.tokenizer
+
+    def texts() -> Iterator[str]:
+        for passage in records.read(data_dir / PASSAGES, records.Passage):
+            if passage.split == "train":
+                # The title heads each passage that a search shows.
+                yield f"{passage.title}: {passage.text}"
+
+    size = settings.vocab_size or (TOY_VOCABULARY if cfg.dump == TOY else DUMP_VOCABULARY)
+    return tokenizer.train(
+        texts(),
+        data_dir / TOKENIZER,
+        size,
+        cfg.seed,
+        settings.max_texts,
+        settings.character_coverage,
+        settings.digit_pairs,
+    )
+
+
+def task_settings(cfg: Any, kept: Mapping[str, int], asked: Mapping[str, int]) -> tasks.TaskSettings:
+    """The settings of the tasks; kept, asked: passages and questions by split."""
+    epochs = {split: cfg.tasks.epochs if split == "train" else cfg.tasks.eval_epochs for split in SPLITS}
+    return tasks.TaskSettings(
+        seed=cfg.seed,
+        epochs=epochs,
+        answer_form=cfg.tasks.answer_form,
+        instruction=cfg.tasks.instruction,
+        question_instruction=cfg.tasks.question_instruction,
+        # 1 is the default; each weight named costs a comparison for each span.
+        span_weights={kind: weight for kind, weight in cfg.tasks.span_weights.items() if weight != 1.0},
+        passages={split: kept.get(split, 0) for split in SPLITS},
+        questions={split: asked.get(split, 0) for split in SPLITS},
+    )
+
+
+def _report(
+    content: dict[str, Any],
+    stats: wikipedia.DumpStats,
+    annotation: Annotation,
+    trained: Tokenizer,
+    data_dir: Path,
+    groups: list[list[int]],
+    seconds: dict[str, float],
+) -> dict[str, Any]:
+    """The numbers that a person wants to see of a preparation."""
+    by_split: Counter[str] = Counter()
+    sample: list[str] = []
+    for passage in records.read(data_dir / PASSAGES, records.Passage):
+        by_split[passage.split] += 1
+        if passage.split == "train" and len(sample) < _SAMPLE:
+            sample.append(" " + passage.text)
+    lengths = sorted(len(ids) for ids in trained.encode_batch(sample))
+    megabytes = stats.wikitext_bytes / 1e6
+    return {
+        "pages": stats.pages,
+        "redirects": stats.redirects,
+        "non_articles": stats.non_articles,
+        "damaged": stats.bad,
+        "articles": content["articles"],
+        "passages": dict(by_split),
+        "passages_with_spans": dict(annotation.kept),
+        "passages_with_our_tags": annotation.tagged,
+        "spans": dict(annotation.kinds),
+        "examples": content["examples"],
+        "tokens_per_passage": {
+            "mean": round(sum(lengths) / len(lengths), 1),
+            "p95": lengths[int(0.95 * (len(lengths) - 1))],
+            "max": lengths[-1],
+        },
+        "vocabulary": trained.vocab_size,
+        "exchangeable_pieces": [len(group) for group in groups],
+        "wikitext_mb": round(megabytes, 3),
+        "wikitext_mb_per_second": round(megabytes / max(seconds["passages"], 1e-9), 2),
+        "seconds": seconds,
+    }

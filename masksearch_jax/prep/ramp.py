@@ -1,0 +1,187 @@
+"""Retrieval-Augmented Mask Prediction as SeqIO preprocessors (paper, section 2.1): draw, splice, word, tokenise.
+
+Enters: annotated passages with an epoch (`FEATURES` plus 'epoch'). Leaves: masked passages with token ids; passages in
+which `masks` distinct, non-overlapping spans do not fit leave no example. Left out: where the spans come from
+(prep.spans) and where the examples go (prep.export).
+
+Which spans are masked is a function of (base seed, epoch, passage id) and of nothing else. SeqIO's own seeds belong to
+positions in the stream, so they would change the masks with sharding and shuffling. One draw orders all spans of a
+passage, so the masks of level k are those of level k-1 and one more.
+
+Every preprocessor takes and returns a dataset. Those between `to_batches` and `from_batches` see [B]-batches with
+ragged [B, (n)] span features: TensorFlow and SentencePiece are 2-3 times faster on batches than on single passages.
+"""
+
+from collections.abc import Callable, Mapping
+
+import seqio
+import tensorflow as tf
+
+from masksearch_jax.text import tags
+
+_BATCH = 256
+
+# One question and the strings accepted as its answer, the gold one first.
+QUESTION = {
+    "id": tf.io.FixedLenFeature([], tf.string),
+    "split": tf.io.FixedLenFeature([], tf.string),
+    "question": tf.io.FixedLenFeature([], tf.string),
+    "answers": tf.io.FixedLenSequenceFeature([], tf.string, allow_missing=True),
+}
+
+# One annotated passage: n candidate spans, offsets in bytes (TensorFlow's unit) and in characters (Python's).
+FEATURES = {
+    "id": tf.io.FixedLenFeature([], tf.int64),
+    "article_id": tf.io.FixedLenFeature([], tf.int64),
+    "title": tf.io.FixedLenFeature([], tf.string),
+    "split": tf.io.FixedLenFeature([], tf.string),
+    "text": tf.io.FixedLenFeature([], tf.string),
+    "starts": tf.io.FixedLenSequenceFeature([], tf.int64, allow_missing=True),
+    "ends": tf.io.FixedLenSequenceFeature([], tf.int64, allow_missing=True),
+    "char_starts": tf.io.FixedLenSequenceFeature([], tf.int64, allow_missing=True),
+    "char_ends": tf.io.FixedLenSequenceFeature([], tf.int64, allow_missing=True),
+    "kinds": tf.io.FixedLenSequenceFeature([], tf.string, allow_missing=True),
+}
+
+_KEPT = ("id", "article_id", "epoch", "title", "split", "text")
+
+Preprocessor = Callable[[tf.data.Dataset], tf.data.Dataset]
+Features = dict[str, tf.Tensor]
+
+
+def priorities(seed: int, epoch: tf.Tensor, passage_id: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+    """Returns float32 [n]: masks are taken in falling order; a span of weight 0 gets -inf.
+
+    log(u) / w orders a sample without replacement in proportion to w (Efraimidis and Spirakis 2006).
+    """
+    key = tf.constant([seed, 0], tf.int64)
+    for value in (epoch, passage_id):
+        key = tf.random.experimental.stateless_fold_in(key, value)
+    uniform = tf.random.stateless_uniform(tf.shape(weights), key, minval=1e-7, maxval=1.0)
+    return tf.math.log(uniform) / weights
+
+
+def choose(priority: tf.Tensor, starts: tf.Tensor, ends: tf.Tensor, masks: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """Takes up to `masks` spans of each row, best first, never two that overlap.
+
+    Args: priority float32 [B, n] (-inf: no span here), starts and ends int64 [B, n]. Returns int32 [B, masks] span
+    indices in reading order and bool [B], True where that many fitted; other rows hold padding.
+    """
+    columns = tf.shape(priority)[1]
+    alive = priority > -float("inf")
+    taken = []
+    complete = tf.fill([tf.shape(priority)[0]], columns > 0)
+    # A batch without any span still needs a column for argmax and gather to look at.
+    priority, starts, ends = (tf.pad(x, [[0, 0], [0, 1]]) for x in (priority, starts, ends))
+    alive = tf.pad(alive, [[0, 0], [0, 1]])
+    for _ in range(masks):
+        best = tf.argmax(tf.where(alive, priority, -float("inf")), axis=1, output_type=tf.int32)
+        complete &= tf.gather(alive, best, batch_dims=1)
+        start = tf.gather(starts, best, batch_dims=1)[:, None]
+        end = tf.gather(ends, best, batch_dims=1)[:, None]
+        alive &= (ends <= start) | (starts >= end)
+        taken.append(best)
+    chosen = tf.stack(taken, axis=1)
+    order = tf.argsort(tf.gather(starts, chosen, batch_dims=1), axis=1)
+    return tf.gather(chosen, order, batch_dims=1), complete
+
+
+def splice(text: tf.Tensor, starts: tf.Tensor, ends: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Cuts spans out of texts. Args: text string [B], starts and ends int64 [B, k] byte offsets in reading order.
+
+    Returns the masked texts [B] and the strings cut out [B, k]; refilling the masks restores the text.
+    """
+    sizes = tf.cast(tf.strings.length(text), tf.int64)[:, None]
+    kept_starts = tf.concat([tf.zeros_like(sizes), ends], axis=1)
+    kept_ends = tf.concat([starts, sizes], axis=1)
+
+    def cut(begin: tf.Tensor, end: tf.Tensor) -> tf.Tensor:
+        # substr does not broadcast a text over its positions.
+        texts = tf.repeat(text[:, None], tf.shape(begin)[1], axis=1)
+        return tf.strings.substr(texts, begin, end - begin)
+
+    return tf.strings.reduce_join(cut(kept_starts, kept_ends), axis=1, separator=tags.MASK), cut(starts, ends)
+
+
+def draw(seed: int, span_weights: Mapping[str, float]) -> Preprocessor:
+    """Adds 'priority' to single passages; `span_weights` is the weight of a span by its kind, 1 where unnamed."""
+
+    def one(example: Features) -> Features:
+        weights = tf.ones(tf.shape(example["kinds"]))
+        for kind, weight in sorted(span_weights.items()):
+            weights = tf.where(example["kinds"] == kind, tf.cast(weight, tf.float32), weights)
+        priority = priorities(seed, example["epoch"], example["id"], weights)
+        return {**example, "priority": priority}
+
+    return _over(one)
+
+
+def _over(function: Callable[[Features], Features]) -> Preprocessor:
+    """Maps a function in parallel, in order. Nothing here needs AutoGraph, which takes its time over each function."""
+    plain = tf.autograph.experimental.do_not_convert(function)
+    return lambda dataset: dataset.map(plain, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def to_batches(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """Batches passages in order, the last batch smaller; span features become ragged [B, (n)]."""
+    return dataset.ragged_batch(_BATCH)
+
+
+def from_batches(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """Undoes `to_batches`."""
+    return dataset.unbatch()
+
+
+def mask(masks: int) -> Preprocessor:
+    """Replaces `masks` spans of each passage by the mask tag; drops passages where they do not fit.
+
+    Adds 'masked' [B], 'answers' [B, masks] and 'answer_kinds' [B, masks]; spans not masked are forgotten.
+    """
+
+    def batch(example: Features) -> Features:
+        starts, ends, kinds = (example[name].to_tensor() for name in ("starts", "ends", "kinds"))
+        priority = example["priority"].to_tensor(-float("inf"))
+        chosen, complete = choose(priority, starts, ends, masks)
+        rows = tf.where(complete)[:, 0]
+        kept = {name: tf.gather(example[name], rows) for name in _KEPT}
+        chosen, starts, ends, kinds = (tf.gather(x, rows) for x in (chosen, starts, ends, kinds))
+        starts, ends, kinds = (tf.gather(x, chosen, batch_dims=1) for x in (starts, ends, kinds))
+        masked, answers = splice(kept["text"], starts, ends)
+        return {**kept, "masked": masked, "answers": answers, "answer_kinds": kinds}
+
+    return _over(batch)
+
+
+def word(instruction: str, answer_form: str) -> Preprocessor:
+    """Adds the strings 'inputs' (as text.prompt.ramp_prompt words it) and 'targets' (the answer block).
+
+    answer_form 'spans' fills the masks in order, 'paragraph' repeats the passage unmasked (the official form).
+    """
+    opening, closing = tags.ANSWER
+
+    def batch(example: Features) -> Features:
+        if answer_form == "paragraph":
+            content = example["text"]
+        else:
+            content = tf.strings.reduce_join(example["answers"], axis=1, separator=tags.SPAN_SEPARATOR + " ")
+        inputs = tf.strings.join([" ", example["masked"], f" {instruction}" if instruction else ""])
+        return {**example, "inputs": inputs, "targets": tf.strings.join([opening, " ", content, closing])}
+
+    return _over(batch)
+
+
+def word_question(instruction: str) -> Preprocessor:
+    """Adds 'inputs' (as text.prompt.question_prompt words it) and 'targets' (the first accepted answer)."""
+    opening, closing = tags.ANSWER
+
+    def batch(example: Features) -> Features:
+        inputs = tf.strings.join([" ", example["question"], f" {instruction}" if instruction else ""])
+        gold = example["answers"].to_tensor()[:, 0]
+        return {**example, "inputs": inputs, "targets": tf.strings.join([opening, " ", gold, closing])}
+
+    return _over(batch)
+
+
+def tokenize(dataset: tf.data.Dataset, output_features: Mapping[str, seqio.Feature]) -> tf.data.Dataset:
+    """Encodes 'inputs' and 'targets' of batches with the features' vocabularies: ragged int32 [B, (tokens)]."""
+    return seqio.preprocessors.tokenize(dataset, output_features, copy_pretokenized=False)

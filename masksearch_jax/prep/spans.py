@@ -1,0 +1,290 @@
+"""Salient spans of a passage: what a RAMP task may mask. Rules only; an LLM finder fits behind the same `SpanFinder`.
+
+Passage text with its anchors, the article's title, categories and infobox go in; spans with kind and character offsets
+come out, sorted and free of overlaps. Kinds, after the paper's salient spans (section on RAMP): 'link' (entities and
+terms that a writer linked), 'date', 'number', 'name' (runs of capitalised words), 'category' (terms of the article's
+categories and infobox: the paper's ontologies), 'rare' (words that few passages hold).
+
+A span is no candidate when a reader of the masked passage could fill it without a search (prep.guessing), or when it is
+no unit of its own: inside a word, more than eight words, stop words only, a single letter.
+"""
+
+import dataclasses
+import functools
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+
+from masksearch_jax.prep import guessing, quantities
+from masksearch_jax.prep.wikitext import Anchor
+
+KINDS = ("link", "date", "number", "name", "category", "rare")
+LONGEST = 8  # words
+
+# Where spans overlap the first kind here wins, among equals the longer, then the earlier one. A date that covers a link
+# or is all of it is a date ('[[14 March]] [[1823]]').
+_PREFERENCE = {
+    kind: place for place, kind in enumerate(("date over link", "link", "date", "number", "category", "name", "rare"))
+}
+
+_WORD = re.compile(r"\w+(?:['’.-]\w+)*")
+_NAME_WORD = r"(?:[A-Z]\.(?:[A-Z]\.)*(?=\s)|[^\W\d_a-z]\w*(?:['’-]\w+)*)"
+_PARTICLES = "of,de la,de los,de,del,della,di,da,do,dos,du,van der,van den,van,von der,von,zu,la,le,al,bin,ibn,ben,y,e"
+_PARTICLE = "(?:of the|" + _PARTICLES.replace(",", "|") + ")"
+_NAME = re.compile(rf"(?<![\w'’.°-]){_NAME_WORD}(?:(?:\s{_PARTICLE})?\s{_NAME_WORD}(?!\w))*")
+_NOT_IN_NAMES = re.compile(
+    rf"^(?:{quantities.MONTHS}|Monday|Tuesday|Wednesday|Thursday|Friday|Saturday|Sunday|[IVXLC]+|BCE?|AD|CE)$"
+)
+_MAY_OPEN_NAMES = {"new", "early", "late", "first", "second", "one", "two", "modern"}
+_SENTENCE_START = re.compile(r"(?:^|[.!?:…][\"'”’)\]]*\s)[\"'“‘(\[]*$")
+_CLOSE = 15  # passages; about half a long article
+# Endings of verbs, adverbs, adjectives and units of measurement.
+_NO_TERM = re.compile(r".*(?:ly|ing|ed|able|ible|ful|less|ward|wards|like|wise|met(?:er|re)s?|grams?|lit(?:er|re)s?)$")
+_RARE_WORD = re.compile(r"(?<![\w'’.-])[a-z]{5,}(?:-[a-z]{3,})?(?![\w'’-])")
+_CATEGORY_TAIL = re.compile(r"\b(?:from|in|of|by|at|for|to|about|based in|established in|founded by)\s+(.+)$")
+_ADMINISTRATIVE = re.compile(
+    r"\b(?:stubs?|articles?|pages?|wikipedia|births|deaths|living people|templates?|cs1|webarchive)\b", re.I
+)
+_ITEMS = re.compile(r"\s*(?:[,;•·\n]|\s[–—-]\s|\bto\b|\()\s*")
+# Adjectives: a capital, but no name to search for.
+_ADJECTIVE = re.compile(
+    r".*(?:ian|ians|ean|ese|ish|cans?|ism|ists?|i[sz]ed|ic|western|eastern|northern|southern)$"
+    r"|(?:german|dutch|french|greek|arab|swis|jew|czech|thai|turk|finn|dane|roman|muslim|soviet|catholic|protestant)s?$"
+    r"|(?:north|south|east|west|central|middle|early|late|old|new|modern|ancient|upper|lower|great)$",
+    re.I,
+)
+_DEMONYMS = frozenset(
+    """
+    african american arabic armenian asian austrian british canadian chinese christian danish dutch egyptian english
+    european french german greek hebrew hungarian indian iranian irish islamic italian japanese jewish korean latin
+    muslim norwegian ottoman persian polish portuguese roman russian scottish soviet spanish swedish swiss turkish
+    ukrainian welsh western eastern northern southern afghan azeri bangladeshi bengali byzantine iraqi israeli kuwaiti
+    pakistani punjabi saudi somali vietnamese yemeni byzantines afghans iraqis israelis
+""".split()
+)
+_POSSESSIVE = re.compile(r"['’]s?$")
+
+
+@dataclasses.dataclass(frozen=True)
+class Span:
+    """A candidate for a mask: passage[start:end], in characters, of one of KINDS."""
+
+    start: int
+    end: int
+    kind: str
+
+
+class SpanFinder(Protocol):
+    """Anything that finds salient spans: `functools.partial(find, rare=...)`, or later an LLM."""
+
+    def __call__(
+        self,
+        passage_text: str,
+        title: str,
+        anchors: Sequence[Anchor],
+        categories: Sequence[str],
+        infobox: Sequence[tuple[str, str]],
+    ) -> list[Span]: ...
+
+
+def find(
+    passage_text: str,
+    title: str,
+    anchors: Sequence[Anchor],
+    categories: Sequence[str],
+    infobox: Sequence[tuple[str, str]],
+    rare: Callable[[str], bool] | None = None,
+) -> list[Span]:
+    """Returns the candidate spans of one passage, sorted by start, without overlaps.
+
+    anchors: links with offsets in `passage_text`. categories, infobox: of the whole article, as prep.wikitext reads
+    them. rare: tells whether a lower-case word is rare in the corpus (see `rare_terms`); None finds no rare words.
+    """
+    candidates = [
+        *_links_and_dates(passage_text, anchors),
+        *(Span(*_trimmed(passage_text, *place), "number") for place in quantities.numbers(passage_text)),
+    ]
+    names = _names(passage_text)
+    # 'Washington' in 'George Washington' would be read off the first name: the whole name is the candidate.
+    terms = _ontology(passage_text, categories, infobox)
+    candidates += names
+    candidates += [
+        t
+        for t in terms
+        if not any(n.start <= t.start and t.end <= n.end and n.end - n.start > t.end - t.start for n in names)
+    ]
+    if rare is not None:
+        candidates += [
+            Span(m.start(), m.end(), "rare")
+            for m in _RARE_WORD.finditer(passage_text)
+            if rare(m[0]) and not _NO_TERM.match(m[0])
+        ]
+    rest = guessing.Rest(passage_text, title)
+    chosen: list[Span] = []
+    taken = bytearray(len(passage_text))
+    for span in sorted(candidates, key=lambda s: (_PREFERENCE[s.kind], s.start - s.end, s.start)):
+        if not _is_unit(passage_text, span) or any(taken[span.start : span.end]):
+            continue
+        # A span that can be guessed keeps its place: a part of it could be guessed as well.
+        taken[span.start : span.end] = b"\x01" * (span.end - span.start)
+        if not rest.gives_away(span.start, span.end, span.kind in ("date", "date over link", "number")):
+            chosen.append(dataclasses.replace(span, kind=span.kind.partition(" ")[0]))
+    return sorted(chosen, key=lambda s: s.start)
+
+
+def rare_terms(passages: Iterable[str], share: float = 0.005, least: int = 3, most: int = 40) -> Callable[[str], bool]:
+    """Returns a test for the terms of few topics: words in `least` to max(`least`, min(`most`, share * passages))
+    passages.
+
+    `passages` in the order of the dump: the passages of a term of one field lie close together (half of them at most
+    _CLOSE passages after the one before), those of an everyday word that is merely uncommon are spread out. A word of
+    one passage only is no term: with the source passage excluded from search, nothing could be found. Memory: one entry
+    for each different word.
+    """
+    seen: dict[str, list[int]] = {}  # word: [passages, close ones, last passage]
+    total = 0
+    for total, passage in enumerate(passages, 1):
+        for word in {w.lower() for w in _WORD.findall(passage)}:
+            entry = seen.setdefault(word, [0, 0, -_CLOSE])
+            entry[0] += 1
+            entry[1] += total - entry[2] <= _CLOSE and entry[2] > 0
+            entry[2] = total
+    limit = max(least, min(most, round(share * total)))
+    kept = frozenset(word for word, (count, close, _) in seen.items() if least <= count <= limit and 2 * close >= count)
+    return lambda word: word.lower() in kept
+
+
+def _links_and_dates(text: str, anchors: Sequence[Anchor]) -> list[Span]:
+    """Returns links and dates; a date that covers a link whole outranks it."""
+    links = [_trimmed(text, a.start, a.end) for a in anchors if _names_target(text[a.start : a.end], a.target)]
+    dates = quantities.dates(text)
+    found = []
+    for start, end in dates:
+        over = any(start <= s and e <= end for s, e in links)
+        found.append(Span(start, end, "date over link" if over else "date"))
+    figures = {_trimmed(text, *place) for place in quantities.numbers(text)}
+    return found + [Span(s, e, "number" if (s, e) in figures else "link") for s, e in links]
+
+
+def _names_target(shown: str, target: str) -> bool:
+    """Tells whether a link names what it leads to: not 'book of that title', 'earliest', 'Greek'.
+
+    In lower case it must share a stem with the target's title; adverbs, and adjectives that lead to their noun
+    ('Bulgarian' to 'Bulgaria'), are no names.
+    """
+    if shown.lower() in _DEMONYMS or (shown[:1].islower() and re.search(r"ly\b", shown)):
+        return False
+    if not shown[:1].islower():
+        return len(shown.split()) > 1 or shown == target or not _ADJECTIVE.match(shown)
+    words = [w for w in _WORD.findall(guessing.fold(shown)) if w not in guessing.STOP_WORDS]
+    wanted = _WORD.findall(guessing.fold(target))
+    return any(guessing.same_stem(a, b) for a in words for b in wanted)
+
+
+def _trimmed(text: str, start: int, end: int) -> tuple[int, int]:
+    """Leaves white space, quotation marks, stray punctuation and the possessive outside."""
+    while start < end and text[start] in " \"'“”‘’«»,;:":
+        start += 1
+    while start < end and text[end - 1] in " \"'“”‘’«»,;:":
+        end -= 1
+    if possessive := _POSSESSIVE.search(text, start, end):
+        end = possessive.start()
+    return start, end
+
+
+def _ontology(text: str, categories: Sequence[str], infobox: Sequence[tuple[str, str]]) -> list[Span]:
+    """Returns the places where a term of the article's categories or infobox stands in the passage."""
+    found = []
+    lower = text.lower()
+    for term, pattern in _terms(tuple(categories), tuple(infobox)):
+        if term not in lower:  # most are not, and this is fifty times as fast as the pattern
+            continue
+        for match in pattern.finditer(text):
+            if not quantities.DATE.fullmatch(match[0]):
+                found.append(Span(match.start(), match.end(), "category"))
+    return found
+
+
+@functools.lru_cache(maxsize=8)  # the passages of an article come one after the other
+def _terms(categories: tuple[str, ...], infobox: tuple[tuple[str, str], ...]) -> list[tuple[str, re.Pattern[str]]]:
+    """Returns an article's ontology terms, lower case, with the pattern that finds them as whole words.
+
+    From 'Members of the Royal Society': itself and 'Royal Society'; from 'Alkali metals': also 'Alkali metal'; from an
+    infobox value: the whole and its items.
+    """
+    terms: set[str] = set()
+    for category in categories:
+        if _ADMINISTRATIVE.search(category):
+            continue
+        terms.add(category)
+        if tail := _CATEGORY_TAIL.search(category):
+            terms.add(re.sub(r"^the ", "", tail[1]))
+        if category.endswith("s") and not category.endswith("ss"):
+            terms.add(category[:-3] + "y" if category.endswith("ies") else category[:-1])
+    for _, shown in infobox:
+        terms.update(_ITEMS.split(shown.replace(")", "")))
+        terms.add(shown)
+    patterns = []
+    for term in sorted({t.strip(" .") for t in terms}):
+        if len(term) < 4 or not any(c.isalpha() for c in term) or len(term.split()) > LONGEST:
+            continue
+        # A common noun may stand in lower case in the prose, a name may not.
+        is_name = any(c.isupper() for c in term[1:])
+        first = re.escape(term[0]) if is_name else f"(?:{re.escape(term[0].lower())}|{re.escape(term[0].upper())})"
+        patterns.append((term.lower(), re.compile(rf"(?<!\w){first}{re.escape(term[1:])}(?!\w)")))
+    return patterns
+
+
+def _names(text: str) -> list[Span]:
+    """Returns runs of capitalised words that are likely names; one word must not open a sentence or be an adjective."""
+    found = []
+    for match in _NAME.finditer(text):
+        words = [(m.start() + match.start(), m.end() + match.start()) for m in re.finditer(r"\S+", match[0])]
+        opens = bool(_SENTENCE_START.search(text[max(0, match.start() - 4) : match.start()]))
+        for place in range(1, len(words)):  # 'in the U.S. The next'
+            if text[words[place - 1][1] - 1] == "." and text[slice(*words[place])].lower() in guessing.STOP_WORDS:
+                words = words[:place]
+                break
+        # 'In Paris' is a name after a preposition, 'Karn Velith was' a name that opens the sentence.
+        while words and text[words[0][0] : words[0][1]].lower() in guessing.STOP_WORDS - _MAY_OPEN_NAMES:
+            words, opens = words[1:], False
+        # 'Provisions of ANCSA': the capital of the first word is the sentence's.
+        if opens and len(words) > 1 and text[words[1][0]].islower():
+            words = words[1:]
+            while words and text[words[0][0]].islower():
+                words = words[1:]
+        if not words:
+            continue
+        first, last = words[0][0], words[-1][1]
+        shown = text[first:last]
+        if any(_NOT_IN_NAMES.match(text[s:e]) for s, e in words) or not all(c.isalpha() or c in " .'’-" for c in shown):
+            continue
+        quoted = text[max(0, match.start() - 1) : match.start()] in ('"', "“", "‘")  # the first word of a quotation
+        if len(words) == 1 and (opens or quoted or len(shown) < 4):
+            continue
+        if any("\u0370" <= c <= "\u1dff" or c > "\u2e7f" for c in shown):  # another script repeats a name in brackets
+            continue
+        if all(_ADJECTIVE.match(text[s:e]) or text[s:e].lower() in _DEMONYMS for s, e in words):
+            continue
+        found.append(Span(*_trimmed(text, first, last), "name"))
+    return found
+
+
+def _is_unit(text: str, span: Span) -> bool:
+    """Tells whether a span is whole words, at most LONGEST, with balanced brackets and something to find."""
+    shown = text[span.start : span.end]
+    if not shown or len(shown.split()) > LONGEST:
+        return False
+    before, after = text[max(0, span.start - 2) : span.start], text[span.end : span.end + 2]
+    if before[-1:].isalnum() or after[:1].isalnum():
+        return False
+    if (before[-1:] in ("-", "'", "’") and before[:1].isalnum()) or (after[:1] == "-" and after[1:].isalnum()):
+        return False
+    if after[:1] in ("'", "’") and after[1:].isalnum() and not re.match(r"['’]s\b", text[span.end : span.end + 3]):
+        return False
+    if any(shown.count(a) != shown.count(b) for a, b in ("()", "[]", "“”", "«»")) or shown.count('"') % 2:
+        return False
+    words = [w.lower() for w in _WORD.findall(shown)]
+    if not words or all(w in guessing.STOP_WORDS for w in words):
+        return False
+    return any(c.isdigit() for c in shown) or sum(c.isalpha() for c in shown) >= 2

@@ -1,0 +1,48 @@
+"""Which articles train, validate and test: by a file of titles, or by a hash of the title.
+
+Enters: a title. Leaves: 'train', 'validation' or 'test', the same in every run and on every machine.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+SPLITS = ("train", "validation", "test")
+
+
+class Splits:
+    """Splits by title. A file decides alone: a title that it lacks is an error, never a guess."""
+
+    def __init__(self, file: Path | str, shares: Mapping[str, float], seed: int):
+        """file: JSON {title: split}, or '' for the hash. shares: of the articles in each split, adding up to 1.
+
+        Raises ValueError or FileNotFoundError for settings that cannot work.
+        """
+        sound = set(shares) == set(SPLITS) and all(share >= 0 for share in shares.values())
+        if not sound or not math.isclose(sum(shares.values()), 1):
+            raise ValueError(f"shares={dict(shares)}: {SPLITS} must each have a share of 0 or more, 1 in total")
+        self._file, self._titles = file, None
+        if file:
+            if not Path(file).is_file():
+                raise FileNotFoundError(f"splits={file}: no such file; it must hold JSON {{title: split}}")
+            self._titles = json.loads(Path(file).read_text(encoding="utf-8"))
+            for title, split in self._titles.items():
+                if split not in SPLITS:
+                    raise ValueError(f"splits={file}: {title!r} has split {split!r}, known are {SPLITS}")
+        self._shares, self._seed = dict(shares), seed
+
+    def of(self, title: str) -> str:
+        """Returns the split of an article; raises ValueError if the file does not name it."""
+        if self._titles is not None:
+            if title not in self._titles:
+                raise ValueError(f"splits={self._file}: it does not name the article {title!r}; each must be in it")
+            return self._titles[title]
+        digest = hashlib.sha256(f"{self._seed}/{title}".encode()).digest()
+        left = int.from_bytes(digest[:8], "big") / 2**64
+        for split in SPLITS:
+            left -= self._shares[split]
+            if left < 0:
+                return split
+        return SPLITS[0]

@@ -1,0 +1,175 @@
+"""The SeqIO tasks and mixtures: `ramp_1` .. `ramp_4`, `ramp_1_2`, `ramp_1_2_3`, `ramp_all`, and `qa`.
+
+Enters: `<data_dir>/annotated/` (one TFRecord of annotated passages, and one of questions, for each split, with
+tasks.json beside them) and `<data_dir>/tokenizer.model`, as prepare writes them. Leaves: registered tasks, so that
+
+    from masksearch_jax.prep import tasks
+    tasks.register("runs/prepare/data")
+    dataset = seqio.get_mixture_or_task("ramp_2").get_dataset(split="train", sequence_length=None, shuffle=False)
+
+yields 'inputs', 'targets' (token ids) and the texts they stand for. With MASKSEARCH_TASKS_DIR set, importing this
+module registers, as SeqIO's own command-line tools (`--module_import`) need it.
+
+One pass over a task's 'train' split is all its epochs in order, each with masks of its own: the source yields
+(passage, epoch), so that repeating, sharding or shuffling cannot change a mask.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import seqio
+import tensorflow as tf
+
+from masksearch_jax.prep import ramp
+
+LEVELS = (1, 2, 3, 4)  # the paper's 0 < k < 5
+MIXTURES = {"ramp_1_2": (1, 2), "ramp_1_2_3": (1, 2, 3), "ramp_all": LEVELS}
+ANSWER_FORMS = ("spans", "paragraph")
+SETTINGS = "tasks.json"
+ENVIRONMENT = "MASKSEARCH_TASKS_DIR"
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskSettings:
+    """What, beside the passages, decides the examples; kept in annotated/tasks.json.
+
+    seed: base seed of the mask draws. epochs: re-masked sets by split. answer_form: 'spans' or 'paragraph'.
+    instruction, question_instruction: appended to the prompts. span_weights: weight of a span in the draw by kind,
+    1 where unnamed, 0 to leave a kind unmasked. passages, questions: how many the source files hold, by split.
+    """
+
+    seed: int
+    epochs: dict[str, int]
+    answer_form: str
+    instruction: str
+    question_instruction: str
+    span_weights: dict[str, float]
+    passages: dict[str, int]
+    questions: dict[str, int]
+
+    def __post_init__(self):
+        if self.answer_form not in ANSWER_FORMS:
+            raise ValueError(f"answer_form={self.answer_form!r} is none of {ANSWER_FORMS}")
+        for kind, weight in self.span_weights.items():
+            if not weight >= 0:
+                raise ValueError(f"span_weights[{kind!r}]={weight}: a weight is 0 or more")
+        for split, epochs in self.epochs.items():
+            if epochs < 1:
+                raise ValueError(f"epochs[{split!r}]={epochs}: at least 1 is needed")
+
+    def save(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / SETTINGS).write_text(json.dumps(dataclasses.asdict(self), indent=1))
+
+    @classmethod
+    def load(cls, directory: Path) -> "TaskSettings":
+        """Reads tasks.json; raises FileNotFoundError that names it."""
+        path = directory / SETTINGS
+        if not path.exists():
+            raise FileNotFoundError(f"{path} does not exist; make it with `python -m masksearch_jax.prepare`")
+        return cls(**json.loads(path.read_text()))
+
+
+def passage_file(data_dir: Path | str, split: str) -> Path:
+    return Path(data_dir) / "annotated" / f"{split}.tfrecord"
+
+
+def question_file(data_dir: Path | str, split: str) -> Path:
+    return Path(data_dir) / "annotated" / f"qa_{split}.tfrecord"
+
+
+def example(fields: Mapping[str, int | str | list[int] | list[str]]) -> bytes:
+    """Returns a serialised tf.train.Example: integers as int64, strings as UTF-8."""
+
+    def feature(value: list[int] | list[str]) -> tf.train.Feature:
+        if value and isinstance(value[0], str):
+            return tf.train.Feature(bytes_list=tf.train.BytesList(value=[item.encode() for item in value]))
+        return tf.train.Feature(int64_list=tf.train.Int64List(value=value))
+
+    features = {
+        name: feature(value if isinstance(value, list) else [value]) for name, value in fields.items() if value != []
+    }
+    return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
+
+
+class EpochSource(seqio.TFExampleDataSource):
+    """Annotated passages, `epochs[split]` times over, with the number of the pass as feature 'epoch'."""
+
+    def __init__(self, files: Mapping[str, str], epochs: Mapping[str, int], passages: Mapping[str, int]):
+        self._epochs = dict(epochs)
+        super().__init__(
+            split_to_filepattern=files,
+            feature_description=ramp.FEATURES,
+            num_input_examples={split: passages[split] * epochs[split] for split in files},
+        )
+
+    def get_dataset(self, split: str, shuffle: bool = True, **kwargs) -> tf.data.Dataset:
+        passages = super().get_dataset(split=split, shuffle=shuffle, **kwargs)
+
+        def one_pass(epoch: tf.Tensor) -> tf.data.Dataset:
+            return passages.map(lambda passage: {**passage, "epoch": epoch}, num_parallel_calls=tf.data.AUTOTUNE)
+
+        return tf.data.Dataset.range(self._epochs[split]).flat_map(one_pass)
+
+
+def register(data_dir: Path | str, **changes: object) -> TaskSettings:
+    """Registers all tasks and mixtures over `data_dir`, in place of any registered before; returns their settings.
+
+    changes: fields of TaskSettings to change from what prepare wrote, such as `seed=1` or `answer_form='paragraph'`.
+    """
+    data_dir = Path(data_dir)
+    settings = dataclasses.replace(TaskSettings.load(data_dir / "annotated"), **changes)
+    vocabulary = seqio.SentencePieceVocabulary(str(data_dir / "tokenizer.model"))
+    # An answer block ends a turn by its closing tag, so no end-of-sequence follows it.
+    features = {name: seqio.Feature(vocabulary, add_eos=False) for name in ("inputs", "targets")}
+    _forget()
+    files = {split: str(passage_file(data_dir, split)) for split, count in settings.passages.items() if count}
+    for level in LEVELS:
+        seqio.TaskRegistry.add(
+            f"ramp_{level}",
+            source=EpochSource(files, settings.epochs, settings.passages),
+            preprocessors=[
+                ramp.draw(settings.seed, settings.span_weights),
+                ramp.to_batches,
+                ramp.mask(level),
+                ramp.word(settings.instruction, settings.answer_form),
+                ramp.tokenize,
+                ramp.from_batches,
+                seqio.CacheDatasetPlaceholder(),
+            ],
+            output_features=features,
+        )
+    for name, levels in MIXTURES.items():
+        seqio.MixtureRegistry.add(name, [f"ramp_{level}" for level in levels], default_rate=1.0)
+    questions = {split: str(question_file(data_dir, split)) for split, count in settings.questions.items() if count}
+    if questions:
+        seqio.TaskRegistry.add(
+            "qa",
+            source=seqio.TFExampleDataSource(questions, ramp.QUESTION, num_input_examples=settings.questions),
+            preprocessors=[
+                ramp.to_batches,
+                ramp.word_question(settings.question_instruction),
+                ramp.tokenize,
+                ramp.from_batches,
+                seqio.CacheDatasetPlaceholder(),
+            ],
+            output_features=features,
+        )
+    return settings
+
+
+def _forget() -> None:
+    """Takes our names out of SeqIO's registries, so that `register` can be called for another directory."""
+    for name in MIXTURES:
+        if name in seqio.MixtureRegistry.names():
+            seqio.MixtureRegistry.remove(name)
+    for name in (*(f"ramp_{level}" for level in LEVELS), "qa"):
+        if name in seqio.TaskRegistry.names():
+            seqio.TaskRegistry.remove(name)
+
+
+if os.environ.get(ENVIRONMENT):
+    register(os.environ[ENVIRONMENT])

@@ -1,0 +1,9 @@
+"""A toy encyclopedia of invented people, places, works and companies, written as a genuine MediaWiki export.
+
+`generate` writes the dump, the split of every article and two-hop questions. Nothing here needs TensorFlow.
+"""
+
+from masksearch_jax.prep.toywiki.export import DEFAULT_SHARES, Paths, generate
+from masksearch_jax.prep.toywiki.wording import counterpart_keywords
+
+__all__ = ["DEFAULT_SHARES", "Paths", "counterpart_keywords", "generate"]

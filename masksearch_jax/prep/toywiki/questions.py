@@ -1,0 +1,134 @@
+"""Two-hop bridge questions over the toy world, in the HotpotQA official format.
+
+In: a `World` and its article sentences. Out: a list of question maps (_id, question, answer, type, level,
+supporting_facts, context) with the key 'split' added. Every question names one entity A and asks for what is found
+by way of the entities between it and the answer:
+
+* level 'medium': A - B - answer. Supporting articles: A and B.
+* level 'hard': A - B - C - answer. Supporting articles: A (for B) and C (for B and the answer). As every fact stands in
+  two articles, B's alone would do for 'medium'; here no single article holds the chain.
+
+An answer is an entity or, where the last fact carries one, its date.
+"""
+
+import random
+from typing import Any
+
+from masksearch_jax.prep.toywiki import wording
+from masksearch_jax.prep.toywiki.wording import Sentence
+from masksearch_jax.prep.toywiki.world import Fact, World
+
+_PER_ENTITY = 0.5
+_MOST_PER_SPLIT = 2000
+_CONTEXT_ARTICLES = 10
+_TRIES = 20
+_DATE_SHARE = 0.3
+
+# Noun phrase for the subject of a relation given its object {o}, and for the object given its subject.
+_NOUNS = {
+    "birth": ("the person born in {o}", "the birthplace of {o}"),
+    "founding": ("the founder of {o}", "the company founded by {o}"),
+    "authorship": ("the author of {o}", "the book written by {o}"),
+    "exploration": ("the explorer of {o}", "the river explored by {o}"),
+    "marriage": ("the spouse of {o}", "the spouse of {o}"),
+    "headquarters": ("the company based in {o}", "the home city of {o}"),
+    "setting": ("the book set in {o}", "the setting of {o}"),
+    "course": ("the river at {o}", "the city on {o}"),
+    "printing": ("the book printed by {o}", "the printer of {o}"),
+}
+# When the last fact happened, asked with a noun phrase for its subject or for its object.
+_DATES = {
+    "marriage": ("When did {s} marry?", "When did {o} marry?"),
+    "birth": ("When was {s} born?", "When was a person born in {o}?"),
+    "founding": ("When did {s} found a company?", "When was {o} established?"),
+    "authorship": ("When did {s} complete a book?", "When did {o} appear?"),
+    "exploration": ("When did {s} explore a river?", "When was {o} first explored?"),
+}
+
+
+def make(world: World, articles: list[list[Sentence]], rng: random.Random) -> list[dict[str, Any]]:
+    """Returns the questions of all splits; every answer is the only one, as relations are one-to-one.
+
+    Half as many as the split has entities, up to a limit; a cluster of a dozen may be too dense to hold any.
+    """
+    found: list[dict[str, Any]] = []
+    members: dict[str, list[int]] = {}
+    for i, entity in enumerate(world.entities):
+        members.setdefault(entity.split, []).append(i)
+    for split in sorted(members):
+        wanted = min(_MOST_PER_SPLIT, max(1, int(len(members[split]) * _PER_ENTITY)))
+        starts = rng.sample(members[split], wanted)
+        for number, start in enumerate(starts):
+            question = _question(world, articles, members[split], start, 3 - number % 2, rng)
+            if question is not None:
+                found.append({"_id": f"toy-{split}-{number}", "split": split, **question})
+    return found
+
+
+def _path(world: World, start: int, hops: int, rng: random.Random) -> tuple[list[int], list[int]] | None:
+    """Returns (entities, facts) of a path of `hops` facts from `start`; None if a few tries found none.
+
+    Only neighbours on the path share a fact, so there is no shorter way and no article holds more of it than need be.
+    """
+    for _ in range(_TRIES):
+        entities, facts, passed = [start], [], {start}
+        while len(facts) < hops:
+            at = entities[-1]
+            steps = [f for f in world.facts_of[at] if world.facts[f].other(at) not in passed]
+            if not steps:
+                break
+            passed |= {world.facts[f].other(at) for f in world.facts_of[at]}
+            facts.append(rng.choice(steps))
+            entities.append(world.facts[facts[-1]].other(at))
+        if len(facts) == hops:
+            return entities, facts
+    return None
+
+
+def _question(
+    world: World, articles: list[list[Sentence]], members: list[int], start: int, hops: int, rng: random.Random
+) -> dict[str, Any] | None:
+    path = _path(world, start, hops, rng)
+    if path is None:
+        return None
+    entities, facts = path
+    phrase = world.entities[start].title
+    for at, fact in zip(entities, facts[:-1], strict=False):
+        phrase = _noun(world.facts[fact], at, phrase)
+    last, goal, second = world.facts[facts[-1]], world.entities[entities[-1]], entities[-2]
+    if last.date and rng.random() < _DATE_SHARE:
+        template = _DATES[last.relation.name][wording.side_of(last, second)]
+        text, answer = template.format(s=phrase, o=phrase), last.date
+    else:
+        text, answer = f"{'Who' if goal.kind == 'person' else 'What'} is {_noun(last, second, phrase)}?", goal.title
+    supporting = [[world.entities[start].title, _place(articles[start], facts[0])]]
+    supporting += [[world.entities[second].title, _place(articles[second], f)] for f in facts[1:]]
+    return {
+        "question": text,
+        "answer": answer,
+        "type": "bridge",
+        "level": "medium" if hops == 2 else "hard",
+        "supporting_facts": supporting,
+        "context": _context(world, articles, members, [start, second], rng),
+    }
+
+
+def _noun(fact: Fact, given: int, phrase: str) -> str:
+    """Returns a phrase for the other end of a fact, given a phrase for this end."""
+    return _NOUNS[fact.relation.name][1 - wording.side_of(fact, given)].replace("{o}", phrase)
+
+
+def _place(sentences: list[Sentence], fact: int) -> int:
+    return next(place for place, s in enumerate(sentences) if s.fact == fact)
+
+
+def _context(
+    world: World, articles: list[list[Sentence]], members: list[int], wanted: list[int], rng: random.Random
+) -> list[list[Any]]:
+    """Returns the supporting articles and others of the split, shuffled, as [title, sentences with their spaces]."""
+    others = [i for i in rng.sample(members, min(len(members), _CONTEXT_ARTICLES + 2)) if i not in wanted]
+    chosen = wanted + others[: _CONTEXT_ARTICLES - len(wanted)]
+    rng.shuffle(chosen)
+    return [
+        [world.entities[i].title, [" " * (p > 0) + s.plain(world) for p, s in enumerate(articles[i])]] for i in chosen
+    ]

@@ -1,0 +1,265 @@
+"""Turns wikitext into clean paragraphs: text a reader sees, link anchors as character offsets, categories, infobox.
+
+Linear token passes instead of a parser: three to six times the speed of mwparserfromhell, and unbalanced markup
+cannot swallow the page. In order: comments; tags whose content is not prose (ref, math, table, ...) by pairing tag
+tokens; templates, links and tables by one scan with a stack, inner ones first; quotes, external links, entities;
+lines, of which headings, lists and tables are left out; last, one pass over each paragraph that writes text and anchors
+together, so that the offsets are exact by construction.
+
+Where something shown is lost (a formula, an unknown template), the clause in parentheses or the sentence around it is
+dropped rather than left with a hole; so is a sentence that still holds markup, ends in ':' before a dropped list, or
+has
+unbalanced parentheses. `Document.dropped` counts those sentences.
+"""
+
+import dataclasses
+import html
+import re
+import unicodedata
+
+from masksearch_jax.prep import markup, sentences
+from masksearch_jax.prep.templates import BREAK, HOLE, LINK_CLOSE, LINK_MIDDLE, LINK_OPEN, LITERAL_QUOTE, PRONUNCIATION
+
+_SKIPPED_SECTIONS = set(
+    "references,notes,notes and references,references and notes,external links,see also,further reading,bibliography,"
+    "sources,footnotes,citations,works cited,gallery,selected bibliography,discography,filmography,"
+    "cited works,citations and notes,notes and citations,references and sources,cited sources,"
+    "primary sources,secondary sources,select bibliography,external links and references,list of works,"
+    "related pages,endnotes,references and further reading,other websites,selected works,image gallery".split(",")
+)
+_HEADING = re.compile(r"^(={1,6})\s*(.*?)\s*\1\s*$")
+_NOT_PROSE = ("*", "#", ";", ":", "|", "!", "{|", "----", "<")
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+_INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff\ue000-\uf8ff]")
+_SPACES = re.compile(r"[\s\u00a0\u2000-\u200a\u202f\u205f\u3000]+")
+_LINK = re.compile(f"{LINK_OPEN}([^{LINK_MIDDLE}]*){LINK_MIDDLE}([^{LINK_CLOSE}]*){LINK_CLOSE}")
+_TRAIL = re.compile(r"[a-z]+")
+# One level of parentheses, links inside it taken as wholes.
+_PARENTHESES = re.compile(rf" ?\(((?:{LINK_OPEN}[^{LINK_CLOSE}]*{LINK_CLOSE}|[^(){LINK_OPEN}])*)\)")
+_CLAUSE = re.compile(rf"(?:{LINK_OPEN}[^{LINK_CLOSE}]*{LINK_CLOSE}|[^;])+")
+_SUBCLAUSE = re.compile(rf"(?:{LINK_OPEN}[^{LINK_CLOSE}]*{LINK_CLOSE}|[^,])+")
+_LOST = re.compile(f"[{HOLE}{PRONUNCIATION}]")
+_RESIDUE = re.compile(
+    r"\{\{|\}\}|\[\[|\]\]|''|\{\||\|\}|</?[a-zA-Z]+[^<>]*>|<ref|\(\s*[,;]*\s*\)"
+    r"|https?://|\|\s*\w+\s*=|[\x00-\x08]|__[A-Z]+__"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Anchor:
+    """A link: `text[start:end]` of its paragraph is what is shown, `target` the title of the article it leads to."""
+
+    start: int
+    end: int
+    target: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Paragraph:
+    """One paragraph of prose. `section` counts the headings before it, so that equal numbers mean one section."""
+
+    text: str
+    anchors: list[Anchor]
+    section: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Document:
+    """An article's prose, categories (without 'Category:') and infobox entries (field, shown value), in page order.
+
+    dropped: sentences left out because something in them could not be shown.
+    """
+
+    paragraphs: list[Paragraph]
+    categories: list[str]
+    infobox: list[tuple[str, str]]
+    dropped: int = 0
+
+
+def clean(wikitext: str, title: str) -> Document:
+    """Returns the readable part of one page; never raises on malformed wikitext, in time linear in its length."""
+    if _CONTROL.search(wikitext):
+        wikitext = _CONTROL.sub(lambda m: "\n" if m[0] == "\x85" else "", wikitext)
+    page = markup.resolve(unicodedata.normalize("NFC", wikitext.replace("\r\n", "\n")), title)
+    paragraphs = []
+    dropped = 0
+    for section, line in _prose(_inline(page.text)):
+        paragraph, lost = _paragraph(line, title, section)
+        dropped += lost
+        if paragraph is not None:
+            paragraphs.append(paragraph)
+    infobox = [(field, shown) for field, value in page.infobox if (shown := _shown(value, title))]
+    categories = list(dict.fromkeys(html.unescape(c) for c in page.categories))
+    return Document(paragraphs, categories, infobox, dropped)
+
+
+def _inline(text: str) -> str:
+    """Resolves what stands inside lines: HTML tags, external links, quotes, entities."""
+    text = markup.strip_tags(text)
+    text = re.sub(rf"[ \t]*{BREAK}[ \t]*", "\n\n", text)
+    text = markup.external_links(text)
+    text = markup.quotes(text)
+    text = html.unescape(text).replace(LITERAL_QUOTE, "'")
+    if _INVISIBLE.search(text):
+        text = _INVISIBLE.sub("", text)
+    return text
+
+
+def _prose(text: str) -> list[tuple[int, str]]:
+    """Returns (section, text) of each paragraph; lines that follow each other are one paragraph, as MediaWiki has
+    it."""
+    found: list[tuple[int, str]] = []
+    lines: list[str] = []
+    section = 0
+    skipped_level = 7  # inside a left-out section of this heading level; 7: not inside one
+    for line in [*text.split("\n"), ""]:
+        shown = line.strip()
+        heading = _HEADING.match(shown) if shown.startswith("=") else None
+        is_prose = (
+            heading is None
+            and shown.strip(HOLE + PRONUNCIATION + " ") != ""
+            and not shown.startswith(_NOT_PROSE)
+            and not (line.startswith(" ") and len(shown) < 100)  # preformatted: code, verse, ASCII drawings
+        )
+        if is_prose:
+            lines.append(shown)
+            continue
+        if lines and skipped_level == 7:
+            found.append((section, " ".join(lines)))
+        lines = []
+        if heading is not None:
+            section += 1
+            level = len(heading[1])
+            name = _plain(heading[2]).strip(" .:'").lower()
+            if level <= skipped_level:
+                skipped_level = level if name in _SKIPPED_SECTIONS else 7
+    return found
+
+
+def _plain(text: str) -> str:
+    """Returns marked text without its markers."""
+    return _LOST.sub("", _LINK.sub(lambda m: m[2], text))
+
+
+def _paragraph(line: str, title: str, section: int) -> tuple[Paragraph | None, int]:
+    """Builds text and anchors of one paragraph; returns it (None if nothing is left) and the sentences dropped."""
+    line = _tidy(line)
+    text, anchors = _anchored(line, title)
+    if not any(c.isalpha() for c in text):
+        return None, 0
+    borders = sentences.split(text)
+    kept = [b for b in borders if _is_sound(text[b[0] : b[1]])]
+    if len(kept) == len(borders) and borders[0][0] == 0 and borders[-1][1] == len(text):
+        return Paragraph(text, anchors, section), 0
+    parts, moved = [], []
+    length = 0
+    for start, end in kept:
+        shift = length - start
+        moved += [
+            Anchor(a.start + shift, a.end + shift, a.target) for a in anchors if start <= a.start and a.end <= end
+        ]
+        parts.append(text[start:end])
+        length += end - start + 1
+    if not parts:
+        return None, len(borders)
+    return Paragraph(" ".join(parts), moved, section), len(borders) - len(kept)
+
+
+def _is_sound(sentence: str) -> bool:
+    """Tells whether a sentence is whole: no markup, no hole, parentheses in pairs, not the head of a dropped list."""
+    if HOLE in sentence or sentence.endswith((":", "(", "[")) or _RESIDUE.search(sentence):
+        return False
+    return sentence.count("(") == sentence.count(")") and sentence.count("[") == sentence.count("]")
+
+
+def _tidy(line: str) -> str:
+    """Collapses white space and removes what dropped markup leaves behind: empty parentheses, doubled commas."""
+    line = _SPACES.sub(" ", line)
+    if HOLE in line:
+        line = _forgive(line)
+    if "(" in line:
+        for _ in range(3):  # nested parentheses, innermost first
+            tidied = _PARENTHESES.sub(_tidy_parentheses, line)
+            if tidied == line:
+                break
+            line = tidied
+    if PRONUNCIATION in line:  # those in parentheses went with their clause
+        line = re.sub(rf"\b([Pp]ron\w*:?|as|IPA:?) {PRONUNCIATION}", rf"\1 {HOLE}", line).replace(PRONUNCIATION, "")
+        line = _SPACES.sub(" ", line)
+    line = re.sub(r" ?\[ *(?:[.…]{1,3} *)?\]", "", line)
+    line = re.sub(r"([“\"]) *([”\"])(?=\W)", lambda m: "" if m[1] + m[2] != '""' else m[0], line)
+    line = re.sub(r" +([,;:.!?)])(?=[ ,;:.)]|$)", r"\1", line)
+    line = re.sub(r"([,;])(?: ?[,;])+", r"\1", line)
+    line = re.sub(r"[,;:]\.(?=\s|$)", ".", line)
+    line = line.replace("( ", "(").replace(" )", ")")
+    return _SPACES.sub(" ", line).strip()
+
+
+def _forgive(line: str) -> str:
+    """Drops the holes that nobody misses: at the line's start, and after a finished word like a footnote mark."""
+    line = re.sub(rf"^[ {HOLE}]+", "", line)
+    line = re.sub(rf"(?<=[\w.,;:!?)\]\"'”’{LINK_CLOSE}]){HOLE}+(?=[\s.,;:)]|$)", "", line)
+    return re.sub(rf"(?<=[.!?\"”)]) {HOLE}+(?= [A-Z\"“({LINK_OPEN}]|$)", "", line)
+
+
+def _tidy_parentheses(match: re.Match[str]) -> str:
+    """Keeps the clauses of a parenthesis that are whole; drops the parenthesis if none is."""
+    inside = match[1]
+    lead = match[0][: match[0].index("(")]
+    if not _LOST.search(inside) and re.match(r"[\w\"'“]", inside) and inside[-1:] not in " ,;":
+        return match[0]
+    clauses = []
+    for clause in _CLAUSE.findall(inside):
+        if _LOST.search(clause):
+            clause = ",".join(part for part in _SUBCLAUSE.findall(clause) if not _LOST.search(part))
+        clause = clause.strip(" ,")
+        if any(c.isalnum() or ord(c) > 0x2000 for c in _LINK.sub(lambda m: m[2], clause)) or re.search(
+            r"\S", _plain(clause)
+        ):
+            clauses.append(clause)
+    inside = "; ".join(clauses)
+    return f"{lead}({inside})" if inside.strip(" ;,") else ""
+
+
+def _anchored(line: str, title: str) -> tuple[str, list[Anchor]]:
+    """Writes the line's text once, noting where each link's shown text starts and ends (white space outside)."""
+    parts: list[str] = []
+    anchors: list[Anchor] = []
+    length = position = 0
+    for match in _LINK.finditer(line):
+        before = line[position : match.start()]
+        shown = match[2]
+        position = match.end()
+        if trail := _TRAIL.match(line, position):  # [[bus]]es links 'buses'
+            shown += trail[0]
+            position = trail.end()
+        # A space on both sides of a border would be two.
+        if shown.startswith(" ") and before.endswith(" "):
+            shown = shown.lstrip()
+        if shown.endswith(" ") and line[position : position + 1] == " ":
+            shown = shown.rstrip()
+        bare = shown.strip()
+        start = length + len(before) + len(shown) - len(shown.lstrip())
+        parts += [before, shown]
+        length += len(before) + len(shown)
+        target = _target(match[1], title)
+        if bare and target:
+            anchors.append(Anchor(start, start + len(bare), target))
+    parts.append(line[position:])
+    return "".join(parts), anchors
+
+
+def _target(raw: str, title: str) -> str:
+    """Returns the title a link leads to, as the dump writes titles; '' if it leads to no other article."""
+    name = html.unescape(raw).partition("#")[0].replace("_", " ").strip().lstrip(":").strip()
+    name = name[:1].upper() + name[1:]
+    return "" if name == title else name
+
+
+def _shown(value: str, title: str) -> str:
+    """Returns an infobox value as plain text, list items joined by ', '."""
+    value = re.sub(r"<br\b[^<>]*>", ", ", value, flags=re.IGNORECASE)
+    value = re.sub(r"(?:^|\n)\s*[*#:]+\s*", ", ", value)
+    text = _anchored(_tidy(_inline(value).replace("\n", " ")), title)[0]
+    text = text.replace(HOLE, " ").strip(" ,;")
+    return "" if _RESIDUE.search(text) else re.sub(r"\s*,(?:\s*,)+\s*", ", ", re.sub(r" {2,}", " ", text))

@@ -1,0 +1,133 @@
+"""Entry: makes W/data from a dump, or from the toy encyclopedia.
+
+    python -m masksearch_jax.prepare --config=configs/prepare.py --config.dump=FILE --workdir=W
+
+W/data appears at the end, by a rename, so that it is finished where it exists; running the same line again does nothing
+then. This is the only entry that imports TensorFlow, and it runs as a process of its own.
+"""
+
+import os
+
+# Before the first import of TensorFlow: it prints a page of notes otherwise.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import contextlib  # noqa: E402
+import json  # noqa: E402
+import shutil  # noqa: E402
+import time  # noqa: E402
+from collections.abc import Callable, Iterator  # noqa: E402
+from pathlib import Path  # noqa: E402
+from typing import Any  # noqa: E402
+
+from absl import app, flags, logging  # noqa: E402
+from ml_collections import config_flags  # noqa: E402
+
+from masksearch_jax import metrics  # noqa: E402
+from masksearch_jax.data.records import Passage  # noqa: E402
+from masksearch_jax.retrieval import build as index_build  # noqa: E402
+from masksearch_jax.retrieval import settings as index_settings  # noqa: E402
+from masksearch_jax.retrieval.passages import PassageStore  # noqa: E402
+
+# Which splits each index holds: training never sees held-out text, validation none of the test split.
+INDICES = {"train": ("train",), "validation": ("train", "validation"), "all": ("train", "validation", "test")}
+
+
+class SplitPassages:
+    """The passages of some splits, in order of id, read anew at each iteration."""
+
+    def __init__(self, store: PassageStore, splits: tuple[str, ...]):
+        self._store, self._splits = store, splits
+        self._count = sum(1 for _ in self)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Passage]:
+        return (passage for passage in self._store if passage.split in self._splits)
+
+
+def run(cfg: Any, workdir: Path) -> dict[str, Any]:
+    """Makes `workdir`/data unless it is there; returns its manifest.
+
+    Raises ValueError or FileNotFoundError for settings that cannot work, or that differ from those of finished data.
+    """
+    from masksearch_jax.prep import manifest
+
+    data_dir, partial = workdir / "data", workdir / "data.partial"
+    recorded = cfg.to_dict()
+    del recorded["overwrite"]
+    if data_dir.exists() and manifest.read(data_dir) is None:
+        raise ValueError(f"{data_dir} exists and prepare did not make it; take another --workdir, or move it away")
+    if not cfg.overwrite and manifest.is_current(data_dir, recorded):
+        print(f"{data_dir}: already prepared")
+        return manifest.read(data_dir)
+
+    # ---- everything that can be refused, before the slow imports and the work ----
+    started = time.perf_counter()
+    retrieval = index_settings.from_config(cfg.retrieval.to_dict())
+    unknown = set(cfg.indices) - set(INDICES)
+    if unknown:
+        raise ValueError(f"indices={tuple(cfg.indices)}: {sorted(unknown)} is none of {tuple(INDICES)}")
+    from masksearch_jax.prep import pipeline
+
+    pipeline.check(cfg)
+    shutil.rmtree(partial, ignore_errors=True)  # what a killed run left
+
+    # ---- the data, then an index over it for each purpose ----
+    content, report = pipeline.run(cfg, partial, metrics.progress_bar)
+    report["indices"] = _build_indices(cfg.indices, retrieval, partial)
+    report["seconds"]["indices"] = round(sum(index["seconds"] for index in report["indices"].values()), 2)
+    report["seconds"]["all"] = round(time.perf_counter() - started, 2)
+
+    # ---- manifest, then the one rename that makes it count ----
+    (partial / "report.json").write_text(json.dumps(report, indent=1))
+    files = [path for path in partial.rglob("*") if path.is_file()]
+    written = manifest.write(partial, {"settings": recorded, **content}, files)
+    shutil.rmtree(data_dir, ignore_errors=True)
+    partial.rename(data_dir)
+    print(json.dumps(report, indent=1))
+    print(f"{data_dir}: prepared in {report['seconds']['all']:.0f} s")
+    return written
+
+
+def _build_indices(names: tuple[str, ...], settings: index_settings.IndexSettings, data_dir: Path) -> dict[str, Any]:
+    store, reports = PassageStore(data_dir / "passages.array_record"), {}
+    for name in names:
+        held = SplitPassages(store, INDICES[name])
+        with _bars(f"index {name}") as progress:
+            reports[name] = index_build.build(data_dir / "index" / name, held, settings, progress)
+    return reports
+
+
+@contextlib.contextmanager
+def _bars(label: str) -> Iterator[index_build.Progress]:
+    """One progress bar for each stage that reports, the one before closed when the next begins."""
+    with contextlib.ExitStack() as stack:
+        current: dict[str, Callable[[int], None]] = {}
+
+        def show(stage: str, done: int, total: int) -> None:
+            if stage not in current:
+                stack.close()
+                current.clear()
+                current[stage] = stack.enter_context(metrics.progress_bar(total, f"{label}: {stage}"))
+            current[stage](done)
+
+        yield show
+
+
+_CONFIG = config_flags.DEFINE_config_file("config", "configs/prepare.py", "The page of settings.", lock_config=True)
+_WORKDIR = flags.DEFINE_string("workdir", "runs/prepare", "Data goes to its folder data/.")
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments {argv[1:]}")
+    logging.set_verbosity(logging.ERROR)  # SeqIO's notes on caching
+    try:
+        run(_CONFIG.value, Path(_WORKDIR.value))
+    except (ValueError, FileNotFoundError) as error:
+        raise SystemExit(f"prepare: {error}") from error
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,66 @@
+"""Groups of exchangeable pieces: what names are made of, never a word that also stands elsewhere."""
+
+import random
+
+import pytest
+
+from masksearch_jax.prep import exchangeable
+from masksearch_jax.text import tokenizer
+
+FIRST = ["Karv", "Bodr", "Lelz", "Duzm"]
+SECOND = ["Velith", "Domouk", "Hazael", "Kipund"]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    rng = random.Random(0)
+    texts = []
+    for _ in range(200):
+        name, other = (f"{rng.choice(FIRST)} {rng.choice(SECOND)}" for _ in range(2))
+        day, month, year = rng.randrange(1, 29), rng.choice(exchangeable._MONTHS), rng.randrange(1000, 2000)
+        texts.append((f"{name} met {other} on {day} {month} {year}.", (name, other)))
+    path = tmp_path_factory.mktemp("tokenizer") / "t.model"
+    return texts, tokenizer.train([t for t, _ in texts], path, vocab_size=700, digit_pairs=True)
+
+
+def named(texts):
+    for text, names in texts:
+        yield text, sorted({place for name in names for place in exchangeable.mentions(text, name)})
+
+
+def words(tok, group):
+    return {tok.piece(i).strip("▁") for i in group}
+
+
+def test_groups(world):
+    texts, tok = world
+    digits, pairs, months, first, second = exchangeable.groups(named(texts), tok)
+    assert words(tok, digits) == set("0123456789")  # this corpus has single digits after a space only: one form
+    assert len(pairs) == 100 and [tok.piece(i) for i in pairs[7]] == ["07", "▁07"]
+    assert words(tok, months) == set(exchangeable._MONTHS)
+    assert words(tok, first) == set(FIRST) and words(tok, second) == set(SECOND)
+    assert all(group == sorted(group) for group in (digits, pairs, months, first, second))
+
+
+def test_a_piece_seen_in_another_role_is_in_no_group(world):
+    texts, tok = world
+    more = [("Karv was a word.", ()), ("Velith Bodr came.", ("Velith Bodr",))]
+    *_, first, second = exchangeable.groups(named(texts + more), tok)
+    assert words(tok, first) == set(FIRST) - {"Karv", "Bodr"}
+    assert words(tok, second) == set(SECOND) - {"Velith"}
+    # Part of a longer word is another role too.
+    *_, first, _ = exchangeable.groups(named([*texts, ("Lelz-Kipund Velith came.", ("Lelz-Kipund Velith",))]), tok)
+    assert words(tok, first) == set(FIRST) - {"Lelz"}
+
+
+def test_switches_and_small_groups(world):
+    texts, tok = world
+    assert len(exchangeable.groups(named(texts), tok, digits=False)) == 3
+    assert len(exchangeable.groups(named(texts), tok, names=False)) == 3
+    assert exchangeable.groups(named(texts), tok, names=False, digits=False, months=False) == []
+    # One name only: its two pieces have nothing to be exchanged with.
+    assert len(exchangeable.groups([("Karv Velith", [(0, 11)])], tok)) == 3
+
+
+def test_mentions_are_whole_words():
+    assert exchangeable.mentions("Karv Velith, Karv Velithia (Karv Velith)", "Karv Velith") == [(0, 11), (28, 39)]

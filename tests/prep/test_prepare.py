@@ -1,0 +1,221 @@
+"""The whole preparation on a small toy, what it refuses, and the masks on real Wikipedia text."""
+
+import functools
+import hashlib
+import itertools
+import json
+
+import pytest
+import seqio
+from absl import flags
+from ml_collections import config_flags
+
+from configs import prepare as page
+from masksearch_jax import prepare
+from masksearch_jax.data import records
+from masksearch_jax.prep import manifest, pipeline, spans, tasks, wikipedia
+from masksearch_jax.prep.splits import Splits
+from masksearch_jax.text import tokenizer
+from masksearch_jax.text.tokenizer import Tokenizer
+
+
+def small():
+    config = page.get_config()
+    config.entities = 240
+    config.tasks.epochs = 2
+    config.retrieval.index = "exact"
+    config.retrieval.dims = 256
+    return config
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("toy")
+    (workdir / "data.partial").mkdir()
+    (workdir / "data.partial" / "left_by_a_killed_run").touch()
+    with pytest.MonkeyPatch.context() as patch:
+        # Two levels show it all, in half the time; test_export has four, as has the slow test below.
+        patch.setattr(tasks, "LEVELS", (1, 2))
+        patch.setattr(tasks, "MIXTURES", {"ramp_1_2": (1, 2)})
+        return workdir, prepare.run(small(), workdir)
+
+
+def passages_of(workdir):
+    return list(records.read(workdir / "data" / "passages.array_record", records.Passage))
+
+
+def tasks_of(workdir, split, task, epoch=0):
+    path = workdir / "data" / "tasks" / split / task / f"epoch_{epoch}.array_record"
+    return list(records.read(path, records.Task))
+
+
+def test_manifest_lists_what_is_there(toy):
+    workdir, written = toy
+    data = workdir / "data"
+    assert json.loads((data / "manifest.json").read_text()) == written
+    assert written["articles"] == 240 and written["seed"] == 0 and written["settings"]["entities"] == 240
+    files = {p.relative_to(data).as_posix() for p in data.rglob("*") if p.is_file()} - {"manifest.json"}
+    assert set(written["files"]) == files and not (workdir / "data.partial").exists()
+    for name in ("toy.xml.bz2", "tokenizer.model", "augment.json", "report.json", "index/train/index.json"):
+        assert written["files"][name]["sha256"] == hashlib.sha256((data / name).read_bytes()).hexdigest()
+    assert written["source"]["sha256"] == written["files"]["toy.xml.bz2"]["sha256"]
+    assert written["tokenizer"]["sha256"] == written["files"]["tokenizer.model"]["sha256"]
+    for split, by_task in written["examples"].items():
+        for task, counts in by_task.items():
+            assert counts == [len(tasks_of(workdir, split, task, epoch)) for epoch in range(len(counts))]
+    assert len(written["examples"]["train"]["ramp_1"]) == 2 and len(written["examples"]["test"]["ramp_1"]) == 1
+
+
+def test_report_agrees_with_the_files(toy):
+    workdir, written = toy
+    report = json.loads((workdir / "data" / "report.json").read_text())
+    found = passages_of(workdir)
+    assert [p.id for p in found] == list(range(len(found))) and report["articles"] == 240
+    assert report["passages"] == {s: sum(p.split == s for p in found) for s in ("train", "validation", "test")}
+    assert report["examples"] == written["examples"] and sum(report["spans"].values()) > 2 * len(found)
+    assert report["wikitext_mb_per_second"] > 0 and set(report["indices"]) == {"train", "validation", "all"}
+    assert report["indices"]["train"]["passages"] == report["passages"]["train"]
+    assert report["indices"]["validation"]["passages"] == report["passages"]["train"] + report["passages"]["validation"]
+    assert report["indices"]["all"]["passages"] == len(found)
+
+
+def test_held_out_names_are_nowhere_in_training(toy):
+    workdir, _ = toy
+    titles = json.loads((workdir / "data" / "toy.splits.json").read_text())
+    held_out = {title for title, split in titles.items() if split == "test"}
+    train = [p for p in passages_of(workdir) if p.split == "train"]
+    assert held_out and not any(title in p.title + " " + p.text for p in train for title in held_out)
+    questions = tasks_of(workdir, "train", "qa")
+    assert questions and not any(title in q.text + q.answers[0][0] for q in questions for title in held_out)
+    assert all(titles[p.title] == p.split for p in passages_of(workdir))
+    # The tokenizer is a function of training text alone.
+    again = tokenizer.train((f"{p.title}: {p.text}" for p in train), workdir / "again.model", pipeline.TOY_VOCABULARY)
+    assert again.fingerprint == Tokenizer(workdir / "data" / "tokenizer.model").fingerprint
+
+
+def test_answers_can_be_copied_whole_and_permuted(toy):
+    workdir, _ = toy
+    groups = json.loads((workdir / "data" / "augment.json").read_text())["groups"]
+    assert all(len(group) > 1 for group in groups) and len({i for g in groups for i in g}) == sum(map(len, groups))
+    tok = Tokenizer(workdir / "data" / "tokenizer.model")
+    first, second = ({tok.piece(i) for i in group} for group in groups[2:])
+    titles = [p.title.split() for p in passages_of(workdir) if p.split == "train"]
+    assert all("▁" + a in first and "▁" + b in second for a, b in titles)
+
+
+def test_tasks_can_be_opened_by_name(toy):
+    workdir, written = toy
+    settings = tasks.register(workdir / "data")
+    assert settings.passages["train"] == written["examples"]["train"]["ramp_1"][0]
+    dataset = seqio.get_mixture_or_task("ramp_2").get_dataset(None, split="test", shuffle=False)
+    assert [e["inputs"].tolist() for e in dataset.as_numpy_iterator()] == [
+        t.prompt for t in tasks_of(workdir, "test", "ramp_2")
+    ]
+
+
+def test_a_second_run_does_nothing_and_other_settings_are_refused(toy, monkeypatch, capsys):
+    workdir, written = toy
+    monkeypatch.setattr(pipeline, "run", lambda *_: pytest.fail("prepared again"))
+    assert prepare.run(small(), workdir) == written
+    assert "already prepared" in capsys.readouterr().out
+    other = small()
+    other.passages.words = 50
+    with pytest.raises(ValueError, match=r"passages\.words was 100, is 50.*--config\.overwrite=True"):
+        prepare.run(other, workdir)
+
+
+def test_a_changed_dump_is_noticed(tmp_path):
+    dump = tmp_path / "dump.xml"
+    dump.write_text("<mediawiki>")
+    (tmp_path / "data").mkdir()
+    manifest.write(
+        tmp_path / "data", {"settings": {"dump": str(dump)}, "source": {"path": str(dump), "bytes": 11}}, []
+    )
+    assert manifest.is_current(tmp_path / "data", {"dump": str(dump)})
+    dump.write_text("<mediawiki>..")
+    with pytest.raises(ValueError, match="had 11 bytes, has 13"):
+        manifest.is_current(tmp_path / "data", {"dump": str(dump)})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("dump", "/nowhere.xml", "dump='/nowhere.xml': no such file"),
+        ("questions", "/nowhere.json", "questions='/nowhere.json': no such file"),
+        ("splits", "/nowhere.json", "splits=/nowhere.json: no such file"),
+        ("shares.train", 0.9, "shares="),
+        ("passages.minimum", 101, "minimum <= words"),
+        ("tokenizer.vocab_size", 100, "tokenizer.vocab_size=100"),
+        ("tasks.answer_form", "word", "answer_form='word'"),
+        ("tasks.epochs", 0, r"epochs\['train'\]=0"),
+        ("tasks.span_weights.date", -1.0, r"span_weights\['date'\]=-1"),
+        ("indices", ("train", "some"), "'some'"),
+        ("retrieval.encoder", "word2vec", "retrieval.encoder is 'word2vec'"),
+    ],
+)
+def test_settings_are_refused_before_any_work(tmp_path, monkeypatch, name, value, message):
+    monkeypatch.setattr(pipeline, "run", lambda *_: pytest.fail("started to work"))
+    config = small()
+    config.update_from_flattened_dict({name: value})
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        prepare.run(config, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_data_folder_of_someone_else_is_left_alone(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "thesis.tex").touch()
+    for overwrite in (False, True):
+        config = small()
+        config.overwrite = overwrite
+        with pytest.raises(ValueError, match="prepare did not make it"):
+            prepare.run(config, tmp_path)
+    assert (tmp_path / "data" / "thesis.tex").exists()
+
+
+@pytest.mark.parametrize("argument", ["--config.entitys=5", "--config.entities=many", "--config.tasks.epoch=1"])
+def test_unknown_and_ill_typed_settings_are_refused(argument, monkeypatch):
+    line = ["prepare", f"--config={page.__file__}", argument]
+    monkeypatch.setattr("sys.argv", line)  # where config_flags looks for overrides
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", flag_values=values, lock_config=True)
+    with pytest.raises((AttributeError, flags.IllegalFlagValueError), match="entities|epochs"):
+        values(line)
+
+
+def test_masks_on_real_text_refill_and_tokenise_alike(data_dir, tmp_path):
+    articles = itertools.islice(wikipedia.articles(data_dir / "enwiki-shortened.xml.bz2"), 12)
+    config = page.get_config()
+    splits = Splits("", config.shares, 0)
+    found = list(pipeline.cut_articles(articles, splits, config.passages, tmp_path / "links.jsonl"))
+    records.write(tmp_path / pipeline.PASSAGES, found)
+    annotation = pipeline.Annotation(tmp_path)
+    annotation.run(pipeline.with_links(tmp_path), functools.partial(spans.find, rare=None))
+    tok = tokenizer.train((p.text for p in found), tmp_path / "tokenizer.model", 2048)
+    pipeline.task_settings(config, annotation.kept, {}).save(tmp_path / "annotated")
+    tasks.register(tmp_path, epochs={"train": 1, "validation": 1, "test": 1})
+    by_id = {p.id: p for p in found}
+    dataset = seqio.get_mixture_or_task("ramp_2").get_dataset(None, split="train", shuffle=False)
+    count = multibyte = 0
+    for example in dataset.as_numpy_iterator():
+        text, masked = by_id[example["id"]].text, example["masked"].decode()
+        assert example["inputs"].tolist() == tok.encode(" " + masked)
+        for answer in example["answers"]:
+            masked = masked.replace("[mask]", answer.decode(), 1)
+        assert masked == text and len(set(example["answers"])) == 2
+        count, multibyte = count + 1, multibyte + (len(text) != len(text.encode()))
+    assert count > 100 and multibyte > 10
+
+
+@pytest.mark.slow
+def test_the_real_slice(data_dir, tmp_path):
+    config = page.get_config()
+    config.dump = str(data_dir / "enwiki-shortened.xml.bz2")
+    written = prepare.run(config, tmp_path)
+    assert written["articles"] == 106
+    report = json.loads((tmp_path / "data" / "report.json").read_text())
+    assert report["redirects"] + report["non_articles"] + report["articles"] == report["pages"] == 206
+    assert set(report["spans"]) == set(spans.KINDS) and report["vocabulary"] == 4096
+    for split in ("train", "validation", "test"):
+        counts = [sum(report["examples"][split][f"ramp_{level}"]) for level in tasks.LEVELS]
+        assert counts == sorted(counts, reverse=True) and counts[-1] > 0
