@@ -1,0 +1,158 @@
+"""A BERT-family encoder (MiniLM, E5, BGE) from published safetensors weights, computed by Flax on the host's CPU.
+
+Enters: a checkpoint folder (config.json, model.safetensors, tokenizer.json or vocab.txt; sentence-transformers'
+1_Pooling/config.json if there) and texts. Leaves: float32 [n, D] unit vectors. It never touches an accelerator, which
+belongs to the policy (design decision 4). Left out: RoBERTa relatives, several safetensors shards.
+"""
+
+import functools
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from masksearch_jax.model.convert import read_safetensors
+from masksearch_jax.retrieval import bert_network, encoder
+from masksearch_jax.text import wordpiece
+
+_CONFIG_FILE, _WEIGHTS_FILE = "config.json", "model.safetensors"
+_POOLING_FILE = "1_Pooling/config.json"
+# Shapes that programs are compiled for: a text is padded to the next length, a batch to the rows of its length.
+_LENGTHS = (16, 32, 64, 96, 128, 192, 256, 384, 512)
+_QUERY_ROWS = 4
+_PASSAGE_TOKENS = 1024  # what fits the caches of a core: 4096 took 1.5 times as long
+
+
+class BertEncoder:
+    """See the module docstring. Immutable; thread-safe."""
+
+    def __init__(self, directory: Path, pooling: str, query_prefix: str, passage_prefix: str, max_length: int):
+        config = bert_network.BertConfig.read(directory / _CONFIG_FILE)
+        self.dims = config.embed
+        self._directory = directory
+        self._settings = {
+            "pooling": pooling,
+            "query_prefix": query_prefix,
+            "passage_prefix": passage_prefix,
+            "max_length": min(max_length, config.positions),
+        }
+        self._lengths = sorted(
+            {min(n, self._settings["max_length"]) for n in _LENGTHS} | {self._settings["max_length"]}
+        )
+        self._tokenizer = wordpiece.WordPiece(directory, self._settings["max_length"])
+        self._graph, params = bert_network.from_tensors(config, read_safetensors(directory / _WEIGHTS_FILE))
+        self._cpu = _cpu()
+        self._params = jax.device_put(params, self._cpu)
+        self.fingerprint = _fingerprint(directory, self._settings)
+
+    @classmethod
+    def from_checkpoint(
+        cls, directory: Path | str, pooling: str, query_prefix: str, passage_prefix: str, max_length: int
+    ) -> "BertEncoder":
+        """Returns the encoder of a downloaded checkpoint folder; pooling 'auto' reads what the checkpoint says.
+
+        Raises FileNotFoundError or ValueError that names the file and what is wrong with it.
+        """
+        directory = Path(directory)
+        for name in (_CONFIG_FILE, _WEIGHTS_FILE):
+            if not (directory / name).exists():
+                raise FileNotFoundError(f"retrieval.encoder_dir = {directory} has no {name}")
+        if pooling == "auto":
+            pooling = _read_pooling(directory / _POOLING_FILE)
+        return cls(directory, pooling, query_prefix, passage_prefix, max_length)
+
+    def encode_queries(self, texts: Sequence[str]) -> np.ndarray:
+        """Returns float32 [n, D] unit rows; zeros for an empty text."""
+        return self._encode(texts, self._settings["query_prefix"], lambda length: _QUERY_ROWS)
+
+    def encode_passages(self, texts: Sequence[str]) -> np.ndarray:
+        """Returns float32 [n, D] unit rows; zeros for an empty text."""
+        return self._encode(texts, self._settings["passage_prefix"], lambda length: max(1, _PASSAGE_TOKENS // length))
+
+    def _encode(self, texts: Sequence[str], prefix: str, rows_of) -> np.ndarray:
+        out = np.zeros((len(texts), self.dims), np.float32)
+        said = [i for i, text in enumerate(texts) if text.strip()]
+        tokens = dict(zip(said, self._tokenizer.encode([prefix + texts[i] for i in said]), strict=True))
+        # A text's shape depends on its own length only, so that its vector does not depend on its neighbours.
+        shape = {i: next(n for n in self._lengths if len(tokens[i]) <= n) for i in said}
+        for length in self._lengths:
+            group, rows = [i for i in said if shape[i] == length], rows_of(length)
+            for start in range(0, len(group), rows):
+                members = group[start : start + rows]
+                out[members] = self._run([tokens[i] for i in members], rows, length)
+        return out
+
+    def _run(self, tokens: list[list[int]], rows: int, length: int) -> np.ndarray:
+        ids, lengths = np.zeros((rows, length), np.int32), np.ones(rows, np.int32)
+        for i, row in enumerate(tokens):
+            ids[i, : len(row)], lengths[i] = row, len(row)
+        ids, lengths = jax.device_put((ids, lengths), self._cpu)
+        return np.asarray(_embed(self._graph, self._settings["pooling"], self._params, ids, lengths))[: len(tokens)]
+
+    def save(self, directory: Path | str) -> None:
+        """Copies the checkpoint (by hard link where the file system can) and writes encoder.json beside it."""
+        directory = Path(directory)
+        for name in (_CONFIG_FILE, _WEIGHTS_FILE, *wordpiece.FILES):
+            if (self._directory / name).exists():
+                _link(self._directory / name, directory / name)
+        settings = {"kind": "bert", **self._settings, "fingerprint": self.fingerprint}
+        (directory / encoder.SETTINGS_FILE).write_text(json.dumps(settings, indent=1) + "\n")
+
+    @classmethod
+    def load(cls, directory: Path | str) -> "BertEncoder":
+        """Returns the encoder that `save` wrote."""
+        settings = json.loads((Path(directory) / encoder.SETTINGS_FILE).read_text())
+        del settings["kind"], settings["fingerprint"]
+        return cls(Path(directory), **settings)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))  # of the module: indices with the same encoder share programs
+def _embed(graph: Any, pooling: str, params: Any, ids: jax.Array, lengths: jax.Array) -> jax.Array:
+    return nnx.merge(graph, params)(ids, lengths, pooling)
+
+
+def _cpu() -> jax.Device:
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError as error:
+        raise RuntimeError(
+            "the BERT encoder runs on the host's CPU, which JAX was told to leave out; add 'cpu' to JAX_PLATFORMS, "
+            "for example JAX_PLATFORMS=tpu,cpu"
+        ) from error
+
+
+def _read_pooling(path: Path) -> str:
+    if not path.exists():
+        raise ValueError(
+            f"{path} does not exist, so retrieval.pooling cannot be 'auto': set 'mean' (MiniLM, E5) or 'cls' (BGE)"
+        )
+    modes = {
+        name for name, on in json.loads(path.read_text()).items() if name.startswith("pooling_mode") and on is True
+    }
+    known = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
+    if len(modes) != 1 or not modes <= set(known):
+        raise ValueError(f"{path}: pooling is {sorted(modes)}, this encoder computes one of {sorted(known)}")
+    return known[modes.pop()]
+
+
+def _fingerprint(directory: Path, settings: dict[str, Any]) -> str:
+    total = hashlib.sha256(json.dumps(["bert", 1, settings]).encode())
+    for name in (_CONFIG_FILE, _WEIGHTS_FILE, *wordpiece.FILES):
+        if (directory / name).exists():
+            with open(directory / name, "rb") as file:
+                total.update(hashlib.file_digest(file, "sha256").digest())
+    return total.hexdigest()
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source.resolve(), target)
+    except OSError:
+        shutil.copyfile(source, target)

@@ -1,0 +1,85 @@
+"""The index folder on disk: names of its parts, index.json with a hash of every file, replacement at one stroke.
+
+Enters: a folder that `build` filled. Leaves: the checked contents of index.json. The fingerprint in it covers
+passages, encoder and every index file, so that two builds of a ScaNN tree, which differ, are told apart.
+"""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from masksearch_jax.data import records
+from masksearch_jax.data.records import Passage
+
+FORMAT = 1
+INDEX_FILE = "index.json"
+ENCODER = "encoder"
+INDEX = "index"
+ROWS = "rows.npz"
+NEAR_DUPLICATES = "near_duplicates.npz"
+
+_AGAIN = "build the index again with `python -m masksearch_jax.prepare`"
+
+
+def digest(passage: Passage) -> int:
+    """Returns 64 bits that change when any field of the passage does."""
+    return int.from_bytes(hashlib.blake2b(records.encode(passage), digest_size=8).digest(), "little")
+
+
+def write_index_file(
+    directory: Path, settings: dict[str, Any], report: dict[str, Any], passages_sha256: str, encoder_fingerprint: str
+) -> None:
+    """Writes index.json over the files that lie in `directory` by now."""
+    files = {name: _sha256(directory / name) for name in _files(directory)}
+    searched = {name: value for name, value in files.items() if not name.startswith(ENCODER + "/")}
+    identity = [FORMAT, passages_sha256, encoder_fingerprint, searched]
+    contents = {
+        "format": FORMAT,
+        "fingerprint": hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest(),
+        "passages_sha256": passages_sha256,
+        "encoder_fingerprint": encoder_fingerprint,
+        "settings": settings,
+        "report": report,
+        "files": files,
+    }
+    (directory / INDEX_FILE).write_text(json.dumps(contents, indent=1) + "\n")
+
+
+def read_index_file(directory: Path) -> dict[str, Any]:
+    """Returns index.json after checking every file against its hash.
+
+    Raises FileNotFoundError or ValueError that names the file and the next command.
+    """
+    path = directory / INDEX_FILE
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; {_AGAIN}")
+    contents = json.loads(path.read_text())
+    if contents.get("format") != FORMAT:
+        raise ValueError(f"{path}: format is {contents.get('format')!r}, this version reads {FORMAT}; {_AGAIN}")
+    for name, expected in contents["files"].items():
+        if not (directory / name).exists():
+            raise FileNotFoundError(f"{directory / name} is missing; {_AGAIN}")
+        if _sha256(directory / name) != expected:
+            raise ValueError(f"{directory / name} has changed since the index was built; {_AGAIN}")
+    return contents
+
+
+def replace(partial: Path, directory: Path) -> None:
+    """Puts the finished folder `partial` where `directory` is or was."""
+    old = directory.with_name(directory.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if directory.exists():
+        directory.rename(old)
+    partial.rename(directory)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _files(directory: Path) -> list[str]:
+    return sorted(path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file())
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

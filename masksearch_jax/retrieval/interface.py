@@ -1,0 +1,34 @@
+"""What a rollout needs of a search tool, and nothing more."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Protocol
+
+
+@dataclasses.dataclass(frozen=True)
+class Query:
+    """One search. `passage_id` / `article_id` are those of the task's source (-1: none), so that the tool can
+    exclude it (design decision 10)."""
+
+    text: str
+    passage_id: int = -1
+    article_id: int = -1
+
+
+@dataclasses.dataclass(frozen=True)
+class Hit:
+    passage_id: int
+    article_id: int
+    title: str
+    text: str
+    score: float
+
+
+class Searcher(Protocol):
+    """A search tool. Thread-safe: rollouts call it from host threads."""
+
+    fingerprint: str  # changes when passages, encoder, index or exclusion mode do
+
+    def search(self, queries: Sequence[Query], k: int) -> list[list[Hit]]:
+        """Returns at most `k` hits for each query, best first."""
+        ...

@@ -1,0 +1,166 @@
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from masksearch_jax.data import records
+from masksearch_jax.retrieval import build, folder, recall, scann_index
+from masksearch_jax.retrieval.interface import Query
+from masksearch_jax.retrieval.passages import PassageStore
+from masksearch_jax.retrieval.tool import SearchTool
+
+EXACT = {"index": "exact", "dims": 256}
+QUERIES = [Query(text) for text in ("kalo miren", "velsun", "tosdra quinor pelba", "norba lo ka")]
+
+
+@pytest.fixture(scope="module")
+def built(corpus, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("built") / "index"
+    return directory, build.build(directory, corpus, EXACT)
+
+
+def test_report_and_index_file(built, corpus):
+    directory, report = built
+    contents = json.loads((directory / "index.json").read_text())
+    assert contents["report"] == report
+    assert contents["settings"]["dims"] == 256 and contents["settings"]["exclusion"] == "passage"
+    assert report["passages"] == len(corpus) and report["index"] == "exact" and report["recall_at_10"] == 1.0
+    assert report["passages_with_near_duplicates"] == 3
+    on_disk = {path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()}
+    assert set(contents["files"]) == on_disk - {"index.json"}
+    assert not directory.with_name("index.partial").exists()
+
+
+def test_prints_the_memory_it_will_take(tmp_path, corpus, capsys):
+    build.build(tmp_path / "index", corpus, EXACT)
+    assert "300 passages x 256 dimensions: vectors 0 MB, memory about" in capsys.readouterr().out
+
+
+def test_a_moved_folder_searches_the_same(tmp_path, corpus, store):
+    build.build(tmp_path / "here", corpus, {"dims": 256})
+    before = SearchTool.load(tmp_path / "here", store)
+    hits = before.search(QUERIES, 5)
+    (tmp_path / "here").rename(tmp_path / "there")
+    moved = SearchTool.load(tmp_path / "there", store)
+    assert moved.search(QUERIES, 5) == hits and any(hits)
+    assert moved.fingerprint == before.fingerprint
+
+
+def test_fingerprint_covers_passages_encoder_and_index(tmp_path, corpus, built):
+    def fingerprint(passages, **changed):
+        build.build(tmp_path / "index", passages, EXACT | changed)
+        return json.loads((tmp_path / "index" / "index.json").read_text())["fingerprint"]
+
+    same = json.loads((built[0] / "index.json").read_text())["fingerprint"]
+    assert fingerprint(corpus) == same  # a rebuild of an exact index is the same index
+    retitled = [dataclasses.replace(corpus[0], title="Another"), *corpus[1:]]
+    others = [
+        fingerprint(retitled),
+        fingerprint(corpus[:-1]),
+        fingerprint(corpus, dims=128),
+        fingerprint(corpus, near_duplicate=0.99),
+        fingerprint(corpus, index="scann"),
+    ]
+    assert len({same, *others}) == 6
+
+
+def test_recall_below_the_floor_fails_and_leaves_what_was_there(tmp_path, corpus):
+    pytest.importorskip("scann", reason="the extra 'retrieval' is not installed")
+    directory = tmp_path / "index"
+    build.build(directory, corpus, EXACT)
+    before = (directory / "index.json").read_bytes()
+    narrow = {"index": "scann", "scann": {"method": "tree", "leaves": 100, "leaves_to_search": 1, "reorder": 1}}
+    message = (
+        r"index: recall@10 of scann, tree \(100 leaves, 1 searched, 1 reordered\), against exact search is 0\.\d+ on "
+        r"256 probes, under retrieval\.recall_floor = 0\.95; raise retrieval\.scann\.leaves_to_search"
+    )
+    with pytest.raises(build.RecallError, match=message):
+        build.build(directory, corpus, narrow)
+    assert (directory / "index.json").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["index"]
+
+
+def test_leaves_left_open_widen_until_the_floor_is_reached(tmp_path, corpus, store):
+    pytest.importorskip("scann", reason="the extra 'retrieval' is not installed")
+    tree = {"index": "scann", "scann": {"method": "tree", "leaves": 32, "reorder": 300}, "recall_floor": 0.9}
+    report = build.build(tmp_path / "index", corpus, tree)
+    searched = scann_index.ScannIndex.load(tmp_path / "index" / "index").plan.leaves_to_search
+    assert report["recall_at_10"] >= 0.9 and f"{searched} searched" in report["method"]
+    assert searched in (4, 7, 11, 17, 26, 32)  # 2, a sixteenth, finds too few of these unclustered passages
+    assert SearchTool.load(tmp_path / "index", store).search(QUERIES, 3)[0]
+
+
+def test_damage_is_noticed(tmp_path, corpus, store):
+    build.build(tmp_path / "index", corpus, EXACT)
+    with pytest.raises(FileNotFoundError, match="nowhere/index.json does not exist; build the index again"):
+        SearchTool.load(tmp_path / "nowhere", store)
+    vectors = tmp_path / "index" / "index" / "vectors.npy"
+    data = bytearray(vectors.read_bytes())
+    data[-1] ^= 1
+    vectors.write_bytes(data)
+    with pytest.raises(ValueError, match="vectors.npy has changed since the index was built"):
+        SearchTool.load(tmp_path / "index", store)
+    vectors.unlink()
+    with pytest.raises(FileNotFoundError, match="vectors.npy is missing"):
+        SearchTool.load(tmp_path / "index", store)
+    contents = json.loads((tmp_path / "index" / "index.json").read_text())
+    (tmp_path / "index" / "index.json").write_text(json.dumps(contents | {"format": 99}))
+    with pytest.raises(ValueError, match="format is 99"):
+        SearchTool.load(tmp_path / "index", store)
+
+
+def test_another_store_is_noticed(tmp_path, corpus, built):
+    changed = [dataclasses.replace(p, text=p.text + " more") if p.id == 150 else p for p in corpus]
+    for passages in (changed, corpus[:200]):
+        records.write(tmp_path / "p.array_record", passages)
+        with pytest.raises(ValueError, match="was built from other passages than"):
+            SearchTool.load(built[0], PassageStore(tmp_path / "p.array_record"))
+
+
+def test_bad_input_gets_an_error_before_work(tmp_path, corpus):
+    for passages, config, message in (
+        ([], EXACT, "0 passages to index"),
+        ([corpus[1], corpus[0]], EXACT, "passage 0 follows passage 1"),
+        (corpus, EXACT | {"leaves": 3}, r"retrieval\.leaves is no setting"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            build.build(tmp_path / "index", passages, config)
+    assert not list(tmp_path.iterdir())
+
+
+def test_progress_reaches_the_total(tmp_path, corpus):
+    seen = {}
+    build.build(tmp_path / "index", corpus, EXACT, lambda stage, done, total: seen.update({stage: (done, total)}))
+    assert seen["encode"] == (300, 300)
+
+
+def test_probes_are_cut_from_their_passages(corpus):
+    probes = recall.probes(corpus, 60)
+    assert len(probes) == 60
+    texts = [passage.text for passage in corpus]
+    assert all(len(probe.split()) == 8 and any(probe in text for text in texts) for probe in probes)
+    assert probes == recall.probes(corpus, 60)
+
+
+def test_recall_counts_the_exact_top_rows():
+    vectors = np.eye(4, dtype=np.float32)
+    queries = np.array([[4, 3, 2, 1], [1, 2, 3, 4], [0, 0, 0, 0]], np.float32) / np.sqrt(30, dtype=np.float32)
+
+    class Half:
+        """Finds the best row and then the worst one."""
+
+        def __init__(self):
+            self.vectors = vectors
+
+        def search(self, queries, k):
+            rows = np.argsort(-queries, axis=1)[:, [0, 3]]
+            return rows, np.take_along_axis(queries, rows, 1)
+
+    assert recall.measure(Half(), queries, k=2) == 0.5
+
+
+def test_digest_sees_every_field(corpus):
+    fields = {"id": 9, "article_id": 9, "title": "x", "text": "x", "split": "test"}
+    digests = {folder.digest(dataclasses.replace(corpus[0], **{name: value})) for name, value in fields.items()}
+    assert len(digests | {folder.digest(corpus[0])}) == 6
