@@ -1,0 +1,153 @@
+"""Causal grouped-query attention with rotary positions and, as an option, smeared keys.
+
+Axes as in transformer.py. Enters: the normed residual stream [B, S, D]. Leaves: the attention output [B, S, D] and,
+when a cache is given, its new layer. Scores and softmax are float32 whatever the compute dtype.
+Left out: local windows and fused kernels; `attend` is the one place that would change.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from masksearch_jax.model import cache as kv
+from masksearch_jax.model.config import ModelConfig
+
+# Below any score, and finite: a row of padding that sees nothing gets a uniform softmax, never NaN.
+_MASKED = -1e30
+# Up to so many query rows a head, k q^T is faster than q k^T on CPU, which transposes its right operand first: the
+# whole cache. 11 against 19 ms at B = 192, T = 192, 16 rows, even at 32; one row has a matrix-vector path of its own.
+_FEW_ROWS = 16
+
+
+def rope_tables(cfg: ModelConfig, positions: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Cosines and sines [B, 1, S, R/2] float32 for positions [B, S], R = cfg.rotary_dim (RoFormer, eq. 15)."""
+    exponent = jnp.arange(0, cfg.rotary_dim, 2, dtype=jnp.float32) / cfg.rotary_dim
+    angles = positions[:, None, :, None].astype(jnp.float32) * cfg.rope_base**-exponent
+    return jnp.cos(angles), jnp.sin(angles)
+
+
+def apply_rope(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
+    """Rotates the first R dimensions of x [B, N, S, H]; dimension i pairs with i + R/2, as published Qwen weights
+    do."""
+    half = cos.shape[-1]
+    first, second, rest = jnp.split(x, (half, 2 * half), axis=-1)
+    rotated = (first * cos - second * sin, second * cos + first * sin)
+    return jnp.concatenate([*(r.astype(x.dtype) for r in rotated), rest], axis=-1)
+
+
+def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
+    """x / rms(x) * scale over the last axis, computed in float32, returned in x's dtype."""
+    wide = x.astype(jnp.float32)
+    wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + eps)
+    return (wide * scale.astype(jnp.float32)).astype(x.dtype)
+
+
+def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
+    """softmax(q k^T / sqrt(H)) v, with query head n reading key-value head n // (N / K).
+
+    q: [B, N, S, H]. k, v: [B, K, T, H]. mask: bool [B, S, T], True where a query may look. Returns [B, N, S, H].
+    """
+    batch, heads, steps, head_dim = q.shape
+    kv_heads = k.shape[1]
+    group = heads // kv_heads
+    rows = group * steps
+    # The queries of a group are rows of one matrix product: keys are read once a group, never repeated.
+    q = (q / math.sqrt(head_dim)).reshape(batch, kv_heads, rows, head_dim)
+    mask = jnp.tile(mask, (1, group, 1))[:, None]  # [B, 1, rows, T]
+    if time_major := 1 < rows <= _FEW_ROWS:
+        scores = jnp.einsum("bkth,bkqh->bktq", k, q, preferred_element_type=jnp.float32)
+        mask = jnp.swapaxes(mask, 2, 3)
+    else:
+        scores = jnp.einsum("bkqh,bkth->bkqt", q, k, preferred_element_type=jnp.float32)
+    axis = 2 if time_major else 3
+    scores = jnp.where(mask, scores, _MASKED)
+    weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis, keepdims=True)))
+    total = weights.sum(axis, keepdims=True)
+    # Divided after the product, over H numbers a query instead of over T.
+    product = "bktq,bkth->bkqh" if time_major else "bkqt,bkth->bkqh"
+    out = jnp.einsum(product, weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
+    out = out / (jnp.swapaxes(total, 2, 3) if time_major else total)
+    return out.astype(v.dtype).reshape(batch, heads, steps, head_dim)
+
+
+class Attention(nnx.Module):
+    """The attention weights of all L layers, stacked; the methods run on one layer, split off by transformer.py."""
+
+    def __init__(self, cfg: ModelConfig, *, param):
+        """param(shape, axes, init): makes a stacked Param, see `transformer.Transformer`."""
+        d, n, k, h = cfg.embed, cfg.heads, cfg.kv_heads, cfg.head_dim
+        into = nnx.initializers.normal(d**-0.5)
+        # The two products that write to the residual stream start smaller by sqrt(2 L), so that L layers sum to one.
+        out = nnx.initializers.normal((n * h) ** -0.5 / math.sqrt(2 * cfg.layers))
+        self.cfg = cfg
+        self.q = param((d, n, h), ("embed", "heads", "head_dim"), into)
+        self.k = param((d, k, h), ("embed", "kv_heads", "head_dim"), into)
+        self.v = param((d, k, h), ("embed", "kv_heads", "head_dim"), into)
+        self.o = param((n, h, d), ("heads", "head_dim", "embed"), out)
+        if cfg.qkv_bias:
+            self.q_bias = param((n, h), ("heads", "head_dim"), nnx.initializers.zeros)
+            self.k_bias = param((k, h), ("kv_heads", "head_dim"), nnx.initializers.zeros)
+            self.v_bias = param((k, h), ("kv_heads", "head_dim"), nnx.initializers.zeros)
+        if cfg.qk_norm:
+            self.q_norm = param((h,), ("norm",), nnx.initializers.ones)
+            self.k_norm = param((h,), ("norm",), nnx.initializers.ones)
+        if cfg.smear_keys:
+            self.smear = param((k,), ("kv_heads",), nnx.initializers.constant(0.5))
+
+    def __call__(self, x: jax.Array, rope, mask: jax.Array, starts: jax.Array) -> jax.Array:
+        """Training: x [B, S, D], mask bool [B, S, S], starts bool [B, S] (first token of a segment) -> [B, S, D]."""
+        q, k, v = self._project(x)
+        k = self._smear(k, k[:, :, :1], starts)
+        q, k = self._rotate(q, k, rope)
+        return self._output(attend(q, k, v, mask))
+
+    def extend(self, x: jax.Array, rope, mask: jax.Array, layer, lengths: jax.Array, counts: jax.Array):
+        """Appends counts[b] of the S tokens of row b to the cache and attends to all of it.
+
+        x: [B, S, D]. mask: bool [B, S, T]. layer: (k, v [B, K, T, H], last_key [B, K, H] or None) of this layer.
+        Returns (output [B, S, D], layer).
+        """
+        cache_k, cache_v, last_key = layer
+        q, raw, v = self._project(x)
+        k = raw
+        if self.cfg.smear_keys:
+            first = (jnp.arange(x.shape[1])[None, :] == 0) & (lengths == 0)[:, None]
+            k = self._smear(raw, last_key[:, :, None], first)
+            newest = jnp.clip(counts - 1, 0)[:, None, None, None]
+            newest = jnp.take_along_axis(raw, newest, axis=2)[:, :, 0]
+            last_key = jnp.where((counts > 0)[:, None, None], newest, last_key)
+        q, k = self._rotate(q, k, rope)
+        cache_k = kv.write(cache_k, k, lengths, counts)
+        cache_v = kv.write(cache_v, v, lengths, counts)
+        return self._output(attend(q, cache_k, cache_v, mask)), (cache_k, cache_v, last_key)
+
+    def _project(self, x):
+        """x [B, S, D] -> q [B, N, S, H], k and v [B, K, S, H], before smear, norm and rotation."""
+
+        def one(weight, bias):
+            y = jnp.einsum("bsd,dnh->bnsh", x, weight[...].astype(x.dtype))
+            return y if bias is None else y + bias[...].astype(x.dtype)[:, None, :]
+
+        biases = (self.q_bias, self.k_bias, self.v_bias) if self.cfg.qkv_bias else (None,) * 3
+        return tuple(map(one, (self.q, self.k, self.v), biases))
+
+    def _smear(self, k, before, starts):
+        """k_t <- a k_t + (1 - a) k_{t-1}; `before` [B, K, 1, H] precedes k; a token in starts uses its own key
+        twice."""
+        if not self.cfg.smear_keys:
+            return k
+        previous = jnp.concatenate([before, k[:, :, :-1]], axis=2)
+        previous = jnp.where(starts[:, None, :, None], k, previous)
+        share = self.smear[...].astype(k.dtype)[:, None, None]
+        return share * k + (1 - share) * previous
+
+    def _rotate(self, q, k, rope):
+        if self.cfg.qk_norm:
+            q = rms_norm(q, self.q_norm[...], self.cfg.norm_eps)
+            k = rms_norm(k, self.k_norm[...], self.cfg.norm_eps)
+        return apply_rope(q, *rope), apply_rope(k, *rope)
+
+    def _output(self, heads):
+        return jnp.einsum("bnsh,nhd->bsd", heads, self.o[...].astype(heads.dtype))

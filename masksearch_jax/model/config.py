@@ -1,0 +1,102 @@
+"""Sizes and options of the decoder: a frozen, hashable dataclass, safe to save and to pass to jit as a static value.
+
+Enters: a config page's `model` section. Leaves: `ModelConfig`, checked. Left out: the mesh and the sharding rules
+(sharding.py), so that one config describes the same model on any machine.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+
+MLPS = ("swiglu", "relu2")
+REMATS = ("none", "dots", "full")
+DTYPES = ("float32", "bfloat16")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """One decoder-only transformer.
+
+    vocab_size: V. layers: L. embed: D, width of the residual stream. heads: N. kv_heads: K, each shared by N / K query
+    heads (GQA). head_dim: H. ff: F, width of the MLP.
+    mlp: 'swiglu' (gate, up, down) or 'relu2' (up, squared ReLU, down).
+    rope_base, rope_fraction: base of the rotary angles, and the share of the H dimensions that rotates.
+    qkv_bias: biases on q, k, v (Qwen2). qk_norm: RMSNorm on each q and k head (Qwen3).
+    smear_keys: k_t <- a k_t + (1 - a) k_{t-1} before q/k norm and RoPE, a one learnable scalar per layer and head.
+    dtype: of activations, caches and the weights as used. param_dtype: of the weights as stored.
+    remat: what the backward pass of a layer recomputes: 'none', 'dots' (all but matrix products), 'full' (all).
+    scan_unroll: layers per iteration of the training scan; 3 instead of 1 makes the tiny model's step a fifth faster on
+    CPU, for the same compile time. Large models take 1.
+    """
+
+    vocab_size: int
+    layers: int = 3
+    embed: int = 128
+    heads: int = 2
+    kv_heads: int = 2
+    head_dim: int = 64
+    ff: int = 256
+    mlp: str = "relu2"
+    rope_base: float = 1000.0
+    rope_fraction: float = 0.5
+    norm_eps: float = 1e-6
+    qkv_bias: bool = False
+    qk_norm: bool = False
+    tie_embeddings: bool = True
+    smear_keys: bool = True
+    dtype: str = "float32"
+    param_dtype: str = "float32"
+    remat: str = "none"
+    scan_unroll: int = 3
+
+    def __post_init__(self):
+        for name in ("vocab_size", "layers", "embed", "heads", "kv_heads", "head_dim", "ff", "scan_unroll"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"model.{name} = {getattr(self, name)}: must be at least 1.")
+        for name, allowed in (("mlp", MLPS), ("remat", REMATS), ("dtype", DTYPES), ("param_dtype", DTYPES)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"model.{name} = {getattr(self, name)!r}: choose one of {', '.join(allowed)}.")
+        if self.heads % self.kv_heads:
+            raise ValueError(
+                f"model.kv_heads = {self.kv_heads} does not divide model.heads = {self.heads}: each key-value head"
+                " serves the same number of query heads."
+            )
+        if not 0 < self.rope_fraction <= 1:
+            raise ValueError(f"model.rope_fraction = {self.rope_fraction}: a share of head_dim in (0, 1].")
+        if self.rotary_dim < 2:
+            raise ValueError(
+                f"model.rope_fraction = {self.rope_fraction} of model.head_dim = {self.head_dim} leaves no pair of"
+                " dimensions to rotate; raise either."
+            )
+
+    @property
+    def rotary_dim(self) -> int:
+        """Dimensions of a head that rotate: the even part of rope_fraction * head_dim."""
+        return 2 * int(self.rope_fraction * self.head_dim / 2)
+
+    @property
+    def compute_dtype(self) -> jnp.dtype:
+        """`dtype` as a numpy dtype."""
+        return jnp.dtype(self.dtype)
+
+
+def from_config(section: Mapping[str, Any], **override: Any) -> ModelConfig:
+    """Builds a `ModelConfig` from a config section (ml_collections ConfigDict or dict).
+
+    override: values that win over the section, such as `vocab_size` read from the tokenizer.
+    Raises ValueError for a name that is no field, TypeError for a missing vocab_size or a wrong type.
+    """
+    values = {**dict(section.items()), **override}
+    fields = {f.name: f.type for f in dataclasses.fields(ModelConfig)}
+    unknown = sorted(set(values) - set(fields))
+    if unknown:
+        raise ValueError(f"model: unknown setting {', '.join(unknown)}; the settings are {', '.join(fields)}.")
+    for name, value in values.items():
+        wanted = fields[name]
+        if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+            values[name] = float(value)
+        elif not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
+            raise TypeError(f"model.{name} = {value!r}: expected {wanted.__name__}, got {type(value).__name__}.")
+    return ModelConfig(**values)

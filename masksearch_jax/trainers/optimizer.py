@@ -1,0 +1,194 @@
+"""The optimizer as one optax transformation over the params tree: AdamW or Muon, a schedule, a global-norm clip.
+
+Enters: a config section and the abstract params (shapes and shardings). Leaves: `optax.GradientTransformation`, and
+the layout of its state. Gradients and state are float32 even where the weights are stored in bfloat16.
+Left out: gradient accumulation and the guard against non-finite gradients (the trainers).
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from optax.contrib import MuonDimensionNumbers
+
+from masksearch_jax import sharding
+
+KINDS = ("adamw", "muon")
+SCHEDULES = ("constant", "cosine")
+
+# The stacked matrices of model/transformer.py: which axes a matrix product sums over, and which it writes. Axis 0 is
+# the layer and stays a batch axis, so each layer's matrix is orthogonalised by itself; heads and head_dim are one axis.
+MATRICES = {
+    "q": MuonDimensionNumbers(1, (2, 3)),  # [L, D, N, H]
+    "k": MuonDimensionNumbers(1, (2, 3)),  # [L, D, K, H]
+    "v": MuonDimensionNumbers(1, (2, 3)),
+    "o": MuonDimensionNumbers((1, 2), 3),  # [L, N, H, D]
+    "gate": MuonDimensionNumbers(1, 2),  # [L, D, F]
+    "up": MuonDimensionNumbers(1, 2),
+    "down": MuonDimensionNumbers(1, 2),  # [L, F, D]
+}
+# Tables with a row per token: decayed by AdamW, but no linear map of activations, so Muon leaves them to Adam.
+_TABLES = ("embedding", "unembedding")
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """Settings of `build`.
+
+    kind: 'adamw' or 'muon' (Muon for the matrices of the blocks, Adam for the rest).
+    learning_rate: peak. adam_learning_rate: peak for what Muon leaves to Adam; read by 'muon' only.
+    warmup: steps of linear rise. schedule: 'constant' or 'cosine' after it. total_steps: where the cosine ends (read by
+    'cosine' only). floor: the share of the peak at which it ends.
+    clip: largest global norm of a gradient; 0 turns clipping off.
+    b1, b2, eps: Adam's. weight_decay: decoupled, times the learning rate; on matrices and (adamw) token tables, never
+    on norms, biases and scalars.
+    """
+
+    kind: str = "adamw"
+    learning_rate: float = 3e-4
+    adam_learning_rate: float = 3e-3
+    warmup: int = 0
+    schedule: str = "constant"
+    total_steps: int = 0
+    floor: float = 0.1
+    clip: float = 1.0
+    b1: float = 0.9
+    b2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+
+    def __post_init__(self):
+        for name, allowed in (("kind", KINDS), ("schedule", SCHEDULES)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"optimizer.{name} = {getattr(self, name)!r}: choose one of {', '.join(allowed)}.")
+        for name in ("learning_rate", "adam_learning_rate", "warmup", "floor", "clip", "weight_decay"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"optimizer.{name} = {getattr(self, name)}: must not be negative.")
+        if self.schedule == "cosine" and self.total_steps <= self.warmup:
+            raise ValueError(
+                f"optimizer.total_steps = {self.total_steps}: a cosine schedule needs more steps than its warmup of"
+                f" {self.warmup}; raise total_steps or lower warmup."
+            )
+
+
+def from_config(section: Mapping[str, Any], **override: Any) -> OptimizerConfig:
+    """Builds an `OptimizerConfig` from a config section (ml_collections ConfigDict or dict); `override` wins.
+
+    Raises ValueError for a name that is no field.
+    """
+    values = {**dict(section.items()), **override}
+    known = [field.name for field in dataclasses.fields(OptimizerConfig)]
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise ValueError(f"optimizer: unknown setting {', '.join(unknown)}; the settings are {', '.join(known)}.")
+    return OptimizerConfig(**values)
+
+
+def schedule(cfg: OptimizerConfig) -> Callable[[jax.Array | int], jax.Array]:
+    """step -> share of the peak learning rate, float32 in [0, 1]; step 0 is the first update."""
+
+    def share(step):
+        step = jnp.asarray(step, jnp.float32)
+        value = jnp.ones_like(step)
+        if cfg.schedule == "cosine":
+            done = jnp.clip((step - cfg.warmup) / (cfg.total_steps - cfg.warmup), 0, 1)
+            value = cfg.floor + (1 - cfg.floor) * 0.5 * (1 + jnp.cos(jnp.pi * done))
+        if cfg.warmup:
+            value = value * jnp.minimum(1, (step + 1) / cfg.warmup)
+        return value
+
+    return share
+
+
+def build(cfg: OptimizerConfig | Mapping[str, Any], abstract_params: Any) -> optax.GradientTransformation:
+    """The whole optimizer; `optax.apply_updates` adds its updates to the params.
+
+    cfg: an OptimizerConfig, or the config section it is made of. abstract_params: tree of arrays or ShapeDtypeStructs
+    as `model.transformer` makes it. Raises ValueError for a bad setting or, for 'muon', a matrix of unexpected rank.
+    """
+    if not isinstance(cfg, OptimizerConfig):
+        cfg = from_config(cfg)
+    share = schedule(cfg)
+    if cfg.kind == "adamw":
+        names = _leaf_names(abstract_params)
+        decayed = jax.tree.map(lambda name: name in MATRICES or name in _TABLES, names)
+        optimizer = optax.adamw(
+            lambda step: cfg.learning_rate * share(step),
+            b1=cfg.b1,
+            b2=cfg.b2,
+            eps=cfg.eps,
+            weight_decay=cfg.weight_decay,
+            mask=decayed,
+        )
+    else:
+        optimizer = optax.contrib.muon(
+            lambda step: cfg.learning_rate * share(step),
+            adam_learning_rate=lambda step: cfg.adam_learning_rate * share(step),
+            adam_b1=cfg.b1,
+            adam_b2=cfg.b2,
+            eps=cfg.eps,
+            weight_decay=cfg.weight_decay,
+            muon_weight_dimension_numbers=_dimension_numbers(abstract_params),
+        )
+    if cfg.clip:
+        optimizer = optax.chain(optax.clip_by_global_norm(cfg.clip), optimizer)
+    return _in_float32(optimizer)
+
+
+def abstract_opt_state(optimizer: optax.GradientTransformation, abstract_params: Any) -> Any:
+    """Shape, dtype and sharding of the optimizer state, as ShapeDtypeStructs: what a checkpoint is restored into.
+
+    abstract_params: ShapeDtypeStructs with shardings (`transformer.abstract_params`). A leaf that mirrors a parameter
+    has its layout; everything else (step counters) is replicated.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(abstract_params)
+    layouts = {path: (struct.shape, struct.sharding) for path, struct in leaves}
+    whole = sharding.replicated(leaves[0][1].sharding.mesh)
+
+    def place(path, struct):
+        for start in range(len(path)):
+            shape, layout = layouts.get(path[start:], (None, None))
+            if shape == struct.shape:
+                return jax.ShapeDtypeStruct(struct.shape, struct.dtype, sharding=layout)
+        return jax.ShapeDtypeStruct(struct.shape, struct.dtype, sharding=whole)
+
+    return jax.tree_util.tree_map_with_path(place, jax.eval_shape(optimizer.init, abstract_params))
+
+
+def opt_state_shardings(optimizer: optax.GradientTransformation, abstract_params: Any) -> Any:
+    """NamedShardings of the optimizer state, for the out_shardings of a jitted step; see `abstract_opt_state`."""
+    return jax.tree.map(lambda struct: struct.sharding, abstract_opt_state(optimizer, abstract_params))
+
+
+def _leaf_names(params):
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key, params)
+
+
+def _dimension_numbers(params):
+    """For every parameter its MuonDimensionNumbers, or None where Adam takes it."""
+
+    def one(path, struct):
+        numbers = MATRICES.get(path[-1].key)
+        if numbers is not None:
+            named = jax.tree.leaves(tuple(numbers))
+            if len(named) + 1 != len(struct.shape):
+                name = ".".join(key.key for key in path)
+                raise ValueError(f"array {name}: Muon expects {len(named) + 1} axes, layers first; got {struct.shape}.")
+        return numbers
+
+    return jax.tree_util.tree_map_with_path(one, params)
+
+
+def _in_float32(optimizer):
+    """The same optimizer, fed float32 copies of gradients and params, so that its state and arithmetic are float32."""
+
+    def wide(tree):
+        return jax.tree.map(lambda x: x.astype(jnp.float32), tree)
+
+    def update(gradients, state, params):
+        return optimizer.update(wide(gradients), state, wide(params))
+
+    return optax.GradientTransformation(lambda params: optimizer.init(wide(params)), update)
