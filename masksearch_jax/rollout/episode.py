@@ -1,0 +1,174 @@
+"""One episode as a pure state machine: a finished turn goes in, what happens next comes out.
+
+Enters: the ids of each turn that the policy wrote (in the tokenizer's own vocabulary) and the hits of each search.
+Leaves: `Search`, `Append` (tokens that the environment adds, never trainable) or `Done`, and the list of turns.
+Left out: slots, devices, threads and piece permutations (rollout/scheduler.py), sampling (rollout/decode.py).
+
+Rules, where the literature leaves a choice:
+* A turn ends at `</search>`, `</answer>`, the end-of-sequence token, or its budget.
+* An invalid turn gets a corrective observation and counts as a turn. Out of budget without a closing tag is invalid;
+  on the last turn it ends the episode with TURN_TOKENS, any other invalid last turn with TURNS.
+* The last turn has to answer: a search there is recorded, not executed, and the episode ends with TURNS.
+* End-of-sequence ends the episode (EOS), whatever was written before it in that turn.
+* An observation is appended whole, with room for one more token, or the episode ends with TOTAL_TOKENS.
+* A forced search (the one-retrieval baseline) is written for the policy, with `<answer>` after its observation; the
+  policy completes that answer, and the episode ends there, valid or not.
+"""
+
+import dataclasses
+import enum
+from collections.abc import Sequence
+
+from masksearch_jax.retrieval import interface
+from masksearch_jax.rollout.trajectory import StopReason, Turn
+from masksearch_jax.text import prompt, tags
+from masksearch_jax.text.tokenizer import Tokenizer
+
+NOT_EXECUTED = "not executed"
+CANCELLED = "cancelled at the deadline"
+_FORCED_TURNS = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class EpisodeLimits:
+    """turns: model turns. turn_tokens: tokens the policy may write in one turn. observation_tokens: one information
+    block. total_tokens: prompt, turns and observations together (and the length of the cache). deadline_ticks:
+    scheduler ticks from admission to cancellation, 0 for none."""
+
+    turns: int = 4
+    turn_tokens: int = 64
+    observation_tokens: int = 128
+    total_tokens: int = 512
+    deadline_ticks: int = 0
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value, least = getattr(self, field.name), 0 if field.name == "deadline_ticks" else 1
+            if not isinstance(value, int) or value < least:
+                raise ValueError(f"EpisodeLimits.{field.name} is {value!r}; it has to be an integer >= {least}")
+
+
+class Ending(enum.IntEnum):
+    """How a turn came to its end; the device programs return these values."""
+
+    NONE = 0  # still writing
+    STOP = 1  # wrote a closing tag
+    EOS = 2  # wrote the end-of-sequence token
+    LIMIT = 3  # wrote all it may
+
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+    query: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Append:
+    """Tokens of the environment, to be appended before the policy continues."""
+
+    ids: list[int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Done:
+    stop: StopReason
+
+
+class Episode:
+    """Counts tokens and turns, and decides. `length` is prompt + everything written or appended so far."""
+
+    def __init__(
+        self, prompt_length: int, limits: EpisodeLimits, tokenizer: Tokenizer, forced_search: str | None = None
+    ):
+        self.limits = limits
+        self.tokenizer = tokenizer
+        self.length = prompt_length
+        self.turns: list[Turn] = []
+        self.answer = ""
+        self._forced = None if forced_search is None else tags.neutralise(forced_search).strip()
+        self._turn_limit = limits.turns if forced_search is None else _FORCED_TURNS
+        self._opened: list[int] = []  # tokens of the current turn that were written for the policy
+
+    @property
+    def budget(self) -> int:
+        """Tokens that the policy may write now."""
+        return min(self.limits.turn_tokens, self.limits.total_tokens - self.length)
+
+    @property
+    def forced_query(self) -> str | None:
+        """The query to search before the policy writes anything, or None."""
+        return self._forced
+
+    def end_turn(self, ids: Sequence[int], ending: Ending) -> Search | Append | Done:
+        """Takes the ids of a finished turn (its closing token included) and says what happens next."""
+        start = self.length - len(self._opened)
+        text = self.tokenizer.decode([*self._opened, *ids])
+        self._opened = []
+        self.length += len(ids)
+        if ending == Ending.STOP:
+            action = prompt.parse_turn(text)
+        elif ending == Ending.EOS:
+            action = prompt.Action("invalid", error="ended without an action")
+        else:
+            action = prompt.Action("invalid", error="no closing tag")
+        query = action.content if action.kind == "search" else ""
+        self.turns.append(Turn(action.kind, start, self.length, text, query=query, error=action.error))
+        if action.kind == "answer":
+            self.answer = action.content
+            return Done(StopReason.ANSWER)
+        if ending == Ending.EOS:
+            return Done(StopReason.EOS)
+        if self.length >= self.limits.total_tokens:
+            return self._refuse(StopReason.TOTAL_TOKENS)
+        if len(self.turns) >= self._turn_limit:
+            return self._refuse(StopReason.TURN_TOKENS if ending == Ending.LIMIT else StopReason.TURNS)
+        if action.kind == "search":
+            return Search(action.content)
+        return self._append(prompt.corrective_observation(action.error, self.tokenizer, self.limits.observation_tokens))
+
+    def observe(self, hits: Sequence[interface.Hit]) -> Append | Done:
+        """Takes the hits of the pending search and returns the observation, or the end if it does not fit."""
+        ids = prompt.observation(hits, self.tokenizer, self.limits.observation_tokens)
+        found = tuple(hit.passage_id for hit in hits)
+        if self._forced is None:
+            self.turns[-1] = dataclasses.replace(self.turns[-1], hits=found)
+            return self._append(ids)
+        return self._observe_forced(ids, found)
+
+    def cancel(self, ids: Sequence[int]) -> Done:
+        """Ends the episode at its deadline; `ids` is the unfinished turn, empty while a search is out."""
+        if len(ids):
+            start = self.length - len(self._opened)
+            text = self.tokenizer.decode([*self._opened, *ids])
+            self.length += len(ids)
+            self.turns.append(Turn("invalid", start, self.length, text, error=CANCELLED))
+        elif self.turns and self.turns[-1].action == "search" and not self.turns[-1].observation:
+            self.turns[-1] = dataclasses.replace(self.turns[-1], error=CANCELLED)
+        return Done(StopReason.DEADLINE)
+
+    def _refuse(self, stop: StopReason) -> Done:
+        if self.turns[-1].action == "search":
+            self.turns[-1] = dataclasses.replace(self.turns[-1], error=NOT_EXECUTED)
+        return Done(stop)
+
+    def _observe_forced(self, block: list[int], found: tuple[int, ...]) -> Append | Done:
+        text = tags.block(tags.SEARCH, self._forced)
+        search, opened = self.tokenizer.encode(text), self.tokenizer.encode(tags.ANSWER[0])
+        end = self.length + len(search)
+        if not self._fits(ids := [*search, *block, *opened]):
+            return Done(StopReason.TOTAL_TOKENS)
+        shown = self.tokenizer.decode(block)
+        self.turns.append(Turn("search", self.length, end, text, query=self._forced, hits=found, observation=shown))
+        self.length += len(ids)
+        self._forced, self._opened = None, opened
+        return Append(ids)
+
+    def _append(self, block: list[int]) -> Append | Done:
+        if not self._fits(block):
+            return Done(StopReason.TOTAL_TOKENS)
+        self.turns[-1] = dataclasses.replace(self.turns[-1], observation=self.tokenizer.decode(block))
+        self.length += len(block)
+        return Append(block)
+
+    def _fits(self, ids: Sequence[int]) -> bool:
+        return self.length + len(ids) < self.limits.total_tokens

@@ -1,0 +1,64 @@
+"""Searches on host threads that enter the episodes at a set tick.
+
+A search submitted at tick t is delivered at tick t + `search_ticks`, never earlier; if it is late the caller waits.
+So the timing of threads decides how long a run takes and nothing else (design decision 7).
+"""
+
+import concurrent.futures
+import dataclasses
+import time
+from collections.abc import Sequence
+
+from masksearch_jax.retrieval import interface
+
+Owner = tuple[int, int]  # slot and request index: a slot may have a new owner when its search arrives
+
+
+@dataclasses.dataclass
+class _Flight:
+    due: int
+    owners: list[Owner]
+    future: concurrent.futures.Future
+
+
+class SearchQueue:
+    """Bounded threads around a searcher. Use as a context manager: leaving it waits for the threads."""
+
+    def __init__(self, searcher: interface.Searcher, hits: int, ticks: int, batch: int, threads: int):
+        self._searcher, self._hits, self._ticks, self._batch = searcher, hits, ticks, batch
+        self._pool = concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix="search")
+        self._flights: list[_Flight] = []
+        self.searches = 0
+        self.wait_seconds = 0.0
+
+    def __enter__(self) -> "SearchQueue":
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def submit(self, tick: int, owners: Sequence[Owner], queries: Sequence[interface.Query]) -> None:
+        """Starts the searches of one tick, `batch` queries to a call."""
+        for start in range(0, len(queries), self._batch):
+            part = slice(start, start + self._batch)
+            future = self._pool.submit(self._searcher.search, list(queries[part]), self._hits)
+            self._flights.append(_Flight(tick + self._ticks, list(owners[part]), future))
+        self.searches += len(queries)
+
+    def collect(self, tick: int) -> list[tuple[Owner, list[interface.Hit]]]:
+        """Returns (owner, hits) of every search due at `tick`, in the order of submission; waits for late ones.
+
+        Raises what the searcher raised, and ValueError if it answered another number of queries than asked.
+        """
+        due = [flight for flight in self._flights if flight.due <= tick]
+        self._flights = [flight for flight in self._flights if flight.due > tick]
+        found = []
+        for flight in due:
+            began = time.perf_counter()
+            results = flight.future.result()
+            self.wait_seconds += time.perf_counter() - began
+            if len(results) != len(flight.owners):
+                name = type(self._searcher).__name__
+                raise ValueError(f"{name}.search returned {len(results)} results for {len(flight.owners)} queries")
+            found.extend(zip(flight.owners, results, strict=True))
+        return found

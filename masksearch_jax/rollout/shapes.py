@@ -1,0 +1,61 @@
+"""Ragged work in fixed shapes: which rung of a ladder, which rows together, how padded. Pure numpy.
+
+A program compiles once for each shape, so shapes come from short ladders and everything else is padding.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def clipped(ladder: Sequence[int], largest: int) -> tuple[int, ...]:
+    """Returns the ladder without what is of no use beyond `largest`."""
+    return tuple(sorted({min(size, largest) for size in ladder}))
+
+
+def rung(ladder: Sequence[int], size: int) -> int:
+    """Returns the smallest rung that holds `size`, or the largest one."""
+    return next((entry for entry in ladder if entry >= size), ladder[-1])
+
+
+def row_chunks(count: int, ladder: Sequence[int]) -> list[tuple[slice, int]]:
+    """Cuts `count` rows into parts and the program width of each: widest first, the rest in the narrowest that fits."""
+    chunks, start = [], 0
+    while start < count:
+        rows = rung(ladder, count - start)
+        end = min(count, start + rows)
+        chunks.append((slice(start, end), rows))
+        start = end
+    return chunks
+
+
+def padded(lists: Sequence[np.ndarray], rows: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (ids int32 [rows, length], counts int32 [rows])."""
+    ids, counts = np.zeros((rows, length), np.int32), np.zeros(rows, np.int32)
+    for row, values in enumerate(lists):
+        ids[row, : len(values)], counts[row] = values, len(values)
+    return ids, counts
+
+
+@dataclasses.dataclass(frozen=True)
+class Prefixes:
+    """place: for each request its (batch, row). first: for each batch, the first request of each row."""
+
+    place: list[tuple[int, int]]
+    first: list[list[int]]
+
+
+def prefix_batches(groups: Sequence[int], prompts: Sequence[np.ndarray], rows: int) -> Prefixes:
+    """Returns the batches of `rows` prompts to prefill; neighbours with one group and one prompt share a row."""
+    place, first = [], []
+    last = None
+    for index, (group, prompt) in enumerate(zip(groups, prompts, strict=True)):
+        identity = (group, prompt.tobytes())
+        if identity != last:
+            last = identity
+            if not first or len(first[-1]) == rows:
+                first.append([])
+            first[-1].append(index)
+        place.append((len(first) - 1, len(first[-1]) - 1))
+    return Prefixes(place, first)

@@ -1,0 +1,73 @@
+"""The record of one episode: every token with its mask, log-prob and policy version, written when it is born."""
+
+import dataclasses
+import enum
+
+import numpy as np
+
+
+class StopReason(enum.StrEnum):
+    """Why an episode ended."""
+
+    ANSWER = "answer"  # closed an answer block
+    EOS = "eos"  # ended its text without an answer
+    TURNS = "turns"  # used up its turns
+    TURN_TOKENS = "turn_tokens"  # one turn ran into its token limit on the last turn
+    TOTAL_TOKENS = "total_tokens"  # ran into the limit on all tokens
+    DEADLINE = "deadline"  # cancelled at the tick limit
+
+
+@dataclasses.dataclass(frozen=True)
+class Turn:
+    """One model turn. action: 'search', 'answer' or 'invalid'. start, end: its tokens in `Trajectory.ids`.
+
+    query: what was searched. hits: passage ids returned. observation: what the environment said to it, hits or
+    a correction, as readable text ('' if nothing was appended).
+    """
+
+    action: str
+    start: int
+    end: int
+    text: str
+    query: str = ""
+    hits: tuple[int, ...] = ()
+    observation: str = ""
+    error: str = ""  # why the action was invalid, or the search not executed
+
+
+@dataclasses.dataclass(frozen=True)
+class Trajectory:
+    """One finished episode; arrays have one entry per token of prompt and response, length n.
+
+    ids: int32 [n], as the model saw them (permuted pieces included). trainable: bool [n], True where the policy
+    sampled the token. logprobs: float32 [n], the sampler's log-prob of the token, 0 where not trainable.
+    versions: int32 [n], policy version that wrote the token, -1 where not trainable.
+    answer: text inside the answer tags ('' without one). group, sample: which prompt, which of its G samples.
+    """
+
+    task_id: str
+    group: int
+    sample: int
+    ids: np.ndarray
+    trainable: np.ndarray
+    logprobs: np.ndarray
+    versions: np.ndarray
+    prompt_length: int
+    turns: tuple[Turn, ...]
+    stop: StopReason
+    answer: str
+
+    @property
+    def generated(self) -> int:
+        """Tokens that the policy wrote."""
+        return int(self.trainable.sum())
+
+    @property
+    def searches(self) -> int:
+        """Searches whose results were read; one refused on the last turn, or cancelled, has an error and is none."""
+        return sum(turn.action == "search" and not turn.error for turn in self.turns)
+
+    @property
+    def well_formed(self) -> bool:
+        """True if every turn was a valid action and the last one answered."""
+        return self.stop == StopReason.ANSWER and all(turn.action != "invalid" for turn in self.turns)

@@ -1,0 +1,143 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from masksearch_jax import sharding
+from masksearch_jax.model import transformer
+from masksearch_jax.rollout import decode
+from masksearch_jax.rollout.episode import Ending
+
+YES, NO = np.bool_(True), np.bool_(False)
+LOGITS = np.log(np.array([0.4, 0.3, 0.15, 0.1, 0.05], np.float32))
+
+
+def frequencies(sampling, draws=20000):
+    keys = np.random.default_rng(0).integers(0, 2**32, (draws, 2), dtype=np.uint32)
+    uniform = decode.uniforms(jnp.asarray(keys), jnp.arange(draws))
+    token, logprob = decode.draw(jnp.tile(LOGITS, (draws, 1)), uniform, sampling, NO)
+    return np.bincount(token, minlength=len(LOGITS)) / draws, np.asarray(token), np.asarray(logprob)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_draws_follow_the_softmax(temperature):
+    share, token, logprob = frequencies(decode.Sampling(temperature=temperature))
+    expected = np.exp(LOGITS / temperature) / np.exp(LOGITS / temperature).sum()
+    assert np.abs(share - expected).max() < 4 * np.sqrt(0.25 / 20000)
+    np.testing.assert_allclose(logprob, np.log(expected)[token], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "truncation, kept",
+    [({"top_k": 1}, 1), ({"top_k": 3}, 3), ({"top_p": 0.35}, 1), ({"top_p": 0.71}, 3), ({"top_p": 0.9, "top_k": 2}, 2)],
+)
+def test_truncation_draws_the_head_and_reports_the_whole(truncation, kept):
+    share, token, logprob = frequencies(decode.Sampling(**truncation))
+    expected = np.exp(LOGITS[:kept]) / np.exp(LOGITS[:kept]).sum()
+    assert (share[kept:] == 0).all()
+    assert np.abs(share[:kept] - expected).max() < 4 * np.sqrt(0.25 / 20000)
+    np.testing.assert_allclose(logprob, LOGITS[token], atol=1e-5)
+
+
+def test_greedy_takes_the_argmax_with_its_logprob():
+    token, logprob = decode.draw(jnp.tile(LOGITS, (3, 1)), jnp.array([0.0, 0.5, 0.99]), decode.Sampling(), YES)
+    assert token.tolist() == [0, 0, 0]
+    np.testing.assert_allclose(logprob, LOGITS[[0, 0, 0]], atol=1e-6)
+
+
+def test_extreme_uniforms_draw_tokens_that_have_weight():
+    logits = jnp.array([[-jnp.inf, 0.0, -jnp.inf, 1.0, -jnp.inf]] * 2)
+    token, _ = decode.draw(logits, jnp.array([0.0, np.nextafter(1, 0, dtype=np.float32)]), decode.Sampling(), NO)
+    assert token.tolist() == [1, 3]
+
+
+def test_uniforms_depend_on_key_and_position_only():
+    keys = np.random.default_rng(0).integers(0, 2**32, (64, 2), dtype=np.uint32)
+    positions = np.arange(64) % 8
+    together = np.asarray(decode.uniforms(jnp.asarray(keys), jnp.asarray(positions)))
+    for i in (5, 40):
+        assert decode.uniforms(jnp.asarray(keys[[i]]), jnp.asarray(positions[[i]])).tolist() == [together[i]]
+    assert len(set(together.tolist())) == 64
+    assert (together >= 0).all() and (together < 1).all()
+
+
+@pytest.mark.parametrize("field, value", [("temperature", 0.0), ("top_p", 0.0), ("top_p", 1.5), ("top_k", -1)])
+def test_sampling_is_checked(field, value):
+    with pytest.raises(ValueError, match=f"Sampling.{field} is"):
+        decode.Sampling(**{field: value})
+
+
+def run_chain(world, stops, registers, steps=8, eos=1):
+    """Decodes by the chain 20 -> 21 -> 22 -> ... and returns (ids, counts, endings) of each slot."""
+    width = world.model_cfg.embed
+    params = world.params({"*": {"q": 1.0}})
+    table = np.full((width, width), -20.0, np.float32)
+    table[np.arange(width), (np.arange(width) + 1) % width] = 0.0
+    params["unembedding"] = jnp.asarray(table / np.sqrt(width))
+    mesh = sharding.make_mesh(devices=jax.devices()[:1])
+    programs = decode.programs(world.model_cfg, mesh, len(registers), 120, steps, decode.Sampling(), stops, eos)
+    _, outputs = programs.decode(params, programs.new_cache(), np.asarray(registers, np.int32), YES)
+    ids, _, counts, endings = jax.device_get(outputs)
+    return [row[:count].tolist() for row, count in zip(ids, counts, strict=True)], endings.tolist()
+
+
+def test_stops_match_tags_of_several_tokens_within_the_turn(world):
+    stops = decode.stop_patterns([[24], [26, 27]])
+    assert stops == ((-1, 24), (26, 27))
+    window = [decode.NO_TOKEN] * 2
+    registers = [
+        [20, 8, 0, 0, *window],  # meets 24
+        [24, 8, 0, 0, *window],  # meets 26, 27
+        [26, 3, 0, 0, *window],  # 27 alone does not stop: 26 is not of this turn
+        [26, 3, 0, 0, decode.NO_TOKEN, 26],  # here 26 was written by an earlier tick of the turn
+        [20, 0, 0, 0, *window],  # idle
+        [30, 5, 0, 0, *window],  # meets eos
+        [40, 20, 0, 0, *window],  # still writing after the tick
+        [20, 4, 0, 0, *window],  # the tag is the last token of the budget: a stop, no limit
+    ]
+    ids, endings = run_chain(world, stops, registers, eos=33)
+    assert ids == [
+        [21, 22, 23, 24],
+        [25, 26, 27],
+        [27, 28, 29],
+        [27],
+        [],
+        [31, 32, 33],
+        list(range(41, 49)),
+        [21, 22, 23, 24],
+    ]
+    assert endings == [
+        Ending.STOP,
+        Ending.STOP,
+        Ending.LIMIT,
+        Ending.STOP,
+        Ending.NONE,
+        Ending.EOS,
+        Ending.NONE,
+        Ending.STOP,
+    ]
+
+
+def test_prefill_admit_append_equal_one_extend(world, mixed_rows):
+    params = world.params(mixed_rows)
+    mesh = sharding.make_mesh(devices=jax.devices()[:1])
+    programs = decode.programs(world.model_cfg, mesh, 4, 120, 4, decode.Sampling(), ((5,),), 1)
+    ids = np.random.default_rng(0).integers(20, 300, (3, 9)).astype(np.int32)
+    prefix = programs.prefill(params, ids[:2, :5], np.array([5, 3], np.int32))
+    # Prompt 1 goes to slots 3 and 0, prompt 0 to slot 2; the fourth row falls off the end.
+    cache = programs.admit(programs.new_cache(), prefix, np.array([3, 2, 0, 4], np.int32), np.array([1, 0, 1, 0]))
+    assert np.asarray(cache.lengths).tolist() == [3, 0, 5, 3]
+    cache = programs.append(params, cache, np.array([2, 3, 4], np.int32), ids[:, 5:], np.array([4, 2, 4], np.int32))
+    assert np.asarray(cache.lengths).tolist() == [3, 0, 9, 5]
+    expected = jax.jit(transformer.extend, static_argnums=0)(
+        world.model_cfg,
+        params,
+        programs.new_cache(),
+        np.stack([ids[1], ids[0], ids[0], np.concatenate([ids[1, :3], ids[1, 5:7], ids[1, :4]])]),
+        np.array([3, 0, 9, 5], np.int32),
+    )[1]
+    for slot, length in enumerate([3, 0, 9, 5]):
+        np.testing.assert_allclose(cache.k[0][slot, :, :length], expected.k[0][slot, :, :length], atol=1e-5)
+        np.testing.assert_allclose(cache.v[0][slot, :, :length], expected.v[0][slot, :, :length], atol=1e-5)
+        if length:
+            np.testing.assert_allclose(cache.last_key[0][slot], expected.last_key[0][slot], atol=1e-5)
