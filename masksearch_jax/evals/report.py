@@ -1,0 +1,110 @@
+"""From scores to what a person reads: the before/after table and report.json.
+
+In: summaries of evals.runner by name of the policy, in the order to show. Out: plain text, one JSON file. Left out:
+plots and HTML.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+# The policies of report.json, and what each entry must hold.
+POLICIES = ("untrained", "one_search", "sft", "sft_more", "dapo")
+SCORES = ("recall", "em", "f1", "format", "searches", "tokens", "episodes")
+
+# Column title -> key of a summary; shares are shown as they are, in [0, 1].
+_COLUMNS = {
+    "recall": "recall",
+    "EM": "em",
+    "F1": "f1",
+    "format": "format",
+    "hit": "hit",
+    "searches": "searches",
+    "queries/mask": "queries_per_mask",
+    "tokens": "tokens",
+    "episodes": "episodes",
+}
+_LABELS = {
+    "untrained": "untrained",
+    "one_search": "SFT, one retrieval",
+    "sft": "SFT",
+    "sft_more": "SFT, as long as DAPO",
+    "dapo": "DAPO",
+}
+
+
+def table(scores: Mapping[str, Mapping[str, Any] | None], title: str = "") -> str:
+    """Returns a plain-text table with one line per policy; a policy without a summary (None) shows dashes.
+
+    scores: name -> `runner.summarise`. Recall carries its standard error where the summary has one.
+    Raises ValueError for no scores.
+    """
+    if not scores:
+        raise ValueError("nothing to show: no scores given")
+    lines = [["policy", *_COLUMNS]]
+    for name, summary in scores.items():
+        lines.append([_LABELS.get(name, name), *(_cell(summary, key) for key in _COLUMNS.values())])
+    return _aligned(lines, title)
+
+
+def by_kind_table(scores: Mapping[str, Mapping[str, Any] | None], title: str = "") -> str:
+    """Returns a plain-text table of recall by kind of span, one line per policy."""
+    kinds = sorted({kind for summary in scores.values() if summary for kind in summary["by_kind"]})
+    lines = [["policy", *kinds]]
+    for name, summary in scores.items():
+        found = summary["by_kind"] if summary else {}
+        lines.append([_LABELS.get(name, name), *(_cell(found, kind) for kind in kinds)])
+    return _aligned(lines, title)
+
+
+def write_report(
+    path: Path | str,
+    scores: Mapping[str, Mapping[str, Any] | None],
+    per_masks: Mapping[str, Any],
+    seed: int,
+    wall_seconds: float,
+    config: Mapping[str, Any],
+    extra: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Writes report.json atomically and returns what it holds.
+
+    scores: a summary for each of POLICIES, None where that policy was not trained. per_masks: the same by number of
+    masks. config: the settings of the run. extra: further top-level entries, such as question answering.
+    Raises ValueError that names a policy or score that is missing, and for NaN or infinite numbers.
+    """
+    missing = [name for name in POLICIES if name not in scores]
+    if missing:
+        raise ValueError(f"the report lacks scores for {missing}; pass None for a policy that was not evaluated")
+    for name, summary in scores.items():
+        absent = [key for key in SCORES if summary is not None and key not in summary]
+        if absent:
+            raise ValueError(f"the scores of {name!r} lack {absent}")
+    report = {
+        **scores, "per_masks": per_masks, "seed": seed, "wall_seconds": wall_seconds, "config": config, **(extra or {})
+    }  # fmt: skip
+    text = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text + "\n", encoding="utf-8")
+    partial.replace(path)
+    return report
+
+
+def _aligned(lines: list[list[str]], title: str) -> str:
+    """Returns lines of cells as text: names to the left, numbers to the right, a rule under the first line."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = ["  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip() for line in lines]
+    rule = "  ".join("-" * width for width in widths)
+    return "\n".join([*([title] if title else []), text[0], rule, *text[1:]])
+
+
+def _cell(summary: Mapping[str, Any] | None, key: str) -> str:
+    value = summary.get(key) if summary else None
+    if value is None:
+        return "-"
+    if key == "recall" and summary.get("recall_se") is not None:
+        return f"{value:.3f} ±{summary['recall_se']:.3f}"
+    digits = {"episodes": 0, "tokens": 1, "searches": 2}.get(key, 3)
+    return f"{value:.{digits}f}"
