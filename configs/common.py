@@ -1,0 +1,165 @@
+"""What every job of the embedded default shares: the tiny policy, the search tool, the limits of an episode.
+
+A page (dapo.py, sft.py, ...) starts from `line()` and adds its own stage, so that the whole experiment stands on two
+pages. The tiny policy is what learns to copy unseen names within minutes on two CPU cores: smeared keys, RoPE on half
+the dimensions and Muon each matter.
+"""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from configs import prepare
+
+
+def check_argument(page: str, arg: str, *known: str) -> None:
+    """Raises ValueError for `page.py:arg` unless arg is empty or one of the page's variants."""
+    if arg and arg not in known:
+        takes = f"one of {', '.join(known)}" if known else "no argument"
+        raise ValueError(f"configs/{Path(page).name} takes {takes}, got {arg!r}")
+
+
+def line() -> ConfigDict:
+    """Settings that prepare, synthesize, SFT, DAPO and evaluation agree on."""
+    config = ConfigDict()
+    config.seed = 0
+    # Mesh axes; -1 takes the devices that remain.
+    config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
+    config.distributed = ConfigDict({"coordinator": "", "processes": 1, "process_id": 0})
+    config.model = model()
+    config.search = ConfigDict({
+        "hits": 1,  # passages an observation shows; one leaves room for better queries
+        "exclusion": "passage",  # none | passage | article: what a RAMP episode may not find
+    })
+    config.episode = ConfigDict({
+        "turns": 6,  # model turns, the answering one included
+        "turn_tokens": 32,
+        "observation_tokens": 64,
+        "total_tokens": 256,
+        "deadline_ticks": 200,
+    })
+    config.rollout = ConfigDict({
+        "slots": 64,
+        "steps": 4,  # decode steps per tick, in one device call
+        "top_p": 1.0,  # RL refuses anything else: log-probs are those of the whole distribution
+        "top_k": 0,
+        "search_ticks": 1,  # results enter this many ticks after the search went out
+        "search_batch": 64,
+        "search_threads": 2,
+        # Ladders of program shapes; each entry costs a compilation.
+        "prompt_rows": 8,
+        "prompt_lengths": (40, 64),
+        "append_rows": (8, 16),
+        "append_tokens": (40, 64),
+    })
+    config.prepare = prepare.get_config()
+    config.prepare.seed = config.get_ref("seed")
+    config.synthesize = synthesize()
+    config.validation_episodes = 256  # per mask level, while training
+    config.evaluate = ConfigDict({
+        "split": "test",
+        "index": "all",  # every passage, held-out ones included: what a deployed tool would search
+        "episodes": ConfigDict({"1": 900, "2": 400, "3": 400, "4": 400, "qa": 400}),
+    })
+    return config
+
+
+def real_text(config: ConfigDict) -> None:
+    """Changes a page to a slice of real Wikipedia: passages of 100 words, three to an observation, and a short run.
+
+    The dump is given by `--config.prepare.dump=FILE`. The tiny policy learns the format on it, not the answers: half a
+    million parameters from scratch and a hundred articles are too little for real names.
+    """
+    config.prepare.dump = ""
+    config.search.hits = 3
+    config.episode.update({"turn_tokens": 48, "observation_tokens": 384, "total_tokens": 1280})
+    config.rollout.update({"slots": 16, "prompt_lengths": (256,), "append_rows": (4,), "append_tokens": (384,)})
+    config.synthesize.examples.update({"ramp_1": 600, "ramp_2": 200, "ramp_3": 60, "ramp_4": 20})
+    config.validation_episodes = 16
+    config.evaluate.episodes.update({"1": 100, "2": 50, "3": 50, "4": 50})
+    config.sft.update({"steps": 60, "rows": 4, "row_length": 1280, "eval_every": 0, "log_every": 10})
+    config.sft.curriculum = ((300, ((1, 1.0),)), (None, ((1, 0.6), (2, 0.3), (3, 0.07), (4, 0.03))))
+    config.sft.optimizer.update({"warmup": 10, "total_steps": 60})
+    if "dapo" in config:
+        config.dapo.update({
+            "iterations": 4, "prompts": 8, "group_size": 4, "groups": 4, "max_generations": 2, "minibatches": 2,
+            "row_lengths": (1280,), "rows": 4, "micro_batches": (2,), "eval_every": 0, "checkpoint_every": 2,
+        })  # fmt: skip
+
+
+def model() -> ConfigDict:
+    """0.5 million parameters; the vocabulary comes from the tokenizer."""
+    return ConfigDict({
+        "layers": 3,
+        "embed": 128,
+        "heads": 2,
+        "kv_heads": 2,
+        "head_dim": 64,
+        "ff": 256,
+        "mlp": "relu2",
+        "rope_base": 1000.0,
+        "rope_fraction": 0.5,
+        "norm_eps": 1e-6,
+        "qkv_bias": False,
+        "qk_norm": False,
+        "tie_embeddings": True,
+        "smear_keys": True,
+        "dtype": "float32",
+        "param_dtype": "float32",
+        "remat": "none",
+    })
+
+
+def synthesize(strong: bool = False) -> ConfigDict:
+    """The teacher. Weak on purpose by default: most of its first queries are a bare name or the passage's own words,
+    which find the answer about as rarely. A strong one asks with the words that other articles use (README, "What the
+    teacher gives")."""
+    styles = {"name": 0.0, "own": 0.0, "insight": 1.0} if strong else {"name": 0.5, "own": 0.35, "insight": 0.15}
+    return ConfigDict({
+        "styles": ConfigDict(styles),
+        "retry": 0.5,
+        "attempts": 2,
+        "examples": ConfigDict({"ramp_1": 6000, "ramp_2": 2400, "ramp_3": 300, "ramp_4": 60}),
+        "association_tasks": 2000,
+        "probe_tasks": 500,
+    })
+
+
+def sft() -> ConfigDict:
+    """Muon for the stacked matrices and Adam for the rest, one epoch or so over the demonstrations."""
+    return ConfigDict({
+        "steps": 700,
+        "rows": 10,
+        "row_length": 256,
+        "micro_batches": 1,
+        # (examples, ((masks, weight), ...)) in order; None: until the end. Staged first, mixed after.
+        "curriculum": ((6000, ((1, 1.0),)), (None, ((1, 0.6), (2, 0.3), (3, 0.07), (4, 0.03)))),
+        "augment": True,  # permute name pieces, so that each step shows unseen names
+        "seed_offset": 0,
+        "optimizer": optimizer(
+            "muon", 0.02, adam_learning_rate=3e-3, schedule="cosine", warmup=50, total_steps=700, floor=0.1
+        ),
+        "eval_every": 350,
+        "log_every": 50,
+        "checkpoint_every": 100,
+    })
+
+
+def optimizer(kind: str, learning_rate: float, **other) -> ConfigDict:
+    """Optimizer settings. adam_learning_rate is for what Muon leaves to Adam: embeddings, norms, scalars."""
+    settings = ConfigDict({
+        "kind": kind,
+        "learning_rate": learning_rate,
+        "adam_learning_rate": learning_rate,
+        "schedule": "constant",
+        "warmup": 0,
+        "total_steps": 0,
+        "floor": 0.1,
+        "clip": 1.0,
+        "b1": 0.9,
+        "b2": 0.95,
+        "eps": 1e-8,
+        "weight_decay": 0.0,
+    })
+    settings.update(other)
+    return settings

@@ -1,0 +1,66 @@
+"""Stage I by RL: DAPO on RAMP with the search tool in the loop, from an SFT warm start.
+
+Command:  python -m masksearch_jax.train --config=configs/dapo.py --workdir=runs/dapo
+          python -m masksearch_jax.train --config=configs/dapo.py:slice --config.prepare.dump=FILE --workdir=W
+Hardware: two CPU cores. What W lacks is made first: toy encyclopedia, tasks, index, demonstrations, SFT warm start.
+Expect:   see README, "What the one command shows".
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(arg: str = ""):
+    common.check_argument(__file__, arg, "slice")
+    config = common.line()
+    config.job = "dapo"
+    config.sft = common.sft()
+    config.dapo = dapo()
+    if arg == "slice":
+        common.real_text(config)
+    return config
+
+
+def dapo() -> ConfigDict:
+    return ConfigDict({
+        "iterations": 100,  # rollout batches, i.e. policy versions
+        # --- rollout batch and dynamic sampling ---
+        "prompts": 24,  # generated at a time
+        "group_size": 8,
+        "groups": 16,  # trained on, once that many carry a signal
+        "dynamic_sampling": True,
+        "max_generations": 3,  # generation budget of one rollout batch
+        "carry_over": False,  # our extension: surplus groups wait one rollout batch
+        "temperature": 1.0,
+        # (prompts, ((masks, weight), ...)) in order; None: until the end.
+        "curriculum": ((1200, ((1, 1.0),)), (None, ((1, 0.7), (2, 0.3)))),
+        "augment": True,  # permute name pieces per group
+        # --- reward ---
+        "reward": ConfigDict({
+            "answer": "recall_penalised",  # recall | recall_penalised | f1 | em
+            "kappa": 1.0,
+            "format_weight": 0.1,
+            "answer_weight": 1.0,
+            "overlong_limit": 96,  # model tokens
+            "overlong_cache": 32,
+            "overlong_factor": 0.5,
+        }),
+        # --- loss ---
+        "advantage": "group",  # group | mean (Dr.GRPO)
+        "clip_low": 0.2,
+        "clip_high": 0.28,
+        "dual_clip": 10.0,
+        "aggregation": "token-mean",
+        "tis_cap": 0.0,  # truncated importance sampling towards the sampler's log-probs; 0 is off
+        # --- update ---
+        "minibatches": 4,  # optimizer steps per rollout batch
+        # Shapes of an update, packed: the smallest that holds a mini-batch is taken, each is compiled once.
+        "row_lengths": (256,),
+        "rows": 4,
+        "micro_batches": (3, 5, 8),
+        "optimizer": common.optimizer("adamw", 5e-4, b2=0.98),
+        # --- rhythm ---
+        "eval_every": 25,
+        "checkpoint_every": 10,
+    })

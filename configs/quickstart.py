@@ -1,0 +1,23 @@
+"""The quickstart: dump to table in minutes, one command, nothing prepared.
+
+Command:  bash launch/quickstart.sh
+          python -m masksearch_jax.experiment --config=configs/quickstart.py --workdir=runs/quickstart
+          python -m masksearch_jax.experiment --config=configs/quickstart.py:proof    adds SFT for as long as DAPO took
+          python -m masksearch_jax.experiment --config=configs/quickstart.py:strong   the proof with a strong teacher
+          python -m masksearch_jax.experiment --config=configs/quickstart.py:slice --config.prepare.dump=FILE
+Hardware: two CPU cores.
+Expect:   see README, "What the one command shows".
+"""
+
+from configs import common, dapo
+
+
+def get_config(arg: str = ""):
+    common.check_argument(__file__, arg, "proof", "strong", "slice")
+    config = dapo.get_config("slice" if arg == "slice" else "")
+    config.policies = ("untrained", "one_search", "sft", "dapo")
+    if arg in ("proof", "strong"):
+        config.policies = ("untrained", "one_search", "sft", "sft_more", "dapo")
+    if arg == "strong":
+        config.synthesize = common.synthesize(strong=True)
+    return config

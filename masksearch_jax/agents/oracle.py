@@ -1,0 +1,297 @@
+"""An oracle teacher: it knows the answers, plans one sub-goal for each mask, queries the real index and reads what
+comes back.
+
+In: tasks and a searcher. Out: demonstrations as token ids, and counts of what was rejected. It knows the gold spans
+but never writes one into a query, and it keeps an episode only if the passages that it retrieved contain every gold
+span (rejection sampling), so that what it teaches can be done by reading.
+
+How good its queries are is a setting, `styles`, a probability for each of three ways to write a query about the
+subject S of a sentence with a mask:
+  name     S alone
+  own      S and the content word nearest to the mask, in the passage's own wording
+  insight  S and the word with which *other* articles state such facts (learned from the index, see Associations)
+A teacher that mostly writes the first two is weak on purpose: it leaves room in the policy's greedy mode for RL.
+Left out: an LLM. The planner, rewriter and observer of the paper come behind the same records.
+"""
+
+import collections
+import dataclasses
+import math
+import re
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from masksearch_jax.data import records
+from masksearch_jax.retrieval import interface
+from masksearch_jax.text import answers, prompt, tags
+from masksearch_jax.text.tokenizer import Tokenizer
+
+STYLES = ("name", "own", "insight")
+
+_SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z\[\"'(])")
+_NAME = re.compile(r"[^\W\d_a-z][\w'’\-]+(?:\s+[^\W\d_a-z][\w'’\-]+)*")
+_WORD = re.compile(r"[^\W\d_]+(?:[-'’][^\W\d_]+)*")
+_STOP = frozenset(
+    """
+    a an the and or but of in on at to for from by with as is are was were be been being has have had it its he she his
+    her they them their this that these those which who whom whose there here into onto over under about after before
+    during between also not no than then so such when where while both each other one two three four first second third
+    later early until since own
+    """.split()
+)
+_MONTHS = frozenset("january february march april may june july august september october november december".split())
+
+# Words of a sentence that say what its mask is; more would mix in the other facts of a long sentence.
+_NEAR = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class OracleConfig:
+    """styles: probability of each query style for a first query. retry: share of misses after which the oracle
+    searches again, with a style drawn anew among those it has not tried for that mask. attempts: most searches for one
+    mask. hits: passages read for each search. observation_tokens, total_tokens: as the episode limits of the
+    rollout."""
+
+    styles: dict[str, float]
+    retry: float
+    attempts: int
+    hits: int
+    observation_tokens: int
+    total_tokens: int
+    seed: int
+
+    def __post_init__(self):
+        unknown = set(self.styles) - set(STYLES)
+        if unknown or not math.isclose(sum(self.styles.values()), 1.0, abs_tol=1e-6):
+            raise ValueError(
+                f"synthesize.styles={dict(self.styles)}: probabilities over {STYLES} that add up to 1 are needed"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """Either a demonstration, or the reason why there is none: 'miss', 'too_long' or 'no_query'."""
+
+    task_id: str
+    demonstration: records.Demonstration | None
+    rejected: str = ""
+
+
+def content_words(text: str) -> list[str]:
+    """Lower-case words that carry meaning, in order; names, numbers, months and function words are left out."""
+    return [w for w in _WORD.findall(text) if w == w.lower() and len(w) > 2 and w not in _STOP and w not in _MONTHS]
+
+
+def own_words(text: str, index: int) -> list[str]:
+    """The content words of a mask's sentence that stand nearest to it, nearest first."""
+    sentence, place = mask_sentence(text, index)
+    before, after = sentence[:place], sentence[place + len(tags.MASK) :]
+    left = [(before.rindex(w), w) for w in content_words(before.replace(tags.MASK, " "))]
+    right = [(after.index(w), w) for w in content_words(after.replace(tags.MASK, " "))]
+    near = sorted([(len(before) - at - len(w), w) for at, w in left] + right)
+    return [w for _, w in near[:_NEAR]]
+
+
+def names(text: str) -> list[str]:
+    """Runs of capitalised words, without a leading function word ('In Karn' gives 'Karn') and without months."""
+    found = []
+    for match in _NAME.finditer(text):
+        words = match.group().split()
+        while words and words[0].lower() in _STOP:
+            words = words[1:]
+        if words and not all(w.lower() in _MONTHS for w in words):
+            found.append(" ".join(words))
+    return found
+
+
+def mask_sentence(text: str, index: int) -> tuple[str, int]:
+    """Returns the sentence that holds mask number `index` (from 0) of `text`, and the mask's character offset in it."""
+    place = -1
+    for _ in range(index + 1):
+        place = text.index(tags.MASK, place + 1)
+    start = 0
+    for border in _SENTENCE.finditer(text):
+        if border.start() > place:
+            return text[start : border.start()], place - start
+        start = border.end()
+    return text[start:], place - start
+
+
+def sub_goal(text: str, index: int) -> str:
+    """The two words next to the mask, which say what is missing ('born in'); the oracle's plan for one mask."""
+    sentence, place = mask_sentence(text, index)
+    before = _WORD.findall(sentence[:place].replace(tags.MASK, " "))[-2:]
+    after = _WORD.findall(sentence[place + len(tags.MASK) :].replace(tags.MASK, " "))[:2]
+    return " ".join(before or after)
+
+
+class Associations:
+    """Which word other articles use for a fact that a sentence states in its own words.
+
+    Counted over training tasks: for each mask, the content words of its sentence against the content words of the
+    sentences in which retrieved passages state the answer. `best` scores a word w for own words o by
+    sum_o P(w | o) log(P(w | o) / P(w)), so words that stand everywhere score nothing.
+    """
+
+    def __init__(self) -> None:
+        self._pairs: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
+        self._own: collections.Counter[str] = collections.Counter()
+        self._target: collections.Counter[str] = collections.Counter()
+        self._total = 0
+
+    def add(self, own: Sequence[str], target: Sequence[str]) -> None:
+        self._total += 1
+        self._target.update(set(target))
+        for word in set(own):
+            self._own[word] += 1
+            self._pairs[word].update(set(target))
+
+    def best(self, own: Sequence[str]) -> str:
+        """The best word, '' if nothing is known of any own word. Ties go to the word that sorts first."""
+        scores: collections.Counter[str] = collections.Counter()
+        for word in set(own):
+            for target, together in self._pairs.get(word, {}).items():
+                share = together / self._own[word]
+                scores[target] += share * math.log(share * self._total / self._target[target])
+        return min(scores, key=lambda w: (-scores[w], w)) if scores else ""
+
+
+def fit_associations(tasks: Sequence[records.Task], searcher: interface.Searcher, k: int = 3) -> Associations:
+    """Learns Associations from training tasks: one search for subject and answer together finds where the fact
+    stands."""
+    found = Associations()
+    probes = [(task, i) for task in tasks for i in range(task.masks)]
+    queries = [interface.Query(f"{t.title} {t.answers[i][0]}", t.passage_id, t.article_id) for t, i in probes]
+    for (task, i), hits in zip(probes, searcher.search(queries, k), strict=True):
+        own = own_words(task.text, i)
+        for hit in hits:
+            if answers.contains(f"{hit.title} {hit.text}", task.answers[i]):
+                for sentence in _SENTENCE.split(hit.text):
+                    if task.title in sentence:
+                        found.add(own, content_words(sentence))
+    return found
+
+
+def write_query(task: records.Task, index: int, style: str, associations: Associations) -> str:
+    """A query about mask `index`, or '' if this style has nothing to say. Never contains the answer."""
+    sentence, _ = mask_sentence(task.text, index)
+    visible = [n for n in names(sentence.replace(tags.MASK, " . ")) if n not in task.title]
+    subject = [task.title]
+    if task.span_kinds[index] in ("date", "number") and visible:
+        subject.append(visible[0])  # a number says nothing about whom it concerns: name both parties
+    own = own_words(task.text, index)
+    keyword = ""
+    if style == "own" and own:
+        keyword = own[0]
+    elif style == "insight":
+        keyword = associations.best(own)
+    if style != "name" and not keyword:
+        return ""
+    query = " ".join([*subject, keyword]).strip()
+    return "" if answers.contains(query, task.answers[index]) else query
+
+
+class _Episode:
+    """One task on its way: which mask is worked on, what was tried, and the tokens so far."""
+
+    def __init__(self, task: records.Task, cfg: OracleConfig, tokenizer: Tokenizer, associations: Associations):
+        self.task, self._cfg, self._tokenizer, self._associations = task, cfg, tokenizer, associations
+        # Keyed by task, so that neither order nor the set of tasks changes what is drawn for one of them.
+        digest = np.frombuffer(task.id.encode(), np.uint8).astype(np.uint32).tolist()
+        self._rng = np.random.default_rng([cfg.seed, *digest])
+        self._ids, self._trainable = list(task.prompt), [0] * len(task.prompt)
+        self._mask, self._tried, self.searches, self.rejected = 0, [], 0, ""
+
+    @property
+    def solved(self) -> bool:
+        return self._mask == self.task.masks
+
+    def next_query(self) -> str:
+        """Writes the next search turn and returns its query; '' when every mask is solved or none can be written."""
+        open_styles = [s for s in STYLES if s not in self._tried and self._cfg.styles.get(s, 0) > 0]
+        while open_styles:
+            weights = np.array([self._cfg.styles[s] for s in open_styles])
+            style = open_styles[int(self._rng.choice(len(open_styles), p=weights / weights.sum()))]
+            query = write_query(self.task, self._mask, style, self._associations)
+            self._tried.append(style)
+            open_styles.remove(style)
+            if query:
+                thought = tags.block(tags.THINK, sub_goal(self.task.text, self._mask))
+                self._write(thought + tags.block(tags.SEARCH, query))
+                self.searches += 1
+                return query
+        self.rejected = self.rejected or ("miss" if self.searches else "no_query")
+        return ""
+
+    def read(self, hits: Sequence[interface.Hit]) -> None:
+        """Appends the observation and decides: next mask, another query for this one, or give up."""
+        observation = prompt.observation(hits, self._tokenizer, self._cfg.observation_tokens)
+        self._ids += observation
+        self._trainable += [0] * len(observation)
+        shown = self._tokenizer.decode(observation)
+        if answers.contains(shown, self.task.answers[self._mask]):
+            self._mask, self._tried = self._mask + 1, []
+        elif len(self._tried) >= self._cfg.attempts or self._rng.random() >= self._cfg.retry:
+            self.rejected = "miss"
+
+    def finish(self) -> Outcome:
+        if not self.rejected:
+            self._write(tags.block(tags.ANSWER, answer_text(self.task)))
+            if len(self._ids) > self._cfg.total_tokens:
+                self.rejected = "too_long"
+        if self.rejected:
+            return Outcome(self.task.id, None, self.rejected)
+        return Outcome(
+            self.task.id,
+            records.Demonstration(
+                id=f"oracle.{self.task.id}", task_id=self.task.id, masks=self.task.masks, ids=self._ids,
+                trainable=self._trainable, searches=self.searches, recall=1.0,
+            ),
+        )  # fmt: skip
+
+    def _write(self, text: str) -> None:
+        ids = self._tokenizer.encode(text)
+        self._ids += ids
+        self._trainable += [1] * len(ids)
+
+
+def answer_text(task: records.Task) -> str:
+    """The gold answer in the task's answer form: filled spans joined by '; ', or the whole paragraph."""
+    if task.answer_form == "paragraph":
+        return task.paragraph
+    return f"{tags.SPAN_SEPARATOR} ".join(golds[0] for golds in task.answers)
+
+
+def synthesize(
+    tasks: Sequence[records.Task],
+    searcher: interface.Searcher,
+    tokenizer: Tokenizer,
+    associations: Associations,
+    cfg: OracleConfig,
+) -> Iterator[Outcome]:
+    """Runs the oracle on all tasks at once, one round of searches after the other; yields outcomes in task order."""
+    episodes = [_Episode(task, cfg, tokenizer, associations) for task in tasks]
+    active = episodes
+    while active:
+        asking = [(episode, query) for episode in active if (query := episode.next_query())]
+        queries = [interface.Query(query, e.task.passage_id, e.task.article_id) for e, query in asking]
+        for (episode, _), hits in zip(asking, searcher.search(queries, cfg.hits), strict=True):
+            episode.read(hits)
+        active = [e for e, _ in asking if not e.solved and not e.rejected]
+    for episode in episodes:
+        yield episode.finish()
+
+
+def hit_rate(
+    tasks: Sequence[records.Task], searcher: interface.Searcher, associations: Associations, style: str, k: int
+) -> tuple[int, int]:
+    """(masks whose answer stands in the top-k passages of the oracle's query in this style, masks), source excluded."""
+    probes = [(t, i, write_query(t, i, style, associations)) for t in tasks for i in range(t.masks)]
+    # A style that finds no word falls back to the bare name, as the oracle itself would.
+    queries = [interface.Query(q or t.title, t.passage_id, t.article_id) for t, _, q in probes]
+    found = sum(
+        any(answers.contains(hit.text, t.answers[i]) for hit in hits)
+        for (t, i, _), hits in zip(probes, searcher.search(queries, k), strict=True)
+    )
+    return found, len(probes)

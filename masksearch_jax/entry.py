@@ -1,0 +1,45 @@
+"""How every entry starts: a page of settings and a workdir from the command line, one call, errors as one line.
+
+`--config=PAGE[:argument]` with `--config.x=y` overrides (ml_collections: unknown and ill-typed settings are refused)
+and `--workdir`, by default runs/<name of the page>.
+"""
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from absl import app, flags
+from ml_collections import config_flags
+
+
+def start(call: Callable[[Any, Path], Any], page: str | None) -> None:
+    """Parses the flags and runs `call(settings, workdir)`. page: the default page; None makes --config a must.
+
+    ValueError and FileNotFoundError, which say what to do, end the process with their message and exit status 1.
+    """
+    config = config_flags.DEFINE_config_file("config", page, "The page of settings.", lock_config=True)
+    workdir = flags.DEFINE_string("workdir", None, "Everything the run makes; default runs/<name of the page>.")
+    if page is None:
+        flags.mark_flag_as_required("config")
+
+    def main(argv: list[str]) -> None:
+        if len(argv) > 1:
+            raise app.UsageError(f"unexpected arguments {argv[1:]}")
+        name = Path(config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0]).stem
+        try:
+            call(config.value, Path(workdir.value or f"runs/{name}"))
+        except (ValueError, FileNotFoundError) as error:
+            raise SystemExit(f"{name}: {error}") from error
+        except subprocess.CalledProcessError as error:
+            raise SystemExit(
+                f"{name}: a step failed with exit status {error.returncode}; its message stands above"
+            ) from None
+
+    def parse(argv: list[str]) -> list[str]:
+        try:
+            return flags.FLAGS(argv)
+        except (AttributeError, TypeError, ValueError, flags.Error, FileNotFoundError) as error:
+            raise SystemExit(f"{Path(argv[0]).stem}: {error}") from None
+
+    app.run(main, flags_parser=parse)

@@ -1,0 +1,150 @@
+"""Entry: trains one stage, after making whatever that stage needs and W does not have.
+
+    python -m masksearch_jax.train --config=configs/dapo.py --workdir=W
+    python -m masksearch_jax.train --config=configs/sft.py --workdir=W --config.sft.steps=300
+
+Order: data (its own process, since it needs TensorFlow and this one must not), demonstrations, SFT warm start, the
+stage itself. Killed at any moment and started again with the same line, it goes on and ends with the same parameters
+bit for bit.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from masksearch_jax import entry, synthesize
+from masksearch_jax import job as job_lib
+from masksearch_jax.checkpoints import Checkpointer
+from masksearch_jax.trainers import dapo, sft
+
+_PREPARE_PAGE = "configs/prepare.py"
+
+
+def run(cfg: Any, workdir: Path) -> Any:
+    """Runs `cfg.job` ('sft' or 'dapo') in W with everything that it needs; returns the final parameters."""
+    if cfg.job not in ("sft", "dapo"):
+        raise ValueError(f"job={cfg.job!r} is none of ('sft', 'dapo')")
+    check(cfg)
+    ensure_data(cfg, workdir)
+    job = job_lib.Job(cfg, workdir)
+    ensure_demonstrations(job)
+    params = train_sft(job)
+    return params if cfg.job == "sft" else train_dapo(job, params)
+
+
+def check(cfg: Any) -> None:
+    """Refuses settings that would waste a run, before anything is made. Raises ValueError that names the setting."""
+    if cfg.job == "sft":
+        return
+    if cfg.rollout.top_p != 1.0 or cfg.rollout.top_k != 0:
+        raise ValueError(
+            f"rollout.top_p={cfg.rollout.top_p}, top_k={cfg.rollout.top_k}: RL samples from the whole distribution, or "
+            "the log-probs of sampler and trainer disagree by construction; set top_p=1.0 and top_k=0"
+        )
+    if cfg.dapo.reward.answer == "judge":
+        raise ValueError("dapo.reward.answer='judge': no judge is connected; choose recall, recall_penalised, f1 or em")
+
+
+def ensure_data(cfg: Any, workdir: Path) -> None:
+    """Prepares W/data in a process of its own unless it is there. Several processes refuse and print the command
+    instead."""
+    if (workdir / "data" / "manifest.json").exists():
+        return
+    command = prepare_command(cfg.prepare, workdir)
+    if cfg.distributed.processes > 1:
+        raise ValueError(
+            f"{workdir / 'data'} is not prepared, and {cfg.distributed.processes} processes would all prepare it. "
+            f"Run this once, where every process sees {workdir}:\n  {' '.join(command)}"
+        )
+    say(f"{workdir / 'data'} is missing: preparing it\n  {' '.join(command)}")
+    # On the CPU, whatever the trainer runs on: preparation never takes an accelerator.
+    subprocess.run(command, check=True, env=os.environ | {"JAX_PLATFORMS": "cpu"})
+
+
+def prepare_command(settings: ConfigDict, workdir: Path) -> list[str]:
+    """The command line that prepares with `settings`: the page, and an override for each value that differs from it."""
+    page: dict[str, Any] = {}
+    exec(compile(Path(_PREPARE_PAGE).read_text(), _PREPARE_PAGE, "exec"), page)
+    defaults = _leaves(page["get_config"]())
+    changed = {name: value for name, value in _leaves(settings).items() if defaults.get(name) != value}
+    return [
+        sys.executable, "-m", "masksearch_jax.prepare", f"--config={_PREPARE_PAGE}", f"--workdir={workdir}",
+        *(f"--config.{name}={value}" for name, value in changed.items()),
+    ]  # fmt: skip
+
+
+def _leaves(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
+    found = {}
+    for name, value in config.items():
+        found |= _leaves(value, f"{prefix}{name}.") if isinstance(value, ConfigDict) else {prefix + name: value}
+    return found
+
+
+def ensure_demonstrations(job: job_lib.Job) -> None:
+    """Synthesises W/demonstrations unless they are there, or refuses if they were made with other settings."""
+    target = job.workdir / "demonstrations" / "manifest.json"
+    settings = json.loads(json.dumps(synthesize.settings(job.cfg)))
+    if not target.exists():
+        say(f"{target.parent} is missing: synthesising it")
+        synthesize.run(job.cfg, job.workdir, job.searcher("train"))
+    elif (made := json.loads(target.read_text())["settings"]) != settings:
+        different = sorted(name for name in settings if made.get(name) != settings[name])
+        raise ValueError(
+            f"{target.parent} was made with other settings ({', '.join(f'{n}: {made.get(n)}' for n in different)}; now "
+            f"{', '.join(f'{n}: {settings[n]}' for n in different)}); remove the folder or take another --workdir"
+        )
+
+
+def train_sft(job: job_lib.Job, name: str = "sft", params: Any = None) -> Any:
+    """SFT under W/<name>, or its final parameters if it is finished."""
+    if finished(job, name, job.cfg[name].steps):
+        return job.parameters(name)
+    evaluate = job.validation(job.cfg.validation_episodes) if job.cfg[name].eval_every else None
+    with jax.set_mesh(job.mesh):
+        return sft.run(job.cfg, job.workdir, job.model_cfg, job.mesh, name=name, params=params, evaluate=evaluate)
+
+
+def train_dapo(job: job_lib.Job, params: Any) -> Any:
+    """DAPO under W/dapo from the SFT parameters, or its final parameters if it is finished."""
+    if finished(job, "dapo", job.cfg.dapo.iterations):
+        return job.parameters("dapo")
+    evaluate = job.validation(job.cfg.validation_episodes) if job.cfg.dapo.eval_every else None
+    engine = job.engine("train", temperature=job.cfg.dapo.temperature)
+    with jax.set_mesh(job.mesh):
+        return dapo.run(job.cfg, job.workdir, job.model_cfg, job.mesh, engine, params=params, evaluate=evaluate)
+
+
+def finished(job: job_lib.Job, stage: str, steps: int) -> bool:
+    """True if the stage's newest checkpoint is its last step."""
+    folder = job.workdir / stage / "checkpoints"
+    if not folder.is_dir():
+        return False
+    checkpoints = Checkpointer(folder, read_only=True)
+    latest = checkpoints.latest()
+    checkpoints.close()
+    return latest is not None and latest >= steps
+
+
+def say(text: str) -> None:
+    print(f"train: {text}", file=sys.stderr, flush=True)
+
+
+def start_processes(settings: Any) -> None:
+    """Joins the other processes of the run, if there are any."""
+    if settings.processes > 1:
+        jax.distributed.initialize(settings.coordinator, settings.processes, settings.process_id)
+
+
+def main(cfg: Any, workdir: Path) -> None:
+    start_processes(cfg.distributed)
+    run(cfg, workdir)
+
+
+if __name__ == "__main__":
+    entry.start(main, None)

@@ -1,0 +1,155 @@
+"""One rollout batch of DAPO: prompts out, scored groups back, dynamic sampling with refill until enough groups carry a
+signal.
+
+In: the policy's parameters, the stream of tasks, an engine. Out: groups ordered by id, and what it cost. A group's id
+is the global index of its prompt in the stream, so a prompt that comes twice makes two groups, and every random bit of
+an episode is keyed by (group, sample) and the seed: thread timing and batch composition change no token (design
+decision 7).
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from masksearch_jax.data import pipeline, records
+from masksearch_jax.data.augment import PiecePermutation
+from masksearch_jax.rl import rewards, sampling
+from masksearch_jax.rollout.scheduler import Request, RolloutEngine
+from masksearch_jax.rollout.trajectory import StopReason, Trajectory, Turn
+
+# Keeps the permutation of a group apart from those that SFT draws under the same seed and index.
+_PERMUTATION_STREAM = 0x64617065
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """G samples of one prompt. version: the policy version that wrote them."""
+
+    id: int
+    version: int
+    masks: int
+    trajectories: tuple[Trajectory, ...]
+    rewards: tuple[rewards.Reward, ...]
+
+    @property
+    def scores(self) -> list[float]:
+        """format + answer of each sample, before the length term: what dynamic sampling looks at."""
+        return [reward.score for reward in self.rewards]
+
+
+@dataclasses.dataclass(frozen=True)
+class Collected:
+    """batch: groups to train on now. carried: surplus for the next rollout batch. measured: name -> (sum, count)."""
+
+    batch: list[Group]
+    carried: list[Group]
+    measured: dict[str, tuple[float, float]]
+
+
+def collect(
+    engine: RolloutEngine,
+    params: Any,
+    tasks: pipeline.TaskIterator,
+    settings: Any,
+    reward_cfg: rewards.RewardConfig,
+    augmentation: PiecePermutation | None,
+    carried: Sequence[Group],
+    version: int,
+    seed: int,
+) -> Collected:
+    """Generates `settings.prompts` groups at a time, at most `settings.max_generations` times, until `settings.groups`
+    carry a signal (all count where `settings.dynamic_sampling` is off). A spent budget gives a smaller batch, never an
+    error: the loss is a mean over the tokens that there are.
+    """
+    pool = {group.id: group for group in carried}
+    fresh: list[Group] = []
+    generations = 0
+    while generations < settings.max_generations and (generations == 0 or len(pool) < settings.groups):
+        drawn = dict(zip(range(tasks.index, tasks.index + settings.prompts), tasks, strict=False))
+        requests = _requests(drawn, settings.group_size, augmentation, seed)
+        trajectories = engine.run(params, requests, version=version, seed=seed, greedy=False)
+        new = _groups(drawn, trajectories, settings.group_size, reward_cfg, version)
+        kept = sampling.keep_groups({g.id: g.scores for g in new}) if settings.dynamic_sampling else [g.id for g in new]
+        pool |= {group.id: group for group in new if group.id in set(kept)}
+        fresh += new
+        generations += 1
+    choice = sampling.select({g.id: g.version for g in pool.values()}, settings.groups, version, settings.carry_over)
+    measured = measure(fresh) | {
+        "generations": (float(generations), 1.0),
+        "kept_groups": (float(len(pool) - len(carried)), float(len(fresh))),
+        "dropped_groups": (float(len(choice.dropped)), 1.0),
+        "batch_groups": (float(len(choice.batch)), 1.0),
+    }
+    return Collected([pool[i] for i in choice.batch], [pool[i] for i in choice.carried], measured)
+
+
+def _requests(
+    drawn: Mapping[int, records.Task], group_size: int, augmentation: PiecePermutation | None, seed: int
+) -> list[Request]:
+    requests = []
+    for index, task in drawn.items():
+        pieces = augmentation.draw(seed, _PERMUTATION_STREAM, index) if augmentation else None
+        requests += [
+            Request(task=task, group=index, sample=sample, key=(index, sample), pieces=pieces)
+            for sample in range(group_size)
+        ]
+    return requests
+
+
+def _groups(
+    drawn: Mapping[int, records.Task],
+    trajectories: Sequence[Trajectory],
+    group_size: int,
+    reward_cfg: rewards.RewardConfig,
+    version: int,
+) -> list[Group]:
+    groups = []
+    for number, (index, task) in enumerate(drawn.items()):
+        own = tuple(trajectories[number * group_size : (number + 1) * group_size])
+        scored = tuple(rewards.score(t, task.answers, task.text, task.answer_form, reward_cfg) for t in own)
+        groups.append(Group(index, version, task.masks, own, scored))
+    return groups
+
+
+def measure(groups: Sequence[Group]) -> dict[str, tuple[float, float]]:
+    """(sum, count) of rewards and behaviour over every sample that was generated, kept or not."""
+    pairs = [(t, r) for g in groups for t, r in zip(g.trajectories, g.rewards, strict=True)]
+    count = float(len(pairs))
+    measured = {
+        "reward": (sum(r.total for _, r in pairs), count),
+        "reward_format": (sum(r.format for _, r in pairs), count),
+        "reward_answer": (sum(r.answer for _, r in pairs), count),
+        "reward_length": (sum(r.length for _, r in pairs), count),
+        "searches": (float(sum(t.searches for t, _ in pairs)), count),
+        "generated_tokens": (float(sum(t.generated for t, _ in pairs)), count),
+    }
+    for reason in StopReason:
+        measured[f"stop/{reason.value}"] = (float(sum(t.stop == reason for t, _ in pairs)), count)
+    for masks in sorted({g.masks for g in groups}):
+        answers = [r.answer for g in groups if g.masks == masks for r in g.rewards]
+        measured[f"reward_answer/masks_{masks}"] = (sum(answers), float(len(answers)))
+    return measured
+
+
+def to_json(group: Group) -> dict[str, Any]:
+    """A group as JSON data, exact (a float32 survives the decimal form of its double): carried groups go into
+    checkpoints."""
+    fields = dataclasses.asdict(group)
+    for trajectory in fields["trajectories"]:
+        for name in ("ids", "trainable", "logprobs", "versions"):
+            trajectory[name] = trajectory[name].tolist()
+    return fields
+
+
+def from_json(fields: Mapping[str, Any]) -> Group:
+    """The inverse of `to_json`."""
+    dtypes = {"ids": np.int32, "trainable": bool, "logprobs": np.float32, "versions": np.int32}
+    trajectories = []
+    for saved in fields["trajectories"]:
+        arrays = {name: np.array(saved[name], dtype) for name, dtype in dtypes.items()}
+        turns = tuple(Turn(**{**turn, "hits": tuple(turn["hits"])}) for turn in saved["turns"])
+        trajectories.append(Trajectory(**{**saved, **arrays, "turns": turns, "stop": StopReason(saved["stop"])}))
+    scored = tuple(rewards.Reward(**{**reward, "spans": tuple(reward["spans"])}) for reward in fields["rewards"])
+    return Group(fields["id"], fields["version"], fields["masks"], tuple(trajectories), scored)

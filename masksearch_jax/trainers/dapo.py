@@ -1,0 +1,243 @@
+"""DAPO (arXiv 2503.14476) with a search tool in the loop: stage I of the paper by RL.
+
+In: W/data tasks, an SFT checkpoint, a searcher. Out: W/dapo/checkpoints, metrics.jsonl, config.json.
+One iteration, top to bottom: rollouts of whole groups (dynamic sampling with refill), rewards, advantages over a
+group, old log-probs by the trainer, several optimizer steps with clip-higher and a token-mean loss, evaluation,
+checkpoint. No KL term and no entropy bonus, as in the paper. A checkpoint is taken between iterations and holds all
+that the next one depends on, so that killed and resumed equals never killed (design decision 7).
+"""
+
+import functools
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from masksearch_jax import metrics, sharding
+from masksearch_jax.checkpoints import Checkpointer
+from masksearch_jax.data import augment, pipeline
+from masksearch_jax.data.curriculum import Curriculum
+from masksearch_jax.data.fingerprint import check_fingerprint
+from masksearch_jax.model import logprobs, transformer
+from masksearch_jax.model.config import ModelConfig
+from masksearch_jax.rl import advantages, batch, loss
+from masksearch_jax.rl.rewards import RewardConfig
+from masksearch_jax.rollout.scheduler import RolloutEngine
+from masksearch_jax.text.tokenizer import Tokenizer
+from masksearch_jax.trainers import collect
+from masksearch_jax.trainers import optimizer as optimizer_lib
+from masksearch_jax.trainers import state as state_lib
+from masksearch_jax.trainers.sft import Evaluate, save_config
+
+
+def policy_logprobs(model_cfg: ModelConfig, temperature: float, params: Any, rows: batch.UpdateBatch):
+    """(log-prob, entropy) of the targets, float32 [R, T], under the temperature that the sampler used."""
+    hidden = transformer.forward(model_cfg, params, rows.ids, rows.positions, rows.segments)
+    return logprobs.token_logprobs(model_cfg, params, hidden, rows.targets, temperature)
+
+
+def loss_fn(model_cfg: ModelConfig, settings: Any, params: Any, rows: batch.UpdateBatch):
+    """The clipped token-level objective of one micro-batch as (sum, count, metrics); DAPO equation 8."""
+    logp, entropy = policy_logprobs(model_cfg, settings.temperature, params, rows)
+    weights = None
+    if settings.tis_cap:
+        weights = loss.truncated_importance_weights(rows.old_logp, rows.sampler_logp, rows.mask, settings.tis_cap)
+    total, count, sums = loss.policy_loss(
+        logp,
+        rows.old_logp,
+        rows.advantages,
+        rows.mask,
+        settings.clip_low,
+        settings.clip_high,
+        settings.dual_clip,
+        weights=weights,
+        aggregation=settings.aggregation,
+        segments=rows.segments,
+        horizon=max(settings.row_lengths),
+        entropy=jax.lax.stop_gradient(entropy),
+    )
+    return total, count, sums
+
+
+def make_programs(model_cfg: ModelConfig, settings: Any, tx: Any, mesh: Any) -> tuple[Callable, Callable]:
+    """Returns two jitted programs: (params, UpdateBatch) -> log-probs [M, R, T], and (state, UpdateBatch) -> (state,
+    sums)."""
+    shardings = state_lib.state_shardings(model_cfg, tx, mesh)
+    rows = NamedSharding(mesh, PartitionSpec(None, ("data", "fsdp")))  # [M, R, T]: rows over the data axes
+
+    def old_logprobs(params, update):
+        return jax.lax.map(lambda one: policy_logprobs(model_cfg, settings.temperature, params, one)[0], update)
+
+    def step(state, update):
+        grads, _, count, sums = state_lib.accumulate(
+            functools.partial(loss_fn, model_cfg, settings), state.params, update
+        )
+        state, norm, good = state_lib.apply_gradients(state, tx, grads, count)
+        taken, one = good.astype(jnp.float32), jnp.ones(())
+        return state, sums | {"grad_norm": (jnp.where(good, norm, 0.0), taken), "skipped": (1.0 - taken, one)}
+
+    return (
+        jax.jit(old_logprobs, in_shardings=(shardings.params, rows), out_shardings=rows),
+        jax.jit(step, in_shardings=(shardings, rows), out_shardings=(shardings, None), donate_argnums=0),
+    )
+
+
+def run(
+    cfg: Any,
+    workdir: Path,
+    model_cfg: ModelConfig,
+    mesh: Any,
+    engine: RolloutEngine,
+    *,
+    params: Any = None,
+    evaluate: Evaluate | None = None,
+) -> Any:
+    """Trains `cfg.dapo` under W/dapo; returns the final parameters (TRAIN layout).
+
+    engine: samples with the training-time searcher. params: the SFT warm start; may be None when W/dapo holds a
+    checkpoint. Raises ValueError for a changed pipeline, index or tokenizer on resume, before the first step.
+    """
+    settings, folder = cfg.dapo, workdir / "dapo"
+    # ---- data and reward ------------------------------------------------------------------------------------------
+    tokenizer = Tokenizer(workdir / "data" / "tokenizer.model")
+    curriculum = Curriculum([(prompts, dict(weights)) for prompts, weights in settings.curriculum])
+    tasks = pipeline.tasks(
+        workdir / "data" / "tasks", "train", curriculum, seed=cfg.seed, tokenizer_fingerprint=tokenizer.fingerprint
+    )
+    augmentation = augment.load(workdir / "data" / "augment.json", tokenizer.vocab_size) if settings.augment else None
+    reward_cfg = RewardConfig(**settings.reward.to_dict())
+    shape = batch_shape(settings, cfg.episode.total_tokens, mesh)
+    # ---- model and optimizer --------------------------------------------------------------------------------------
+    tx = optimizer_lib.build(settings.optimizer, transformer.abstract_params(model_cfg, mesh))
+    old_logprobs, step_fn = make_programs(model_cfg, settings, tx, mesh)
+    decode_layout = transformer.param_shardings(model_cfg, mesh, sharding.DECODE)
+    # ---- own checkpoint > given parameters ------------------------------------------------------------------------
+    checkpoints = Checkpointer(folder / "checkpoints", keep=2)
+    log = metrics.MetricsLog(folder, primary=jax.process_index() == 0)
+    carried: list[collect.Group] = []
+    version = 0
+    # All that a resumed run must agree on, beside the data.
+    identity = {"index": engine.searcher.fingerprint, "tokenizer": tokenizer.fingerprint, "seed": cfg.seed}
+    if checkpoints.latest() is not None:
+        state, meta, data_state = checkpoints.restore(None, state_lib.abstract_state(model_cfg, tx, mesh))
+        check_fingerprint(meta["data_fingerprint"], tasks.fingerprint)
+        check_identity(meta["identity"], identity)
+        tasks.set_state(data_state)
+        version, carried = meta["version"], [collect.from_json(group) for group in meta["carried"]]
+        log.cut(version)
+    elif params is None:
+        raise ValueError(f"{folder} holds no checkpoint and no parameters were given to start from; train SFT first")
+    else:
+        state = state_lib.create(params, model_cfg, tx, mesh)
+        save_config(folder, settings, model_cfg)
+    del params
+    # ---- loop: one policy version an iteration --------------------------------------------------------------------
+    ahead = range(version + 1, settings.iterations + 1)
+    for version in metrics.progress(ahead, len(ahead), "dapo"):
+        began = time.perf_counter()
+        phase = curriculum.phase(tasks.index)
+        # Dropped before the first step, which donates the state that these may share buffers with.
+        sampling_params = sharding.reshard(state.params, decode_layout)
+        found = collect.collect(
+            engine, sampling_params, tasks, settings, reward_cfg, augmentation, carried, version - 1, cfg.seed
+        )
+        del sampling_params
+        carried = found.carried
+        sampled = time.perf_counter()
+        means = metrics.Mean()
+        means.add(found.measured)
+        for update in build_updates(
+            found.batch, settings, shape, functools.partial(old_logprobs, state.params), version - 1, means
+        ):
+            state, sums = step_fn(state, update)
+            means.add(sums)
+        row = means.result()
+        ended = time.perf_counter()
+        timing = {"seconds/rollout": sampled - began, "seconds/update": ended - sampled}
+        timing |= {f"rollout/{name}": value for name, value in engine.stats.items()}
+        log.write(version, row | timing | {"phase": phase, "prompts": tasks.index, "skipped_total": int(state.skipped)})
+        if evaluate and settings.eval_every and version % settings.eval_every == 0 and version < settings.iterations:
+            log.write(version, {f"eval/{k}": v for k, v in evaluate(state.params, version).items()})
+        if version % settings.checkpoint_every == 0 or version == settings.iterations:
+            meta = {
+                "data_fingerprint": tasks.fingerprint,
+                "identity": identity,
+                "version": version,
+                "phase": curriculum.phase(tasks.index),
+                "carried": [collect.to_json(group) for group in carried],
+            }
+            checkpoints.save(version, state, meta, tasks.get_state())
+    checkpoints.wait()
+    checkpoints.close()
+    log.close()
+    return state.params
+
+
+def build_updates(
+    groups: Sequence[collect.Group],
+    settings: Any,
+    shape: batch.BatchShape,
+    old_logprobs: Callable[[batch.UpdateBatch], jax.Array],
+    version: int,
+    means: metrics.Mean,
+) -> list[batch.UpdateBatch]:
+    """The rollout batch as `settings.minibatches` updates with the trainer's log-probs as denominator; [] without
+    groups.
+
+    old_logprobs: under the parameters that sampled, so it is asked before the first optimizer step. How far the
+    sampler's log-probs are from them goes into `means`.
+    """
+    if not groups:
+        return []
+    scaled = advantages.group_advantages(
+        np.array([[r.total for r in g.rewards] for g in groups]), mode=settings.advantage
+    )
+    items = [(t, a) for g, row in zip(groups, scaled, strict=True) for t, a in zip(g.trajectories, row, strict=True)]
+    updates = batch.build(items, settings.minibatches, shape)
+    for i, update in enumerate(updates):
+        recomputed = np.asarray(old_logprobs(update))
+        means.add(loss.sampler_disagreement(recomputed, update.sampler_logp, update.mask))
+        largest = np.abs(recomputed - update.sampler_logp)[update.mask].max(initial=0.0)
+        means.add({"sampler_max_diff": (float(largest), 1.0)})
+        updates[i] = batch.with_old_logp(update, recomputed, version)
+    return updates
+
+
+def batch_shape(settings: Any, total_tokens: int, mesh: Any) -> batch.BatchShape:
+    """The ladder of update shapes.
+
+    Raises ValueError if an episode or a mini-batch may not fit, or if rows do not divide over the mesh.
+    """
+    shape = batch.BatchShape(tuple(settings.row_lengths), settings.rows, tuple(settings.micro_batches))
+    if max(shape.lengths) < total_tokens:
+        raise ValueError(
+            f"dapo.row_lengths={shape.lengths}: an episode may have episode.total_tokens={total_tokens} tokens"
+        )
+    trajectories = -(-settings.groups * settings.group_size // settings.minibatches)
+    if shape.rows * max(shape.micro) < trajectories:  # each may need a row of its own
+        raise ValueError(
+            f"dapo.rows={shape.rows} x micro_batches={shape.micro} are fewer than the {trajectories} rows that a "
+            "mini-batch may need; raise either"
+        )
+    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    if shape.rows % shards:
+        raise ValueError(f"dapo.rows={shape.rows} does not divide over {shards} shards (mesh data x fsdp)")
+    return shape
+
+
+def check_identity(saved: dict[str, Any], current: dict[str, Any]) -> None:
+    """Raises ValueError that names what differs between the checkpoint and this run: index, tokenizer or seed."""
+    different = [
+        f"{name}: {saved.get(name)} there, {current[name]} here" for name in current if saved.get(name) != current[name]
+    ]
+    if different:
+        raise ValueError(
+            "the checkpoint was written with something else: "
+            + "; ".join(different)
+            + "; use another --workdir or restore it"
+        )

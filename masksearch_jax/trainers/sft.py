@@ -1,0 +1,143 @@
+"""Supervised fine-tuning on demonstrations: stage I of the paper, and the warm start of RL.
+
+In: W/demonstrations (packed by data.pipeline, curriculum by number of masks), a mesh, a searcher for evaluation while
+training. Out: W/<name>/checkpoints, metrics.jsonl, config.json. Loss on the policy's own tokens only: prompt and
+observations are read, never learned. Killed and started again, it ends with the same parameters bit for bit.
+"""
+
+import dataclasses
+import functools
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from masksearch_jax import metrics, sharding
+from masksearch_jax.checkpoints import Checkpointer
+from masksearch_jax.data import augment, pipeline
+from masksearch_jax.data.curriculum import Curriculum
+from masksearch_jax.data.fingerprint import check_fingerprint
+from masksearch_jax.model import logprobs, transformer
+from masksearch_jax.model.config import ModelConfig
+from masksearch_jax.text.tokenizer import Tokenizer
+from masksearch_jax.trainers import optimizer as optimizer_lib
+from masksearch_jax.trainers import state as state_lib
+
+Evaluate = Callable[[Any, int], dict[str, Any]]
+
+
+def loss_fn(
+    model_cfg: ModelConfig, params: Any, batch: dict[str, jax.Array]
+) -> tuple[jax.Array, jax.Array, state_lib.Sums]:
+    """Negative log-likelihood of the trainable targets, as a sum; batch: int32/bool [rows, length] (data.pipeline)."""
+    hidden = transformer.forward(model_cfg, params, batch["ids"], batch["positions"], batch["segments"])
+    logp, _ = logprobs.token_logprobs(model_cfg, params, hidden, batch["targets"])
+    mask = batch["loss_mask"].astype(jnp.float32)
+    total, count = -jnp.sum(logp * mask), jnp.sum(mask)
+    return total, count, {"loss": (total, count)}
+
+
+def make_step(model_cfg: ModelConfig, tx, mesh, micro_batches: int):
+    """Returns the jitted (state, batch) -> (state, sums); the state is donated, shardings are explicit."""
+    shardings = state_lib.state_shardings(model_cfg, tx, mesh)
+    loss = functools.partial(loss_fn, model_cfg)
+
+    def step(state, batch):
+        split = jax.tree.map(lambda x: x.reshape(micro_batches, -1, *x.shape[1:]), batch)
+        grads, _, count, sums = state_lib.accumulate(loss, state.params, split)
+        state, norm, good = state_lib.apply_gradients(state, tx, grads, count)
+        one = jnp.ones(())
+        return state, sums | {
+            "grad_norm": (jnp.where(good, norm, 0.0), good.astype(jnp.float32)),
+            "skipped": (1.0 - good, one),
+        }
+
+    return jax.jit(
+        step,
+        in_shardings=(shardings, sharding.batch_sharding(mesh)),
+        out_shardings=(shardings, None),
+        donate_argnums=0,
+    )
+
+
+def run(
+    cfg: Any,
+    workdir: Path,
+    model_cfg: ModelConfig,
+    mesh,
+    *,
+    name: str = "sft",
+    params: Any = None,
+    evaluate: Evaluate | None = None,
+) -> Any:
+    """Trains `cfg.<name>` under W/<name>; returns the final parameters (TRAIN layout).
+
+    params: where to start from (default: fresh ones from `cfg.seed`). evaluate: (params, step) -> scores, called every
+    `eval_every` steps. Raises ValueError for settings or data that cannot work, before the first step.
+    """
+    settings, folder = cfg[name], workdir / name
+    # ---- data -----------------------------------------------------------------------------------------------------
+    tokenizer = Tokenizer(workdir / "data" / "tokenizer.model")
+    curriculum = Curriculum([(examples, dict(weights)) for examples, weights in settings.curriculum])
+    folder_of = workdir / "demonstrations"
+    batches = pipeline.demonstrations(
+        {level: [folder_of / f"ramp_{level}.array_record"] for level in curriculum.levels},
+        curriculum,
+        seed=cfg.seed + settings.seed_offset,
+        rows=settings.rows,
+        row_length=settings.row_length,
+        tokenizer_fingerprint=tokenizer.fingerprint,
+        augmentation=augment.load(workdir / "data" / "augment.json", tokenizer.vocab_size)
+        if settings.augment
+        else None,
+    )
+    # ---- model and optimizer --------------------------------------------------------------------------------------
+    tx = optimizer_lib.build(settings.optimizer, transformer.abstract_params(model_cfg, mesh))
+    step_fn = make_step(model_cfg, tx, mesh, settings.micro_batches)
+    # ---- own checkpoint > given parameters > fresh ones -----------------------------------------------------------
+    checkpoints = Checkpointer(folder / "checkpoints", keep=2)
+    log = metrics.MetricsLog(folder, primary=jax.process_index() == 0)
+    if checkpoints.latest() is not None:
+        state, meta, data_state = checkpoints.restore(None, state_lib.abstract_state(model_cfg, tx, mesh))
+        check_fingerprint(meta["data_fingerprint"], batches.fingerprint)
+        batches.set_state(data_state)
+        log.cut(meta["step"])
+    else:
+        fresh = params if params is not None else transformer.init_params(model_cfg, cfg.seed, mesh)
+        state = state_lib.create(fresh, model_cfg, tx, mesh)
+        save_config(folder, settings, model_cfg)
+    start = int(state.step)
+    del params
+    # ---- loop -----------------------------------------------------------------------------------------------------
+    means, began, tokens = metrics.Mean(), time.perf_counter(), 0
+    for step in metrics.progress(range(start + 1, settings.steps + 1), settings.steps - start, name):
+        batch = next(batches)
+        del batch["examples"]
+        tokens += int(np.count_nonzero(batch["segments"]))
+        state, sums = step_fn(state, jax.device_put(batch, sharding.batch_sharding(mesh)))
+        means.add(sums)
+        if step % settings.log_every == 0 or step == settings.steps:
+            row = means.result() | {"examples": batches.index, "phase": curriculum.phase(batches.index)}
+            log.write(step, row | {"tokens_per_s": round(tokens / (time.perf_counter() - began), 1)})
+            began, tokens = time.perf_counter(), 0
+        if evaluate and settings.eval_every and step % settings.eval_every == 0 and step < settings.steps:
+            log.write(step, {f"eval/{k}": v for k, v in evaluate(state.params, step).items()})
+            began, tokens = time.perf_counter(), 0
+        if step % settings.checkpoint_every == 0 or step == settings.steps:
+            checkpoints.save(step, state, {"data_fingerprint": batches.fingerprint}, batches.get_state())
+    checkpoints.wait()
+    checkpoints.close()
+    log.close()
+    return state.params
+
+
+def save_config(folder: Path, settings: Any, model_cfg: ModelConfig) -> None:
+    """Writes the settings of a stage beside its results, so that a folder explains itself."""
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {"settings": settings.to_dict(), "model": dataclasses.asdict(model_cfg)}
+    (folder / "config.json").write_text(json.dumps(content, indent=1, default=str))

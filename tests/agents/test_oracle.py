@@ -1,0 +1,142 @@
+import dataclasses
+
+import pytest
+
+from masksearch_jax.agents import oracle
+from masksearch_jax.data.records import Task
+from masksearch_jax.retrieval.interface import Hit
+from masksearch_jax.text import prompt, tags
+from masksearch_jax.text import tokenizer as tokenizer_lib
+
+TEXT = "Karn Velith was born on 3 May 1500 in [mask]. She founded [mask] before the war."
+TASK = Task(
+    id="7.0.2", kind="ramp", split="train", prompt=[], targets=[], answer_form="spans",
+    answers=[["Tolm Dorvan"], ["Vesh Pirael"]], span_kinds=["link", "link"], text=TEXT,
+    paragraph=TEXT.replace("[mask]", "Tolm Dorvan", 1).replace("[mask]", "Vesh Pirael"),
+    title="Karn Velith", passage_id=7, article_id=7,
+)  # fmt: skip
+CITY = Hit(1, 1, "Tolm Dorvan", "Tolm Dorvan is the birthplace of Karn Velith.", 1.0)
+HOUSE = Hit(2, 2, "Vesh Pirael", "Vesh Pirael was established by Karn Velith.", 1.0)
+OTHER = Hit(3, 3, "Brad Orland", "Brad Orland met Karn Velith once.", 1.0)
+
+
+class Library:
+    """Answers by keyword, and with an unhelpful passage to a bare name."""
+
+    fingerprint = "library"
+
+    def __init__(self):
+        self.queries = []
+
+    def search(self, queries, k):
+        self.queries += queries
+        return [self._one(query.text) for query in queries]
+
+    def _one(self, text):
+        if "birthplace" in text or "Tolm" in text:
+            return [CITY]
+        return [HOUSE] if "established" in text or "Vesh" in text else [OTHER]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    texts = [f" {TASK.paragraph}", f" {CITY.text}", f" {HOUSE.text}", f" {OTHER.text}"]
+    return tokenizer_lib.train(texts * 20, tmp_path_factory.mktemp("oracle") / "tokenizer.model", vocab_size=380)
+
+
+@pytest.fixture
+def task(tokenizer):
+    return dataclasses.replace(TASK, prompt=tokenizer.encode(prompt.ramp_prompt(TEXT)))
+
+
+def config(**styles):
+    return oracle.OracleConfig(
+        styles=styles, retry=1.0, attempts=3, hits=1, observation_tokens=64, total_tokens=400, seed=0
+    )
+
+
+def test_own_words_come_from_the_sentence_of_the_mask_nearest_first():
+    assert oracle.own_words(TEXT, 0) == ["born"]
+    assert oracle.own_words(TEXT, 1) == ["founded", "war"]
+    assert "mask" not in oracle.own_words(TEXT, 0) + oracle.own_words(TEXT, 1)
+
+
+def test_names_leave_function_words_and_months_out():
+    assert oracle.names("In May, the Karn Velith met Tolm.") == ["Karn Velith", "Tolm"]
+
+
+def test_sub_goal_says_what_is_missing():
+    assert oracle.sub_goal(TEXT, 0).endswith("in")
+    assert oracle.sub_goal("[mask] was here.", 0) == "was here"
+
+
+def test_associations_learn_the_word_of_the_other_article(task):
+    found = oracle.fit_associations([task], Library())
+    assert found.best(["nothing"]) == ""
+    counted = oracle.Associations()
+    for _ in range(3):
+        counted.add(["born"], ["birthplace", "city"])
+        counted.add(["founded"], ["established", "city"])
+    assert counted.best(["born"]) == "birthplace"  # 'city' stands everywhere and says nothing
+    assert counted.best(["founded"]) == "established"
+
+
+def test_no_query_contains_the_answer(task):
+    leaky = dataclasses.replace(task, title="Tolm Dorvan")
+    associations = oracle.Associations()
+    for style in oracle.STYLES:
+        assert oracle.write_query(leaky, 0, style, associations) == ""
+
+
+def test_demonstration_is_what_an_episode_would_hold(task, tokenizer):
+    associations = oracle.Associations()
+    for _ in range(3):
+        associations.add(["born"], ["birthplace"])
+        associations.add(["founded", "war"], ["established"])
+        associations.add(["other"], ["word"])
+    library = Library()
+    (outcome,) = oracle.synthesize([task], library, tokenizer, associations, config(insight=1.0))
+    one = outcome.demonstration
+    assert one.searches == 2 and one.masks == 2
+    assert all(query.passage_id == 7 and query.article_id == 7 for query in library.queries)
+    # Trainable tokens are turns in the strict grammar; the others are the prompt and the observations.
+    text = tokenizer.decode([i for i, t in zip(one.ids, one.trainable, strict=True) if t])
+    turns = text.replace(tags.SEARCH[1], tags.SEARCH[1] + "\n").split("\n")
+    assert [prompt.parse_turn(turn).kind for turn in turns] == ["search", "search", "answer"]
+    assert prompt.parse_turn(turns[-1]).content == "Tolm Dorvan; Vesh Pirael"
+    read = tokenizer.decode([i for i, t in zip(one.ids, one.trainable, strict=True) if not t])
+    assert "birthplace of Karn Velith" in read and "established by Karn Velith" in read
+    # Encoding the whole text gives the ids of its parts: no drift at the joins.
+    assert tokenizer.encode(tokenizer.decode(one.ids)) == one.ids
+
+
+def test_a_miss_is_followed_by_another_query_or_rejected(task, tokenizer):
+    associations = oracle.Associations()
+    for _ in range(3):
+        associations.add(["born"], ["birthplace"])
+        associations.add(["founded", "war"], ["established"])
+        associations.add(["other"], ["word"])
+    both = config(name=0.5, insight=0.5)
+    outcomes = {}
+    for seed in range(6):
+        (outcomes[seed],) = oracle.synthesize(
+            [task], Library(), tokenizer, associations, dataclasses.replace(both, seed=seed)
+        )
+    assert all(o.demonstration for o in outcomes.values())  # retry=1: it always comes to the good query
+    assert {o.demonstration.searches for o in outcomes.values()} > {2}  # and some had to try twice
+    (missed,) = oracle.synthesize(
+        [task], Library(), tokenizer, associations, dataclasses.replace(config(name=1.0), retry=0.0)
+    )
+    assert missed.demonstration is None and missed.rejected == "miss"
+
+
+def test_too_long_is_rejected_and_settings_are_checked(task, tokenizer):
+    associations = oracle.Associations()
+    associations.add(["born"], ["birthplace"])
+    short = dataclasses.replace(config(insight=1.0), total_tokens=20)
+    (outcome,) = oracle.synthesize([task], Library(), tokenizer, associations, short)
+    assert outcome.demonstration is None
+    with pytest.raises(ValueError, match="add up to 1"):
+        config(name=0.4, own=0.4)
+    with pytest.raises(ValueError, match="styles"):
+        config(clever=1.0)

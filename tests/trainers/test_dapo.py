@@ -1,0 +1,234 @@
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from masksearch_jax import metrics, sharding, synthesize, train
+from masksearch_jax.data import pipeline
+from masksearch_jax.data.curriculum import Curriculum
+from masksearch_jax.job import Job
+from masksearch_jax.model import transformer
+from masksearch_jax.rl import batch as batch_lib
+from masksearch_jax.rl.rewards import Reward, RewardConfig
+from masksearch_jax.rollout.trajectory import StopReason, Trajectory, Turn
+from masksearch_jax.trainers import collect, dapo
+from masksearch_jax.trainers import optimizer as optimizer_lib
+from masksearch_jax.trainers import state as state_lib
+
+
+@pytest.fixture
+def warm(cfg, workdir):
+    """(job, SFT parameters): enough SFT for some episodes to answer."""
+    job = Job(cfg, workdir)
+    synthesize.run(cfg, workdir, job.searcher("train"))
+    cfg.sft.steps = cfg.sft.optimizer.total_steps = 6
+    return job, train.train_sft(job)
+
+
+def finish(job, params):
+    engine = job.engine("train", job.cfg.dapo.temperature)
+    with jax.set_mesh(job.mesh):
+        return dapo.run(job.cfg, job.workdir, job.model_cfg, job.mesh, engine, params=params)
+
+
+def test_resumed_equals_uninterrupted_bit_for_bit(warm):
+    job, params = warm
+    job.cfg.dapo.dynamic_sampling = False  # so that every iteration has something to learn from
+    whole = finish(job, params)
+    (job.workdir / "dapo").rename(job.workdir / "whole")
+    job.cfg.dapo.iterations = 2
+    finish(job, params)
+    job.cfg.dapo.iterations = 4
+    resumed = finish(job, None)  # the checkpoint is all it needs
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(np.asarray(a), np.asarray(b)), whole, resumed)
+    kept = ("step", "reward", "generated_tokens", "prompts", "phase")
+    rows = [
+        [{k: r[k] for k in kept} for r in metrics.read_rows(job.workdir / d / "metrics.jsonl")]
+        for d in ("whole", "dapo")
+    ]
+    assert rows[0] == rows[1]
+
+
+def test_iteration_measures_what_it_should(warm):
+    job, params = warm
+    job.cfg.dapo.update({"iterations": 2, "dynamic_sampling": False, "minibatches": 1, "checkpoint_every": 2})
+    finish(job, params)
+    for row in metrics.read_rows(job.workdir / "dapo" / "metrics.jsonl"):
+        # Sampler and trainer agree, so the first (and here only) step has ratio 1 and clips nothing.
+        assert row["sampler_max_diff"] < 1e-4
+        assert abs(row["ratio"] - 1) < 1e-4 and row["clip_low"] == row["clip_high"] == 0
+        assert row["batch_groups"] == job.cfg.dapo.groups and row["skipped"] == 0
+        stops = sum(value for name, value in row.items() if name.startswith("stop/"))
+        assert stops == pytest.approx(1)
+
+
+def test_resume_refuses_another_index(warm):
+    job, params = warm
+    job.cfg.dapo.update({"iterations": 2, "checkpoint_every": 2})
+    finish(job, params)
+    job.cfg.dapo.iterations = 4
+    job.cfg.search.exclusion = "article"
+    other = Job(job.cfg, job.workdir)
+    with pytest.raises(ValueError, match="index"):
+        finish(other, None)
+
+
+# --- dynamic sampling ------------------------------------------------------------------------------------------------
+
+
+class ScriptedEngine:
+    """Rewards by script: sample s of group g answers right if `right(g, s)`."""
+
+    def __init__(self, tokenizer, right):
+        self.tokenizer, self.right, self.requests = tokenizer, right, []
+
+    def run(self, params, requests, version, seed, greedy):
+        assert not greedy
+        self.requests += requests
+        return [self._one(r, version) for r in requests]
+
+    def _one(self, request, version):
+        golds = "; ".join(a[0] for a in request.task.answers)
+        text = f"<answer> {golds if self.right(request.group, request.sample) else 'nobody'}</answer>"
+        wrote = self.tokenizer.encode(text)
+        n = len(request.task.prompt)
+        ids = np.array([*request.task.prompt, *wrote], np.int32)
+        trainable = np.arange(len(ids)) >= n
+        return Trajectory(
+            task_id=request.task.id, group=request.group, sample=request.sample, ids=ids, trainable=trainable,
+            logprobs=np.where(trainable, -0.5, 0).astype(np.float32),
+            versions=np.where(trainable, version, -1).astype(np.int32),
+            prompt_length=n, turns=(Turn("answer", n, len(ids), text),), stop=StopReason.ANSWER, answer="",
+        )  # fmt: skip
+
+
+def collect_with(cfg, workdir, right, carried=(), version=3):
+    job = Job(cfg, workdir)
+    engine = ScriptedEngine(job.tokenizer, right)
+    tasks = pipeline.tasks(
+        workdir / "data" / "tasks", "train", Curriculum([(None, {1: 1.0})]), seed=0, tokenizer_fingerprint="t"
+    )
+    found = collect.collect(engine, None, tasks, cfg.dapo, RewardConfig(), None, list(carried), version, seed=0)
+    return found, engine, tasks
+
+
+def test_groups_without_signal_are_refilled_and_the_rest_ordered_by_id(cfg, workdir):
+    cfg.dapo.update({"prompts": 4, "groups": 3, "max_generations": 5})
+    # Of prompts 0..3 only 2 is mixed, of 4..7 all are: a second generation fills the batch.
+    found, engine, tasks = collect_with(cfg, workdir, lambda g, s: s % 2 == 0 if g >= 4 or g == 2 else g == 1)
+    assert [g.id for g in found.batch] == [2, 4, 5]
+    assert tasks.index == 8 and found.carried == []
+    assert found.measured["generations"] == (2.0, 1.0)
+    assert found.measured["kept_groups"] == (5.0, 8.0)
+    # Keys are unique to a sample of a prompt of the stream, whatever generation it came from.
+    assert len({r.key for r in engine.requests}) == len(engine.requests) == 8 * cfg.dapo.group_size
+
+
+def test_a_spent_budget_gives_a_smaller_batch(cfg, workdir):
+    cfg.dapo.update({"prompts": 4, "groups": 3, "max_generations": 2})
+    found, _, tasks = collect_with(cfg, workdir, lambda g, s: s == 0 if g == 5 else True)
+    assert [g.id for g in found.batch] == [5] and tasks.index == 8
+    found, _, _ = collect_with(cfg, workdir, lambda g, s: False)
+    assert found.batch == [] and dapo.build_updates([], cfg.dapo, None, None, 0, metrics.Mean()) == []
+
+
+def test_dynamic_sampling_can_be_switched_off(cfg, workdir):
+    cfg.dapo.update({"prompts": 4, "groups": 3, "dynamic_sampling": False})
+    found, _, tasks = collect_with(cfg, workdir, lambda g, s: True)
+    assert [g.id for g in found.batch] == [0, 1, 2] and tasks.index == 4
+
+
+def test_surplus_waits_one_version_and_no_longer(cfg, workdir):
+    cfg.dapo.update({"prompts": 4, "groups": 3, "carry_over": True})
+    found, _, _ = collect_with(cfg, workdir, lambda g, s: s == 0, version=3)
+    assert [g.id for g in found.carried] == [3]
+    # Through a checkpoint and back, bit for bit.
+    saved = json.loads(json.dumps([collect.to_json(g) for g in found.carried]))
+    (back,) = [collect.from_json(g) for g in saved]
+    for a, b in zip(found.carried[0].trajectories, back.trajectories, strict=True):
+        for field in dataclasses.fields(Trajectory):
+            left, right = getattr(a, field.name), getattr(b, field.name)
+            assert np.array_equal(left, right) and getattr(left, "dtype", 0) == getattr(right, "dtype", 0)
+    assert back.rewards == found.carried[0].rewards
+    late, _, _ = collect_with(cfg, workdir, lambda g, s: s == 0, carried=[back], version=4)
+    assert [g.id for g in late.batch] == [0, 1, 2] and late.carried[0].id == 3
+    stale, _, _ = collect_with(cfg, workdir, lambda g, s: s == 0 if g != 1 else True, carried=[back], version=5)
+    assert 3 in [g.id for g in stale.batch] and all(g.version == 5 for g in stale.batch)
+
+
+# --- update ----------------------------------------------------------------------------------------------------------
+
+
+def _groups(model_cfg, seed=0):
+    """Two groups of four random trajectories, half of them right."""
+    rng, groups = np.random.default_rng(seed), []
+    for g in range(2):
+        trajectories, rewards = [], []
+        for s in range(4):
+            n = int(rng.integers(20, 60))
+            trainable = (rng.random(n) < 0.4) & (np.arange(n) > 3)
+            trajectories.append(Trajectory(
+                task_id=f"{g}", group=g, sample=s, ids=rng.integers(3, model_cfg.vocab_size, n).astype(np.int32),
+                trainable=trainable, logprobs=np.where(trainable, -3.0, 0).astype(np.float32),
+                versions=np.where(trainable, 0, -1).astype(np.int32),
+                prompt_length=4, turns=(), stop=StopReason.ANSWER, answer="",
+            ))  # fmt: skip
+            rewards.append(Reward(1.0, float(s % 2), 0.0, float(s % 2), float(s % 2) + 0.1 * s))
+        groups.append(collect.Group(g, 0, 1, tuple(trajectories), tuple(rewards)))
+    return groups
+
+
+def _update(cfg, model_cfg, mesh, shape):
+    tx = optimizer_lib.build(
+        {"kind": "adamw", "learning_rate": 1e-2, "eps": 1e-3}, transformer.abstract_params(model_cfg, mesh)
+    )
+    with jax.set_mesh(mesh):
+        state = state_lib.create(transformer.init_params(model_cfg, 0, mesh), model_cfg, tx, mesh)
+        old, step = dapo.make_programs(model_cfg, cfg.dapo, tx, mesh)
+        means = metrics.Mean()
+        updates = dapo.build_updates(_groups(model_cfg), cfg.dapo, shape, lambda u: old(state.params, u), 0, means)
+        for update in updates:
+            state, sums = step(state, update)
+            means.add(sums)
+    assert step._cache_size() == 1
+    return jax.device_get(state.params), means.result()
+
+
+def test_split_packing_and_mesh_change_nothing(cfg, workdir):
+    model_cfg = Job(cfg, workdir).model_cfg
+    single = sharding.make_mesh(1, 1, 1)
+    params, measured = _update(cfg, model_cfg, single, batch_lib.BatchShape((64,), 4, (1,), packed=False))
+    assert measured["grad_norm"] > 0 and measured["skipped"] == 0
+    shapes = [
+        (single, batch_lib.BatchShape((64,), 2, (2,), packed=False)),  # micro-batches
+        (single, batch_lib.BatchShape((96,), 4, (1, 2))),  # padding
+        (single, batch_lib.BatchShape((160,), 2, (1, 2))),  # packed
+        (sharding.make_mesh(2, 2, 2), batch_lib.BatchShape((64,), 4, (1,), packed=False)),
+        (sharding.make_mesh(1, 4, 1), batch_lib.BatchShape((160,), 4, (1,))),
+    ]
+    for mesh, shape in shapes:
+        other, other_measured = _update(cfg, model_cfg, mesh, shape)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=3e-5), params, other)
+        for name in ("ratio", "entropy", "approx_kl", "sampler_max_diff"):
+            assert np.isclose(measured[name], other_measured[name], atol=1e-5), name
+
+
+def test_shapes_and_settings_are_refused_before_work(cfg, workdir):
+    cfg.dapo.row_lengths = (100,)
+    with pytest.raises(ValueError, match="row_lengths"):
+        dapo.batch_shape(cfg.dapo, 160, sharding.make_mesh(1, 1, 1))
+    cfg.dapo.update({"row_lengths": (160,), "rows": 1, "micro_batches": (1, 2)})
+    with pytest.raises(ValueError, match="micro_batches"):
+        dapo.batch_shape(cfg.dapo, 160, sharding.make_mesh(1, 1, 1))
+    cfg.dapo.update({"rows": 3, "micro_batches": (4,)})
+    with pytest.raises(ValueError, match="rows"):
+        dapo.batch_shape(cfg.dapo, 160, sharding.make_mesh(2, 1, 1))
+    cfg.rollout.top_p = 0.9
+    with pytest.raises(ValueError, match="top_p"):
+        train.check(cfg)
+    cfg.rollout.top_p = 1.0
+    cfg.dapo.reward.answer = "judge"
+    with pytest.raises(ValueError, match="judge"):
+        train.check(cfg)

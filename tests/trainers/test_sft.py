@@ -1,0 +1,125 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from masksearch_jax import metrics, sharding, synthesize
+from masksearch_jax.job import Job
+from masksearch_jax.model import transformer
+from masksearch_jax.trainers import optimizer as optimizer_lib
+from masksearch_jax.trainers import sft
+from masksearch_jax.trainers import state as state_lib
+
+
+def train(cfg, workdir):
+    job = Job(cfg, workdir)
+    with jax.set_mesh(job.mesh):
+        return sft.run(cfg, workdir, job.model_cfg, job.mesh)
+
+
+@pytest.fixture
+def ready(cfg, workdir):
+    """The workdir with demonstrations."""
+    synthesize.run(cfg, workdir, Job(cfg, workdir).searcher("train"))
+    return workdir
+
+
+def assert_equal(left, right):
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(np.asarray(a), np.asarray(b)), left, right)
+
+
+def test_resumed_equals_uninterrupted_bit_for_bit(cfg, ready):
+    whole = train(cfg, ready)
+    (ready / "sft").rename(ready / "whole")
+    cfg.sft.steps = 3  # as if killed after the checkpoint of step 3; the schedule is that of 6 steps
+    half = train(cfg, ready)
+    cfg.sft.steps = 6
+    resumed = train(cfg, ready)
+    assert_equal(whole, resumed)
+    assert any(
+        np.any(np.asarray(a) != np.asarray(b))
+        for a, b in zip(jax.tree.leaves(half), jax.tree.leaves(whole), strict=True)
+    )
+    kept = ("step", "loss", "examples", "grad_norm")
+    rows = [
+        [{k: row[k] for k in kept} for row in metrics.read_rows(ready / d / "metrics.jsonl")] for d in ("whole", "sft")
+    ]
+    assert rows[0][-1] == rows[1][-1]
+
+
+def test_a_changed_pipeline_is_refused_on_resume(cfg, ready):
+    cfg.sft.steps = 3
+    train(cfg, ready)
+    cfg.sft.steps, cfg.sft.rows = 6, 2
+    with pytest.raises(ValueError, match="rows"):
+        train(cfg, ready)
+
+
+def _batch(model_cfg, rows=4, length=24, seed=0):
+    rng = np.random.default_rng(seed)
+    segments = np.repeat(np.array([[1] * 10 + [2] * 9 + [0] * 5]), rows, 0).astype(np.int32)
+    positions = np.tile(np.r_[np.arange(10), np.arange(9), np.zeros(5)], (rows, 1)).astype(np.int32)
+    return {
+        "ids": rng.integers(3, model_cfg.vocab_size, (rows, length)).astype(np.int32),
+        "targets": rng.integers(3, model_cfg.vocab_size, (rows, length)).astype(np.int32),
+        "positions": positions,
+        "segments": segments,
+        "loss_mask": (rng.random((rows, length)) < 0.4) & (segments > 0),
+    }
+
+
+def _step(model_cfg, mesh, micro_batches, batch):
+    tx = optimizer_lib.build(
+        {"kind": "adamw", "learning_rate": 1e-2, "eps": 1e-3}, transformer.abstract_params(model_cfg, mesh)
+    )
+    with jax.set_mesh(mesh):
+        state = state_lib.create(transformer.init_params(model_cfg, 0, mesh), model_cfg, tx, mesh)
+        step = sft.make_step(model_cfg, tx, mesh, micro_batches)
+        for _ in range(3):
+            state, sums = step(state, jax.device_put(batch, sharding.batch_sharding(mesh)))
+    assert step._cache_size() == 1  # one compilation, whatever the layout of the first state was
+    return jax.device_get(state.params), {k: float(a) / max(float(b), 1) for k, (a, b) in sums.items()}
+
+
+def test_meshes_and_micro_batches_change_nothing(cfg, workdir):
+    model_cfg = Job(cfg, workdir).model_cfg
+    batch = _batch(model_cfg)
+    params, sums = _step(model_cfg, sharding.make_mesh(1, 1, 1), 1, batch)
+    assert sums["skipped"] == 0 and sums["loss"] > 0
+    for sizes, micro in (((1, 1, 1), 2), ((2, 2, 2), 1), ((4, 1, 1), 1), ((1, 2, 1), 2)):
+        other, other_sums = _step(model_cfg, sharding.make_mesh(*sizes), micro, batch)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), params, other)
+        assert np.isclose(sums["loss"], other_sums["loss"], rtol=1e-5)
+
+
+def test_only_the_policys_own_tokens_teach(cfg, workdir):
+    """What the targets are outside the loss mask reaches neither loss nor gradient."""
+    model_cfg = Job(cfg, workdir).model_cfg
+    mesh = sharding.make_mesh(1, 1, 1)
+    params = transformer.init_params(model_cfg, 0, mesh)
+    batch = _batch(model_cfg)
+    other = dict(batch, targets=np.where(batch["loss_mask"], batch["targets"], 5).astype(np.int32))
+    grads = [
+        jax.grad(lambda p, b: sft.loss_fn(model_cfg, p, b)[0])(params, jax.tree.map(jnp.asarray, b))
+        for b in (batch, other)
+    ]
+    assert_equal(*grads)
+
+
+def test_packed_equals_one_sequence_a_row(cfg, workdir):
+    """Two sequences in a row give the loss and gradient of the same two in rows of their own."""
+    model_cfg = Job(cfg, workdir).model_cfg
+    params = transformer.init_params(model_cfg, 0, sharding.make_mesh(1, 1, 1))
+    packed = _batch(model_cfg, rows=1)
+    apart = {name: np.zeros((2, 10), value.dtype) for name, value in packed.items()}
+    for row, part in enumerate((slice(0, 10), slice(10, 19))):
+        for name, value in packed.items():
+            apart[name][row, : part.stop - part.start] = value[0, part]
+    apart["segments"] = (apart["segments"] > 0).astype(np.int32)
+
+    def loss(p, batch):
+        return sft.loss_fn(model_cfg, p, jax.tree.map(jnp.asarray, batch))[0]
+
+    (a, ga), (b, gb) = (jax.value_and_grad(loss)(params, batch) for batch in (packed, apart))
+    assert np.isclose(float(a), float(b), rtol=1e-5)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=2e-5), ga, gb)
