@@ -24,17 +24,21 @@ def get_config(arg: str = ""):
 
 def dapo() -> ConfigDict:
     return ConfigDict({
-        "iterations": 100,  # rollout batches, i.e. policy versions
+        "iterations": 70,  # rollout batches, i.e. policy versions
         # --- rollout batch and dynamic sampling ---
-        "prompts": 24,  # generated at a time
+        "prompts": 28,  # generated at a time
         "group_size": 8,
         "groups": 16,  # trained on, once that many carry a signal
         "dynamic_sampling": True,
         "max_generations": 3,  # generation budget of one rollout batch
         "carry_over": False,  # our extension: surplus groups wait one rollout batch
         "temperature": 1.0,
-        # (prompts, ((masks, weight), ...)) in order; None: until the end.
-        "curriculum": ((1200, ((1, 1.0),)), (None, ((1, 0.7), (2, 0.3)))),
+        # (prompts, ((masks, weight), ...)) in order; None: until the end. Two masks from the start: one mask alone
+        # unlearns longer answers within ten iterations, and a policy that writes none gets no signal to come back.
+        "curriculum": (
+            (800, ((1, 0.6), (2, 0.4))),
+            (None, ((1, 0.6), (2, 0.3), (3, 0.07), (4, 0.03))),
+        ),
         "augment": True,  # permute name pieces per group
         # --- reward ---
         "reward": ConfigDict({
@@ -59,8 +63,8 @@ def dapo() -> ConfigDict:
         "row_lengths": (256,),
         "rows": 4,
         "micro_batches": (3, 5, 8),
-        "optimizer": common.optimizer("adamw", 5e-4, b2=0.98),
+        "optimizer": common.optimizer("adamw", 5e-4, b2=0.98, warmup=24),
         # --- rhythm ---
-        "eval_every": 25,
+        "eval_every": 20,
         "checkpoint_every": 10,
     })

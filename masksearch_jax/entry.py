@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 
@@ -26,6 +26,7 @@ def start(call: Callable[[Any, Path], Any], page: str | None) -> None:
     def main(argv: list[str]) -> None:
         if len(argv) > 1:
             raise app.UsageError(f"unexpected arguments {argv[1:]}")
+        logging.set_verbosity(logging.ERROR)  # Orbax tells of every call
         name = Path(config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0]).stem
         try:
             call(config.value, Path(workdir.value or f"runs/{name}"))

@@ -19,10 +19,7 @@ from collections.abc import Callable, Iterator  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
-from absl import app, flags, logging  # noqa: E402
-from ml_collections import config_flags  # noqa: E402
-
-from masksearch_jax import metrics  # noqa: E402
+from masksearch_jax import entry, metrics  # noqa: E402
 from masksearch_jax.data.records import Passage  # noqa: E402
 from masksearch_jax.retrieval import build as index_build  # noqa: E402
 from masksearch_jax.retrieval import settings as index_settings  # noqa: E402
@@ -115,19 +112,5 @@ def _bars(label: str) -> Iterator[index_build.Progress]:
         yield show
 
 
-_CONFIG = config_flags.DEFINE_config_file("config", "configs/prepare.py", "The page of settings.", lock_config=True)
-_WORKDIR = flags.DEFINE_string("workdir", "runs/prepare", "Data goes to its folder data/.")
-
-
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments {argv[1:]}")
-    logging.set_verbosity(logging.ERROR)  # SeqIO's notes on caching
-    try:
-        run(_CONFIG.value, Path(_WORKDIR.value))
-    except (ValueError, FileNotFoundError) as error:
-        raise SystemExit(f"prepare: {error}") from error
-
-
 if __name__ == "__main__":
-    app.run(main)
+    entry.start(run, "configs/prepare.py")

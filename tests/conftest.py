@@ -5,6 +5,8 @@ import os
 # Both are read once, when JAX starts: so before any test module imports it.
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = (os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8").strip()
+# Tests compile far more than they compute: this cuts the suite to a third. Nothing here measures speed.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 # TensorFlow (prep tests only) prints a page of notes otherwise.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 

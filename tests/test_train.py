@@ -27,6 +27,7 @@ SHORT = {
     "sft.steps": 40,
     "sft.curriculum": ((300, ((1, 1.0),)), (None, ((1, 0.6), (2, 0.4)))),
     "sft.checkpoint_every": 10,
+    "sft.log_every": 2,
     "sft.eval_every": 0,
     "dapo.iterations": 8,
     "dapo.prompts": 8,
@@ -44,6 +45,12 @@ def command(workdir: Path) -> list[str]:
     ]  # fmt: skip
 
 
+def rows_written(workdir: Path) -> int:
+    """How far a run is: rows of metrics of SFT and DAPO."""
+    logs = [workdir / stage / "metrics.jsonl" for stage in ("sft", "dapo")]
+    return sum(log.read_bytes().count(b"\n") for log in logs if log.exists())
+
+
 def final_params(workdir: Path):
     from configs import dapo
 
@@ -56,22 +63,20 @@ def final_params(workdir: Path):
 def test_killed_three_times_ends_with_the_same_parameters(tmp_path):
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"JAX_PLATFORMS": "cpu"}
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    began = time.monotonic()
     subprocess.run(command(whole), cwd=ROOT, env=environment, check=True)
-    duration = time.monotonic() - began
-    rng, kills = random.Random(), 0  # truly random moments; the seed of a failure is not needed, its workdir is
-    while True:
+    rng = random.Random()  # truly random moments; what a failure needs is its workdir, not its seed
+    moments = sorted(rng.sample(range(rows_written(whole) - 3), 3))
+    for moment in moments:
         process = subprocess.Popen(command(killed), cwd=ROOT, env=environment, start_new_session=True)
-        try:
-            limit = rng.uniform(0.1, 0.7) * duration if kills < 3 else None
-            assert process.wait(timeout=limit) == 0
-            break
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            kills += 1
-    print(f"killed {kills} times, uninterrupted run of {duration:.0f} s")
-    assert kills == 3
+        while rows_written(killed) < moment:
+            assert process.poll() is None, "ended before it could be killed"
+            time.sleep(0.05)
+        time.sleep(rng.uniform(0, 2))
+        assert process.poll() is None, "ended before it could be killed"
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    print("killed after", moments, "of", rows_written(whole), "rows of metrics")
+    subprocess.run(command(killed), cwd=ROOT, env=environment, check=True)
     left, right = final_params(whole), final_params(killed)
     jax.tree.map(np.testing.assert_array_equal, left, right)
     rows = [metrics.read_rows(d / "dapo" / "metrics.jsonl") for d in (whole, killed)]

@@ -119,11 +119,19 @@ def mask_sentence(text: str, index: int) -> tuple[str, int]:
 
 
 def sub_goal(text: str, index: int) -> str:
-    """The two words next to the mask, which say what is missing ('born in'); the oracle's plan for one mask."""
+    """The two words next to the mask, which say what is missing ('born in'): a step of the oracle's plan."""
     sentence, place = mask_sentence(text, index)
     before = _WORD.findall(sentence[:place].replace(tags.MASK, " "))[-2:]
     after = _WORD.findall(sentence[place + len(tags.MASK) :].replace(tags.MASK, " "))[:2]
     return " ".join(before or after)
+
+
+def plan(text: str, first: int, masks: int) -> str:
+    """The steps that remain from mask number `first` on ('born in; offices of'): the oracle's thought before a search.
+
+    A policy that reads its last plan knows whether to go on or to answer, however many masks a passage has.
+    """
+    return f"{tags.SPAN_SEPARATOR} ".join(sub_goal(text, index) for index in range(first, masks))
 
 
 class Associations:
@@ -217,7 +225,7 @@ class _Episode:
             self._tried.append(style)
             open_styles.remove(style)
             if query:
-                thought = tags.block(tags.THINK, sub_goal(self.task.text, self._mask))
+                thought = tags.block(tags.THINK, plan(self.task.text, self._mask, self.task.masks))
                 self._write(thought + tags.block(tags.SEARCH, query))
                 self.searches += 1
                 return query

@@ -92,12 +92,14 @@ class Transformer(nnx.Module):
         def stacked(shape, axes, init):
             return param((cfg.layers, *shape), ("layers", *axes), init)
 
-        self.embedding = param((cfg.vocab_size, cfg.embed), ("vocab", "embed"), nnx.initializers.normal(0.02))
+        # D ** -0.5 also for the embedding: tied logits then start at standard deviation 1. On a synthetic copying task
+        # (Muon, D = 128) it learned faster than 0.02 or 0.2.
+        table = nnx.initializers.normal(cfg.embed**-0.5)
+        self.embedding = param((cfg.vocab_size, cfg.embed), ("vocab", "embed"), table)
         self.blocks = Block(cfg, param=stacked)
         self.final_norm = param((cfg.embed,), ("norm",), nnx.initializers.ones)
         if not cfg.tie_embeddings:
-            out = nnx.initializers.normal(cfg.embed**-0.5)
-            self.unembedding = param((cfg.embed, cfg.vocab_size), ("embed", "vocab"), out)
+            self.unembedding = param((cfg.embed, cfg.vocab_size), ("embed", "vocab"), table)
 
 
 def _build(cfg: ModelConfig, seed: jax.Array | int) -> Transformer:

@@ -68,6 +68,8 @@ def test_names_leave_function_words_and_months_out():
 def test_sub_goal_says_what_is_missing():
     assert oracle.sub_goal(TEXT, 0).endswith("in")
     assert oracle.sub_goal("[mask] was here.", 0) == "was here"
+    assert oracle.plan(TEXT, 0, 2) == f"{oracle.sub_goal(TEXT, 0)}; {oracle.sub_goal(TEXT, 1)}"
+    assert oracle.plan(TEXT, 1, 2) == oracle.sub_goal(TEXT, 1)
 
 
 def test_associations_learn_the_word_of_the_other_article(task):

@@ -148,14 +148,16 @@ def test_a_layout_that_does_not_fit_names_the_array():
         transformer.init_params(CONFIGS["tiny"], 0, sharding.make_mesh(1, 1, 8))
 
 
-def test_initial_logits_are_near_uniform():
+def test_initial_scales():
     cfg = dataclasses.replace(CONFIGS["tiny"], embed=128, head_dim=64, ff=256, vocab_size=256)
     params = transformer.init_params(cfg, 0, one_device())
-    ids = random_ids(cfg, 2, 16, seed=0)
-    logits = np.asarray(unembed(cfg, params, forward(cfg, params, ids, *whole(ids))))
-    assert logits.std() < 0.5
-    # The published scale of each kind: embeddings 0.02, products that read D by D ** -0.5, and those that write to the
-    # residual stream smaller by sqrt(2 L).
-    attention = params["blocks"]["attention"]
-    for array, std in ((params["embedding"], 0.02), (attention["q"], 128**-0.5), (attention["o"], 128**-0.5 / 2)):
-        np.testing.assert_allclose(np.std(array), std, rtol=0.05)
+    attention, mlp = params["blocks"]["attention"], params["blocks"]["mlp"]
+    # Fan-in, and smaller by sqrt(2 L) where a product writes to the residual stream.
+    expected = {128**-0.5: (params["embedding"], attention["q"], mlp["up"]), 128**-0.5 / 2: (attention["o"],)}
+    expected[256**-0.5 / 2] = (mlp["down"],)
+    for std, arrays in expected.items():
+        for array in arrays:
+            np.testing.assert_allclose(np.std(array), std, rtol=0.05)
+            assert abs(np.mean(array)) < 0.05 * std
+    np.testing.assert_array_equal(attention["smear"], np.full((2, 2), 0.5))
+    np.testing.assert_array_equal(params["final_norm"], np.ones(128))

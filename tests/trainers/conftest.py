@@ -91,6 +91,10 @@ def workdir(_made, tmp_path) -> Path:
 
 @pytest.fixture
 def cfg():
+    return small_config()
+
+
+def small_config():
     """The page of DAPO with everything small; one device."""
     from configs import dapo
 

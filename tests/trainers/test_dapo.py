@@ -1,5 +1,8 @@
 import dataclasses
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -62,6 +65,32 @@ def test_iteration_measures_what_it_should(warm):
         assert row["batch_groups"] == job.cfg.dapo.groups and row["skipped"] == 0
         stops = sum(value for name, value in row.items() if name.startswith("stop/"))
         assert stops == pytest.approx(1)
+
+
+WITHOUT_TENSORFLOW = """
+import sys
+for name in ("tensorflow", "tensorflow_text", "seqio", "tensorflow_datasets", "clu", "keras"):
+    sys.modules[name] = None
+sys.path[:0] = [{root!r}, {here!r}]
+from pathlib import Path
+from conftest import small_config
+from masksearch_jax import train
+cfg = small_config()
+cfg.sft.steps = cfg.sft.checkpoint_every = 2
+cfg.dapo.update({{"iterations": 1, "dynamic_sampling": False}})
+train.run(cfg, Path({workdir!r}))
+assert all(sys.modules[name] is None for name in ("tensorflow", "seqio", "clu"))
+print("trained")
+"""
+
+
+def test_the_whole_trainer_runs_where_tensorflow_does_not_exist(workdir):
+    here = Path(__file__).parent
+    code = WITHOUT_TENSORFLOW.format(root=str(here.parent.parent), here=str(here), workdir=str(workdir))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=500, check=False)
+    assert done.returncode == 0 and "trained" in done.stdout, done.stderr[-3000:]
+    rows = metrics.read_rows(workdir / "dapo" / "metrics.jsonl")
+    assert len(rows) == 1 and rows[0]["skipped"] == 0 and rows[0]["batch_groups"] == 2
 
 
 def test_resume_refuses_another_index(warm):
