@@ -24,7 +24,7 @@ def get_config(arg: str = ""):
 
 def dapo() -> ConfigDict:
     return ConfigDict({
-        "iterations": 70,  # rollout batches, i.e. policy versions
+        "iterations": 60,  # rollout batches, i.e. policy versions
         # --- rollout batch and dynamic sampling ---
         "prompts": 28,  # generated at a time
         "group_size": 8,
@@ -36,8 +36,8 @@ def dapo() -> ConfigDict:
         # (prompts, ((masks, weight), ...)) in order; None: until the end. Two masks from the start: one mask alone
         # unlearns longer answers within ten iterations, and a policy that writes none gets no signal to come back.
         "curriculum": (
-            (800, ((1, 0.6), (2, 0.4))),
-            (None, ((1, 0.6), (2, 0.3), (3, 0.07), (4, 0.03))),
+            (1000, ((1, 0.75), (2, 0.25))),
+            (None, ((1, 0.7), (2, 0.2), (3, 0.07), (4, 0.03))),
         ),
         "augment": True,  # permute name pieces per group
         # --- reward ---

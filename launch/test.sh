@@ -11,5 +11,9 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash launch/setup.sh all,test
 status=0
 .venv/bin/ruff check . || status=$?
-.venv/bin/python -m pytest -q "$@" || status=$?
+if (($#)); then
+    .venv/bin/python -m pytest -q "$@" || status=$?
+else
+    .venv/bin/python -m pytest -q -n 2 || status=$?
+fi
 exit "$status"

@@ -53,40 +53,54 @@ def run(cfg: Any, workdir: Path, searcher: interface.Searcher) -> dict[str, Any]
     associations = oracle.fit_associations(_first(_tasks(workdir, 1), wanted.association_tasks), searcher)
     manifest: dict[str, Any] = {"settings": settings(cfg), "levels": {}}
     for name, count in wanted.examples.items():
-        if not count:
-            continue
         level = int(name.removeprefix("ramp_"))
-        outcomes: Counter[str] = Counter()
-        accepted: list[records.Demonstration] = []
-        source = _tasks(workdir, level)
-        with metrics.progress_bar(count, f"synthesize {name}") as bar:
-            while len(accepted) < count and (chunk := _first(source, _CHUNK)):
-                for outcome in oracle.synthesize(chunk, searcher, tokenizer, associations, teacher):
-                    outcomes[outcome.rejected or "accepted"] += 1
-                    if outcome.demonstration:
-                        accepted.append(outcome.demonstration)
-                bar(min(len(accepted), count))
-        accepted = accepted[:count]
-        if not accepted:
-            raise ValueError(
-                f"no trajectory of {name} was accepted ({dict(outcomes)}); the index may not state the facts twice: "
-                f"lower synthesize.examples.{name} to 0 or raise search.hits (now {cfg.search.hits})"
-            )
-        records.write(target / f"{name}.array_record", accepted)
-        probe = _first(_tasks(workdir, level), wanted.probe_tasks)
-        hits = {s: oracle.hit_rate(probe, searcher, associations, s, k=3) for s in oracle.STYLES}
-        manifest["levels"][name] = {
-            "written": len(accepted),
-            "outcomes": dict(outcomes),
-            "tokens": sum(len(d.ids) for d in accepted),
-            "searches": sum(d.searches for d in accepted),
-            "oracle_top3_contains_answer": {
-                s: {"found": f, "masks": n, "rate": f / max(n, 1)} for s, (f, n) in hits.items()
-            },
-        }
+        made = _write_level(workdir, level, count, searcher, tokenizer, associations, teacher) if count else {}
+        # How often search can find the answer at all, also for levels that get no demonstrations.
+        if probe := _first(_tasks(workdir, level), wanted.probe_tasks):
+            found = {s: oracle.hit_rate(probe, searcher, associations, s, k=3) for s in oracle.STYLES}
+            made["oracle_top3_contains_answer"] = {
+                style: {"found": hits, "masks": masks, "rate": hits / masks} for style, (hits, masks) in found.items()
+            }
+        manifest["levels"][name] = made
     manifest["seconds"] = round(time.perf_counter() - started, 2)
+    target.mkdir(parents=True, exist_ok=True)
     (target / "manifest.json").write_text(json.dumps(manifest, indent=1))
     return manifest
+
+
+def _write_level(
+    workdir: Path,
+    level: int,
+    count: int,
+    searcher: interface.Searcher,
+    tokenizer: Tokenizer,
+    associations: oracle.Associations,
+    teacher: oracle.OracleConfig,
+) -> dict[str, Any]:
+    """Writes the first `count` accepted trajectories of one level; returns their counts for the manifest."""
+    outcomes: Counter[str] = Counter()
+    accepted: list[records.Demonstration] = []
+    source = _tasks(workdir, level)
+    with metrics.progress_bar(count, f"synthesize ramp_{level}") as bar:
+        while len(accepted) < count and (chunk := _first(source, _CHUNK)):
+            for outcome in oracle.synthesize(chunk, searcher, tokenizer, associations, teacher):
+                outcomes[outcome.rejected or "accepted"] += 1
+                if outcome.demonstration:
+                    accepted.append(outcome.demonstration)
+            bar(min(len(accepted), count))
+    accepted = accepted[:count]
+    if not accepted:
+        raise ValueError(
+            f"no trajectory of ramp_{level} was accepted ({dict(outcomes)}): the index hardly states a fact twice; "
+            f"set synthesize.examples.ramp_{level}=0, or raise search.hits (now {teacher.hits})"
+        )
+    records.write(workdir / "demonstrations" / f"ramp_{level}.array_record", accepted)
+    return {
+        "written": len(accepted),
+        "outcomes": dict(outcomes),
+        "tokens": sum(len(d.ids) for d in accepted),
+        "searches": sum(d.searches for d in accepted),
+    }
 
 
 def _tasks(workdir: Path, level: int) -> Iterator[records.Task]:

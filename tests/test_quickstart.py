@@ -44,9 +44,6 @@ def test_search_is_learned_and_dapo_raises_the_held_out_score(seed):
     for control in ("sft", "sft_more"):
         gain = found["gains"][control]
         assert gain["difference"] > 3 * gain["se"], (control, gain)
-        # Also with the larger, unpaired standard error.
-        unpaired = (found["dapo"]["recall_se"] ** 2 + found[control]["recall_se"] ** 2) ** 0.5
-        assert found["dapo"]["recall"] - found[control]["recall"] > 3 * unpaired
     assert_held_out(workdir)
 
 

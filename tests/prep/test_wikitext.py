@@ -169,9 +169,12 @@ def test_malformed_input_takes_linear_time(unit):
     """Four times the input takes about four times as long (a quadratic pass would take sixteen)."""
 
     def seconds(repeats):
-        start = time.process_time()
-        wikitext.clean((unit + " x") * repeats, "T")
-        return time.process_time() - start
+        best = float("inf")
+        for _ in range(3):  # the least of three: other processes only ever add
+            start = time.process_time()
+            wikitext.clean((unit + " x") * repeats, "T")
+            best = min(best, time.process_time() - start)
+        return best
 
     long = seconds(20_000)
     assert long < 0.25 or long < 9 * seconds(5_000), long
