@@ -26,7 +26,7 @@ def dapo() -> ConfigDict:
     return ConfigDict({
         "iterations": 60,  # rollout batches, i.e. policy versions
         # --- rollout batch and dynamic sampling ---
-        "prompts": 28,  # generated at a time
+        "prompts": 32,  # generated at a time
         "group_size": 8,
         "groups": 16,  # trained on, once that many carry a signal
         "dynamic_sampling": True,
