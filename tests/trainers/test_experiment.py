@@ -1,0 +1,53 @@
+import json
+
+import pytest
+
+from masksearch_jax import evaluate, experiment
+from masksearch_jax.evals import report
+from masksearch_jax.evals.runner import read_rows
+from masksearch_jax.job import Job
+
+
+@pytest.fixture
+def short(cfg):
+    cfg.policies = report.POLICIES
+    cfg.sft.steps = cfg.sft.checkpoint_every = cfg.sft.optimizer.total_steps = 2
+    cfg.dapo.update({"iterations": 1, "dynamic_sampling": False})
+    cfg.evaluate.episodes.update({"1": 8, "2": 4, "3": 0, "4": 0, "qa": 4})
+    return cfg
+
+
+def test_the_line_ends_in_a_report_of_every_policy(short, workdir, capsys):
+    content = experiment.run(short, workdir)
+    saved = json.loads((workdir / "report.json").read_text())
+    for policy in report.POLICIES:
+        assert set(report.SCORES) <= set(saved[policy])
+        rows = read_rows(workdir / "evaluate" / policy / "rows.jsonl")
+        assert [sum(row.masks == level for row in rows) for level in (1, 2)] == [8, 4]
+        # What the report says is what the rows say.
+        ones = [row.recall for row in rows if row.masks == 1]
+        assert saved[policy]["recall"] == pytest.approx(sum(ones) / len(ones))
+        assert saved["per_masks"]["2"][policy]["episodes"] == 4
+    assert saved["seed"] == short.seed and saved["wall_seconds"] > 0 and saved["config"]["dapo"]["iterations"] == 1
+    # The control trains for as long as DAPO took, on a schedule of that length, from the SFT parameters.
+    steps = json.loads((workdir / "sft_more" / "config.json").read_text())["settings"]["steps"]
+    seconds = saved["stage_seconds"]
+    assert steps == max(1, round(2 * seconds["dapo"] / seconds["sft"]))
+    # One forced search and no further agency: every episode that ended by itself searched exactly once.
+    forced = read_rows(workdir / "evaluate" / "one_search" / "rows.jsonl")
+    assert {row.searches for row in forced} == {1}
+    shown = capsys.readouterr().out
+    assert "held-out RAMP, 1 mask" in shown and "DAPO minus sft_more" in shown
+    assert content["gains"]["sft"]["episodes"] == 8
+
+
+def test_an_unknown_policy_is_refused(short, workdir):
+    with pytest.raises(ValueError, match="clever"):
+        evaluate.run(Job(short, workdir), "clever", None)
+
+
+def test_held_out_tasks_come_from_the_held_out_split(short, workdir):
+    job = Job(short, workdir)
+    assert {task.split for task in job.tasks("test", 1, 6)} == {"test"}
+    assert len(job.searcher("train")) < len(job.searcher("validation")) < len(job.searcher("all"))
+    assert not job.has_questions("test")
