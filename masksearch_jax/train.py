@@ -10,6 +10,7 @@ bit for bit.
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -69,9 +70,7 @@ def ensure_data(cfg: Any, workdir: Path) -> None:
 
 def prepare_command(settings: ConfigDict, workdir: Path) -> list[str]:
     """The command line that prepares with `settings`: the page, and an override for each value that differs from it."""
-    page: dict[str, Any] = {}
-    exec(compile(Path(_PREPARE_PAGE).read_text(), _PREPARE_PAGE, "exec"), page)
-    defaults = _leaves(page["get_config"]())
+    defaults = _leaves(runpy.run_path(_PREPARE_PAGE)["get_config"]())
     changed = {name: value for name, value in _leaves(settings).items() if defaults.get(name) != value}
     return [
         sys.executable, "-m", "masksearch_jax.prepare", f"--config={_PREPARE_PAGE}", f"--workdir={workdir}",
