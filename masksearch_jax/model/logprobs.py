@@ -1,6 +1,8 @@
 """Log-probabilities and entropies of target tokens, float32, without ever holding more than a chunk of logits.
 
-Enters: hidden states of `transformer.forward` or `extend`. Leaves: per-token numbers, not summed and not masked.
+Enters: hidden states of `transformer.forward` or `extend`. Leaves: per-token numbers, not summed. Where only some
+targets are trained on (a policy's own tokens are a sixth of its episodes here), the logits of the others are never
+computed.
 """
 
 import jax
@@ -8,6 +10,9 @@ import jax.numpy as jnp
 
 from masksearch_jax.model import transformer
 from masksearch_jax.model.config import ModelConfig
+
+# Pieces that a row is cut into when some of its targets are not wanted: computed as long as any row still wants one.
+_PIECES = 8
 
 
 def token_logprobs(
@@ -17,30 +22,51 @@ def token_logprobs(
     targets: jax.Array,
     temperature: jax.Array | float = 1.0,
     chunk: int = 4096,
+    wanted: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """log p(target) and the entropy of p = softmax(logits / temperature), differentiable in params and hidden.
 
     hidden: [..., S, D]. targets: int32 [..., S]. temperature: above 0. chunk: tokens whose logits exist at a time, in
     the forward and in the backward pass; S is cut, so that a batch sharded over its rows stays sharded.
+    wanted: bool [..., S], None for all; the others cost next to nothing and give 0.
     Returns two float32 arrays [..., S]. A target outside [0, V) gives a finite number that means nothing.
     """
     lead, (steps, width) = hidden.shape[:-2], hidden.shape[-2:]
     rows = max(1, hidden.size // (steps * width))
     piece = max(1, chunk // rows)
-    if piece >= steps:
-        return _logprobs(cfg, params, hidden, targets, temperature)
-    count = -(-steps // piece)
-    pad = count * piece - steps
-    hidden = jnp.pad(hidden, [(0, 0)] * len(lead) + [(0, pad), (0, 0)]).reshape(*lead, count, piece, width)
-    targets = jnp.pad(targets, [(0, 0)] * len(lead) + [(0, pad)]).reshape(*lead, count, piece)
+    if wanted is None:
+        if piece >= steps:
+            return _logprobs(cfg, params, hidden, targets, temperature)
+        return _in_pieces(cfg, params, hidden, targets, temperature, jnp.ones(targets.shape, bool), piece)
+    # Wanted ones to the front of each row, so that the pieces behind hold none.
+    order = jnp.argsort(~wanted, axis=-1, stable=True)
+    front = tuple(jnp.take_along_axis(x, order, axis=-1) for x in (targets, wanted))
+    hidden = jnp.take_along_axis(hidden, order[..., None], axis=-2)
+    found = _in_pieces(cfg, params, hidden, front[0], temperature, front[1], min(piece, -(-steps // _PIECES)))
+    back = jnp.argsort(order, axis=-1)
+    return tuple(jnp.where(wanted, jnp.take_along_axis(x, back, axis=-1), 0.0) for x in found)
 
-    # Recomputed in the backward pass: the scan would otherwise keep the logits of every chunk.
+
+def _in_pieces(cfg, params, hidden, targets, temperature, wanted, piece):
+    """As `_logprobs`, `piece` steps at a time; a piece without a wanted target is zeros."""
+    lead, (steps, width) = hidden.shape[:-2], hidden.shape[-2:]
+    count, axis = -(-steps // piece), len(lead)
+    pad = [(0, 0)] * axis + [(0, count * piece - steps)]
+
+    def cut(x, *tail):
+        padded = jnp.pad(x, pad + [(0, 0)] * len(tail))
+        return jnp.moveaxis(padded.reshape(*lead, count, piece, *tail), axis, 0)
+
+    # Recomputed in the backward pass: the scan would otherwise keep the logits of every piece.
     @jax.checkpoint
     def one(slice_):
-        return _logprobs(cfg, params, *slice_, temperature)
+        states, ids, some = slice_
+        zeros = jnp.zeros(ids.shape, jnp.float32)
+        return jax.lax.cond(
+            some.any(), lambda: _logprobs(cfg, params, states, ids, temperature), lambda: (zeros, zeros)
+        )
 
-    axis = len(lead)
-    pieces = jax.lax.map(one, (jnp.moveaxis(hidden, axis, 0), jnp.moveaxis(targets, axis, 0)))
+    pieces = jax.lax.map(one, (cut(hidden, width), cut(targets), cut(wanted)))
     return tuple(jnp.moveaxis(x, 0, axis).reshape(*lead, count * piece)[..., :steps] for x in pieces)
 
 

@@ -36,9 +36,9 @@ from masksearch_jax.trainers.sft import Evaluate, save_config
 
 
 def policy_logprobs(model_cfg: ModelConfig, temperature: float, params: Any, rows: batch.UpdateBatch):
-    """(log-prob, entropy) of the targets, float32 [R, T], under the temperature that the sampler used."""
+    """(log-prob, entropy) of the policy's own targets, float32 [R, T], 0 for others, at the sampler's temperature."""
     hidden = transformer.forward(model_cfg, params, rows.ids, rows.positions, rows.segments)
-    return logprobs.token_logprobs(model_cfg, params, hidden, rows.targets, temperature)
+    return logprobs.token_logprobs(model_cfg, params, hidden, rows.targets, temperature, wanted=rows.mask)
 
 
 def loss_fn(model_cfg: ModelConfig, settings: Any, params: Any, rows: batch.UpdateBatch):

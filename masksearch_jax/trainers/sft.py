@@ -36,7 +36,7 @@ def loss_fn(
 ) -> tuple[jax.Array, jax.Array, state_lib.Sums]:
     """Negative log-likelihood of the trainable targets, as a sum; batch: int32/bool [rows, length] (data.pipeline)."""
     hidden = transformer.forward(model_cfg, params, batch["ids"], batch["positions"], batch["segments"])
-    logp, _ = logprobs.token_logprobs(model_cfg, params, hidden, batch["targets"])
+    logp, _ = logprobs.token_logprobs(model_cfg, params, hidden, batch["targets"], wanted=batch["loss_mask"])
     mask = batch["loss_mask"].astype(jnp.float32)
     total, count = -jnp.sum(logp * mask), jnp.sum(mask)
     return total, count, {"loss": (total, count)}

@@ -44,6 +44,43 @@ def test_equals_the_whole_log_softmax(name, chunk):
     assert logp.shape == entropy.shape == targets.shape and logp.dtype == entropy.dtype == jnp.float32
 
 
+@pytest.mark.parametrize("share", [0.0, 0.2, 1.0])
+def test_unwanted_targets_give_zero_and_the_wanted_ones_do_not_change(share):
+    cfg = CONFIGS["tiny"]
+    params, hidden, targets = problem(cfg, rows=3, steps=29)
+    wanted = np.random.default_rng(2).random(targets.shape) < share
+
+    def scalar(function, params, hidden):
+        logp, entropy = function(params, hidden)
+        return jnp.where(wanted, logp * jnp.arange(29) + 0.3 * entropy, 0).sum(), (logp, entropy)
+
+    def some(params, hidden):
+        return token_logprobs(cfg, params, hidden, targets, 0.7, wanted=wanted)
+
+    def every(params, hidden):
+        return tuple(jnp.where(wanted, x, 0) for x in whole(cfg, params, hidden, targets, 0.7))
+
+    found, expected = (
+        jax.jit(jax.grad(functools.partial(scalar, f), argnums=(0, 1), has_aux=True))(params, hidden)
+        for f in (some, every)
+    )
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=3e-5, rtol=1e-5), found, expected)
+
+
+def test_a_piece_without_a_wanted_target_is_never_computed():
+    cfg = CONFIGS["tiny"]
+    params, hidden, targets = problem(cfg, rows=2, steps=32)
+    wanted = np.zeros((2, 32), bool)
+    wanted[:, 20:24] = True  # one piece of 4 of the 8; were the others computed, their NaN would reach the gradient
+    hidden[:, 24:] = np.nan
+
+    def loss(params, hidden):
+        return token_logprobs(cfg, params, hidden, targets, wanted=wanted)[0].sum()
+
+    gradient = jax.jit(jax.grad(loss))(params, hidden)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+
+
 def test_any_number_of_leading_axes():
     cfg = CONFIGS["tiny"]
     params, hidden, targets = problem(cfg)
@@ -76,3 +113,7 @@ def test_sharded_equals_unsharded():
     run = jax.jit(functools.partial(token_logprobs, cfg, chunk=8), out_shardings=(rows, rows))
     got = run(placed, jax.device_put(hidden, rows), jax.device_put(targets, rows))
     jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), got, expected)
+    some = jnp.arange(8)[None, :] % jnp.array([[2], [3], [4], [9]]) == 1
+    run = jax.jit(lambda p, h, t, w: token_logprobs(cfg, p, h, t, wanted=w)[0], out_shardings=rows)
+    got = run(placed, *(jax.device_put(x, rows) for x in (hidden, targets, some)))
+    np.testing.assert_allclose(got, jnp.where(some, expected[0], 0), atol=1e-5)
