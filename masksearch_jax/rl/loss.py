@@ -102,12 +102,6 @@ def sampler_disagreement(old_logp: jax.Array, sampler_logp: jax.Array, mask: jax
     return {"sampler_abs_diff": (jnp.abs(difference).sum(), tokens), "sampler_kl": (-difference.sum(), tokens)}
 
 
-def ratio_max(logp: jax.Array, old_logp: jax.Array, mask: jax.Array) -> jax.Array:
-    """Returns the largest ratio of a masked token (0 without one); combine with a maximum, it is no (sum, count)."""
-    ratio = jnp.exp(_log_ratio(logp, old_logp, mask != 0))
-    return jnp.where(mask != 0, ratio, 0.0).max(initial=0.0)
-
-
 def _log_ratio(logp: jax.Array, old_logp: jax.Array, mask: jax.Array) -> jax.Array:
     """Returns logp - old_logp, clamped, and 0 outside the mask. Masked before the subtraction: 0 * NaN is NaN."""
     difference = jnp.where(mask, logp, 0.0) - jnp.where(mask, old_logp, 0.0)

@@ -118,7 +118,7 @@ def run(
     decode_layout = transformer.param_shardings(model_cfg, mesh, sharding.DECODE)
     # ---- own checkpoint > given parameters ------------------------------------------------------------------------
     checkpoints = Checkpointer(folder / "checkpoints", keep=2)
-    log = metrics.MetricsLog(folder, primary=jax.process_index() == 0)
+    log = metrics.MetricsLog(folder, primary=jax.process_index() == 0, tensorboard=cfg.tensorboard)
     carried: list[collect.Group] = []
     version = 0
     # All that a resumed run must agree on, beside the data.

@@ -101,7 +101,7 @@ def run(
     step_fn = make_step(model_cfg, tx, mesh, settings.micro_batches)
     # ---- own checkpoint > given parameters > fresh ones -----------------------------------------------------------
     checkpoints = Checkpointer(folder / "checkpoints", keep=2)
-    log = metrics.MetricsLog(folder, primary=jax.process_index() == 0)
+    log = metrics.MetricsLog(folder, primary=jax.process_index() == 0, tensorboard=cfg.tensorboard)
     if checkpoints.latest() is not None:
         state, meta, data_state = checkpoints.restore(None, state_lib.abstract_state(model_cfg, tx, mesh))
         check_fingerprint(meta["data_fingerprint"], batches.fingerprint)

@@ -4,6 +4,5 @@
 """
 
 from masksearch_jax.prep.toywiki.export import DEFAULT_SHARES, Paths, generate
-from masksearch_jax.prep.toywiki.wording import counterpart_keywords
 
-__all__ = ["DEFAULT_SHARES", "Paths", "counterpart_keywords", "generate"]
+__all__ = ["DEFAULT_SHARES", "Paths", "generate"]

@@ -163,12 +163,6 @@ def keyword(relation: str, side: int) -> str:
     return TEMPLATES[relation][side][0]
 
 
-def counterpart_keywords() -> dict[str, str]:
-    """Returns, for the keyword of each side of each relation, the keyword of the other side."""
-    pairs = [(a[0], b[0]) for a, b in TEMPLATES.values()]
-    return dict(pairs + [(b, a) for a, b in pairs])
-
-
 def vocabulary() -> set[str]:
     """Returns every lower-case word that the wording itself can write; no name may be one of them."""
     texts = [t for sides in TEMPLATES.values() for _, templates in sides for t in templates]
