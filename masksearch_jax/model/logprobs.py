@@ -31,7 +31,7 @@ def token_logprobs(
     wanted: bool [..., S], None for all; the others cost next to nothing and give 0.
     Returns two float32 arrays [..., S]. A target outside [0, V) gives a finite number that means nothing.
     """
-    lead, (steps, width) = hidden.shape[:-2], hidden.shape[-2:]
+    steps, width = hidden.shape[-2:]
     rows = max(1, hidden.size // (steps * width))
     piece = max(1, chunk // rows)
     if wanted is None:
