@@ -3,7 +3,7 @@
 Command:  bash launch/quickstart.sh
           python -m masksearch_jax.experiment --config=configs/quickstart.py --workdir=runs/quickstart
           python -m masksearch_jax.experiment --config=configs/quickstart.py:proof    adds SFT for as long as DAPO took
-          python -m masksearch_jax.experiment --config=configs/quickstart.py:strong   the proof with a strong teacher
+          python -m masksearch_jax.experiment --config=configs/quickstart.py:strong   with a strong teacher
           python -m masksearch_jax.experiment --config=configs/quickstart.py:slice --config.prepare.dump=FILE
 Hardware: two CPU cores.
 Expect:   see README, "What the one command shows".
@@ -16,7 +16,7 @@ def get_config(arg: str = ""):
     common.check_argument(__file__, arg, "proof", "strong", "slice")
     config = dapo.get_config("slice" if arg == "slice" else "")
     config.policies = ("untrained", "one_search", "sft", "dapo")
-    if arg in ("proof", "strong"):
+    if arg == "proof":
         config.policies = ("untrained", "one_search", "sft", "sft_more", "dapo")
     if arg == "strong":
         config.synthesize = common.synthesize(strong=True)
