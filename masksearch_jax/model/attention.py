@@ -1,8 +1,9 @@
-"""Causal grouped-query attention with rotary positions and, as an option, smeared keys.
+"""Causal grouped-query attention with rotary positions and, as options, local windows and smeared keys.
 
 Axes as in transformer.py. Enters: the normed residual stream [B, S, D]. Leaves: the attention output [B, S, D] and,
 when a cache is given, its new layer. Scores and softmax are float32 whatever the compute dtype.
-Left out: local windows and fused kernels; `attend` is the one place that would change.
+Which tokens a layer sees and how it rotates them comes in as data (`mask`, `rope`); transformer.py chooses per layer.
+Left out: fused kernels; `attend` is the one place that would change. A local layer's cache is as long as the others'.
 """
 
 import math
@@ -21,11 +22,30 @@ _MASKED = -1e30
 _FEW_ROWS = 16
 
 
-def rope_tables(cfg: ModelConfig, positions: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Cosines and sines [B, 1, S, R/2] float32 for positions [B, S], R = cfg.rotary_dim (RoFormer, eq. 15)."""
+def rope_tables(cfg: ModelConfig, positions: jax.Array, local: bool = False) -> tuple[jax.Array, jax.Array]:
+    """Cosines and sines [B, 1, S, R/2] float32 for positions [B, S], R = cfg.rotary_dim (RoFormer, eq. 15).
+
+    local: those of cfg.local_layers.
+    """
     exponent = jnp.arange(0, cfg.rotary_dim, 2, dtype=jnp.float32) / cfg.rotary_dim
-    angles = positions[:, None, :, None].astype(jnp.float32) * cfg.rope_base**-exponent
+    if local and cfg.local_rope_base:
+        frequency = cfg.local_rope_base**-exponent
+    else:
+        frequency = _scaled(cfg, cfg.rope_base**-exponent)
+    angles = positions[:, None, :, None].astype(jnp.float32) * frequency
     return jnp.cos(angles), jnp.sin(angles)
+
+
+def _scaled(cfg, frequency):
+    """Frequencies for texts longer than those of pretraining."""
+    if cfg.rope_scaling == "none":
+        return frequency
+    if cfg.rope_scaling == "linear":
+        return frequency / cfg.rope_factor
+    # Llama 3.1: turns within the original length decide. Fast pairs stay, slow ones are divided, others are blended.
+    turns = cfg.rope_original_length * frequency / (2 * math.pi)
+    kept = jnp.clip((turns - cfg.rope_low_freq) / (cfg.rope_high_freq - cfg.rope_low_freq), 0, 1)
+    return frequency * (kept + (1 - kept) / cfg.rope_factor)
 
 
 def apply_rope(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
@@ -37,24 +57,33 @@ def apply_rope(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
     return jnp.concatenate([*(r.astype(x.dtype) for r in rotated), rest], axis=-1)
 
 
-def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
-    """x / rms(x) * scale over the last axis, computed in float32, returned in x's dtype."""
+def rms_norm(x: jax.Array, scale: jax.Array, eps: float, plus_one: bool = False) -> jax.Array:
+    """x / rms(x) * scale (plus_one: 1 + scale) over the last axis, computed in float32, returned in x's dtype."""
     wide = x.astype(jnp.float32)
     wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + eps)
-    return (wide * scale.astype(jnp.float32)).astype(x.dtype)
+    scale = scale.astype(jnp.float32)
+    return (wide * (1 + scale if plus_one else scale)).astype(x.dtype)
 
 
-def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
-    """softmax(q k^T / sqrt(H)) v, with query head n reading key-value head n // (N / K).
+def norm_init(cfg: ModelConfig):
+    """The initialiser under which a norm starts by scaling with 1."""
+    return nnx.initializers.zeros if cfg.norm_plus_one else nnx.initializers.ones
 
-    q: [B, N, S, H]. k, v: [B, K, T, H]. mask: bool [B, S, T], True where a query may look. Returns [B, N, S, H].
+
+def attend(
+    q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, divisor: float | None = None, softcap: float = 0.0
+) -> jax.Array:
+    """softmax(q k^T / divisor) v, with query head n reading key-value head n // (N / K).
+
+    q: [B, N, S, H]. k, v: [B, K, T, H]. mask: bool [B, S, T], True where a query may look. divisor: by default sqrt(H).
+    softcap: scores become softcap * tanh(scores / softcap); 0 leaves them. Returns [B, N, S, H].
     """
     batch, heads, steps, head_dim = q.shape
     kv_heads = k.shape[1]
     group = heads // kv_heads
     rows = group * steps
     # The queries of a group are rows of one matrix product: keys are read once a group, never repeated.
-    q = (q / math.sqrt(head_dim)).reshape(batch, kv_heads, rows, head_dim)
+    q = (q / (divisor or math.sqrt(head_dim))).reshape(batch, kv_heads, rows, head_dim)
     mask = jnp.tile(mask, (1, group, 1))[:, None]  # [B, 1, rows, T]
     if time_major := 1 < rows <= _FEW_ROWS:
         scores = jnp.einsum("bkth,bkqh->bktq", k, q, preferred_element_type=jnp.float32)
@@ -62,6 +91,8 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Arr
     else:
         scores = jnp.einsum("bkqh,bkth->bkqt", q, k, preferred_element_type=jnp.float32)
     axis = 2 if time_major else 3
+    if softcap:
+        scores = softcap * jnp.tanh(scores / softcap)
     scores = jnp.where(mask, scores, _MASKED)
     weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis, keepdims=True)))
     total = weights.sum(axis, keepdims=True)
@@ -91,8 +122,8 @@ class Attention(nnx.Module):
             self.k_bias = param((k, h), ("kv_heads", "head_dim"), nnx.initializers.zeros)
             self.v_bias = param((k, h), ("kv_heads", "head_dim"), nnx.initializers.zeros)
         if cfg.qk_norm:
-            self.q_norm = param((h,), ("norm",), nnx.initializers.ones)
-            self.k_norm = param((h,), ("norm",), nnx.initializers.ones)
+            self.q_norm = param((h,), ("norm",), norm_init(cfg))
+            self.k_norm = param((h,), ("norm",), norm_init(cfg))
         if cfg.smear_keys:
             self.smear = param((k,), ("kv_heads",), nnx.initializers.constant(0.5))
 
@@ -101,7 +132,7 @@ class Attention(nnx.Module):
         q, k, v = self._project(x)
         k = self._smear(k, k[:, :, :1], starts)
         q, k = self._rotate(q, k, rope)
-        return self._output(attend(q, k, v, mask))
+        return self._output(self._attend(q, k, v, mask))
 
     def extend(self, x: jax.Array, rope, mask: jax.Array, layer, lengths: jax.Array, counts: jax.Array):
         """Appends counts[b] of the S tokens of row b to the cache and attends to all of it.
@@ -121,7 +152,7 @@ class Attention(nnx.Module):
         q, k = self._rotate(q, k, rope)
         cache_k = kv.write(cache_k, k, lengths, counts)
         cache_v = kv.write(cache_v, v, lengths, counts)
-        return self._output(attend(q, cache_k, cache_v, mask)), (cache_k, cache_v, last_key)
+        return self._output(self._attend(q, cache_k, cache_v, mask)), (cache_k, cache_v, last_key)
 
     def _project(self, x):
         """x [B, S, D] -> q [B, N, S, H], k and v [B, K, S, H], before smear, norm and rotation."""
@@ -145,9 +176,12 @@ class Attention(nnx.Module):
 
     def _rotate(self, q, k, rope):
         if self.cfg.qk_norm:
-            q = rms_norm(q, self.q_norm[...], self.cfg.norm_eps)
-            k = rms_norm(k, self.k_norm[...], self.cfg.norm_eps)
+            q = rms_norm(q, self.q_norm[...], self.cfg.norm_eps, self.cfg.norm_plus_one)
+            k = rms_norm(k, self.k_norm[...], self.cfg.norm_eps, self.cfg.norm_plus_one)
         return apply_rope(q, *rope), apply_rope(k, *rope)
+
+    def _attend(self, q, k, v, mask):
+        return attend(q, k, v, mask, self.cfg.score_divisor, self.cfg.attention_softcap)
 
     def _output(self, heads):
         return jnp.einsum("bnsh,nhd->bsd", heads, self.o[...].astype(heads.dtype))

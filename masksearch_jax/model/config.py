@@ -1,16 +1,18 @@
 """Sizes and options of the decoder: a frozen, hashable dataclass, safe to save and to pass to jit as a static value.
 
-Enters: a config page's `model` section. Leaves: `ModelConfig`, checked. Left out: the mesh and the sharding rules
-(sharding.py), so that one config describes the same model on any machine.
+Enters: a config page's `model` section, or a published config.json through families.py. Leaves: `ModelConfig`, checked.
+Left out: the mesh and the sharding rules (sharding.py), so that one config describes the same model on any machine.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
 
-MLPS = ("swiglu", "relu2")
+MLPS = ("swiglu", "geglu", "relu2")
+ROPE_SCALINGS = ("none", "linear", "llama3")
 REMATS = ("none", "dots", "full")
 DTYPES = ("float32", "bfloat16")
 
@@ -21,9 +23,17 @@ class ModelConfig:
 
     vocab_size: V. layers: L. embed: D, width of the residual stream. heads: N. kv_heads: K, each shared by N / K query
     heads (GQA). head_dim: H. ff: F, width of the MLP.
-    mlp: 'swiglu' (gate, up, down) or 'relu2' (up, squared ReLU, down).
+    mlp: 'swiglu' (gate, up, down), 'geglu' (with tanh-approximated GELU, Gemma) or 'relu2' (up, squared ReLU, down).
     rope_base, rope_fraction: base of the rotary angles, and the share of the H dimensions that rotates.
-    qkv_bias: biases on q, k, v (Qwen2). qk_norm: RMSNorm on each q and k head (Qwen3).
+    rope_scaling: 'linear' divides all angles by rope_factor; 'llama3' only those of pairs that turn fewer than
+    rope_low_freq times in rope_original_length tokens, not those above rope_high_freq, and blends in between.
+    local_layers: indices of the layers whose tokens see the last `window` tokens only, themselves included. With
+    local_rope_base above 0 these layers rotate by that base, unscaled; with 0 they rotate like the others.
+    qkv_bias: biases on q, k, v (Qwen2). qk_norm: RMSNorm on each q and k head (Qwen3, Gemma 3).
+    post_norms: RMSNorm also on what attention and MLP add to the residual stream. norm_plus_one: norms scale by 1 + w.
+    scale_embeddings: embeddings times sqrt(D), rounded to `dtype` first. (All three: Gemma.)
+    query_scalar: scores are divided by its square root; 0 stands for head_dim.
+    attention_softcap, logit_softcap: c tanh(x / c) on attention scores and on logits; 0 turns it off.
     smear_keys: k_t <- a k_t + (1 - a) k_{t-1} before q/k norm and RoPE, a one learnable scalar per layer and head.
     dtype: of activations, caches and the weights as used. param_dtype: of the weights as stored.
     remat: what the backward pass of a layer recomputes: 'none', 'dots' (all but matrix products), 'full' (all).
@@ -41,9 +51,23 @@ class ModelConfig:
     mlp: str = "relu2"
     rope_base: float = 1000.0
     rope_fraction: float = 0.5
+    rope_scaling: str = "none"
+    rope_factor: float = 1.0
+    rope_low_freq: float = 1.0
+    rope_high_freq: float = 4.0
+    rope_original_length: int = 8192
+    local_layers: tuple = ()
+    window: int = 0
+    local_rope_base: float = 0.0
     norm_eps: float = 1e-6
     qkv_bias: bool = False
     qk_norm: bool = False
+    post_norms: bool = False
+    norm_plus_one: bool = False
+    scale_embeddings: bool = False
+    query_scalar: float = 0.0
+    attention_softcap: float = 0.0
+    logit_softcap: float = 0.0
     tie_embeddings: bool = True
     smear_keys: bool = True
     dtype: str = "float32"
@@ -55,7 +79,13 @@ class ModelConfig:
         for name in ("vocab_size", "layers", "embed", "heads", "kv_heads", "head_dim", "ff", "scan_unroll"):
             if getattr(self, name) < 1:
                 raise ValueError(f"model.{name} = {getattr(self, name)}: must be at least 1.")
-        for name, allowed in (("mlp", MLPS), ("remat", REMATS), ("dtype", DTYPES), ("param_dtype", DTYPES)):
+        for name, allowed in (
+            ("mlp", MLPS),
+            ("rope_scaling", ROPE_SCALINGS),
+            ("remat", REMATS),
+            ("dtype", DTYPES),
+            ("param_dtype", DTYPES),
+        ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"model.{name} = {getattr(self, name)!r}: choose one of {', '.join(allowed)}.")
         if self.heads % self.kv_heads:
@@ -70,6 +100,22 @@ class ModelConfig:
                 f"model.rope_fraction = {self.rope_fraction} of model.head_dim = {self.head_dim} leaves no pair of"
                 " dimensions to rotate; raise either."
             )
+        for name in ("window", "local_rope_base", "query_scalar", "attention_softcap", "logit_softcap"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"model.{name} = {getattr(self, name)}: must not be negative; 0 turns it off.")
+        if self.rope_factor <= 0 or not 0 < self.rope_low_freq < self.rope_high_freq:
+            raise ValueError(
+                f"model.rope_factor = {self.rope_factor}, rope_low_freq = {self.rope_low_freq}, rope_high_freq ="
+                f" {self.rope_high_freq}: all above 0, and low below high."
+            )
+        # A list from a page or a JSON file is taken for the tuple that makes the config hashable.
+        object.__setattr__(self, "local_layers", tuple(sorted(self.local_layers)))
+        outside = [layer for layer in self.local_layers if not 0 <= layer < self.layers]
+        if outside or (self.local_layers and self.window < 1):
+            raise ValueError(
+                f"model.local_layers = {self.local_layers} with model.layers = {self.layers} and model.window ="
+                f" {self.window}: indices below layers, and a window of at least 1."
+            )
 
     @property
     def rotary_dim(self) -> int:
@@ -80,6 +126,11 @@ class ModelConfig:
     def compute_dtype(self) -> jnp.dtype:
         """`dtype` as a numpy dtype."""
         return jnp.dtype(self.dtype)
+
+    @property
+    def score_divisor(self) -> float:
+        """What q k^T is divided by."""
+        return math.sqrt(self.query_scalar or self.head_dim)
 
 
 def from_config(section: Mapping[str, Any], **override: Any) -> ModelConfig:
@@ -95,7 +146,9 @@ def from_config(section: Mapping[str, Any], **override: Any) -> ModelConfig:
         raise ValueError(f"model: unknown setting {', '.join(unknown)}; the settings are {', '.join(fields)}.")
     for name, value in values.items():
         wanted = fields[name]
-        if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        if wanted is tuple and isinstance(value, list):
+            values[name] = tuple(value)
+        elif wanted is float and isinstance(value, int) and not isinstance(value, bool):
             values[name] = float(value)
         elif not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
             raise TypeError(f"model.{name} = {value!r}: expected {wanted.__name__}, got {type(value).__name__}.")

@@ -8,6 +8,7 @@ computed.
 import jax
 import jax.numpy as jnp
 
+from masksearch_jax import sharding
 from masksearch_jax.model import transformer
 from masksearch_jax.model.config import ModelConfig
 
@@ -26,13 +27,14 @@ def token_logprobs(
 ) -> tuple[jax.Array, jax.Array]:
     """log p(target) and the entropy of p = softmax(logits / temperature), differentiable in params and hidden.
 
-    hidden: [..., S, D]. targets: int32 [..., S]. temperature: above 0. chunk: tokens whose logits exist at a time, in
-    the forward and in the backward pass; S is cut, so that a batch sharded over its rows stays sharded.
+    hidden: [..., S, D]. targets: int32 [..., S]. temperature: above 0. chunk: tokens whose logits exist at a time on a
+    shard of the batch, in the forward and in the backward pass; S is cut, so that rows stay on their shards.
     wanted: bool [..., S], None for all; the others cost next to nothing and give 0.
     Returns two float32 arrays [..., S]. A target outside [0, V) gives a finite number that means nothing.
     """
     steps, width = hidden.shape[-2:]
-    rows = max(1, hidden.size // (steps * width))
+    # Of one shard: by the rows of all, 1024 shards would compute 4 tokens at a time and gather the weights for each.
+    rows = max(1, hidden.size // (steps * width) // sharding.batch_shards())
     piece = max(1, chunk // rows)
     if wanted is None:
         if piece >= steps:

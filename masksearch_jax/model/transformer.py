@@ -1,4 +1,4 @@
-"""The decoder: pre-norm blocks of attention and MLP, stacked layers, as functions of a plain tree of arrays.
+"""The decoder of every family: blocks of attention and MLP, stacked layers, as functions of a plain tree of arrays.
 
 Axes, here and in attention.py and cache.py:
   B batch rows   S new tokens   T cache time   L layers   D embed   N query heads   K key-value heads   H head_dim
@@ -21,7 +21,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from masksearch_jax import sharding
-from masksearch_jax.model.attention import Attention, rms_norm, rope_tables
+from masksearch_jax.model.attention import Attention, norm_init, rms_norm, rope_tables
 from masksearch_jax.model.cache import Cache
 from masksearch_jax.model.config import ModelConfig
 
@@ -34,13 +34,13 @@ _REMAT = {
 
 
 class Mlp(nnx.Module):
-    """SwiGLU (Shazeer 2020) or squared ReLU (So et al. 2021) over [B, S, D]."""
+    """SwiGLU or GEGLU (Shazeer 2020) or squared ReLU (So et al. 2021) over [B, S, D]."""
 
     def __init__(self, cfg: ModelConfig, *, param):
         into = nnx.initializers.normal(cfg.embed**-0.5)
         out = nnx.initializers.normal(cfg.ff**-0.5 / math.sqrt(2 * cfg.layers))
         self.cfg = cfg
-        if cfg.mlp == "swiglu":
+        if cfg.mlp != "relu2":
             self.gate = param((cfg.embed, cfg.ff), ("embed", "ff"), into)
         self.up = param((cfg.embed, cfg.ff), ("embed", "ff"), into)
         self.down = param((cfg.ff, cfg.embed), ("ff", "embed"), out)
@@ -49,35 +49,42 @@ class Mlp(nnx.Module):
         up = x @ self.up[...].astype(x.dtype)
         if self.cfg.mlp == "swiglu":
             hidden = jax.nn.silu(x @ self.gate[...].astype(x.dtype)) * up
+        elif self.cfg.mlp == "geglu":
+            hidden = jax.nn.gelu(x @ self.gate[...].astype(x.dtype), approximate=True) * up
         else:
             hidden = jnp.square(jax.nn.relu(up))
         return hidden @ self.down[...].astype(x.dtype)
 
 
 class Block(nnx.Module):
-    """All L layers, stacked: x + attention(norm(x)), then x + mlp(norm(x))."""
+    """All L layers, stacked: x + attention(norm(x)), then x + mlp(norm(x)); post_norms norms what is added too."""
 
     def __init__(self, cfg: ModelConfig, *, param):
         self.cfg = cfg
-        self.attention_norm = param((cfg.embed,), ("norm",), nnx.initializers.ones)
+        self.attention_norm = param((cfg.embed,), ("norm",), norm_init(cfg))
         self.attention = Attention(cfg, param=param)
-        self.mlp_norm = param((cfg.embed,), ("norm",), nnx.initializers.ones)
+        self.mlp_norm = param((cfg.embed,), ("norm",), norm_init(cfg))
         self.mlp = Mlp(cfg, param=param)
+        if cfg.post_norms:
+            self.attention_post_norm = param((cfg.embed,), ("norm",), norm_init(cfg))
+            self.mlp_post_norm = param((cfg.embed,), ("norm",), norm_init(cfg))
 
     def __call__(self, x: jax.Array, rope, mask: jax.Array, starts: jax.Array) -> jax.Array:
         """One layer over whole sequences, x [B, S, D] -> [B, S, D]; arguments as `Attention.__call__`."""
-        x = x + self.attention(rms_norm(x, self.attention_norm[...], self.cfg.norm_eps), rope, mask, starts)
-        return self._mlp(x)
+        out = self.attention(_norm(self.cfg, x, self.attention_norm), rope, mask, starts)
+        return self._mlp(x, out)
 
     def extend(self, x: jax.Array, rope, mask: jax.Array, layer, lengths: jax.Array, counts: jax.Array):
         """One layer over new tokens and its cache -> (x, layer); arguments as `Attention.extend`."""
-        normed = rms_norm(x, self.attention_norm[...], self.cfg.norm_eps)
+        normed = _norm(self.cfg, x, self.attention_norm)
         out, layer = self.attention.extend(normed, rope, mask, layer, lengths, counts)
-        return self._mlp(x + out), layer
+        return self._mlp(x, out), layer
 
-    def _mlp(self, x):
-        x = x + self.mlp(rms_norm(x, self.mlp_norm[...], self.cfg.norm_eps))
-        return sharding.constrain(x, "batch", None, None)
+    def _mlp(self, x, attended):
+        x = x + (_norm(self.cfg, attended, self.attention_post_norm) if self.cfg.post_norms else attended)
+        out = self.mlp(_norm(self.cfg, x, self.mlp_norm))
+        x = x + (_norm(self.cfg, out, self.mlp_post_norm) if self.cfg.post_norms else out)
+        return sharding.constrain(x, "batch", "time", None)
 
 
 class Transformer(nnx.Module):
@@ -97,7 +104,7 @@ class Transformer(nnx.Module):
         table = nnx.initializers.normal(cfg.embed**-0.5)
         self.embedding = param((cfg.vocab_size, cfg.embed), ("vocab", "embed"), table)
         self.blocks = Block(cfg, param=stacked)
-        self.final_norm = param((cfg.embed,), ("norm",), nnx.initializers.ones)
+        self.final_norm = param((cfg.embed,), ("norm",), norm_init(cfg))
         if not cfg.tie_embeddings:
             self.unembedding = param((cfg.embed, cfg.vocab_size), ("embed", "vocab"), table)
 
@@ -129,13 +136,37 @@ def logical_axes(cfg: ModelConfig) -> Params:
 
 
 def param_shardings(cfg: ModelConfig, mesh: Mesh, rules: sharding.Rules = sharding.TRAIN) -> Params:
-    """For every parameter its NamedSharding under `rules`. Raises ValueError naming the array that does not fit."""
+    """For every parameter its NamedSharding under `rules`.
+
+    Raises ValueError naming the array that does not fit, and the tensor axes that this model allows.
+    """
 
     def one(path, struct, axes):
         name = ".".join(str(key.key) for key in path)
         return sharding.named_sharding(mesh, axes, struct.shape, rules, name)
 
-    return jax.tree_util.tree_map_with_path(one, nnx.to_pure_dict(_definition(cfg)[1]), logical_axes(cfg))
+    try:
+        return jax.tree_util.tree_map_with_path(one, nnx.to_pure_dict(_definition(cfg)[1]), logical_axes(cfg))
+    except ValueError as error:
+        raise ValueError(
+            f"{error} A model of {cfg.heads} heads, {cfg.kv_heads} key-value heads, ff = {cfg.ff} and vocab_size ="
+            f" {cfg.vocab_size} fits mesh.tensor in {tensor_sizes(cfg)}, and its mesh.fsdp has to divide embed ="
+            f" {cfg.embed}."
+        ) from None
+
+
+def tensor_sizes(cfg: ModelConfig) -> tuple[int, ...]:
+    """The sizes of the mesh's tensor axis that this model can be laid out on.
+
+    Heads, MLP width and vocabulary are divided; key-value heads are divided too, or, when there are fewer than shards
+    and their number divides the shards, kept whole by every shard (sharding.REPLICATED_WHEN_FEWER).
+    """
+
+    def fits(shards):
+        divided = all(size % shards == 0 for size in (cfg.heads, cfg.ff, cfg.vocab_size))
+        return divided and (cfg.kv_heads % shards == 0 or shards % cfg.kv_heads == 0)
+
+    return tuple(filter(fits, range(1, cfg.heads + 1)))
 
 
 def abstract_params(cfg: ModelConfig, mesh: Mesh, rules: sharding.Rules = sharding.TRAIN) -> Params:
@@ -175,14 +206,26 @@ def forward(cfg: ModelConfig, params: Params, ids: jax.Array, positions: jax.Arr
 
     definition, layers = nnx.split(model.blocks)
 
-    def layer(x, weights):
-        return nnx.merge(definition, weights)(x, rope, mask, starts), None
+    local, local_rope, local_mask = None, rope, mask
+    if cfg.local_layers:
+        local = jnp.array([index in cfg.local_layers for index in range(cfg.layers)])
+        local_rope, local_mask = (
+            rope_tables(cfg, positions, local=True),
+            mask & (index[:, None] - index[None, :] < cfg.window),
+        )
+
+    def layer(x, scanned):
+        weights, is_local = scanned
+        seen = rope, mask
+        if is_local is not None:
+            seen = jax.tree.map(lambda a, b: jnp.where(is_local, a, b), (local_rope, local_mask), seen)
+        return nnx.merge(definition, weights)(x, *seen, starts), None
 
     if cfg.remat != "none":
         # Inside a scan nothing can be merged with the recomputation, so no barrier against it is needed.
         layer = jax.checkpoint(layer, policy=_REMAT[cfg.remat], prevent_cse=False)
-    x, _ = jax.lax.scan(layer, _embed(cfg, model, ids), layers, unroll=cfg.scan_unroll)
-    return rms_norm(x, model.final_norm[...], cfg.norm_eps)
+    x, _ = jax.lax.scan(layer, _embed(cfg, model, ids), (layers, local), unroll=cfg.scan_unroll)
+    return _norm(cfg, x, model.final_norm)
 
 
 def extend(
@@ -201,6 +244,11 @@ def extend(
     positions = lengths[:, None] + jnp.arange(ids.shape[1])  # [B, S]
     rope = rope_tables(cfg, positions)
     mask = jnp.arange(cache.time) <= positions[:, :, None]  # [B, S, T]
+    if cfg.local_layers:
+        local = (
+            rope_tables(cfg, positions, local=True),
+            mask & (jnp.arange(cache.time) > positions[:, :, None] - cfg.window),
+        )
 
     definition, stacked = nnx.split(model.blocks)
     last_keys = cache.last_key or (None,) * cfg.layers
@@ -208,20 +256,28 @@ def extend(
     layers = []
     for index, layer in enumerate(zip(cache.k, cache.v, last_keys, strict=True)):
         block = nnx.merge(definition, jax.tree.map(lambda w, i=index: w[i], stacked))
-        x, layer = block.extend(x, rope, mask, layer, lengths, counts)
+        seen = local if index in cfg.local_layers else (rope, mask)
+        x, layer = block.extend(x, *seen, layer, lengths, counts)
         layers.append(layer)
     k, v, last_key = zip(*layers, strict=True)
     cache = Cache(k=k, v=v, last_key=last_key if cfg.smear_keys else (), lengths=lengths + counts)
-    return rms_norm(x, model.final_norm[...], cfg.norm_eps), cache
+    return _norm(cfg, x, model.final_norm), cache
 
 
 def unembed(cfg: ModelConfig, params: Params, hidden: jax.Array) -> jax.Array:
     """Logits [..., V] float32 of hidden states [..., D]."""
     weight = params["embedding"].T if cfg.tie_embeddings else params["unembedding"]
-    return jnp.matmul(hidden, weight.astype(hidden.dtype), preferred_element_type=jnp.float32)
+    logits = jnp.matmul(hidden, weight.astype(hidden.dtype), preferred_element_type=jnp.float32)
+    return cfg.logit_softcap * jnp.tanh(logits / cfg.logit_softcap) if cfg.logit_softcap else logits
+
+
+def _norm(cfg, x, scale):
+    return rms_norm(x, scale[...], cfg.norm_eps, cfg.norm_plus_one)
 
 
 def _embed(cfg, model, ids):
     # A gather: its gradient is a scatter-add, 0.24 ms where a one-hot product takes 35 ms (CPU, V = 486).
     x = jnp.take(model.embedding[...], ids, axis=0, mode="clip").astype(cfg.compute_dtype)
-    return sharding.constrain(x, "batch", None, None)
+    if cfg.scale_embeddings:
+        x = x * jnp.array(math.sqrt(cfg.embed), x.dtype)  # 55.43 becomes 55.5 in bfloat16, as Gemma was trained
+    return sharding.constrain(x, "batch", "time", None)

@@ -1,10 +1,22 @@
+"""Weights between safetensors folders and our tree: exact, sharded, with every disagreement named in one message."""
+
 import json
 import struct
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import published
 import pytest
+import safetensors.numpy
 
+from masksearch_jax import sharding
+from masksearch_jax.model import convert, families
 from masksearch_jax.model.convert import read_safetensors
+
+
+def one_device():
+    return sharding.make_mesh(1, 1, 1)
 
 
 def test_reads_a_file_written_from_the_format_s_definition(tmp_path):
@@ -25,3 +37,129 @@ def test_reads_a_file_written_from_the_format_s_definition(tmp_path):
 def test_missing_file_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="none.safetensors does not exist"):
         read_safetensors(tmp_path / "none.safetensors")
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 2, 2), (1, 4, 2), (1, 2, 4)])
+def test_layouts_hold_the_same_numbers(shape, tmp_path, monkeypatch):
+    """Sliced reads, in blocks of a few rows, against whole tensors turned by hand."""
+    monkeypatch.setattr(convert, "_BLOCK_BYTES", 700)
+    case = "qwen3_untied"
+    mesh = sharding.make_mesh(*shape)
+    cfg, params = convert.load_pretrained(published.write(tmp_path / "hf", case, shards=2), mesh)
+    raw = published.weights(case)
+    at = "model.layers.1."
+    d, n, h = cfg.embed, cfg.heads, cfg.head_dim
+    attention, mlp = params["blocks"]["attention"], params["blocks"]["mlp"]
+    expected = {
+        "q": (attention["q"][1], raw[at + "self_attn.q_proj.weight"].T.reshape(d, n, h)),
+        "o": (attention["o"][1], raw[at + "self_attn.o_proj.weight"].T.reshape(n, h, d)),
+        "q_norm": (attention["q_norm"][1], raw[at + "self_attn.q_norm.weight"]),
+        "down": (mlp["down"][1], raw[at + "mlp.down_proj.weight"].T),
+        "norm": (params["blocks"]["mlp_norm"][1], raw[at + "post_attention_layernorm.weight"]),
+        "embedding": (params["embedding"], raw["model.embed_tokens.weight"]),
+        "unembedding": (params["unembedding"], raw["lm_head.weight"].T),
+    }
+    for got, wanted in expected.values():
+        np.testing.assert_array_equal(got, wanted)
+    layout = {name: x.sharding.spec for name, x in mlp.items()}
+    if shape == (2, 2, 2):
+        assert layout["down"] == jax.P(None, "tensor", "fsdp")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_written_folders_hold_the_published_tensors_bit_for_bit(dtype, tmp_path):
+    case = "gemma3"
+    cfg, params = convert.load_pretrained(published.write(tmp_path / "hf", case), sharding.make_mesh(1, 4, 2))
+    (tmp_path / "hf" / "tokenizer.json").write_text("{}")
+    (tmp_path / "hf" / "generation_config.json").write_text('{"eos_token_id": 3}')
+    convert.save_pretrained(tmp_path / "out", cfg, params, like=tmp_path / "hf", dtype=dtype, shard_bytes=60_000)
+    index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
+    files = sorted(path.name for path in (tmp_path / "out").glob("*.safetensors"))
+    assert len(files) > 2 and files == sorted(set(index["weight_map"].values()))
+    found = {}
+    for file in files:
+        assert (tmp_path / "out" / file).stat().st_size < 70_000
+        held = safetensors.numpy.load_file(tmp_path / "out" / file)
+        assert all(index["weight_map"][name] == file for name in held)
+        found |= held
+    assert sum(x.nbytes for x in found.values()) == index["metadata"]["total_size"]
+    expected = published.weights(case)
+    assert set(found) == set(expected)
+    for name, x in found.items():
+        np.testing.assert_array_equal(x, expected[name].astype(jnp.dtype(dtype)))
+    assert (tmp_path / "out" / "generation_config.json").read_text() == '{"eos_token_id": 3}'
+    assert (tmp_path / "out" / "tokenizer.json").exists()
+    assert not (tmp_path / "out.part").exists()
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["torch_dtype"] == dtype and families.from_hf(config) == cfg
+
+
+def test_half_precision_files_and_bfloat16_parameters(tmp_path):
+    folder = published.write(tmp_path / "hf", "qwen2", dtype=jnp.bfloat16)
+    cfg, params = convert.load_pretrained(folder, one_device(), param_dtype="bfloat16", dtype="bfloat16")
+    assert {x.dtype.name for x in jax.tree.leaves(params)} == {"bfloat16"} and cfg.dtype == "bfloat16"
+    _, wide = convert.load_pretrained(folder, one_device())
+    assert {x.dtype.name for x in jax.tree.leaves(wide)} == {"float32"}
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a.astype(jnp.float32), b), params, wide)
+    # A published model is read as it was stored: writing it again changes nothing.
+    convert.save_pretrained(tmp_path / "out", cfg, params)
+    again = read_safetensors(tmp_path / "out" / "model.safetensors")
+    for name, x in read_safetensors(folder / "model.safetensors").items():
+        np.testing.assert_array_equal(again[name].astype(np.float32), x.astype(np.float32))
+
+
+def test_missing_surplus_and_ill_shaped_are_named_in_one_error(tmp_path):
+    folder = published.write(tmp_path / "hf", "qwen3")
+    tensors = read_safetensors(folder / "model.safetensors")
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    tensors["model.layers.0.self_attn.q_proj.bias"] = np.zeros(80, np.float32)
+    tensors["model.norm.weight"] = np.zeros(49, np.float32)
+    tensors["model.layers.0.input_layernorm.weight"] = np.zeros(48, np.int8)
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]  # a tied head may be stored twice
+    safetensors.numpy.save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(ValueError) as error:
+        convert.load_pretrained(folder, one_device())
+    lines = str(error.value).splitlines()
+    assert lines[0].startswith(f"{folder}: the weights are not those of its config.json")
+    assert sorted(line.strip() for line in lines[1:]) == [
+        "dtype: model.layers.0.input_layernorm.weight is I8, none of F32, F16, BF16",
+        "missing: model.layers.1.mlp.up_proj.weight (72, 48)",
+        "shape: model.norm.weight is (49,), the config says (48,)",
+        "surplus: model.layers.0.self_attn.q_proj.bias (80,)",
+    ]
+
+
+def test_missing_files_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="config.json does not exist"):
+        convert.load_pretrained(tmp_path, one_device())
+    folder = published.write(tmp_path / "hf", "qwen2", shards=3)
+    (folder / "model-00002-of-00003.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match="model-00002-of-00003.safetensors of its index are missing"):
+        convert.load_pretrained(folder, one_device())
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    (bare / "config.json").write_text(json.dumps(published.CONFIGS["qwen2"]))
+    (bare / "pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(FileNotFoundError, match=r"no safetensors files, only \['pytorch_model.bin'\]"):
+        convert.load_pretrained(bare, one_device())
+
+
+@pytest.mark.parametrize("prefix", ["language_model.model.", "model.language_model."])
+def test_the_language_model_of_a_vision_checkpoint(prefix, tmp_path):
+    plain = published.write(tmp_path / "plain", "gemma3")
+    nested = published.write(tmp_path / "nested", "gemma3", rename=lambda n: n.replace("model.", prefix, 1))
+    (nested / "config.json").write_text(
+        json.dumps({"model_type": "gemma3", "text_config": published.CONFIGS["gemma3"]})
+    )
+    tower = {"model.vision_tower.x": np.zeros(3, np.float32), "multi_modal_projector.y": np.zeros(3, np.float32)}
+    safetensors.numpy.save_file(tower, nested / "vision.safetensors")
+    cfg, params = convert.load_pretrained(nested, one_device())
+    expected_cfg, expected = convert.load_pretrained(plain, one_device())
+    assert cfg == expected_cfg
+    jax.tree.map(np.testing.assert_array_equal, params, expected)
+
+
+def test_a_full_folder_is_not_overwritten(tmp_path):
+    cfg, params = convert.load_pretrained(published.write(tmp_path / "hf", "llama3"), one_device())
+    with pytest.raises(FileExistsError, match="hf is not empty"):
+        convert.save_pretrained(tmp_path / "hf", cfg, params)

@@ -12,7 +12,7 @@ from masksearch_jax.model.config import ModelConfig, from_config
     ("field", "value", "says"),
     [
         ("layers", 0, "model.layers = 0"),
-        ("mlp", "gelu", "swiglu, relu2"),
+        ("mlp", "gelu", "swiglu, geglu, relu2"),
         ("remat", "all", "none, dots, full"),
         ("dtype", "float16", "float32, bfloat16"),
         ("kv_heads", 3, "does not divide model.heads = 4"),
