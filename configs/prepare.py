@@ -27,6 +27,8 @@ def get_config(arg: str = ""):
     config.shares = shares(0.98, 0.01, 0.01) if whole else shares(0.6, 0.1, 0.3)
     # --- passages, words ---
     config.passages = ConfigDict({"words": 100, "minimum": 40})
+    # --- tokenizer of a published model, from its folder; '' trains one by what follows ---
+    config.tokenizer_dir = ""
     # --- tokenizer: byte-fallback BPE, trained on the train split ---
     config.tokenizer = ConfigDict({
         "vocab_size": 32_768 if whole else 0,  # 0: 1362 for the toy, 4096 for a dump
@@ -41,6 +43,9 @@ def get_config(arg: str = ""):
         "answer_form": "spans",  # spans | paragraph (the official form)
         "instruction": "",
         "question_instruction": "",
+        # Around the prompts, with tokenizer_dir: '' (base models) | auto | qwen2.5 | chatml | llama3 | llama3.1 | gemma
+        "chat": "",
+        "system": "",  # system message of the chat template; '' for the template's own
         # How likely a span is to be masked, by kind; 0 leaves a kind alone.
         "span_weights": ConfigDict({
             "link": 1.0, "date": 1.0, "number": 1.0, "name": 1.0, "category": 1.0, "rare": 1.0,

@@ -1,9 +1,10 @@
 """From a MediaWiki dump to everything that is not an index: the stages of `prepare`, in order.
 
 Enters: settings (configs/prepare.py) and an empty data directory. Leaves, in that directory: passages.array_record,
-tokenizer.model, annotated/ (what the SeqIO tasks read), tasks/ (what training reads), augment.json, and for the toy
-its dump, splits and questions. Returned, not written: what goes into manifest.json and report.json, which the entry
-writes last, after the indices. Left out: the indices, which need no TensorFlow.
+tokenizer.model (or tokenizer/, the files of a published one), annotated/ (what the SeqIO tasks read), tasks/ (what
+training reads), augment.json, and for the toy its dump, splits and questions. Returned, not written: what goes into
+manifest.json and report.json, which the entry writes last, after the indices. Left out: the indices, which need no
+TensorFlow.
 
 Memory holds one article at a time, the word counts of the corpus, and a sample of passages.
 """
@@ -33,12 +34,11 @@ from masksearch_jax.prep import (
     wikitext,
 )
 from masksearch_jax.prep.splits import SPLITS, Splits
-from masksearch_jax.text import tags, tokenizer
-from masksearch_jax.text.tokenizer import Tokenizer
+from masksearch_jax.text import chat, published, tags, tokenizer
+from masksearch_jax.text.interface import Tokenizer
 
 TOY = "toy"
 PASSAGES = "passages.array_record"
-TOKENIZER = "tokenizer.model"
 AUGMENT = "augment.json"
 # Where tokenizer.vocab_size is 0. The toy's has room for each of its name words as one piece, and for its wording.
 TOY_VOCABULARY = 1362
@@ -80,6 +80,13 @@ def check(cfg: Any) -> None:
     if size and size <= least:
         raise ValueError(f"tokenizer.vocab_size={size}: more than {least} are needed, or 0 to leave the choice")
     task_settings(cfg, {}, {})
+    if cfg.tokenizer_dir:
+        chat.frame(published.PublishedTokenizer(cfg.tokenizer_dir), cfg.tasks.chat, cfg.tasks.system)
+    elif cfg.tasks.chat or cfg.tasks.system:
+        raise ValueError(
+            f"tasks.chat={cfg.tasks.chat!r}, tasks.system={cfg.tasks.system[:60]!r}: a chat template needs the "
+            "tokenizer of its model; name its folder in tokenizer_dir"
+        )
 
 
 def run(cfg: Any, data_dir: Path, bar: Bar) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -122,7 +129,7 @@ def run(cfg: Any, data_dir: Path, bar: Bar) -> tuple[dict[str, Any], dict[str, A
 
     # ---- tokenizer, questions, settings of the tasks ----
     with clock.stage("tokenizer"):
-        trained = _train_tokenizer(cfg, data_dir)
+        opened = _tokenizer(cfg, data_dir)
     with clock.stage("questions"):
         asked = questions.annotate(question_source, splits, data_dir) if question_source else Counter()
     settings = task_settings(cfg, annotation.kept, asked)
@@ -135,7 +142,8 @@ def run(cfg: Any, data_dir: Path, bar: Bar) -> tuple[dict[str, Any], dict[str, A
 
     # ---- what training may permute, and the numbers ----
     with clock.stage("augment"):
-        groups = exchangeable.groups(annotation.named, trained, **cfg.augment)
+        # Pieces of a published model mean what it was trained on: none may stand for another.
+        groups = [] if cfg.tokenizer_dir else exchangeable.groups(annotation.named, opened, **cfg.augment)
         (data_dir / AUGMENT).write_text(json.dumps({"groups": groups}))
     content = {
         "articles": stats.articles,
@@ -147,9 +155,9 @@ def run(cfg: Any, data_dir: Path, bar: Bar) -> tuple[dict[str, Any], dict[str, A
             "bytes": dump.stat().st_size,
             "sha256": manifest.sha256(dump),
         },
-        "tokenizer": {"sha256": trained.fingerprint, "vocab_size": trained.vocab_size},
+        "tokenizer": {"sha256": opened.fingerprint, "vocab_size": opened.vocab_size},
     }
-    report = _report(content, stats, annotation, trained, data_dir, groups, clock.seconds)
+    report = _report(content, stats, annotation, opened, data_dir, groups, clock.seconds)
     return content, report
 
 
@@ -244,8 +252,10 @@ def _fields(passage: records.Passage, chosen: list[spans.Span]) -> dict[str, Any
     }
 
 
-def _train_tokenizer(cfg: Any, data_dir: Path) -> Tokenizer:
-    """Trains on the texts and titles of training passages alone."""
+def _tokenizer(cfg: Any, data_dir: Path) -> Tokenizer:
+    """Copies a published one, or trains one on the texts and titles of training passages alone."""
+    if cfg.tokenizer_dir:
+        return published.copy(cfg.tokenizer_dir, data_dir / tokenizer.PUBLISHED)
     settings = cfg.tokenizer
 
     def texts() -> Iterator[str]:
@@ -257,7 +267,7 @@ def _train_tokenizer(cfg: Any, data_dir: Path) -> Tokenizer:
     size = settings.vocab_size or (TOY_VOCABULARY if cfg.dump == TOY else DUMP_VOCABULARY)
     return tokenizer.train(
         texts(),
-        data_dir / TOKENIZER,
+        data_dir / tokenizer.TRAINED,
         size,
         cfg.seed,
         settings.max_texts,
@@ -275,6 +285,8 @@ def task_settings(cfg: Any, kept: Mapping[str, int], asked: Mapping[str, int]) -
         answer_form=cfg.tasks.answer_form,
         instruction=cfg.tasks.instruction,
         question_instruction=cfg.tasks.question_instruction,
+        chat=cfg.tasks.chat,
+        system=cfg.tasks.system,
         # 1 is the default; each weight named costs a comparison for each span.
         span_weights={kind: weight for kind, weight in cfg.tasks.span_weights.items() if weight != 1.0},
         passages={split: kept.get(split, 0) for split in SPLITS},
@@ -286,7 +298,7 @@ def _report(
     content: dict[str, Any],
     stats: wikipedia.DumpStats,
     annotation: Annotation,
-    trained: Tokenizer,
+    opened: Tokenizer,
     data_dir: Path,
     groups: list[list[int]],
     seconds: dict[str, float],
@@ -298,7 +310,7 @@ def _report(
         by_split[passage.split] += 1
         if passage.split == "train" and len(sample) < _SAMPLE:
             sample.append(" " + passage.text)
-    lengths = sorted(len(ids) for ids in trained.encode_batch(sample))
+    lengths = sorted(len(ids) for ids in opened.encode_batch(sample))
     megabytes = stats.wikitext_bytes / 1e6
     return {
         "pages": stats.pages,
@@ -316,7 +328,7 @@ def _report(
             "p95": lengths[int(0.95 * (len(lengths) - 1))],
             "max": lengths[-1],
         },
-        "vocabulary": trained.vocab_size,
+        "vocabulary": opened.vocab_size,
         "exchangeable_pieces": [len(group) for group in groups],
         "wikitext_mb": round(megabytes, 3),
         "wikitext_mb_per_second": round(megabytes / max(seconds["passages"], 1e-9), 2),

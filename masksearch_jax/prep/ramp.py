@@ -18,6 +18,7 @@ import seqio
 import tensorflow as tf
 
 from masksearch_jax.text import tags
+from masksearch_jax.text.chat import Frame
 
 _BATCH = 256
 
@@ -152,8 +153,10 @@ def mask(masks: int) -> Preprocessor:
     return _over(batch)
 
 
-def word(instruction: str, answer_form: str) -> Preprocessor:
+def word(instruction: str, answer_form: str, frame: Frame) -> Preprocessor:
     """Adds the strings 'inputs' (as text.prompt.ramp_prompt words it) and 'targets' (the answer block).
+
+    frame: gives what stands left and right of the text of 'inputs'; its control tokens come with `enclose`.
 
     answer_form 'spans' fills the masks in order, 'paragraph' repeats the passage unmasked (the official form).
     """
@@ -164,18 +167,20 @@ def word(instruction: str, answer_form: str) -> Preprocessor:
             content = example["text"]
         else:
             content = tf.strings.reduce_join(example["answers"], axis=1, separator=tags.SPAN_SEPARATOR + " ")
-        inputs = tf.strings.join([" ", example["masked"], f" {instruction}" if instruction else ""])
+        said = f" {instruction}" if instruction else ""
+        inputs = tf.strings.join([frame.left, example["masked"], said, frame.right])
         return {**example, "inputs": inputs, "targets": tf.strings.join([opening, " ", content, closing])}
 
     return _over(batch)
 
 
-def word_question(instruction: str) -> Preprocessor:
+def word_question(instruction: str, frame: Frame) -> Preprocessor:
     """Adds 'inputs' (as text.prompt.question_prompt words it) and 'targets' (the first accepted answer)."""
     opening, closing = tags.ANSWER
 
     def batch(example: Features) -> Features:
-        inputs = tf.strings.join([" ", example["question"], f" {instruction}" if instruction else ""])
+        said = f" {instruction}" if instruction else ""
+        inputs = tf.strings.join([frame.left, example["question"], said, frame.right])
         gold = example["answers"].to_tensor()[:, 0]
         return {**example, "inputs": inputs, "targets": tf.strings.join([opening, " ", gold, closing])}
 
@@ -185,3 +190,14 @@ def word_question(instruction: str) -> Preprocessor:
 def tokenize(dataset: tf.data.Dataset, output_features: Mapping[str, seqio.Feature]) -> tf.data.Dataset:
     """Encodes 'inputs' and 'targets' of batches with the features' vocabularies: ragged int32 [B, (tokens)]."""
     return seqio.preprocessors.tokenize(dataset, output_features, copy_pretokenized=False)
+
+
+def enclose(frame: Frame) -> Preprocessor:
+    """Puts the control tokens of a prompt around the token ids of 'inputs', ragged int32 [B, (tokens)]."""
+
+    def batch(example: Features) -> Features:
+        rows = tf.shape(example["targets"].row_lengths())[0]
+        parts = [tf.repeat(tf.constant([ids], tf.int32), rows, axis=0) for ids in (frame.prefix_ids, frame.suffix_ids)]
+        return {**example, "inputs": tf.concat([parts[0], example["inputs"], parts[1]], axis=1)}
+
+    return _over(batch) if frame.prefix_ids or frame.suffix_ids else lambda dataset: dataset

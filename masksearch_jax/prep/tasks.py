@@ -1,7 +1,8 @@
 """The SeqIO tasks and mixtures: `ramp_1` .. `ramp_4`, `ramp_1_2`, `ramp_1_2_3`, `ramp_all`, and `qa`.
 
 Enters: `<data_dir>/annotated/` (one TFRecord of annotated passages, and one of questions, for each split, with
-tasks.json beside them) and `<data_dir>/tokenizer.model`, as prepare writes them. Leaves: registered tasks, so that
+tasks.json beside them) and the tokenizer there (text.tokenizer.load), as prepare writes them. Leaves: registered
+tasks, so that
 
     from masksearch_jax.prep import tasks
     tasks.register("runs/prepare/data")
@@ -24,6 +25,8 @@ import seqio
 import tensorflow as tf
 
 from masksearch_jax.prep import ramp
+from masksearch_jax.prep import vocabulary as vocabularies
+from masksearch_jax.text import chat, tokenizer
 
 LEVELS = (1, 2, 3, 4)  # the paper's 0 < k < 5
 MIXTURES = {"ramp_1_2": (1, 2), "ramp_1_2_3": (1, 2, 3), "ramp_all": LEVELS}
@@ -39,6 +42,8 @@ class TaskSettings:
     seed: base seed of the mask draws. epochs: re-masked sets by split. answer_form: 'spans' or 'paragraph'.
     instruction, question_instruction: appended to the prompts. span_weights: weight of a span in the draw by kind,
     1 where unnamed, 0 to leave a kind unmasked. passages, questions: how many the source files hold, by split.
+    chat: family of the chat template around the prompts, '' for a base model (text/chat.py). system: its system
+    message, '' for the template's own.
     """
 
     seed: int
@@ -49,6 +54,8 @@ class TaskSettings:
     span_weights: dict[str, float]
     passages: dict[str, int]
     questions: dict[str, int]
+    chat: str = ""
+    system: str = ""
 
     def __post_init__(self):
         if self.answer_form not in ANSWER_FORMS:
@@ -122,7 +129,9 @@ def register(data_dir: Path | str, **changes: object) -> TaskSettings:
     """
     data_dir = Path(data_dir)
     settings = dataclasses.replace(TaskSettings.load(data_dir / "annotated"), **changes)
-    vocabulary = seqio.SentencePieceVocabulary(str(data_dir / "tokenizer.model"))
+    opened = tokenizer.load(data_dir)
+    vocabulary = vocabularies.of(opened)
+    frame = chat.frame(opened, settings.chat, settings.system)
     # An answer block ends a turn by its closing tag, so no end-of-sequence follows it.
     features = {name: seqio.Feature(vocabulary, add_eos=False) for name in ("inputs", "targets")}
     _forget()
@@ -135,8 +144,9 @@ def register(data_dir: Path | str, **changes: object) -> TaskSettings:
                 ramp.draw(settings.seed, settings.span_weights),
                 ramp.to_batches,
                 ramp.mask(level),
-                ramp.word(settings.instruction, settings.answer_form),
+                ramp.word(settings.instruction, settings.answer_form, frame),
                 ramp.tokenize,
+                ramp.enclose(frame),
                 ramp.from_batches,
                 seqio.CacheDatasetPlaceholder(),
             ],
@@ -151,8 +161,9 @@ def register(data_dir: Path | str, **changes: object) -> TaskSettings:
             source=seqio.TFExampleDataSource(questions, ramp.QUESTION, num_input_examples=settings.questions),
             preprocessors=[
                 ramp.to_batches,
-                ramp.word_question(settings.question_instruction),
+                ramp.word_question(settings.question_instruction, frame),
                 ramp.tokenize,
+                ramp.enclose(frame),
                 ramp.from_batches,
                 seqio.CacheDatasetPlaceholder(),
             ],

@@ -9,12 +9,13 @@ Enters: passages, questions, hits, decoded turns. Leaves: text, token ids, actio
 (rollout/episode.py) and rewards (rl/).
 """
 
+import codecs
 import dataclasses
 import re
 from collections.abc import Sequence
 from typing import Protocol
 
-from masksearch_jax.text import tags
+from masksearch_jax.text import stops, tags
 
 # Short on purpose: each word costs a small vocabulary several tokens of the episode's budget.
 NOTHING_FOUND = "nothing found"
@@ -25,7 +26,10 @@ _TAG = re.compile("(" + "|".join(re.escape(tag) for tag in tags.ALL if tag != ta
 
 
 class Encoder(Protocol):
-    """The part of text.tokenizer.Tokenizer that is needed here."""
+    """The part of text.interface.Tokenizer that is needed here."""
+
+    @property
+    def token_bytes(self) -> Sequence[bytes]: ...
 
     def encode(self, text: str) -> list[int]: ...
 
@@ -67,8 +71,8 @@ def question_prompt(question: str, instruction: str = "") -> str:
 def observation(hits: Sequence[TitledText], tokenizer: Encoder, max_tokens: int) -> list[int]:
     """Returns the ids of the information block that shows `hits`, best first.
 
-    Tags inside titles and texts are neutralised (design decision 9). The block is cut on whole tokens to at most
-    `max_tokens`, its closing tag included, which is never cut. Raises ValueError if not even the tags fit.
+    Tags inside titles and texts are neutralised (design decision 9). The block is cut on whole tokens and characters to
+    at most `max_tokens`, its closing tag included, which is never cut. Raises ValueError if not even the tags fit.
     """
     shown = "".join(f" {tags.neutralise(hit.title)}: {tags.neutralise(hit.text)}" for hit in hits)
     return _information(shown or f" {NOTHING_FOUND}", tokenizer, max_tokens)
@@ -99,6 +103,13 @@ def parse_turn(text: str) -> Action:
     return Action(kind, content)
 
 
+def parse_stopped_turn(text: str) -> Action:
+    """Returns the action of a turn that was stopped at a closing tag (text/stops.py): that of the text up to the first
+    one. What the last token carries past it stays in the trajectory as the model wrote it and says nothing."""
+    end = stops.closed_at(text)
+    return parse_turn(text if end < 0 else text[:end])
+
+
 def _join(body: str, instruction: str) -> str:
     return f" {body} {instruction}" if instruction else f" {body}"
 
@@ -112,4 +123,15 @@ def _information(body: str, tokenizer: Encoder, max_tokens: int | None) -> list[
     room = max_tokens - len(tail)
     if room < len(tokenizer.encode(opening)):
         raise ValueError(f"an observation of at most {max_tokens} tokens cannot hold its own tags; raise the limit")
-    return ids[:room] + tail
+    return _whole_characters(ids[:room], tokenizer.token_bytes) + tail
+
+
+def _whole_characters(ids: list[int], token_bytes: Sequence[bytes]) -> list[int]:
+    """Drops last tokens that begin a character without its end: at most three, as a character has four bytes."""
+    while ids:
+        reader = codecs.getincrementaldecoder("utf-8")("replace")
+        reader.decode(b"".join(token_bytes[i] for i in ids[-4:]))
+        if not reader.getstate()[0]:
+            break
+        ids = ids[:-1]
+    return ids

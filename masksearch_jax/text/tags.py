@@ -11,6 +11,8 @@ INFORMATION = ("<information>", "</information>")
 ANSWER = ("<answer>", "</answer>")
 MASK = "[mask]"
 
+CLOSING = (SEARCH[1], ANSWER[1])  # what ends a turn
+
 ALL = (*THINK, *SEARCH, *INFORMATION, *ANSWER, MASK)
 
 # Filled spans are joined by this inside the answer tags.

@@ -1,13 +1,14 @@
 """The SentencePiece tokenizer: trained by prepare, read by everything else; no TensorFlow.
 
 Enters: text, or the ids of a whole text. Leaves: ids, or text. The same `.model` file serves SeqIO's
-`SentencePieceVocabulary`, which gives the same ids (tests/prep/test_ramp.py).
-Left out: the Hugging Face tokenizers of imported checkpoints.
+`SentencePieceVocabulary`, which gives the same ids (tests/prep/test_ramp.py). `load` opens the tokenizer of a data
+directory, which may be that of a published checkpoint instead (text/published.py).
 
 Texts join at our tags without changing ids, because no dummy space is put in front: encode(a) + encode(b) ==
 encode(a + b) whenever b begins with a tag or with a space (a word never merges across a space, a tag is never split).
 """
 
+import functools
 import hashlib
 import io
 from collections.abc import Iterable, Sequence
@@ -15,7 +16,11 @@ from pathlib import Path
 
 import sentencepiece
 
-from masksearch_jax.text import tags
+from masksearch_jax.text import interface, tags
+from masksearch_jax.text.published import PublishedTokenizer
+
+# In a data directory: the model that prepare trained, or the folder of files that it copied.
+TRAINED, PUBLISHED = "tokenizer.model", "tokenizer"
 
 PAD_ID, EOS_ID, UNK_ID = 0, 1, 2
 # Figures as pieces of their own, two digits at a time, with and without the space before them: ' 26 July 1780' is
@@ -33,7 +38,9 @@ def fixed_pieces(digit_pairs: bool) -> int:
 
 
 class Tokenizer:
-    """Text to ids and back. Thread-safe; pickles by its path."""
+    """Text to ids and back (text.interface.Tokenizer). Thread-safe; pickles by its path."""
+
+    prefix_ids: list[int] = []  # a prompt starts with its text
 
     def __init__(self, path: Path | str):
         """Reads a model file; raises FileNotFoundError without one and ValueError if its layout is not ours."""
@@ -53,6 +60,13 @@ class Tokenizer:
                 f"{path} has pad, eos, unk = {self.pad_id}, {self.eos_id}, {self._processor.unk_id()}; "
                 f"our models have {PAD_ID}, {EOS_ID}, {UNK_ID}: train one with `python -m masksearch_jax.prepare`"
             )
+
+        self.end_ids = (self.eos_id,)
+
+    @functools.cached_property
+    def token_bytes(self) -> list[bytes]:
+        """For each id the bytes it stands for; none for pad and eos."""
+        return [self._bytes_of(id) for id in range(self.vocab_size)]
 
     def encode(self, text: str) -> list[int]:
         return self._processor.encode(text, out_type=int)
@@ -76,11 +90,27 @@ class Tokenizer:
         """Returns the piece with this id, word starts marked by '▁' as SentencePiece does."""
         return self._processor.id_to_piece(int(id))
 
+    def _bytes_of(self, id: int) -> bytes:
+        if self._processor.is_byte(id):
+            return bytes([int(self.piece(id)[3:5], 16)])  # <0xE2>
+        if self._processor.is_control(id):
+            return b""
+        return self._processor.decode([id]).encode() if id == UNK_ID else self.piece(id).replace("▁", " ").encode()
+
     def __getstate__(self) -> dict:
         return {"path": self.path}
 
     def __setstate__(self, state: dict) -> None:
         self.__init__(state["path"])
+
+
+def load(data_dir: Path | str) -> interface.Tokenizer:
+    """Returns the tokenizer of a data directory: `tokenizer.model`, or the files of a checkpoint in `tokenizer/`.
+
+    Raises FileNotFoundError that says how to make one.
+    """
+    published = Path(data_dir) / PUBLISHED
+    return PublishedTokenizer(published) if published.is_dir() else Tokenizer(Path(data_dir) / TRAINED)
 
 
 def train(

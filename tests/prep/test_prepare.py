@@ -7,15 +7,17 @@ import json
 
 import pytest
 import seqio
+import tiny_published
 from absl import flags
 from ml_collections import config_flags
 
 from configs import prepare as page
 from masksearch_jax import prepare
-from masksearch_jax.data import records
+from masksearch_jax.data import augment, records
 from masksearch_jax.prep import manifest, pipeline, spans, tasks, wikipedia
 from masksearch_jax.prep.splits import Splits
 from masksearch_jax.text import tokenizer
+from masksearch_jax.text.published import PublishedTokenizer
 from masksearch_jax.text.tokenizer import Tokenizer
 
 
@@ -154,6 +156,9 @@ def test_a_changed_dump_is_noticed(tmp_path):
         ("tasks.span_weights.date", -1.0, r"span_weights\['date'\]=-1"),
         ("indices", ("train", "some"), "'some'"),
         ("retrieval.encoder", "word2vec", "retrieval.encoder is 'word2vec'"),
+        ("tokenizer_dir", "/nowhere", "/nowhere/tokenizer.json does not exist"),
+        ("tasks.chat", "chatml", "tasks.chat='chatml'.*tokenizer_dir"),
+        ("tasks.system", "Be short.", "tasks.system='Be short.'.*tokenizer_dir"),
     ],
 )
 def test_settings_are_refused_before_any_work(tmp_path, monkeypatch, name, value, message):
@@ -163,6 +168,32 @@ def test_settings_are_refused_before_any_work(tmp_path, monkeypatch, name, value
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         prepare.run(config, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_data_for_a_published_model(tmp_path, monkeypatch):
+    """Its tokenizer and chat template, nothing to permute, all of it in the manifest; a wrong template is refused."""
+    monkeypatch.setattr(tasks, "LEVELS", (1,))
+    monkeypatch.setattr(tasks, "MIXTURES", {})
+    config = small()
+    config.entities, config.indices = 60, ("train",)
+    config.tokenizer_dir = str(tiny_published.qwen(tmp_path / "checkpoint"))
+    config.tasks.chat, config.tasks.system = "gemma", "Use <search>."
+    with pytest.raises(ValueError, match="chat='gemma': the tokenizer .*checkpoint has no control tokens"):
+        prepare.run(config, tmp_path / "w")
+    config.tasks.chat = "auto"
+    written = prepare.run(config, tmp_path / "w")
+    data = tmp_path / "w" / "data"
+    tok = tokenizer.load(data)
+    assert tok.fingerprint == PublishedTokenizer(config.tokenizer_dir).fingerprint == written["tokenizer"]["sha256"]
+    assert {f"tokenizer/{name}" for name in ("tokenizer.json", "tokenizer_config.json")} <= set(written["files"])
+    assert not (data / "tokenizer.model").exists()
+    assert augment.load(data / "augment.json", tok.vocab_size) is None
+    for task in tasks_of(tmp_path / "w", "train", "ramp_1"):
+        assert tok.decode(task.prompt) == (
+            f"<|im_start|>system\nUse <search>.<|im_end|>\n<|im_start|>user\n{task.text}<|im_end|>\n"
+            "<|im_start|>assistant\n"
+        )
+        assert tok.decode(task.targets) == f"<answer> {task.answers[0][0]}</answer>"
 
 
 def test_a_data_folder_of_someone_else_is_left_alone(tmp_path):

@@ -2,12 +2,15 @@
 
 import dataclasses
 import importlib
+import shutil
 
 import pytest
 import seqio
+import tensorflow as tf
+import tiny_published
 
-from masksearch_jax.prep import tasks
-from masksearch_jax.text import prompt
+from masksearch_jax.prep import export, tasks, vocabulary
+from masksearch_jax.text import chat, prompt, published
 from masksearch_jax.text.tokenizer import Tokenizer
 
 
@@ -93,3 +96,60 @@ def test_refusals(prepared, registered, tmp_path):
         dataclasses.replace(registered, span_weights={"date": -1})
     with pytest.raises(ValueError, match=r"epochs\['train'\]=0"):
         dataclasses.replace(registered, epochs={"train": 0})
+
+
+@pytest.fixture(scope="module", params=tiny_published.MAKERS)
+def of_a_checkpoint(request, prepared, tmp_path_factory):
+    """The prepared data with the tokenizer of a published model instead: (directory, tokenizer, chat family)."""
+    directory = tmp_path_factory.mktemp(request.param)
+    shutil.copytree(prepared / "annotated", directory / "annotated")
+    folder = tiny_published.MAKERS[request.param](directory / "checkpoint")
+    family = {"qwen": "chatml", "llama": "llama3.1", "gemma": "gemma"}[request.param]
+    yield directory, published.copy(folder, directory / "tokenizer"), family
+    tasks.register(prepared)
+
+
+def test_tasks_run_with_the_tokenizer_of_a_checkpoint(of_a_checkpoint, prepared, whole):
+    directory, tokenizer, _ = of_a_checkpoint
+    tasks.register(directory, instruction="Fill in.")
+    assert drawn(shuffle=False) == whole  # the masks are none of the tokenizer's business
+    for split in ("train", "test"):
+        dataset = seqio.get_mixture_or_task("ramp_2").get_dataset(sequence_length=None, split=split, shuffle=False)
+        for example in dataset.as_numpy_iterator():
+            text = prompt.ramp_prompt(example["masked"].decode(), "Fill in.")
+            assert example["inputs"].tolist() == tokenizer.prefix_ids + tokenizer.encode(text)
+            answer = "; ".join(part.decode() for part in example["answers"])
+            assert example["targets"].tolist() == tokenizer.encode(f"<answer> {answer}</answer>")
+    assert {e["inputs"].dtype.name for e in dataset.as_numpy_iterator()} == {"int32"}
+
+
+def test_chat_prompts_are_those_of_the_whole_template(of_a_checkpoint):
+    directory, tokenizer, family = of_a_checkpoint
+    settings = tasks.register(directory, chat="auto" if family != "llama3.1" else family, system="Use <search>.")
+    assert (settings.chat, settings.system) == ("auto" if family != "llama3.1" else family, "Use <search>.")
+    before, after = chat.FAMILIES[family]("Use <search>.")
+    for task, name in (("ramp_1", "masked"), ("qa", "question")):
+        dataset = seqio.get_mixture_or_task(task).get_dataset(sequence_length=None, split="test", shuffle=False)
+        for example in dataset.as_numpy_iterator():
+            body = example[name].decode() + (" Answer briefly." if task == "qa" else "")
+            assert example["inputs"].tolist() == tokenizer.encode_control(before + body + after)
+    (record,) = [record for _, record in export.masked_passages("ramp_1", "test", "spans")][:1]
+    assert tokenizer.decode(record.prompt) == before + record.text + after
+
+
+def test_vocabulary_of_a_checkpoint(of_a_checkpoint):
+    directory, tokenizer, _ = of_a_checkpoint
+    ours = vocabulary.of(tokenizer)
+    texts = ["<answer> São Velith</answer>", "", "日本 🎈", " x" * 40]
+    assert (ours.vocab_size, ours.eos_id, ours.pad_id) == (tokenizer.vocab_size, tokenizer.eos_id, tokenizer.pad_id)
+    assert ours.bos_id == (tokenizer.prefix_ids or [None])[0] and ours.unk_id is None
+    assert ours.encode_tf(tf.constant(texts)).to_list() == [ours.encode(text) for text in texts]
+    assert ours.encode_tf(tf.constant(texts[2])).numpy().tolist() == tokenizer.encode(texts[2])
+    ids = tokenizer.encode(texts[2])
+    assert ours.decode([*ids, tokenizer.eos_id, 5, 5]) == texts[2] + tokenizer.decode([tokenizer.eos_id])
+    assert ours.decode_tf(tf.constant(ids)).numpy().decode() == texts[2]
+    assert ours.decode_tf(tf.constant([ids, ids])).numpy().tolist() == [texts[2].encode()] * 2
+    again = published.PublishedTokenizer(directory / "checkpoint")
+    assert ours == vocabulary.of(again) and hash(ours) == hash(vocabulary.of(again)) and ours != "x"
+    with pytest.raises(ValueError, match="one text or a batch"):
+        ours.encode_tf(tf.constant([texts]))

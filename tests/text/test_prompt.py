@@ -2,9 +2,11 @@ import dataclasses
 import random
 
 import pytest
+import tiny_published
 
 from masksearch_jax.text import prompt, tags
 from masksearch_jax.text import tokenizer as tokenizer_lib
+from masksearch_jax.text.published import PublishedTokenizer
 
 
 @dataclasses.dataclass
@@ -118,3 +120,18 @@ def test_tokens_of_parts_are_tokens_of_the_whole(tokenizer):
             tags.block(tags.ANSWER, text[4]),
         ]
         assert tokenizer.encode("".join(parts)) == sum(map(tokenizer.encode, parts), [])
+
+
+def test_an_observation_is_cut_between_characters(tokenizer, tmp_path):
+    published = PublishedTokenizer(tiny_published.qwen(tmp_path / "checkpoint"))
+    for tok in (tokenizer, published):
+        hits, cut_short = [Shown("Karn", "日本🎈 " * 6)], 0
+        whole = prompt.observation(hits, tok, 1000)
+        tail = tok.encode("</information>")
+        for room in range(len(tok.encode("<information>")) + len(tail), len(whole)):
+            ids = prompt.observation(hits, tok, room)
+            text = tok.decode(ids)
+            assert "\ufffd" not in text and text.endswith("</information>") and room - 4 < len(ids) <= room
+            assert ids[: -len(tail)] == whole[: len(ids) - len(tail)]
+            cut_short += len(ids) < room
+        assert cut_short > 10

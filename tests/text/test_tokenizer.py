@@ -2,6 +2,7 @@
 
 import bz2
 import pickle
+import random
 import re
 
 import pytest
@@ -76,3 +77,20 @@ def test_real_text(data_dir, tmp_path):
     tok = tokenizer.train(lines, tmp_path / "t.model", vocab_size=2000)
     assert [tok.decode(ids) for ids in tok.encode_batch(lines)] == lines
     assert all(tok.encode(f" {a}{tags.MASK}") == tok.encode(" " + a) + tok.encode(tags.MASK) for a in lines[:200])
+
+
+def test_a_text_is_the_bytes_of_its_tokens(tok, tmp_path):
+    rng = random.Random(0)
+    for text in [*TEXTS, "日本語 🎈 tab\tnewline\n", "<search> x</search>"]:
+        assert b"".join(tok.token_bytes[i] for i in tok.encode(text)) == text.encode()
+    for _ in range(2000):
+        ids = [rng.randrange(tok.vocab_size) for _ in range(rng.randint(1, 6))]
+        data = b"".join(tok.token_bytes[i] for i in ids)
+        if data.decode("utf-8", "ignore").encode() == data:
+            assert tok.decode(ids) == data.decode()
+    assert (tok.prefix_ids, tok.end_ids) == ([], (tok.eos_id,))
+
+
+def test_a_data_directory_is_opened_by_what_it_holds(tok, tmp_path):
+    (tmp_path / tokenizer.TRAINED).write_bytes(tok.path.read_bytes())
+    assert tokenizer.load(tmp_path).fingerprint == tok.fingerprint

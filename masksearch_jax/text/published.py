@@ -1,0 +1,194 @@
+"""Tokenizers of published language models: `tokenizer.json` of a Hugging Face folder, without transformers.
+
+Enters: a folder with tokenizer.json and tokenizer_config.json (generation_config.json is read if it is there), as
+Qwen2.5, Qwen3, Llama 3 and Gemma 3 checkpoints carry them. Leaves: ids, or text, exact to the byte (text.interface).
+Left out: tokenizers whose text depends on where a token stands (Llama 2, T5), which are refused; and chat templates
+(text/chat.py).
+
+Text is data: `<|im_end|>` in a passage becomes ordinary tokens, never the control token. Only `encode_control`, which
+text/chat.py calls on its own templates, makes control tokens.
+"""
+
+import functools
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "generation_config.json",
+    "chat_template.jinja",
+)
+_PROBES = ("a", " a", "a ", "  <search> X</search>\n\n", "Na\u00efve \u65e5\u672c \U0001f388 1984.")
+# The decoder of Gemma's SentencePiece models: '▁' is a space, '<0xE2>' a byte, and nothing is stripped.
+_BYTE_FALLBACK = [
+    {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
+    {"type": "ByteFallback"},
+    {"type": "Fuse"},
+]
+
+
+class PublishedTokenizer:
+    """Text to ids and back (text.interface.Tokenizer). Thread-safe; pickles by its path."""
+
+    def __init__(self, folder: Path | str):
+        """Reads a folder. Raises FileNotFoundError that names what is missing, ValueError for a tokenizer that is not
+        exact to the byte, or without an end-of-sequence token."""
+        self.path = Path(folder)
+        file = self.path / "tokenizer.json"
+        if not file.exists():
+            raise FileNotFoundError(f"{file} does not exist; name the folder of a Hugging Face checkpoint")
+        content = file.read_bytes()
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_str(content.decode())
+        except Exception as error:  # the library raises nothing narrower
+            raise ValueError(f"{file} is no tokenizer.json: {error}") from error
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        self._tokenizer.encode_special_tokens = True  # as the text that they spell
+        self._pieces = {id: piece for piece, id in self._tokenizer.get_vocab(with_added_tokens=True).items()}
+        self.vocab_size = max(self._pieces) + 1
+        self.control = frozenset(
+            token.content for token in self._tokenizer.get_added_tokens_decoder().values() if token.special
+        )
+        self._decoder = _decoder(json.loads(content), file)
+        for probe in _PROBES:
+            if (got := self.decode(self.encode(probe))) != probe:
+                raise ValueError(f"{file}: {probe!r} comes back as {got!r}; only tokenizers that keep texts are of use")
+        self.prefix_ids = self._prefix(file)
+        named = _named_tokens(self.path)
+        self.eos_id = self._named(named, "eos_token")
+        self.pad_id = self._named(named, "pad_token") if named.get("pad_token") else self.eos_id
+        self.end_ids = self._end_ids()
+        deciding = {"eos": self.eos_id, "pad": self.pad_id, "ends": self.end_ids, "prefix": self.prefix_ids}
+        self.fingerprint = hashlib.sha256(content + b"\0" + json.dumps(deciding).encode()).hexdigest()
+
+    @functools.cached_property
+    def token_bytes(self) -> list[bytes]:
+        """For each id the bytes it stands for; a control token stands for its name, an unused id for nothing."""
+        return [self._decoder(self._pieces[id]) if id in self._pieces else b"" for id in range(self.vocab_size)]
+
+    def encode(self, text: str) -> list[int]:
+        """Returns the ids of a text as data: no control token comes of it, whatever it spells."""
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        return [found.ids for found in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def encode_control(self, text: str) -> list[int]:
+        """Returns the ids of a text that we wrote: names of control tokens become those tokens. Slow: it reads the
+        tokenizer again, because the switch between the two ways is not thread-safe."""
+        again = tokenizers.Tokenizer.from_file(str(self.path / "tokenizer.json"))
+        again.no_padding()
+        again.no_truncation()
+        return again.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Returns the text of a whole id list: a character may be spread over several tokens, so texts of parts do not
+        add up. Control tokens show by name; ids beyond the vocabulary, which a padded embedding has, show nothing."""
+        return b"".join(self._decoder(self._pieces.get(int(i), "")) for i in ids).decode("utf-8", "replace")
+
+    def id(self, piece: str) -> int:
+        """Returns the id of a piece as tokenizer.json spells it; raises KeyError if the vocabulary lacks it."""
+        found = self._tokenizer.token_to_id(piece)
+        if found is None:
+            raise KeyError(f"the tokenizer {self.path} has no piece {piece!r}")
+        return found
+
+    def piece(self, id: int) -> str:
+        return self._pieces[int(id)]
+
+    def _prefix(self, file: Path) -> list[int]:
+        """What the tokenizer itself puts in front of a text."""
+        bare, whole = (self._tokenizer.encode("a", add_special_tokens=special).ids for special in (False, True))
+        if whole[len(whole) - len(bare) :] != bare:
+            raise ValueError(f"{file} appends tokens to a text ({whole} for {bare}), so nothing can follow it")
+        return whole[: len(whole) - len(bare)]
+
+    def _named(self, named: dict[str, Any], key: str) -> int:
+        value = named.get(key)
+        value = value["content"] if isinstance(value, dict) else value
+        if value is None or self._tokenizer.token_to_id(value) is None:
+            raise ValueError(f"{self.path / 'tokenizer_config.json'} has {key}={value!r}, which is no token")
+        return self._tokenizer.token_to_id(value)
+
+    def _end_ids(self) -> tuple[int, ...]:
+        file = self.path / "generation_config.json"
+        listed = json.loads(file.read_text()).get("eos_token_id", []) if file.exists() else []
+        listed = [listed] if isinstance(listed, int) else listed or []
+        if wrong := [i for i in listed if i not in self._pieces]:
+            raise ValueError(f"{file} has eos_token_id={listed}, of which the vocabulary lacks {wrong}")
+        return tuple(sorted({self.eos_id, *listed}))
+
+    def __getstate__(self) -> dict:
+        return {"path": self.path}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__init__(state["path"])
+
+
+def copy(folder: Path | str, into: Path | str) -> PublishedTokenizer:
+    """Copies what makes a tokenizer from a checkpoint folder to `into` and opens it there."""
+    into = Path(into)
+    into.mkdir(parents=True, exist_ok=True)
+    for name in FILES:
+        if (Path(folder) / name).exists():
+            shutil.copyfile(Path(folder) / name, into / name)
+    return PublishedTokenizer(into)
+
+
+def _named_tokens(folder: Path) -> dict[str, Any]:
+    """The tokens with a role, by role; tokenizer_config.json over special_tokens_map.json."""
+    named: dict[str, Any] = {}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        if (folder / name).exists():
+            read = json.loads((folder / name).read_text(encoding="utf-8"))
+            named |= {role: token for role, token in read.items() if role.endswith("_token") and token is not None}
+    return named
+
+
+def _decoder(settings: dict[str, Any], file: Path):
+    """Returns piece -> bytes; raises ValueError if the bytes of a token depend on more than the token."""
+    decoder = settings.get("decoder") or {}
+    if decoder.get("type") == "ByteLevel":
+        return _byte_level
+    if decoder.get("type") == "Sequence" and decoder["decoders"] == _BYTE_FALLBACK:
+        return _byte_fallback
+    raise ValueError(
+        f"{file} has the decoder {json.dumps(decoder)[:200]}; ByteLevel (Qwen, Llama 3) and Replace, ByteFallback, "
+        "Fuse (Gemma) are known to be exact"
+    )
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """The 256 characters that byte-level BPE writes bytes with: printable ones stand for themselves, the others for
+    U+0100 and on (GPT-2's encoder.py)."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}
+
+
+_ALPHABET = _byte_alphabet()
+
+
+def _byte_level(piece: str) -> bytes:
+    try:
+        return bytes([_ALPHABET[char] for char in piece])
+    except KeyError:  # an added token with characters of its own
+        return piece.encode()
+
+
+def _byte_fallback(piece: str) -> bytes:
+    if len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">"):
+        try:
+            return bytes([int(piece[3:5], 16)])
+        except ValueError:
+            pass
+    return piece.replace("▁", " ").encode()
