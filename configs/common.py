@@ -23,10 +23,19 @@ def line() -> ConfigDict:
     """Settings that prepare, synthesize, SFT, DAPO and evaluation agree on."""
     config = ConfigDict()
     config.seed = 0
-    # Mesh axes; -1 takes the devices that remain.
-    config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
-    config.distributed = ConfigDict({"coordinator": "", "processes": 1, "process_id": 0})
+    # Mesh axes; -1 takes the devices that remain. dcn_data: slices that data spans. sequence: parts of a long row.
+    config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1, "sequence": 1, "dcn_data": 1})
+    # Several processes, one a host, each started with this page and its own process_id.
+    config.distributed = ConfigDict({
+        "coordinator": "",  # host:port of process 0; '' lets the platform tell it, and the process ids (Cloud TPU)
+        "processes": 1,
+        "process_id": 0,
+        "timeout_s": 300,  # how long they may take to find each other
+        "heartbeat_s": 30,  # after which a silent peer counts as gone, and all stop
+        "stall_s": 1800,  # without a step or a tick, compilation included: stacks are dumped and the process ends
+    })
     config.model = model()
+    config.pretrained = ""  # folder of a published checkpoint that SFT starts from, instead of fresh parameters
     config.search = ConfigDict({
         "hits": 1,  # passages an observation shows; one leaves room for better queries
         "exclusion": "passage",  # none | passage | article: what a RAMP episode may not find
@@ -164,6 +173,7 @@ def optimizer(kind: str, learning_rate: float, **other) -> ConfigDict:
         "b1": 0.9,
         "b2": 0.95,
         "eps": 1e-8,
+        "mu_dtype": "float32",
         "weight_decay": 0.0,
     })
     settings.update(other)

@@ -2,23 +2,27 @@
 
 Command:  python -m masksearch_jax.train --config=configs/dapo.py --workdir=runs/dapo
           python -m masksearch_jax.train --config=configs/dapo.py:slice --config.prepare.dump=FILE --workdir=W
-Hardware: two CPU cores. What W lacks is made first: toy encyclopedia, tasks, index, demonstrations, SFT warm start.
+          python -m masksearch_jax.compile --config=configs/dapo.py:qwen2.5-7b      a recipe of configs/recipes.py
+Hardware: two CPU cores; a recipe needs the TPU slice that it names.
+What W lacks is made first: toy encyclopedia, tasks, index, demonstrations, SFT warm start.
 Expect:   see README, "What the one command shows".
 """
 
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import common, recipes
 
 
 def get_config(arg: str = ""):
-    common.check_argument(__file__, arg, "slice")
+    common.check_argument(__file__, arg, "slice", *recipes.RECIPES)
     config = common.line()
     config.job = "dapo"
     config.sft = common.sft()
     config.dapo = dapo()
     if arg == "slice":
         common.real_text(config)
+    elif arg:
+        recipes.apply(config, arg)
     return config
 
 

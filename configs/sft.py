@@ -2,18 +2,22 @@
 
 Command:  python -m masksearch_jax.train --config=configs/sft.py --workdir=runs/sft
           python -m masksearch_jax.train --config=configs/sft.py:slice --config.prepare.dump=FILE --workdir=W
-Hardware: two CPU cores. What W lacks is prepared first (toy encyclopedia, tasks, index, demonstrations).
+          python -m masksearch_jax.compile --config=configs/sft.py:qwen2.5-7b      a recipe of configs/recipes.py
+Hardware: two CPU cores; a recipe needs the TPU slice that it names.
+          What W lacks is prepared first (toy encyclopedia, tasks, index, demonstrations).
 Expect:   see README, "What the one command shows".
 """
 
-from configs import common
+from configs import common, recipes
 
 
 def get_config(arg: str = ""):
-    common.check_argument(__file__, arg, "slice")
+    common.check_argument(__file__, arg, "slice", *recipes.RECIPES)
     config = common.line()
     config.job = "sft"
     config.sft = common.sft()
     if arg == "slice":
         common.real_text(config)
+    elif arg:
+        recipes.apply(config, arg)
     return config

@@ -11,9 +11,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-AXES = ("data", "fsdp", "tensor")
+# data: copies of everything. fsdp: weights and batch cut alike. sequence: the tokens of a long row. tensor: the heads.
+AXES = ("data", "fsdp", "sequence", "tensor")
 Rules = Mapping[str, str | tuple[str, ...] | None]
 
 TRAIN: Rules = {
@@ -30,21 +33,33 @@ TRAIN: Rules = {
 }
 # Weights whole on every fsdp shard: a decode step is bound by reading them, and would wait for a gather.
 DECODE: Rules = {**TRAIN, "embed": None}
-# Activations: as TRAIN, but the residual stream is whole in every shard of the batch.
-ACTIVATIONS: Rules = {**TRAIN, "embed": None}
+# Activations: as TRAIN, but the residual stream is whole in every shard of the batch, and a long row is cut over time:
+# each shard computes its own tokens' queries against all keys, which XLA gathers. Decoding leaves that axis idle.
+ACTIVATIONS: Rules = {**TRAIN, "embed": None, "time": "sequence"}
 
 # Fewer heads than shards: every shard keeps all of them (design decision 4). Any other axis that does not divide is
 # an error, because replicating it in silence would cost memory nobody asked for.
 REPLICATED_WHEN_FEWER = ("kv_heads",)
 
 
-def make_mesh(data: int = 1, fsdp: int = -1, tensor: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh with axes (data, fsdp, tensor); one size may be -1 and takes the rest of the devices.
+def make_mesh(
+    data: int = 1,
+    fsdp: int = -1,
+    tensor: int = 1,
+    devices: Sequence[jax.Device] | None = None,
+    *,
+    sequence: int = 1,
+    dcn_data: int = 1,
+) -> Mesh:
+    """A mesh with axes (data, fsdp, sequence, tensor); one size may be -1 and takes the rest of the devices.
 
+    dcn_data: slices that the data axis spans (it is a factor of `data`): between slices there is only the data centre
+    network, so weights are never gathered across it and only gradients cross. Devices that name no slice (CPU) are cut
+    into equal parts in their order.
     One process may ask for fewer devices than there are and gets the first ones; several processes must use all.
-    Raises ValueError when the sizes do not fit the devices, or when the tensor axis would cross a host.
+    Raises ValueError when the sizes do not fit the devices or the slices, or when the tensor axis would cross a host.
     """
-    sizes = dict(zip(AXES, (data, fsdp, tensor), strict=True))
+    sizes = dict(zip(AXES, (data, fsdp, sequence, tensor), strict=True))
     free = [name for name, size in sizes.items() if size == -1]
     if len(free) > 1 or any(size < 1 and size != -1 for size in sizes.values()):
         raise ValueError(f"mesh {sizes}: sizes are at least 1, and at most one of them may be -1 (the rest).")
@@ -55,18 +70,54 @@ def make_mesh(data: int = 1, fsdp: int = -1, tensor: int = 1, devices: Sequence[
             raise ValueError(f"mesh {sizes}: {len(devices)} devices do not divide by {fixed}; change the fixed sizes.")
         sizes[free[0]] = len(devices) // fixed
     needed = math.prod(sizes.values())
-    if needed > len(devices) or (jax.process_count() > 1 and needed != len(devices)):
+    hosts = len({device.process_index for device in devices})
+    if needed > len(devices) or (hosts > 1 and needed != len(devices)):
         raise ValueError(
-            f"mesh {sizes} needs {needed} devices and there are {len(devices)} on {jax.process_count()} process(es);"
+            f"mesh {sizes} needs {needed} devices and there are {len(devices)} on {hosts} process(es);"
             " set one size to -1 to take what there is."
         )
-    if jax.process_count() > 1 and jax.local_device_count() % sizes["tensor"]:
+    if hosts > 1 and len(devices) // hosts % sizes["tensor"]:
         raise ValueError(
-            f"mesh {sizes}: tensor = {sizes['tensor']} does not divide the {jax.local_device_count()} devices of a"
+            f"mesh {sizes}: tensor = {sizes['tensor']} does not divide the {len(devices) // hosts} devices of a"
             " host; the tensor axis stays within one host, so that every decode slot has one owner."
         )
-    shape = tuple(sizes[name] for name in AXES)
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices[:needed])
+    if dcn_data < 1 or sizes["data"] % dcn_data:
+        raise ValueError(f"mesh {sizes}: dcn_data = {dcn_data} does not divide data, which spans the slices.")
+    shape = (sizes["data"] // dcn_data, *(sizes[name] for name in AXES[1:]))
+    parts = [_place(part, shape) for part in _slices(devices[:needed], dcn_data)]
+    return Mesh(np.concatenate(parts, axis=AXES.index("data")), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _slices(devices: list[jax.Device], count: int) -> list[list[jax.Device]]:
+    """The devices of each of `count` slices. Raises ValueError if they name another number of slices."""
+    named: dict[int, list[jax.Device]] = {}
+    for device in devices:
+        named.setdefault(getattr(device, "slice_index", None) or 0, []).append(device)
+    if len(named) == 1 and devices[0].platform == "cpu":
+        return [devices[i * len(devices) // count : (i + 1) * len(devices) // count] for i in range(count)]
+    if len(named) != count or len({len(part) for part in named.values()}) > 1:
+        raise ValueError(
+            f"mesh: dcn_data = {count} and the devices lie in slices of {[len(part) for part in named.values()]}; set"
+            f" mesh.dcn_data={len(named)}, so that only the data axis crosses slices."
+        )
+    return [named[index] for index in sorted(named)]
+
+
+def _place(devices: list[jax.Device], shape: tuple[int, ...]) -> np.ndarray:
+    """The devices of one slice in the shape of a mesh whose last axis stays within a host.
+
+    jax's own placement follows the torus and is taken where it keeps to that; it lays a tensor axis of 4 on v5e:4x4
+    across two hosts, and finds no place for one of 2 on v5p:4x4x4. Else: host after host.
+    """
+    try:
+        placed = mesh_utils.create_device_mesh(shape, devices)
+    except NotImplementedError:
+        placed = None
+    if placed is not None:
+        groups = placed.reshape(-1, shape[-1])
+        if all(len({device.process_index for device in group}) == 1 for group in groups):
+            return placed
+    return np.array(sorted(devices, key=lambda device: (device.process_index, device.id))).reshape(shape)
 
 
 def partition_spec(
@@ -142,20 +193,35 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, partition_spec("activation", fitting, x.shape, mesh, ACTIVATIONS))
 
 
-def reshard(params: Any, shardings: Any, dtype: Any = None) -> Any:
-    """Moves a tree of arrays into another layout inside one jitted program (TRAIN to DECODE), compiled once a layout.
+def batch_shards() -> int:
+    """Parts that a batch is cut into under the mesh of `jax.set_mesh`; 1 without one."""
+    shape = jax.sharding.get_abstract_mesh().shape
+    return math.prod(shape.get(axis, 1) for axis in ACTIVATIONS["batch"])
 
-    shardings: tree of NamedSharding like `params`. dtype: what floating arrays are cast to; None keeps them.
-    A leaf that changes neither layout nor dtype may share its buffer with the input: do not donate one of the two
-    and read the other afterwards.
+
+def reshard(params: Any, shardings: Any, dtype: Any = None) -> Any:
+    """Moves a tree of arrays into another layout inside one jitted program; see `resharder`."""
+    return resharder(shardings, dtype)(params)
+
+
+def resharder(shardings: Any, dtype: Any = None) -> Any:
+    """The jitted program that moves a tree of arrays into another layout (TRAIN to DECODE), one for each layout.
+
+    shardings: tree of NamedSharding. dtype: what floating arrays are cast to, before they are moved; a dtype, or a tree
+    of them like `shardings`; None keeps them. A leaf that changes neither layout nor dtype may share its buffer with
+    the input: do not donate one of the two and read the other afterwards.
     """
     leaves, treedef = jax.tree.flatten(shardings)
-    return _resharder(treedef, tuple(leaves), dtype)(params)
+    dtypes = treedef.flatten_up_to(dtype) if isinstance(dtype, dict) else [dtype] * len(leaves)
+    return _resharder(treedef, tuple(leaves), tuple(dtypes))
 
 
 @functools.lru_cache(maxsize=16)
-def _resharder(treedef, leaves, dtype):
-    def cast(x):
+def _resharder(treedef, leaves, dtypes):
+    def cast(x, dtype):
         return x.astype(dtype) if dtype is not None and jax.numpy.issubdtype(x.dtype, jax.numpy.floating) else x
 
-    return jax.jit(lambda tree: jax.tree.map(cast, tree), out_shardings=jax.tree.unflatten(treedef, leaves))
+    def move(tree):
+        return treedef.unflatten(map(cast, treedef.flatten_up_to(tree), dtypes))
+
+    return jax.jit(move, out_shardings=treedef.unflatten(leaves))

@@ -13,8 +13,8 @@ from masksearch_jax import train
 
 ROOT = Path(__file__).parent.parent
 PAGES = {
-    "dapo": ("", "slice"),
-    "sft": ("", "slice"),
+    "dapo": ("", "slice", "qwen2.5-7b"),
+    "sft": ("", "slice", "llama3.2-1b"),
     "prepare": ("", "wikipedia"),
     "synthesize": ("", "strong"),
     "evaluate": ("",),
@@ -54,7 +54,7 @@ def read_names() -> set[str]:
 
 
 def test_every_page_is_listed_here():
-    pages = {path.stem for path in (ROOT / "configs").glob("*.py")} - {"common", "__init__"}
+    pages = {path.stem for path in (ROOT / "configs").glob("*.py")} - {"common", "recipes", "__init__"}
     assert pages == set(PAGES)
 
 

@@ -1,4 +1,6 @@
-"""Meshes, rule tables and their errors, on eight forced CPU devices."""
+"""Meshes, rule tables and their errors, and that no mesh changes a number, on eight forced CPU devices."""
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -6,6 +8,12 @@ import numpy as np
 import pytest
 
 from masksearch_jax import sharding
+from masksearch_jax.model import transformer
+from masksearch_jax.model.config import ModelConfig
+from masksearch_jax.rl.batch import UpdateBatch
+from masksearch_jax.trainers import dapo, sft
+from masksearch_jax.trainers import optimizer as optimizer_lib
+from masksearch_jax.trainers import state as state_lib
 
 P = jax.P
 
@@ -16,8 +24,8 @@ P = jax.P
 )
 def test_make_mesh(sizes, shape):
     mesh = sharding.make_mesh(*sizes)
-    assert mesh.axis_names == ("data", "fsdp", "tensor")
-    assert tuple(mesh.shape.values()) == shape
+    assert mesh.axis_names == ("data", "fsdp", "sequence", "tensor")
+    assert tuple(mesh.shape[axis] for axis in ("data", "fsdp", "tensor")) == shape and mesh.shape["sequence"] == 1
 
 
 @pytest.mark.parametrize(
@@ -32,6 +40,51 @@ def test_make_mesh(sizes, shape):
 def test_make_mesh_refuses(sizes, says):
     with pytest.raises(ValueError, match=says):
         sharding.make_mesh(*sizes)
+
+
+class Device:
+    """As much of a TPU device as placing it asks for."""
+
+    platform, device_kind = "tpu", "TPU v5 lite"
+
+    def __init__(self, id, process_index, coords, slice_index=0):
+        self.id, self.process_index, self.coords, self.slice_index = id, process_index, coords, slice_index
+        self.core_on_chip = 0
+
+
+def slice_of(width, slice_index=0):
+    """A v5e slice of width x width chips: hosts of 2 x 2."""
+    start = slice_index * width * width
+    return [
+        Device(start + i, start // 4 + (y // 2) * (width // 2) + x // 2, (x, y, 0), slice_index)
+        for i, (y, x) in enumerate(np.ndindex(width, width))
+    ]
+
+
+@pytest.mark.parametrize("sizes", [(1, 4, 4), (4, 1, 4), (2, 4, 2), (1, 16, 1), (2, 2, 4)])
+def test_tensor_groups_stay_within_a_host(sizes):
+    devices = slice_of(4)
+    placed = sharding.make_mesh(*sizes, devices=devices).devices
+    assert {d.id for d in placed.flat} == set(range(16))
+    for group in placed.reshape(-1, sizes[2]):
+        assert len({device.process_index for device in group}) == 1
+    with pytest.raises(ValueError, match="tensor = 8 does not divide the 4 devices of a host"):
+        sharding.make_mesh(1, 2, 8, devices=devices)
+
+
+def test_only_the_data_axis_crosses_slices():
+    devices = slice_of(4, 1) + slice_of(4, 0)
+    mesh = sharding.make_mesh(4, -1, 4, devices=devices, dcn_data=2)
+    assert mesh.devices.shape == (4, 2, 1, 4)
+    assert [{d.slice_index for d in part.flat} for part in mesh.devices] == [{0}, {0}, {1}, {1}]
+    with pytest.raises(ValueError, match="set mesh.dcn_data=2"):
+        sharding.make_mesh(4, -1, 4, devices=devices)
+    with pytest.raises(ValueError, match="set mesh.dcn_data=1"):
+        sharding.make_mesh(2, -1, 4, devices=slice_of(4), dcn_data=2)
+    with pytest.raises(ValueError, match="dcn_data = 2 does not divide data"):
+        sharding.make_mesh(1, -1, 4, devices=devices, dcn_data=2)
+    forced = sharding.make_mesh(4, 2, 1, dcn_data=2).devices  # CPU devices name no slice: halves
+    assert {d.id for d in forced[:2].flat} == {0, 1, 2, 3}
 
 
 def spec(axes, shape, rules=sharding.TRAIN, sizes=(2, 2, 2)):
@@ -90,6 +143,8 @@ def test_reshard_moves_casts_and_compiles_once():
     assert moved["n"].dtype == tree["n"].dtype
     np.testing.assert_array_equal(moved["w"].astype(jnp.float32), tree["w"])
     assert sharding.reshard(placed, target)["w"].dtype == jnp.float32
+    mixed = sharding.reshard(placed, target, {"w": jnp.dtype("bfloat16"), "n": None})
+    assert mixed["w"].dtype == jnp.bfloat16
 
 
 def test_constrain_pins_under_a_mesh_and_is_nothing_without():
@@ -101,3 +156,117 @@ def test_constrain_pins_under_a_mesh_and_is_nothing_without():
         narrow = jax.jit(lambda x: sharding.constrain(x, "batch", None, None) + 1)(x[:3])
     assert pinned.sharding.is_equivalent_to(sharding.batch_sharding(mesh), 3)
     assert narrow.shape == (3, 3, 4)
+
+
+CFG = ModelConfig(
+    vocab_size=64, layers=2, embed=32, heads=8, kv_heads=2, head_dim=8, ff=32, mlp="swiglu", qkv_bias=True,
+    smear_keys=False, rope_fraction=1.0, remat="full", scan_unroll=1,
+)  # fmt: skip
+SPLITS = [(d, f, 8 // d // f, 1) for d in (1, 2, 4, 8) for f in (1, 2, 4, 8) if 8 % (d * f) == 0]
+# Long rows: with heads that are cut, with weights that are cut, and alone.
+LONG = [(1, 2, 2, 2), (2, 2, 1, 2), (1, 1, 1, 8), (1, 4, 1, 2), (1, 1, 2, 4)]
+assert len(SPLITS) == 10
+
+
+def packed_rows(rows=8, length=32):
+    rng = np.random.default_rng(3)
+    segments = np.repeat(np.array([[1] * 15 + [2] * 12 + [0] * 5]), rows, 0).astype(np.int32)
+    positions = np.tile(np.r_[np.arange(15), np.arange(12), np.zeros(5)], (rows, 1)).astype(np.int32)
+    ids, targets = rng.integers(0, CFG.vocab_size, (2, rows, length), dtype=np.int32)
+    mask = (rng.random((rows, length)) < 0.5) & (segments > 0)
+    return {"ids": ids, "targets": targets, "positions": positions, "segments": segments, "loss_mask": mask}
+
+
+def update_rows():
+    """[M, R, T] = [2, 8, 32]: two micro-batches, log-probs near the policy's so that some ratios clip."""
+    rng, rows = np.random.default_rng(4), packed_rows(16)
+    old = np.where(rows["loss_mask"], rng.normal(-4.2, 0.4, (16, 32)), 0).astype(np.float32)
+    advantages = rng.normal(size=(16, 1)).astype(np.float32) * rows["loss_mask"]
+    update = UpdateBatch(
+        **{name: rows[name] for name in ("ids", "positions", "segments", "targets")},
+        mask=rows["loss_mask"], sampler_logp=old, old_logp=old, versions=np.zeros((16, 32), np.int32),
+        advantages=advantages,
+    )  # fmt: skip
+    return jax.tree.map(lambda x: x.reshape(2, 8, 32), update)
+
+
+def settings():
+    from configs import dapo as page
+
+    config = page.get_config().dapo
+    config.row_lengths = (32,)
+    return config
+
+
+def trained(sizes, cfg=CFG):
+    """(SFT loss of two steps, parameters after them, DAPO gradients) on one mesh; each program compiled once."""
+    data, fsdp, tensor, sequence = sizes
+    count = data * fsdp * tensor * sequence
+    mesh = sharding.make_mesh(data, fsdp, tensor, jax.devices()[:count], sequence=sequence)
+    tx = optimizer_lib.build(
+        {"kind": "adamw", "learning_rate": 1e-2, "eps": 1e-3}, transformer.abstract_params(cfg, mesh)
+    )
+    with jax.set_mesh(mesh):
+        params = transformer.init_params(cfg, 0, mesh)
+        state = state_lib.create(params, cfg, tx, mesh)
+        step, losses = sft.make_step(cfg, tx, mesh, 1), []
+        for _ in range(2):
+            state, sums = step(state, jax.device_put(packed_rows(), sharding.batch_sharding(mesh)))
+            losses.append(float(sums["loss"][0] / sums["loss"][1]))
+        rows = dapo.update_sharding(mesh)
+        loss = lambda p, b: dapo.loss_fn(cfg, settings(), p, b)  # noqa: E731
+        gradients = jax.jit(
+            lambda p, b: jax.tree.map(lambda g: g / b.mask.sum(), state_lib.accumulate(loss, p, b)[0]),
+            in_shardings=(transformer.param_shardings(cfg, mesh), rows),
+            out_shardings=transformer.param_shardings(cfg, mesh),
+        )
+        for _ in range(2):
+            found = gradients(params, jax.device_put(update_rows(), rows))
+        _, step_sums = dapo_step(cfg, tx, mesh, params)
+    assert step._cache_size() == gradients._cache_size() == 1
+    return losses, jax.device_get(state.params), jax.device_get(found), step_sums
+
+
+def dapo_step(cfg, tx, mesh, params):
+    old_logprobs, step = dapo.make_programs(cfg, settings(), tx, mesh)
+    state = state_lib.create(params, cfg, tx, mesh)
+    for _ in range(2):
+        update = jax.device_put(update_rows(), dapo.update_sharding(mesh))
+        old_logprobs(state.params, update)
+        state, sums = step(state, update)
+    assert step._cache_size() == old_logprobs._cache_size() == 1
+    return state, {name: float(total) for name, (total, _) in sums.items()}
+
+
+def assert_same(sizes, alone, cfg=CFG):
+    losses, params, gradients, sums = trained(sizes, cfg)
+    np.testing.assert_allclose(losses, alone[0], atol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-5), gradients, alone[2])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=3e-5), params, alone[1])
+    for name, value in alone[3].items():
+        assert np.isclose(sums[name], value, rtol=1e-4, atol=1e-4), name
+
+
+@pytest.fixture(scope="module")
+def alone():
+    return trained((1, 1, 1, 1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sizes", SPLITS + LONG, ids=str)
+def test_every_split_of_eight_changes_no_number(sizes, alone):
+    """(data, fsdp, tensor, sequence): SFT losses, DAPO gradients and step as on one device, one compilation each."""
+    assert_same(sizes, alone)
+
+
+def test_a_long_row_is_cut_over_the_sequence_axis():
+    """What a layer keeps for the backward pass is a share of the row, not all of it."""
+    cfg = dataclasses.replace(CFG, layers=1)
+    mesh = sharding.make_mesh(1, 1, 2, sequence=4)
+    ids = jax.ShapeDtypeStruct((2, 64), jnp.int32, sharding=sharding.replicated(mesh))
+    with jax.set_mesh(mesh):
+        hidden = jax.jit(lambda p, i: transformer.forward(cfg, p, i, i, i)).lower(
+            transformer.abstract_params(cfg, mesh), ids
+        )
+        text = hidden.compile().as_text()
+    assert "f32[2,16,32]" in text and "f32[2,64,32]{" not in text.split("ENTRY")[1].split("all-gather")[0]

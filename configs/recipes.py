@@ -1,0 +1,96 @@
+"""Published models on real TPU slices: one line a recipe, read by configs/sft.py and configs/dapo.py.
+
+Command:  python -m masksearch_jax.compile --config=configs/dapo.py:qwen2.5-7b          fits? (needs no TPU, no data)
+          python -m masksearch_jax.train --config=configs/dapo.py:qwen2.5-7b --workdir=W   on every host of the slice
+          python -m masksearch_jax.compile --config=configs/dapo.py:qwen2.5-7b@v5p-8192 --topology=v5p-12288 ..
+Hardware: the slice of the recipe. Expect: docs/recipes.md, which holds what compile printed.
+
+All: bfloat16 compute, float32 master weights and Adam moments, layers recomputed in the backward pass. Weights are cut
+over fsdp x tensor for training and over tensor alone for sampling, so tensor grows with the model until the decode copy
+leaves room for the cache; it stays within a host and divides the heads.
+"""
+
+import dataclasses
+
+from ml_collections import ConfigDict
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """model: a name of model/families.py. topology: the slice. data, tensor: mesh axes, fsdp takes the rest.
+
+    length: tokens of an episode and of a training row. rows_a_shard: rows of a micro-batch that a chip group (one
+    place along data x fsdp) computes at a time. slots_a_shard: episodes that it decodes at a time.
+    batch: DAPO trajectories of an optimizer step, at least. slices: of this topology, the data axis spans them.
+    """
+
+    model: str
+    topology: str
+    tensor: int
+    data: int = 1
+    length: int = 4096
+    rows_a_shard: int = 1
+    slots_a_shard: int = 16
+    batch: int = 128
+    slices: int = 1
+    chips: int = 0
+
+
+# Name -> recipe; the part before @ is the model, and a bare model is its smallest slice that leaves room.
+RECIPES = {
+    "qwen2.5-0.5b": Recipe("qwen2.5-0.5b", "v6e-8", 1, chips=8),
+    "qwen2.5-0.5b@v5e-16": Recipe("qwen2.5-0.5b", "v5e-16", 2, chips=16, slots_a_shard=16),
+    "qwen2.5-1.5b": Recipe("qwen2.5-1.5b", "v6e-8", 2, chips=8),
+    "qwen2.5-1.5b@v5e-64": Recipe("qwen2.5-1.5b", "v5e-64", 4, chips=64),
+    "qwen2.5-3b": Recipe("qwen2.5-3b", "v6e-16", 4, chips=16),
+    "qwen2.5-3b@v5p-32": Recipe("qwen2.5-3b", "v5p-32", 2, chips=16),
+    "qwen2.5-7b": Recipe("qwen2.5-7b", "v5p-128", 4, chips=64),
+    "qwen2.5-7b@v6e-64": Recipe("qwen2.5-7b", "v6e-64", 4, chips=64),
+    "qwen2.5-7b@v5e-256": Recipe("qwen2.5-7b", "v5e-256", 4, chips=256),
+    "qwen2.5-7b@v5p-8192": Recipe("qwen2.5-7b", "v5p-8192", 4, data=16, chips=4096, batch=4096),
+    "qwen2.5-7b@2xv5p-128": Recipe("qwen2.5-7b", "v5p-128", 4, data=2, slices=2, chips=128),
+    "llama3.2-1b": Recipe("llama3.2-1b", "v6e-8", 2, chips=8),
+    "llama3.2-3b": Recipe("llama3.2-3b", "v6e-16", 4, chips=16),
+    "llama3.1-8b": Recipe("llama3.1-8b", "v5p-128", 4, chips=64),
+    "llama3.1-8b@v6e-64": Recipe("llama3.1-8b", "v6e-64", 4, chips=64),
+}
+
+
+def apply(config: ConfigDict, name: str) -> None:
+    """Changes a page to the recipe `name`."""
+    from masksearch_jax.model import families  # here, so that pages of the toy import no jax
+
+    recipe = RECIPES[name]
+    shards = recipe.chips // recipe.tensor
+    rows, slots = shards * recipe.rows_a_shard, shards * recipe.slots_a_shard
+    config.topology = recipe.topology
+    config.mesh.update({"data": recipe.data, "fsdp": -1, "tensor": recipe.tensor, "dcn_data": recipe.slices})
+    config.model = ConfigDict(
+        dataclasses.asdict(families.named(recipe.model, dtype="bfloat16", param_dtype="float32", remat="full"))
+    )
+    config.search.hits = 3
+    config.episode.update({
+        "turns": 8, "turn_tokens": 512, "observation_tokens": 512, "total_tokens": recipe.length, "deadline_ticks": 0,
+    })  # fmt: skip
+    # A prompt batch and an append are cut over the same shards as the slots.
+    config.rollout.update({
+        "slots": slots, "steps": 16, "prompt_rows": shards, "prompt_lengths": (512, 1024), "append_rows": (shards,),
+        "append_tokens": (128, 512), "search_threads": 4,
+    })  # fmt: skip
+    config.sft.update({"rows": 4 * rows, "micro_batches": 4, "row_length": recipe.length, "augment": False})
+    config.sft.eval_every = 0
+    config.sft.optimizer.update({"kind": "adamw", "learning_rate": 1e-5, "warmup": 100, "weight_decay": 0.01})
+    if "dapo" in config:
+        trajectories = max(recipe.batch, rows)
+        micro = -(-trajectories // rows)
+        config.dapo.update({
+            "prompts": trajectories // 2, "group_size": 8, "groups": trajectories // 2, "minibatches": 4,
+            "augment": False, "row_lengths": (recipe.length,), "rows": rows, "micro_batches": _ladder(micro),
+        })  # fmt: skip
+        config.dapo.reward.update({"overlong_limit": recipe.length // 2, "overlong_cache": recipe.length // 8})
+        config.dapo.optimizer.update({"learning_rate": 1e-6, "warmup": 10, "b2": 0.95})
+
+
+def _ladder(largest: int) -> tuple[int, ...]:
+    """Micro-batches of an update: packed, it takes a fraction of the rows that it may need."""
+    return tuple(sorted({max(1, largest // 4), max(1, largest // 2), largest}))

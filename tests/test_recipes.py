@@ -1,0 +1,84 @@
+"""The recipes: each page fits its mesh and its shapes; and, compiled, each fits the chip."""
+
+import importlib.util
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from configs import dapo, recipes, sft
+from masksearch_jax import topology
+from masksearch_jax.model import transformer
+from masksearch_jax.model.config import from_config
+from masksearch_jax.trainers import dapo as trainer
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.parametrize("name", recipes.RECIPES)
+def test_page_fits_its_mesh(name):
+    config, slice_ = dapo.get_config(name), topology.parse(recipes.RECIPES[name].topology)
+    model = from_config(config.model)
+    assert (model.dtype, model.param_dtype, model.remat) == ("bfloat16", "float32", "full")
+    mesh = config.mesh
+    assert mesh.tensor in transformer.tensor_sizes(model)
+    assert math.prod(slice_.host_bounds) % mesh.tensor == 0  # within a host
+    chips = slice_.chips * mesh.dcn_data
+    assert chips == recipes.RECIPES[name].chips and chips % (mesh.data * mesh.tensor) == 0
+    fsdp = chips // (mesh.data * mesh.tensor)
+    assert model.embed % fsdp == 0 and mesh.data % mesh.dcn_data == 0
+    shards = mesh.data * fsdp
+    # Every axis that is cut over the shards of the batch: rows, slots, prompts and appends.
+    for size in (config.rollout.slots, config.rollout.prompt_rows, *config.rollout.append_rows, config.dapo.rows):
+        assert size % shards == 0
+    trainer.batch_shape(
+        config.dapo, config.episode.total_tokens, SimpleNamespace(shape={"data": mesh.data, "fsdp": fsdp})
+    )
+    own = sft.get_config(name)
+    assert own.sft.rows % (own.sft.micro_batches * shards) == 0
+    assert own.model == config.model and own.job == "sft"
+
+
+def test_every_family_and_generation_is_there():
+    models = {recipe.model for recipe in recipes.RECIPES.values()}
+    sizes = ["qwen2.5-0.5b", "qwen2.5-1.5b", "qwen2.5-3b", "qwen2.5-7b", "llama3.2-1b", "llama3.2-3b", "llama3.1-8b"]
+    assert models == set(sizes)
+    slices = [topology.parse(recipe.topology) for recipe in recipes.RECIPES.values()]
+    assert {one.generation.name for one in slices} == {"v5e", "v6e", "v5p"}
+    assert max(one.chips for one in slices) == 4096
+
+
+def test_the_embedded_default_is_untouched():
+    page = dapo.get_config()
+    assert (page.model.embed, page.model.dtype, page.rollout.slots, page.dapo.rows) == (128, "float32", 64, 4)
+    assert "topology" not in page and "vocab_size" not in page.model
+
+
+# Recipe -> GiB a chip that its largest program may need, resident trees included: a little over what docs/recipes.md
+# lists. A change that costs memory shows here before it shows on a slice.
+BUDGETS = {
+    "sft.py:qwen2.5-7b": 7.0,
+    "dapo.py:qwen2.5-7b": 20.0,
+    "dapo.py:qwen2.5-0.5b": 8.0,
+    "dapo.py:qwen2.5-1.5b": 20.0,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", BUDGETS)
+def test_compiled_recipe_keeps_to_its_budget(page, tmp_path):
+    if importlib.util.find_spec("libtpu") is None:
+        pytest.skip("libtpu is not installed: pip install -c launch/constraints.txt -e '.[tpu]'")
+    out = tmp_path / "out.json"
+    environment = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "JAX_DISABLE_MOST_OPTIMIZATIONS")}
+    command = [sys.executable, "-m", "masksearch_jax.compile", f"--config=configs/{page}", f"--json={out}"]
+    subprocess.run([*command, "--only=_step|decode"], cwd=ROOT, env=environment, check=True)
+    found = json.loads(out.read_text())
+    assert found["peak_bytes"] < BUDGETS[page] * topology.GIB < found["hbm_limit_bytes"]
+    steps = [program for program in found["programs"] if program["name"].endswith("_step")]
+    assert len(steps) == 1 and steps[0]["compile_seconds"] < 300
