@@ -27,8 +27,12 @@ PREP = ["seqio>=0.0.20", "tensorflow>=2.20,<2.21", "tensorflow-text>=2.20,<2.21"
 # scann 1.4.2 was built against TensorFlow 2.20: with a newer one installed its import dies.
 RETRIEVAL = ["scann>=1.4.2"]
 TENSORBOARD = ["tensorboardX>=2.6"]
-# mwparserfromhell: an independent reader of wikitext, for comparison.
-TEST = ["mwparserfromhell>=0.7", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.12", *TENSORBOARD]
+# mwparserfromhell: an independent reader of wikitext, for comparison. jsonschema, pyyaml: manifests of launch/gke.py
+# against the published schema.
+TEST = [
+    "jsonschema>=4.20", "mwparserfromhell>=0.7", "pytest>=8", "pytest-xdist>=3.6", "pyyaml>=6", "ruff>=0.12",
+    *TENSORBOARD,
+]  # fmt: skip
 
 setup(
     name="masksearch_jax",
