@@ -2,10 +2,12 @@
 
 Enters: a pytree of arrays, a JSON dict of facts (config, hashes, counters) and a data state. Leaves: numbered folders,
 each complete or absent, whatever moment the process was killed at. A thin layer over Orbax's CheckpointManager.
+Several processes write their shards of one step into one folder that all see, and any number may read it back.
 Left out: choosing when to save, and what belongs into a checkpoint; the trainers do that.
 """
 
 import base64
+import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +15,8 @@ from typing import Any, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
+
+from masksearch_jax import distributed
 
 _log = logging.getLogger(__name__)
 _BYTES = "base64"
@@ -73,9 +77,13 @@ class Checkpointer:
         return max(self.steps(), default=None)
 
     def steps(self) -> list[int]:
-        """Returns all complete steps, ascending; waits for a background save that is under way."""
+        """Returns all complete steps, ascending; waits for a background save that is under way.
+
+        Of several processes, all return what process 0 sees: a shared folder may show a step later elsewhere.
+        """
         self.wait()
-        return sorted(self._manager.all_steps())
+        seen = json.dumps(sorted(self._manager.all_steps()))
+        return json.loads(distributed.gather_bytes(seen.encode())[0])
 
     def meta(self, step: int | None = None) -> dict[str, Any]:
         """Returns the facts of a step (None: the newest readable one), for those who build their state from them."""
@@ -116,11 +124,15 @@ class Checkpointer:
             return step, load(step)
         first_error: Exception | None = None
         for candidate in reversed(steps):
+            error = None
             try:
                 result = load(candidate)
             except MismatchError:
                 raise
-            except Exception as error:  # whatever a damaged file makes the readers raise
+            except Exception as caught:  # whatever a damaged file makes the readers raise
+                error = caught
+            if not distributed.every(error is None):  # all processes go on from one step
+                error = error or RuntimeError(f"another process cannot read {self.directory}/{candidate}")
                 first_error = first_error or error
                 _log.error("checkpoint %s/%d cannot be read: %s", self.directory, candidate, _head(error))
                 continue

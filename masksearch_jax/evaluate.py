@@ -59,9 +59,9 @@ def run(job: job_lib.Job, policy: str, engine: RolloutEngine, params: Any = None
 
 
 def parameters(job: job_lib.Job, policy: str) -> Any:
-    """The weights of a policy: the last checkpoint of its stage, or fresh ones from the seed."""
+    """The weights of a policy: the last checkpoint of its stage, or what training starts from."""
     stage = STAGES[policy]
-    return job.parameters(stage) if stage else transformer.init_params(job.model_cfg, job.cfg.seed, job.mesh)
+    return job.parameters(stage) if stage else job.initial()
 
 
 def main(cfg: Any, workdir: Path) -> None:

@@ -125,7 +125,11 @@ class Clock:
 
 
 def main(cfg: Any, workdir: Path) -> None:
-    train.start_processes(cfg.distributed)
+    if cfg.distributed.processes > 1:
+        raise ValueError(
+            f"distributed.processes={cfg.distributed.processes}: the whole line runs in one process; prepare and "
+            "synthesize once, then start `python -m masksearch_jax.train` on every host"
+        )
     run(cfg, workdir)
 
 

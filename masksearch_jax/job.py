@@ -14,13 +14,15 @@ from masksearch_jax.checkpoints import Checkpointer
 from masksearch_jax.data import pipeline, records
 from masksearch_jax.evals import runner
 from masksearch_jax.model import config as model_config
-from masksearch_jax.model import transformer
+from masksearch_jax.model import convert, transformer
 from masksearch_jax.retrieval.passages import PassageStore
 from masksearch_jax.retrieval.tool import SearchTool
 from masksearch_jax.rollout.decode import Sampling
 from masksearch_jax.rollout.episode import EpisodeLimits
 from masksearch_jax.rollout.scheduler import RolloutConfig, RolloutEngine
-from masksearch_jax.text.tokenizer import Tokenizer
+from masksearch_jax.text import tokenizer as tokenizer_lib
+from masksearch_jax.text.interface import Tokenizer
+from masksearch_jax.trainers import state as state_lib
 
 
 class Job:
@@ -31,15 +33,25 @@ class Job:
 
     @functools.cached_property
     def mesh(self) -> jax.sharding.Mesh:
-        return sharding.make_mesh(self.cfg.mesh.data, self.cfg.mesh.fsdp, self.cfg.mesh.tensor)
+        return sharding.make_mesh(**self.cfg.mesh.to_dict())
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
-        return Tokenizer(self.workdir / "data" / "tokenizer.model")
+        return tokenizer_lib.load(self.workdir / "data")
 
     @functools.cached_property
     def model_cfg(self) -> model_config.ModelConfig:
-        return model_config.from_config(self.cfg.model, vocab_size=self.tokenizer.vocab_size)
+        """Sizes of the page's model, or of the published one that `cfg.pretrained` names."""
+        if not self.cfg.pretrained:
+            return model_config.from_config(self.cfg.model, vocab_size=self.tokenizer.vocab_size)
+        chosen = {name: self.cfg.model[name] for name in ("dtype", "param_dtype", "remat")}
+        found = convert.read_config(self.cfg.pretrained, **chosen)
+        if found.vocab_size < self.tokenizer.vocab_size:  # more rows than pieces are padding, as published
+            raise ValueError(
+                f"pretrained={self.cfg.pretrained}: {found.vocab_size} embeddings for the {self.tokenizer.vocab_size} "
+                f"pieces of {self.workdir / 'data'}; prepare with --config.tokenizer_dir={self.cfg.pretrained}"
+            )
+        return found
 
     @functools.cached_property
     def passages(self) -> PassageStore:
@@ -77,6 +89,13 @@ class Job:
         checkpoints.close()
         return state["params"]
 
+    def initial(self) -> Any:
+        """Parameters that training starts from, in the TRAIN layout: those of `cfg.pretrained`, or fresh ones."""
+        if not self.cfg.pretrained:
+            return transformer.init_params(self.model_cfg, self.cfg.seed, self.mesh)
+        chosen = {name: self.cfg.model[name] for name in ("dtype", "param_dtype", "remat")}
+        return convert.load_pretrained(self.cfg.pretrained, self.mesh, **chosen)[1]
+
     def tasks(self, split: str, level: int, count: int) -> list[records.Task]:
         """The first `count` tasks of a held-out split, over its epochs in order; level 0 is question answering."""
         found: list[records.Task] = []
@@ -102,10 +121,10 @@ class Validation:
     def __init__(self, job: Job, episodes: int):
         self._engine = job.engine("validation")
         self._tasks = {level: job.tasks("validation", level, episodes) for level in (1, 2)}
-        self._shardings = transformer.param_shardings(job.model_cfg, job.mesh, sharding.DECODE)
+        self._decode_copy = state_lib.decode_copy(job.model_cfg, job.mesh)
 
     def __call__(self, params: Any, step: int) -> dict[str, float]:
-        params = sharding.reshard(params, self._shardings)
+        params = self._decode_copy(params)
         scores = {}
         for level, tasks in self._tasks.items():
             summary = runner.summarise(runner.evaluate(self._engine, params, tasks))

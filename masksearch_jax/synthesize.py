@@ -17,7 +17,8 @@ from masksearch_jax import entry, job, metrics
 from masksearch_jax.agents import oracle
 from masksearch_jax.data import records
 from masksearch_jax.retrieval import interface
-from masksearch_jax.text.tokenizer import Tokenizer
+from masksearch_jax.text import tokenizer as tokenizer_lib
+from masksearch_jax.text.interface import Tokenizer
 
 # Tasks that go through the index together: large enough for batched search, small enough to show progress.
 _CHUNK = 512
@@ -40,7 +41,7 @@ def run(cfg: Any, workdir: Path, searcher: interface.Searcher) -> dict[str, Any]
     """
     wanted, target = cfg.synthesize, workdir / "demonstrations"
     started = time.perf_counter()
-    tokenizer = Tokenizer(workdir / "data" / "tokenizer.model")
+    tokenizer = tokenizer_lib.load(workdir / "data")
     teacher = oracle.OracleConfig(
         styles=dict(wanted.styles),
         retry=wanted.retry,

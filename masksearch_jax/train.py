@@ -19,7 +19,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from masksearch_jax import entry, synthesize
+from masksearch_jax import distributed, entry, synthesize
 from masksearch_jax import job as job_lib
 from masksearch_jax.checkpoints import Checkpointer
 from masksearch_jax.trainers import dapo, sft
@@ -90,6 +90,12 @@ def ensure_demonstrations(job: job_lib.Job) -> None:
     target = job.workdir / "demonstrations" / "manifest.json"
     settings = json.loads(json.dumps(synthesize.settings(job.cfg)))
     if not target.exists():
+        if job.cfg.distributed.processes > 1:
+            raise ValueError(
+                f"{target.parent} is missing, and {job.cfg.distributed.processes} processes would all synthesise it. "
+                "Run `python -m masksearch_jax.synthesize` once, with this --config and its overrides but "
+                f"distributed, and --workdir={job.workdir}, where every process sees it"
+            )
         say(f"{target.parent} is missing: synthesising it")
         synthesize.run(job.cfg, job.workdir, job.searcher("train"))
     elif (made := json.loads(target.read_text())["settings"]) != settings:
@@ -105,6 +111,8 @@ def train_sft(job: job_lib.Job, name: str = "sft", params: Any = None) -> Any:
     if finished(job, name, job.cfg[name].steps):
         return job.parameters(name)
     evaluate = job.validation(job.cfg.validation_episodes) if job.cfg[name].eval_every else None
+    if params is None:
+        params = job.initial()
     with jax.set_mesh(job.mesh):
         return sft.run(job.cfg, job.workdir, job.model_cfg, job.mesh, name=name, params=params, evaluate=evaluate)
 
@@ -122,7 +130,7 @@ def train_dapo(job: job_lib.Job, params: Any) -> Any:
 def finished(job: job_lib.Job, stage: str, steps: int) -> bool:
     """True if the stage's newest checkpoint is its last step."""
     folder = job.workdir / stage / "checkpoints"
-    if not folder.is_dir():
+    if not distributed.decide(folder.is_dir()):
         return False
     checkpoints = Checkpointer(folder, read_only=True)
     latest = checkpoints.latest()
@@ -131,18 +139,16 @@ def finished(job: job_lib.Job, stage: str, steps: int) -> bool:
 
 
 def say(text: str) -> None:
-    print(f"train: {text}", file=sys.stderr, flush=True)
-
-
-def start_processes(settings: Any) -> None:
-    """Joins the other processes of the run, if there are any."""
-    if settings.processes > 1:
-        jax.distributed.initialize(settings.coordinator, settings.processes, settings.process_id)
+    if distributed.primary():
+        print(f"train: {text}", file=sys.stderr, flush=True)
 
 
 def main(cfg: Any, workdir: Path) -> None:
-    start_processes(cfg.distributed)
-    run(cfg, workdir)
+    with distributed.processes(cfg.distributed):
+        settings = {name: value for name, value in _leaves(cfg).items() if name != "distributed.process_id"}
+        distributed.same("their settings", settings)
+        distributed.check_shared(workdir)
+        run(cfg, workdir)
 
 
 if __name__ == "__main__":

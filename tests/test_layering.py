@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = "masksearch_jax"
-LEAVES = {"sharding", "checkpoints", "metrics"}
+LEAVES = {"sharding", "checkpoints", "metrics", "distributed"}
 
 # Package -> what it may import of ours besides itself: whole packages or single modules.
 OURS = {
@@ -25,6 +25,7 @@ OURS = {
         "evals",
         "checkpoints",
         "metrics",
+        "distributed",
         "sharding",
         "text",
         "retrieval.interface",
@@ -34,14 +35,15 @@ OURS = {
     "llm": {"text", "rollout"},
     "rl": {"rollout.trajectory", "text.answers", "data.packing"},
     # Beyond the table: a request carries its task.
-    "rollout": {"model", "text", "data.records", "retrieval.interface", "sharding"},
+    "rollout": {"model", "text", "data.records", "retrieval.interface", "sharding", "distributed"},
     "retrieval": {"data.records", "text", "model", "sharding"},
     "data": set(),
     "model": {"sharding"},
     "text": set(),
     "sharding": set(),
-    "checkpoints": set(),
+    "checkpoints": {"distributed"},
     "metrics": set(),
+    "distributed": set(),
 }
 
 # Third party besides numpy: package -> libraries, or {library: the only modules that may import it}.
@@ -60,6 +62,7 @@ THIRD_PARTY = {
     "sharding": {"jax", "flax"},
     "checkpoints": {"orbax", "grain", "jax"},
     "metrics": {"tensorboardX", "rich"},
+    "distributed": {"jax"},
 }
 ENTRY_THIRD_PARTY = {"absl", "ml_collections", "jax"}
 NEVER_IN_CORE = {"tensorflow", "tensorflow_text", "seqio", "tensorflow_datasets", "clu", "keras", "apache_beam"}

@@ -57,12 +57,15 @@ class PiecePermutation:
         return [group.tolist() for group in self.groups]
 
 
-def load(path: Path | str, vocab_size: int) -> PiecePermutation:
-    """Reads the groups that `prepare` wrote; raises FileNotFoundError or ValueError that names the file."""
+def load(path: Path | str, vocab_size: int) -> PiecePermutation | None:
+    """Reads the groups that `prepare` wrote; None if there are none, as with the tokenizer of a published model.
+
+    Raises FileNotFoundError or ValueError that names the file.
+    """
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; write it with `python -m masksearch_jax.prepare`")
     data = json.loads(path.read_text())
     if "groups" not in data:
         raise ValueError(f"{path} has no field 'groups'; prepare the data again")
-    return PiecePermutation(data["groups"], vocab_size)
+    return PiecePermutation(data["groups"], vocab_size) if data["groups"] else None

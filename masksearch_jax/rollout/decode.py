@@ -11,24 +11,23 @@ Left out: which slot does what (rollout/scheduler.py), what tokens mean (rollout
 
 import dataclasses
 import functools
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from masksearch_jax import sharding
 from masksearch_jax.model import cache as kv
 from masksearch_jax.model import transformer
 from masksearch_jax.model.config import ModelConfig
 from masksearch_jax.rollout.episode import Ending
+from masksearch_jax.text.stops import StopTable
 
-# Columns of the register array int32 [slots, REGISTERS + W]; the rest is the window of the turn's newest W ids.
-TOKEN, BUDGET, KEY0, KEY1 = range(4)
-REGISTERS = 4
-NO_TOKEN = -2  # in a window: before the turn began
+# Columns of the register array int32 [slots, REGISTERS]; STATE is how far the turn is in a closing tag (text/stops.py).
+TOKEN, BUDGET, KEY0, KEY1, STATE = range(5)
+REGISTERS = 5
 _NONE, _STOP, _EOS, _LIMIT = map(int, Ending)
-_ANY_TOKEN = -1  # in a stop pattern: matches everything
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,16 +46,6 @@ class Sampling:
             raise ValueError(f"Sampling.top_p is {self.top_p}; it has to be in (0, 1]")
         if self.top_k < 0:
             raise ValueError(f"Sampling.top_k is {self.top_k}; it has to be >= 0, 0 for no truncation")
-
-
-def stop_patterns(closing: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
-    """Returns patterns of one width W that match a turn whose newest ids end in one of the id lists.
-
-    A closing tag of several tokens is matched as those tokens; a tokenizer that may merge its last one with what
-    follows needs another rule.
-    """
-    width = max(map(len, closing))
-    return tuple((_ANY_TOKEN,) * (width - len(ids)) + tuple(ids) for ids in closing)
 
 
 def uniforms(keys: jax.Array, positions: jax.Array) -> jax.Array:
@@ -109,11 +98,10 @@ def programs(
     time: int,
     steps: int,
     sampling: Sampling,
-    stops: tuple[tuple[int, ...], ...],
-    eos_id: int,
+    stops: StopTable,
 ) -> "Programs":
     """Returns the programs for these settings; engines with equal settings share what is compiled."""
-    return Programs(model_cfg, mesh, slots, time, steps, sampling, stops, eos_id)
+    return Programs(model_cfg, mesh, slots, time, steps, sampling, stops)
 
 
 class Programs:
@@ -122,15 +110,14 @@ class Programs:
     Raises ValueError if `slots` or the heads do not divide over the mesh.
     """
 
-    def __init__(self, model_cfg, mesh, slots, time, steps, sampling, stops, eos_id):
+    def __init__(self, model_cfg, mesh, slots, time, steps, sampling, stops):
         self._model_cfg, self._mesh, self._slots, self._time = model_cfg, mesh, slots, time
         layout = kv.cache_shardings(model_cfg, slots, time, mesh)
         small = (sharding.replicated(mesh),) * 4
-        stops = np.array(stops, np.int32)
-        decode = functools.partial(_decode, model_cfg, sampling, steps, stops, eos_id)
+        decode = functools.partial(_decode, model_cfg, sampling, steps, stops)
         self.prefill = jax.jit(functools.partial(_prefill, model_cfg, mesh))
         self.admit = jax.jit(_admit, donate_argnums=0, out_shardings=layout)
-        self.append = jax.jit(functools.partial(_append, model_cfg), donate_argnums=1, out_shardings=layout)
+        self.append = jax.jit(functools.partial(_append, model_cfg, mesh), donate_argnums=1, out_shardings=layout)
         self.decode = jax.jit(decode, donate_argnums=1, out_shardings=(layout, small))
 
     def new_cache(self) -> kv.Cache:
@@ -153,20 +140,55 @@ def _admit(cache, prefix, rows, sources):
     return kv.put_rows(cache, rows, kv.take_rows(prefix, sources))
 
 
-def _append(cfg, params, cache, rows, ids, counts):
-    """Appends ids int32 [A, C] (counts [A] of them) to slots `rows` [A]; rows >= slots are dropped."""
-    part = kv.take_rows(cache, rows)
-    return kv.put_rows(cache, rows, transformer.extend(cfg, params, part, ids, counts)[1])
+def _append(cfg, mesh, params, cache, rows, ids, counts):
+    """Appends ids int32 [A, C] (counts [A] of them) to slots `rows` [A]; rows >= slots are dropped.
+
+    Each of D shards of the slots takes the A / D entries of its own (`shapes.shard_chunks`), so that no cache crosses
+    devices: a slot that stands among another shard's entries is dropped.
+    """
+    shards = _shards(mesh)
+    if shards == 1:
+        part = kv.take_rows(cache, rows)
+        return kv.put_rows(cache, rows, transformer.extend(cfg, params, part, ids, counts)[1])
+    if rows.shape[0] % shards:
+        raise ValueError(f"an append of {rows.shape[0]} rows does not divide over the {shards} shards of the slots")
+    own = rows.reshape(shards, -1) - np.arange(shards, dtype=np.int32)[:, None] * (cache.batch // shards)
+    split = _split(cache, mesh)
+    part = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), _pinned(jax.vmap(kv.take_rows)(split, own), mesh))
+    part = transformer.extend(cfg, params, part, ids, counts)[1]
+    split = _pinned(jax.vmap(kv.put_rows)(split, own, _split(part, mesh)), mesh)
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), split)
 
 
-def _decode(cfg, sampling, steps, stops, eos_id, params, cache, registers, greedy):
+def _shards(mesh):
+    return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def _split(cache, mesh):
+    """A cache with its rows as [shards, rows of a shard]."""
+    shards = _shards(mesh)
+    return _pinned(jax.tree.map(lambda x: x.reshape(shards, -1, *x.shape[1:]), cache), mesh)
+
+
+def _pinned(tree, mesh):
+    """Keeps the leading axis of every array one shard to its devices, whatever lies on the others."""
+
+    def pin(x):
+        spec = PartitionSpec(("data", "fsdp"), *(PartitionSpec.UNCONSTRAINED,) * (x.ndim - 1))
+        return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
+
+    return jax.tree.map(pin, tree)
+
+
+def _decode(cfg, sampling, steps, stops, params, cache, registers, greedy):
     """Up to `steps` tokens for every slot with a budget.
 
-    registers: int32 [B, REGISTERS + W], see the columns above. Returns the cache and (ids int32 [B, steps],
+    registers: int32 [B, REGISTERS], see the columns above. Returns the cache and (ids int32 [B, steps],
     logprobs float32 [B, steps], counts int32 [B], endings int32 [B]); a slot's tokens are its first `counts`.
     """
     slots = registers.shape[0]
     keys = jax.lax.bitcast_convert_type(registers[:, KEY0 : KEY1 + 1], jnp.uint32)
+    kinds, transitions = jnp.asarray(stops.kinds), jnp.asarray(stops.steps)
 
     def running(state):
         return (state["step"] < steps) & (state["budget"] > 0).any()
@@ -180,17 +202,16 @@ def _decode(cfg, sampling, steps, stops, eos_id, params, cache, registers, greed
         # The cache now ends with the token just fed: its length is the position of the one to draw.
         token, logprob = draw(logits, uniforms(keys, cache.lengths), sampling, greedy)
         token = jnp.where(active, token, state["token"])
-        window = jnp.where(active[:, None], jnp.roll(state["window"], -1, axis=1).at[:, -1].set(token), state["window"])
-        stopped = ((window[:, None] == stops) | (stops == _ANY_TOKEN)).all(axis=-1).any(axis=-1)
+        written = jnp.where(active, transitions[kinds[token].astype(jnp.int32), state["written"]], state["written"])
         left = state["budget"] - 1
         ending = jnp.where(left == 0, _LIMIT, _NONE)
-        ending = jnp.where(token == eos_id, _EOS, jnp.where(stopped, _STOP, ending))
+        ending = jnp.where(written == stops.ended, _EOS, jnp.where(written == stops.stopped, _STOP, ending))
         column = state["step"]
         return {
             "step": column + 1,
             "cache": cache,
             "token": token,
-            "window": window,
+            "written": written,
             "budget": jnp.where(active & (ending == _NONE), left, 0),
             "ids": state["ids"].at[:, column].set(jnp.where(active, token, 0)),
             "logprobs": state["logprobs"].at[:, column].set(jnp.where(active, logprob, 0.0)),
@@ -202,7 +223,7 @@ def _decode(cfg, sampling, steps, stops, eos_id, params, cache, registers, greed
         "step": jnp.int32(0),
         "cache": cache,
         "token": registers[:, TOKEN],
-        "window": registers[:, REGISTERS:],
+        "written": registers[:, STATE],
         "budget": registers[:, BUDGET],
         "ids": jnp.zeros((slots, steps), jnp.int32),
         "logprobs": jnp.zeros((slots, steps), jnp.float32),

@@ -5,7 +5,8 @@ Leaves: `Search`, `Append` (tokens that the environment adds, never trainable) o
 Left out: slots, devices, threads and piece permutations (rollout/scheduler.py), sampling (rollout/decode.py).
 
 Rules, where the literature leaves a choice:
-* A turn ends at `</search>`, `</answer>`, the end-of-sequence token, or its budget.
+* A turn ends with the token that completes `</search>` or `</answer>` (text/stops.py; what the token carries past the
+  tag stays in the trajectory and is no part of the action), an end-of-sequence token, or its budget.
 * An invalid turn gets a corrective observation and counts as a turn. Out of budget without a closing tag is invalid;
   on the last turn it ends the episode with TURN_TOKENS, any other invalid last turn with TURNS.
 * The last turn has to answer: a search there is recorded, not executed, and the episode ends with TURNS.
@@ -22,7 +23,7 @@ from collections.abc import Sequence
 from masksearch_jax.retrieval import interface
 from masksearch_jax.rollout.trajectory import StopReason, Turn
 from masksearch_jax.text import prompt, tags
-from masksearch_jax.text.tokenizer import Tokenizer
+from masksearch_jax.text.interface import Tokenizer
 
 NOT_EXECUTED = "not executed"
 CANCELLED = "cancelled at the deadline"
@@ -106,7 +107,7 @@ class Episode:
         self._opened = []
         self.length += len(ids)
         if ending == Ending.STOP:
-            action = prompt.parse_turn(text)
+            action = prompt.parse_stopped_turn(text)
         elif ending == Ending.EOS:
             action = prompt.Action("invalid", error="ended without an action")
         else:

@@ -3,7 +3,8 @@
 Enters: parameters, requests (tasks with the id permutation and the sampling key of each) and a searcher. Leaves: one
 Trajectory per request, in request order. A run is a sequence of ticks, each the same programs (decode.py):
 
-1. searches due at this tick are waited for; their observations, and corrections, are queued for appending;
+1. searches due at this tick are waited for; their observations, and corrections, are queued for appending; all hosts
+   learn which episodes ended and how many tokens each slot has queued;
 2. requests enter free slots, in order; each run of consecutive requests with one group and one prompt shares a prefix,
    prefilled once in batches of `prompt_rows` and kept until its last request is admitted;
 3. queued tokens are appended, by rows and tokens from the ladders of the config;
@@ -12,7 +13,11 @@ Trajectory per request, in request order. A run is a sequence of ticks, each the
 
 What an episode reads, writes and when (in ticks) depends on its request, the seed and the parameters: not on slots,
 neighbours or thread timing, up to float rounding of batched matrix products.
-Left out: the fault handling of the search tool (retrieval), rewards (rl). All hosts' slots are driven by one process.
+
+Several hosts: each keeps the same book of which request is in which slot, so that all choose the same programs; the
+inside of an episode (its turns, its searches, its tokens) is known to the owner of its slot alone (owners.py), until
+the finished trajectories are exchanged. So tokenising, parsing and searching divide over the hosts.
+Left out: the fault handling of the search tool (retrieval), rewards (rl).
 """
 
 import dataclasses
@@ -25,13 +30,15 @@ from typing import Protocol
 import jax
 import numpy as np
 
+from masksearch_jax import distributed
 from masksearch_jax.model.config import ModelConfig
 from masksearch_jax.retrieval import interface
-from masksearch_jax.rollout import decode, episode, searches, shapes
+from masksearch_jax.rollout import decode, episode, searches, shapes, trajectory
+from masksearch_jax.rollout.owners import Owners
 from masksearch_jax.rollout.slots import Slots
 from masksearch_jax.rollout.trajectory import StopReason, Trajectory
-from masksearch_jax.text import tags
-from masksearch_jax.text.tokenizer import Tokenizer
+from masksearch_jax.text import stops, tags
+from masksearch_jax.text.interface import Tokenizer
 
 
 class Task(Protocol):
@@ -70,8 +77,9 @@ class RolloutConfig:
     search_ticks: ticks from the end of a turn to its observation; 1 waits for the search, more decode meanwhile.
     search_batch: queries per call. search_threads: calls at a time.
     prompt_rows: prompts per prefill. prompt_lengths, append_rows, append_tokens: ladders of program shapes; each
-    entry costs a compilation, and work is padded to the next entry. On CPU narrow programs are fastest: a row's step
-    takes 30 us among 64 slots, 47 among 192; a token 20 us appended 8 to 32 rows at a time, 60 with 192.
+    entry costs a compilation, and work is padded to the next entry. Rows are rounded up to a multiple of the shards
+    that the slots lie on. On CPU narrow programs are fastest: a row's step takes 30 us among 64 slots, 47 among 192; a
+    token 20 us appended 8 to 32 rows at a time, 60 with 192.
     """
 
     slots: int = 64
@@ -103,9 +111,13 @@ class _Live:
 
     index: int  # of its request
     request: Request
-    state: episode.Episode
+    state: episode.Episode | None  # None: another process owns the slot
     prompt_length: int
     born: int  # tick of admission
+
+
+# How an episode ended since the last `_Run._settle`, in the order in which slots become free again.
+_IN_TURN, _AT_DEADLINE, _AT_OBSERVATION = range(3)
 
 
 class RolloutEngine:
@@ -120,23 +132,23 @@ class RolloutEngine:
         mesh: jax.sharding.Mesh,
     ):
         """Raises ValueError if vocabulary, slots or ladders do not fit the model or the mesh."""
-        if model_cfg.vocab_size != tokenizer.vocab_size:
+        if model_cfg.vocab_size < tokenizer.vocab_size:  # published embeddings are padded to more rows
             raise ValueError(
                 f"ModelConfig.vocab_size is {model_cfg.vocab_size}, the tokenizer {tokenizer.path} has "
                 f"{tokenizer.vocab_size} pieces; train a model for this tokenizer"
             )
         self.cfg, self.model_cfg, self.tokenizer, self.searcher, self.mesh = cfg, model_cfg, tokenizer, searcher, mesh
-        closing = [tokenizer.encode(pair[1]) for pair in (tags.SEARCH, tags.ANSWER)]
-        stops = decode.stop_patterns(closing)
-        self._window = len(stops[0])
+        self._stops = stops.build(tokenizer, model_cfg.vocab_size)
         self._fixed = np.array(sorted({tokenizer.pad_id, tokenizer.eos_id, *sum(map(tokenizer.encode, tags.ALL), [])}))
         self._time = cfg.limits.total_tokens
         self._prompt_lengths = shapes.clipped(cfg.prompt_lengths, self._time)
         self._append_tokens = shapes.clipped(cfg.append_tokens, self._time)
-        self._append_rows = shapes.clipped(cfg.append_rows, cfg.slots)
-        self.programs = decode.programs(
-            model_cfg, mesh, cfg.slots, self._time, cfg.steps, cfg.sampling, stops, tokenizer.eos_id
-        )
+        self._owners = Owners(mesh, cfg.slots)
+        # Every shard of the slots prefills and appends as many rows as any other.
+        shards = self._owners.shards
+        self._append_rows = shapes.clipped([-(-rows // shards) * shards for rows in cfg.append_rows], cfg.slots)
+        self._prompt_rows = -(-cfg.prompt_rows // shards) * shards
+        self.programs = decode.programs(model_cfg, mesh, cfg.slots, self._time, cfg.steps, cfg.sampling, self._stops)
         self._cache = None
         self.stats: dict[str, float] = {}
 
@@ -145,7 +157,8 @@ class RolloutEngine:
 
         params: in the DECODE layout (or any, at the price of a gather). version: stamped on every generated token.
         Raises ValueError for a request that cannot run (prompt too long, no permutation) before any work is done, and
-        whatever the searcher raises.
+        whatever the searcher raises. Every process calls it alike and gets every trajectory; the seconds and host
+        times of `stats` are its own.
         """
         prompts = [self._prompt(request) for request in requests]
         with jax.set_mesh(self.mesh):
@@ -156,23 +169,23 @@ class RolloutEngine:
 
     def warm_up(self, params) -> int:
         """Compiles every program shape of the ladders, with no rows in them; returns how many that were."""
-        cfg, programs = self.cfg, self.programs
+        cfg, programs, whole = self.cfg, self.programs, self._owners.whole
         before = programs.compiled
         with jax.set_mesh(self.mesh):
             cache = programs.new_cache()
             for length in self._prompt_lengths:
-                ids, counts = np.zeros((cfg.prompt_rows, length), np.int32), np.zeros(cfg.prompt_rows, np.int32)
-                prefix = programs.prefill(params, ids, counts)
+                ids, counts = shapes.padded([], self._prompt_rows, length)
+                prefix = programs.prefill(params, whole(ids), whole(counts))
                 for rows in self._append_rows:
                     nowhere = np.full(rows, cfg.slots, np.int32)
-                    cache = programs.admit(cache, prefix, nowhere, np.zeros(rows, np.int32))
+                    cache = programs.admit(cache, prefix, whole(nowhere), whole(np.zeros(rows, np.int32)))
             for rows in self._append_rows:
                 for length in self._append_tokens:
                     nowhere = np.full(rows, cfg.slots, np.int32)
                     ids, counts = np.zeros((rows, length), np.int32), np.zeros(rows, np.int32)
-                    cache = programs.append(params, cache, nowhere, ids, counts)
-            registers = np.zeros((cfg.slots, decode.REGISTERS + self._window), np.int32)
-            self._cache, _ = programs.decode(params, cache, registers, np.bool_(False))
+                    cache = programs.append(params, cache, whole(nowhere), whole(ids), whole(counts))
+            registers = np.zeros((cfg.slots, decode.REGISTERS), np.int32)
+            self._cache, _ = programs.decode(params, cache, self._owners.rows(registers), whole(np.bool_(False)))
         return programs.compiled - before
 
     def _prompt(self, request: Request) -> np.ndarray:
@@ -189,7 +202,8 @@ class RolloutEngine:
         if request.pieces is None:
             return prompt
         pieces = np.asarray(request.pieces)
-        if pieces.shape != (self.model_cfg.vocab_size,) or (pieces[self._fixed] != self._fixed).any():
+        whole = pieces.shape == (self.model_cfg.vocab_size,)
+        if not whole or (pieces[self._fixed] != self._fixed).any() or not self._stops.admits(pieces):
             raise ValueError(f"{name}: Request.pieces has to permute the whole vocabulary and leave tags, pad and eos")
         return pieces[prompt].astype(np.int32)
 
@@ -200,15 +214,22 @@ class _Run:
     def __init__(self, engine: RolloutEngine, params, requests, prompts, seed: int, greedy: bool):
         self.engine, self.cfg, self.programs, self.params = engine, engine.cfg, engine.programs, params
         self.requests, self.prompts, self.seed, self.greedy = requests, prompts, seed, np.bool_(greedy)
-        self.slots = Slots(self.cfg.slots, engine._time, engine._window)
+        self.owners = engine._owners
+        self.slots = Slots(self.cfg.slots, engine._time, engine._stops)
+        # Known to all processes alike.
         self.live: dict[int, _Live] = {}
-        self.free = list(range(self.cfg.slots))[::-1]
+        self.free = self.owners.order[::-1]
+        self.writing = np.zeros(self.cfg.slots, bool)  # slots in the middle of a turn
+        self.appends: dict[int, int] = {}  # by slot: number of tokens to append at this tick
+        self.finite = True
         self.next = 0  # request
         self.tick = 0
+        # Of this process's own slots.
         self.queued: dict[int, np.ndarray] = {}  # by slot: ids to append, as the model sees them
-        self.trajectories: list[Trajectory | None] = [None] * len(requests)
+        self.ended: dict[int, int] = {}  # by slot: how, since the last `_settle`
+        self.trajectories: dict[int, Trajectory] = {}  # by request
         groups = [request.group for request in requests]
-        self.prefixes = shapes.prefix_batches(groups, prompts, self.cfg.prompt_rows)
+        self.prefixes = shapes.prefix_batches(groups, prompts, engine._prompt_rows)
         self.prefix: tuple[int, object] = (-1, None)  # number of the batch in `prefix`, its cache
         self.inverses: dict[int, np.ndarray] = {}
         self.cache, engine._cache = engine._cache or self.programs.new_cache(), None
@@ -222,33 +243,61 @@ class _Run:
             self.engine.searcher, cfg.hits, cfg.search_ticks, cfg.search_batch, cfg.search_threads
         ) as queue:
             self.queue = queue
-            while self.live or self.next < len(self.requests):
+            while True:
+                distributed.alive("a tick of a rollout")
                 self._collect()
+                self._settle()
+                if not self.live and self.next == len(self.requests):
+                    break
                 self._admit()
                 self._append()
                 self._decode()
                 self._deadlines()
                 self.tick += 1
+        if self.owners.several:
+            for data in distributed.gather_bytes(trajectory.to_bytes(self.trajectories)):
+                self.trajectories |= trajectory.from_bytes(data)
         stats = self.stats
         stats["seconds"] = time.perf_counter() - began
         stats["search_wait_s"] = queue.wait_seconds
         phases = ("prefill_s", "append_s", "decode_s", "search_wait_s")
         stats["host_s"] = stats["seconds"] - sum(stats[phase] for phase in phases)
-        stats |= {"ticks": self.tick, "searches": queue.searches, "compiles": self.programs.compiled - compiled}
+        stats |= {"ticks": self.tick, "compiles": self.programs.compiled - compiled}
+        stats["searches"] = distributed.total(queue.searches) if self.owners.several else queue.searches
         # Leftovers that are not finite would poison later episodes through 0 * nan in masked attention.
-        self.engine._cache = self.cache if np.isfinite(self.slots.logprobs).all() else None
-        return self.trajectories
+        self.engine._cache = self.cache if self.finite else None
+        return [self.trajectories[index] for index in range(len(self.requests))]
 
     def _collect(self) -> None:
         for (slot, born), hits in self.queue.collect(self.tick):
             live = self.live.get(slot)
-            if live is not None and live.index == born:  # else it was cancelled meanwhile
-                self._follow(slot, live, live.state.observe(hits))
+            # Else it was cancelled meanwhile.
+            if live is not None and live.index == born and slot not in self.ended:
+                self._follow(slot, live, live.state.observe(hits), _AT_OBSERVATION)
 
-    def _follow(self, slot: int, live: _Live, following) -> interface.Query | None:
-        """Acts on what an episode does next; returns the query if it is a search."""
+    def _settle(self) -> None:
+        """Tells all processes what each owner knows and the programs of this tick depend on."""
+        news = np.zeros(self.cfg.slots, np.int32)  # tokens queued; or -1 - how the episode ended
+        for slot, ids in self.queued.items():
+            news[slot] = len(ids)
+        for slot, how in self.ended.items():
+            news[slot] = -1 - how
+        self.ended = {}
+        news = self.owners.gather(news)
+
+        def order(slot):
+            return -news[slot], self.live[slot].index if news[slot] == -1 - _AT_DEADLINE else slot
+
+        for slot in sorted(np.flatnonzero(news < 0).tolist(), key=order):
+            self.writing[slot] = False
+            del self.live[slot]
+            self.free.append(slot)
+        self.appends = {slot: int(news[slot]) for slot in np.flatnonzero(news > 0).tolist()}
+
+    def _follow(self, slot: int, live: _Live, following, how: int) -> interface.Query | None:
+        """Acts on what an episode does next; returns the query if it is a search. how: it ended, if it did."""
         if isinstance(following, episode.Done):
-            self._finish(slot, live, following.stop)
+            self._finish(slot, live, following.stop, how)
         elif isinstance(following, episode.Append):
             ids = np.asarray(following.ids, np.int32)
             self.queued[slot] = ids if live.request.pieces is None else np.asarray(live.request.pieces, np.int32)[ids]
@@ -256,7 +305,7 @@ class _Run:
             return _query(live.request.task, following.query)
         return None
 
-    def _finish(self, slot: int, live: _Live, stop: StopReason) -> None:
+    def _finish(self, slot: int, live: _Live, stop: StopReason, how: int) -> None:
         slots, request, end = self.slots, live.request, self.slots.length[slot]
         trainable = slots.trainable[slot, :end].copy()
         self.trajectories[live.index] = Trajectory(
@@ -274,8 +323,7 @@ class _Run:
         )
         slots.stop(slot)
         self.queued.pop(slot, None)
-        del self.live[slot]
-        self.free.append(slot)
+        self.ended[slot] = how
 
     def _admit(self) -> None:
         """Fills free slots; forced searches are submitted at once."""
@@ -284,16 +332,12 @@ class _Run:
         while self.free and self.next < len(self.requests):
             index, slot = self.next, self.free.pop()
             request, prompt = self.requests[index], self.prompts[index]
-            state = episode.Episode(len(prompt), self.cfg.limits, self.engine.tokenizer, request.forced_search)
-            live = _Live(index, request, state, len(prompt), self.tick)
-            self.live[slot] = live
-            self.slots.admit(slot, prompt, sampling_key(self.seed, request.key))
+            self.live[slot] = _Live(index, request, None, len(prompt), self.tick)
             batch, row = self.prefixes.place[index]
             admitted.setdefault(batch, []).append((slot, row))
-            if state.forced_query is None:
-                self.slots.begin_turn(slot, state.budget)
-            else:
-                forced.append((slot, index, _query(request.task, state.forced_query)))
+            self.writing[slot] = request.forced_search is None
+            if self.owners.own[slot] and (query := self._enter(slot, self.live[slot], prompt)):
+                forced.append((slot, index, query))
             self.next += 1
         self._submit(forced)
         if not admitted:
@@ -304,42 +348,55 @@ class _Run:
         jax.block_until_ready(self.cache.lengths)
         self.stats["prefill_s"] += time.perf_counter() - began
 
+    def _enter(self, slot: int, live: _Live, prompt: np.ndarray) -> interface.Query | None:
+        """Begins the episode of a slot of this process; returns its forced search, if it has one."""
+        request = live.request
+        live.state = episode.Episode(len(prompt), self.cfg.limits, self.engine.tokenizer, request.forced_search)
+        self.slots.admit(slot, prompt, sampling_key(self.seed, request.key))
+        if live.state.forced_query is not None:
+            return _query(request.task, live.state.forced_query)
+        self.slots.begin_turn(slot, live.state.budget)
+        return None
+
     def _copy_prefix(self, batch: int, pairs: list[tuple[int, int]]) -> None:
+        whole = self.owners.whole
         if self.prefix[0] != batch:
             prompts = [self.prompts[index][:-1] for index in self.prefixes.first[batch]]
             length = shapes.rung((*self.engine._prompt_lengths, self.engine._time), max(map(len, prompts)))
-            ids, counts = shapes.padded(prompts, self.cfg.prompt_rows, length)
-            self.prefix = (batch, self.programs.prefill(self.params, ids, counts))
+            ids, counts = shapes.padded(prompts, self.engine._prompt_rows, length)
+            self.prefix = (batch, self.programs.prefill(self.params, whole(ids), whole(counts)))
             self.stats["prefilled"] += len(prompts)
         for part, rows in shapes.row_chunks(len(pairs), self.engine._append_rows):
             slots, sources = np.full(rows, self.cfg.slots, np.int32), np.zeros(rows, np.int32)
             slots[: part.stop - part.start], sources[: part.stop - part.start] = np.array(pairs[part], np.int32).T
-            self.cache = self.programs.admit(self.cache, self.prefix[1], slots, sources)
+            self.cache = self.programs.admit(self.cache, self.prefix[1], whole(slots), whole(sources))
 
     def _append(self) -> None:
         """Feeds the queued tokens, and with them the newest token of each slot, which no step has fed yet."""
-        if not self.queued:
+        if not self.appends:
             return
-        began = time.perf_counter()
-        work = {}
-        for slot in sorted(self.queued):
-            ids = self.queued[slot]
-            work[slot] = np.concatenate([self.slots.ids[slot, self.slots.length[slot] - 1 :][:1], ids[:-1]])
+        began, whole = time.perf_counter(), self.owners.whole
+        own = {}
+        for slot, ids in self.queued.items():
+            own[slot] = np.concatenate([self.slots.ids[slot, self.slots.length[slot] - 1 :][:1], ids[:-1]])
             self.slots.append(slot, ids)
             self.slots.begin_turn(slot, self.live[slot].state.budget)
         self.queued = {}
+        work = self.owners.gather_lists(own, self.appends)
+        self.writing[list(work)] = True
         tokens = self.engine._append_tokens
         while work:
             by_rung: dict[int, list[int]] = {}
             for slot, ids in work.items():
                 by_rung.setdefault(shapes.rung(tokens, len(ids)), []).append(slot)
             for length, rows_of in sorted(by_rung.items()):
-                for part, rows in shapes.row_chunks(len(rows_of), self.engine._append_rows):
-                    chosen = rows_of[part]
-                    ids, counts = shapes.padded([work[slot][:length] for slot in chosen], rows, length)
-                    targets = np.full(rows, self.cfg.slots, np.int32)
-                    targets[: len(chosen)] = chosen
-                    self.cache = self.programs.append(self.params, self.cache, targets, ids, counts)
+                shards = self.owners.shards
+                for targets in shapes.shard_chunks(rows_of, self.cfg.slots // shards, shards, self.engine._append_rows):
+                    chosen = [work[slot][:length] if slot in work else () for slot in targets.tolist()]
+                    ids, counts = shapes.padded(chosen, len(targets), length)
+                    self.cache = self.programs.append(
+                        self.params, self.cache, whole(targets), whole(ids), whole(counts)
+                    )
                     self.stats["appends"] += 1
                 for slot in rows_of:
                     work[slot] = work[slot][length:]
@@ -348,19 +405,24 @@ class _Run:
         self.stats["append_s"] += time.perf_counter() - began
 
     def _decode(self) -> None:
-        if not self.slots.decoding:
+        if not self.writing.any():
             return
-        began = time.perf_counter()
-        self.cache, outputs = self.programs.decode(self.params, self.cache, self.slots.registers, self.greedy)
+        began, owners = time.perf_counter(), self.owners
+        registers, greedy = owners.rows(self.slots.registers), owners.whole(self.greedy)
+        self.cache, outputs = self.programs.decode(self.params, self.cache, registers, greedy)
         ids, logprobs, counts, endings = jax.device_get(outputs)
         self.stats["decode_s"] += time.perf_counter() - began
         self.stats["tokens"] += int(counts.sum())
+        self.finite = self.finite and bool(np.isfinite(logprobs).all())
+        self.writing &= endings == 0
+        if owners.several:
+            counts, endings = np.where(owners.own, counts, 0), np.where(owners.own, endings, 0)
         self.slots.record(ids, logprobs, counts, endings)
         found = []
         for slot in np.flatnonzero(endings).tolist():
             live = self.live[slot]
             ids = self._written(slot, live.request.pieces)
-            query = self._follow(slot, live, live.state.end_turn(ids, episode.Ending(endings[slot])))
+            query = self._follow(slot, live, live.state.end_turn(ids, episode.Ending(endings[slot])), _IN_TURN)
             if query is not None:
                 found.append((slot, live.index, query))
         self._submit(found)
@@ -382,11 +444,11 @@ class _Run:
         limit = self.cfg.limits.deadline_ticks
         if not limit:
             return
-        for slot, live in list(self.live.items()):
-            if self.tick - live.born + 1 >= limit:
+        for slot, live in self.live.items():
+            if self.owners.own[slot] and slot not in self.ended and self.tick - live.born + 1 >= limit:
                 writing = self.slots.registers[slot, decode.BUDGET] > 0
                 ids = self._written(slot, live.request.pieces) if writing else []
-                self._finish(slot, live, live.state.cancel(ids).stop)
+                self._finish(slot, live, live.state.cancel(ids).stop, _AT_DEADLINE)
 
 
 def sampling_key(seed: int, key: Sequence[int]) -> np.ndarray:

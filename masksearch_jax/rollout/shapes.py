@@ -30,6 +30,22 @@ def row_chunks(count: int, ladder: Sequence[int]) -> list[tuple[slice, int]]:
     return chunks
 
 
+def shard_chunks(slots: Sequence[int], per_shard: int, shards: int, ladder: Sequence[int]) -> list[np.ndarray]:
+    """Cuts work on `slots` into programs: int32 [R] each, R from the ladder of multiples of `shards`.
+
+    The r-th part of a program's entries are slots of shard r (slot // per_shard), which takes them in the order given;
+    an entry that is left over is shards * per_shard, no slot.
+    """
+    by_shard = [[slot for slot in slots if slot // per_shard == shard] for shard in range(shards)]
+    chunks = []
+    for part, rows in row_chunks(max(map(len, by_shard)), [size // shards for size in ladder]):
+        chunk = np.full((shards, rows), shards * per_shard, np.int32)
+        for row, own in zip(chunk, by_shard, strict=True):
+            row[: len(own[part])] = own[part]
+        chunks.append(chunk.ravel())
+    return chunks
+
+
 def padded(lists: Sequence[np.ndarray], rows: int, length: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns (ids int32 [rows, length], counts int32 [rows])."""
     ids, counts = np.zeros((rows, length), np.int32), np.zeros(rows, np.int32)

@@ -2,8 +2,13 @@
 
 import dataclasses
 import enum
+import io
+import json
+from collections.abc import Mapping
 
 import numpy as np
+
+_ARRAYS = {"ids": np.int32, "trainable": bool, "logprobs": np.float32, "versions": np.int32}  # one entry per token
 
 
 class StopReason(enum.StrEnum):
@@ -71,3 +76,34 @@ class Trajectory:
     def well_formed(self) -> bool:
         """True if every turn was a valid action and the last one answered."""
         return self.stop == StopReason.ANSWER and all(turn.action != "invalid" for turn in self.turns)
+
+
+def to_bytes(trajectories: Mapping[int, Trajectory]) -> bytes:
+    """Numbered trajectories, exact, to be sent to other processes."""
+    facts = []
+    for number, one in trajectories.items():
+        plain = {field.name: getattr(one, field.name) for field in dataclasses.fields(one) if field.name not in _ARRAYS}
+        turns = [dataclasses.asdict(turn) for turn in one.turns]
+        facts.append(plain | {"number": number, "tokens": len(one.ids), "turns": turns})
+    arrays = {
+        name: np.concatenate([np.empty(0, dtype), *(getattr(one, name) for one in trajectories.values())])
+        for name, dtype in _ARRAYS.items()
+    }
+    file = io.BytesIO()
+    np.savez(file, facts=np.frombuffer(json.dumps(facts).encode(), np.uint8), **arrays)
+    return file.getvalue()
+
+
+def from_bytes(data: bytes) -> dict[int, Trajectory]:
+    """The inverse of `to_bytes`."""
+    trajectories, start = {}, 0
+    with np.load(io.BytesIO(data), allow_pickle=False) as file:
+        arrays = {name: file[name] for name in _ARRAYS}
+        facts = json.loads(file["facts"].tobytes())
+    for plain in facts:
+        number, part = plain.pop("number"), slice(start, start + plain.pop("tokens"))
+        plain["turns"] = tuple(Turn(**{**turn, "hits": tuple(turn["hits"])}) for turn in plain["turns"])
+        plain["stop"] = StopReason(plain["stop"])
+        trajectories[number] = Trajectory(**plain, **{name: values[part] for name, values in arrays.items()})
+        start = part.stop
+    return trajectories

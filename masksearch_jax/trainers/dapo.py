@@ -5,6 +5,7 @@ One iteration, top to bottom: rollouts of whole groups (dynamic sampling with re
 group, old log-probs by the trainer, several optimizer steps with clip-higher and a token-mean loss, evaluation,
 checkpoint. No KL term and no entropy bonus, as in the paper. A checkpoint is taken between iterations and holds all
 that the next one depends on, so that killed and resumed equals never killed (design decision 7).
+Several processes get the same trajectories in the same order from the engine, and so do everything on the host alike.
 """
 
 import functools
@@ -18,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from masksearch_jax import metrics, sharding
+from masksearch_jax import distributed, metrics
 from masksearch_jax.checkpoints import Checkpointer
 from masksearch_jax.data import augment, pipeline
 from masksearch_jax.data.curriculum import Curriculum
@@ -28,7 +29,7 @@ from masksearch_jax.model.config import ModelConfig
 from masksearch_jax.rl import advantages, batch, loss
 from masksearch_jax.rl.rewards import RewardConfig
 from masksearch_jax.rollout.scheduler import RolloutEngine
-from masksearch_jax.text.tokenizer import Tokenizer
+from masksearch_jax.text import tokenizer as tokenizer_lib
 from masksearch_jax.trainers import collect
 from masksearch_jax.trainers import optimizer as optimizer_lib
 from masksearch_jax.trainers import state as state_lib
@@ -68,7 +69,7 @@ def make_programs(model_cfg: ModelConfig, settings: Any, tx: Any, mesh: Any) -> 
     """Returns two jitted programs: (params, UpdateBatch) -> log-probs [M, R, T], and (state, UpdateBatch) -> (state,
     sums)."""
     shardings = state_lib.state_shardings(model_cfg, tx, mesh)
-    rows = NamedSharding(mesh, PartitionSpec(None, ("data", "fsdp")))  # [M, R, T]: rows over the data axes
+    rows = update_sharding(mesh)
 
     def old_logprobs(params, update):
         return jax.lax.map(lambda one: policy_logprobs(model_cfg, settings.temperature, params, one)[0], update)
@@ -85,6 +86,11 @@ def make_programs(model_cfg: ModelConfig, settings: Any, tx: Any, mesh: Any) -> 
         jax.jit(old_logprobs, in_shardings=(shardings.params, rows), out_shardings=rows),
         jax.jit(step, in_shardings=(shardings, rows), out_shardings=(shardings, None), donate_argnums=0),
     )
+
+
+def update_sharding(mesh: Any) -> NamedSharding:
+    """Layout of an UpdateBatch [M, R, T]: rows over the data axes."""
+    return NamedSharding(mesh, PartitionSpec(None, ("data", "fsdp")))
 
 
 def run(
@@ -104,7 +110,7 @@ def run(
     """
     settings, folder = cfg.dapo, workdir / "dapo"
     # ---- data and reward ------------------------------------------------------------------------------------------
-    tokenizer = Tokenizer(workdir / "data" / "tokenizer.model")
+    tokenizer = tokenizer_lib.load(workdir / "data")
     curriculum = Curriculum([(prompts, dict(weights)) for prompts, weights in settings.curriculum])
     tasks = pipeline.tasks(
         workdir / "data" / "tasks", "train", curriculum, seed=cfg.seed, tokenizer_fingerprint=tokenizer.fingerprint
@@ -115,10 +121,10 @@ def run(
     # ---- model and optimizer --------------------------------------------------------------------------------------
     tx = optimizer_lib.build(settings.optimizer, transformer.abstract_params(model_cfg, mesh))
     old_logprobs, step_fn = make_programs(model_cfg, settings, tx, mesh)
-    decode_layout = transformer.param_shardings(model_cfg, mesh, sharding.DECODE)
+    decode_copy = state_lib.decode_copy(model_cfg, mesh)
     # ---- own checkpoint > given parameters ------------------------------------------------------------------------
     checkpoints = Checkpointer(folder / "checkpoints", keep=2)
-    log = metrics.MetricsLog(folder, primary=jax.process_index() == 0, tensorboard=cfg.tensorboard)
+    log = metrics.MetricsLog(folder, primary=distributed.primary(), tensorboard=cfg.tensorboard)
     carried: list[collect.Group] = []
     version = 0
     # All that a resumed run must agree on, beside the data.
@@ -135,14 +141,15 @@ def run(
     else:
         state = state_lib.create(params, model_cfg, tx, mesh)
         save_config(folder, settings, model_cfg)
+    distributed.same("what they train on", identity | {"data": tasks.fingerprint, **tasks.get_state()})
     del params
     # ---- loop: one policy version an iteration --------------------------------------------------------------------
     ahead = range(version + 1, settings.iterations + 1)
-    for version in metrics.progress(ahead, len(ahead), "dapo"):
+    for version in metrics.progress(ahead, len(ahead), "dapo", distributed.primary()):
         began = time.perf_counter()
         phase = curriculum.phase(tasks.index)
         # Dropped before the first step, which donates the state that these may share buffers with.
-        sampling_params = sharding.reshard(state.params, decode_layout)
+        sampling_params = decode_copy(state.params)
         found = collect.collect(
             engine, sampling_params, tasks, settings, reward_cfg, augmentation, carried, version - 1, cfg.seed
         )
@@ -151,10 +158,11 @@ def run(
         sampled = time.perf_counter()
         means = metrics.Mean()
         means.add(found.measured)
-        for update in build_updates(
-            found.batch, settings, shape, functools.partial(old_logprobs, state.params), version - 1, means
-        ):
-            state, sums = step_fn(state, update)
+        # Its parameters die with the first step below; all log-probs are asked for before.
+        reference = functools.partial(_on_devices, old_logprobs, state.params, mesh)
+        for update in build_updates(found.batch, settings, shape, reference, version - 1, means):
+            distributed.alive(f"dapo update {version}")
+            state, sums = step_fn(state, distributed.put(update, update_sharding(mesh)))
             means.add(sums)
         row = means.result()
         ended = time.perf_counter()
@@ -163,7 +171,8 @@ def run(
         log.write(version, row | timing | {"phase": phase, "prompts": tasks.index, "skipped_total": int(state.skipped)})
         if evaluate and settings.eval_every and version % settings.eval_every == 0 and version < settings.iterations:
             log.write(version, {f"eval/{k}": v for k, v in evaluate(state.params, version).items()})
-        if version % settings.checkpoint_every == 0 or version == settings.iterations:
+        stop = distributed.preempted()
+        if version % settings.checkpoint_every == 0 or version == settings.iterations or stop:
             meta = {
                 "data_fingerprint": tasks.fingerprint,
                 "identity": identity,
@@ -172,10 +181,18 @@ def run(
                 "carried": [collect.to_json(group) for group in carried],
             }
             checkpoints.save(version, state, meta, tasks.get_state())
+        if stop:
+            checkpoints.wait()
+            raise distributed.PreemptedError(f"dapo was told to stop and saved iteration {version}; start it again")
     checkpoints.wait()
     checkpoints.close()
     log.close()
     return state.params
+
+
+def _on_devices(old_logprobs: Callable, params: Any, mesh: Any, update: batch.UpdateBatch) -> np.ndarray:
+    """The log-probs [M, R, T] of a batch on the host, on every process."""
+    return distributed.fetch(old_logprobs(params, distributed.put(update, update_sharding(mesh))))
 
 
 def build_updates(

@@ -18,6 +18,7 @@ from masksearch_jax import sharding
 
 KINDS = ("adamw", "muon")
 SCHEDULES = ("constant", "cosine")
+MU_DTYPES = ("float32", "bfloat16")
 
 # The stacked matrices of model/transformer.py: which axes a matrix product sums over, and which it writes. Axis 0 is
 # the layer and stays a batch axis, so each layer's matrix is orthogonalised by itself; heads and head_dim are one axis.
@@ -43,8 +44,10 @@ class OptimizerConfig:
     warmup: steps of linear rise. schedule: 'constant' or 'cosine' after it. total_steps: where the cosine ends (read by
     'cosine' only). floor: the share of the peak at which it ends.
     clip: largest global norm of a gradient; 0 turns clipping off.
-    b1, b2, eps: Adam's. weight_decay: decoupled, times the learning rate; on matrices and (adamw) token tables, never
-    on norms, biases and scalars.
+    b1, b2, eps: Adam's. mu_dtype: of the first moment as stored ('float32' or 'bfloat16', which saves two bytes a
+    parameter; the second moment and all arithmetic stay float32).
+    weight_decay: decoupled, times the learning rate; on matrices and (adamw) token tables, never on norms, biases and
+    scalars.
     """
 
     kind: str = "adamw"
@@ -58,10 +61,11 @@ class OptimizerConfig:
     b1: float = 0.9
     b2: float = 0.95
     eps: float = 1e-8
+    mu_dtype: str = "float32"
     weight_decay: float = 0.0
 
     def __post_init__(self):
-        for name, allowed in (("kind", KINDS), ("schedule", SCHEDULES)):
+        for name, allowed in (("kind", KINDS), ("schedule", SCHEDULES), ("mu_dtype", MU_DTYPES)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"optimizer.{name} = {getattr(self, name)!r}: choose one of {', '.join(allowed)}.")
         for name in ("learning_rate", "adam_learning_rate", "warmup", "floor", "clip", "weight_decay"):
@@ -120,6 +124,7 @@ def build(cfg: OptimizerConfig | Mapping[str, Any], abstract_params: Any) -> opt
             b1=cfg.b1,
             b2=cfg.b2,
             eps=cfg.eps,
+            mu_dtype=jnp.dtype(cfg.mu_dtype),
             weight_decay=cfg.weight_decay,
             mask=decayed,
         )
@@ -130,6 +135,7 @@ def build(cfg: OptimizerConfig | Mapping[str, Any], abstract_params: Any) -> opt
             adam_b1=cfg.b1,
             adam_b2=cfg.b2,
             eps=cfg.eps,
+            mu_dtype=jnp.dtype(cfg.mu_dtype),
             weight_decay=cfg.weight_decay,
             muon_weight_dimension_numbers=_dimension_numbers(abstract_params),
         )

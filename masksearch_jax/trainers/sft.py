@@ -2,7 +2,8 @@
 
 In: W/demonstrations (packed by data.pipeline, curriculum by number of masks), a mesh, a searcher for evaluation while
 training. Out: W/<name>/checkpoints, metrics.jsonl, config.json. Loss on the policy's own tokens only: prompt and
-observations are read, never learned. Killed and started again, it ends with the same parameters bit for bit.
+observations are read, never learned. Killed and started again, it ends with the same parameters bit for bit. Several
+processes each build the same global batch from the one cursor, and copy their own rows of it to their devices.
 """
 
 import dataclasses
@@ -17,14 +18,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from masksearch_jax import metrics, sharding
+from masksearch_jax import distributed, metrics, sharding
 from masksearch_jax.checkpoints import Checkpointer
 from masksearch_jax.data import augment, pipeline
 from masksearch_jax.data.curriculum import Curriculum
 from masksearch_jax.data.fingerprint import check_fingerprint
 from masksearch_jax.model import logprobs, transformer
 from masksearch_jax.model.config import ModelConfig
-from masksearch_jax.text.tokenizer import Tokenizer
+from masksearch_jax.text import tokenizer as tokenizer_lib
 from masksearch_jax.trainers import optimizer as optimizer_lib
 from masksearch_jax.trainers import state as state_lib
 
@@ -82,7 +83,7 @@ def run(
     """
     settings, folder = cfg[name], workdir / name
     # ---- data -----------------------------------------------------------------------------------------------------
-    tokenizer = Tokenizer(workdir / "data" / "tokenizer.model")
+    tokenizer = tokenizer_lib.load(workdir / "data")
     curriculum = Curriculum([(examples, dict(weights)) for examples, weights in settings.curriculum])
     folder_of = workdir / "demonstrations"
     batches = pipeline.demonstrations(
@@ -101,7 +102,7 @@ def run(
     step_fn = make_step(model_cfg, tx, mesh, settings.micro_batches)
     # ---- own checkpoint > given parameters > fresh ones -----------------------------------------------------------
     checkpoints = Checkpointer(folder / "checkpoints", keep=2)
-    log = metrics.MetricsLog(folder, primary=jax.process_index() == 0, tensorboard=cfg.tensorboard)
+    log = metrics.MetricsLog(folder, primary=distributed.primary(), tensorboard=cfg.tensorboard)
     if checkpoints.latest() is not None:
         state, meta, data_state = checkpoints.restore(None, state_lib.abstract_state(model_cfg, tx, mesh))
         check_fingerprint(meta["data_fingerprint"], batches.fingerprint)
@@ -111,15 +112,18 @@ def run(
         fresh = params if params is not None else transformer.init_params(model_cfg, cfg.seed, mesh)
         state = state_lib.create(fresh, model_cfg, tx, mesh)
         save_config(folder, settings, model_cfg)
+    distributed.same("the data", {"fingerprint": batches.fingerprint, **batches.get_state()})
     start = int(state.step)
     del params
     # ---- loop -----------------------------------------------------------------------------------------------------
     means, began, tokens = metrics.Mean(), time.perf_counter(), 0
-    for step in metrics.progress(range(start + 1, settings.steps + 1), settings.steps - start, name):
+    ahead = range(start + 1, settings.steps + 1)
+    for step in metrics.progress(ahead, len(ahead), name, distributed.primary()):
+        distributed.alive(f"{name} step {step}")
         batch = next(batches)
         del batch["examples"]
         tokens += int(np.count_nonzero(batch["segments"]))
-        state, sums = step_fn(state, jax.device_put(batch, sharding.batch_sharding(mesh)))
+        state, sums = step_fn(state, distributed.put(batch, sharding.batch_sharding(mesh)))
         means.add(sums)
         if step % settings.log_every == 0 or step == settings.steps:
             row = means.result() | {"examples": batches.index, "phase": curriculum.phase(batches.index)}
@@ -128,8 +132,12 @@ def run(
         if evaluate and settings.eval_every and step % settings.eval_every == 0 and step < settings.steps:
             log.write(step, {f"eval/{k}": v for k, v in evaluate(state.params, step).items()})
             began, tokens = time.perf_counter(), 0
-        if step % settings.checkpoint_every == 0 or step == settings.steps:
+        stop = distributed.preempted()
+        if step % settings.checkpoint_every == 0 or step == settings.steps or stop:
             checkpoints.save(step, state, {"data_fingerprint": batches.fingerprint}, batches.get_state())
+        if stop:
+            checkpoints.wait()
+            raise distributed.PreemptedError(f"{name} was told to stop and saved step {step}; start it again to go on")
     checkpoints.wait()
     checkpoints.close()
     log.close()
@@ -137,7 +145,9 @@ def run(
 
 
 def save_config(folder: Path, settings: Any, model_cfg: ModelConfig) -> None:
-    """Writes the settings of a stage beside its results, so that a folder explains itself."""
+    """Writes the settings of a stage beside its results, so that a folder explains itself; on one process."""
+    if not distributed.primary():
+        return
     folder.mkdir(parents=True, exist_ok=True)
     content = {"settings": settings.to_dict(), "model": dataclasses.asdict(model_cfg)}
     (folder / "config.json").write_text(json.dumps(content, indent=1, default=str))

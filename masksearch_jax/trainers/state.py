@@ -57,6 +57,20 @@ def create(params: Any, model_cfg: ModelConfig, tx: optax.GradientTransformation
     )
 
 
+def decode_copy(model_cfg: ModelConfig, mesh: Mesh) -> Callable[[Any], Any]:
+    """The jitted program params (TRAIN layout) -> their copy for sampling: DECODE layout, in the compute dtype.
+
+    Norms keep their stored dtype: they alone are used in it, everything else is cast where it is used. So sampler and
+    trainer compute with the same numbers, and float32 master weights leave as bfloat16.
+    """
+    dtypes = jax.tree.map(
+        lambda axes: jnp.dtype(model_cfg.param_dtype if "norm" in axes else model_cfg.dtype),
+        transformer.logical_axes(model_cfg),
+        is_leaf=lambda x: isinstance(x, tuple),
+    )
+    return sharding.resharder(transformer.param_shardings(model_cfg, mesh, sharding.DECODE), dtypes)
+
+
 def accumulate(loss_fn: LossFn, params: Any, micro_batches: Any) -> tuple[Any, jax.Array, jax.Array, Sums]:
     """Gradient of the loss sum over micro-batches (leading axis of every leaf): (grads, loss sum, count, sums).
 

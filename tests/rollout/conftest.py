@@ -134,10 +134,17 @@ def library():
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory):
+    return make_world(tmp_path_factory.mktemp("rollout") / "tokenizer.model")
+
+
+def make_world(path):
+    """The world; path: its tokenizer, trained if it is not there."""
     rng = np.random.default_rng(0)
     texts = [" ".join(rng.choice(_WORDS, size=10)) for _ in range(60)]
-    path = tmp_path_factory.mktemp("rollout") / "tokenizer.model"
-    tokenizer = tokenizer_lib.train(texts, path, 344, digit_pairs=False)
+    if path.exists():
+        tokenizer = tokenizer_lib.Tokenizer(path)
+    else:
+        tokenizer = tokenizer_lib.train(texts, path, 344, digit_pairs=False)
     assert all(f"▁{word}" in {tokenizer.piece(i) for i in range(tokenizer.vocab_size)} for word in _WORDS)
     assert tokenizer.encode(tags.SEARCH[1]) == [tokenizer.id(tags.SEARCH[1])]
     cfg = ModelConfig(
@@ -150,5 +157,5 @@ def world(tmp_path_factory):
         ff=32,
         tie_embeddings=False,
     )
-    mesh = sharding.make_mesh(devices=jax.devices()[:1])
+    mesh = sharding.make_mesh(devices=jax.local_devices()[:1])
     return World(tokenizer, texts, cfg, transformer.init_params(cfg, 0, mesh))

@@ -1,3 +1,6 @@
+import dataclasses
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +10,7 @@ from masksearch_jax import sharding
 from masksearch_jax.model import transformer
 from masksearch_jax.rollout import decode
 from masksearch_jax.rollout.episode import Ending
+from masksearch_jax.text import stops
 
 YES, NO = np.bool_(True), np.bool_(False)
 LOGITS = np.log(np.array([0.4, 0.3, 0.15, 0.1, 0.05], np.float32))
@@ -67,35 +71,53 @@ def test_sampling_is_checked(field, value):
         decode.Sampling(**{field: value})
 
 
-def run_chain(world, stops, registers, steps=8, eos=1):
+@dataclasses.dataclass
+class Spelled:
+    """A tokenizer of which only the bytes of some tokens matter."""
+
+    token_bytes: list[bytes]
+    end_ids: tuple[int, ...]
+    path = "spelled"
+
+    @property
+    def vocab_size(self):
+        return len(self.token_bytes)
+
+
+def table_of(world, spelled, eos=1):
+    """The stop table of the world's vocabulary where ids of `spelled` stand for these bytes, others for ' x'."""
+    return stops.build(Spelled([spelled.get(i, b" x") for i in range(world.tokenizer.vocab_size)], (eos,)))
+
+
+def run_chain(world, table, registers, steps=8):
     """Decodes by the chain 20 -> 21 -> 22 -> ... and returns (ids, counts, endings) of each slot."""
     width = world.model_cfg.embed
     params = world.params({"*": {"q": 1.0}})
-    table = np.full((width, width), -20.0, np.float32)
-    table[np.arange(width), (np.arange(width) + 1) % width] = 0.0
-    params["unembedding"] = jnp.asarray(table / np.sqrt(width))
+    chain = np.full((width, width), -20.0, np.float32)
+    chain[np.arange(width), (np.arange(width) + 1) % width] = 0.0
+    params["unembedding"] = jnp.asarray(chain / np.sqrt(width))
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
-    programs = decode.programs(world.model_cfg, mesh, len(registers), 120, steps, decode.Sampling(), stops, eos)
+    programs = decode.programs(world.model_cfg, mesh, len(registers), 120, steps, decode.Sampling(), table)
     _, outputs = programs.decode(params, programs.new_cache(), np.asarray(registers, np.int32), YES)
     ids, _, counts, endings = jax.device_get(outputs)
     return [row[:count].tolist() for row, count in zip(ids, counts, strict=True)], endings.tolist()
 
 
 def test_stops_match_tags_of_several_tokens_within_the_turn(world):
-    stops = decode.stop_patterns([[24], [26, 27]])
-    assert stops == ((-1, 24), (26, 27))
-    window = [decode.NO_TOKEN] * 2
+    table = table_of(world, {24: b" q</search>", 26: b"</answ", 27: b"er>\n", 28: b"</", 29: b"search"}, eos=33)
+    begun = [int(table.follow(stops.START, 26))]
+    window = [stops.START]
     registers = [
         [20, 8, 0, 0, *window],  # meets 24
         [24, 8, 0, 0, *window],  # meets 26, 27
         [26, 3, 0, 0, *window],  # 27 alone does not stop: 26 is not of this turn
-        [26, 3, 0, 0, decode.NO_TOKEN, 26],  # here 26 was written by an earlier tick of the turn
+        [26, 3, 0, 0, *begun],  # here 26 was written by an earlier tick of the turn
         [20, 0, 0, 0, *window],  # idle
         [30, 5, 0, 0, *window],  # meets eos
         [40, 20, 0, 0, *window],  # still writing after the tick
         [20, 4, 0, 0, *window],  # the tag is the last token of the budget: a stop, no limit
     ]
-    ids, endings = run_chain(world, stops, registers, eos=33)
+    ids, endings = run_chain(world, table, registers)
     assert ids == [
         [21, 22, 23, 24],
         [25, 26, 27],
@@ -121,7 +143,7 @@ def test_stops_match_tags_of_several_tokens_within_the_turn(world):
 def test_prefill_admit_append_equal_one_extend(world, mixed_rows):
     params = world.params(mixed_rows)
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
-    programs = decode.programs(world.model_cfg, mesh, 4, 120, 4, decode.Sampling(), ((5,),), 1)
+    programs = decode.programs(world.model_cfg, mesh, 4, 120, 4, decode.Sampling(), table_of(world, {}))
     ids = np.random.default_rng(0).integers(20, 300, (3, 9)).astype(np.int32)
     prefix = programs.prefill(params, ids[:2, :5], np.array([5, 3], np.int32))
     # Prompt 1 goes to slots 3 and 0, prompt 0 to slot 2; the fourth row falls off the end.
@@ -141,3 +163,28 @@ def test_prefill_admit_append_equal_one_extend(world, mixed_rows):
         np.testing.assert_allclose(cache.v[0][slot, :, :length], expected.v[0][slot, :, :length], atol=1e-5)
         if length:
             np.testing.assert_allclose(cache.last_key[0][slot], expected.last_key[0][slot], atol=1e-5)
+
+
+def test_shards_append_to_their_own_slots_and_move_no_cache(world, mixed_rows):
+    """The same cache as on one device; and no program of the mesh sends more between devices than a few numbers."""
+    params, rng = world.params(mixed_rows), np.random.default_rng(0)
+    ids, counts = rng.integers(20, 300, (8, 9)).astype(np.int32), np.array([9, 2, 5, 0, 7, 1, 9, 4], np.int32)
+    rows = np.array([1, 8, 2, 8, 5, 4, 7, 6], np.int32)  # two of each of four shards of two slots; 8 is none
+    found = []
+    for sizes in ((1, 1, 1), (2, 2, 1)):
+        mesh = sharding.make_mesh(*sizes)
+        programs = decode.programs(world.model_cfg, mesh, 8, 120, 4, decode.Sampling(), table_of(world, {}))
+        whole = jax.device_put(params, sharding.replicated(mesh))
+        cache = programs.append(whole, programs.new_cache(), rows, ids, counts)
+        found.append(jax.device_get(programs.append(whole, cache, rows, ids[:, :4], counts // 3)))
+    assert found[1].lengths.tolist() == [0, 12, 6, 0, 1, 9, 5, 12]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), *found)
+    with jax.set_mesh(mesh):
+        compiled = {
+            "append": programs.append.lower(whole, cache, rows, ids, counts).compile(),
+            "decode": programs.decode.lower(whole, cache, np.zeros((8, decode.REGISTERS), np.int32), NO).compile(),
+        }
+    slot = cache.k[0].size // 8
+    for name, program in compiled.items():
+        for shape in re.findall(r"= \(?\w+\[([\d,]*)\][^=]* (?:all-|collective-|reduce-scatter)", program.as_text()):
+            assert np.prod([int(n) for n in shape.split(",") if n]) < slot, (name, shape)

@@ -10,7 +10,7 @@ import pytest
 from masksearch_jax import sharding
 from masksearch_jax.model import transformer
 from masksearch_jax.retrieval.interface import Hit
-from masksearch_jax.rollout import decode, scheduler
+from masksearch_jax.rollout import decode, scheduler, trajectory
 from masksearch_jax.rollout.trajectory import StopReason
 from masksearch_jax.text import tags
 
@@ -352,3 +352,17 @@ def test_requests_are_checked_before_any_work(world, mixed, library):
 def test_settings_are_checked(world, field, value):
     with pytest.raises(ValueError, match=f"RolloutConfig.{field}"):
         world.engine(**{field: value})
+
+
+def test_trajectories_survive_the_way_to_other_processes(reference):
+    _, _, trajectories = reference
+    numbered = {7 * i: t for i, t in enumerate(trajectories)}
+    back = trajectory.from_bytes(trajectory.to_bytes(numbered))
+    assert list(back) == list(numbered)
+    same(list(back.values()), trajectories, logprobs=0)
+    for a, b in zip(back.values(), trajectories, strict=True):
+        np.testing.assert_array_equal(a.versions, b.versions)
+        assert (a.prompt_length, type(a.stop)) == (b.prompt_length, type(b.stop))
+        for name in ("ids", "trainable", "logprobs", "versions"):
+            assert getattr(a, name).dtype == getattr(b, name).dtype
+    assert trajectory.from_bytes(trajectory.to_bytes({})) == {}

@@ -17,6 +17,23 @@ def test_row_chunks_cover_every_row_once():
     assert shapes.row_chunks(19, (4, 16)) == [(slice(0, 16), 16), (slice(16, 19), 4)]
 
 
+def test_shard_chunks_give_each_shard_its_own_rows():
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        slots = rng.permutation(32)[: rng.integers(1, 32)].tolist()
+        chunks = shapes.shard_chunks(slots, per_shard=8, shards=4, ladder=(4, 16))
+        assert sorted(slot for chunk in chunks for slot in chunk if slot < 32) == sorted(slots)
+        for chunk in chunks:
+            assert len(chunk) in (4, 16)
+            for shard, part in enumerate(chunk.reshape(4, -1)):
+                assert all(slot == 32 or slot // 8 == shard for slot in part)
+        if len(slots) < 8:
+            assert len(chunks) <= 2
+    # One shard: the given order, widest first.
+    (wide, rest) = shapes.shard_chunks([5, 3, 4, 1, 0], per_shard=8, shards=1, ladder=(2, 4))
+    assert wide.tolist() == [5, 3, 4, 1] and rest.tolist() == [0, 8]
+
+
 def test_padding_keeps_counts():
     ids, counts = shapes.padded([np.array([7, 8]), np.array([], int)], rows=3, length=4)
     assert ids.tolist() == [[7, 8, 0, 0], [0] * 4, [0] * 4] and counts.tolist() == [2, 0, 0]

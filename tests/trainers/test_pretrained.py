@@ -1,0 +1,45 @@
+"""Training that starts from a published folder: `--config.pretrained=HF_FOLDER`."""
+
+import jax
+import numpy as np
+import pytest
+
+from masksearch_jax import evaluate, sharding, train
+from masksearch_jax.job import Job
+from masksearch_jax.model import convert, transformer
+from masksearch_jax.model.config import ModelConfig
+
+
+def published(folder, vocab_size):
+    """Writes a random Qwen2 in the published format; returns its parameters."""
+    cfg = ModelConfig(
+        vocab_size=vocab_size, layers=2, embed=32, heads=2, kv_heads=1, head_dim=16, ff=48, mlp="swiglu",
+        rope_fraction=1.0, qkv_bias=True, smear_keys=False,
+    )  # fmt: skip
+    params = transformer.init_params(cfg, 7, sharding.make_mesh(1, 1, 1))
+    convert.save_pretrained(folder, cfg, params)
+    return params
+
+
+def test_sft_starts_from_the_published_weights_and_moves_them(cfg, workdir, tmp_path):
+    padded = Job(cfg, workdir).tokenizer.vocab_size + 5  # published tables have spare rows
+    expected = published(tmp_path / "published", padded)
+    cfg.pretrained = str(tmp_path / "published")
+    cfg.sft.update({"steps": 1, "checkpoint_every": 1})
+    job = Job(cfg, workdir)
+    assert job.model_cfg.vocab_size == padded and job.model_cfg.mlp == "swiglu"
+    for found in (job.initial(), evaluate.parameters(job, "untrained")):
+        jax.tree.map(np.testing.assert_array_equal, found, expected)
+    train.ensure_demonstrations(job)
+    trained = train.train_sft(job)
+    # Adam moves a weight by about the learning rate: far less than two random models differ.
+    largest = max(float(abs(a - b).max()) for a, b in zip(*map(jax.tree.leaves, (trained, expected)), strict=True))
+    assert 0 < largest < 0.1
+
+
+def test_a_model_with_too_few_embeddings_is_refused(cfg, workdir, tmp_path):
+    pieces = Job(cfg, workdir).tokenizer.vocab_size
+    published(tmp_path / "published", pieces - 1)
+    cfg.pretrained = str(tmp_path / "published")
+    with pytest.raises(ValueError, match=f"{pieces - 1} embeddings for the {pieces} pieces"):
+        _ = Job(cfg, workdir).model_cfg
