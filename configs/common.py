@@ -25,6 +25,7 @@ def line() -> ConfigDict:
     config.seed = 0
     # Mesh axes; -1 takes the devices that remain. dcn_data: slices that data spans. sequence: parts of a long row.
     config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1, "sequence": 1, "dcn_data": 1})
+    config.cpu_devices = 2  # that a CPU host counts as, one a core; the data axis spans them. Accelerators ignore it
     # Several processes, one a host, each started with this page and its own process_id.
     config.distributed = ConfigDict({
         "coordinator": "",  # host:port of process 0; '' lets the platform tell it, and the process ids (Cloud TPU)
@@ -58,7 +59,7 @@ def line() -> ConfigDict:
         # Ladders of program shapes; each entry costs a compilation.
         "prompt_rows": 8,
         "prompt_lengths": (40, 64),
-        "append_rows": (8, 16),
+        "append_rows": (4, 8, 16),
         "append_tokens": (40, 64),
     })
     config.prepare = prepare.get_config()

@@ -28,7 +28,7 @@ def get_config(arg: str = ""):
 
 def dapo() -> ConfigDict:
     return ConfigDict({
-        "iterations": 60,  # rollout batches, i.e. policy versions
+        "iterations": 50,  # rollout batches, i.e. policy versions
         # --- rollout batch and dynamic sampling ---
         "prompts": 32,  # generated at a time
         "group_size": 8,
@@ -69,6 +69,6 @@ def dapo() -> ConfigDict:
         "micro_batches": (3, 5, 8),
         "optimizer": common.optimizer("adamw", 5e-4, b2=0.98, warmup=24),
         # --- rhythm ---
-        "eval_every": 20,
+        "eval_every": 25,
         "checkpoint_every": 10,
     })
