@@ -10,7 +10,7 @@ import functools
 import json
 import math
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,7 @@ def save_pretrained(
     part.mkdir(parents=True)
     plan = _plan(tensors(cfg), np.dtype(dtype).itemsize, shard_bytes)
     for file, held in plan.items():
-        _write_file(part / file, held, (_whole(params, tensor, dtype) for tensor in held), dtype)
+        save_tensors(part / file, params, held, dtype)
     if len(plan) > 1:
         size = sum(math.prod(t.file_shape) for held in plan.values() for t in held) * np.dtype(dtype).itemsize
         places = {t.name: file for file, held in plan.items() for t in held}
@@ -77,6 +77,26 @@ def save_pretrained(
     if folder.exists():
         folder.rmdir()
     part.rename(folder)
+
+
+def save_tensors(path: Path, params: Any, held: list[Tensor], dtype: str) -> None:
+    """Writes the arrays of `held` to one safetensors file: header length (8 bytes), JSON header, the tensors' bytes.
+
+    One at a time: the library's own writer wants all tensors of a file at once.
+    """
+    code = next(code for code, known in DTYPES.items() if known == np.dtype(dtype))
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for tensor in held:
+        size = math.prod(tensor.file_shape) * np.dtype(dtype).itemsize
+        header[tensor.name] = {"dtype": code, "shape": tensor.file_shape, "data_offsets": [offset, offset + size]}
+        offset += size
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # the tensors start aligned
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for tensor in held:
+            file.write(_whole(params, tensor, dtype).view(np.uint8).data)
 
 
 def refuse_full(folder: Path) -> None:
@@ -131,24 +151,3 @@ def _layer(layout):
         return jax.lax.dynamic_index_in_dim(stack, layer, 0, keepdims=False)
 
     return jax.jit(take, out_shardings=layout)
-
-
-def _write_file(path: Path, held: list[Tensor], values: Iterator[np.ndarray], dtype: str) -> None:
-    """A safetensors file, streamed: header length (8 bytes), JSON header, then the tensors' bytes.
-
-    The library's own writer wants all tensors of a file at once.
-    """
-    code = next(code for code, known in DTYPES.items() if known == np.dtype(dtype))
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    offset = 0
-    for tensor in held:
-        size = math.prod(tensor.file_shape) * np.dtype(dtype).itemsize
-        header[tensor.name] = {"dtype": code, "shape": tensor.file_shape, "data_offsets": [offset, offset + size]}
-        offset += size
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)  # the tensors start aligned
-    with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for value in values:
-            file.write(value.view(np.uint8).data)
-            del value  # before the next one is made
