@@ -14,7 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from accelerators import Accelerator
+from accelerators import Accelerator, accelerator
 
 ROOT = Path(__file__).resolve().parent.parent
 MOUNT = "/mnt/masksearch"  # the bucket, on every host
@@ -113,12 +113,26 @@ def add_create_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--price", type=float, help="for the cost note: of one chip-hour, from your price list")
 
 
-def split_overrides(argv: list[str]) -> tuple[list[str], list[str]]:
-    """Separates the launcher's arguments from what stands behind '--', which the trainer gets."""
-    if "--" not in argv:
-        return argv, []
-    at = argv.index("--")
-    return argv[:at], argv[at + 1 :]
+def add_log_arguments(parser: argparse.ArgumentParser) -> None:
+    """What `logs` takes in both launchers."""
+    parser.add_argument("--host", type=int, default=0, help="number of the host, from 0")
+    parser.add_argument("--follow", action="store_true", help="as it is written, until you interrupt it")
+
+
+def parse(
+    parser: argparse.ArgumentParser, argv: list[str]
+) -> tuple[argparse.Namespace, list[str], Run, Accelerator | None]:
+    """The launcher's arguments, what stands behind '--' for the trainer, the run, and the slice if one is named.
+
+    Raises SystemExit with a message for a workdir or an accelerator that there is not.
+    """
+    at = argv.index("--") if "--" in argv else len(argv)
+    args = parser.parse_args(argv[:at])
+    try:
+        slice_ = accelerator(args.accelerator) if "accelerator" in args else None
+        return args, argv[at + 1 :], Run.parse(args.workdir), slice_
+    except ValueError as error:
+        raise SystemExit(str(error)) from None
 
 
 def code_archive(run: Run) -> str:

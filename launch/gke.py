@@ -23,7 +23,7 @@ import tempfile
 from pathlib import Path
 
 import cloud_run
-from accelerators import Accelerator, accelerator
+from accelerators import Accelerator
 from cloud_run import MOUNT, RETRY, Run, Shell
 
 _MOUNT_OPTIONS = "implicit-dirs,rename-dir-limit=10000,metadata-cache:ttl-secs:0,metadata-cache:negative-ttl-secs:0"
@@ -34,16 +34,10 @@ _UNPACK = (
 
 
 def main(argv: list[str]) -> int:
-    argv, overrides = cloud_run.split_overrides(argv)
-    args = _parser().parse_args(argv)
+    args, overrides, run, slice_ = cloud_run.parse(_parser(), argv)
     shell = Shell(args.dry_run)
-    try:
-        run = Run.parse(args.workdir)
-        slice_ = accelerator(args.accelerator) if "accelerator" in args else None
-        if args.command == "xpk":
-            return print_xpk(run, slice_, args, overrides)
-    except ValueError as error:
-        raise SystemExit(str(error)) from None
+    if args.command == "xpk":
+        return print_xpk(run, slice_, args, overrides)
     if args.command == "create":
         return create(shell, run, slice_, args, overrides)
     if args.command == "status":
@@ -72,8 +66,7 @@ def _parser() -> argparse.ArgumentParser:
         if name == "create":
             command.add_argument("--service-account", default="default", help="Kubernetes service account of the pods")
         if name == "logs":
-            command.add_argument("--host", type=int, default=0)
-            command.add_argument("--follow", action="store_true")
+            cloud_run.add_log_arguments(command)
     return parser
 
 
@@ -159,9 +152,9 @@ def node_pool_command(slice_: Accelerator, args: argparse.Namespace) -> list[str
 
 
 def print_xpk(run: Run, slice_: Accelerator, args: argparse.Namespace, overrides: list[str]) -> int:
-    """Prints the commands that run the same job through XPK. Raises ValueError for slices that XPK does not know."""
+    """Prints the commands that run the same job through XPK. Raises SystemExit for slices that XPK does not know."""
     if slice_.chips < 8 and slice_.gke_accelerator == "tpu-v5-lite-podslice":
-        raise ValueError(f"{slice_.name}: XPK starts v5e at 8 chips; take gke.py create or launch/tpu_vm.py")
+        raise SystemExit(f"{slice_.name}: XPK starts v5e at 8 chips; take gke.py create or launch/tpu_vm.py")
     # XPK builds 2x4 from two hosts of four chips.
     hosts = max(1, slice_.chips // 4)
     archive = cloud_run.code_archive(run)

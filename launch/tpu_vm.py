@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 
 import cloud_run
-from accelerators import Accelerator, accelerator
+from accelerators import Accelerator
 from cloud_run import RETRY, Run, Shell
 
 # States of a queued resource in which it will do nothing more; it must be deleted before its name is free again.
@@ -30,14 +30,8 @@ _STARTUP = Path(__file__).with_name("tpu_vm_startup.sh")
 
 
 def main(argv: list[str]) -> int:
-    argv, overrides = cloud_run.split_overrides(argv)
-    args = _parser().parse_args(argv)
+    args, overrides, run, slice_ = cloud_run.parse(_parser(), argv)
     shell = Shell(args.dry_run)
-    try:
-        run = Run.parse(args.workdir)
-        slice_ = accelerator(args.accelerator) if "accelerator" in args else None
-    except ValueError as error:
-        raise SystemExit(str(error)) from None
     if args.command == "create":
         return create(shell, run, slice_, args, overrides)
     if args.command == "watch":
@@ -71,8 +65,7 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--every", type=float, default=60, help="seconds between two looks")
             command.add_argument("--recreations", type=int, default=100, help="then it ends with 75")
         if name == "logs":
-            command.add_argument("--host", type=int, default=0)
-            command.add_argument("--follow", action="store_true", help="over ssh, as it is written")
+            cloud_run.add_log_arguments(command)
     return parser
 
 

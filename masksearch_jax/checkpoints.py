@@ -30,10 +30,19 @@ class MismatchError(ValueError):
 class Checkpointer:
     """Saves and restores the steps of one directory. Every process of a run makes one and calls it alike."""
 
-    def __init__(self, directory: Path | str, keep: int = 3, background: bool = True, read_only: bool = False):
+    def __init__(
+        self,
+        directory: Path | str,
+        keep: int = 3,
+        background: bool = True,
+        read_only: bool = False,
+        in_flight_bytes: int | None = None,
+    ):
         """keep: newest steps that stay; at least 2, so that a damaged newest one leaves something to fall back to.
         background: `save` returns once the arrays are copied off the device, and writing goes on in a thread.
         read_only: for readers beside a running trainer; creates and cleans nothing.
+        in_flight_bytes: how much of the arrays is being packed and written at a time, more than any device's part of
+        one; by default all at once, which took half of the parameters' size in memory beside them.
         """
         if keep < 2:
             raise ValueError(f"keep={keep}: at least 2, or a damaged newest checkpoint would leave none")
@@ -49,8 +58,9 @@ class Checkpointer:
             create=not read_only,
             read_only=read_only,
         )
+        limited = in_flight_bytes and ocp.BasePyTreeCheckpointHandler(save_concurrent_bytes=in_flight_bytes)
         handlers = {
-            "state": ocp.PyTreeCheckpointHandler(),
+            "state": ocp.PyTreeCheckpointHandler(handler_impl=limited),
             "meta": ocp.JsonCheckpointHandler(),
             "data": ocp.JsonCheckpointHandler(),
         }

@@ -11,27 +11,30 @@ and the tokenizer, which the way back uses unless --like names another folder. R
 
 import dataclasses
 import json
+import math
 import shutil
 from pathlib import Path
 
+import jax
 from absl import app, flags, logging
 
 from masksearch_jax import sharding
 from masksearch_jax.checkpoints import Checkpointer
 from masksearch_jax.model import config as model_config
-from masksearch_jax.model import convert, transformer
+from masksearch_jax.model import convert, export, transformer
 
 
 def from_published(source: Path, target: Path, param_dtype: str = "float32") -> None:
     """Writes the stage folder `target` of a published checkpoint. Raises FileExistsError if it holds something."""
-    convert.refuse_full(target)
+    export.refuse_full(target)
     cfg, params = convert.load_pretrained(source, sharding.make_mesh(), param_dtype=param_dtype)
     (target / "hf").mkdir(parents=True, exist_ok=True)
-    checkpoints = Checkpointer(target / "checkpoints", background=False)
+    largest = max(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(params))
+    checkpoints = Checkpointer(target / "checkpoints", background=False, in_flight_bytes=largest + 1)
     checkpoints.save(0, {"params": params}, {"from": str(source)}, {})
     checkpoints.close()
     shutil.copyfile(source / "config.json", target / "hf" / "config.json")
-    convert.copy_companions(source, target / "hf")
+    export.copy_companions(source, target / "hf")
     (target / "config.json").write_text(json.dumps({"model": dataclasses.asdict(cfg)}, indent=1))
 
 
@@ -43,8 +46,8 @@ def to_published(
     step: int | None = None,
     shard_bytes: int = 5 * 10**9,
 ) -> None:
-    """Writes a stage's parameters as a published folder; arguments as `convert.save_pretrained`."""
-    convert.refuse_full(target)
+    """Writes a stage's parameters as a published folder; arguments as `export.save_pretrained`."""
+    export.refuse_full(target)
     path = source / "config.json"
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; a stage folder describes its model there")
@@ -55,7 +58,7 @@ def to_published(
     checkpoints = Checkpointer(source / "checkpoints", read_only=True)
     state, _, _ = checkpoints.restore(step, {"params": transformer.abstract_params(cfg, mesh)}, partial=True)
     checkpoints.close()
-    convert.save_pretrained(target, cfg, state["params"], like=like, dtype=dtype, shard_bytes=shard_bytes)
+    export.save_pretrained(target, cfg, state["params"], like=like, dtype=dtype, shard_bytes=shard_bytes)
 
 
 def main(argv: list[str]) -> None:

@@ -190,7 +190,7 @@ def check_settings(wanted: Wanted) -> list[Check]:
         return [Check("settings", None, "not a page of the trainer")]
     try:
         train.check(wanted.cfg)
-    except ValueError as error:
+    except (ValueError, FileNotFoundError) as error:
         return [Check("settings", False, str(error), "change the setting that it names")]
     return [Check("settings", True, f"job {wanted.cfg.job}")]
 

@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 from masksearch_jax import distributed, entry, synthesize
 from masksearch_jax import job as job_lib
 from masksearch_jax.checkpoints import Checkpointer
+from masksearch_jax.model import convert
 from masksearch_jax.trainers import dapo, sft
 
 _PREPARE_PAGE = "configs/prepare.py"
@@ -40,7 +41,10 @@ def run(cfg: Any, workdir: Path) -> Any:
 
 
 def check(cfg: Any) -> None:
-    """Refuses settings that would waste a run, before anything is made. Raises ValueError that names the setting."""
+    """Refuses settings that would waste a run, before anything is made. Raises ValueError that names the setting, and
+    FileNotFoundError for a published folder that is not there."""
+    if cfg.pretrained:
+        convert.read_config(cfg.pretrained)
     if cfg.job == "sft":
         return
     if cfg.rollout.top_p != 1.0 or cfg.rollout.top_k != 0:

@@ -118,18 +118,6 @@ def put_rows(cache: Cache, rows: jax.Array, sub: Cache) -> Cache:
     )
 
 
-def truncate(cache: Cache, lengths: jax.Array) -> Cache:
-    """Shortens rows to at most `lengths` (int [B]); 0 empties a row for its next episode.
-
-    With smear_keys a row cannot be cut in its middle: the raw key of its new last token is gone. Such a row gets NaN
-    for it, so that a later append shows as NaN instead of as a slightly wrong number.
-    """
-    shorter = jnp.minimum(cache.lengths, lengths)
-    lost = ((shorter < cache.lengths) & (shorter > 0))[:, None, None]
-    last_key = tuple(jnp.where(lost, jnp.array(jnp.nan, x.dtype), x) for x in cache.last_key)
-    return dataclasses.replace(cache, last_key=last_key, lengths=shorter)
-
-
 def write(into: jax.Array, new: jax.Array, lengths: jax.Array, counts: jax.Array) -> jax.Array:
     """Writes the first counts[b] of new[b] at time lengths[b] of row b.
 

@@ -1,18 +1,15 @@
-"""Weights in safetensors files, never pickles (design decision 9): published checkpoints to our tree and back.
+"""Published checkpoints into our tree: safetensors files, never pickles (design decision 9).
 
 Enters: a folder as transformers writes it: config.json and model.safetensors, or shards with an index. Leaves: stacked
-[L, ...] parameters in their sharded layout, or such a folder again. Reading goes tensor by tensor, and of each tensor
-only the slices that this process's devices hold, so that beside the parameters there are never more than two of the
-largest tensors on a host. Writing holds one tensor.
-Left out: our own checkpoints (checkpoints.py), and which stage starts from what.
+[L, ...] parameters in their sharded layout. Reading goes tensor by tensor, and of each tensor only the slices that this
+process's devices hold, so that beside the parameters there are never more than two of the largest tensors on a host.
+Left out: the way back (export.py), our own checkpoints (checkpoints.py), and which stage starts from what.
 """
 
 import dataclasses
 import functools
 import json
 import math
-import shutil
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +17,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from masksearch_jax import sharding
@@ -29,21 +25,8 @@ from masksearch_jax.model.config import ModelConfig
 
 # Rows of a file mapped into memory at a time: mapped pages count as the process's until the file is closed.
 _BLOCK_BYTES = 32 << 20
-_DTYPES = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": np.dtype(jnp.bfloat16)}
-_INDEX = "model.safetensors.index.json"
-# A folder's other files that a user of the model needs.
-COMPANIONS = (
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "vocab.json",
-    "merges.txt",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-)
+DTYPES = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": np.dtype(jnp.bfloat16)}
+INDEX = "model.safetensors.index.json"
 
 # Our array -> (name in the file, the axes of one layer's array that make its rows, those that make its columns).
 # A linear map is stored there as [out, in], and heads and head_dim as one axis.
@@ -125,9 +108,6 @@ def tensors(cfg: ModelConfig) -> list[Tensor]:
         else:
             found.append(Tensor(name, path, None, leaf.shape, rows, columns))
     return found
-
-
-# Reading.
 
 
 def load_pretrained(
@@ -229,7 +209,7 @@ class _Files:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        index = folder / _INDEX
+        index = folder / INDEX
         if index.exists():
             names = set(json.loads(index.read_text())["weight_map"].values())
         else:
@@ -253,7 +233,7 @@ class _Files:
 
     def itemsize(self, name: str) -> int:
         """Bytes of one number."""
-        return _DTYPES[self._header[name][1]].itemsize
+        return DTYPES[self._header[name][1]].itemsize
 
     def read(self, name: str, rows: slice, columns: slice | None) -> np.ndarray:
         """A slice of a tensor. The file is opened for it alone, so that no page stays mapped."""
@@ -287,8 +267,8 @@ class _Files:
                     problems.append(f"surplus: {name} {shape}")
             elif shape != expected[short]:
                 problems.append(f"shape: {name} is {shape}, the config says {expected[short]}")
-            elif dtype not in _DTYPES:
-                problems.append(f"dtype: {name} is {dtype}, none of {', '.join(_DTYPES)}")
+            elif dtype not in DTYPES:
+                problems.append(f"dtype: {name} is {dtype}, none of {', '.join(DTYPES)}")
         if problems:
             raise ValueError(
                 f"{self.folder}: the weights are not those of its config.json:\n  " + "\n  ".join(problems)
@@ -300,123 +280,3 @@ class _Files:
             if any(name.startswith(prefix) for name in self._header):
                 return prefix
         return ""
-
-
-# Writing.
-
-
-def save_pretrained(
-    folder: Path | str,
-    cfg: ModelConfig,
-    params: transformer.Params,
-    *,
-    like: Path | str | None = None,
-    dtype: str = "",
-    shard_bytes: int = 5 * 10**9,
-) -> None:
-    """Writes a folder that transformers loads: config.json, safetensors shards, and the companions of `like`.
-
-    like: a published folder of the same model, which the ids of special tokens, generation_config.json and the
-    tokenizer are taken from. dtype: of the weights as written; '' keeps param_dtype. shard_bytes: largest file.
-    Every process calls it alike; process 0 writes, one tensor at a time, and the folder appears when it is whole.
-    Raises FileExistsError for a folder that holds something, ValueError for a model of no published family.
-    """
-    folder, dtype = Path(folder), dtype or cfg.param_dtype
-    refuse_full(folder)
-    base = json.loads((Path(like) / "config.json").read_text()) if like is not None else None
-    config = families.to_hf(cfg, dtype, base)
-    writes = jax.process_index() == 0
-    part = folder.with_name(folder.name + ".part")
-    if writes:
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-    plan = _plan(tensors(cfg), np.dtype(dtype).itemsize, shard_bytes)
-    for file, held in plan.items():
-        values = (_gather(params, tensor, dtype) for tensor in held)
-        if writes:
-            _write_file(part / file, held, values, dtype)
-        else:
-            for _ in values:  # every process runs every gather
-                pass
-    if writes:
-        if len(plan) > 1:
-            size = sum(math.prod(t.file_shape) for held in plan.values() for t in held) * np.dtype(dtype).itemsize
-            places = {t.name: file for file, held in plan.items() for t in held}
-            index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(places.items()))}
-            (part / _INDEX).write_text(json.dumps(index, indent=1))
-        (part / "config.json").write_text(json.dumps(config, indent=1))
-        if like is not None:
-            copy_companions(like, part)
-        if folder.exists():
-            folder.rmdir()
-        part.rename(folder)
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("masksearch_jax:save_pretrained")
-
-
-def refuse_full(folder: Path) -> None:
-    """Raises FileExistsError for a folder that holds something."""
-    if folder.exists() and any(folder.iterdir()):
-        raise FileExistsError(f"{folder} is not empty; name another folder, or remove it first")
-
-
-def copy_companions(source: Path | str, target: Path) -> None:
-    """Copies the files of COMPANIONS that are there."""
-    for name in COMPANIONS:
-        if (Path(source) / name).exists():
-            shutil.copyfile(Path(source) / name, target / name)
-
-
-def _plan(wanted: list[Tensor], itemsize: int, shard_bytes: int) -> Mapping[str, list[Tensor]]:
-    """Tensors by file name: filled in order, none above shard_bytes unless one tensor is."""
-    shards: list[list[Tensor]] = [[]]
-    free = shard_bytes
-    for tensor in wanted:
-        size = math.prod(tensor.file_shape) * itemsize
-        if shards[-1] and size > free:
-            shards.append([])
-            free = shard_bytes
-        shards[-1].append(tensor)
-        free -= size
-    if len(shards) == 1:
-        return {"model.safetensors": shards[0]}
-    return {f"model-{i:05}-of-{len(shards):05}.safetensors": held for i, held in enumerate(shards, 1)}
-
-
-def _gather(params, tensor: Tensor, dtype: str) -> np.ndarray:
-    """One tensor in the file's order, whole, on every host."""
-    array = params
-    for key in tensor.path:
-        array = array[key]
-    whole = NamedSharding(array.sharding.mesh, PartitionSpec())
-    program = _gatherer(tensor.layer is not None, tensor.rows + tensor.columns, tensor.file_shape, dtype, whole)
-    return np.asarray(program(array, tensor.layer or 0))
-
-
-@functools.lru_cache(maxsize=64)
-def _gatherer(stacked, order, shape, dtype, whole):
-    def gather(array, layer):
-        one = jax.lax.dynamic_index_in_dim(array, layer, 0, keepdims=False) if stacked else array
-        return one.transpose(order).reshape(shape).astype(dtype)
-
-    return jax.jit(gather, out_shardings=whole)
-
-
-def _write_file(path: Path, held: list[Tensor], values: Iterator[np.ndarray], dtype: str) -> None:
-    """A safetensors file, streamed: header length (8 bytes), JSON header, then the tensors' bytes.
-
-    The library's own writer wants all tensors of a file at once.
-    """
-    code = next(code for code, known in _DTYPES.items() if known == np.dtype(dtype))
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    offset = 0
-    for tensor in held:
-        size = math.prod(tensor.file_shape) * np.dtype(dtype).itemsize
-        header[tensor.name] = {"dtype": code, "shape": tensor.file_shape, "data_offsets": [offset, offset + size]}
-        offset += size
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)  # the tensors start aligned
-    with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for value in values:
-            file.write(np.ascontiguousarray(value).view(np.uint8).data)

@@ -62,7 +62,7 @@ def loss_fn(model_cfg: ModelConfig, settings: Any, params: Any, rows: batch.Upda
         horizon=max(settings.row_lengths),
         entropy=jax.lax.stop_gradient(entropy),
     )
-    return total, count, sums
+    return total, count, sums | {"loss": (total, count)}
 
 
 def make_programs(model_cfg: ModelConfig, settings: Any, tx: Any, mesh: Any) -> tuple[Callable, Callable]:
@@ -143,6 +143,9 @@ def run(
         save_config(folder, settings, model_cfg)
     distributed.same("what they train on", identity | {"data": tasks.fingerprint, **tasks.get_state()})
     del params
+    # ---- every program of the rollouts, before the first episode: nothing compiles, or runs out of memory, later ----
+    distributed.alive("compiling the programs of the rollouts")
+    engine.warm_up(decode_copy(state.params))
     # ---- loop: one policy version an iteration --------------------------------------------------------------------
     ahead = range(version + 1, settings.iterations + 1)
     for version in metrics.progress(ahead, len(ahead), "dapo", distributed.primary()):

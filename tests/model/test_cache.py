@@ -120,26 +120,6 @@ def test_a_full_row_takes_no_more(steps):
     np.testing.assert_array_equal(after.v[1][1, :, :23], cache.v[1][1, :, :23])
 
 
-@pytest.mark.parametrize("name", ["tiny", "qwen2"])
-def test_truncate(name):
-    cfg = CONFIGS[name]
-    params = scattered_params(cfg)
-    ids = random_ids(cfg, 3, TIME, seed=8)
-    _, cache = feed(cfg, params, kv.init_cache(cfg, 3, TIME, one_device()), ids, [(6, 4, 9)])
-    cut = kv.truncate(cache, jnp.array([0, 20, 5]))
-    np.testing.assert_array_equal(cut.lengths, [0, 4, 5])
-    again = np.stack([ids[0, :9], ids[1, 4:13], ids[2, 5:14]])
-    hidden, _ = extend(cfg, params, cut, again, np.array([4, 4, 4]))
-    hidden = np.asarray(hidden[:, :4])
-    expected = full_hidden(cfg, params, ids)
-    np.testing.assert_allclose(hidden[0], expected[0, :4], atol=1e-5)
-    np.testing.assert_allclose(hidden[1], expected[1, 4:8], atol=1e-5)
-    if cfg.smear_keys:  # the raw key before the cut is gone, and that must not pass unnoticed
-        assert np.isnan(hidden[2]).all()
-    else:
-        np.testing.assert_allclose(hidden[2], expected[2, 5:9], atol=1e-5)
-
-
 @pytest.mark.parametrize("steps", [1, 3])
 def test_write_equals_a_loop(steps):
     rng = np.random.default_rng(0)

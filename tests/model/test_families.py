@@ -16,7 +16,7 @@ import pytest
 
 from masksearch_jax import sharding
 from masksearch_jax.model import cache as kv
-from masksearch_jax.model import convert, families, transformer
+from masksearch_jax.model import convert, export, families, transformer
 
 LIVE = all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
 live = pytest.mark.skipif(not LIVE, reason="torch and transformers are not installed: pip install torch transformers")
@@ -84,7 +84,7 @@ def test_live_transformers_both_ways(case, folders, tmp_path):
     assert np.abs(whole_logits(cfg, params, published.ids(case)) - logits).max() <= 1e-4
     np.testing.assert_array_equal(generate(cfg, params, published.ids(case), one_device()), tokens)
     for name, like in (("alone", None), ("like", tmp_path / "theirs")):
-        convert.save_pretrained(tmp_path / name, cfg, params, like=like, shard_bytes=30_000)
+        export.save_pretrained(tmp_path / name, cfg, params, like=like, shard_bytes=30_000)
         np.testing.assert_allclose(published.reference(tmp_path / name, case)[1], logits, atol=1e-6)
 
 
@@ -104,7 +104,7 @@ def test_live_gemma_with_vision(tmp_path):
     with torch.no_grad():
         expected = model(torch.tensor(ids, dtype=torch.long)).logits.numpy()
     assert np.abs(whole_logits(cfg, params, ids) - expected).max() <= 1e-4
-    convert.save_pretrained(tmp_path / "ours", cfg, params, like=tmp_path / "theirs")
+    export.save_pretrained(tmp_path / "ours", cfg, params, like=tmp_path / "theirs")
     back, logits, _ = published.reference(tmp_path / "ours", "gemma3")
     assert type(back).__name__ == "Gemma3ForCausalLM"
     np.testing.assert_allclose(logits, expected, atol=1e-5)

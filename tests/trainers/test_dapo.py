@@ -63,6 +63,7 @@ def test_iteration_measures_what_it_should(warm):
         assert row["sampler_max_diff"] < 1e-4
         assert abs(row["ratio"] - 1) < 1e-4 and row["clip_low"] == row["clip_high"] == 0
         assert row["batch_groups"] == job.cfg.dapo.groups and row["skipped"] == 0
+        assert row["rollout/compiles"] == 0  # all of it came before the first iteration
         stops = sum(value for name, value in row.items() if name.startswith("stop/"))
         assert stops == pytest.approx(1)
 
@@ -240,7 +241,7 @@ def test_split_packing_and_mesh_change_nothing(cfg, workdir):
     for mesh, shape in shapes:
         other, other_measured = _update(cfg, model_cfg, mesh, shape)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=3e-5), params, other)
-        for name in ("ratio", "entropy", "approx_kl", "sampler_max_diff"):
+        for name in ("loss", "ratio", "entropy", "approx_kl", "sampler_max_diff"):
             assert np.isclose(measured[name], other_measured[name], atol=1e-5), name
 
 
@@ -260,4 +261,7 @@ def test_shapes_and_settings_are_refused_before_work(cfg, workdir):
     cfg.rollout.top_p = 1.0
     cfg.dapo.reward.answer = "judge"
     with pytest.raises(ValueError, match="judge"):
+        train.check(cfg)
+    cfg.pretrained = str(workdir / "nowhere")
+    with pytest.raises(FileNotFoundError, match="nowhere/config.json does not exist"):
         train.check(cfg)

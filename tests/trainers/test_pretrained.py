@@ -6,7 +6,7 @@ import pytest
 
 from masksearch_jax import evaluate, sharding, train
 from masksearch_jax.job import Job
-from masksearch_jax.model import convert, transformer
+from masksearch_jax.model import export, transformer
 from masksearch_jax.model.config import ModelConfig
 
 
@@ -17,7 +17,7 @@ def published(folder, vocab_size):
         rope_fraction=1.0, qkv_bias=True, smear_keys=False,
     )  # fmt: skip
     params = transformer.init_params(cfg, 7, sharding.make_mesh(1, 1, 1))
-    convert.save_pretrained(folder, cfg, params)
+    export.save_pretrained(folder, cfg, params)
     return params
 
 

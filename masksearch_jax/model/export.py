@@ -1,0 +1,153 @@
+"""Our tree as a published checkpoint: the way back of convert.py.
+
+Enters: stacked [L, ...] parameters in any layout, all of it on devices of this process. Leaves: a folder that
+transformers loads. Beside the parameters there is one tensor of the files on the host, and one layer of a stack.
+Left out: adapters, and parameters that lie on several hosts: a checkpoint of theirs is converted on one
+(masksearch_jax/convert.py).
+"""
+
+import functools
+import json
+import math
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from masksearch_jax.model import families, transformer
+from masksearch_jax.model.config import ModelConfig
+from masksearch_jax.model.convert import DTYPES, INDEX, Tensor, tensors
+
+# A folder's other files that a user of the model needs.
+COMPANIONS = (
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+
+
+def save_pretrained(
+    folder: Path | str,
+    cfg: ModelConfig,
+    params: transformer.Params,
+    *,
+    like: Path | str | None = None,
+    dtype: str = "",
+    shard_bytes: int = 5 * 10**9,
+) -> None:
+    """Writes a folder that transformers loads: config.json, safetensors shards, and the companions of `like`.
+
+    like: a published folder of the same model, which the ids of special tokens, generation_config.json and the
+    tokenizer are taken from. dtype: of the weights as written; '' keeps param_dtype. shard_bytes: largest file.
+    One tensor is written at a time, and the folder appears when it is whole.
+    Raises FileExistsError for a folder that holds something, ValueError for a model of no published family or for
+    parameters that lie on devices of other processes.
+    """
+    folder, dtype = Path(folder), dtype or cfg.param_dtype
+    refuse_full(folder)
+    if not all(leaf.is_fully_addressable for leaf in jax.tree.leaves(params)):
+        raise ValueError(f"{folder}: parameters of several processes; save a checkpoint and convert it on one machine")
+    base = json.loads((Path(like) / "config.json").read_text()) if like is not None else None
+    config = families.to_hf(cfg, dtype, base)
+    part = folder.with_name(folder.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    plan = _plan(tensors(cfg), np.dtype(dtype).itemsize, shard_bytes)
+    for file, held in plan.items():
+        save_tensors(part / file, params, held, dtype)
+    if len(plan) > 1:
+        size = sum(math.prod(t.file_shape) for held in plan.values() for t in held) * np.dtype(dtype).itemsize
+        places = {t.name: file for file, held in plan.items() for t in held}
+        index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(places.items()))}
+        (part / INDEX).write_text(json.dumps(index, indent=1))
+    (part / "config.json").write_text(json.dumps(config, indent=1))
+    if like is not None:
+        copy_companions(like, part)
+    if folder.exists():
+        folder.rmdir()
+    part.rename(folder)
+
+
+def save_tensors(path: Path, params: Any, held: list[Tensor], dtype: str) -> None:
+    """Writes the arrays of `held` to one safetensors file: header length (8 bytes), JSON header, the tensors' bytes.
+
+    One at a time: the library's own writer wants all tensors of a file at once.
+    """
+    code = next(code for code, known in DTYPES.items() if known == np.dtype(dtype))
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for tensor in held:
+        size = math.prod(tensor.file_shape) * np.dtype(dtype).itemsize
+        header[tensor.name] = {"dtype": code, "shape": tensor.file_shape, "data_offsets": [offset, offset + size]}
+        offset += size
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # the tensors start aligned
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for tensor in held:
+            file.write(_whole(params, tensor, dtype).view(np.uint8).data)
+
+
+def refuse_full(folder: Path) -> None:
+    """Raises FileExistsError for a folder that holds something."""
+    if folder.exists() and any(folder.iterdir()):
+        raise FileExistsError(f"{folder} is not empty; name another folder, or remove it first")
+
+
+def copy_companions(source: Path | str, target: Path) -> None:
+    """Copies the files of COMPANIONS that are there."""
+    for name in COMPANIONS:
+        if (Path(source) / name).exists():
+            shutil.copyfile(Path(source) / name, target / name)
+
+
+def _plan(wanted: list[Tensor], itemsize: int, shard_bytes: int) -> Mapping[str, list[Tensor]]:
+    """Tensors by file name: filled in order, none above shard_bytes unless one tensor is."""
+    shards: list[list[Tensor]] = [[]]
+    free = shard_bytes
+    for tensor in wanted:
+        size = math.prod(tensor.file_shape) * itemsize
+        if shards[-1] and size > free:
+            shards.append([])
+            free = shard_bytes
+        shards[-1].append(tensor)
+        free -= size
+    if len(shards) == 1:
+        return {"model.safetensors": shards[0]}
+    return {f"model-{i:05}-of-{len(shards):05}.safetensors": held for i, held in enumerate(shards, 1)}
+
+
+def _whole(params: transformer.Params, tensor: Tensor, dtype: str) -> np.ndarray:
+    """One tensor as it stands in the file, put together on the host: on a mesh, each device would get a copy of it."""
+    array = params
+    for key in tensor.path:
+        array = array[key]
+    if tensor.layer is not None:
+        layout = NamedSharding(array.sharding.mesh, PartitionSpec(*array.sharding.spec[1:]))
+        array = _layer(layout)(array, tensor.layer)
+    order = tensor.rows + tensor.columns
+    out = np.empty([tensor.shape[axis] for axis in order], dtype)
+    ours = out.transpose(np.argsort(order))  # our order of axes, without a copy
+    for shard in array.addressable_shards:
+        if shard.replica_id == 0:
+            ours[shard.index] = np.asarray(shard.data)
+    return out.reshape(tensor.file_shape)
+
+
+@functools.lru_cache(maxsize=32)
+def _layer(layout):
+    def take(stack, layer):
+        return jax.lax.dynamic_index_in_dim(stack, layer, 0, keepdims=False)
+
+    return jax.jit(take, out_shardings=layout)
