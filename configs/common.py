@@ -120,6 +120,7 @@ def model() -> ConfigDict:
         "dtype": "float32",
         "param_dtype": "float32",
         "remat": "none",
+        "attention": "xla",  # of training rows: xla | splash (TPU) | cudnn (GPU) | auto; docs/attention.md
     })
 
 

@@ -129,6 +129,45 @@ def test_flops_of_a_compiled_program_count_every_layer():
     assert hlo.work(text).flops == 7 * 2 * 16 * 32 * 32
 
 
+SPLASH = """HloModule jit_f, is_scheduled=true
+
+ENTRY %main (t: s8[1], q: bf16[2], k: bf16[2], i: s32[2]) -> bf16[2] {
+  %copy-done.2 = s8[TABLE]{2,1,0:T(4,128)(4,1)} parameter(0)
+  %bitcast.13 = bf16[2,4,ROWS,64]{3,2,1,0:T(8,128)(2,1)} parameter(1)
+  %bitcast.17 = bf16[2,2,LENGTH,64]{3,2,1,0:T(8,128)(2,1)} parameter(2)
+  %broadcast.1 = s32[2,ROWS,128]{2,1,0:T(8,128)} parameter(3)
+  ROOT %splash_mha_NAME.1 = (f32[128,128]{1,0:T(8,128)}, bf16[2,4,ROWS,64]{3,2,1,0:T(8,128)(2,1)S(1)}) custom-call(\
+%copy-done.2, %copy-done.2, %bitcast.13, %bitcast.17, %bitcast.17, /*index=5*/%broadcast.1), custom_call_target=\
+"tpu_custom_call", operand_layout_constraints={s8[TABLE]{2,1,0}}, frontend_attributes={kernel_metadata={
+"xprof_metadata":"{\\"block_q\\": 512, \\"block_kv\\": 512}"
+}}, metadata={op_name="jit(f)/pallas_call" stack_frame_id=5}
+}
+"""
+
+
+@pytest.mark.parametrize(("window", "parts"), [(0, 1), (300, 1), (700, 1), (0, 2), (300, 2)])
+def test_flops_of_a_splash_kernel_are_of_the_tiles_that_it_visits(window, parts):
+    """Told from the shapes of the call alone; the kernel's own table says which tiles it visits."""
+    from masksearch_jax.model import packed_attention
+    from masksearch_jax.model.config import ModelConfig
+
+    length, tile = 4096, 512
+    mesh = jax.sharding.AbstractMesh((parts,), ("sequence",))
+    with jax.sharding.use_abstract_mesh(mesh):
+        kernel = packed_attention._kernel(ModelConfig(vocab_size=8), 4, length, window, interpret=True)
+    tables = {
+        "fwd_segmented_residuals": (kernel.fwd_mask_info, 2),
+        "dq_segmented_no_residuals": (kernel.dq_mask_info, 3),
+        "dkv_segmented_no_residuals": (kernel.dkv_mask_info, 4),
+    }
+    for name, (info, products) in tables.items():
+        last = info.block_mask[:, -(info.block_mask.shape[1] // parts) :]
+        text = SPLASH.replace("NAME", name).replace("ROWS", str(length // parts)).replace("LENGTH", str(length))
+        text = text.replace("TABLE", ",".join(map(str, last.shape)))
+        visited = int((last > 0).sum())
+        assert hlo.work(text).flops == products * 2 * 2 * 4 * visited * tile * tile * 64, name
+
+
 def test_decode_copy_is_bfloat16_but_for_norms():
     from masksearch_jax import sharding
     from masksearch_jax.model import transformer
