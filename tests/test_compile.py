@@ -244,6 +244,25 @@ def test_tiny_step_compiles_for_a_slice(tmp_path):
     assert step["flops"] > 6 * 256 * 3 * (4 * 128 * 128 + 2 * 128 * 256)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("slice_", ["v5e-8", "v6e-8", "v5p-16"])
+def test_splash_compiles_for_a_slice_with_its_flops(slice_, tmp_path):
+    """Two query heads on two tensor shards that share one key-value head, float32, two tiles a row; 'auto' takes it."""
+    page = ["--config=configs/sft.py", f"--topology={slice_}", "--config.sft.rows=4", "--config.sft.row_length=1024"]
+    page += ["--config.mesh.data=1", "--config.mesh.fsdp=-1", "--config.mesh.tensor=2", "--config.model.kv_heads=1"]
+    flops = {}
+    for attention, runs in (("auto", "splash"), ("xla", "xla")):
+        printed, result, errors = compiled(
+            tmp_path, *page, "--config.model.scan_unroll=1", f"--config.model.attention={attention}"
+        )
+        assert result, errors
+        assert f"attention {runs}" in printed
+        flops[runs] = result["programs"][0]["flops"]
+    # 9 products of the 3 tiles of 4 at or below the diagonal against 6 of whole squares; a row and a head a chip.
+    square = 2 * 1024**2 * 64
+    assert flops["splash"] - flops["xla"] == 3 * (9 * 3 / 4 - 6) * square
+
+
 def test_an_overflow_names_the_program(tmp_path):
     _, result, errors = compiled(
         tmp_path,
