@@ -121,6 +121,8 @@ def model() -> ConfigDict:
         "dtype": "float32",
         "param_dtype": "float32",
         "remat": "none",
+        "attention": "xla",  # of training rows: xla | splash (TPU) | cudnn (GPU) | auto; docs/attention.md
+        "scan_unroll": 3,  # layers of an iteration of the layer scan: faster steps of a tiny model on CPU
     })
 
 

@@ -66,7 +66,9 @@ def apply(config: ConfigDict, name: str) -> None:
     config.topology = recipe.topology
     config.mesh.update({"data": recipe.data, "fsdp": -1, "tensor": recipe.tensor, "dcn_data": recipe.slices})
     config.model = ConfigDict(
-        dataclasses.asdict(families.named(recipe.model, dtype="bfloat16", param_dtype="float32", remat="full"))
+        dataclasses.asdict(
+            families.named(recipe.model, dtype="bfloat16", param_dtype="float32", remat="full", attention="auto")
+        )
     )
     config.search.hits = 3
     config.episode.update({

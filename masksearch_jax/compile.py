@@ -11,7 +11,7 @@ A phase counts everything that stays on the chip while its programs run: master 
 value cache of the slots always (the engine keeps it between rollouts), the decode copy of the weights while sampling.
 Exit status 1, naming program and amount, when a phase exceeds the chip. Counted per chip, in bytes: the compiler's own
 numbers for arguments, results and temporaries; executables and the runtime's own reserve are beyond them.
-Left out: Pallas kernels' inner FLOPs, elementwise FLOPs, and time: what a compiler says of it is no measurement.
+Left out: elementwise FLOPs, and time: what a compiler says of it is no measurement.
 """
 
 import os
@@ -43,7 +43,7 @@ from jax.experimental import topologies  # noqa: E402
 
 from masksearch_jax import entry, hlo, sharding, topology  # noqa: E402
 from masksearch_jax.model import cache as kv  # noqa: E402
-from masksearch_jax.model import transformer  # noqa: E402
+from masksearch_jax.model import packed_attention, transformer  # noqa: E402
 from masksearch_jax.model.config import ModelConfig, from_config  # noqa: E402
 from masksearch_jax.rl.batch import UpdateBatch  # noqa: E402
 from masksearch_jax.rollout import decode, shapes  # noqa: E402
@@ -119,9 +119,11 @@ class Report:
         return self.beside + self.hbm_bytes
 
 
-def model_config(cfg: Any) -> ModelConfig:
-    """The page's model, with a stand-in where the vocabulary is the tokenizer's."""
-    return from_config(cfg.model) if "vocab_size" in cfg.model else from_config(cfg.model, vocab_size=_TOY_VOCABULARY)
+def model_config(cfg: Any, mesh: jax.sharding.Mesh) -> ModelConfig:
+    """The page's model, with a stand-in where the vocabulary is the tokenizer's, and with the attention backend that
+    the job takes on this mesh. Raises ValueError if the page names one that cannot compute its rows."""
+    found = from_config(cfg.model) if "vocab_size" in cfg.model else from_config(cfg.model, vocab_size=_TOY_VOCABULARY)
+    return packed_attention.choose(found, mesh, cfg.dapo.row_lengths if cfg.job == "dapo" else (cfg.sft.row_length,))
 
 
 def make_mesh(cfg: Any, slice_: topology.Topology) -> jax.sharding.Mesh:
@@ -142,7 +144,7 @@ def job(cfg: Any, mesh: jax.sharding.Mesh) -> Job:
     make = {"sft": _sft, "dapo": _dapo}
     if cfg.job not in make:
         raise ValueError(f"job={cfg.job!r} is none of {', '.join(make)}: give a page such as configs/dapo.py")
-    return make[cfg.job](cfg, model_config(cfg), mesh)
+    return make[cfg.job](cfg, model_config(cfg, mesh), mesh)
 
 
 def _sft(cfg, model_cfg, mesh) -> Job:
@@ -391,7 +393,8 @@ def _model_line(cfg, slice_, mesh):
     sizes = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items() if size > 1) or "1 chip"
     slices = f"{cfg.mesh.dcn_data} slices of " if cfg.mesh.dcn_data > 1 else ""
     chips = f"{slice_.chips} chip{'s' * (slice_.chips > 1)} on {slice_.hosts} host{'s' * (slice_.hosts > 1)}"
-    return f"{slices}{slice_.marketing_name} ({slice_.name}, {chips}): mesh {sizes}"
+    attention = model_config(cfg, mesh).attention
+    return f"{slices}{slice_.marketing_name} ({slice_.name}, {chips}): mesh {sizes}; attention {attention}"
 
 
 def _gib(size: float) -> str:

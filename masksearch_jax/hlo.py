@@ -3,8 +3,9 @@ run.
 
 Enters: `compiled.as_text()` of one SPMD program, so every shape is that of one chip. Leaves: a `Work`. XLA's own
 cost_analysis counts the body of a loop once, whatever its length (a scan over 8 layers: 1/8 of the FLOPs), and does not
-name collectives; hence this reader. Left out: FLOPs of elementwise operations and reductions, and what a Pallas kernel
-does inside.
+name collectives; hence this reader. A Pallas kernel is opaque to it: of splash attention, the only one in the programs
+(model/packed_attention.py), products are counted from the shapes of its call. Left out: FLOPs of elementwise
+operations and reductions.
 """
 
 import dataclasses
@@ -21,6 +22,10 @@ _ARRAY = re.compile(r"\b(pred|bf16|[sufc]\d+\w*)\[([\d,]*)\]")
 _NAME = re.compile(r"%([\w.\-]+)")
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
 _OPCODE = re.compile(r" ?([a-z][\w\-]*)\(")
+# Products of a tile of queries with one of keys: q k and p v; q k, dp and the gradients of k and v; q k, dp and the
+# gradient of q. Together 9 where a plain program takes 6, because each backward kernel computes q k and dp anew.
+_SPLASH = re.compile(r"splash_m[hq]a_(fwd|dkv|dq)_")
+_SPLASH_PRODUCTS = {"fwd": 2, "dkv": 4, "dq": 3}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +101,8 @@ def work(text: str, trips: int = 1) -> Work:
                 started.add(channel)
             elif one.opcode in ("convolution", "dot"):
                 result = result.plus(Work(_matrix_flops(one, computation)))
+            elif one.opcode == "custom-call" and (kernel := _SPLASH.match(one.name)):
+                result = result.plus(Work(_splash_flops(kernel[1], one, computation)))
             elif (kind := one.opcode.removesuffix("-start")) in COLLECTIVES:
                 size = _collective_bytes(one, computation)
                 result = result.plus(Work(collectives={kind: (1.0, size)}))
@@ -255,6 +262,24 @@ def _matrix_flops(one: _Instruction, computation: _Computation) -> float:
             int(pick.get("rhs_dilate", 1)),
         )
     return flops
+
+
+def _splash_flops(kernel: str, one: _Instruction, computation: _Computation) -> float:
+    """Of the tiles that a causal kernel visits: all that touch the diagonal or lie below it, as far as the window goes.
+
+    Its operands begin with a table of tiles, integers [1, tiles of queries, tiles of keys], in which a window has
+    shortened the axis that the kernel walks along (queries in dkv, else keys); then q [.., S, H] and k [.., T, H], in
+    square tiles. Queries cut over a mesh axis (S < T) count as the last shard's, the busiest.
+    """
+    types = [next(_arrays(computation[name].type)) for name in one.operands if name in computation]
+    table = next(dims for dtype, dims in types if dtype[0] == "s" and len(dims) == 3)
+    q, k = [dims for dtype, dims in types if dtype in ("bf16", "f32") and len(dims) > 2][:2]
+    tile = k[-2] // table[2] if kernel == "dkv" else q[-2] // table[1]
+    rows, columns = q[-2] // tile, k[-2] // tile
+    walked, whole = (table[1], rows) if kernel == "dkv" else (table[2], columns)
+    window = walked if walked < whole else columns
+    tiles = sum(min(columns - rows + row + 1, window) for row in range(rows))
+    return _SPLASH_PRODUCTS[kernel] * 2.0 * math.prod(q[:-2]) * tiles * tile * tile * q[-1]
 
 
 @functools.cache

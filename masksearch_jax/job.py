@@ -3,6 +3,7 @@
 In: a page of settings and a workdir that holds W/data. Nothing is opened before it is asked for. Never imports prep.
 """
 
+import dataclasses
 import functools
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from masksearch_jax.checkpoints import Checkpointer
 from masksearch_jax.data import pipeline, records
 from masksearch_jax.evals import runner
 from masksearch_jax.model import config as model_config
-from masksearch_jax.model import convert, transformer
+from masksearch_jax.model import convert, packed_attention, transformer
 from masksearch_jax.retrieval.passages import PassageStore
 from masksearch_jax.retrieval.tool import SearchTool
 from masksearch_jax.rollout.decode import Sampling
@@ -40,18 +41,32 @@ class Job:
         return tokenizer_lib.load(self.workdir / "data")
 
     @functools.cached_property
+    def architecture(self) -> model_config.ModelConfig:
+        """The page's model, or the published one that `cfg.pretrained` names, with its attention backend chosen. Needs
+        no data; the vocabulary of a page's model is not known yet."""
+        if self.cfg.pretrained:
+            found = convert.read_config(self.cfg.pretrained, **self._chosen)
+        else:
+            found = model_config.from_config(self.cfg.model, vocab_size=1)
+        return packed_attention.choose(found, self.mesh, row_lengths(self.cfg))
+
+    @functools.cached_property
     def model_cfg(self) -> model_config.ModelConfig:
-        """Sizes of the page's model, or of the published one that `cfg.pretrained` names."""
+        """`architecture`, with the tokenizer's vocabulary."""
+        found = self.architecture
         if not self.cfg.pretrained:
-            return model_config.from_config(self.cfg.model, vocab_size=self.tokenizer.vocab_size)
-        chosen = {name: self.cfg.model[name] for name in ("dtype", "param_dtype", "remat")}
-        found = convert.read_config(self.cfg.pretrained, **chosen)
+            return dataclasses.replace(found, vocab_size=self.tokenizer.vocab_size)
         if found.vocab_size < self.tokenizer.vocab_size:  # more rows than pieces are padding, as published
             raise ValueError(
                 f"pretrained={self.cfg.pretrained}: {found.vocab_size} embeddings for the {self.tokenizer.vocab_size} "
                 f"pieces of {self.workdir / 'data'}; prepare with --config.tokenizer_dir={self.cfg.pretrained}"
             )
         return found
+
+    @property
+    def _chosen(self) -> dict[str, str]:
+        """What the page says of a published model; the rest stands in its config.json."""
+        return {name: self.cfg.model[name] for name in ("dtype", "param_dtype", "remat", "attention")}
 
     @functools.cached_property
     def passages(self) -> PassageStore:
@@ -93,8 +108,7 @@ class Job:
         """Parameters that training starts from, in the TRAIN layout: those of `cfg.pretrained`, or fresh ones."""
         if not self.cfg.pretrained:
             return transformer.init_params(self.model_cfg, self.cfg.seed, self.mesh)
-        chosen = {name: self.cfg.model[name] for name in ("dtype", "param_dtype", "remat")}
-        return convert.load_pretrained(self.cfg.pretrained, self.mesh, **chosen)[1]
+        return convert.load_pretrained(self.cfg.pretrained, self.mesh, **self._chosen)[1]
 
     def tasks(self, split: str, level: int, count: int) -> list[records.Task]:
         """The first `count` tasks of a held-out split, over its epochs in order; level 0 is question answering."""
@@ -113,6 +127,12 @@ class Job:
     def validation(self, episodes: int) -> "Validation":
         """Greedy evaluation on the validation split while training, over an index that holds no test passage."""
         return Validation(self, episodes)
+
+
+def row_lengths(cfg: Any) -> set[int]:
+    """Lengths of the rows that the stages of a page train on."""
+    lengths = {cfg.sft.row_length} if "sft" in cfg else set()
+    return lengths | (set(cfg.dapo.row_lengths) if "dapo" in cfg else set())
 
 
 class Validation:

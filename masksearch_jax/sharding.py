@@ -185,12 +185,18 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return x
+    return jax.lax.with_sharding_constraint(x, activation_spec(axes, x.shape))
+
+
+def activation_spec(axes: Sequence[str | None], shape: Sequence[int]) -> PartitionSpec:
+    """Where an activation lies under the mesh of `jax.set_mesh`; a dimension that its shards do not divide is whole."""
+    mesh = jax.sharding.get_abstract_mesh()
     fitting = []
-    for axis, size in zip(axes, x.shape, strict=True):
+    for axis, size in zip(axes, shape, strict=True):
         target = ACTIVATIONS[axis] if axis is not None else None
         parts = (target,) if isinstance(target, str) else tuple(target or ())
         fitting.append(axis if size % math.prod(mesh.shape[part] for part in parts) == 0 else None)
-    return jax.lax.with_sharding_constraint(x, partition_spec("activation", fitting, x.shape, mesh, ACTIVATIONS))
+    return partition_spec("activation", fitting, shape, mesh, ACTIVATIONS)
 
 
 def batch_shards() -> int:

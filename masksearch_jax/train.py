@@ -33,8 +33,9 @@ def run(cfg: Any, workdir: Path) -> Any:
     if cfg.job not in ("sft", "dapo"):
         raise ValueError(f"job={cfg.job!r} is none of ('sft', 'dapo')")
     check(cfg)
-    ensure_data(cfg, workdir)
     job = job_lib.Job(cfg, workdir)
+    say(f"attention of training rows: {job.architecture.attention}")  # refused, if it must be, before data is made
+    ensure_data(cfg, workdir)
     ensure_demonstrations(job)
     params = train_sft(job)
     return params if cfg.job == "sft" else train_dapo(job, params)

@@ -129,6 +129,45 @@ def test_flops_of_a_compiled_program_count_every_layer():
     assert hlo.work(text).flops == 7 * 2 * 16 * 32 * 32
 
 
+SPLASH = """HloModule jit_f, is_scheduled=true
+
+ENTRY %main (t: s8[1], q: bf16[2], k: bf16[2], i: s32[2]) -> bf16[2] {
+  %copy-done.2 = s8[TABLE]{2,1,0:T(4,128)(4,1)} parameter(0)
+  %bitcast.13 = bf16[2,4,ROWS,64]{3,2,1,0:T(8,128)(2,1)} parameter(1)
+  %bitcast.17 = bf16[2,2,LENGTH,64]{3,2,1,0:T(8,128)(2,1)} parameter(2)
+  %broadcast.1 = s32[2,ROWS,128]{2,1,0:T(8,128)} parameter(3)
+  ROOT %splash_mha_NAME.1 = (f32[128,128]{1,0:T(8,128)}, bf16[2,4,ROWS,64]{3,2,1,0:T(8,128)(2,1)S(1)}) custom-call(\
+%copy-done.2, %copy-done.2, %bitcast.13, %bitcast.17, %bitcast.17, /*index=5*/%broadcast.1), custom_call_target=\
+"tpu_custom_call", operand_layout_constraints={s8[TABLE]{2,1,0}}, frontend_attributes={kernel_metadata={
+"xprof_metadata":"{\\"block_q\\": 512, \\"block_kv\\": 512}"
+}}, metadata={op_name="jit(f)/pallas_call" stack_frame_id=5}
+}
+"""
+
+
+@pytest.mark.parametrize(("window", "parts"), [(0, 1), (300, 1), (700, 1), (0, 2), (300, 2)])
+def test_flops_of_a_splash_kernel_are_of_the_tiles_that_it_visits(window, parts):
+    """Told from the shapes of the call alone; the kernel's own table says which tiles it visits."""
+    from masksearch_jax.model import packed_attention
+    from masksearch_jax.model.config import ModelConfig
+
+    length, tile = 4096, 512
+    mesh = jax.sharding.AbstractMesh((parts,), ("sequence",))
+    with jax.sharding.use_abstract_mesh(mesh):
+        kernel = packed_attention._kernel(ModelConfig(vocab_size=8), 4, length, window, interpret=True)
+    tables = {
+        "fwd_segmented_residuals": (kernel.fwd_mask_info, 2),
+        "dq_segmented_no_residuals": (kernel.dq_mask_info, 3),
+        "dkv_segmented_no_residuals": (kernel.dkv_mask_info, 4),
+    }
+    for name, (info, products) in tables.items():
+        last = info.block_mask[:, -(info.block_mask.shape[1] // parts) :]
+        text = SPLASH.replace("NAME", name).replace("ROWS", str(length // parts)).replace("LENGTH", str(length))
+        text = text.replace("TABLE", ",".join(map(str, last.shape)))
+        visited = int((last > 0).sum())
+        assert hlo.work(text).flops == products * 2 * 2 * 4 * visited * tile * tile * 64, name
+
+
 def test_decode_copy_is_bfloat16_but_for_norms():
     from masksearch_jax import sharding
     from masksearch_jax.model import transformer
@@ -203,6 +242,25 @@ def test_tiny_step_compiles_for_a_slice(tmp_path):
     assert step["collectives"] and step["compile_seconds"] > 0
     # Forward and backward of the matrix products, one row of 256 tokens a chip: at least 6 FLOPs a weight and token.
     assert step["flops"] > 6 * 256 * 3 * (4 * 128 * 128 + 2 * 128 * 256)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("slice_", ["v5e-8", "v6e-8", "v5p-16"])
+def test_splash_compiles_for_a_slice_with_its_flops(slice_, tmp_path):
+    """Two query heads on two tensor shards that share one key-value head, float32, two tiles a row; 'auto' takes it."""
+    page = ["--config=configs/sft.py", f"--topology={slice_}", "--config.sft.rows=4", "--config.sft.row_length=1024"]
+    page += ["--config.mesh.data=1", "--config.mesh.fsdp=-1", "--config.mesh.tensor=2", "--config.model.kv_heads=1"]
+    flops = {}
+    for attention, runs in (("auto", "splash"), ("xla", "xla")):
+        printed, result, errors = compiled(
+            tmp_path, *page, "--config.model.scan_unroll=1", f"--config.model.attention={attention}"
+        )
+        assert result, errors
+        assert f"attention {runs}" in printed
+        flops[runs] = result["programs"][0]["flops"]
+    # 9 products of the 3 tiles of 4 at or below the diagonal against 6 of whole squares; a row and a head a chip.
+    square = 2 * 1024**2 * 64
+    assert flops["splash"] - flops["xla"] == 3 * (9 * 3 / 4 - 6) * square
 
 
 def test_an_overflow_names_the_program(tmp_path):

@@ -2,8 +2,8 @@
 
 Axes as in transformer.py. Enters: the normed residual stream [B, S, D]. Leaves: the attention output [B, S, D] and,
 when a cache is given, its new layer. Scores and softmax are float32 whatever the compute dtype.
-Which tokens a layer sees and how it rotates them comes in as data (`mask`, `rope`); transformer.py chooses per layer.
-Left out: fused kernels; `attend` is the one place that would change. A local layer's cache is as long as the others'.
+Which tokens a layer sees and how it rotates them comes in from transformer.py, which chooses per layer.
+Left out: fused kernels for training (packed_attention.py). A local layer's cache is as long as the others'.
 """
 
 import math
@@ -127,12 +127,15 @@ class Attention(nnx.Module):
         if cfg.smear_keys:
             self.smear = param((k,), ("kv_heads",), nnx.initializers.constant(0.5))
 
-    def __call__(self, x: jax.Array, rope, mask: jax.Array, starts: jax.Array) -> jax.Array:
-        """Training: x [B, S, D], mask bool [B, S, S], starts bool [B, S] (first token of a segment) -> [B, S, D]."""
+    def __call__(self, x: jax.Array, rope, attend_rows, starts: jax.Array) -> jax.Array:
+        """Training: x [B, S, D], starts bool [B, S] (first token of a segment) -> [B, S, D].
+
+        attend_rows: (q [B, N, S, H], k, v [B, K, S, H]) -> [B, N, S, H], what each token takes from those it sees.
+        """
         q, k, v = self._project(x)
         k = self._smear(k, k[:, :, :1], starts)
         q, k = self._rotate(q, k, rope)
-        return self._output(self._attend(q, k, v, mask))
+        return self._output(attend_rows(q, k, v))
 
     def extend(self, x: jax.Array, rope, mask: jax.Array, layer, lengths: jax.Array, counts: jax.Array):
         """Appends counts[b] of the S tokens of row b to the cache and attends to all of it.
@@ -152,7 +155,8 @@ class Attention(nnx.Module):
         q, k = self._rotate(q, k, rope)
         cache_k = kv.write(cache_k, k, lengths, counts)
         cache_v = kv.write(cache_v, v, lengths, counts)
-        return self._output(self._attend(q, cache_k, cache_v, mask)), (cache_k, cache_v, last_key)
+        out = attend(q, cache_k, cache_v, mask, self.cfg.score_divisor, self.cfg.attention_softcap)
+        return self._output(out), (cache_k, cache_v, last_key)
 
     def _project(self, x):
         """x [B, S, D] -> q [B, N, S, H], k and v [B, K, S, H], before smear, norm and rotation."""
@@ -179,9 +183,6 @@ class Attention(nnx.Module):
             q = rms_norm(q, self.q_norm[...], self.cfg.norm_eps, self.cfg.norm_plus_one)
             k = rms_norm(k, self.k_norm[...], self.cfg.norm_eps, self.cfg.norm_plus_one)
         return apply_rope(q, *rope), apply_rope(k, *rope)
-
-    def _attend(self, q, k, v, mask):
-        return attend(q, k, v, mask, self.cfg.score_divisor, self.cfg.attention_softcap)
 
     def _output(self, heads):
         return jnp.einsum("bnsh,nhd->bsd", heads, self.o[...].astype(heads.dtype))

@@ -15,6 +15,7 @@ MLPS = ("swiglu", "geglu", "relu2")
 ROPE_SCALINGS = ("none", "linear", "llama3")
 REMATS = ("none", "dots", "full")
 DTYPES = ("float32", "bfloat16")
+ATTENTIONS = ("xla", "splash", "cudnn", "auto")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +38,8 @@ class ModelConfig:
     smear_keys: k_t <- a k_t + (1 - a) k_{t-1} before q/k norm and RoPE, a one learnable scalar per layer and head.
     dtype: of activations, caches and the weights as used. param_dtype: of the weights as stored.
     remat: what the backward pass of a layer recomputes: 'none', 'dots' (all but matrix products), 'full' (all).
+    attention: what computes the attention of whole rows in training, see packed_attention.py; appends to a cache and
+    decoding are XLA's whatever it says. 'auto' becomes one of the others before a run starts.
     scan_unroll: layers per iteration of the training scan; 3 instead of 1 makes the tiny model's step a fifth faster on
     CPU, for the same compile time. Large models take 1.
     """
@@ -73,6 +76,7 @@ class ModelConfig:
     dtype: str = "float32"
     param_dtype: str = "float32"
     remat: str = "none"
+    attention: str = "xla"
     scan_unroll: int = 3
 
     def __post_init__(self):
@@ -83,6 +87,7 @@ class ModelConfig:
             ("mlp", MLPS),
             ("rope_scaling", ROPE_SCALINGS),
             ("remat", REMATS),
+            ("attention", ATTENTIONS),
             ("dtype", DTYPES),
             ("param_dtype", DTYPES),
         ):

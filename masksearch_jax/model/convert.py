@@ -116,7 +116,7 @@ def load_pretrained(
     """Reads a published checkpoint into the sharded layout of `rules`.
 
     folder: config.json with model.safetensors, or shards and their index; of a Gemma 3 with vision the language model
-    is read. override: dtype, param_dtype, remat, scan_unroll of the ModelConfig; weights are cast to param_dtype.
+    is read. override: families.RUN_FIELDS of the ModelConfig; weights are cast to param_dtype.
     Every process calls it alike and reads what its own devices hold.
     Raises FileNotFoundError for a missing file, ValueError for a model that the decoder does not compute, and one
     ValueError that names all missing, surplus and ill-shaped tensors.

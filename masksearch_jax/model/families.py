@@ -47,7 +47,7 @@ _HF_DEFAULTS: dict[str, dict[str, Any]] = {
 }
 _ACTIVATIONS = {"swiglu": ("silu", "swish"), "geglu": ("gelu_pytorch_tanh",)}
 # Fields that say how to compute, not which model: they differ between two runs of the same weights.
-RUN_FIELDS = ("dtype", "param_dtype", "remat", "scan_unroll")
+RUN_FIELDS = ("dtype", "param_dtype", "remat", "attention", "scan_unroll")
 
 
 def from_hf(config: Mapping[str, Any], source: str = "config.json", **override: Any) -> ModelConfig:

@@ -24,6 +24,7 @@ from masksearch_jax import sharding
 from masksearch_jax.model.attention import Attention, norm_init, rms_norm, rope_tables
 from masksearch_jax.model.cache import Cache
 from masksearch_jax.model.config import ModelConfig
+from masksearch_jax.model.packed_attention import attend_packed
 
 Params = dict[str, Any]
 
@@ -69,9 +70,9 @@ class Block(nnx.Module):
             self.attention_post_norm = param((cfg.embed,), ("norm",), norm_init(cfg))
             self.mlp_post_norm = param((cfg.embed,), ("norm",), norm_init(cfg))
 
-    def __call__(self, x: jax.Array, rope, mask: jax.Array, starts: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, rope, attend_rows, starts: jax.Array) -> jax.Array:
         """One layer over whole sequences, x [B, S, D] -> [B, S, D]; arguments as `Attention.__call__`."""
-        out = self.attention(_norm(self.cfg, x, self.attention_norm), rope, mask, starts)
+        out = self.attention(_norm(self.cfg, x, self.attention_norm), rope, attend_rows, starts)
         return self._mlp(x, out)
 
     def extend(self, x: jax.Array, rope, mask: jax.Array, layer, lengths: jax.Array, counts: jax.Array):
@@ -200,26 +201,22 @@ def forward(cfg: ModelConfig, params: Params, ids: jax.Array, positions: jax.Arr
     """
     model = nnx.merge(_definition(cfg)[0], params)
     rope = rope_tables(cfg, positions)
-    index = jnp.arange(ids.shape[1])
-    mask = (segments[:, :, None] == segments[:, None, :]) & (index[:, None] >= index[None, :])
     starts = jnp.pad(segments[:, 1:] != segments[:, :-1], ((0, 0), (1, 0)), constant_values=True)
 
     definition, layers = nnx.split(model.blocks)
 
-    local, local_rope, local_mask = None, rope, mask
+    local, local_rope = None, rope
     if cfg.local_layers:
         local = jnp.array([index in cfg.local_layers for index in range(cfg.layers)])
-        local_rope, local_mask = (
-            rope_tables(cfg, positions, local=True),
-            mask & (index[:, None] - index[None, :] < cfg.window),
-        )
+        local_rope = rope_tables(cfg, positions, local=True)
 
     def layer(x, scanned):
         weights, is_local = scanned
-        seen = rope, mask
+        turned = rope
         if is_local is not None:
-            seen = jax.tree.map(lambda a, b: jnp.where(is_local, a, b), (local_rope, local_mask), seen)
-        return nnx.merge(definition, weights)(x, *seen, starts), None
+            turned = jax.tree.map(lambda a, b: jnp.where(is_local, a, b), local_rope, rope)
+        attend_rows = functools.partial(attend_packed, cfg, segments=segments, local=is_local)
+        return nnx.merge(definition, weights)(x, turned, attend_rows, starts), None
 
     if cfg.remat != "none":
         # Inside a scan nothing can be merged with the recomputation, so no barrier against it is needed.

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 
+from configs import common
 from masksearch_jax import sharding
 from masksearch_jax.model import transformer
 from masksearch_jax.model.config import ModelConfig
@@ -115,6 +116,29 @@ def test_state_and_arithmetic_are_float32_under_bfloat16_params():
         assert dtypes == {"float32", "int32"}
         changed = jax.eval_shape(optax.apply_updates, low[0], updates)
         assert {x.dtype.name for x in jax.tree.leaves(changed)} == {"bfloat16"}
+
+
+@pytest.mark.parametrize("kind", optimizer.KINDS)
+def test_first_moments_in_bfloat16_take_half_the_bytes_and_nothing_else_changes(kind):
+    params, gradient = params_and_gradient()
+
+    def after(mu_dtype, steps=4):
+        transform = optimizer.build(common.optimizer(kind, 0.01, mu_dtype=mu_dtype, clip=0.0), params)
+        state, update = transform.init(params), jax.jit(transform.update)
+        for _ in range(steps):
+            before, (updates, state) = state, update(gradient, state, params)
+            assert jax.tree.map(jnp.dtype, before) == jax.tree.map(jnp.dtype, state)  # one compilation, donated
+        return updates, {jax.tree_util.keystr(path): x for path, x in jax.tree_util.tree_leaves_with_path(state)}
+
+    (wide, full), (narrow, half) = after("float32"), after("bfloat16")
+    moments = [name for name in full if ".mu[" in name]
+    assert len(moments) == len(jax.tree.leaves(params))
+    for name, leaf in half.items():
+        assert leaf.dtype == (jnp.bfloat16 if name in moments else full[name].dtype), name
+    # A moment keeps 8 bits; Muon's orthogonalisation magnifies what is lost where singular values are small.
+    bound = {"adamw": 0.02, "muon": 0.1}[kind]
+    for a, b in zip(jax.tree.leaves(narrow), jax.tree.leaves(wide), strict=True):
+        assert a.dtype == jnp.float32 and np.linalg.norm(a - b) < bound * np.linalg.norm(b)
 
 
 def train(mesh, kind, steps=3):

@@ -92,6 +92,21 @@ def test_meshes_and_micro_batches_change_nothing(cfg, workdir):
         assert np.isclose(sums["loss"], other_sums["loss"], rtol=1e-5)
 
 
+def test_bfloat16_compute_trains_float32_masters(cfg, workdir):
+    """As a recipe says it: bfloat16 activations, layers recomputed, two micro-batches; the page alone says so."""
+    mesh, loss = sharding.make_mesh(1, 1, 1), {}
+    for dtype in ("float32", "bfloat16"):
+        cfg.model.update({"dtype": dtype, "param_dtype": "float32", "remat": "full"})
+        model_cfg = Job(cfg, workdir).model_cfg
+        params, sums = _step(model_cfg, mesh, 2, _batch(model_cfg))
+        loss[dtype] = sums["loss"]
+        assert {x.dtype.name for x in jax.tree.leaves(params)} == {"float32"}
+    # Masters hold what bfloat16 cannot: an update smaller than its last bit is not lost.
+    rounded = [np.mean(x == x.astype(jnp.bfloat16).astype(np.float32)) for x in jax.tree.leaves(params["blocks"])]
+    assert max(rounded) < 0.2
+    assert loss["float32"] != loss["bfloat16"] and np.isclose(*loss.values(), rtol=0.02)
+
+
 def test_only_the_policys_own_tokens_teach(cfg, workdir):
     """What the targets are outside the loss mask reaches neither loss nor gradient."""
     model_cfg = Job(cfg, workdir).model_cfg

@@ -1,0 +1,202 @@
+"""Attention of whole packed rows, as training computes it: one function, and the backends behind it.
+
+Axes as in transformer.py. Enters: q, k, v after norm, smear and rotation, the segments of each row, and whether the
+layer is a local one (data of the layer scan). Leaves: the heads' outputs. `ModelConfig.attention` names the backend:
+  xla     matrix products and a softmax; any shape, dtype and device; holds the scores [N, S, S] of a row
+  splash  the Pallas kernels that come with JAX for TPUs; holds no scores and skips tiles that no query sees
+  cudnn   cuDNN's fused attention through jax.nn; holds no scores, but a mask [S, S] of each row
+  auto    splash on TPUs, cudnn on GPUs, xla elsewhere and for whatever these refuse; `choose` decides it
+docs/attention.md says what of this was checked, compiled and executed.
+Left out: appending to a cache and decoding. There a row's length is data: the kernels' masks are static, few queries
+leave nothing to fuse, and a step is bound by reading the cache, which XLA does once.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as splash_mask
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
+
+from masksearch_jax import sharding
+from masksearch_jax.model.attention import attend
+from masksearch_jax.model.config import ModelConfig
+
+_PLATFORM = {"splash": "tpu", "cudnn": "gpu"}
+# Sides of a tile of scores, the largest that divides the row. 128 is what the kernels can do with.
+_TILES = (512, 256, 128)
+
+
+def choose(cfg: ModelConfig, mesh: Mesh | AbstractMesh, lengths: Iterable[int]) -> ModelConfig:
+    """The config with 'auto' replaced by the backend for rows of these lengths on the devices of this mesh.
+
+    Raises ValueError, with the reason, when the config names a backend that cannot compute them there.
+    """
+    lengths = tuple(lengths)
+    if cfg.attention == "auto":
+        able = (name for name in _PLATFORM if not _refusal(cfg, name, mesh, lengths))
+        return dataclasses.replace(cfg, attention=next(able, "xla"))
+    if reason := _refusal(cfg, cfg.attention, mesh, lengths):
+        raise ValueError(f"model.attention = {cfg.attention!r}: {reason}; set it to 'xla', or to 'auto' to have it so.")
+    return cfg
+
+
+def _refusal(cfg, backend, mesh, lengths, devices=True):
+    """Why a backend cannot; '' if it can. devices: whether those of the mesh count."""
+    if backend == "xla":
+        return ""
+    device, parts = mesh.abstract_mesh.abstract_device, mesh.shape.get("sequence", 1)
+    platform = device.platform if device else jax.default_backend()
+    if devices and platform != _PLATFORM[backend]:
+        return f"its kernels are for {_PLATFORM[backend].upper()}s and the devices are {platform}"
+    if backend == "splash":
+        step = _TILES[-1] * parts
+        where = f" on mesh.sequence = {parts}" if parts > 1 else ""
+        odd = [length for length in lengths if length % step]
+        return f"a row length of {odd[0]} is no multiple of {step}{where}" if odd else ""
+    odd = [length for length in lengths if length % 2]
+    for refused, reason in (
+        (cfg.dtype != "bfloat16", f"it computes in bfloat16, not in model.dtype = {cfg.dtype!r}"),
+        (cfg.attention_softcap, f"it has no softcap, and model.attention_softcap = {cfg.attention_softcap}"),
+        (cfg.head_dim % 8 or cfg.head_dim > 256, f"model.head_dim = {cfg.head_dim} is no multiple of 8 up to 256"),
+        (odd, f"a row length of {odd[:1]} is odd"),
+        (parts > 1, f"it cannot cut a row, and mesh.sequence = {parts}"),
+    ):
+        if refused:
+            return reason
+    return ""
+
+
+def attend_packed(
+    cfg: ModelConfig,
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    *,
+    segments: jax.Array,
+    local: jax.Array | None = None,
+) -> jax.Array:
+    """What each token takes from the earlier tokens of its segment, itself included, by the config's backend.
+
+    q: [B, N, S, H]. k, v: [B, K, S, H], query head n reading key-value head n // (N / K). segments: int32 [B, S].
+    local: bool [], True in a layer whose tokens see the last cfg.window tokens only; None when no layer is local.
+    Under the mesh of `jax.set_mesh` the kernels run on each shard's rows, heads and queries; 'splash' runs interpreted
+    where there is no TPU, for checks of its numbers. Returns [B, N, S, H] in the dtype of v; outputs of padding
+    (segment 0) are finite. Raises ValueError for shapes, dtypes or devices that the backend cannot do.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if cfg.attention == "auto":
+        cfg = choose(cfg, mesh, (q.shape[2],))
+    if reason := _refusal(cfg, cfg.attention, mesh, (q.shape[2],), devices=cfg.attention == "cudnn"):
+        raise ValueError(f"model.attention = {cfg.attention!r}: {reason}; set it to 'xla' or 'auto'.")
+    compute = {"xla": _xla, "splash": _splash, "cudnn": _cudnn}[cfg.attention]
+    return compute(cfg, q, k, v, segments, local)
+
+
+def _xla(cfg, q, k, v, segments, local):
+    return attend(q, k, v, _visible(cfg, segments, local), cfg.score_divisor, cfg.attention_softcap)
+
+
+def _visible(cfg, segments, local):
+    """bool [B, S, S], True where a query may look."""
+    index = jnp.arange(segments.shape[1])
+    distance = index[:, None] - index[None, :]
+    seen = distance >= 0
+    if local is not None:
+        seen &= (distance < cfg.window) | ~local
+    return (segments[:, :, None] == segments[:, None, :]) & seen
+
+
+def _cudnn(cfg, q, k, v, segments, local, implementation="cudnn"):
+    """implementation: 'xla' computes the same call without a GPU."""
+
+    def kernel(q, k, v, seen):
+        q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
+        # Causal is in the mask too: said once more, it lets cuDNN skip what lies above the diagonal.
+        out = jax.nn.dot_product_attention(
+            q, k, v, mask=seen, scale=1 / cfg.score_divisor, is_causal=True, implementation=implementation
+        )
+        return out.swapaxes(1, 2)
+
+    seen = _visible(cfg, segments, local)[:, None]
+    return _on_shards(kernel, q, k, v, (seen, ("batch", None, None, None)))
+
+
+def _splash(cfg, q, k, v, segments, local):
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    interpret = (device.platform if device else jax.default_backend()) != "tpu"
+    q = q / cfg.score_divisor  # the kernels do not scale
+
+    def rows(window, q, k, v, segments):
+        mask = _kernel(cfg, q.shape[1], q.shape[2], window, interpret)
+
+        def kernel(q, k, v, q_ids, k_ids, mask):
+            return jax.vmap(lambda q, k, v, *ids: mask(q, k, v, segment_ids=splash.SegmentIds(*ids)))(
+                q, k, v, q_ids, k_ids
+            )
+
+        ids = (segments, ("batch", "time")), (segments, ("batch", None))
+        return _on_shards(kernel, q, k, v, *ids, (mask, None))
+
+    if local is None:
+        return rows(0, q, k, v, segments)
+    # The kernels' masks are static and the layer is data: both kernels are there, and one runs.
+    return jax.lax.cond(local, functools.partial(rows, cfg.window), functools.partial(rows, 0), q, k, v, segments)
+
+
+def _kernel(cfg, heads, length, window, interpret):
+    """The forward and backward kernels of `heads` query heads over rows of `length`; window: 0 sees all before it."""
+    parts = jax.sharding.get_abstract_mesh().shape.get("sequence", 1)
+    tile = next(size for size in _TILES if length % (size * parts) == 0)
+    shape = (length, length)
+    if window:
+        one = splash_mask.LocalMask(shape, (window - 1, 0), 0, shard_count=parts)
+    else:
+        one = splash_mask.CausalMask(shape, shard_count=parts)
+    return splash.make_splash_mha(
+        splash_mask.MultiHeadMask([one] * heads),
+        block_sizes=splash.BlockSizes(
+            block_q=tile, block_kv=tile, block_q_dkv=tile, block_kv_dkv=tile, block_q_dq=tile, block_kv_dq=tile
+        ),
+        attn_logits_soft_cap=cfg.attention_softcap or None,
+        head_shards=1,  # all heads have the same mask, which the kernels keep once
+        q_seq_shards=parts,
+        interpret=interpret,
+    )
+
+
+def _on_shards(kernel: Callable[..., jax.Array], q, k, v, *others):
+    """kernel(q, k, v, ..) on what each device holds: rows over the batch axes, heads over tensor, queries over
+    sequence; keys and values whole in time.
+
+    others: (value, its logical axes); None stands for splash kernels, whose mask follows the queries.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    values = [value for value, _ in others]
+    if mesh.empty or mesh.size == 1:
+        return kernel(q, k, v, *values)
+    rows = sharding.activation_spec(("batch", "heads", "time", None), q.shape)
+    keys = sharding.activation_spec(("batch", "kv_heads", None, None), k.shape)
+    time = rows[2] if len(rows) > 2 else None
+    specs = [
+        value.manual_sharding_spec(NamedSharding(mesh, PartitionSpec(None, time)))
+        if axes is None
+        else sharding.activation_spec(axes, value.shape)
+        for value, axes in others
+    ]
+    heads, kv_heads = q.shape[1], k.shape[1]
+
+    def on_shard(q, k, v, *values):
+        if k.shape[1] == kv_heads and q.shape[1] < heads:
+            # Fewer key-value heads than shards (sharding.REPLICATED_WHEN_FEWER): all of this shard's queries read one.
+            first = jax.lax.axis_index("tensor") * q.shape[1] * kv_heads // heads
+            k, v = (jax.lax.dynamic_slice_in_dim(x, first, 1, axis=1) for x in (k, v))
+        return kernel(q, k, v, *values)
+
+    # A Pallas call does not say over which axes its results vary, so the check of that is off.
+    return jax.shard_map(on_shard, in_specs=(rows, keys, keys, *specs), out_specs=rows, check_vma=False)(
+        q, k, v, *values
+    )
