@@ -34,7 +34,8 @@ def run(cfg: Any, workdir: Path) -> Any:
         raise ValueError(f"job={cfg.job!r} is none of ('sft', 'dapo')")
     check(cfg)
     job = job_lib.Job(cfg, workdir)
-    say(f"attention of training rows: {job.architecture.attention}")  # refused, if it must be, before data is made
+    if cfg.model.attention != "xla":  # refused, if it must be, before data is made; xla asks nothing of the devices
+        say(f"attention of training rows: {job.architecture.attention}")
     ensure_data(cfg, workdir)
     ensure_demonstrations(job)
     params = train_sft(job)
