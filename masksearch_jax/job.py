@@ -3,6 +3,7 @@
 In: a page of settings and a workdir that holds W/data. Nothing is opened before it is asked for. Never imports prep.
 """
 
+import dataclasses
 import functools
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from masksearch_jax.checkpoints import Checkpointer
 from masksearch_jax.data import pipeline, records
 from masksearch_jax.evals import runner
 from masksearch_jax.model import config as model_config
-from masksearch_jax.model import convert, transformer
+from masksearch_jax.model import convert, lora, peft, transformer
 from masksearch_jax.retrieval.passages import PassageStore
 from masksearch_jax.retrieval.tool import SearchTool
 from masksearch_jax.rollout.decode import Sampling
@@ -41,9 +42,10 @@ class Job:
 
     @functools.cached_property
     def model_cfg(self) -> model_config.ModelConfig:
-        """Sizes of the page's model, or of the published one that `cfg.pretrained` names."""
+        """Sizes of the page's model, or of the published one that `cfg.pretrained` names, with the page's adapters."""
+        adapters = model_config.lora_from_config(self.cfg.lora)
         if not self.cfg.pretrained:
-            return model_config.from_config(self.cfg.model, vocab_size=self.tokenizer.vocab_size)
+            return model_config.from_config(self.cfg.model, vocab_size=self.tokenizer.vocab_size, lora=adapters)
         chosen = {name: self.cfg.model[name] for name in ("dtype", "param_dtype", "remat")}
         found = convert.read_config(self.cfg.pretrained, **chosen)
         if found.vocab_size < self.tokenizer.vocab_size:  # more rows than pieces are padding, as published
@@ -51,7 +53,7 @@ class Job:
                 f"pretrained={self.cfg.pretrained}: {found.vocab_size} embeddings for the {self.tokenizer.vocab_size} "
                 f"pieces of {self.workdir / 'data'}; prepare with --config.tokenizer_dir={self.cfg.pretrained}"
             )
-        return found
+        return dataclasses.replace(found, lora=adapters)
 
     @functools.cached_property
     def passages(self) -> PassageStore:
@@ -79,22 +81,38 @@ class Job:
             append_rows=tuple(settings.append_rows),
             append_tokens=tuple(settings.append_tokens),
         )
-        return RolloutEngine(rollout, self.model_cfg, self.tokenizer, self.searcher(index), self.mesh)
+        return RolloutEngine(rollout, self.model_cfg.merged, self.tokenizer, self.searcher(index), self.mesh)
 
     def parameters(self, stage: str, step: int | None = None) -> Any:
-        """Parameters of a stage's checkpoint in the TRAIN layout. Raises FileNotFoundError if there is none."""
+        """Parameters of a stage's checkpoint in the TRAIN layout; adapters come with the base that `initial` gives.
+
+        Raises FileNotFoundError if there is none, ValueError if it was trained with other adapters or on another base.
+        """
         checkpoints = Checkpointer(self.workdir / stage / "checkpoints", read_only=True)
-        abstract = {"params": transformer.abstract_params(self.model_cfg, self.mesh)}
-        state, _, _ = checkpoints.restore(step, abstract, partial=True)
+        meta = checkpoints.meta(step)
+        frozen = lora.split(self.initial())[1] if self.model_cfg.lora else ()
+        facts = state_lib.adapter_facts(self.model_cfg, frozen, self.cfg.pretrained, self.cfg.seed)
+        state_lib.check_adapters(meta, facts, self.workdir / stage)
+        abstract = {"params": state_lib.abstract_trained(self.model_cfg, self.mesh)}
+        state, _, _ = checkpoints.restore(meta["step"], abstract, partial=True)
         checkpoints.close()
-        return state["params"]
+        return lora.join(state["params"], *frozen)
 
     def initial(self) -> Any:
-        """Parameters that training starts from, in the TRAIN layout: those of `cfg.pretrained`, or fresh ones."""
-        if not self.cfg.pretrained:
-            return transformer.init_params(self.model_cfg, self.cfg.seed, self.mesh)
-        chosen = {name: self.cfg.model[name] for name in ("dtype", "param_dtype", "remat")}
-        return convert.load_pretrained(self.cfg.pretrained, self.mesh, **chosen)[1]
+        """Parameters that training starts from, in the TRAIN layout: those of `cfg.pretrained`, or fresh ones.
+
+        Adapters are fresh, or those of the PEFT folder `cfg.adapters`.
+        """
+        cfg, mesh = self.model_cfg, self.mesh
+        if self.cfg.pretrained:
+            chosen = {name: self.cfg.model[name] for name in ("dtype", "param_dtype", "remat")}
+            params = convert.load_pretrained(self.cfg.pretrained, mesh, **chosen)[1]
+            params = transformer.adapt(cfg, params, self.cfg.seed, mesh) if cfg.lora else params
+        else:
+            params = transformer.init_params(cfg, self.cfg.seed, mesh)
+        if self.cfg.adapters:
+            params = params | {"adapters": peft.load(self.cfg.adapters, cfg, mesh)}
+        return params
 
     def tasks(self, split: str, level: int, count: int) -> list[records.Task]:
         """The first `count` tasks of a held-out split, over its epochs in order; level 0 is question answering."""

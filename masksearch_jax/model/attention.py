@@ -14,6 +14,7 @@ from flax import nnx
 
 from masksearch_jax.model import cache as kv
 from masksearch_jax.model.config import ModelConfig
+from masksearch_jax.model.lora import Adapters
 
 # Below any score, and finite: a row of padding that sees nothing gets a uniform softmax, never NaN.
 _MASKED = -1e30
@@ -127,21 +128,23 @@ class Attention(nnx.Module):
         if cfg.smear_keys:
             self.smear = param((k,), ("kv_heads",), nnx.initializers.constant(0.5))
 
-    def __call__(self, x: jax.Array, rope, mask: jax.Array, starts: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, rope, mask: jax.Array, starts: jax.Array, adapters: Adapters) -> jax.Array:
         """Training: x [B, S, D], mask bool [B, S, S], starts bool [B, S] (first token of a segment) -> [B, S, D]."""
-        q, k, v = self._project(x)
+        q, k, v = self._project(x, adapters)
         k = self._smear(k, k[:, :, :1], starts)
         q, k = self._rotate(q, k, rope)
-        return self._output(self._attend(q, k, v, mask))
+        return self._output(self._attend(q, k, v, mask), adapters)
 
-    def extend(self, x: jax.Array, rope, mask: jax.Array, layer, lengths: jax.Array, counts: jax.Array):
+    def extend(
+        self, x: jax.Array, rope, mask: jax.Array, layer, lengths: jax.Array, counts: jax.Array, adapters: Adapters
+    ):
         """Appends counts[b] of the S tokens of row b to the cache and attends to all of it.
 
         x: [B, S, D]. mask: bool [B, S, T]. layer: (k, v [B, K, T, H], last_key [B, K, H] or None) of this layer.
         Returns (output [B, S, D], layer).
         """
         cache_k, cache_v, last_key = layer
-        q, raw, v = self._project(x)
+        q, raw, v = self._project(x, adapters)
         k = raw
         if self.cfg.smear_keys:
             first = (jnp.arange(x.shape[1])[None, :] == 0) & (lengths == 0)[:, None]
@@ -152,17 +155,17 @@ class Attention(nnx.Module):
         q, k = self._rotate(q, k, rope)
         cache_k = kv.write(cache_k, k, lengths, counts)
         cache_v = kv.write(cache_v, v, lengths, counts)
-        return self._output(self._attend(q, cache_k, cache_v, mask)), (cache_k, cache_v, last_key)
+        return self._output(self._attend(q, cache_k, cache_v, mask), adapters), (cache_k, cache_v, last_key)
 
-    def _project(self, x):
+    def _project(self, x, adapters):
         """x [B, S, D] -> q [B, N, S, H], k and v [B, K, S, H], before smear, norm and rotation."""
 
-        def one(weight, bias):
-            y = jnp.einsum("bsd,dnh->bnsh", x, weight[...].astype(x.dtype))
+        def one(name, weight, bias):
+            y = adapters(name, x, jnp.einsum("bsd,dnh->bnsh", x, weight[...].astype(x.dtype)))
             return y if bias is None else y + bias[...].astype(x.dtype)[:, None, :]
 
         biases = (self.q_bias, self.k_bias, self.v_bias) if self.cfg.qkv_bias else (None,) * 3
-        return tuple(map(one, (self.q, self.k, self.v), biases))
+        return tuple(map(one, "qkv", (self.q, self.k, self.v), biases))
 
     def _smear(self, k, before, starts):
         """k_t <- a k_t + (1 - a) k_{t-1}; `before` [B, K, 1, H] precedes k; a token in starts uses its own key
@@ -183,5 +186,5 @@ class Attention(nnx.Module):
     def _attend(self, q, k, v, mask):
         return attend(q, k, v, mask, self.cfg.score_divisor, self.cfg.attention_softcap)
 
-    def _output(self, heads):
-        return jnp.einsum("bnsh,nhd->bsd", heads, self.o[...].astype(heads.dtype))
+    def _output(self, heads, adapters):
+        return adapters("o", heads, jnp.einsum("bnsh,nhd->bsd", heads, self.o[...].astype(heads.dtype)))

@@ -15,6 +15,43 @@ MLPS = ("swiglu", "geglu", "relu2")
 ROPE_SCALINGS = ("none", "linear", "llama3")
 REMATS = ("none", "dots", "full")
 DTYPES = ("float32", "bfloat16")
+LINEAR = ("q", "k", "v", "o", "gate", "up", "down")
+BASE_QUANTISATIONS = ("", "int8", "nf4")
+
+
+@dataclasses.dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adapters (arXiv 2106.09685) beside frozen weights: y = x W + alpha / rank x A B; see model/lora.py.
+
+    rank, alpha: of every adapter. targets: the linear maps that have one, of LINEAR; 'gate' counts only where the MLP
+    has one. dtype: of A and B as stored. base_quantisation: how the frozen linear maps are held (QLoRA, arXiv
+    2305.14314): '' as they are, 'int8' with a scale an output channel, 'nf4' with a scale for 64 inputs of one.
+    """
+
+    rank: int
+    alpha: float = 32.0
+    targets: tuple = LINEAR
+    dtype: str = "float32"
+    base_quantisation: str = ""
+
+    def __post_init__(self):
+        if self.rank < 1 or self.alpha <= 0:
+            raise ValueError(f"lora.rank = {self.rank}, alpha = {self.alpha}: a rank of at least 1, alpha above 0.")
+        unknown = sorted(set(self.targets) - set(LINEAR))
+        if unknown or not self.targets:
+            raise ValueError(f"lora.targets = {tuple(self.targets)}: at least one of {', '.join(LINEAR)}.")
+        # In one order, so that equal sets make equal configs.
+        object.__setattr__(self, "targets", tuple(name for name in LINEAR if name in self.targets))
+        for name, allowed in (("dtype", DTYPES), ("base_quantisation", BASE_QUANTISATIONS)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(
+                    f"lora.{name} = {getattr(self, name)!r}: choose one of {', '.join(map(repr, allowed))}."
+                )
+
+
+def lora_from_config(section: Mapping[str, Any]) -> LoraConfig | None:
+    """The adapters of a page's `lora` section (or of a JSON file); None where its rank is 0. Raises ValueError."""
+    return LoraConfig(**dict(section.items())) if section["rank"] else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +76,7 @@ class ModelConfig:
     remat: what the backward pass of a layer recomputes: 'none', 'dots' (all but matrix products), 'full' (all).
     scan_unroll: layers per iteration of the training scan; 3 instead of 1 makes the tiny model's step a fifth faster on
     CPU, for the same compile time. Large models take 1.
+    lora: adapters; with them the weights themselves are frozen.
     """
 
     vocab_size: int
@@ -74,6 +112,7 @@ class ModelConfig:
     param_dtype: str = "float32"
     remat: str = "none"
     scan_unroll: int = 3
+    lora: LoraConfig | None = None
 
     def __post_init__(self):
         for name in ("vocab_size", "layers", "embed", "heads", "kv_heads", "head_dim", "ff", "scan_unroll"):
@@ -118,6 +157,11 @@ class ModelConfig:
             )
 
     @property
+    def merged(self) -> "ModelConfig":
+        """The same model with its adapters added into its weights, as it is sampled from and exported."""
+        return dataclasses.replace(self, lora=None)
+
+    @property
     def rotary_dim(self) -> int:
         """Dimensions of a head that rotate: the even part of rope_fraction * head_dim."""
         return 2 * int(self.rope_fraction * self.head_dim / 2)
@@ -140,6 +184,8 @@ def from_config(section: Mapping[str, Any], **override: Any) -> ModelConfig:
     Raises ValueError for a name that is no field, TypeError for a missing vocab_size or a wrong type.
     """
     values = {**dict(section.items()), **override}
+    if isinstance(values.get("lora"), Mapping):  # as a JSON file holds it
+        values["lora"] = lora_from_config(values["lora"])
     fields = {f.name: f.type for f in dataclasses.fields(ModelConfig)}
     unknown = sorted(set(values) - set(fields))
     if unknown:
@@ -151,5 +197,7 @@ def from_config(section: Mapping[str, Any], **override: Any) -> ModelConfig:
         elif wanted is float and isinstance(value, int) and not isinstance(value, bool):
             values[name] = float(value)
         elif not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
-            raise TypeError(f"model.{name} = {value!r}: expected {wanted.__name__}, got {type(value).__name__}.")
+            raise TypeError(
+                f"model.{name} = {value!r}: expected {getattr(wanted, '__name__', wanted)}, got {type(value).__name__}."
+            )
     return ModelConfig(**values)
