@@ -27,6 +27,8 @@ PREP = ["seqio>=0.0.20", "tensorflow>=2.20,<2.21", "tensorflow-text>=2.20,<2.21"
 # scann 1.4.2 was built against TensorFlow 2.20: with a newer one installed its import dies.
 RETRIEVAL = ["scann>=1.4.2"]
 TENSORBOARD = ["tensorboardX>=2.6"]
+# Frozen weights in 8 or 4 bits under adapters (lora.base_quantisation).
+QLORA = ["qwix>=0.1.8"]
 # mwparserfromhell: an independent reader of wikitext, for comparison. jsonschema, pyyaml: manifests of launch/gke.py
 # against the published schema.
 TEST = [
@@ -45,6 +47,7 @@ setup(
         "prep": PREP,
         "retrieval": RETRIEVAL,
         "tensorboard": TENSORBOARD,
+        "qlora": QLORA,
         "tpu": ["jax[tpu]>=0.10.2"],
         "cuda": ["jax[cuda12]>=0.10.2"],
         "test": TEST,

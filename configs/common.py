@@ -37,6 +37,8 @@ def line() -> ConfigDict:
     })
     config.model = model()
     config.pretrained = ""  # folder of a published checkpoint that SFT starts from, instead of fresh parameters
+    config.lora = lora()
+    config.adapters = ""  # folder of a PEFT adapter of lora's settings that SFT starts from, instead of a fresh one
     config.search = ConfigDict({
         "hits": 1,  # passages an observation shows; one leaves room for better queries
         "exclusion": "passage",  # none | passage | article: what a RAMP episode may not find
@@ -123,6 +125,17 @@ def model() -> ConfigDict:
         "remat": "none",
         "attention": "xla",  # of training rows: xla | splash (TPU) | cudnn (GPU) | auto; docs/attention.md
         "scan_unroll": 3,  # layers of an iteration of the layer scan: faster steps of a tiny model on CPU
+    })
+
+
+def lora() -> ConfigDict:
+    """Adapters that SFT and DAPO train in place of the weights; see docs/memory.md."""
+    return ConfigDict({
+        "rank": 0,  # 0: no adapters, all weights are trained
+        "alpha": 32.0,  # what an adapter adds counts alpha / rank times
+        "targets": ("q", "k", "v", "o", "gate", "up", "down"),
+        "dtype": "float32",
+        "base_quantisation": "",  # '' | int8 | nf4: how the frozen weights are held (QLoRA; needs the extra qlora)
     })
 
 

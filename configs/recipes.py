@@ -65,11 +65,10 @@ def apply(config: ConfigDict, name: str) -> None:
     rows, slots = shards * recipe.rows_a_shard, shards * recipe.slots_a_shard
     config.topology = recipe.topology
     config.mesh.update({"data": recipe.data, "fsdp": -1, "tensor": recipe.tensor, "dcn_data": recipe.slices})
-    config.model = ConfigDict(
-        dataclasses.asdict(
-            families.named(recipe.model, dtype="bfloat16", param_dtype="float32", remat="full", attention="auto")
-        )
-    )
+    chosen = {"dtype": "bfloat16", "param_dtype": "float32", "remat": "full", "attention": "auto"}
+    model = dataclasses.asdict(families.named(recipe.model, **chosen))
+    del model["lora"]  # a section of its own
+    config.model = ConfigDict(model)
     config.search.hits = 3
     config.episode.update({
         "turns": 8, "turn_tokens": 512, "observation_tokens": 512, "total_tokens": recipe.length, "deadline_ticks": 0,

@@ -7,8 +7,9 @@ In: a page whose `model` names its vocab_size, and a slice (topology.py); by def
 built by the same functions from shapes alone (trainers/sft.py, trainers/dapo.py, rollout/decode.py), compiled by the
 TPU's own compiler, and per program and phase: HBM a chip, FLOPs a chip, collectives, seconds to compile.
 
-A phase counts everything that stays on the chip while its programs run: master weights and optimizer always, the key-
-value cache of the slots always (the engine keeps it between rollouts), the decode copy of the weights while sampling.
+A phase counts everything that stays on the chip while its programs run: master weights (with adapters, these and their
+frozen base) and optimizer always, the key-value cache of the slots always (the engine keeps it between rollouts), the
+decode copy of the weights while sampling.
 Exit status 1, naming program and amount, when a phase exceeds the chip. Counted per chip, in bytes: the compiler's own
 numbers for arguments, results and temporaries; executables and the runtime's own reserve are beyond them.
 Left out: elementwise FLOPs, and time: what a compiler says of it is no measurement.
@@ -43,8 +44,8 @@ from jax.experimental import topologies  # noqa: E402
 
 from masksearch_jax import entry, hlo, sharding, topology  # noqa: E402
 from masksearch_jax.model import cache as kv  # noqa: E402
-from masksearch_jax.model import packed_attention, transformer  # noqa: E402
-from masksearch_jax.model.config import ModelConfig, from_config  # noqa: E402
+from masksearch_jax.model import lora, packed_attention, transformer  # noqa: E402
+from masksearch_jax.model.config import ModelConfig, from_config, lora_from_config  # noqa: E402
 from masksearch_jax.rl.batch import UpdateBatch  # noqa: E402
 from masksearch_jax.rollout import decode, shapes  # noqa: E402
 from masksearch_jax.text.stops import StopTable  # noqa: E402
@@ -120,9 +121,10 @@ class Report:
 
 
 def model_config(cfg: Any, mesh: jax.sharding.Mesh) -> ModelConfig:
-    """The page's model, with a stand-in where the vocabulary is the tokenizer's, and with the attention backend that
-    the job takes on this mesh. Raises ValueError if the page names one that cannot compute its rows."""
-    found = from_config(cfg.model) if "vocab_size" in cfg.model else from_config(cfg.model, vocab_size=_TOY_VOCABULARY)
+    """The page's model and adapters, with a stand-in where the vocabulary is the tokenizer's, and with the attention
+    backend that the job takes on this mesh. Raises ValueError if the page names one that cannot compute its rows."""
+    override = {} if "vocab_size" in cfg.model else {"vocab_size": _TOY_VOCABULARY}
+    found = from_config(cfg.model, lora=lora_from_config(cfg.lora), **override)
     return packed_attention.choose(found, mesh, cfg.dapo.row_lengths if cfg.job == "dapo" else (cfg.sft.row_length,))
 
 
@@ -148,30 +150,34 @@ def job(cfg: Any, mesh: jax.sharding.Mesh) -> Job:
 
 
 def _sft(cfg, model_cfg, mesh) -> Job:
-    settings, abstract = cfg.sft, transformer.abstract_params(model_cfg, mesh)
-    tx = optimizer_lib.build(settings.optimizer, abstract)
+    settings, (trained, frozen) = cfg.sft, lora.split(transformer.abstract_params(model_cfg, mesh))
+    tx = optimizer_lib.build(settings.optimizer, trained)
     state = state_lib.abstract_state(model_cfg, tx, mesh)
     shape, layout = (settings.rows, settings.row_length), sharding.batch_sharding(mesh)
     batch = {name: jax.ShapeDtypeStruct(shape, jnp.int32, sharding=layout) for name in _INT_FIELDS}
     batch["loss_mask"] = jax.ShapeDtypeStruct(shape, jnp.bool_, sharding=layout)
     step = sft.make_step(model_cfg, tx, mesh, settings.micro_batches)
-    resident, kept = {"state": state}, ("state",)
+    resident = {"state": state} | dict(zip(("base",), frozen, strict=False))
+    kept = uses = tuple(resident)
     if settings.eval_every:
         resident["validation_cache"] = _cache(cfg, model_cfg, mesh)
         kept += ("validation_cache",)
-    return Job([Program("sft_step", "sft", lambda: step.lower(state, batch), ("state",))], resident, {"sft": kept})
+    program = Program("sft_step", "sft", lambda: step.lower(state, batch, *frozen), uses)
+    return Job([program], resident, {"sft": kept})
 
 
 def _dapo(cfg, model_cfg, mesh) -> Job:
-    settings, rollout, abstract = cfg.dapo, cfg.rollout, transformer.abstract_params(model_cfg, mesh)
-    tx = optimizer_lib.build(settings.optimizer, abstract)
+    settings, rollout = cfg.dapo, cfg.rollout
+    trained, frozen = lora.split(transformer.abstract_params(model_cfg, mesh))
+    tx = optimizer_lib.build(settings.optimizer, trained)
     state = state_lib.abstract_state(model_cfg, tx, mesh)
     whole = sharding.replicated(mesh)
-    copy = state_lib.decode_copy(model_cfg, mesh)
+    base = ("base",) * len(frozen)
+    copy, params = state_lib.decode_copy(model_cfg, mesh), lora.join(state.params, *frozen)
     weights = jax.tree.map(
         lambda struct, layout: jax.ShapeDtypeStruct(struct.shape, struct.dtype, sharding=layout),
-        jax.eval_shape(copy, state.params),
-        transformer.param_shardings(model_cfg, mesh, sharding.DECODE),
+        jax.eval_shape(copy, params),
+        transformer.param_shardings(model_cfg.merged, mesh, sharding.DECODE),
     )
     time_, slots = cfg.episode.total_tokens, rollout.slots
     length = max(shapes.clipped(rollout.prompt_lengths, time_))
@@ -179,7 +185,7 @@ def _dapo(cfg, model_cfg, mesh) -> Job:
     cache, prefix = _cache(cfg, model_cfg, mesh), kv.abstract_cache(model_cfg, rollout.prompt_rows, length, mesh)
     sampling = decode.Sampling(settings.temperature, rollout.top_p, rollout.top_k)
     stops = StopTable(np.zeros(model_cfg.vocab_size, np.uint8), np.zeros(_STOPS, np.int32))
-    device = decode.Programs(model_cfg, mesh, slots, time_, rollout.steps, sampling, stops)
+    device = decode.Programs(model_cfg.merged, mesh, slots, time_, rollout.steps, sampling, stops)
 
     def ints(*shape, layout=whole):
         return jax.ShapeDtypeStruct(shape, jnp.int32, sharding=layout)
@@ -196,7 +202,7 @@ def _dapo(cfg, model_cfg, mesh) -> Job:
         for field in dataclasses.fields(UpdateBatch)
     })  # fmt: skip
     programs = [
-        Program("decode_copy", "copy", lambda: copy.lower(state.params), ("params",)),
+        Program("decode_copy", "copy", lambda: copy.lower(params), ("params", *base)),
         Program(
             "prefill",
             "rollout",
@@ -219,18 +225,19 @@ def _dapo(cfg, model_cfg, mesh) -> Job:
             ("weights", "cache"),
             rollout.steps,
         ),
-        Program("old_logprobs", "update", lambda: old_logprobs.lower(state.params, update), ("params",)),
-        Program("dapo_step", "update", lambda: step.lower(state, update), ("params", "optimizer")),
+        Program("old_logprobs", "update", lambda: old_logprobs.lower(state.params, update, *frozen), ("params", *base)),
+        Program("dapo_step", "update", lambda: step.lower(state, update, *frozen), ("params", "optimizer", *base)),
     ]
     resident = {
         "params": state.params,
         "optimizer": dataclasses.replace(state, params=None),
-        "start": state.params,  # the warm start: the caller of dapo.run holds on to it
+        "start": state.params,  # the warm start: the caller of dapo.run holds on to it; a frozen base is the same one
         "weights": weights,
         "cache": cache,
         "prefix": prefix,  # the newest batch of prompts, kept until its last request is admitted
     }
-    always = ("params", "optimizer", "start", "cache")
+    resident |= dict(zip(base, frozen, strict=True))
+    always = ("params", "optimizer", "start", *base, "cache")
     if settings.eval_every:
         resident["validation_cache"] = cache
         always += ("validation_cache",)

@@ -2,6 +2,10 @@
 
     python -m masksearch_jax.convert --from=HF_FOLDER --to=W/pretrained
     python -m masksearch_jax.convert --from=W/dapo --to=HF_FOLDER --like=HF_FOLDER_IT_STARTED_FROM
+    python -m masksearch_jax.convert --from=W/dapo --to=FOLDER --merge      adapters added into their base
+
+A stage that trained adapters (lora.rank) leaves as a folder of the PEFT library; with --merge as a whole model, for
+which the base is read again from where it came, or from --base.
 
 The direction follows from what --from holds: safetensors files, or a `checkpoints` folder of a stage. Ours is written
 as a stage folder: checkpoints/0 with the parameters, config.json with the model, and hf/ with the published config.json
@@ -21,7 +25,8 @@ from absl import app, flags, logging
 from masksearch_jax import sharding
 from masksearch_jax.checkpoints import Checkpointer
 from masksearch_jax.model import config as model_config
-from masksearch_jax.model import convert, export, transformer
+from masksearch_jax.model import convert, export, families, lora, peft, transformer
+from masksearch_jax.trainers import state as state_lib
 
 
 def from_published(source: Path, target: Path, param_dtype: str = "float32") -> None:
@@ -45,8 +50,14 @@ def to_published(
     dtype: str = "",
     step: int | None = None,
     shard_bytes: int = 5 * 10**9,
+    merge: bool = False,
+    base: str = "",
 ) -> None:
-    """Writes a stage's parameters as a published folder; arguments as `export.save_pretrained`."""
+    """Writes a stage's parameters as a published folder; arguments as `export.save_pretrained`.
+
+    Adapters are written as a PEFT folder, or, if `merge`, added into their base. base: published folder of that base,
+    by default the one that training read. Raises ValueError if its weights are not those that the adapters stand on.
+    """
     export.refuse_full(target)
     path = source / "config.json"
     if not path.exists():
@@ -55,10 +66,32 @@ def to_published(
     if like is None and (source / "hf" / "config.json").exists():
         like = source / "hf"
     mesh = sharding.make_mesh()
+    trained = {"params": state_lib.abstract_trained(cfg, mesh)}
     checkpoints = Checkpointer(source / "checkpoints", read_only=True)
-    state, _, _ = checkpoints.restore(step, {"params": transformer.abstract_params(cfg, mesh)}, partial=True)
+    state, meta, _ = checkpoints.restore(step, trained, partial=True)
     checkpoints.close()
-    export.save_pretrained(target, cfg, state["params"], like=like, dtype=dtype, shard_bytes=shard_bytes)
+    params, dtype = state["params"], dtype or cfg.param_dtype
+    if cfg.lora:
+        base = base or meta["base"]["pretrained"]
+        if not merge:
+            peft.save(target, cfg, params["adapters"], base, dtype)
+            return
+        params = lora.merged(cfg, lora.join(params, _base(source, cfg, mesh, meta, base)))
+        like = like or (Path(base) if base else None)
+    export.save_pretrained(target, cfg.merged, params, like=like, dtype=dtype, shard_bytes=shard_bytes)
+
+
+def _base(source, cfg, mesh, meta, base):
+    """The frozen base under the adapters of a checkpoint, checked by its hash."""
+    seed = meta["base"]["seed"]
+    if base:
+        chosen = {name: getattr(cfg, name) for name in families.RUN_FIELDS}
+        params = transformer.adapt(cfg, convert.load_pretrained(base, mesh, **chosen)[1], seed, mesh)
+    else:
+        params = transformer.init_params(cfg, seed, mesh)
+    frozen = lora.split(params)[1]
+    state_lib.check_adapters(meta, state_lib.adapter_facts(cfg, frozen, base, seed), source)
+    return frozen[0]
 
 
 def main(argv: list[str]) -> None:
@@ -70,7 +103,10 @@ def main(argv: list[str]) -> None:
     like = Path(given["like"]) if given["like"] else None
     try:
         if (source / "checkpoints").is_dir():
-            to_published(source, target, like, given["dtype"] or "", given["step"], int(given["shard_gb"] * 1e9))
+            size = int(given["shard_gb"] * 1e9)
+            to_published(
+                source, target, like, given["dtype"] or "", given["step"], size, given["merge"], given["base"] or ""
+            )
         else:
             from_published(source, target, given["dtype"] or "float32")
     except (ValueError, FileNotFoundError, FileExistsError) as error:
@@ -84,5 +120,7 @@ if __name__ == "__main__":
     flags.DEFINE_string("like", None, "A published folder to take token ids and the tokenizer from.")
     flags.DEFINE_enum("dtype", None, model_config.DTYPES, "Of the weights written; default float32, or as stored.")
     flags.DEFINE_integer("step", None, "Which checkpoint of the stage; by default the last.")
+    flags.DEFINE_bool("merge", False, "Add adapters into their base, and write the whole model.")
+    flags.DEFINE_string("base", None, "A published folder, the base of the adapters; by default where it came from.")
     flags.DEFINE_float("shard_gb", 5.0, "Largest safetensors file, in 10^9 bytes.")
     app.run(main)

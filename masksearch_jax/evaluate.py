@@ -12,12 +12,12 @@ from typing import Any
 
 import jax
 
-from masksearch_jax import entry, metrics, sharding
+from masksearch_jax import entry, metrics
 from masksearch_jax import job as job_lib
 from masksearch_jax.data.records import Task
 from masksearch_jax.evals import report, runner
-from masksearch_jax.model import transformer
 from masksearch_jax.rollout.scheduler import RolloutEngine
+from masksearch_jax.trainers import state as state_lib
 
 # Which stage's weights a policy uses; the untrained model has none.
 STAGES = {"untrained": None, "one_search": "sft", "sft": "sft", "sft_more": "sft_more", "dapo": "dapo"}
@@ -33,7 +33,7 @@ def run(job: job_lib.Job, policy: str, engine: RolloutEngine, params: Any = None
         raise ValueError(f"policy={policy!r} is none of {tuple(STAGES)}")
     if params is None:
         params = parameters(job, policy)
-    params = sharding.reshard(params, transformer.param_shardings(job.model_cfg, job.mesh, sharding.DECODE))
+    params = state_lib.decode_copy(job.model_cfg, job.mesh)(params)
     forced: Callable[[Task], str] | None = runner.one_search_query if policy == "one_search" else None
     wanted = job.cfg.evaluate
     suites = {

@@ -15,7 +15,7 @@ from masksearch_jax.checkpoints import Checkpointer
 from masksearch_jax.data import pipeline, records
 from masksearch_jax.evals import runner
 from masksearch_jax.model import config as model_config
-from masksearch_jax.model import convert, packed_attention, transformer
+from masksearch_jax.model import convert, lora, packed_attention, peft, transformer
 from masksearch_jax.retrieval.passages import PassageStore
 from masksearch_jax.retrieval.tool import SearchTool
 from masksearch_jax.rollout.decode import Sampling
@@ -42,12 +42,13 @@ class Job:
 
     @functools.cached_property
     def architecture(self) -> model_config.ModelConfig:
-        """The page's model, or the published one that `cfg.pretrained` names, with its attention backend chosen. Needs
-        no data; the vocabulary of a page's model is not known yet."""
+        """The page's model, or the published one that `cfg.pretrained` names, with the page's adapters and with its
+        attention backend chosen. Needs no data; the vocabulary of a page's model is not known yet."""
+        adapters = model_config.lora_from_config(self.cfg.lora)
         if self.cfg.pretrained:
-            found = convert.read_config(self.cfg.pretrained, **self._chosen)
+            found = dataclasses.replace(convert.read_config(self.cfg.pretrained, **self._chosen), lora=adapters)
         else:
-            found = model_config.from_config(self.cfg.model, vocab_size=1)
+            found = model_config.from_config(self.cfg.model, vocab_size=1, lora=adapters)
         return packed_attention.choose(found, self.mesh, row_lengths(self.cfg))
 
     @functools.cached_property
@@ -94,21 +95,37 @@ class Job:
             append_rows=tuple(settings.append_rows),
             append_tokens=tuple(settings.append_tokens),
         )
-        return RolloutEngine(rollout, self.model_cfg, self.tokenizer, self.searcher(index), self.mesh)
+        return RolloutEngine(rollout, self.model_cfg.merged, self.tokenizer, self.searcher(index), self.mesh)
 
     def parameters(self, stage: str, step: int | None = None) -> Any:
-        """Parameters of a stage's checkpoint in the TRAIN layout. Raises FileNotFoundError if there is none."""
+        """Parameters of a stage's checkpoint in the TRAIN layout; adapters come with the base that `initial` gives.
+
+        Raises FileNotFoundError if there is none, ValueError if it was trained with other adapters or on another base.
+        """
         checkpoints = Checkpointer(self.workdir / stage / "checkpoints", read_only=True)
-        abstract = {"params": transformer.abstract_params(self.model_cfg, self.mesh)}
-        state, _, _ = checkpoints.restore(step, abstract, partial=True)
+        meta = checkpoints.meta(step)
+        frozen = lora.split(self.initial())[1] if self.model_cfg.lora else ()
+        facts = state_lib.adapter_facts(self.model_cfg, frozen, self.cfg.pretrained, self.cfg.seed)
+        state_lib.check_adapters(meta, facts, self.workdir / stage)
+        abstract = {"params": state_lib.abstract_trained(self.model_cfg, self.mesh)}
+        state, _, _ = checkpoints.restore(meta["step"], abstract, partial=True)
         checkpoints.close()
-        return state["params"]
+        return lora.join(state["params"], *frozen)
 
     def initial(self) -> Any:
-        """Parameters that training starts from, in the TRAIN layout: those of `cfg.pretrained`, or fresh ones."""
-        if not self.cfg.pretrained:
-            return transformer.init_params(self.model_cfg, self.cfg.seed, self.mesh)
-        return convert.load_pretrained(self.cfg.pretrained, self.mesh, **self._chosen)[1]
+        """Parameters that training starts from, in the TRAIN layout: those of `cfg.pretrained`, or fresh ones.
+
+        Adapters are fresh, or those of the PEFT folder `cfg.adapters`.
+        """
+        cfg, mesh = self.model_cfg, self.mesh
+        if self.cfg.pretrained:
+            params = convert.load_pretrained(self.cfg.pretrained, mesh, **self._chosen)[1]
+            params = transformer.adapt(cfg, params, self.cfg.seed, mesh) if cfg.lora else params
+        else:
+            params = transformer.init_params(cfg, self.cfg.seed, mesh)
+        if self.cfg.adapters:
+            params = params | {"adapters": peft.load(self.cfg.adapters, cfg, mesh)}
+        return params
 
     def tasks(self, split: str, level: int, count: int) -> list[records.Task]:
         """The first `count` tasks of a held-out split, over its epochs in order; level 0 is question answering."""

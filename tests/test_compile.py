@@ -273,3 +273,38 @@ def test_an_overflow_names_the_program(tmp_path):
     )
     assert result is None
     assert "Traceback" not in errors and "sft_step" in errors and "v5e:1x1" in errors and "too " in errors
+
+
+def test_adapters_and_their_base_are_counted_once():
+    """Resident trees of a page with adapters, in bytes by hand; and its programs lower from shapes alone."""
+    from configs import dapo, sft
+    from masksearch_jax import compile as compile_
+    from masksearch_jax import sharding
+
+    def size(tree):
+        return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+    mesh = sharding.make_mesh(1, 2, 2)
+    resident = {}
+    for rank in (0, 4):
+        for page in (sft, dapo):
+            cfg = page.get_config()
+            cfg.lora.rank, cfg.sft.optimizer.kind, cfg.model.layers = rank, "adamw", 1
+            cfg.sft.rows = 8
+            work = compile_.job(cfg, mesh)
+            resident[rank, cfg.job] = {name: size(tree) for name, tree in work.resident.items()}
+            if rank:
+                with jax.set_mesh(mesh):
+                    for program in work.programs:
+                        if program.name in ("sft_step", "decode_copy", "old_logprobs", "dapo_step"):
+                            program.lower()
+                            assert "base" in program.uses
+                assert all(kept.count("base") == 1 for kept in work.phases.values())
+    weights = 1362 * 128 + 128 + 2 * 128 + 2 + 4 * 128 * 128 + 2 * 128 * 256
+    adapters = 4 * (4 * (128 + 128) + 2 * (128 + 256))
+    # float32 weights and two moments, or these of the adapters; a few bytes are counters.
+    assert resident[0, "sft"]["state"] == pytest.approx(12 * weights, abs=32)
+    assert resident[4, "sft"]["state"] == pytest.approx(12 * adapters, abs=32)
+    assert resident[4, "sft"]["base"] == resident[4, "dapo"]["base"] == 4 * weights
+    assert resident[4, "dapo"]["start"] == resident[4, "dapo"]["params"] == 4 * adapters
+    assert resident[4, "dapo"]["weights"] == resident[0, "dapo"]["weights"] == 4 * weights

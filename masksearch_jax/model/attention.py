@@ -14,6 +14,7 @@ from flax import nnx
 
 from masksearch_jax.model import cache as kv
 from masksearch_jax.model.config import ModelConfig
+from masksearch_jax.model.lora import Adapters
 
 # Below any score, and finite: a row of padding that sees nothing gets a uniform softmax, never NaN.
 _MASKED = -1e30
@@ -127,24 +128,26 @@ class Attention(nnx.Module):
         if cfg.smear_keys:
             self.smear = param((k,), ("kv_heads",), nnx.initializers.constant(0.5))
 
-    def __call__(self, x: jax.Array, rope, attend_rows, starts: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, rope, attend_rows, starts: jax.Array, adapters: Adapters) -> jax.Array:
         """Training: x [B, S, D], starts bool [B, S] (first token of a segment) -> [B, S, D].
 
         attend_rows: (q [B, N, S, H], k, v [B, K, S, H]) -> [B, N, S, H], what each token takes from those it sees.
         """
-        q, k, v = self._project(x)
+        q, k, v = self._project(x, adapters)
         k = self._smear(k, k[:, :, :1], starts)
         q, k = self._rotate(q, k, rope)
-        return self._output(attend_rows(q, k, v))
+        return self._output(attend_rows(q, k, v), adapters)
 
-    def extend(self, x: jax.Array, rope, mask: jax.Array, layer, lengths: jax.Array, counts: jax.Array):
+    def extend(
+        self, x: jax.Array, rope, mask: jax.Array, layer, lengths: jax.Array, counts: jax.Array, adapters: Adapters
+    ):
         """Appends counts[b] of the S tokens of row b to the cache and attends to all of it.
 
         x: [B, S, D]. mask: bool [B, S, T]. layer: (k, v [B, K, T, H], last_key [B, K, H] or None) of this layer.
         Returns (output [B, S, D], layer).
         """
         cache_k, cache_v, last_key = layer
-        q, raw, v = self._project(x)
+        q, raw, v = self._project(x, adapters)
         k = raw
         if self.cfg.smear_keys:
             first = (jnp.arange(x.shape[1])[None, :] == 0) & (lengths == 0)[:, None]
@@ -156,17 +159,17 @@ class Attention(nnx.Module):
         cache_k = kv.write(cache_k, k, lengths, counts)
         cache_v = kv.write(cache_v, v, lengths, counts)
         out = attend(q, cache_k, cache_v, mask, self.cfg.score_divisor, self.cfg.attention_softcap)
-        return self._output(out), (cache_k, cache_v, last_key)
+        return self._output(out, adapters), (cache_k, cache_v, last_key)
 
-    def _project(self, x):
+    def _project(self, x, adapters):
         """x [B, S, D] -> q [B, N, S, H], k and v [B, K, S, H], before smear, norm and rotation."""
 
-        def one(weight, bias):
-            y = jnp.einsum("bsd,dnh->bnsh", x, weight[...].astype(x.dtype))
+        def one(name, weight, bias):
+            y = adapters(name, x, jnp.einsum("bsd,dnh->bnsh", x, weight[...].astype(x.dtype)))
             return y if bias is None else y + bias[...].astype(x.dtype)[:, None, :]
 
         biases = (self.q_bias, self.k_bias, self.v_bias) if self.cfg.qkv_bias else (None,) * 3
-        return tuple(map(one, (self.q, self.k, self.v), biases))
+        return tuple(map(one, "qkv", (self.q, self.k, self.v), biases))
 
     def _smear(self, k, before, starts):
         """k_t <- a k_t + (1 - a) k_{t-1}; `before` [B, K, 1, H] precedes k; a token in starts uses its own key
@@ -184,5 +187,5 @@ class Attention(nnx.Module):
             k = rms_norm(k, self.k_norm[...], self.cfg.norm_eps, self.cfg.norm_plus_one)
         return apply_rope(q, *rope), apply_rope(k, *rope)
 
-    def _output(self, heads):
-        return jnp.einsum("bnsh,nhd->bsd", heads, self.o[...].astype(heads.dtype))
+    def _output(self, heads, adapters):
+        return adapters("o", heads, jnp.einsum("bnsh,nhd->bsd", heads, self.o[...].astype(heads.dtype)))

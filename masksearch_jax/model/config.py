@@ -16,6 +16,43 @@ ROPE_SCALINGS = ("none", "linear", "llama3")
 REMATS = ("none", "dots", "full")
 DTYPES = ("float32", "bfloat16")
 ATTENTIONS = ("xla", "splash", "cudnn", "auto")
+LINEAR = ("q", "k", "v", "o", "gate", "up", "down")
+BASE_QUANTISATIONS = ("", "int8", "nf4")
+
+
+@dataclasses.dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adapters (arXiv 2106.09685) beside frozen weights: y = x W + alpha / rank x A B; see model/lora.py.
+
+    rank, alpha: of every adapter. targets: the linear maps that have one, of LINEAR; 'gate' counts only where the MLP
+    has one. dtype: of A and B as stored. base_quantisation: how the frozen linear maps are held (QLoRA, arXiv
+    2305.14314): '' as they are, 'int8' with a scale an output channel, 'nf4' with a scale for 64 inputs of one.
+    """
+
+    rank: int
+    alpha: float = 32.0
+    targets: tuple = LINEAR
+    dtype: str = "float32"
+    base_quantisation: str = ""
+
+    def __post_init__(self):
+        if self.rank < 1 or self.alpha <= 0:
+            raise ValueError(f"lora.rank = {self.rank}, alpha = {self.alpha}: a rank of at least 1, alpha above 0.")
+        unknown = sorted(set(self.targets) - set(LINEAR))
+        if unknown or not self.targets:
+            raise ValueError(f"lora.targets = {tuple(self.targets)}: at least one of {', '.join(LINEAR)}.")
+        # In one order, so that equal sets make equal configs.
+        object.__setattr__(self, "targets", tuple(name for name in LINEAR if name in self.targets))
+        for name, allowed in (("dtype", DTYPES), ("base_quantisation", BASE_QUANTISATIONS)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(
+                    f"lora.{name} = {getattr(self, name)!r}: choose one of {', '.join(map(repr, allowed))}."
+                )
+
+
+def lora_from_config(section: Mapping[str, Any]) -> LoraConfig | None:
+    """The adapters of a page's `lora` section (or of a JSON file); None where its rank is 0. Raises ValueError."""
+    return LoraConfig(**dict(section.items())) if section["rank"] else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +79,7 @@ class ModelConfig:
     decoding are XLA's whatever it says. 'auto' becomes one of the others before a run starts.
     scan_unroll: layers per iteration of the training scan; 3 instead of 1 makes the tiny model's step a fifth faster on
     CPU, for the same compile time. Large models take 1.
+    lora: adapters; with them the weights themselves are frozen.
     """
 
     vocab_size: int
@@ -78,6 +116,7 @@ class ModelConfig:
     remat: str = "none"
     attention: str = "xla"
     scan_unroll: int = 3
+    lora: LoraConfig | None = None
 
     def __post_init__(self):
         for name in ("vocab_size", "layers", "embed", "heads", "kv_heads", "head_dim", "ff", "scan_unroll"):
@@ -123,6 +162,11 @@ class ModelConfig:
             )
 
     @property
+    def merged(self) -> "ModelConfig":
+        """The same model with its adapters added into its weights, as it is sampled from and exported."""
+        return dataclasses.replace(self, lora=None)
+
+    @property
     def rotary_dim(self) -> int:
         """Dimensions of a head that rotate: the even part of rope_fraction * head_dim."""
         return 2 * int(self.rope_fraction * self.head_dim / 2)
@@ -145,6 +189,8 @@ def from_config(section: Mapping[str, Any], **override: Any) -> ModelConfig:
     Raises ValueError for a name that is no field, TypeError for a missing vocab_size or a wrong type.
     """
     values = {**dict(section.items()), **override}
+    if isinstance(values.get("lora"), Mapping):  # as a JSON file holds it
+        values["lora"] = lora_from_config(values["lora"])
     fields = {f.name: f.type for f in dataclasses.fields(ModelConfig)}
     unknown = sorted(set(values) - set(fields))
     if unknown:
@@ -156,5 +202,7 @@ def from_config(section: Mapping[str, Any], **override: Any) -> ModelConfig:
         elif wanted is float and isinstance(value, int) and not isinstance(value, bool):
             values[name] = float(value)
         elif not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
-            raise TypeError(f"model.{name} = {value!r}: expected {wanted.__name__}, got {type(value).__name__}.")
+            raise TypeError(
+                f"model.{name} = {value!r}: expected {getattr(wanted, '__name__', wanted)}, got {type(value).__name__}."
+            )
     return ModelConfig(**values)

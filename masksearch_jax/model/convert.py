@@ -121,12 +121,17 @@ def load_pretrained(
     Raises FileNotFoundError for a missing file, ValueError for a model that the decoder does not compute, and one
     ValueError that names all missing, surplus and ill-shaped tensors.
     """
-    folder = Path(folder)
     cfg = read_config(folder, **override)
-    files = _Files(folder)
-    wanted = tensors(cfg)
+    return cfg, load_tensors(folder, cfg, tensors(cfg), transformer.abstract_params(cfg, mesh, rules))
+
+
+def load_tensors(folder: Path | str, cfg: ModelConfig, wanted: list[Tensor], abstract: Any) -> Any:
+    """The arrays of `wanted`, read from a folder's safetensors, as a tree like `abstract`: shapes with shardings.
+
+    Raises FileNotFoundError for a missing file, and one ValueError for all missing, surplus and ill-shaped tensors.
+    """
+    files = _Files(Path(folder))
     names = files.check(wanted, cfg)
-    abstract = transformer.abstract_params(cfg, mesh, rules)
     params = jax.tree.map(lambda _: None, abstract)
     for tensor in wanted:
         *parents, last = tensor.path
@@ -139,12 +144,12 @@ def load_pretrained(
             continue
         if tensor.layer == 0:
             target[last] = _zeros(goal.shape, goal.dtype, goal.sharding)()
-        one = NamedSharding(mesh, PartitionSpec(*goal.sharding.spec[1:]))
+        one = NamedSharding(goal.sharding.mesh, PartitionSpec(*goal.sharding.spec[1:]))
         value = _read(files, names[tensor.name], tensor, one, goal.dtype)
         target[last] = _set_layer(goal.sharding)(target[last], value, tensor.layer)
         # Dispatch is asynchronous: without waiting, the host would run ahead and hold many tensors at a time.
         target[last].block_until_ready()
-    return cfg, params
+    return params
 
 
 def read_config(folder: Path | str, **override: Any) -> ModelConfig:

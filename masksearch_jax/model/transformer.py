@@ -8,7 +8,8 @@ Axes, here and in attention.py and cache.py:
 shardings and the initial tree derive from it. `params` is the nested dict of its arrays, and what optax, Orbax and
 jax.grad see. The functions merge it back into the module, so no nnx transform and no Rngs run in a forward pass.
 Training scans over the L axis (one compiled layer); `extend` unrolls it, because per-layer caches are faster.
-Left out: loss, sampling, and adapters.
+With adapters (lora.py) params has one more subtree, `adapters`, and the linear maps of `blocks` may be quantised.
+Left out: loss and sampling.
 """
 
 import functools
@@ -21,6 +22,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from masksearch_jax import sharding
+from masksearch_jax.model import lora
 from masksearch_jax.model.attention import Attention, norm_init, rms_norm, rope_tables
 from masksearch_jax.model.cache import Cache
 from masksearch_jax.model.config import ModelConfig
@@ -46,15 +48,18 @@ class Mlp(nnx.Module):
         self.up = param((cfg.embed, cfg.ff), ("embed", "ff"), into)
         self.down = param((cfg.ff, cfg.embed), ("ff", "embed"), out)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        up = x @ self.up[...].astype(x.dtype)
+    def __call__(self, x: jax.Array, adapters: lora.Adapters) -> jax.Array:
+        def linear(name, x):
+            return adapters(name, x, x @ getattr(self, name)[...].astype(x.dtype))
+
+        up = linear("up", x)
         if self.cfg.mlp == "swiglu":
-            hidden = jax.nn.silu(x @ self.gate[...].astype(x.dtype)) * up
+            hidden = jax.nn.silu(linear("gate", x)) * up
         elif self.cfg.mlp == "geglu":
-            hidden = jax.nn.gelu(x @ self.gate[...].astype(x.dtype), approximate=True) * up
+            hidden = jax.nn.gelu(linear("gate", x), approximate=True) * up
         else:
             hidden = jnp.square(jax.nn.relu(up))
-        return hidden @ self.down[...].astype(x.dtype)
+        return linear("down", hidden)
 
 
 class Block(nnx.Module):
@@ -70,35 +75,36 @@ class Block(nnx.Module):
             self.attention_post_norm = param((cfg.embed,), ("norm",), norm_init(cfg))
             self.mlp_post_norm = param((cfg.embed,), ("norm",), norm_init(cfg))
 
-    def __call__(self, x: jax.Array, rope, attend_rows, starts: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, rope, attend_rows, starts: jax.Array, adapters: lora.Adapters) -> jax.Array:
         """One layer over whole sequences, x [B, S, D] -> [B, S, D]; arguments as `Attention.__call__`."""
-        out = self.attention(_norm(self.cfg, x, self.attention_norm), rope, attend_rows, starts)
-        return self._mlp(x, out)
+        out = self.attention(_norm(self.cfg, x, self.attention_norm), rope, attend_rows, starts, adapters)
+        return self._mlp(x, out, adapters)
 
-    def extend(self, x: jax.Array, rope, mask: jax.Array, layer, lengths: jax.Array, counts: jax.Array):
+    def extend(
+        self, x: jax.Array, rope, mask: jax.Array, layer, lengths: jax.Array, counts: jax.Array, adapters: lora.Adapters
+    ):
         """One layer over new tokens and its cache -> (x, layer); arguments as `Attention.extend`."""
         normed = _norm(self.cfg, x, self.attention_norm)
-        out, layer = self.attention.extend(normed, rope, mask, layer, lengths, counts)
-        return self._mlp(x, out), layer
+        out, layer = self.attention.extend(normed, rope, mask, layer, lengths, counts, adapters)
+        return self._mlp(x, out, adapters), layer
 
-    def _mlp(self, x, attended):
+    def _mlp(self, x, attended, adapters):
         x = x + (_norm(self.cfg, attended, self.attention_post_norm) if self.cfg.post_norms else attended)
-        out = self.mlp(_norm(self.cfg, x, self.mlp_norm))
+        out = self.mlp(_norm(self.cfg, x, self.mlp_norm), adapters)
         x = x + (_norm(self.cfg, out, self.mlp_post_norm) if self.cfg.post_norms else out)
         return sharding.constrain(x, "batch", "time", None)
 
 
 class Transformer(nnx.Module):
-    """Every parameter of the model: embedding [V, D], blocks (leading axis L), final_norm [D], unembedding [D, V]."""
+    """Every parameter of the model: embedding [V, D], blocks (leading axis L), final_norm [D], unembedding [D, V], and
+    adapters (leading axis L)."""
 
     def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
-        dtype = jnp.dtype(cfg.param_dtype)
+        def param(shape, axes, init, dtype=cfg.param_dtype):
+            return nnx.Param(init(rngs.params(), shape, jnp.dtype(dtype)), out_sharding=axes)
 
-        def param(shape, axes, init):
-            return nnx.Param(init(rngs.params(), shape, dtype), out_sharding=axes)
-
-        def stacked(shape, axes, init):
-            return param((cfg.layers, *shape), ("layers", *axes), init)
+        def stacked(shape, axes, init, **dtype):
+            return param((cfg.layers, *shape), ("layers", *axes), init, **dtype)
 
         # D ** -0.5 also for the embedding: tied logits then start at standard deviation 1. On a synthetic copying task
         # (Muon, D = 128) it learned faster than 0.02 or 0.2.
@@ -108,6 +114,9 @@ class Transformer(nnx.Module):
         self.final_norm = param((cfg.embed,), ("norm",), norm_init(cfg))
         if not cfg.tie_embeddings:
             self.unembedding = param((cfg.embed, cfg.vocab_size), ("embed", "vocab"), table)
+        # Last, so that the weights are those of the same seed without adapters.
+        adapter = functools.partial(stacked, dtype=cfg.lora.dtype) if cfg.lora else stacked
+        self.adapters = lora.Adapters(cfg, param=adapter)
 
 
 def _build(cfg: ModelConfig, seed: jax.Array | int) -> Transformer:
@@ -125,7 +134,7 @@ def _definition(cfg: ModelConfig) -> tuple[nnx.GraphDef, nnx.State]:
 
 
 def logical_axes(cfg: ModelConfig) -> Params:
-    """For every parameter the tuple of its logical axes, as a tree like params."""
+    """For every parameter the tuple of its logical axes, as a tree like params before quantisation."""
     state = _definition(cfg)[1]
     return nnx.to_pure_dict(
         jax.tree.map(
@@ -146,8 +155,9 @@ def param_shardings(cfg: ModelConfig, mesh: Mesh, rules: sharding.Rules = shardi
         name = ".".join(str(key.key) for key in path)
         return sharding.named_sharding(mesh, axes, struct.shape, rules, name)
 
+    shapes = nnx.to_pure_dict(_definition(cfg)[1])
     try:
-        return jax.tree_util.tree_map_with_path(one, nnx.to_pure_dict(_definition(cfg)[1]), logical_axes(cfg))
+        return lora.held_shardings(cfg, shapes, jax.tree_util.tree_map_with_path(one, shapes, logical_axes(cfg)))
     except ValueError as error:
         raise ValueError(
             f"{error} A model of {cfg.heads} heads, {cfg.kv_heads} key-value heads, ff = {cfg.ff} and vocab_size ="
@@ -174,22 +184,37 @@ def abstract_params(cfg: ModelConfig, mesh: Mesh, rules: sharding.Rules = shardi
     """Shape, dtype and sharding of every parameter as ShapeDtypeStructs: what a checkpoint is restored into."""
     return jax.tree.map(
         lambda struct, s: jax.ShapeDtypeStruct(struct.shape, struct.dtype, sharding=s),
-        nnx.to_pure_dict(_definition(cfg)[1]),
+        jax.eval_shape(functools.partial(lora.held, cfg), nnx.to_pure_dict(_definition(cfg)[1])),
         param_shardings(cfg, mesh, rules),
     )
 
 
 def init_params(cfg: ModelConfig, seed: int, mesh: Mesh) -> Params:
     """Initial parameters in their TRAIN layout; the same seed gives the same numbers on any mesh."""
-    return _initialiser(cfg, mesh)(seed)
+    base = _initialiser(cfg.merged, mesh)(seed)
+    return adapt(cfg, base, seed, mesh) if cfg.lora else base
 
 
 @functools.lru_cache(maxsize=8)
 def _initialiser(cfg, mesh):
-    def build(seed):
-        return nnx.to_pure_dict(nnx.state(_build(cfg, seed)))
+    return jax.jit(lambda seed: _initial(cfg, seed), out_shardings=param_shardings(cfg, mesh))
 
-    return jax.jit(build, out_shardings=param_shardings(cfg, mesh))
+
+def _initial(cfg, seed):
+    return nnx.to_pure_dict(nnx.state(_build(cfg, seed)))
+
+
+def adapt(cfg: ModelConfig, base: Params, seed: int, mesh: Mesh) -> Params:
+    """params of `cfg` in their TRAIN layout: fresh adapters over given weights, which are held as `cfg.lora` says.
+
+    base: params of `cfg.merged`; their arrays are shared, or, to be quantised, eaten.
+    """
+    layouts = param_shardings(cfg, mesh)
+    (layout,) = lora.split(layouts)[1]
+    if cfg.lora.base_quantisation:
+        base = jax.jit(functools.partial(lora.held, cfg), out_shardings=layout, donate_argnums=0)(base)
+    adapters = jax.jit(lambda seed: _initial(cfg, seed)["adapters"], out_shardings=layouts["adapters"])(seed)
+    return {**base, "adapters": adapters}
 
 
 def forward(cfg: ModelConfig, params: Params, ids: jax.Array, positions: jax.Array, segments: jax.Array) -> jax.Array:
@@ -203,7 +228,7 @@ def forward(cfg: ModelConfig, params: Params, ids: jax.Array, positions: jax.Arr
     rope = rope_tables(cfg, positions)
     starts = jnp.pad(segments[:, 1:] != segments[:, :-1], ((0, 0), (1, 0)), constant_values=True)
 
-    definition, layers = nnx.split(model.blocks)
+    definition, layers = nnx.split((model.blocks, model.adapters))
 
     local, local_rope = None, rope
     if cfg.local_layers:
@@ -216,7 +241,8 @@ def forward(cfg: ModelConfig, params: Params, ids: jax.Array, positions: jax.Arr
         if is_local is not None:
             turned = jax.tree.map(lambda a, b: jnp.where(is_local, a, b), local_rope, rope)
         attend_rows = functools.partial(attend_packed, cfg, segments=segments, local=is_local)
-        return nnx.merge(definition, weights)(x, turned, attend_rows, starts), None
+        block, adapters = nnx.merge(definition, lora.dequantised(weights))
+        return block(x, turned, attend_rows, starts, adapters), None
 
     if cfg.remat != "none":
         # Inside a scan nothing can be merged with the recomputation, so no barrier against it is needed.
@@ -247,14 +273,15 @@ def extend(
             mask & (jnp.arange(cache.time) > positions[:, :, None] - cfg.window),
         )
 
-    definition, stacked = nnx.split(model.blocks)
+    definition, stacked = nnx.split((model.blocks, model.adapters))
     last_keys = cache.last_key or (None,) * cfg.layers
     x = _embed(cfg, model, ids)
     layers = []
     for index, layer in enumerate(zip(cache.k, cache.v, last_keys, strict=True)):
-        block = nnx.merge(definition, jax.tree.map(lambda w, i=index: w[i], stacked))
+        weights = lora.dequantised(jax.tree.map(lambda w, i=index: w[i], stacked))
+        block, adapters = nnx.merge(definition, weights)
         seen = local if index in cfg.local_layers else (rope, mask)
-        x, layer = block.extend(x, *seen, layer, lengths, counts)
+        x, layer = block.extend(x, *seen, layer, lengths, counts, adapters)
         layers.append(layer)
     k, v, last_key = zip(*layers, strict=True)
     cache = Cache(k=k, v=v, last_key=last_key if cfg.smear_keys else (), lengths=lengths + counts)

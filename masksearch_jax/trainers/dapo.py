@@ -24,7 +24,7 @@ from masksearch_jax.checkpoints import Checkpointer
 from masksearch_jax.data import augment, pipeline
 from masksearch_jax.data.curriculum import Curriculum
 from masksearch_jax.data.fingerprint import check_fingerprint
-from masksearch_jax.model import logprobs, transformer
+from masksearch_jax.model import logprobs, lora, transformer
 from masksearch_jax.model.config import ModelConfig
 from masksearch_jax.rl import advantages, batch, loss
 from masksearch_jax.rl.rewards import RewardConfig
@@ -67,24 +67,25 @@ def loss_fn(model_cfg: ModelConfig, settings: Any, params: Any, rows: batch.Upda
 
 def make_programs(model_cfg: ModelConfig, settings: Any, tx: Any, mesh: Any) -> tuple[Callable, Callable]:
     """Returns two jitted programs: (params, UpdateBatch) -> log-probs [M, R, T], and (state, UpdateBatch) -> (state,
-    sums)."""
+    sums). With adapters params is these alone, and both take their frozen base as a last argument."""
     shardings = state_lib.state_shardings(model_cfg, tx, mesh)
-    rows = update_sharding(mesh)
+    rows, base = update_sharding(mesh), state_lib.frozen_shardings(model_cfg, mesh)
 
-    def old_logprobs(params, update):
+    def old_logprobs(params, update, *frozen):
+        params = lora.join(params, *frozen)
         return jax.lax.map(lambda one: policy_logprobs(model_cfg, settings.temperature, params, one)[0], update)
 
-    def step(state, update):
+    def step(state, update, *frozen):
         grads, _, count, sums = state_lib.accumulate(
-            functools.partial(loss_fn, model_cfg, settings), state.params, update
+            functools.partial(loss_fn, model_cfg, settings), state.params, update, *frozen
         )
         state, norm, good = state_lib.apply_gradients(state, tx, grads, count)
         taken, one = good.astype(jnp.float32), jnp.ones(())
         return state, sums | {"grad_norm": (jnp.where(good, norm, 0.0), taken), "skipped": (1.0 - taken, one)}
 
     return (
-        jax.jit(old_logprobs, in_shardings=(shardings.params, rows), out_shardings=rows),
-        jax.jit(step, in_shardings=(shardings, rows), out_shardings=(shardings, None), donate_argnums=0),
+        jax.jit(old_logprobs, in_shardings=(shardings.params, rows, *base), out_shardings=rows),
+        jax.jit(step, in_shardings=(shardings, rows, *base), out_shardings=(shardings, None), donate_argnums=0),
     )
 
 
@@ -105,8 +106,9 @@ def run(
 ) -> Any:
     """Trains `cfg.dapo` under W/dapo; returns the final parameters (TRAIN layout).
 
-    engine: samples with the training-time searcher. params: the SFT warm start; may be None when W/dapo holds a
-    checkpoint. Raises ValueError for a changed pipeline, index or tokenizer on resume, before the first step.
+    engine: samples with the training-time searcher. params: the SFT warm start, adapters and their base included; may
+    be None when W/dapo holds a checkpoint of all. Raises ValueError for a changed pipeline, index, tokenizer or base on
+    resume, before the first step.
     """
     settings, folder = cfg.dapo, workdir / "dapo"
     # ---- data and reward ------------------------------------------------------------------------------------------
@@ -119,7 +121,7 @@ def run(
     reward_cfg = RewardConfig(**settings.reward.to_dict())
     shape = batch_shape(settings, cfg.episode.total_tokens, mesh)
     # ---- model and optimizer --------------------------------------------------------------------------------------
-    tx = optimizer_lib.build(settings.optimizer, transformer.abstract_params(model_cfg, mesh))
+    tx = optimizer_lib.build(settings.optimizer, state_lib.abstract_trained(model_cfg, mesh))
     old_logprobs, step_fn = make_programs(model_cfg, settings, tx, mesh)
     decode_copy = state_lib.decode_copy(model_cfg, mesh)
     # ---- own checkpoint > given parameters ------------------------------------------------------------------------
@@ -129,15 +131,18 @@ def run(
     version = 0
     # All that a resumed run must agree on, beside the data.
     identity = {"index": engine.searcher.fingerprint, "tokenizer": tokenizer.fingerprint, "seed": cfg.seed}
+    if params is None and (model_cfg.lora or checkpoints.latest() is None):
+        raise ValueError(f"{folder} holds no checkpoint and no parameters were given to start from; train SFT first")
+    frozen = lora.split(params)[1]
+    facts = state_lib.adapter_facts(model_cfg, frozen, cfg.pretrained, cfg.seed)
     if checkpoints.latest() is not None:
+        state_lib.check_adapters(checkpoints.meta(), facts, folder)
         state, meta, data_state = checkpoints.restore(None, state_lib.abstract_state(model_cfg, tx, mesh))
         check_fingerprint(meta["data_fingerprint"], tasks.fingerprint)
         check_identity(meta["identity"], identity)
         tasks.set_state(data_state)
         version, carried = meta["version"], [collect.from_json(group) for group in meta["carried"]]
         log.cut(version)
-    elif params is None:
-        raise ValueError(f"{folder} holds no checkpoint and no parameters were given to start from; train SFT first")
     else:
         state = state_lib.create(params, model_cfg, tx, mesh)
         save_config(folder, settings, model_cfg)
@@ -145,14 +150,14 @@ def run(
     del params
     # ---- every program of the rollouts, before the first episode: nothing compiles, or runs out of memory, later ----
     distributed.alive("compiling the programs of the rollouts")
-    engine.warm_up(decode_copy(state.params))
+    engine.warm_up(decode_copy(lora.join(state.params, *frozen)))
     # ---- loop: one policy version an iteration --------------------------------------------------------------------
     ahead = range(version + 1, settings.iterations + 1)
     for version in metrics.progress(ahead, len(ahead), "dapo", distributed.primary()):
         began = time.perf_counter()
         phase = curriculum.phase(tasks.index)
         # Dropped before the first step, which donates the state that these may share buffers with.
-        sampling_params = decode_copy(state.params)
+        sampling_params = decode_copy(lora.join(state.params, *frozen))
         found = collect.collect(
             engine, sampling_params, tasks, settings, reward_cfg, augmentation, carried, version - 1, cfg.seed
         )
@@ -162,10 +167,10 @@ def run(
         means = metrics.Mean()
         means.add(found.measured)
         # Its parameters die with the first step below; all log-probs are asked for before.
-        reference = functools.partial(_on_devices, old_logprobs, state.params, mesh)
+        reference = functools.partial(_on_devices, old_logprobs, state.params, frozen, mesh)
         for update in build_updates(found.batch, settings, shape, reference, version - 1, means):
             distributed.alive(f"dapo update {version}")
-            state, sums = step_fn(state, distributed.put(update, update_sharding(mesh)))
+            state, sums = step_fn(state, distributed.put(update, update_sharding(mesh)), *frozen)
             means.add(sums)
         row = means.result()
         ended = time.perf_counter()
@@ -173,12 +178,13 @@ def run(
         timing |= {f"rollout/{name}": value for name, value in engine.stats.items()}
         log.write(version, row | timing | {"phase": phase, "prompts": tasks.index, "skipped_total": int(state.skipped)})
         if evaluate and settings.eval_every and version % settings.eval_every == 0 and version < settings.iterations:
-            log.write(version, {f"eval/{k}": v for k, v in evaluate(state.params, version).items()})
+            log.write(version, {f"eval/{k}": v for k, v in evaluate(lora.join(state.params, *frozen), version).items()})
         stop = distributed.preempted()
         if version % settings.checkpoint_every == 0 or version == settings.iterations or stop:
             meta = {
                 "data_fingerprint": tasks.fingerprint,
                 "identity": identity,
+                **facts,
                 "version": version,
                 "phase": curriculum.phase(tasks.index),
                 "carried": [collect.to_json(group) for group in carried],
@@ -190,12 +196,12 @@ def run(
     checkpoints.wait()
     checkpoints.close()
     log.close()
-    return state.params
+    return lora.join(state.params, *frozen)
 
 
-def _on_devices(old_logprobs: Callable, params: Any, mesh: Any, update: batch.UpdateBatch) -> np.ndarray:
+def _on_devices(old_logprobs: Callable, params: Any, frozen: tuple, mesh: Any, update: batch.UpdateBatch) -> np.ndarray:
     """The log-probs [M, R, T] of a batch on the host, on every process."""
-    return distributed.fetch(old_logprobs(params, distributed.put(update, update_sharding(mesh))))
+    return distributed.fetch(old_logprobs(params, distributed.put(update, update_sharding(mesh)), *frozen))
 
 
 def build_updates(

@@ -22,7 +22,7 @@ MU_DTYPES = ("float32", "bfloat16")
 
 # The stacked matrices of model/transformer.py: which axes a matrix product sums over, and which it writes. Axis 0 is
 # the layer and stays a batch axis, so each layer's matrix is orthogonalised by itself; heads and head_dim are one axis.
-MATRICES = {
+_WEIGHTS = {
     "q": MuonDimensionNumbers(1, (2, 3)),  # [L, D, N, H]
     "k": MuonDimensionNumbers(1, (2, 3)),  # [L, D, K, H]
     "v": MuonDimensionNumbers(1, (2, 3)),
@@ -30,6 +30,15 @@ MATRICES = {
     "gate": MuonDimensionNumbers(1, 2),  # [L, D, F]
     "up": MuonDimensionNumbers(1, 2),
     "down": MuonDimensionNumbers(1, 2),  # [L, F, D]
+}
+# Of an adapter (model/lora.py) A [L, inputs, R] reads what its weight reads, B [L, R, outputs] writes what it writes.
+MATRICES = _WEIGHTS | {
+    f"{name}_{factor}": numbers
+    for name, weight in _WEIGHTS.items()
+    for factor, numbers in {
+        "a": MuonDimensionNumbers(weight.reduction_axis, 1 + len(jax.tree.leaves(weight.reduction_axis))),
+        "b": MuonDimensionNumbers(1, tuple(range(2, 2 + len(jax.tree.leaves(weight.output_axis))))),
+    }.items()
 }
 # Tables with a row per token: decayed by AdamW, but no linear map of activations, so Muon leaves them to Adam.
 _TABLES = ("embedding", "unembedding")

@@ -23,7 +23,7 @@ from masksearch_jax.checkpoints import Checkpointer
 from masksearch_jax.data import augment, pipeline
 from masksearch_jax.data.curriculum import Curriculum
 from masksearch_jax.data.fingerprint import check_fingerprint
-from masksearch_jax.model import logprobs, transformer
+from masksearch_jax.model import logprobs, lora, transformer
 from masksearch_jax.model.config import ModelConfig
 from masksearch_jax.text import tokenizer as tokenizer_lib
 from masksearch_jax.trainers import optimizer as optimizer_lib
@@ -44,13 +44,16 @@ def loss_fn(
 
 
 def make_step(model_cfg: ModelConfig, tx, mesh, micro_batches: int):
-    """Returns the jitted (state, batch) -> (state, sums); the state is donated, shardings are explicit."""
+    """Returns the jitted (state, batch, *frozen) -> (state, sums); the state is donated, shardings are explicit.
+
+    frozen: the base under adapters, else nothing.
+    """
     shardings = state_lib.state_shardings(model_cfg, tx, mesh)
     loss = functools.partial(loss_fn, model_cfg)
 
-    def step(state, batch):
+    def step(state, batch, *frozen):
         split = jax.tree.map(lambda x: x.reshape(micro_batches, -1, *x.shape[1:]), batch)
-        grads, _, count, sums = state_lib.accumulate(loss, state.params, split)
+        grads, _, count, sums = state_lib.accumulate(loss, state.params, split, *frozen)
         state, norm, good = state_lib.apply_gradients(state, tx, grads, count)
         one = jnp.ones(())
         return state, sums | {
@@ -60,7 +63,7 @@ def make_step(model_cfg: ModelConfig, tx, mesh, micro_batches: int):
 
     return jax.jit(
         step,
-        in_shardings=(shardings, sharding.batch_sharding(mesh)),
+        in_shardings=(shardings, sharding.batch_sharding(mesh), *state_lib.frozen_shardings(model_cfg, mesh)),
         out_shardings=(shardings, None),
         donate_argnums=0,
     )
@@ -78,8 +81,9 @@ def run(
 ) -> Any:
     """Trains `cfg.<name>` under W/<name>; returns the final parameters (TRAIN layout).
 
-    params: where to start from (default: fresh ones from `cfg.seed`). evaluate: (params, step) -> scores, called every
-    `eval_every` steps. Raises ValueError for settings or data that cannot work, before the first step.
+    params: where to start from (default: fresh ones from `cfg.seed`), and the base of adapters, which checkpoints do
+    not hold. evaluate: (params, step) -> scores, called every `eval_every` steps. Raises ValueError for settings or
+    data that cannot work, before the first step.
     """
     settings, folder = cfg[name], workdir / name
     # ---- data -----------------------------------------------------------------------------------------------------
@@ -98,19 +102,23 @@ def run(
         else None,
     )
     # ---- model and optimizer --------------------------------------------------------------------------------------
-    tx = optimizer_lib.build(settings.optimizer, transformer.abstract_params(model_cfg, mesh))
+    tx = optimizer_lib.build(settings.optimizer, state_lib.abstract_trained(model_cfg, mesh))
     step_fn = make_step(model_cfg, tx, mesh, settings.micro_batches)
     # ---- own checkpoint > given parameters > fresh ones -----------------------------------------------------------
     checkpoints = Checkpointer(folder / "checkpoints", keep=2)
     log = metrics.MetricsLog(folder, primary=distributed.primary(), tensorboard=cfg.tensorboard)
+    if params is None and (model_cfg.lora or checkpoints.latest() is None):
+        params = transformer.init_params(model_cfg, cfg.seed, mesh)
+    frozen = lora.split(params)[1]
+    facts = state_lib.adapter_facts(model_cfg, frozen, cfg.pretrained, cfg.seed)
     if checkpoints.latest() is not None:
+        state_lib.check_adapters(checkpoints.meta(), facts, folder)
         state, meta, data_state = checkpoints.restore(None, state_lib.abstract_state(model_cfg, tx, mesh))
         check_fingerprint(meta["data_fingerprint"], batches.fingerprint)
         batches.set_state(data_state)
         log.cut(meta["step"])
     else:
-        fresh = params if params is not None else transformer.init_params(model_cfg, cfg.seed, mesh)
-        state = state_lib.create(fresh, model_cfg, tx, mesh)
+        state = state_lib.create(params, model_cfg, tx, mesh)
         save_config(folder, settings, model_cfg)
     distributed.same("the data", {"fingerprint": batches.fingerprint, **batches.get_state()})
     start = int(state.step)
@@ -123,25 +131,25 @@ def run(
         batch = next(batches)
         del batch["examples"]
         tokens += int(np.count_nonzero(batch["segments"]))
-        state, sums = step_fn(state, distributed.put(batch, sharding.batch_sharding(mesh)))
+        state, sums = step_fn(state, distributed.put(batch, sharding.batch_sharding(mesh)), *frozen)
         means.add(sums)
         if step % settings.log_every == 0 or step == settings.steps:
             row = means.result() | {"examples": batches.index, "phase": curriculum.phase(batches.index)}
             log.write(step, row | {"tokens_per_s": round(tokens / (time.perf_counter() - began), 1)})
             began, tokens = time.perf_counter(), 0
         if evaluate and settings.eval_every and step % settings.eval_every == 0 and step < settings.steps:
-            log.write(step, {f"eval/{k}": v for k, v in evaluate(state.params, step).items()})
+            log.write(step, {f"eval/{k}": v for k, v in evaluate(lora.join(state.params, *frozen), step).items()})
             began, tokens = time.perf_counter(), 0
         stop = distributed.preempted()
         if step % settings.checkpoint_every == 0 or step == settings.steps or stop:
-            checkpoints.save(step, state, {"data_fingerprint": batches.fingerprint}, batches.get_state())
+            checkpoints.save(step, state, {"data_fingerprint": batches.fingerprint} | facts, batches.get_state())
         if stop:
             checkpoints.wait()
             raise distributed.PreemptedError(f"{name} was told to stop and saved step {step}; start it again to go on")
     checkpoints.wait()
     checkpoints.close()
     log.close()
-    return state.params
+    return lora.join(state.params, *frozen)
 
 
 def save_config(folder: Path, settings: Any, model_cfg: ModelConfig) -> None:

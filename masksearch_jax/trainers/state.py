@@ -1,7 +1,9 @@
 """What a training job carries from step to step, and the one update that SFT and DAPO share."""
 
 import dataclasses
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,7 +12,7 @@ import optax
 from jax.sharding import Mesh
 
 from masksearch_jax import sharding
-from masksearch_jax.model import transformer
+from masksearch_jax.model import lora, transformer
 from masksearch_jax.model.config import ModelConfig
 from masksearch_jax.trainers import optimizer as optimizer_lib
 
@@ -23,7 +25,8 @@ LossFn = Callable[[Any, Any], tuple[jax.Array, jax.Array, Sums]]
 @dataclasses.dataclass(frozen=True)
 class TrainState:
     """step: int32 [], optimizer steps taken. skipped: int32 [], steps refused for non-finite gradients. params and
-    opt_state: pytrees, sharded by the TRAIN rules."""
+    opt_state: pytrees, sharded by the TRAIN rules. params holds what is trained: all, or the adapters alone, whose
+    frozen base goes beside the state and is neither donated nor saved."""
 
     step: jax.Array
     skipped: jax.Array
@@ -33,16 +36,26 @@ class TrainState:
 
 def state_shardings(model_cfg: ModelConfig, tx: optax.GradientTransformation, mesh: Mesh) -> TrainState:
     """NamedSharding for every leaf of a TrainState."""
-    abstract = transformer.abstract_params(model_cfg, mesh)
-    params = transformer.param_shardings(model_cfg, mesh)
+    trained = abstract_trained(model_cfg, mesh)
     whole = sharding.replicated(mesh)
-    return TrainState(whole, whole, params, optimizer_lib.opt_state_shardings(tx, abstract))
+    params = jax.tree.map(lambda struct: struct.sharding, trained)
+    return TrainState(whole, whole, params, optimizer_lib.opt_state_shardings(tx, trained))
+
+
+def abstract_trained(model_cfg: ModelConfig, mesh: Mesh) -> Any:
+    """ShapeDtypeStructs with shardings of what is trained: what the optimizer is built for."""
+    return lora.split(transformer.abstract_params(model_cfg, mesh))[0]
+
+
+def frozen_shardings(model_cfg: ModelConfig, mesh: Mesh) -> tuple:
+    """NamedShardings of the frozen base, as the last arguments of a program: () or one tree."""
+    return lora.split(transformer.param_shardings(model_cfg, mesh))[1]
 
 
 def abstract_state(model_cfg: ModelConfig, tx: optax.GradientTransformation, mesh: Mesh) -> TrainState:
     """ShapeDtypeStructs with shardings: what a checkpoint is restored into."""
     shardings = state_shardings(model_cfg, tx, mesh)
-    shapes = jax.eval_shape(lambda p: _fresh(p, tx), transformer.abstract_params(model_cfg, mesh))
+    shapes = jax.eval_shape(lambda p: _fresh(p, tx), abstract_trained(model_cfg, mesh))
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
 
 
@@ -51,35 +64,82 @@ def _fresh(params: Any, tx: optax.GradientTransformation) -> TrainState:
 
 
 def create(params: Any, model_cfg: ModelConfig, tx: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-    """A state at step 0 around given parameters (which it copies, so that donation cannot eat the caller's)."""
+    """A state at step 0 around what is trained of params, which it copies: donation cannot eat the caller's."""
     return jax.jit(lambda p: _fresh(jax.tree.map(jnp.copy, p), tx), out_shardings=state_shardings(model_cfg, tx, mesh))(
-        params
+        lora.split(params)[0]
     )
 
 
+def adapter_facts(model_cfg: ModelConfig, frozen: tuple, pretrained: str, seed: int) -> dict[str, Any]:
+    """What a checkpoint of adapters says beside them: their settings, and their base, where from and its hash.
+
+    {} without adapters. frozen: as `lora.split` gives it. pretrained, seed: the page's; without the first the base is
+    that of the seed.
+    """
+    if not frozen:
+        return {}
+    base = {"pretrained": pretrained, "seed": seed, "hash": lora.fingerprint(frozen[0])}
+    settings = dataclasses.asdict(model_cfg.lora)
+    return {"adapters": settings | {"targets": list(settings["targets"])}, "base": base}
+
+
+def check_adapters(meta: Mapping[str, Any], facts: Mapping[str, Any], folder: Path) -> None:
+    """Raises ValueError if the checkpoint in `folder` is of other adapters than this run's or of another base.
+
+    meta: the checkpoint's facts. facts: this run's `adapter_facts`.
+    """
+    saved, now = meta.get("adapters"), facts.get("adapters")
+    if saved != now:
+        described = [" ".join(f"lora.{k}={v}" for k, v in x.items()) if x else "no adapters" for x in (saved, now)]
+        raise ValueError(
+            f"{folder} was trained with {described[0]}, and this run has {described[1]}: give the same --config.lora.*"
+            " settings, or another --workdir"
+        )
+    if saved and meta["base"]["hash"] != facts["base"]["hash"]:
+        there, here = (
+            f"{x['pretrained'] or 'fresh weights of seed ' + str(x['seed'])} (hash {x['hash']})"
+            for x in (meta["base"], facts["base"])
+        )
+        raise ValueError(
+            f"{folder}: its adapters stand on {there}, and the base here is {here}; give the same --config.pretrained,"
+            " seed and model.param_dtype"
+        )
+
+
+@functools.lru_cache(maxsize=8)
 def decode_copy(model_cfg: ModelConfig, mesh: Mesh) -> Callable[[Any], Any]:
     """The jitted program params (TRAIN layout) -> their copy for sampling: DECODE layout, in the compute dtype.
 
-    Norms keep their stored dtype: they alone are used in it, everything else is cast where it is used. So sampler and
-    trainer compute with the same numbers, and float32 master weights leave as bfloat16.
+    Adapters are added into the weights, in float32 and before the cast: the copy is of `model_cfg.merged`. Norms keep
+    their stored dtype: they alone are used in it, everything else is cast where it is used. So sampler and trainer
+    compute with the same numbers, and float32 master weights leave as bfloat16. (With adapters the same to rounding:
+    the trainer multiplies by W, A and B in turn.)
     """
+    plain = model_cfg.merged
     dtypes = jax.tree.map(
-        lambda axes: jnp.dtype(model_cfg.param_dtype if "norm" in axes else model_cfg.dtype),
-        transformer.logical_axes(model_cfg),
+        lambda axes: jnp.dtype(plain.param_dtype if "norm" in axes else plain.dtype),
+        transformer.logical_axes(plain),
         is_leaf=lambda x: isinstance(x, tuple),
     )
-    return sharding.resharder(transformer.param_shardings(model_cfg, mesh, sharding.DECODE), dtypes)
+    layouts = transformer.param_shardings(plain, mesh, sharding.DECODE)
+    move = sharding.resharder(layouts, dtypes)
+    if model_cfg.lora is None:
+        return move
+    return jax.jit(lambda params: move(lora.merged(model_cfg, params)), out_shardings=layouts)
 
 
-def accumulate(loss_fn: LossFn, params: Any, micro_batches: Any) -> tuple[Any, jax.Array, jax.Array, Sums]:
+def accumulate(
+    loss_fn: LossFn, params: Any, micro_batches: Any, *frozen: Any
+) -> tuple[Any, jax.Array, jax.Array, Sums]:
     """Gradient of the loss sum over micro-batches (leading axis of every leaf): (grads, loss sum, count, sums).
 
+    params: what the gradient is taken for. frozen: the base under it, if it is adapters.
     Nothing is divided here, so any split into micro-batches gives the same result (design decision 5).
     """
 
     def one(batch):
         def loss(p):
-            total, count, sums = loss_fn(p, batch)
+            total, count, sums = loss_fn(lora.join(p, *frozen), batch)
             return total, (count, sums)
 
         (total, (count, sums)), grads = jax.value_and_grad(loss, has_aux=True)(params)

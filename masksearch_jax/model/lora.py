@@ -1,0 +1,200 @@
+"""Low-rank adapters (LoRA, arXiv 2106.09685) over the stacked linear maps, and the frozen base that they stand on.
+
+y = x W + (alpha / rank) (x A) B for each target W; A starts random, B at zero, so that training starts at the base.
+The adapters are a subtree `adapters` of params, stacked over layers like the weights and cut by the same rule table.
+They alone are trained: gradients, optimizer state and checkpoints hold nothing else (`split`). The base may be held
+quantised (QLoRA, arXiv 2305.14314): qwix's arrays in place of the linear maps, scanned with the layers as data and
+dequantised inside one. Its rewriting of modules is not used: it hooks Flax modules, and the layers run in a plain scan.
+Sampling and export take merged weights (`merged`). Left out: dropout, and adapters on embeddings and norms.
+"""
+
+import functools
+import hashlib
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
+
+from masksearch_jax.model.config import LINEAR, ModelConfig
+
+# Target -> letters of its input and output axes; a letter is both a size of ModelConfig and a logical axis.
+_AXES = {"d": "embed", "n": "heads", "k": "kv_heads", "h": "head_dim", "f": "ff"}
+_LINEAR = {"q": ("d", "nh"), "k": ("d", "kh"), "v": ("d", "kh"), "o": ("nh", "d")}
+_LINEAR |= {"gate": ("d", "f"), "up": ("d", "f"), "down": ("f", "d")}
+# What enters or leaves a map with these axes, in the blocks.
+_ACTIVATION = {"d": "bsd", "f": "bsf", "nh": "bnsh", "kh": "bksh"}
+# Inputs that share a scale in 4 bits, as in the paper; a divisor of it where the width does not divide.
+_TILE = 64
+# qwix's scale for int8 puts the largest number at 127.5, a tie that two programs round differently; this one at 127.
+_CALIBRATION = {"int8": f"absmax,{127.5 / 127}", "nf4": "absmax"}
+
+
+class Adapters(nnx.Module):
+    """A [L, inputs, R] and B [L, R, outputs] of every target, named q_a, q_b, ..; none without `cfg.lora`."""
+
+    def __init__(self, cfg: ModelConfig, *, param):
+        """param(shape, axes, init): makes a stacked Param, see `transformer.Transformer`."""
+        self.scale = cfg.lora.alpha / cfg.lora.rank if cfg.lora else 0.0
+        self.names = (
+            tuple(name for name in cfg.lora.targets if name != "gate" or cfg.mlp != "relu2") if cfg.lora else ()
+        )
+        for name in self.names:
+            (inputs, outputs), rank = (_sizes(cfg, letters) for letters in _LINEAR[name]), cfg.lora.rank
+            bound = math.prod(size for _, size in inputs) ** -0.5  # the bound of a linear layer's own weights in torch
+            axes, shape = zip(*inputs, strict=True)
+            setattr(self, f"{name}_a", param((*shape, rank), (*axes, None), _uniform(bound)))
+            axes, shape = zip(*outputs, strict=True)
+            setattr(self, f"{name}_b", param((rank, *shape), (None, *axes), nnx.initializers.zeros))
+
+    def __call__(self, name: str, x: jax.Array, y: jax.Array) -> jax.Array:
+        """The output y of the linear map `name` on x, plus its adapter's. One layer; y is returned without a target."""
+        if name not in self.names:
+            return y
+        a, b = (getattr(self, f"{name}_{which}")[...].astype(x.dtype) for which in "ab")
+        inputs, outputs = _LINEAR[name]
+        low = jnp.einsum(f"{_ACTIVATION[inputs]},{inputs}r->bsr", x, a)
+        return y + self.scale * jnp.einsum(f"bsr,r{outputs}->{_ACTIVATION[outputs]}", low, b)
+
+
+def _sizes(cfg, letters):
+    return [(_AXES[letter], getattr(cfg, _AXES[letter])) for letter in letters]
+
+
+def _uniform(bound):
+    return lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+def split(params: Any) -> tuple[Any, tuple]:
+    """(what is trained, the rest): the rest is () without adapters, else the base alone in a tuple, to be spread."""
+    if params is None or "adapters" not in params:
+        return params, ()
+    return {"adapters": params["adapters"]}, ({name: x for name, x in params.items() if name != "adapters"},)
+
+
+def join(trained: Any, *frozen: Any) -> Any:
+    """The params that `split` came from."""
+    return {**frozen[0], **trained} if frozen else trained
+
+
+def merged(cfg: ModelConfig, params: Any) -> Any:
+    """params of `cfg.merged`: W + (alpha / rank) A B for every target, summed in float32, in the dtype of storage."""
+    if cfg.lora is None:
+        return params
+    trained, (base,) = split(params)
+    adapters = trained["adapters"]
+
+    def one(path, weight):
+        name = path[-1].key
+        weight = dequantised(weight)
+        if f"{name}_a" not in adapters or path[0].key != "blocks":
+            return weight.astype(cfg.param_dtype)
+        a, b = (adapters[f"{name}_{which}"].astype(jnp.float32) for which in "ab")
+        inputs, outputs = _LINEAR[name]
+        delta = jnp.einsum(f"l{inputs}r,lr{outputs}->l{inputs}{outputs}", a, b)
+        return (weight.astype(jnp.float32) + cfg.lora.alpha / cfg.lora.rank * delta).astype(cfg.param_dtype)
+
+    return jax.tree_util.tree_map_with_path(one, base, is_leaf=_is_quantised)
+
+
+# The frozen base.
+
+
+def held(cfg: ModelConfig, params: Any) -> Any:
+    """params with the linear maps of the base as `cfg.lora.base_quantisation` says: a qwix.QArray each, or unchanged.
+
+    A QArray has integers of the weight's shape and float32 scales [L, .., outputs] with fewer or one along the inputs.
+    Raises ValueError if qwix is not installed.
+    """
+    kind = cfg.lora.base_quantisation if cfg.lora else ""
+    if not kind:
+        return params
+    qwix = _qwix()
+
+    def one(path, weight):
+        name = path[-1].key
+        if path[0].key != "blocks" or name not in LINEAR:
+            return weight
+        inputs = len(_LINEAR[name][0])
+        whole = set(range(1, inputs + 1)) if kind == "int8" else {inputs}
+        channels = [axis for axis in range(weight.ndim) if axis not in whole]
+        tiles = {inputs: math.gcd(weight.shape[inputs], _TILE)} if kind == "nf4" else {}
+        return qwix.quantize(
+            weight.astype(jnp.float32),
+            kind,
+            channelwise_axes=channels,
+            tiled_axes=tiles,
+            calibration_method=_CALIBRATION[kind],
+        )
+
+    return jax.tree_util.tree_map_with_path(one, params)
+
+
+def held_shardings(cfg: ModelConfig, params: Any, layouts: Any) -> Any:
+    """The layouts of `held`: integers lie as their weight does, and so do scales where the shards divide them.
+
+    params: tree of shapes before quantisation. layouts: their NamedShardings.
+    """
+    shapes = jax.eval_shape(functools.partial(held, cfg), params)
+
+    def one(struct, layout):
+        if not _is_quantised(struct):
+            return layout
+        mesh, sizes = layout.mesh, struct.scale.shape
+        spec = [*layout.spec, *[None] * (len(sizes) - len(layout.spec))]
+
+        def fits(size, entry):
+            parts = (entry,) if isinstance(entry, str) else entry or ()
+            return size % math.prod(mesh.shape[part] for part in parts) == 0
+
+        spec = [entry if fits(size, entry) else None for size, entry in zip(sizes, spec, strict=True)]
+        while spec and spec[-1] is None:
+            spec.pop()  # one spelling, see sharding.partition_spec
+        return jax.tree.unflatten(jax.tree.structure(struct), [layout, NamedSharding(mesh, PartitionSpec(*spec))])
+
+    return jax.tree.map(one, shapes, layouts, is_leaf=_is_quantised)
+
+
+def dequantised(tree: Any) -> Any:
+    """The tree with float32 arrays in place of QArrays."""
+    return jax.tree.map(lambda x: _qwix().dequantize(x) if _is_quantised(x) else x, tree, is_leaf=_is_quantised)
+
+
+def fingerprint(base: Any) -> str:
+    """16 hexadecimal digits that tell one frozen base from another, the same in every layout and on any mesh.
+
+    Of each array the numbers' bits (as float32, or integers) times odd factors that depend on their place, summed
+    modulo 2^32: exact in any order of summation. Against mistakes, not against an adversary.
+    """
+    sums = jax.jit(lambda tree: [_bit_sum(x) for x in jax.tree.leaves(tree)])(base)
+    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(base)]
+    shapes = [x.shape for x in jax.tree.leaves(base)]
+    text = repr([(path, shape, int(total)) for path, shape, total in zip(paths, shapes, sums, strict=True)])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _bit_sum(x):
+    if jnp.issubdtype(x.dtype, jnp.floating):
+        bits = jax.lax.bitcast_convert_type(x.astype(jnp.float32), jnp.uint32)
+    else:
+        bits = x.astype(jnp.uint32)
+    place = jnp.zeros(x.shape, jnp.uint32)
+    for axis, size in enumerate(x.shape):
+        place = place * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
+    return jnp.sum((bits ^ (bits >> 15)) * (place * jnp.uint32(2654435769) | 1), dtype=jnp.uint32)
+
+
+def _is_quantised(x):
+    return hasattr(x, "qvalue")
+
+
+def _qwix():
+    try:
+        import qwix
+    except ImportError:
+        raise ValueError(
+            "lora.base_quantisation needs qwix: pip install -c launch/constraints.txt -e '.[qlora]'"
+        ) from None
+    return qwix

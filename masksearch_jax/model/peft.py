@@ -1,0 +1,99 @@
+"""Adapters as a folder of the PEFT library (adapter_config.json, adapter_model.safetensors): ours out, any such in.
+
+Enters and leaves: the subtree `adapters` of params (lora.py) in its sharded layout, for a model that transformers has.
+PEFT's lora_A is our A turned, [R, inputs], and lora_B our B turned, [outputs, R]; both scale by alpha / rank.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from jax.sharding import Mesh
+
+from masksearch_jax import sharding
+from masksearch_jax.model import convert, export, families, transformer
+from masksearch_jax.model.config import ModelConfig
+
+_CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+# Settings of PEFT under which an adapter computes something else, unless they have one of these values.
+_PLAIN = {
+    "use_rslora": (False, None),
+    "use_dora": (False, None),
+    "fan_in_fan_out": (False, None),
+    "bias": ("none", None),
+    "rank_pattern": ({}, None),
+    "alpha_pattern": ({}, None),
+    "modules_to_save": ([], None),
+}
+
+
+def tensors(cfg: ModelConfig) -> list[convert.Tensor]:
+    """Every tensor of the adapters' file, and where it lives in our subtree."""
+    found = []
+    for weight in convert.tensors(cfg.merged):
+        name, inputs, outputs = weight.path[-1], len(weight.columns), len(weight.rows)
+        if cfg.lora is None or name not in cfg.lora.targets:
+            continue
+        read = tuple(weight.shape[axis] for axis in weight.columns)
+        written = tuple(weight.shape[axis] for axis in weight.rows)
+        at, rank = f"base_model.model.{weight.name.removesuffix('.weight')}", cfg.lora.rank
+        a = ((*read, rank), (inputs,), tuple(range(inputs)))
+        b = ((rank, *written), tuple(range(1, 1 + outputs)), (0,))
+        for letter, (shape, rows, columns) in {"a": a, "b": b}.items():
+            file_name = f"{at}.lora_{letter.upper()}.weight"
+            found.append(convert.Tensor(file_name, (f"{name}_{letter}",), weight.layer, shape, rows, columns))
+    return found
+
+
+def save(folder: Path | str, cfg: ModelConfig, adapters: Any, base: str = "", dtype: str = "float32") -> None:
+    """Writes a folder that `peft.PeftModel.from_pretrained(model, folder)` loads onto the base model.
+
+    base: name or folder of the base model, for adapter_config.json. dtype: of the weights written.
+    Raises FileExistsError for a folder that holds something, ValueError for a model of no published family.
+    """
+    folder = Path(folder)
+    export.refuse_full(folder)
+    families.to_hf(cfg.merged, dtype)  # raises
+    wanted = tensors(cfg)
+    folder.mkdir(parents=True, exist_ok=True)
+    export.save_tensors(folder / _WEIGHTS, adapters, wanted, dtype)
+    content = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base or None,
+        "r": cfg.lora.rank,
+        "lora_alpha": cfg.lora.alpha,
+        "target_modules": sorted({tensor.name.split(".")[-3] for tensor in wanted}),
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "use_rslora": False,
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+    }
+    (folder / _CONFIG).write_text(json.dumps(content, indent=1))
+
+
+def load(folder: Path | str, cfg: ModelConfig, mesh: Mesh, rules: sharding.Rules = sharding.TRAIN) -> Any:
+    """Reads an adapter of PEFT as the subtree `adapters` of cfg's params, in the layout of `rules`.
+
+    Raises FileNotFoundError for a missing file, ValueError for another rank or alpha than cfg's, for a kind of adapter
+    that lora.py does not compute, and one that names all missing, surplus and ill-shaped tensors.
+    """
+    folder = Path(folder)
+    path = folder / _CONFIG
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; give the folder that PEFT's save_pretrained wrote")
+    if cfg.lora is None:
+        raise ValueError(f"{folder} holds adapters and this run has none; set --config.lora.rank")
+    found = json.loads(path.read_text())
+    strange = [f"{name} = {found[name]!r}" for name, plain in _PLAIN.items() if found.get(name) not in plain]
+    if found.get("peft_type") != "LORA" or strange:
+        strange = [f"peft_type = {found.get('peft_type')!r}", *strange]
+        raise ValueError(f"{path}: {', '.join(strange)}; only plain LoRA is computed here")
+    if (found["r"], found["lora_alpha"]) != (cfg.lora.rank, cfg.lora.alpha):
+        raise ValueError(
+            f"{path}: r = {found['r']}, lora_alpha = {found['lora_alpha']}, and this run has lora.rank ="
+            f" {cfg.lora.rank}, alpha = {cfg.lora.alpha}; give those of the file"
+        )
+    abstract = transformer.abstract_params(cfg, mesh, rules)["adapters"]
+    return convert.load_tensors(folder, cfg, tensors(cfg), abstract)
