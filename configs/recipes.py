@@ -77,9 +77,10 @@ def apply(config: ConfigDict, name: str) -> None:
         "slots": slots, "steps": 16, "prompt_rows": shards, "prompt_lengths": (512, 1024), "append_rows": (shards,),
         "append_tokens": (128, 512), "search_threads": 4,
     })  # fmt: skip
-    config.sft.update({"rows": 4 * rows, "micro_batches": 4, "row_length": recipe.length, "augment": False})
-    config.sft.eval_every = 0
-    config.sft.optimizer.update({"kind": "adamw", "learning_rate": 1e-5, "warmup": 100, "weight_decay": 0.01})
+    if "sft" in config:
+        config.sft.update({"rows": 4 * rows, "micro_batches": 4, "row_length": recipe.length, "augment": False})
+        config.sft.eval_every = 0
+        config.sft.optimizer.update({"kind": "adamw", "learning_rate": 1e-5, "warmup": 100, "weight_decay": 0.01})
     if "dapo" in config:
         trajectories = max(recipe.batch, rows)
         micro = -(-trajectories // rows)

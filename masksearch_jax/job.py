@@ -3,7 +3,9 @@
 In: a page of settings and a workdir that holds W/data. Nothing is opened before it is asked for. Never imports prep.
 """
 
+import dataclasses
 import functools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import jax
 from masksearch_jax import sharding
 from masksearch_jax.checkpoints import Checkpointer
 from masksearch_jax.data import pipeline, records
+from masksearch_jax.data.curriculum import QUESTIONS, level_name
 from masksearch_jax.evals import runner
 from masksearch_jax.model import config as model_config
 from masksearch_jax.model import convert, transformer
@@ -23,6 +26,9 @@ from masksearch_jax.rollout.scheduler import RolloutConfig, RolloutEngine
 from masksearch_jax.text import tokenizer as tokenizer_lib
 from masksearch_jax.text.interface import Tokenizer
 from masksearch_jax.trainers import state as state_lib
+
+# Fields of a model's config that say how it computes, not what its parameters are.
+_HOW_NOT_WHAT = ("dtype", "param_dtype", "remat", "scan_unroll")
 
 
 class Job:
@@ -83,18 +89,42 @@ class Job:
 
     def parameters(self, stage: str, step: int | None = None) -> Any:
         """Parameters of a stage's checkpoint in the TRAIN layout. Raises FileNotFoundError if there is none."""
-        checkpoints = Checkpointer(self.workdir / stage / "checkpoints", read_only=True)
+        return self._restore(self.workdir / stage, step)
+
+    def _restore(self, folder: Path, step: int | None) -> Any:
+        checkpoints = Checkpointer(folder / "checkpoints", read_only=True)
         abstract = {"params": transformer.abstract_params(self.model_cfg, self.mesh)}
         state, _, _ = checkpoints.restore(step, abstract, partial=True)
         checkpoints.close()
         return state["params"]
 
     def initial(self) -> Any:
-        """Parameters that training starts from, in the TRAIN layout: those of `cfg.pretrained`, or fresh ones."""
+        """Parameters that training starts from, in the TRAIN layout: those of `cfg.start` or `cfg.pretrained`, or fresh
+        ones. Raises ValueError that says what differs if `cfg.start` holds another model or tokenizer."""
+        if self.cfg.start:
+            return self._started()
         if not self.cfg.pretrained:
             return transformer.init_params(self.model_cfg, self.cfg.seed, self.mesh)
         chosen = {name: self.cfg.model[name] for name in ("dtype", "param_dtype", "remat")}
         return convert.load_pretrained(self.cfg.pretrained, self.mesh, **chosen)[1]
+
+    def _started(self) -> Any:
+        folder = Path(self.cfg.start)
+        saved = json.loads((folder / "config.json").read_text())["model"]
+        own = json.loads(json.dumps(dataclasses.asdict(self.model_cfg)))
+        different = sorted(name for name in own if name not in _HOW_NOT_WHAT and saved.get(name) != own[name])
+        if different:
+            raise ValueError(
+                f"start={folder} holds another model: "
+                + ", ".join(f"{name} is {saved.get(name)} there and {own[name]} here" for name in different)
+            )
+        data = folder.parent / "data"
+        if tokenizer_lib.load(data).fingerprint != self.tokenizer.fingerprint:
+            raise ValueError(
+                f"start={folder} was trained with the tokenizer of {data}, and {self.workdir / 'data'} has another: "
+                "prepare with the same tokenizer_dir or over the same dump, or let this data be a link to that"
+            )
+        return self._restore(folder, None)
 
     def tasks(self, split: str, level: int, count: int) -> list[records.Task]:
         """The first `count` tasks of a held-out split, over its epochs in order; level 0 is question answering."""
@@ -108,7 +138,7 @@ class Job:
 
     def has_questions(self, split: str) -> bool:
         """True if prepare was given questions for this split."""
-        return (self.workdir / "data" / "tasks" / split / "qa").is_dir()
+        return (self.workdir / "data" / "tasks" / split / QUESTIONS).is_dir()
 
     def validation(self, episodes: int) -> "Validation":
         """Greedy evaluation on the validation split while training, over an index that holds no test passage."""
@@ -116,11 +146,11 @@ class Job:
 
 
 class Validation:
-    """(params, step) -> scores: recall per mask level on validation tasks, for the curves of a run."""
+    """(params, step) -> scores on validation tasks of each of `cfg.validation_levels`, for the curves of a run."""
 
     def __init__(self, job: Job, episodes: int):
         self._engine = job.engine("validation")
-        self._tasks = {level: job.tasks("validation", level, episodes) for level in (1, 2)}
+        self._tasks = {level: job.tasks("validation", level, episodes) for level in job.cfg.validation_levels}
         self._decode_copy = state_lib.decode_copy(job.model_cfg, job.mesh)
 
     def __call__(self, params: Any, step: int) -> dict[str, float]:
@@ -128,5 +158,5 @@ class Validation:
         scores = {}
         for level, tasks in self._tasks.items():
             summary = runner.summarise(runner.evaluate(self._engine, params, tasks))
-            scores |= {f"masks_{level}/{name}": summary[name] for name in ("recall", "format", "searches", "hit")}
+            scores |= {f"{level_name(level)}/{name}": summary[name] for name in ("recall", "format", "searches", "hit")}
         return scores
