@@ -7,7 +7,7 @@ Command:  python -m masksearch_jax.train --config=configs/stage2_dapo.py --confi
           python -m masksearch_jax.compile --config=configs/stage2_dapo.py:qwen2.5-7b    a recipe of configs/recipes.py
 Hardware: two CPU cores; a recipe needs the TPU slice that it names.
           What W lacks is made first (toy encyclopedia with its questions, index).
-Expect:   see README, "Stage II".
+Expect:   see README, "Stage II: questions".
 
 start is the folder of a finished stage: sft or dapo of stage I, or W/sft of stage II in this same W. Without it the
 warm start is made here, by SFT on questions (configs/stage2_sft.py).

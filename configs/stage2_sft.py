@@ -6,7 +6,7 @@ Command:  python -m masksearch_jax.train --config=configs/stage2_sft.py --config
           python -m masksearch_jax.compile --config=configs/stage2_sft.py:qwen2.5-7b     a recipe of configs/recipes.py
 Hardware: two CPU cores; a recipe needs the TPU slice that it names.
           What W lacks is made first (toy encyclopedia with its questions, index, demonstrations).
-Expect:   see README, "Stage II".
+Expect:   see README, "Stage II: questions".
 
 start is the folder of a finished stage: W/sft or W/dapo of stage I, whose tokenizer W must have (the same prepare
 settings give it, or W/data as a link to that of stage I). Without it, training starts from `pretrained`, or afresh.
