@@ -37,6 +37,7 @@ def line() -> ConfigDict:
     })
     config.model = model()
     config.pretrained = ""  # folder of a published checkpoint that SFT starts from, instead of fresh parameters
+    config.start = ""  # folder of a trained stage, such as runs/dapo/dapo, to start from at its last checkpoint instead
     config.lora = lora()
     config.adapters = ""  # folder of a PEFT adapter of lora's settings that SFT starts from, instead of a fresh one
     config.search = ConfigDict({
@@ -70,7 +71,8 @@ def line() -> ConfigDict:
     config.prepare.tasks.span_weights.update({"date": 0.5, "number": 0.5})
     config.synthesize = synthesize()
     config.tensorboard = False  # events beside each metrics.jsonl
-    config.validation_episodes = 256  # per mask level, while training
+    config.validation_episodes = 256  # per level, while training
+    config.validation_levels = (1, 2)  # numbers of masks; 0 stands for questions
     config.evaluate = ConfigDict({
         "split": "test",
         "index": "all",  # every passage, held-out ones included: what a deployed tool would search
@@ -93,9 +95,10 @@ def real_text(config: ConfigDict) -> None:
     config.synthesize.examples.update({"ramp_1": 600, "ramp_2": 100, "ramp_3": 0, "ramp_4": 0})
     config.validation_episodes = 16
     config.evaluate.episodes.update({"1": 100, "2": 50, "3": 50, "4": 50})
-    config.sft.update({"steps": 60, "rows": 4, "row_length": 1280, "eval_every": 0, "log_every": 10})
-    config.sft.curriculum = ((300, ((1, 1.0),)), (None, ((1, 0.7), (2, 0.3))))
-    config.sft.optimizer.update({"warmup": 10, "total_steps": 60})
+    if "sft" in config:
+        config.sft.update({"steps": 60, "rows": 4, "row_length": 1280, "eval_every": 0, "log_every": 10})
+        config.sft.curriculum = ((300, ((1, 1.0),)), (None, ((1, 0.7), (2, 0.3))))
+        config.sft.optimizer.update({"warmup": 10, "total_steps": 60})
     if "dapo" in config:
         config.dapo.update({
             "iterations": 4, "prompts": 8, "group_size": 4, "groups": 4, "max_generations": 2, "minibatches": 2,
@@ -149,7 +152,7 @@ def synthesize(strong: bool = False) -> ConfigDict:
         "styles": ConfigDict(styles),
         "retry": 0.5,
         "attempts": 2,
-        "examples": ConfigDict({"ramp_1": 6000, "ramp_2": 2400, "ramp_3": 300, "ramp_4": 50}),
+        "examples": ConfigDict({"ramp_1": 6000, "ramp_2": 2400, "ramp_3": 300, "ramp_4": 50, "qa": 0}),
         "association_tasks": 2000,
         "probe_tasks": 500,
     })

@@ -1,14 +1,19 @@
-"""Scores a checkpoint of a run on its held-out split.
+"""Scores a checkpoint of a run on its held-out split: RAMP by number of masks, and questions where there are any.
 
 Command:  python -m masksearch_jax.evaluate --config=configs/evaluate.py --workdir=W --config.policy=dapo
-Hardware: two CPU cores; the model, search and episode settings must be those of the run.
+          python -m masksearch_jax.evaluate --config=configs/evaluate.py:slice --workdir=W
+Hardware: two CPU cores; the model, search and episode settings must be those of the run, and so must the argument.
 """
 
-from configs import common
+from configs import common, recipes
 
 
 def get_config(arg: str = ""):
-    common.check_argument(__file__, arg)
+    common.check_argument(__file__, arg, "slice", *recipes.RECIPES)
     config = common.line()
-    config.policy = "dapo"  # untrained | one_search | sft | sft_more | dapo
+    config.policy = "dapo"  # untrained (or what `start`, `pretrained` hold) | one_search | sft | sft_more | dapo
+    if arg == "slice":
+        common.real_text(config)
+    elif arg:
+        recipes.apply(config, arg)
     return config

@@ -17,7 +17,7 @@ def get_config(arg: str = ""):
         raise ValueError(f"configs/prepare.py takes no argument or 'wikipedia', got {arg!r}")
     whole = arg == "wikipedia"
     config = ConfigDict()
-    config.dump = "toy"  # or a MediaWiki export: .xml, .xml.bz2, .xml.gz
+    config.dump = "toy"  # or a MediaWiki export: .xml, .xml.bz2, .xml.gz; or a benchmark's corpus: .json, .json.gz
     config.entities = 3000  # articles of the toy
     config.seed = 0  # of the toy, the splits, the masks
     config.skip_bad = False  # go on past damaged pages, counting them

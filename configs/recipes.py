@@ -1,4 +1,4 @@
-"""Published models on real TPU slices: one line a recipe, read by configs/sft.py and configs/dapo.py.
+"""Published models on real TPU slices: one line a recipe, an argument of the pages of training and evaluation.
 
 Command:  python -m masksearch_jax.compile --config=configs/dapo.py:qwen2.5-7b          fits? (needs no TPU, no data)
           python -m masksearch_jax.train --config=configs/dapo.py:qwen2.5-7b --workdir=W   on every host of the slice
@@ -39,7 +39,7 @@ class Recipe:
 # Name -> recipe; the part before @ is the model, and a bare model is its smallest slice that leaves room.
 RECIPES = {
     "qwen2.5-0.5b": Recipe("qwen2.5-0.5b", "v6e-8", 1, chips=8),
-    "qwen2.5-0.5b@v5e-16": Recipe("qwen2.5-0.5b", "v5e-16", 2, chips=16, slots_a_shard=16),
+    "qwen2.5-0.5b@v5e-16": Recipe("qwen2.5-0.5b", "v5e-16", 2, chips=16),
     "qwen2.5-1.5b": Recipe("qwen2.5-1.5b", "v6e-8", 2, chips=8),
     "qwen2.5-1.5b@v5e-64": Recipe("qwen2.5-1.5b", "v5e-64", 4, chips=64),
     "qwen2.5-3b": Recipe("qwen2.5-3b", "v6e-16", 4, chips=16),
@@ -50,7 +50,9 @@ RECIPES = {
     "qwen2.5-7b@v5p-8192": Recipe("qwen2.5-7b", "v5p-8192", 4, data=16, chips=4096, batch=4096),
     "qwen2.5-7b@2xv5p-128": Recipe("qwen2.5-7b", "v5p-128", 4, data=2, slices=2, chips=128),
     "llama3.2-1b": Recipe("llama3.2-1b", "v6e-8", 2, chips=8),
+    "llama3.2-1b@v5e-16": Recipe("llama3.2-1b", "v5e-16", 2, chips=16),
     "llama3.2-3b": Recipe("llama3.2-3b", "v6e-16", 4, chips=16),
+    "llama3.2-3b@v5p-32": Recipe("llama3.2-3b", "v5p-32", 2, chips=16),
     "llama3.1-8b": Recipe("llama3.1-8b", "v5p-128", 4, chips=64),
     "llama3.1-8b@v6e-64": Recipe("llama3.1-8b", "v6e-64", 4, chips=64),
 }
@@ -78,9 +80,10 @@ def apply(config: ConfigDict, name: str) -> None:
         "slots": slots, "steps": 16, "prompt_rows": shards, "prompt_lengths": (512, 1024), "append_rows": (shards,),
         "append_tokens": (128, 512), "search_threads": 4,
     })  # fmt: skip
-    config.sft.update({"rows": 4 * rows, "micro_batches": 4, "row_length": recipe.length, "augment": False})
-    config.sft.eval_every = 0
-    config.sft.optimizer.update({"kind": "adamw", "learning_rate": 1e-5, "warmup": 100, "weight_decay": 0.01})
+    if "sft" in config:
+        config.sft.update({"rows": 4 * rows, "micro_batches": 4, "row_length": recipe.length, "augment": False})
+        config.sft.eval_every = 0
+        config.sft.optimizer.update({"kind": "adamw", "learning_rate": 1e-5, "warmup": 100, "weight_decay": 0.01})
     if "dapo" in config:
         trajectories = max(recipe.batch, rows)
         micro = -(-trajectories // rows)

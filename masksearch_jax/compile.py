@@ -42,7 +42,7 @@ import numpy as np  # noqa: E402
 from absl import flags  # noqa: E402
 from jax.experimental import topologies  # noqa: E402
 
-from masksearch_jax import entry, hlo, sharding, topology  # noqa: E402
+from masksearch_jax import costs, entry, hlo, sharding, topology  # noqa: E402
 from masksearch_jax.model import cache as kv  # noqa: E402
 from masksearch_jax.model import lora, packed_attention, transformer  # noqa: E402
 from masksearch_jax.model.config import ModelConfig, from_config, lora_from_config  # noqa: E402
@@ -57,9 +57,6 @@ from masksearch_jax.trainers import state as state_lib  # noqa: E402
 _STOPS = (44, 17)
 # A page without a named model takes its vocabulary from the data; the embedded toy's (configs/prepare.py) stands in.
 _TOY_VOCABULARY = 1362
-# The paper's synthesis, and what this arithmetic takes for granted; neither share was measured.
-TOKENS, TRAJECTORIES = 14e9, 10e6
-COMPUTE_SHARE, BANDWIDTH_SHARE = 0.4, 0.5
 _INT_FIELDS = ("ids", "positions", "segments", "targets")
 _UPDATE_DTYPES = {**dict.fromkeys((*_INT_FIELDS, "versions"), jnp.int32), "mask": jnp.bool_}
 
@@ -95,7 +92,8 @@ class Report:
 
     arguments, temporaries: as the compiler says. results: those that reuse no argument's memory. resident: what
     the phase keeps on the chip. beside: the part of it that is no argument of this program. collectives: kind ->
-    (count, bytes), see hlo.Work.
+    (count, bytes), see hlo.Work. compile_seconds: wall time; compile_cpu_seconds: of this process, which is what wall
+    time would be with a core to itself.
     """
 
     name: str
@@ -108,6 +106,7 @@ class Report:
     flops: float
     collectives: dict[str, tuple[float, float]]
     compile_seconds: float
+    compile_cpu_seconds: float
 
     @property
     def hbm_bytes(self) -> int:
@@ -296,7 +295,7 @@ def compile_job(
 
 def _compile(program: Program, kept: dict[str, int], slice_: topology.Topology) -> Report:
     beside = sum(size for name, size in kept.items() if name not in program.uses)
-    began = time.perf_counter()
+    began, began_cpu = time.perf_counter(), time.process_time()
     try:
         compiled = program.lower().compile()
     except jax.errors.JaxRuntimeError as error:
@@ -306,7 +305,8 @@ def _compile(program: Program, kept: dict[str, int], slice_: topology.Topology) 
             f"{program.name} does not fit a chip of {slice_.name}: {overflow(str(error))}; {_gib(beside)} GiB more are"
             " resident beside it; take more chips, fewer slots or rows, shorter rows, or remat='full'"
         ) from None
-    seconds, memory = time.perf_counter() - began, compiled.memory_analysis()
+    seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - began_cpu
+    memory = compiled.memory_analysis()
     done = hlo.work(compiled.as_text(), program.trips)
     return Report(
         name=program.name,
@@ -319,6 +319,7 @@ def _compile(program: Program, kept: dict[str, int], slice_: topology.Topology) 
         flops=done.flops,
         collectives=done.collectives,
         compile_seconds=seconds,
+        compile_cpu_seconds=cpu_seconds,
     )
 
 
@@ -338,48 +339,16 @@ def summary(cfg: Any, name: str, slice_: topology.Topology, sizes: dict[str, int
     return {
         "topology": slice_.name,
         "slices": cfg.mesh.dcn_data,
+        "chips": cfg.mesh.dcn_data * slice_.chips,
         "config": name,
         "resident": sizes,
         "resident_bytes": largest.resident,
         "peak_bytes": largest.peak_bytes,
         "hbm_limit_bytes": slice_.generation.hbm_bytes,
+        "chip_hours": costs.chip_hours(cfg, slice_, reports),
         "phases": {p: max(r.peak_bytes for r in reports if r.phase == p) for p in {r.phase for r in reports}},
         "programs": [dataclasses.asdict(r) | {"hbm_bytes": r.hbm_bytes, "peak_bytes": r.peak_bytes} for r in reports],
     }
-
-
-def costs(cfg: Any, slice_: topology.Topology, reports: list[Report]) -> list[str]:
-    """What the paper's scale (10 million trajectories, 14 billion tokens) takes, in words with their assumptions."""
-    by_name, lines, slices = {report.name: report for report in reports}, [], cfg.mesh.dcn_data
-    if step := by_name.get("sft_step"):
-        hours = slices * training_hours(step, cfg.sft.rows * cfg.sft.row_length, TOKENS, slice_, COMPUTE_SHARE)
-        lines.append(f"SFT on {TOKENS:.3g} tokens: {hours:,.0f} chip-hours at {COMPUTE_SHARE:.0%} of peak, full rows")
-    if decode_ := by_name.get("decode"):
-        written = TRAJECTORIES * cfg.episode.total_tokens / 4
-        hours = slices * sampling_hours(decode_, cfg.rollout.slots, written, slice_, BANDWIDTH_SHARE)
-        lines.append(
-            f"{TRAJECTORIES:.3g} trajectories, a quarter of episode.total_tokens written ({written:.3g} tokens):"
-            f" {hours:,.0f} chip-hours at {BANDWIDTH_SHARE:.0%} of HBM bandwidth, all slots busy"
-        )
-    return lines
-
-
-def training_hours(
-    report: Report, tokens_a_step: float, tokens: float, slice_: topology.Topology, share: float
-) -> float:
-    """Chip-hours to train on `tokens`: compiled FLOPs of a step at `share` of the chip's peak rate.
-
-    tokens_a_step: rows x row length of the whole step, all taken to hold tokens.
-    """
-    seconds = report.flops / (share * slice_.generation.peak_flops)
-    return tokens / tokens_a_step * seconds * slice_.chips / 3600
-
-
-def sampling_hours(report: Report, slots: int, tokens: float, slice_: topology.Topology, share: float) -> float:
-    """Chip-hours to write `tokens` in `slots` slots: a decode step reads all its arguments (weights and cache) once, at
-    `share` of the chip's HBM bandwidth. Prefill, searches that nothing overlaps, and slots that wait are not in it."""
-    seconds = report.arguments / (share * slice_.generation.hbm_bandwidth)
-    return tokens / slots * seconds * slice_.chips / 3600
 
 
 _HEAD = "program        arguments  results  temporary  with resident  share  TFLOP/chip  compile  collectives"
@@ -419,8 +388,8 @@ def main(cfg: Any, workdir: Path) -> None:
         raise ValueError("this page names no slice: give --topology=v5p:4x4x4, v6e-8, ..")
     slice_ = topology.parse(name)
     sizes, reports = compile_job(cfg, slice_, _ONLY.value, lambda line: print(line, flush=True))
-    for line in costs(cfg, slice_, reports):
-        print(line)
+    for stage, hours in costs.chip_hours(cfg, slice_, reports).items():
+        print(f"{hours:,.0f} chip-hours: {costs.ASSUMED[stage]}")
     if _JSON.value:
         page = next((a.partition("=")[2] for a in sys.argv if a.startswith("--config=")), "")
         Path(_JSON.value).write_text(json.dumps(summary(cfg, page, slice_, sizes, reports), indent=1))

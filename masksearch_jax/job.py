@@ -5,6 +5,7 @@ In: a page of settings and a workdir that holds W/data. Nothing is opened before
 
 import dataclasses
 import functools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ import jax
 from masksearch_jax import sharding
 from masksearch_jax.checkpoints import Checkpointer
 from masksearch_jax.data import pipeline, records
+from masksearch_jax.data.curriculum import QUESTIONS, level_name
 from masksearch_jax.evals import runner
 from masksearch_jax.model import config as model_config
-from masksearch_jax.model import convert, lora, packed_attention, peft, transformer
+from masksearch_jax.model import convert, families, lora, packed_attention, peft, transformer
 from masksearch_jax.retrieval.passages import PassageStore
 from masksearch_jax.retrieval.tool import SearchTool
 from masksearch_jax.rollout.decode import Sampling
@@ -98,34 +100,59 @@ class Job:
         return RolloutEngine(rollout, self.model_cfg.merged, self.tokenizer, self.searcher(index), self.mesh)
 
     def parameters(self, stage: str, step: int | None = None) -> Any:
-        """Parameters of a stage's checkpoint in the TRAIN layout; adapters come with the base that `initial` gives.
+        """Parameters of a stage's checkpoint in the TRAIN layout; adapters come with the base that they stand on.
 
         Raises FileNotFoundError if there is none, ValueError if it was trained with other adapters or on another base.
         """
-        checkpoints = Checkpointer(self.workdir / stage / "checkpoints", read_only=True)
+        return self._restore(self.workdir / stage, step)
+
+    def _restore(self, folder: Path, step: int | None) -> Any:
+        frozen = lora.split(self._base())[1] if self.model_cfg.lora else ()
+        checkpoints = Checkpointer(folder / "checkpoints", read_only=True)
         meta = checkpoints.meta(step)
-        frozen = lora.split(self.initial())[1] if self.model_cfg.lora else ()
         facts = state_lib.adapter_facts(self.model_cfg, frozen, self.cfg.pretrained, self.cfg.seed)
-        state_lib.check_adapters(meta, facts, self.workdir / stage)
+        state_lib.check_adapters(meta, facts, folder)
         abstract = {"params": state_lib.abstract_trained(self.model_cfg, self.mesh)}
         state, _, _ = checkpoints.restore(meta["step"], abstract, partial=True)
         checkpoints.close()
         return lora.join(state["params"], *frozen)
 
     def initial(self) -> Any:
-        """Parameters that training starts from, in the TRAIN layout: those of `cfg.pretrained`, or fresh ones.
+        """Parameters that training starts from, in the TRAIN layout: those of `cfg.start` or `cfg.pretrained`, or fresh
+        ones. Adapters are fresh, or those of `cfg.start` or of the PEFT folder `cfg.adapters`.
 
-        Adapters are fresh, or those of the PEFT folder `cfg.adapters`.
+        Raises ValueError that says what differs if `cfg.start` holds another model or tokenizer.
         """
-        cfg, mesh = self.model_cfg, self.mesh
-        if self.cfg.pretrained:
-            params = convert.load_pretrained(self.cfg.pretrained, mesh, **self._chosen)[1]
-            params = transformer.adapt(cfg, params, self.cfg.seed, mesh) if cfg.lora else params
-        else:
-            params = transformer.init_params(cfg, self.cfg.seed, mesh)
+        params = self._started() if self.cfg.start else self._base()
         if self.cfg.adapters:
-            params = params | {"adapters": peft.load(self.cfg.adapters, cfg, mesh)}
+            params = params | {"adapters": peft.load(self.cfg.adapters, self.model_cfg, self.mesh)}
         return params
+
+    def _base(self) -> Any:
+        """Parameters that nothing of ours has trained, with fresh adapters over them where the page has some."""
+        cfg, mesh = self.model_cfg, self.mesh
+        if not self.cfg.pretrained:
+            return transformer.init_params(cfg, self.cfg.seed, mesh)
+        params = convert.load_pretrained(self.cfg.pretrained, mesh, **self._chosen)[1]
+        return transformer.adapt(cfg, params, self.cfg.seed, mesh) if cfg.lora else params
+
+    def _started(self) -> Any:
+        folder = Path(self.cfg.start)
+        saved = json.loads((folder / "config.json").read_text())["model"]
+        own = json.loads(json.dumps(dataclasses.asdict(self.model_cfg)))
+        different = sorted(name for name in own if name not in families.RUN_FIELDS and saved.get(name) != own[name])
+        if different:
+            raise ValueError(
+                f"start={folder} holds another model: "
+                + ", ".join(f"{name} is {saved.get(name)} there and {own[name]} here" for name in different)
+            )
+        data = folder.parent / "data"
+        if tokenizer_lib.load(data).fingerprint != self.tokenizer.fingerprint:
+            raise ValueError(
+                f"start={folder} was trained with the tokenizer of {data}, and {self.workdir / 'data'} has another: "
+                "prepare with the same tokenizer_dir or over the same dump, or let this data be a link to that"
+            )
+        return self._restore(folder, None)
 
     def tasks(self, split: str, level: int, count: int) -> list[records.Task]:
         """The first `count` tasks of a held-out split, over its epochs in order; level 0 is question answering."""
@@ -139,7 +166,7 @@ class Job:
 
     def has_questions(self, split: str) -> bool:
         """True if prepare was given questions for this split."""
-        return (self.workdir / "data" / "tasks" / split / "qa").is_dir()
+        return (self.workdir / "data" / "tasks" / split / QUESTIONS).is_dir()
 
     def validation(self, episodes: int) -> "Validation":
         """Greedy evaluation on the validation split while training, over an index that holds no test passage."""
@@ -153,11 +180,11 @@ def row_lengths(cfg: Any) -> set[int]:
 
 
 class Validation:
-    """(params, step) -> scores: recall per mask level on validation tasks, for the curves of a run."""
+    """(params, step) -> scores on validation tasks of each of `cfg.validation_levels`, for the curves of a run."""
 
     def __init__(self, job: Job, episodes: int):
         self._engine = job.engine("validation")
-        self._tasks = {level: job.tasks("validation", level, episodes) for level in (1, 2)}
+        self._tasks = {level: job.tasks("validation", level, episodes) for level in job.cfg.validation_levels}
         self._decode_copy = state_lib.decode_copy(job.model_cfg, job.mesh)
 
     def __call__(self, params: Any, step: int) -> dict[str, float]:
@@ -165,5 +192,5 @@ class Validation:
         scores = {}
         for level, tasks in self._tasks.items():
             summary = runner.summarise(runner.evaluate(self._engine, params, tasks))
-            scores |= {f"masks_{level}/{name}": summary[name] for name in ("recall", "format", "searches", "hit")}
+            scores |= {f"{level_name(level)}/{name}": summary[name] for name in ("recall", "format", "searches", "hit")}
         return scores

@@ -2,8 +2,9 @@
 
     python -m masksearch_jax.synthesize --config=configs/synthesize.py --workdir=W
 
-Reads W/data (tasks, training-time index), writes W/demonstrations/ramp_<k>.array_record and, last, manifest.json with
-the counts of accepted and rejected trajectories and how often the oracle's top passages hold the answer.
+Reads W/data (tasks, training-time index), writes W/demonstrations/ramp_<k>.array_record (and qa.array_record where
+questions are asked for) and, last, manifest.json with the counts of accepted and rejected trajectories and how often
+the oracle's top passages hold the answer.
 """
 
 import json
@@ -14,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from masksearch_jax import entry, job, metrics
-from masksearch_jax.agents import oracle
+from masksearch_jax.agents import oracle, questions
 from masksearch_jax.data import records
+from masksearch_jax.data.curriculum import level_name, level_of
 from masksearch_jax.retrieval import interface
 from masksearch_jax.text import tokenizer as tokenizer_lib
 from masksearch_jax.text.interface import Tokenizer
@@ -35,7 +37,8 @@ def settings(cfg: Any) -> dict[str, Any]:
 
 
 def run(cfg: Any, workdir: Path, searcher: interface.Searcher) -> dict[str, Any]:
-    """Synthesises `cfg.synthesize.examples[k]` demonstrations of each mask level k; returns the manifest.
+    """Synthesises up to `cfg.synthesize.examples[name]` demonstrations of each level ('ramp_<k>', 'qa'); returns the
+    manifest.
 
     Raises ValueError if no trajectory at all is accepted for some level that was asked for.
     """
@@ -54,10 +57,10 @@ def run(cfg: Any, workdir: Path, searcher: interface.Searcher) -> dict[str, Any]
     associations = oracle.fit_associations(_first(_tasks(workdir, 1), wanted.association_tasks), searcher)
     manifest: dict[str, Any] = {"settings": settings(cfg), "levels": {}}
     for name, count in wanted.examples.items():
-        level = int(name.removeprefix("ramp_"))
+        level = level_of(name)
         made = _write_level(workdir, level, count, searcher, tokenizer, associations, teacher) if count else {}
         # How often search can find the answer at all, also for levels that get no demonstrations.
-        if probe := _first(_tasks(workdir, level), wanted.probe_tasks):
+        if level and (probe := _first(_tasks(workdir, level), wanted.probe_tasks)):
             found = {s: oracle.hit_rate(probe, searcher, associations, s, k=3) for s in oracle.STYLES}
             made["oracle_top3_contains_answer"] = {
                 style: {"found": hits, "masks": masks, "rate": hits / masks} for style, (hits, masks) in found.items()
@@ -79,23 +82,29 @@ def _write_level(
     teacher: oracle.OracleConfig,
 ) -> dict[str, Any]:
     """Writes the first `count` accepted trajectories of one level; returns their counts for the manifest."""
-    outcomes: Counter[str] = Counter()
+    name, outcomes = level_name(level), Counter[str]()
+    teach = oracle.synthesize if level else questions.synthesize
     accepted: list[records.Demonstration] = []
     source = _tasks(workdir, level)
-    with metrics.progress_bar(count, f"synthesize ramp_{level}") as bar:
+    with metrics.progress_bar(count, f"synthesize {name}") as bar:
         while len(accepted) < count and (chunk := _first(source, _CHUNK)):
-            for outcome in oracle.synthesize(chunk, searcher, tokenizer, associations, teacher):
+            for outcome in teach(chunk, searcher, tokenizer, associations, teacher):
                 outcomes[outcome.rejected or "accepted"] += 1
                 if outcome.demonstration:
                     accepted.append(outcome.demonstration)
             bar(min(len(accepted), count))
     accepted = accepted[:count]
+    if not outcomes:
+        raise ValueError(
+            f"{workdir / 'data'} holds no training task of {name}, of which synthesize.examples asks for {count}; "
+            "questions come from prepare's --config.questions=FILE, and those about held-out articles are held out"
+        )
     if not accepted:
         raise ValueError(
-            f"no trajectory of ramp_{level} was accepted ({dict(outcomes)}): the index hardly states a fact twice; "
-            f"set synthesize.examples.ramp_{level}=0, or raise search.hits (now {teacher.hits})"
+            f"no trajectory of {name} was accepted ({dict(outcomes)}): the index hardly states a fact twice; "
+            f"set synthesize.examples.{name}=0, or raise search.hits (now {teacher.hits})"
         )
-    records.write(workdir / "demonstrations" / f"ramp_{level}.array_record", accepted)
+    records.write(workdir / "demonstrations" / f"{name}.array_record", accepted)
     return {
         "written": len(accepted),
         "outcomes": dict(outcomes),
@@ -106,7 +115,7 @@ def _write_level(
 
 def _tasks(workdir: Path, level: int) -> Iterator[records.Task]:
     """Training tasks of one level, epoch after epoch."""
-    for path in sorted((workdir / "data" / "tasks" / "train" / f"ramp_{level}").glob("epoch_*.array_record")):
+    for path in sorted((workdir / "data" / "tasks" / "train" / level_name(level)).glob("epoch_*.array_record")):
         yield from records.read(path, records.Task)
 
 

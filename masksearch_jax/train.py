@@ -4,8 +4,9 @@
     python -m masksearch_jax.train --config=configs/sft.py --workdir=W --config.sft.steps=300
 
 Order: data (its own process, since it needs TensorFlow and this one must not), demonstrations, SFT warm start, the
-stage itself. Killed at any moment and started again with the same line, it goes on and ends with the same parameters
-bit for bit.
+stage itself. `--config.start=FOLDER/STAGE` starts from the last checkpoint there, which it leaves alone: SFT goes on
+from it, and DAPO takes it as its warm start, without SFT before it. So stage II follows stage I. Killed at any moment
+and started again with the same line, a run goes on and ends with the same parameters bit for bit.
 """
 
 import json
@@ -37,6 +38,8 @@ def run(cfg: Any, workdir: Path) -> Any:
     if cfg.model.attention != "xla":  # refused, if it must be, before data is made; xla asks nothing of the devices
         say(f"attention of training rows: {job.architecture.attention}")
     ensure_data(cfg, workdir)
+    if cfg.job == "dapo" and cfg.start:
+        return train_dapo(job)
     ensure_demonstrations(job)
     params = train_sft(job)
     return params if cfg.job == "sft" else train_dapo(job, params)
@@ -47,6 +50,10 @@ def check(cfg: Any) -> None:
     FileNotFoundError for a published folder that is not there."""
     if cfg.pretrained:
         convert.read_config(cfg.pretrained)
+    if cfg.start and not (Path(cfg.start) / "checkpoints").is_dir():
+        raise ValueError(
+            f"start={cfg.start} holds no checkpoints; name the folder of a trained stage, such as runs/dapo/dapo"
+        )
     if cfg.job == "sft":
         return
     if cfg.rollout.top_p != 1.0 or cfg.rollout.top_k != 0:
@@ -123,10 +130,13 @@ def train_sft(job: job_lib.Job, name: str = "sft", params: Any = None) -> Any:
         return sft.run(job.cfg, job.workdir, job.model_cfg, job.mesh, name=name, params=params, evaluate=evaluate)
 
 
-def train_dapo(job: job_lib.Job, params: Any) -> Any:
-    """DAPO under W/dapo from the SFT parameters, or its final parameters if it is finished."""
+def train_dapo(job: job_lib.Job, params: Any = None) -> Any:
+    """DAPO under W/dapo from given parameters (default: what the page starts from), or its final parameters if it is
+    finished."""
     if finished(job, "dapo", job.cfg.dapo.iterations):
         return job.parameters("dapo")
+    if params is None:
+        params = job.initial()
     evaluate = job.validation(job.cfg.validation_episodes) if job.cfg.dapo.eval_every else None
     engine = job.engine("train", temperature=job.cfg.dapo.temperature)
     with jax.set_mesh(job.mesh):

@@ -208,14 +208,14 @@ def test_the_compilers_overflow_is_told_in_numbers():
 
 def test_chip_hours_by_hand():
     from masksearch_jax import compile as compile_
-    from masksearch_jax import topology
+    from masksearch_jax import costs, topology
 
-    report = compile_.Report("x", "sft", int(4e9), 0, 0, 0, 0, 459e12, {}, 0.0)
+    report = compile_.Report("x", "sft", int(4e9), 0, 0, 0, 0, 459e12, {}, 0.0, 0.0)
     slice_ = topology.parse("v5p-8")
     # 459 TFLOP a chip and step are 1 s at peak, 2.5 s at 40 %; 1000 steps on 4 chips.
-    assert compile_.training_hours(report, 1e6, 1e9, slice_, 0.4) == pytest.approx(1000 * 2.5 * 4 / 3600)
+    assert costs.training_hours(report, 1e6, 1e9, slice_, 0.4) == pytest.approx(1000 * 2.5 * 4 / 3600)
     # 4 GB at half of 2765 GB/s are 2.893 ms a step of 64 tokens.
-    assert compile_.sampling_hours(report, 64, 64e6, slice_, 0.5) == pytest.approx(1e6 * 8 / 2765 * 4 / 3600)
+    assert costs.sampling_hours(report, 64, 64e6, slice_, 0.5) == pytest.approx(1e6 * 8 / 2765 * 4 / 3600)
 
 
 def compiled(tmp_path, *flags):

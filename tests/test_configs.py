@@ -15,9 +15,11 @@ ROOT = Path(__file__).parent.parent
 PAGES = {
     "dapo": ("", "slice", "qwen2.5-7b"),
     "sft": ("", "slice", "llama3.2-1b"),
+    "stage2_dapo": ("", "slice", "qwen2.5-7b"),
+    "stage2_sft": ("", "slice", "llama3.2-1b"),
     "prepare": ("", "wikipedia"),
     "synthesize": ("", "strong"),
-    "evaluate": ("",),
+    "evaluate": ("", "slice", "qwen2.5-7b"),
     "quickstart": ("", "proof", "strong", "slice"),
 }
 
@@ -93,6 +95,21 @@ def test_one_seed_reaches_every_stage():
     config = load("dapo")
     config.seed = 7
     assert config.prepare.seed == 7
+
+
+@pytest.mark.parametrize("arg", ["", "slice", "qwen2.5-1.5b"])
+def test_stage_two_differs_from_stage_one_in_its_questions_alone(arg):
+    def settings(page):
+        return {name: config for name, config in load(page, arg).items() if name not in ("sft", "dapo")}
+
+    for first, second in (("sft", "stage2_sft"), ("dapo", "stage2_dapo")):
+        before, after = settings(first), settings(second)
+        changed = {name for name in before if before[name] != after[name]}
+        assert before.keys() == after.keys() and changed == {"synthesize", "validation_levels"}
+        stage = load(second, arg)
+        drawn = [stage.sft.curriculum, *([stage.dapo.curriculum] if "dapo" in stage else [])]
+        assert all(curriculum == ((None, ((0, 1.0),)),) for curriculum in drawn)
+        assert [name for name, count in stage.synthesize.examples.items() if count] == ["qa"]
 
 
 def test_prepare_command_names_exactly_what_differs(tmp_path, monkeypatch):

@@ -59,6 +59,51 @@ def test_the_embedded_default_is_untouched():
     assert "topology" not in page and "vocab_size" not in page.model
 
 
+def test_tables_are_of_what_compile_writes(tmp_path, capsys):
+    """The driver on results as compile.summary gives them: one row a page, the arithmetic by hand."""
+    from benchmarks import recipes as driver
+    from masksearch_jax import compile as compile_
+
+    def result(page, name, **programs):
+        slice_ = topology.parse(recipes.RECIPES[name].topology)
+        reports = [
+            compile_.Report(program, "p", arguments, 0, temporaries, 2 << 30, 1 << 30, flops, {}, 90.0, 45.0)
+            for program, (arguments, temporaries, flops) in programs.items()
+        ]
+        config = {"sft.py": sft, "dapo.py": dapo}[page].get_config(name)
+        found = compile_.summary(config, f"configs/{page}:{name}", slice_, {"state": 2 << 30}, reports)
+        driver.result_file(tmp_path, f"{page}:{name}").write_text(json.dumps(found))
+        return config
+
+    config = result("sft.py", "qwen2.5-7b@2xv5p-128", sft_step=(4 << 30, 5 << 30, 459e12))
+    decode = {"decode": (3 << 30, 1 << 29, 1e12), "decode_copy": (1 << 30, 0, 0.0)}
+    result("dapo.py", "qwen2.5-0.5b", dapo_step=(1 << 30, 1 << 30, 2e12), prefill=(1 << 30, 0, 0.0), **decode)
+    driver.main([f"--folder={tmp_path}", "--tables", "--price=v5p:4"])
+    printed = capsys.readouterr().out.splitlines()
+    rows = [line.strip("| ").split(" | ") for line in printed if line.startswith("| ")]
+    cells = {row[0]: row for row in reversed(rows)}  # of a page that heads a table of its own, the first
+    assert cells["sft.py:qwen2.5-7b@2xv5p-128"][1:] == [
+        "2 x v5p-128", "128", "2.00", "10.00", "10%", "sft_step", "459", "45 of 45"
+    ]  # fmt: skip
+    assert cells["dapo.py:qwen2.5-0.5b"][3:7] == ["2.00", "4.50", "14%", "decode"]
+    assert cells["decode"][2:6] == ["3.00", "0.00", "0.50", "4.50"] and "prefill" in cells  # the page with most
+    bills = [row for row in rows if row[0] in ("training", "sampling")]
+    # 459 TFLOP are 1 s at peak, 2.5 s at 40 %; the whole step is of both slices and so are the chips.
+    hours = 14e9 / (config.sft.rows * config.sft.row_length) * 2.5 * 128 / 3600
+    assert bills[0][2:] == [f"{hours:,.0f}", f"{hours / 128 / 24:.1f}", "4.00", f"{4 * hours:,.0f}"]
+    sampled = 14e9 / (8 * 16) * (3 << 30) / 820e9 * 8 / 3600
+    assert bills[1][1:] == ["dapo.py:qwen2.5-0.5b", f"{sampled:,.0f}", f"{sampled / 8 / 24:.1f}", "-", "-"]
+    with pytest.raises(ValueError, match="v7:3: generations are v4, v5e"):
+        driver.read_prices(["v7:3"])
+
+
+def test_a_page_that_fails_to_compile_is_told(tmp_path, capsys):
+    from benchmarks import recipes as driver
+
+    assert not driver.compile_page("sft.py:nonsense", tmp_path, "")
+    assert "sft.py:nonsense: exit status 1" in capsys.readouterr().err and not list(tmp_path.glob("*.json"))
+
+
 # Recipe -> GiB a chip that its largest program may need, resident trees included: a little over what docs/recipes.md
 # lists. A change that costs memory shows here before it shows on a slice.
 BUDGETS = {
@@ -81,4 +126,5 @@ def test_compiled_recipe_keeps_to_its_budget(page, tmp_path):
     found = json.loads(out.read_text())
     assert found["peak_bytes"] < BUDGETS[page] * topology.GIB < found["hbm_limit_bytes"]
     steps = [program for program in found["programs"] if program["name"].endswith("_step")]
-    assert len(steps) == 1 and steps[0]["compile_seconds"] < 300
+    # Of CPU: what the wall would show on a machine with nothing else to do.
+    assert len(steps) == 1 and steps[0]["compile_cpu_seconds"] < 300

@@ -11,14 +11,16 @@ subject S of a sentence with a mask:
   own      S and the content word nearest to the mask, in the passage's own wording
   insight  S and the word with which *other* articles state such facts (learned from the index, see Associations)
 A teacher that mostly writes the first two is weak on purpose: it leaves room in the policy's greedy mode for RL.
-Left out: an LLM. The planner, rewriter and observer of the paper come behind the same records.
+Left out: questions (agents/questions.py), and an LLM. The planner, rewriter and observer of the paper come behind the
+same records.
 """
 
 import collections
 import dataclasses
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -86,11 +88,14 @@ def content_words(text: str) -> list[str]:
 def own_words(text: str, index: int) -> list[str]:
     """The content words of a mask's sentence that stand nearest to it, nearest first."""
     sentence, place = mask_sentence(text, index)
-    before, after = sentence[:place], sentence[place + len(tags.MASK) :]
+    return nearest(sentence[:place], sentence[place + len(tags.MASK) :])[:_NEAR]
+
+
+def nearest(before: str, after: str) -> list[str]:
+    """The content words on both sides of a place in a text, nearest first."""
     left = [(before.rindex(w), w) for w in content_words(before.replace(tags.MASK, " "))]
     right = [(after.index(w), w) for w in content_words(after.replace(tags.MASK, " "))]
-    near = sorted([(len(before) - at - len(w), w) for at, w in left] + right)
-    return [w for _, w in near[:_NEAR]]
+    return [w for _, w in sorted([(len(before) - at - len(w), w) for at, w in left] + right)]
 
 
 def names(text: str) -> list[str]:
@@ -200,50 +205,70 @@ def write_query(task: records.Task, index: int, style: str, associations: Associ
     return "" if answers.contains(query, task.answers[index]) else query
 
 
-class _Episode:
-    """One task on its way: which mask is worked on, what was tried, and the tokens so far."""
+class Episode(Protocol):
+    """What differs by kind of task: which part of it is worked on, and how an observation is judged."""
 
-    def __init__(self, task: records.Task, cfg: OracleConfig, tokenizer: Tokenizer, associations: Associations):
-        self.task, self._cfg, self._tokenizer, self._associations = task, cfg, tokenizer, associations
+    task: records.Task
+    rejected: str  # the reason, '' while there is none
+
+    @property
+    def solved(self) -> bool: ...
+
+    def next_query(self) -> str:
+        """Writes the next search turn and returns its query; '' if none can be written."""
+
+    def read(self, hits: Sequence[interface.Hit]) -> None:
+        """Appends the observation and decides: the next part, another query for this one, or give up."""
+
+    def finish(self) -> Outcome: ...
+
+
+class Transcript:
+    """The tokens of one task so far, and the styles tried for the part of it that is worked on."""
+
+    def __init__(self, task: records.Task, cfg: OracleConfig, tokenizer: Tokenizer):
+        self.task, self._cfg, self._tokenizer = task, cfg, tokenizer
         # Keyed by task, so that neither order nor the set of tasks changes what is drawn for one of them.
         digest = np.frombuffer(task.id.encode(), np.uint8).astype(np.uint32).tolist()
         self._rng = np.random.default_rng([cfg.seed, *digest])
         self._ids, self._trainable = list(task.prompt), [0] * len(task.prompt)
-        self._mask, self._tried, self.searches, self.rejected = 0, [], 0, ""
+        self._tried, self.searches, self.rejected = [], 0, ""
 
-    @property
-    def solved(self) -> bool:
-        return self._mask == self.task.masks
-
-    def next_query(self) -> str:
-        """Writes the next search turn and returns its query; '' when every mask is solved or none can be written."""
+    def search(self, thought: str, write: Callable[[str], str]) -> str:
+        """Writes a search turn with the query that `write` makes in a style drawn among those not tried yet; returns
+        it, or '' and the reason of the rejection when no style has one."""
         open_styles = [s for s in STYLES if s not in self._tried and self._cfg.styles.get(s, 0) > 0]
         while open_styles:
             weights = np.array([self._cfg.styles[s] for s in open_styles])
             style = open_styles[int(self._rng.choice(len(open_styles), p=weights / weights.sum()))]
-            query = write_query(self.task, self._mask, style, self._associations)
+            query = write(style)
             self._tried.append(style)
             open_styles.remove(style)
             if query:
-                thought = tags.block(tags.THINK, plan(self.task.text, self._mask, self.task.masks))
-                self._write(thought + tags.block(tags.SEARCH, query))
+                self._write(tags.block(tags.THINK, thought) + tags.block(tags.SEARCH, query))
                 self.searches += 1
                 return query
         self.rejected = self.rejected or ("miss" if self.searches else "no_query")
         return ""
 
-    def read(self, hits: Sequence[interface.Hit]) -> None:
-        """Appends the observation and decides: next mask, another query for this one, or give up."""
+    def observe(self, hits: Sequence[interface.Hit]) -> str:
+        """Appends the observation and returns it as the policy would see it."""
         observation = prompt.observation(hits, self._tokenizer, self._cfg.observation_tokens)
         self._ids += observation
         self._trainable += [0] * len(observation)
-        shown = self._tokenizer.decode(observation)
-        if answers.contains(shown, self.task.answers[self._mask]):
-            self._mask, self._tried = self._mask + 1, []
-        elif len(self._tried) >= self._cfg.attempts or self._rng.random() >= self._cfg.retry:
+        return self._tokenizer.decode(observation)
+
+    def found(self) -> None:
+        """The part is done: the next one may take every style again."""
+        self._tried = []
+
+    def missed(self) -> None:
+        """Rejects, unless the part may be searched again."""
+        if len(self._tried) >= self._cfg.attempts or self._rng.random() >= self._cfg.retry:
             self.rejected = "miss"
 
     def finish(self) -> Outcome:
+        """The demonstration with the gold answer as its last turn, unless the task was rejected or is too long."""
         if not self.rejected:
             self._write(tags.block(tags.ANSWER, answer_text(self.task)))
             if len(self._ids) > self._cfg.total_tokens:
@@ -264,6 +289,29 @@ class _Episode:
         self._trainable += [1] * len(ids)
 
 
+class _Masks(Transcript):
+    """A masked passage on its way, one mask after the other."""
+
+    def __init__(self, task: records.Task, cfg: OracleConfig, tokenizer: Tokenizer, associations: Associations):
+        super().__init__(task, cfg, tokenizer)
+        self._associations, self._mask = associations, 0
+
+    @property
+    def solved(self) -> bool:
+        return self._mask == self.task.masks
+
+    def next_query(self) -> str:
+        thought = plan(self.task.text, self._mask, self.task.masks)
+        return self.search(thought, lambda style: write_query(self.task, self._mask, style, self._associations))
+
+    def read(self, hits: Sequence[interface.Hit]) -> None:
+        if answers.contains(self.observe(hits), self.task.answers[self._mask]):
+            self._mask += 1
+            self.found()
+        else:
+            self.missed()
+
+
 def answer_text(task: records.Task) -> str:
     """The gold answer in the task's answer form: filled spans joined by '; ', or the whole paragraph."""
     if task.answer_form == "paragraph":
@@ -279,13 +327,17 @@ def synthesize(
     cfg: OracleConfig,
 ) -> Iterator[Outcome]:
     """Runs the oracle on all tasks at once, one round of searches after the other; yields outcomes in task order."""
-    episodes = [_Episode(task, cfg, tokenizer, associations) for task in tasks]
+    return run([_Masks(task, cfg, tokenizer, associations) for task in tasks], searcher, cfg.hits)
+
+
+def run(episodes: Sequence[Episode], searcher: interface.Searcher, hits: int) -> Iterator[Outcome]:
+    """Runs all episodes at once, one round of searches after the other; yields their outcomes in order."""
     active = episodes
     while active:
         asking = [(episode, query) for episode in active if (query := episode.next_query())]
         queries = [interface.Query(query, e.task.passage_id, e.task.article_id) for e, query in asking]
-        for (episode, _), hits in zip(asking, searcher.search(queries, cfg.hits), strict=True):
-            episode.read(hits)
+        for (episode, _), found in zip(asking, searcher.search(queries, hits), strict=True):
+            episode.read(found)
         active = [e for e, _ in asking if not e.solved and not e.rejected]
     for episode in episodes:
         yield episode.finish()

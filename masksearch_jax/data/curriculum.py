@@ -13,8 +13,20 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+QUESTIONS = "qa"
+
 # Keeps the draw apart from other streams that are keyed by (seed, index).
 _STREAM = 0x6C657665
+
+
+def level_name(level: int) -> str:
+    """The name of a level in folders, files and scores: 'ramp_<k>', or 'qa' for level 0."""
+    return f"ramp_{level}" if level else QUESTIONS
+
+
+def level_of(name: str) -> int:
+    """The inverse of `level_name`."""
+    return 0 if name == QUESTIONS else int(name.removeprefix("ramp_"))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,7 +19,7 @@ import numpy as np
 
 from masksearch_jax.data import packing, records
 from masksearch_jax.data.augment import PiecePermutation
-from masksearch_jax.data.curriculum import Curriculum
+from masksearch_jax.data.curriculum import Curriculum, level_name
 from masksearch_jax.data.fingerprint import fingerprint
 
 # Keeps the shuffle seeds apart from other streams that are keyed by the same integers.
@@ -245,12 +245,13 @@ def tasks(
 
 def task_files(directory: Path | str, split: str, level: int) -> list[Path]:
     """Returns the epoch files of one level in the order of their epochs; raises if there are none or one is missing."""
-    folder = Path(directory) / split / (f"ramp_{level}" if level else "qa")
+    folder = Path(directory) / split / level_name(level)
     found = {int(match[1]): path for path in folder.glob("*") if (match := _EPOCH_FILE.fullmatch(path.name))}
     if sorted(found) != list(range(len(found))) or not found:
         raise FileNotFoundError(
             f"{folder} should hold epoch_0.array_record, epoch_1.array_record, .. and has epochs {sorted(found)}; "
             "prepare the data with `python -m masksearch_jax.prepare`"
+            + ("" if level else f", with questions that fall into the split {split!r} (--config.questions=FILE)")
         )
     return [found[epoch] for epoch in range(len(found))]
 

@@ -23,12 +23,14 @@ class Task:
     """One thing to solve: a masked passage (`kind='ramp'`) or a question (`kind='qa'`).
 
     prompt: token ids of the whole prompt, as tokenised by the SeqIO task; the policy continues it.
+    answer_form: 'spans' (filled spans joined by '; '), 'paragraph' (the official whole paragraph) or 'whole' (all of it
+    is the one answer: a question's).
     answers: for each span in reading order (one entry for a question), the accepted strings, the gold one first.
     span_kinds: kind of each span ('link', 'date', 'number', 'name', 'category', 'rare'; 'answer' for a question).
     text: the masked passage or the question, readable. paragraph: the unmasked passage ('' for a question).
     passage_id, article_id: where the text was cut from, so that search can exclude it; -1 for a question.
-    targets: token ids of the answer in the form `answer_form` ('spans': filled spans joined by '; ', or
-    'paragraph': the official whole paragraph).
+    targets: token ids of the answer in the form `answer_form`.
+    supporting: titles of the articles that a question rests on, none for a masked passage; only a teacher reads it.
     """
 
     id: str
@@ -44,11 +46,17 @@ class Task:
     title: str
     passage_id: int
     article_id: int
+    supporting: list[str] = dataclasses.field(default_factory=list)
 
     @property
     def masks(self) -> int:
-        """Number of spans to fill: the curriculum level (recounted, never as drawn)."""
+        """Number of spans to fill (recounted, never as drawn)."""
         return len(self.answers)
+
+    @property
+    def level(self) -> int:
+        """The level of the curriculum: the number of masks, 0 for a question."""
+        return 0 if self.kind == "qa" else self.masks
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,7 @@
-"""Readers of benchmark files in their official formats: plain questions out. No TensorFlow, no network.
+"""Readers of benchmark files in their official formats: plain questions and articles out. No TensorFlow, no network.
 
-In: a file on disk, .json or .json.gz. Out: `Question`s. Every fault is an error that names file, entry and field.
+In: a file on disk, .json or .json.gz. Out: `Question`s, or the articles of a corpus. Every fault is an error that names
+file, entry and field.
 """
 
 import dataclasses
@@ -10,6 +11,9 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+CORPUS_ENDINGS = (".json", ".json.gz")
+
+_CORPUS_SOURCE = 'a corpus is {"title": "text"}, {"title": ["sentence", ..]} or [{"title": .., "text": ..}, ..]'
 _HOTPOTQA_SOURCE = (
     "download hotpot_dev_distractor_v1.json (or a training file) from http://curtis.ml.cmu.edu/datasets/hotpot/"
 )
@@ -41,6 +45,26 @@ def read_hotpotqa(path: Path | str) -> list[Question]:
     return questions
 
 
+def read_corpus(path: Path | str) -> list[tuple[str, str]]:
+    """Returns (title, text) of each article of a benchmark's corpus, in file order; all of it is held in memory.
+
+    Raises FileNotFoundError or ValueError that names file, entry and field for anything but the forms that it names.
+    """
+    entries = _load(Path(path), _CORPUS_SOURCE, list | dict)
+    if isinstance(entries, dict):
+        entries = [{"title": title, "text": text} for title, text in entries.items()]
+    found = []
+    for index, entry in enumerate(entries):
+        where = f"{path}, entry {index}"
+        if not isinstance(entry, dict):
+            raise ValueError(f"{where}: expected an object, got {type(entry).__name__}; {_CORPUS_SOURCE}")
+        text = entry.get("text")
+        if isinstance(text, list) and text and all(isinstance(sentence, str) for sentence in text):
+            entry = {**entry, "text": "".join(text)}
+        found.append((_text(entry, "title", where), _text(entry, "text", where)))
+    return found
+
+
 def _hotpotqa_question(entry: Any, where: str) -> Question:
     if not isinstance(entry, dict):
         raise ValueError(f"{where}: expected an object, got {type(entry).__name__}")
@@ -60,7 +84,7 @@ def _text(entry: dict[str, Any], field: str, where: str) -> str:
     return value
 
 
-def _load(path: Path, source: str) -> list[Any]:
+def _load(path: Path, source: str, kinds: Any = list) -> Any:
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; {source}")
     try:
@@ -68,6 +92,6 @@ def _load(path: Path, source: str) -> list[Any]:
         entries = json.loads(gzip.decompress(data) if path.suffix == ".gz" else data)
     except (OSError, EOFError, zlib.error, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is not a readable JSON file ({error}); {source}") from error
-    if not isinstance(entries, list) or not entries:
+    if not isinstance(entries, kinds) or not entries:
         raise ValueError(f"{path} must hold a non-empty JSON list, got {type(entries).__name__}; {source}")
     return entries

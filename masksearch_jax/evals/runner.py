@@ -128,8 +128,7 @@ def one_search_query(task: Task, words: int = 12) -> str:
 def score_row(task: Task, trajectory: Trajectory, passage_text: PassageText | None = None) -> Row:
     """Returns the row of one episode. The answer is read from its last turn and nowhere else."""
     text = _final_answer(trajectory)
-    form = "whole" if task.kind == "qa" else task.answer_form
-    spans = None if text is None else answers.spans_of(text, form, task.text, task.masks, task.answers)
+    spans = None if text is None else answers.spans_of(text, task.answer_form, task.text, task.masks, task.answers)
 
     def per_span(measure: Callable[[str, Sequence[str]], float]) -> list[float]:
         if spans is None:

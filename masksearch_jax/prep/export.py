@@ -78,15 +78,15 @@ _RAMP_COLUMNS = (
 def questions(split: str) -> Iterator[tuple[int, records.Task]]:
     """Yields (0, record) of the question task."""
     for batch in _batches("qa", split):
-        columns = (batch[name] for name in ("id", "question", "answers", "inputs", "targets"))
-        for id, question, answers, inputs, targets in zip(*columns, strict=True):
+        columns = (batch[name] for name in ("id", "question", "answers", "supporting", "inputs", "targets"))
+        for id, question, answers, supporting, inputs, targets in zip(*columns, strict=True):
             yield 0, records.Task(
                 id=f"{split}/qa/{id}",
                 kind="qa",
                 split=split,
                 prompt=inputs,
                 targets=targets,
-                answer_form="spans",
+                answer_form="whole",
                 answers=[answers],
                 span_kinds=["answer"],
                 text=question,
@@ -94,6 +94,7 @@ def questions(split: str) -> Iterator[tuple[int, records.Task]]:
                 title="",
                 passage_id=-1,
                 article_id=-1,
+                supporting=supporting,
             )
 
 

@@ -1,4 +1,4 @@
-"""From a MediaWiki dump to everything that is not an index: the stages of `prepare`, in order.
+"""From a dump to everything that is not an index: the stages of `prepare`, in order.
 
 Enters: settings (configs/prepare.py) and an empty data directory. Leaves, in that directory: passages.array_record,
 tokenizer.model (or tokenizer/, the files of a published one), annotated/ (what the SeqIO tasks read), tasks/ (what
@@ -21,6 +21,7 @@ from typing import Any
 import tensorflow as tf
 
 from masksearch_jax.data import records
+from masksearch_jax.evals import benchmarks
 from masksearch_jax.prep import (
     exchangeable,
     export,
@@ -69,7 +70,9 @@ class Clock:
 def check(cfg: Any) -> None:
     """Raises ValueError or FileNotFoundError for settings that cannot work, before anything is read or written."""
     if cfg.dump != TOY and not Path(cfg.dump).is_file():
-        raise FileNotFoundError(f"dump={cfg.dump!r}: no such file; name a MediaWiki export, or {TOY!r} for the toy")
+        raise FileNotFoundError(
+            f"dump={cfg.dump!r}: no such file; name a MediaWiki export, a corpus (.json, .json.gz), or {TOY!r}"
+        )
     if cfg.questions and not Path(cfg.questions).is_file():
         raise FileNotFoundError(f"questions={cfg.questions!r}: no such file")
     Splits(cfg.splits, cfg.shares, cfg.seed)
@@ -111,7 +114,7 @@ def run(cfg: Any, data_dir: Path, bar: Bar) -> tuple[dict[str, Any], dict[str, A
     # ---- articles, passages ----
     stats = wikipedia.DumpStats()
     with clock.stage("passages"), bar(dump.stat().st_size, "articles (bytes of the dump)") as show:
-        articles = _counted(wikipedia.articles(dump, cfg.skip_bad, stats), lambda _: show(stats.file_bytes))
+        articles = _counted(read_articles(dump, cfg.skip_bad, stats), lambda _: show(stats.file_bytes))
         total = records.write(data_dir / PASSAGES, cut_articles(articles, splits, cfg.passages, data_dir / _LINKS))
     if not total:
         raise ValueError(f"{dump}: {stats.articles} articles gave no passage; is it a dump of articles?")
@@ -168,18 +171,32 @@ def _counted(items: Iterable[Any], show: Callable[[int], None]) -> Iterator[Any]
         show(count)
 
 
+def read_articles(
+    dump: Path, skip_bad: bool, stats: wikipedia.DumpStats
+) -> Iterator[tuple[int, str, wikitext.Document]]:
+    """Yields (id, title, cleaned text) of a MediaWiki export or of a benchmark's corpus, which has neither links nor
+    categories; counts into `stats`."""
+    if not dump.name.endswith(benchmarks.CORPUS_ENDINGS):
+        for article in wikipedia.articles(dump, skip_bad, stats):
+            yield article.id, article.title, wikitext.clean(article.wikitext, article.title)
+        return
+    for id, (title, text) in enumerate(benchmarks.read_corpus(dump)):
+        stats.pages, stats.articles = stats.pages + 1, stats.articles + 1
+        stats.wikitext_bytes += len(text.encode())
+        yield id, title, wikitext.Document([wikitext.Paragraph(" ".join(text.split()), [])], [], [])
+
+
 def cut_articles(
-    articles: Iterable[wikipedia.Article], splits: Splits, settings: Any, links_file: Path
+    articles: Iterable[tuple[int, str, wikitext.Document]], splits: Splits, settings: Any, links_file: Path
 ) -> Iterator[records.Passage]:
     """Yields the passages of all articles with dense ids; notes the links of each for the span finder."""
     count = 0
     with links_file.open("w", encoding="utf-8") as links:
-        for article in articles:
-            document = wikitext.clean(article.wikitext, article.title)
-            cut = passages.cut(document, article.title, settings.words, settings.minimum)
-            split = splits.of(article.title) if cut else ""
+        for article_id, title, document in articles:
+            cut = passages.cut(document, title, settings.words, settings.minimum)
+            split = splits.of(title) if cut else ""
             for passage in cut:
-                yield records.Passage(count, article.id, article.title, passage.text, split)
+                yield records.Passage(count, article_id, title, passage.text, split)
                 anchors = [(a.start, a.end, a.target) for a in passage.anchors]
                 links.write(json.dumps((anchors, document.categories, document.infobox)) + "\n")
                 count += 1

@@ -30,6 +30,7 @@ def annotate(file: Path | str, splits: Splits, data_dir: Path) -> Counter[str]:
                 "split": split,
                 "question": tags.neutralise(question.question),
                 "answers": [tags.neutralise(answer) for answer in question.answers],
+                "supporting": question.supporting_titles,
             }
             writers[split].write(tasks.example(fields))
     return counts

@@ -22,12 +22,13 @@ from masksearch_jax.text.chat import Frame
 
 _BATCH = 256
 
-# One question and the strings accepted as its answer, the gold one first.
+# One question, the strings accepted as its answer, the gold one first, and the titles that it rests on.
 QUESTION = {
     "id": tf.io.FixedLenFeature([], tf.string),
     "split": tf.io.FixedLenFeature([], tf.string),
     "question": tf.io.FixedLenFeature([], tf.string),
     "answers": tf.io.FixedLenSequenceFeature([], tf.string, allow_missing=True),
+    "supporting": tf.io.FixedLenSequenceFeature([], tf.string, allow_missing=True),
 }
 
 # One annotated passage: n candidate spans, offsets in bytes (TensorFlow's unit) and in characters (Python's).

@@ -15,6 +15,7 @@ import numpy as np
 
 from masksearch_jax.data import pipeline, records
 from masksearch_jax.data.augment import PiecePermutation
+from masksearch_jax.data.curriculum import level_name
 from masksearch_jax.rl import rewards, sampling
 from masksearch_jax.rollout.scheduler import Request, RolloutEngine
 from masksearch_jax.rollout.trajectory import StopReason, Trajectory, Turn
@@ -25,11 +26,11 @@ _PERMUTATION_STREAM = 0x64617065
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """G samples of one prompt. version: the policy version that wrote them."""
+    """G samples of one prompt. version: the policy version that wrote them. level: as the curriculum counts it."""
 
     id: int
     version: int
-    masks: int
+    level: int
     trajectories: tuple[Trajectory, ...]
     rewards: tuple[rewards.Reward, ...]
 
@@ -109,7 +110,7 @@ def _groups(
     for number, (index, task) in enumerate(drawn.items()):
         own = tuple(trajectories[number * group_size : (number + 1) * group_size])
         scored = tuple(rewards.score(t, task.answers, task.text, task.answer_form, reward_cfg) for t in own)
-        groups.append(Group(index, version, task.masks, own, scored))
+        groups.append(Group(index, version, task.level, own, scored))
     return groups
 
 
@@ -127,9 +128,9 @@ def measure(groups: Sequence[Group]) -> dict[str, tuple[float, float]]:
     }
     for reason in StopReason:
         measured[f"stop/{reason.value}"] = (float(sum(t.stop == reason for t, _ in pairs)), count)
-    for masks in sorted({g.masks for g in groups}):
-        answers = [r.answer for g in groups if g.masks == masks for r in g.rewards]
-        measured[f"reward_answer/masks_{masks}"] = (sum(answers), float(len(answers)))
+    for level in sorted({g.level for g in groups}):
+        answers = [r.answer for g in groups if g.level == level for r in g.rewards]
+        measured[f"reward_answer/{level_name(level)}"] = (sum(answers), float(len(answers)))
     return measured
 
 
@@ -152,4 +153,4 @@ def from_json(fields: Mapping[str, Any]) -> Group:
         turns = tuple(Turn(**{**turn, "hits": tuple(turn["hits"])}) for turn in saved["turns"])
         trajectories.append(Trajectory(**{**saved, **arrays, "turns": turns, "stop": StopReason(saved["stop"])}))
     scored = tuple(rewards.Reward(**{**reward, "spans": tuple(reward["spans"])}) for reward in fields["rewards"])
-    return Group(fields["id"], fields["version"], fields["masks"], tuple(trajectories), scored)
+    return Group(fields["id"], fields["version"], fields["level"], tuple(trajectories), scored)

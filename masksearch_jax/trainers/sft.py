@@ -1,4 +1,4 @@
-"""Supervised fine-tuning on demonstrations: stage I of the paper, and the warm start of RL.
+"""Supervised fine-tuning on demonstrations: stage I of the paper on RAMP, stage II on questions, the warm start of RL.
 
 In: W/demonstrations (packed by data.pipeline, curriculum by number of masks), a mesh, a searcher for evaluation while
 training. Out: W/<name>/checkpoints, metrics.jsonl, config.json. Loss on the policy's own tokens only: prompt and
@@ -21,7 +21,7 @@ import numpy as np
 from masksearch_jax import distributed, metrics, sharding
 from masksearch_jax.checkpoints import Checkpointer
 from masksearch_jax.data import augment, pipeline
-from masksearch_jax.data.curriculum import Curriculum
+from masksearch_jax.data.curriculum import Curriculum, level_name
 from masksearch_jax.data.fingerprint import check_fingerprint
 from masksearch_jax.model import logprobs, lora, transformer
 from masksearch_jax.model.config import ModelConfig
@@ -91,7 +91,7 @@ def run(
     curriculum = Curriculum([(examples, dict(weights)) for examples, weights in settings.curriculum])
     folder_of = workdir / "demonstrations"
     batches = pipeline.demonstrations(
-        {level: [folder_of / f"ramp_{level}.array_record"] for level in curriculum.levels},
+        {level: [folder_of / f"{level_name(level)}.array_record"] for level in curriculum.levels},
         curriculum,
         seed=cfg.seed + settings.seed_offset,
         rows=settings.rows,

@@ -4,7 +4,7 @@ import collections
 
 import pytest
 
-from masksearch_jax.data.curriculum import Curriculum
+from masksearch_jax.data.curriculum import Curriculum, level_name, level_of
 
 
 def test_staged():
@@ -12,6 +12,11 @@ def test_staged():
     assert [curriculum.level(0, i) for i in range(8)] == [1, 1, 1, 2, 2, 4, 4, 4]
     assert [curriculum.phase(i) for i in (0, 2, 3, 4, 5, 10**9)] == [0, 0, 1, 1, 2, 2]
     assert curriculum.levels == (1, 2, 4)
+
+
+def test_levels_have_names():
+    assert [level_name(level) for level in (0, 1, 4)] == ["qa", "ramp_1", "ramp_4"]
+    assert [level_of(level_name(level)) for level in range(5)] == list(range(5))
 
 
 def test_last_phase_outlasts_its_examples():

@@ -92,7 +92,7 @@ def test_an_invalid_turn_costs_the_format_only():
 
 
 def test_a_question_takes_the_whole_answer():
-    task = make_task(kind="qa", answers=(("Karn Velith; Oslo",),))
+    task = make_task(kind="qa", answers=(("Karn Velith; Oslo",),), form="whole")
     task = dataclasses.replace(task, span_kinds=["answer"])
     assert row(answer("Karn Velith; Oslo"), task=task).em == 1.0
 

@@ -70,7 +70,10 @@ def prepared(annotated, tmp_path_factory):
         with tf.io.TFRecordWriter(str(tasks.passage_file(directory, split))) as writer:
             for passage in passages:
                 writer.write(tasks.example(passage.fields()))
-    question = {"id": "q7", "split": "test", "question": "Where was Karv born?", "answers": ["São Velith", "Velith"]}
+    question = {
+        "id": "q7", "split": "test", "question": "Where was Karv born?", "answers": ["São Velith", "Velith"],
+        "supporting": ["Karv", "São Velith"],
+    }  # fmt: skip
     with tf.io.TFRecordWriter(str(tasks.question_file(directory, "test"))) as writer:
         writer.write(tasks.example(question))
     tokenizer.train([p.text for p in annotated["train"]], directory / "tokenizer.model", vocab_size=320)

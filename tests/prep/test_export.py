@@ -70,6 +70,10 @@ def test_question_record(exported):
     (task,) = read(exported[0], "test", "qa", 0)
     assert (task.id, task.kind, task.answers, task.masks) == ("test/qa/q7", "qa", [["São Velith", "Velith"]], 1)
     assert (task.passage_id, task.article_id, task.paragraph, task.span_kinds) == (-1, -1, "", ["answer"])
+    # Its answer is never cut at a separator, and it is level 0 of a curriculum; a masked passage rests on nothing else.
+    assert (task.answer_form, task.level, task.supporting) == ("whole", 0, ["Karv", "São Velith"])
+    masked = read(exported[0], "test", "ramp_2", 0)[0]
+    assert (masked.answer_form, masked.level, masked.supporting) == ("spans", 2, [])
 
 
 def test_an_epoch_without_examples_is_an_empty_file(tmp_path):

@@ -89,6 +89,11 @@ def test_held_out_names_are_nowhere_in_training(toy):
     assert held_out and not any(title in p.title + " " + p.text for p in train for title in held_out)
     questions = tasks_of(workdir, "train", "qa")
     assert questions and not any(title in q.text + q.answers[0][0] for q in questions for title in held_out)
+    # A question is as held-out as the most held-out article it rests on: the splits share none.
+    asked = {split: tasks_of(workdir, split, "qa") for split in ("train", "validation", "test")}
+    for split, found in asked.items():
+        assert found and {titles[title] for q in found for title in q.supporting} == {split}
+    assert len({q.text for found in asked.values() for q in found}) == sum(map(len, asked.values()))
     assert all(titles[p.title] == p.split for p in passages_of(workdir))
     # The tokenizer is a function of training text alone.
     texts = (f"{p.title}: {p.text}" for p in train)
@@ -218,7 +223,8 @@ def test_unknown_and_ill_typed_settings_are_refused(argument, monkeypatch):
 
 
 def test_masks_on_real_text_refill_and_tokenise_alike(data_dir, tmp_path):
-    articles = itertools.islice(wikipedia.articles(data_dir / "enwiki-shortened.xml.bz2"), 12)
+    dump = data_dir / "enwiki-shortened.xml.bz2"
+    articles = itertools.islice(pipeline.read_articles(dump, False, wikipedia.DumpStats()), 12)
     config = page.get_config()
     splits = Splits("", config.shares, 0)
     found = list(pipeline.cut_articles(articles, splits, config.passages, tmp_path / "links.jsonl"))
@@ -239,6 +245,20 @@ def test_masks_on_real_text_refill_and_tokenise_alike(data_dir, tmp_path):
         assert masked == text and len(set(example["answers"])) == 2
         count, multibyte = count + 1, multibyte + (len(text) != len(text.encode()))
     assert count > 100 and multibyte > 10
+
+
+def test_a_benchmarks_corpus_is_plain_text(tmp_path):
+    """Articles of a corpus: no markup is read into them, and their order gives their ids."""
+    sentence = "Tolm [[was]] founded by Vesh {{Pirael}} in 1821."
+    texts = {"Tolm": [sentence, "\n It grew over many years."], "Karn Velith": ["He lived there for a while."]}
+    (tmp_path / "corpus.json").write_text(json.dumps(texts))
+    stats = wikipedia.DumpStats()
+    found = list(pipeline.read_articles(tmp_path / "corpus.json", False, stats))
+    assert [(id, title) for id, title, _ in found] == [(0, "Tolm"), (1, "Karn Velith")] and stats.articles == 2
+    splits = Splits("", page.shares(1.0, 0.0, 0.0), 0)
+    cut = list(pipeline.cut_articles(found, splits, page.get_config().passages, tmp_path / "links.jsonl"))
+    assert [p.text for p in cut] == [f"{sentence} It grew over many years.", "He lived there for a while."]
+    assert {p.split for p in cut} == {"train"}
 
 
 @pytest.mark.slow

@@ -1,0 +1,24 @@
+"""Stage II by RL: DAPO on questions over two articles, from a policy of stage I.
+
+Command:  python -m masksearch_jax.train --config=configs/stage2_dapo.py --config.start=runs/dapo/dapo --workdir=W
+          python -m masksearch_jax.train --config=configs/stage2_dapo.py:slice --config.prepare.dump=FILE
+              --config.prepare.questions=FILE --workdir=W                      HotpotQA's format, over its own articles
+          python -m masksearch_jax.evaluate --config=configs/evaluate.py --workdir=W --config.policy=dapo
+          python -m masksearch_jax.compile --config=configs/stage2_dapo.py:qwen2.5-7b    a recipe of configs/recipes.py
+Hardware: two CPU cores; a recipe needs the TPU slice that it names.
+          What W lacks is made first (toy encyclopedia with its questions, index).
+Expect:   see README, "Stage II: questions".
+
+start is the folder of a finished stage: sft or dapo of stage I, or W/sft of stage II in this same W. Without it the
+warm start is made here, by SFT on questions (configs/stage2_sft.py).
+"""
+
+from configs import common, dapo, recipes, stage2_sft
+
+
+def get_config(arg: str = ""):
+    common.check_argument(__file__, arg, "slice", *recipes.RECIPES)
+    config = dapo.get_config(arg)
+    stage2_sft.questions(config)
+    config.dapo.curriculum = ((None, ((0, 1.0),)),)
+    return config

@@ -1,0 +1,111 @@
+"""The oracle teacher for questions over several articles: it knows which articles a question rests on, searches one
+after the other, and answers once it has read the answer.
+
+In: question tasks with their supporting titles, a searcher. Out: demonstrations, as from agents/oracle.py, whose
+styles, retries and rejections these share. A query is about a subject that can be read: a supporting title that the
+question or an observation names, the question's own names to begin with, or, where the next title stands nowhere yet,
+one of the names just read. The answer is in no query unless the question says it ("Which is older, A or B?").
+Accepted: an observation that shows a supporting article states the answer (any article, where no title is known);
+where the question says the answer, or asks yes or no, every supporting article was shown.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+
+from masksearch_jax.agents import oracle
+from masksearch_jax.data import records
+from masksearch_jax.retrieval import interface
+from masksearch_jax.text import answers, tags
+from masksearch_jax.text.tokenizer import Tokenizer
+
+_ASKING = frozenset("what which who whom whose when where why how is are was were do does did has have had".split())
+_BRACKETS = re.compile(r"\s*\([^()]*\)$")  # "Lilu (mythology)" is called Lilu in a text
+_MOST_NAMES = 3  # of the question, in a first query
+
+
+def synthesize(
+    tasks: Sequence[records.Task],
+    searcher: interface.Searcher,
+    tokenizer: Tokenizer,
+    associations: oracle.Associations,
+    cfg: oracle.OracleConfig,
+) -> Iterator[oracle.Outcome]:
+    """Runs the oracle on question tasks; yields outcomes in task order."""
+    return oracle.run([_Question(task, cfg, tokenizer, associations) for task in tasks], searcher, cfg.hits)
+
+
+def asked_names(question: str) -> list[str]:
+    """The names in a question, without the word that it begins with if that asks."""
+    first, space, rest = question.partition(" ")
+    return oracle.names(first.lower() + space + rest if first.lower() in _ASKING else question)
+
+
+def goals(question: str, hops: int) -> list[str]:
+    """What each of `hops` searches is for: the question's content words in as many shares, the one next to its last
+    name first ("the founder of the birthplace of X": birthplace, founder); all of them where a share is empty."""
+    named = asked_names(question)
+    place = question.rindex(named[-1]) if named else len(question)
+    words = [w for w in oracle.nearest(question[:place], question[place:]) if w not in _ASKING]
+    shares = [words[i * len(words) // hops : (i + 1) * len(words) // hops] for i in range(hops)]
+    return [" ".join(sorted(share or words, key=question.index)) for share in shares]
+
+
+class _Question(oracle.Transcript):
+    """A question on its way. `_missing`: supporting titles of which no passage was shown yet."""
+
+    def __init__(
+        self,
+        task: records.Task,
+        cfg: oracle.OracleConfig,
+        tokenizer: Tokenizer,
+        associations: oracle.Associations,
+    ):
+        super().__init__(task, cfg, tokenizer)
+        self._associations, self._missing, self._hops = associations, list(task.supporting), len(task.supporting) or 1
+        self._goals, self._read, self._shown, self.solved = goals(task.text, self._hops), task.text, "", False
+        # Words that no passage has to state: a verdict, or one of the things that the question names.
+        self._given = task.answers[0][0].lower() in ("yes", "no") or answers.contains(task.text, task.answers[0])
+
+    def next_query(self) -> str:
+        hop = min(self._hops - max(len(self._missing), 1), self._hops - 1)
+        subject = self._subject()
+        thought = f"{tags.SPAN_SEPARATOR} ".join(filter(None, dict.fromkeys(self._goals[hop:]))) or subject
+        return self.search(thought, lambda style: self._query(subject, self._goals[hop], style))
+
+    def read(self, hits: Sequence[interface.Hit]) -> None:
+        self._shown = self.observe(hits)
+        supporting = [h for h in hits if h.title in self.task.supporting and f"{h.title}:" in self._shown]
+        before = self._readable()
+        self._read += " " + self._shown
+        new = [title for title in self._missing if any(h.title == title for h in supporting)]
+        self._missing = [title for title in self._missing if title not in new]
+        if self._given:
+            self.solved = not self._missing
+        else:
+            stated = answers.contains(self._shown, self.task.answers[0])
+            self.solved = stated and bool(supporting or not self.task.supporting)
+        if new or self._readable() != before:
+            self.found()
+        elif not self.solved:
+            self.missed()
+
+    def _readable(self) -> list[str]:
+        """The names of missing titles that a reader knows by now."""
+        called = [_BRACKETS.sub("", title) for title in self._missing]
+        return [name for name in called if name and answers.contains(self._read, [name])]
+
+    def _subject(self) -> str:
+        if readable := self._readable():
+            return readable[0]
+        if not self.searches:
+            return " ".join(asked_names(self.task.text)[:_MOST_NAMES]) or " ".join(self._goals).strip()
+        met = [n for n in oracle.names(self._shown) if not answers.contains(self.task.text, [n])]
+        return str(self._rng.choice(met)) if met else ""
+
+    def _query(self, subject: str, goal: str, style: str) -> str:
+        """A query about `subject` in one of the oracle's styles, '' if there is no subject or nothing to say of it."""
+        keyword = {"name": "", "own": goal, "insight": self._associations.best(goal.split())}[style]
+        if not subject or (style != "name" and not keyword):
+            return ""
+        query = f"{subject} {keyword}".strip()
+        return "" if not self._given and answers.contains(query, self.task.answers[0]) else query

@@ -1,0 +1,177 @@
+"""Stage II: SFT and DAPO on questions, from a stage I checkpoint; on a made world, and on HotpotQA where it is."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from configs import stage2_dapo
+from masksearch_jax import evaluate, metrics, synthesize, train
+from masksearch_jax.data import records
+from masksearch_jax.evals import runner
+from masksearch_jax.job import Job
+from masksearch_jax.rollout.scheduler import RolloutEngine
+from masksearch_jax.text import prompt
+from masksearch_jax.text import tokenizer as tokenizer_lib
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture
+def asked(cfg, workdir):
+    """(page, W): stage II with everything small, and questions about each person's city and its year in W/data."""
+    stage2_dapo.stage2_sft.questions(cfg)
+    cfg.dapo.curriculum = ((None, ((0, 1.0),)),)
+    cfg.synthesize.update({"association_tasks": 10, "styles": {"name": 0.0, "own": 1.0, "insight": 0.0}})
+    cfg.sft.steps = cfg.sft.checkpoint_every = cfg.sft.optimizer.total_steps = 2
+    cfg.dapo.update({"iterations": 1, "dynamic_sampling": False, "checkpoint_every": 1})
+    tokenizer = tokenizer_lib.load(workdir / "data")
+    passages = list(records.read(workdir / "data" / "passages.array_record", records.Passage))
+    for split in ("train", "validation", "test"):
+        questions = []
+        for person, city in zip(passages[0::2], passages[1::2], strict=True):
+            if person.split == split:
+                text = f"In what year was a person born in {city.title}?"
+                questions.append(
+                    records.Task(
+                        id=f"{split}/qa/{person.id}", kind="qa", split=split,
+                        prompt=tokenizer.encode(prompt.question_prompt(text)), targets=[], answer_form="whole",
+                        answers=[[person.text.split()[-1][:-1]]], span_kinds=["answer"], text=text, paragraph="",
+                        title="", passage_id=-1, article_id=-1, supporting=[city.title, person.title],
+                    )
+                )  # fmt: skip
+        records.write(workdir / "data" / "tasks" / split / "qa" / "epoch_0.array_record", questions)
+    return cfg, workdir
+
+
+def assert_equal(left, right):
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(np.asarray(a), np.asarray(b)), left, right)
+
+
+def test_both_stages_of_training_and_evaluation_on_questions(asked, tmp_path, monkeypatch):
+    cfg, workdir = asked
+    requests = []
+    original = RolloutEngine.run
+
+    def run(self, params, wanted, **more):
+        requests.extend(wanted)
+        return original(self, params, wanted, **more)
+
+    monkeypatch.setattr(RolloutEngine, "run", run)
+    cfg.job = "sft"
+    supervised = train.run(cfg, workdir)
+    made = json.loads((workdir / "demonstrations" / "manifest.json").read_text())["levels"]
+    assert made["qa"]["written"] > 10 and not any(made[name] for name in made if name != "qa")
+    assert not list((workdir / "demonstrations").glob("ramp_*"))
+    # By RL from there, in a workdir of its own: no demonstrations, no SFT.
+    second = tmp_path / "second"
+    shutil.copytree(workdir / "data", second / "data")
+    cfg.job, cfg.start, cfg.dapo.eval_every = "dapo", str(workdir / "sft"), 0
+    trained = train.run(cfg, second)
+    assert sorted(p.name for p in second.iterdir()) == ["dapo", "data"]
+    assert {r.task.kind for r in requests} == {"qa"} and {r.task.split for r in requests} == {"train"}
+    row = metrics.read_rows(second / "dapo" / "metrics.jsonl")[-1]
+    assert "reward_answer/qa" in row and not any(name.startswith("reward_answer/ramp") for name in row)
+    # Two optimizer steps at a small rate: near where it started, and not there.
+    steps = [float(abs(a - b).max()) for a, b in zip(*map(jax.tree.leaves, (trained, supervised)), strict=True)]
+    assert 0 < max(steps) < 0.1
+    job = Job(cfg, second)
+    cfg.evaluate.episodes.update({"1": 4, "2": 0, "3": 0, "4": 0, "qa": 3})
+    scores = evaluate.run(job, "dapo", job.engine("all"))
+    assert scores["qa"]["episodes"] == 3 and set(scores) == {"1", "qa"}
+    rows = runner.read_rows(second / "evaluate" / "dapo" / "rows.jsonl")
+    assert [row.task_id.split("/")[0] for row in rows if row.kind == "qa"] == ["test"] * 3
+    cfg.validation_episodes = 2
+    assert set(name.split("/")[0] for name in job.validation(2)(trained, 1)) == {"qa"}
+
+
+def test_start_gives_the_last_checkpoint_of_a_stage(asked, tmp_path):
+    cfg, workdir = asked
+    cfg.job = "sft"
+    first = train.run(cfg, workdir)
+    cfg.start = str(workdir / "sft")
+    job = Job(cfg, workdir)
+    assert_equal(job.initial(), first)
+    assert_equal(evaluate.parameters(job, "untrained"), first)
+    # Another shape and another meaning of the same shapes are both refused by name.
+    for name, value in (("ff", 64), ("rope_base", 500.0)):
+        other = cfg.copy_and_resolve_references()
+        other.model[name] = value
+        with pytest.raises(ValueError, match=f"holds another model: {name} is"):
+            Job(other, workdir).initial()
+    other = cfg.copy_and_resolve_references()
+    other.model.remat = "full"
+    assert_equal(Job(other, workdir).initial(), first)
+    # The same ids have to mean the same text.
+    shutil.copytree(workdir / "data", tmp_path / "other" / "data")
+    texts = [p.text for p in records.read(workdir / "data" / "passages.array_record", records.Passage)]
+    size = tokenizer_lib.load(workdir / "data").vocab_size
+    tokenizer_lib.train(texts[::-1][:40], tmp_path / "other" / "data" / "tokenizer.model", vocab_size=size)
+    with pytest.raises(ValueError, match="tokenizer"):
+        Job(cfg, tmp_path / "other").initial()
+    cfg.start = str(workdir)
+    with pytest.raises(ValueError, match="holds no checkpoints; name the folder"):
+        train.run(cfg, workdir)
+
+
+def test_levels_mix_and_missing_questions_are_told(asked):
+    cfg, workdir = asked
+    cfg.synthesize.examples.update({"ramp_1": 8, "qa": 8})
+    cfg.sft.curriculum = ((None, ((0, 0.5), (1, 0.5))),)
+    cfg.job = "sft"
+    train.run(cfg, workdir)
+    kept = {p.stem for p in (workdir / "demonstrations").glob("*.array_record")}
+    assert kept == {"ramp_1", "qa"}
+    shutil.rmtree(workdir / "data" / "tasks" / "train" / "qa")
+    with pytest.raises(ValueError, match="no training task of qa.*--config.questions=FILE"):
+        synthesize.run(cfg, workdir, Job(cfg, workdir).searcher("train"))
+    cfg.start = str(workdir / "sft")
+    with pytest.raises(FileNotFoundError, match="--config.questions=FILE"):
+        train.train_dapo(Job(cfg, workdir))
+
+
+@pytest.mark.slow
+def test_hotpotqa_end_to_end(data_dir, tmp_path):
+    """The sample of 100 questions over the articles of their contexts: prepare, SFT, DAPO from it, evaluation."""
+    workdir = tmp_path / "w"
+    sources = (
+        f"--config.prepare.dump={data_dir / 'hotpotqa_100_corpus.json.gz'}",
+        f"--config.prepare.questions={data_dir / 'hotpotqa_100.json.gz'}",
+    )
+
+    def run(entry, page, *flags):
+        line = [sys.executable, "-m", f"masksearch_jax.{entry}", f"--config=configs/{page}", f"--workdir={workdir}"]
+        environment = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "JAX_DISABLE_MOST_OPTIMIZATIONS")}
+        subprocess.run([*line, *flags], cwd=ROOT, env=environment, check=True)
+
+    run("train", "stage2_sft.py:slice", *sources, "--config.sft.steps=20")
+    run(
+        "train", "stage2_dapo.py:slice", *sources, f"--config.start={workdir / 'sft'}", "--config.dapo.iterations=1",
+        "--config.dapo.dynamic_sampling=False", "--config.dapo.max_generations=1",
+    )  # fmt: skip
+    run("evaluate", "evaluate.py:slice", *(f"--config.evaluate.episodes.{level}=4" for level in (1, 2, 3, 4)))
+    made = json.loads((workdir / "demonstrations" / "manifest.json").read_text())["levels"]["qa"]
+    assert made["written"] > 20 and made["searches"] / made["written"] > 1.3  # two articles a question
+    tasks = {
+        split: list(records.read(workdir / "data" / "tasks" / split / "qa" / "epoch_0.array_record", records.Task))
+        for split in ("train", "validation", "test")
+    }
+    assert sum(map(len, tasks.values())) == 100 and len({t.text for found in tasks.values() for t in found}) == 100
+    # Training reads no article that a test question rests on: neither in its questions nor in its index.
+    passages = records.read(workdir / "data" / "passages.array_record", records.Passage)
+    split_of = {passage.title: passage.split for passage in passages}
+    for split, found in tasks.items():
+        order = ("train", "validation", "test")[: ("train", "validation", "test").index(split) + 1]
+        assert all({split_of[title] for title in task.supporting} <= set(order) for task in found)
+        assert all(split in {split_of[title] for title in task.supporting} for task in found)
+    scores = json.loads((workdir / "evaluate" / "dapo" / "scores.json").read_text())
+    assert scores["qa"]["episodes"] == len(tasks["test"])
+    (row,) = metrics.read_rows(workdir / "dapo" / "metrics.jsonl")
+    assert row["batch_groups"] > 0 and np.isfinite(row["grad_norm"])
+
