@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 from masksearch_jax import distributed, entry, synthesize
 from masksearch_jax import job as job_lib
 from masksearch_jax.checkpoints import Checkpointer
+from masksearch_jax.retrieval import remote
 from masksearch_jax.trainers import dapo, sft
 
 _PREPARE_PAGE = "configs/prepare.py"
@@ -41,6 +42,7 @@ def run(cfg: Any, workdir: Path) -> Any:
 
 def check(cfg: Any) -> None:
     """Refuses settings that would waste a run, before anything is made. Raises ValueError that names the setting."""
+    remote.settings_of(cfg.search)
     if cfg.job == "sft":
         return
     if cfg.rollout.top_p != 1.0 or cfg.rollout.top_k != 0:

@@ -18,6 +18,7 @@ PAGES = {
     "prepare": ("", "wikipedia"),
     "synthesize": ("", "strong"),
     "evaluate": ("",),
+    "serve_search": ("",),
     "quickstart": ("", "proof", "strong", "slice"),
 }
 
