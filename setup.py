@@ -25,7 +25,7 @@ BASE = [
 # Writes the data: SeqIO tasks and TF Text. Runs as its own process.
 PREP = ["seqio>=0.0.20", "tensorflow>=2.20,<2.21", "tensorflow-text>=2.20,<2.21"]
 # scann 1.4.2 was built against TensorFlow 2.20: with a newer one installed its import dies.
-RETRIEVAL = ["scann>=1.4.2"]
+RETRIEVAL = ["bm25s>=0.3.16", "scann>=1.4.2"]
 TENSORBOARD = ["tensorboardX>=2.6"]
 # Frozen weights in 8 or 4 bits under adapters (lora.base_quantisation).
 QLORA = ["qwix>=0.1.8"]

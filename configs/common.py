@@ -43,6 +43,15 @@ def line() -> ConfigDict:
     config.search = ConfigDict({
         "hits": 1,  # passages an observation shows; one leaves room for better queries
         "exclusion": "passage",  # none | passage | article: what a RAMP episode may not find
+        # A server of Search-R1's /retrieve; {index} becomes train, validation or all. '' searches W/data/index here.
+        "url": "",
+        "timeout_s": 10.0,  # of a request, its answer included
+        "deadline_s": 30.0,  # of a search with its retries
+        "retries": 2,
+        "failures": 5,  # in a row, after which nothing is asked ..
+        "cooldown_s": 30.0,  # .. for so long
+        "ready_s": 120.0,  # how long a server may take to load, at the start
+        "fallback": "local",  # local | empty | none (the run ends): what answers where the server does not
     })
     config.episode = ConfigDict({
         "turns": 6,  # model turns, the answering one included

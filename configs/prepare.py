@@ -61,6 +61,7 @@ def get_config(arg: str = ""):
         "encoder_dir": "",  # safetensors checkpoint for bert
         "dims": 4096,  # of the lexical encoder; fewer blur single words (README, "Search")
         "index": "auto",  # auto | exact | scann
+        "hybrid": False,  # rank by BM25 as well, and fuse (docs/search.md)
         "recall_floor": 0.95,
         "near_duplicate": 0.5,
         "exclusion": "passage",  # none | passage | article

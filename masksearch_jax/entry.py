@@ -18,7 +18,8 @@ from ml_collections import config_flags
 def start(call: Callable[[Any, Path], Any], page: str | None) -> None:
     """Parses the flags and runs `call(settings, workdir)`. page: the default page; None makes --config a must.
 
-    ValueError and FileNotFoundError, which say what to do, end the process with their message and exit status 1.
+    ValueError, FileNotFoundError and ConnectionError, which say what to do, end the process with their message and
+    exit status 1.
     """
     config = config_flags.DEFINE_config_file("config", page, "The page of settings.", lock_config=True)
     workdir = flags.DEFINE_string("workdir", None, "Everything the run makes; default runs/<name of the page>.")
@@ -33,7 +34,7 @@ def start(call: Callable[[Any, Path], Any], page: str | None) -> None:
         name = Path(config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0]).stem
         try:
             call(config.value, Path(workdir.value or f"runs/{name}"))
-        except (ValueError, FileNotFoundError) as error:
+        except (ValueError, FileNotFoundError, ConnectionError) as error:
             raise SystemExit(f"{name}: {error}") from error
         except subprocess.CalledProcessError as error:
             raise SystemExit(

@@ -18,6 +18,8 @@ from masksearch_jax.data.curriculum import QUESTIONS, level_name
 from masksearch_jax.evals import runner
 from masksearch_jax.model import config as model_config
 from masksearch_jax.model import convert, families, lora, packed_attention, peft, transformer
+from masksearch_jax.retrieval import client, remote
+from masksearch_jax.retrieval.interface import Searcher
 from masksearch_jax.retrieval.passages import PassageStore
 from masksearch_jax.retrieval.tool import SearchTool
 from masksearch_jax.rollout.decode import Sampling
@@ -76,9 +78,13 @@ class Job:
         return PassageStore(self.workdir / "data" / "passages.array_record")
 
     @functools.lru_cache(maxsize=4)  # noqa: B019 (a Job lives as long as its process)
-    def searcher(self, index: str) -> SearchTool:
-        """The search tool over W/data/index/<index>: 'train', 'validation' (train and validation) or 'all'."""
-        return SearchTool.load(self.workdir / "data" / "index" / index, self.passages, self.cfg.search.exclusion)
+    def searcher(self, index: str) -> Searcher:
+        """The search tool over W/data/index/<index>: 'train', 'validation' (train and validation) or 'all'; or over
+        the server of `cfg.search.url`, waited for."""
+        settings, mode = remote.settings_of(self.cfg.search), self.cfg.search.exclusion
+        folder = self.workdir / "data" / "index" / index
+        local = functools.partial(SearchTool.load, folder, self.passages, mode)
+        return client.connect(settings, index, folder, self.passages, mode, local) if settings else local()
 
     def engine(self, index: str, temperature: float = 1.0) -> RolloutEngine:
         """A rollout engine with its own slots over one index."""

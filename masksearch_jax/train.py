@@ -24,6 +24,7 @@ from masksearch_jax import distributed, entry, synthesize
 from masksearch_jax import job as job_lib
 from masksearch_jax.checkpoints import Checkpointer
 from masksearch_jax.model import convert
+from masksearch_jax.retrieval import remote
 from masksearch_jax.trainers import dapo, sft
 
 _PREPARE_PAGE = "configs/prepare.py"
@@ -48,6 +49,7 @@ def run(cfg: Any, workdir: Path) -> Any:
 def check(cfg: Any) -> None:
     """Refuses settings that would waste a run, before anything is made. Raises ValueError that names the setting, and
     FileNotFoundError for a published folder that is not there."""
+    remote.settings_of(cfg.search)
     if cfg.pretrained:
         convert.read_config(cfg.pretrained)
     if cfg.start and not (Path(cfg.start) / "checkpoints").is_dir():

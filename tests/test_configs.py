@@ -20,6 +20,7 @@ PAGES = {
     "prepare": ("", "wikipedia"),
     "synthesize": ("", "strong"),
     "evaluate": ("", "slice", "qwen2.5-7b"),
+    "serve_search": ("",),
     "quickstart": ("", "proof", "strong", "slice"),
 }
 

@@ -2,7 +2,7 @@
 
 Enters: passages in ascending order of id (all of a store, or those of one split) and `settings.IndexSettings`.
 Leaves, at once or not at all: DIRECTORY/index.json (settings, report, hash of every file), encoder/, index/,
-rows.npz (id, article and digest by row), near_duplicates.npz. `tool.SearchTool.load` reads it.
+words/ (hybrid only), rows.npz (id, article and digest by row), near_duplicates.npz. `tool.SearchTool.load` reads it.
 Left out: updates; a changed corpus is a new build.
 """
 
@@ -20,7 +20,7 @@ import numpy as np
 
 from masksearch_jax.data.records import Passage
 from masksearch_jax.retrieval import encoder as encoders
-from masksearch_jax.retrieval import exact, folder, lexical, near_duplicates, recall, scann_index
+from masksearch_jax.retrieval import exact, folder, hybrid, lexical, near_duplicates, recall, scann_index
 from masksearch_jax.retrieval.settings import IndexSettings, from_config
 
 _ENCODE_BATCH = 1024
@@ -57,6 +57,8 @@ def build(
         probes = encoder.encode_queries(recall.probes(passages))
         kind, method, measured = _index(directory, settings, vectors, probes, partial / folder.INDEX)
         del vectors
+        if settings.hybrid:
+            hybrid.WordIndex.build(_texts(passages), partial / folder.WORDS)
         duplicates = near_duplicates.find(
             passages, settings.near_duplicate, lambda done, total: progress("near-duplicates", done, total)
         )
@@ -69,6 +71,7 @@ def build(
             "index": kind,
             "method": method,
             "recall_at_10": measured,
+            "hybrid": settings.hybrid,
             "passages_with_near_duplicates": duplicates.passages,
             "seconds": round(time.perf_counter() - started, 2),
         }

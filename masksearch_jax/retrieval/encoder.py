@@ -1,7 +1,7 @@
 """What an encoder is, and loading one from the folder it was saved in.
 
 Enters: texts. Leaves: unit vectors, float32 [n, dims], whose inner product is the relevance. Two encoders exist:
-`lexical` (self-contained, fitted on the passages) and `bert` (Flax, published weights). Left out: hybrid scores.
+`lexical` (self-contained, fitted on the passages) and `bert` (Flax, published weights). Left out: BM25 (hybrid.py).
 """
 
 import json

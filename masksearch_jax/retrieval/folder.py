@@ -7,6 +7,7 @@ passages, encoder and every index file, so that two builds of a ScaNN tree, whic
 import hashlib
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ FORMAT = 1
 INDEX_FILE = "index.json"
 ENCODER = "encoder"
 INDEX = "index"
+WORDS = "words"  # of a hybrid index
 ROWS = "rows.npz"
 NEAR_DUPLICATES = "near_duplicates.npz"
 
@@ -47,8 +49,8 @@ def write_index_file(
     (directory / INDEX_FILE).write_text(json.dumps(contents, indent=1) + "\n")
 
 
-def read_index_file(directory: Path) -> dict[str, Any]:
-    """Returns index.json after checking every file against its hash.
+def read_index_file(directory: Path, only: Sequence[str] | None = None) -> dict[str, Any]:
+    """Returns index.json after checking every file, or `only` some, against its hash.
 
     Raises FileNotFoundError or ValueError that names the file and the next command.
     """
@@ -58,7 +60,8 @@ def read_index_file(directory: Path) -> dict[str, Any]:
     contents = json.loads(path.read_text())
     if contents.get("format") != FORMAT:
         raise ValueError(f"{path}: format is {contents.get('format')!r}, this version reads {FORMAT}; {_AGAIN}")
-    for name, expected in contents["files"].items():
+    files = contents["files"]
+    for name, expected in files.items() if only is None else [(name, files[name]) for name in only]:
         if not (directory / name).exists():
             raise FileNotFoundError(f"{directory / name} is missing; {_AGAIN}")
         if _sha256(directory / name) != expected:

@@ -1,7 +1,7 @@
 """What a rollout needs of a search tool, and nothing more."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 
@@ -28,6 +28,7 @@ class Searcher(Protocol):
     """A search tool. Thread-safe: rollouts call it from host threads."""
 
     fingerprint: str  # changes when passages, encoder, index or exclusion mode do
+    stats: Mapping[str, float]  # counts since it was made, and latencies; for the log
 
     def search(self, queries: Sequence[Query], k: int) -> list[list[Hit]]:
         """Returns at most `k` hits for each query, best first."""

@@ -76,7 +76,7 @@ def _part(
     """Returns (shingle uint64 [m], row int64 [m]), sorted by both and distinct: one part of the hash space."""
     hashes, rows = [], []
     for row, passage in enumerate(passages):
-        found = _shingles(passage.text)
+        found = shingles_of(passage.text)
         found = found[found % np.uint64(parts) == part]
         hashes.append(found)
         rows.append(np.full(len(found), row, np.int64))
@@ -87,8 +87,9 @@ def _part(
     return shingle[order], row[order]
 
 
-def _shingles(text: str) -> np.ndarray:
-    """Returns uint64 [m], the distinct shingles of a text; a shorter text is one shingle, an empty one none."""
+def shingles_of(text: str) -> np.ndarray:
+    """Returns uint64 [m], the distinct shingles of a text, ascending; a shorter text is one shingle, an empty one
+    none."""
     words = lexical.word_hashes(text)
     if len(words) == 0:
         return words
@@ -97,6 +98,12 @@ def _shingles(text: str) -> np.ndarray:
     for offset in range(width):
         out = lexical.mix(out + words[offset : len(words) - width + 1 + offset])
     return np.unique(out)
+
+
+def share(left: np.ndarray, right: np.ndarray) -> float:
+    """Returns which share of the shorter text's shingles (`shingles_of`) the other has too; 0 for an empty one."""
+    shorter = min(len(left), len(right))
+    return len(np.intersect1d(left, right, assume_unique=True)) / shorter if shorter else 0.0
 
 
 def _run_lengths(values: np.ndarray) -> np.ndarray:

@@ -33,6 +33,7 @@ class IndexSettings:
     pooling, query_prefix, passage_prefix, max_length: of the BERT encoder; pooling 'auto' reads the checkpoint's.
     MiniLM needs no prefixes; E5 'query: ' and 'passage: '; BGE (English) a query_prefix of 'Represent this sentence for
     searching relevant passages: '.
+    hybrid: rank by BM25 as well, and fuse the two rankings (hybrid.py).
     recall_floor: least recall@10 against exact search. near_duplicate: shared share of shingles (near_duplicates).
     exclusion: what a search leaves out unless `SearchTool.load` is told otherwise.
     """
@@ -46,6 +47,7 @@ class IndexSettings:
     max_length: int = 256
     index: str = "auto"
     scann: ScannSettings = ScannSettings()
+    hybrid: bool = False
     recall_floor: float = 0.95
     near_duplicate: float = 0.5
     exclusion: str = "passage"

@@ -4,7 +4,7 @@ Enters: an index folder (build.build), the passage store it was built from, and 
 Leaves: `interface.Hit` lists. Order of work: query cache, encoder, index, then exclusion, so that tasks that ask the
 same thing share one search (design decision 10). The index is asked for `_OVERFETCH` more than k; where exclusion
 leaves fewer than k of them it is asked once more, for k beyond all that is excluded, and if that fails too, exact
-search over the rest answers. Left out: remote search.
+search over the rest answers. A hybrid index ranks by words as well (hybrid.py). Left out: remote search (client.py).
 """
 
 import collections
@@ -18,10 +18,11 @@ from pathlib import Path
 import numpy as np
 
 from masksearch_jax.retrieval import encoder as encoders
-from masksearch_jax.retrieval import exact, folder, near_duplicates, scann_index
+from masksearch_jax.retrieval import exact, exclusion, folder, hybrid, scann_index
 from masksearch_jax.retrieval.interface import Hit, Query
+from masksearch_jax.retrieval.latency import Latencies
 from masksearch_jax.retrieval.passages import PassageStore
-from masksearch_jax.retrieval.settings import EXCLUSIONS
+from masksearch_jax.retrieval.query_cache import QueryCache
 
 _OVERFETCH = 16
 _MOST_EXCLUDED = 1000  # beyond, the second request would cost as much as exact search
@@ -38,48 +39,40 @@ class SearchTool:
         self,
         encoder: encoders.Encoder,
         index: exact.ExactSearcher | scann_index.ScannIndex,
+        words: hybrid.WordIndex | None,
         store: PassageStore,
-        ids: np.ndarray,
-        articles: np.ndarray,
-        duplicates: near_duplicates.NearDuplicates,
-        exclusion: str,
+        excluded: exclusion.Listed,
         fingerprint: str,
     ):
-        """ids, articles: int64 [N] by row of the index, ids ascending. Use `load`."""
-        self.exclusion, self.fingerprint = exclusion, fingerprint
-        self._encoder, self._index, self._store = encoder, index, store
+        """words: the second ranking of a hybrid index. Use `load`."""
+        self.exclusion, self.fingerprint = excluded.mode, fingerprint
+        self._encoder, self._index, self._words, self._store = encoder, index, words, store
         self._exact = exact.ExactSearcher(index.vectors)
-        self._ids, self._duplicates = ids, duplicates  # row -> passage id, ascending
-        self._by_article = np.argsort(articles, kind="stable")
-        self._articles = articles[self._by_article]
-        self._cache: collections.OrderedDict[tuple[str, int], _Found | None] = collections.OrderedDict()
-        self._lock = threading.Lock()  # guards the cache and the counts
+        self._excluded, self._ids = excluded, excluded.ids  # row -> passage id, ascending
+        self._cache: QueryCache[_Found | None] = QueryCache(_CACHED_QUERIES)
+        self._lock = threading.Lock()  # guards the cache, the counts and the latencies
         self._counts = collections.Counter()
+        self._latencies = Latencies()
 
     @classmethod
-    def load(cls, directory: Path | str, store: PassageStore, exclusion: str | None = None) -> "SearchTool":
-        """Returns the tool over an index folder. exclusion: 'none', 'passage', 'article'; None takes the built-in one.
+    def load(cls, directory: Path | str, store: PassageStore, mode: str | None = None) -> "SearchTool":
+        """Returns the tool over an index folder. mode: excludes 'none', 'passage', 'article'; None: the built-in one.
 
         Raises FileNotFoundError or ValueError if files are missing or changed, or if the store is another one.
         """
         directory = Path(directory)
         contents = folder.read_index_file(directory)
-        exclusion = contents["settings"]["exclusion"] if exclusion is None else exclusion
-        if exclusion not in EXCLUSIONS:
-            raise ValueError(f"exclusion is {exclusion!r}, known are {', '.join(EXCLUSIONS)}")
+        mode = exclusion.check(contents["settings"]["exclusion"] if mode is None else mode)
         with np.load(directory / folder.ROWS) as rows:
-            ids, articles, digests = rows["ids"], rows["articles"], rows["digests"]
-        _check_store(directory, store, ids, digests)
+            _check_store(directory, store, rows["ids"], rows["digests"])
         kind = scann_index.ScannIndex if contents["report"]["index"] == "scann" else exact.ExactSearcher
         return cls(
             encoder=encoders.load(directory / folder.ENCODER),
             index=kind.load(directory / folder.INDEX),
+            words=hybrid.WordIndex.load(directory / folder.WORDS) if (directory / folder.WORDS).is_dir() else None,
             store=store,
-            ids=ids,
-            articles=articles,
-            duplicates=near_duplicates.NearDuplicates.load(directory / folder.NEAR_DUPLICATES),
-            exclusion=exclusion,
-            fingerprint=hashlib.sha256(json.dumps([contents["fingerprint"], exclusion]).encode()).hexdigest(),
+            excluded=exclusion.Listed.load(directory, mode),
+            fingerprint=hashlib.sha256(json.dumps([contents["fingerprint"], mode]).encode()).hexdigest(),
         )
 
     def __len__(self) -> int:
@@ -88,10 +81,11 @@ class SearchTool:
 
     @property
     def stats(self) -> dict[str, float]:
-        """Counts since loading: queries, cache_hits, empty (said nothing), refetches, exact_fallbacks; seconds."""
+        """Counts since loading: queries, cache_hits, empty (said nothing), refetches, exact_fallbacks, seconds; and
+        quantiles of what a call of `search` took."""
         names = ("queries", "cache_hits", "empty", "refetches", "exact_fallbacks", "seconds")
         with self._lock:
-            return {name: self._counts[name] for name in names}
+            return {name: self._counts[name] for name in names} | self._latencies.summary()
 
     def search(self, queries: Sequence[Query], k: int) -> list[list[Hit]]:
         """Returns at most k hits for each query, best first; none for a query without a word that the encoder knows.
@@ -108,45 +102,48 @@ class SearchTool:
         with self._lock:
             self._counts["queries"] += len(queries)
             self._counts["empty"] += sum(found[text] is None for text in texts)
-            self._counts["seconds"] += time.perf_counter() - started
+            taken = time.perf_counter() - started
+            self._counts["seconds"] += taken
+            self._latencies.add(taken)
         return hits
 
     def _find(self, texts: Sequence[str], fetch: int) -> dict[str, _Found | None]:
         """Returns for each text the `fetch` best rows of the whole index, None where the text says nothing."""
-        found: dict[str, _Found | None] = {"": None}
-        new: dict[str, _Found | None] = {}
         with self._lock:
-            for text in texts:
-                if text in found or text in new:
-                    self._counts["cache_hits"] += text != ""
-                elif (text, fetch) in self._cache:
-                    self._cache.move_to_end((text, fetch))
-                    found[text] = self._cache[text, fetch]
-                    self._counts["cache_hits"] += 1
-                else:
-                    new[text] = None
-        if not new:
+            found, missing, hits = self._cache.split(texts, fetch)
+            self._counts["cache_hits"] += hits
+        found[""] = None
+        if not missing:
             return found
-        missing = list(new)
-        vectors = self._encoder.encode_queries(missing)
-        said = vectors.any(axis=1)
-        rows, scores = self._index.search(vectors[said], fetch)
-        for i, at in enumerate(np.flatnonzero(said)):
-            real = rows[i] >= 0
-            new[missing[at]] = (rows[i][real], scores[i][real])
+        new = dict(zip(missing, self._rank(missing, fetch), strict=True))
         with self._lock:
-            for text, result in new.items():
-                self._cache[text, fetch] = result
-            while len(self._cache) > _CACHED_QUERIES:
-                self._cache.popitem(last=False)
+            self._cache.add(new, fetch)
         return found | new
+
+    def _rank(self, texts: Sequence[str], fetch: int, excluded: np.ndarray | None = None) -> list[_Found | None]:
+        """Returns the `fetch` best rows for each text. excluded: rows to leave out, by exact search over the rest."""
+        vectors = self._encoder.encode_queries(texts)
+        said = np.flatnonzero(vectors.any(axis=1))
+        depth = fetch if self._words is None else max(fetch, hybrid.DEPTH)
+        if excluded is None:
+            rows, scores = self._index.search(vectors[said], min(depth, len(self)))
+        else:
+            rows, scores = self._exact.search(vectors[said], depth, [excluded] * len(said))
+        ranked: list[_Found | None] = [None] * len(texts)
+        for at, one_rows, one_scores in zip(said, rows, scores, strict=True):
+            found = (one_rows[one_rows >= 0], one_scores[one_rows >= 0])
+            if self._words is not None:
+                by_words = self._words.search(texts[at], depth, excluded)
+                found = hybrid.fuse([found[0], by_words[0]], fetch)
+            ranked[at] = found
+        return ranked
 
     def _exclude(self, query: Query, found: _Found | None, k: int) -> _Found | None:
         """Returns the first k of `found` that the task may see, from exact search where there are too few."""
         if found is None:
             return None
         rows, scores = found
-        excluded = self._excluded(query)
+        excluded = self._excluded.rows(query)
         if len(excluded):
             allowed = ~np.isin(rows, excluded)
             rows, scores = rows[allowed], scores[allowed]
@@ -156,34 +153,20 @@ class SearchTool:
 
     def _beyond(self, text: str, excluded: np.ndarray, k: int) -> _Found:
         """Returns the k best rows that are not excluded, for a task whose exclusions used up the over-fetch."""
-        vector = self._encoder.encode_queries([text])
         wanted = min(k, len(self) - len(excluded))
         if len(excluded) <= _MOST_EXCLUDED:
-            rows, scores = (one[0] for one in self._index.search(vector, k + len(excluded)))
-            allowed = (rows >= 0) & ~np.isin(rows, excluded)
+            ((rows, scores),) = self._rank([text], min(k + len(excluded), len(self)))
+            allowed = ~np.isin(rows, excluded)
             if allowed.sum() >= wanted:
                 self._count("refetches")
                 return rows[allowed], scores[allowed]
         self._count("exact_fallbacks")
-        rows, scores = (one[0] for one in self._exact.search(vector, k, [excluded]))
-        return rows[rows >= 0], scores[rows >= 0]
+        ((rows, scores),) = self._rank([text], k, excluded)
+        return rows, scores
 
     def _count(self, name: str) -> None:
         with self._lock:
             self._counts[name] += 1
-
-    def _excluded(self, query: Query) -> np.ndarray:
-        """Returns the distinct rows that this task must not see. A question (passage_id -1) sees everything."""
-        if self.exclusion == "none" or query.passage_id < 0:
-            return np.empty(0, np.int64)
-        rows = []
-        at = int(np.searchsorted(self._ids, query.passage_id))
-        if at < len(self._ids) and self._ids[at] == query.passage_id:
-            rows += [np.array([at]), self._duplicates.of(at)]
-        if self.exclusion == "article":
-            first, last = np.searchsorted(self._articles, [query.article_id, query.article_id + 1])
-            rows.append(self._by_article[first:last])
-        return np.unique(np.concatenate(rows)) if rows else np.empty(0, np.int64)
 
     def _hits(self, kept: Sequence[_Found | None]) -> list[list[Hit]]:
         wanted = [self._ids[found[0]].tolist() if found is not None else [] for found in kept]

@@ -176,6 +176,7 @@ def run(
         ended = time.perf_counter()
         timing = {"seconds/rollout": sampled - began, "seconds/update": ended - sampled}
         timing |= {f"rollout/{name}": value for name, value in engine.stats.items()}
+        timing |= {f"search/{name}": value for name, value in engine.searcher.stats.items()}  # since the start
         log.write(version, row | timing | {"phase": phase, "prompts": tasks.index, "skipped_total": int(state.skipped)})
         if evaluate and settings.eval_every and version % settings.eval_every == 0 and version < settings.iterations:
             log.write(version, {f"eval/{k}": v for k, v in evaluate(lora.join(state.params, *frozen), version).items()})

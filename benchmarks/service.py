@@ -1,0 +1,200 @@
+"""The search service under load: many clients on loopback for some seconds; prints one JSON line and ends by itself.
+
+    python -m benchmarks.service                                   200 clients, 60 s, 20,000 passages
+    python -m benchmarks.service --clients=8 --seconds=2 --passages=500
+
+Makes a corpus of invented words and its index in a temporary folder, starts `serve_search` on it as a process of its
+own, and asks: each client keeps one connection and sends its next request when the last is answered, two queries of
+eight words each, from a pool in which every query comes back now and then, as it does in a group of samples. Beside
+them one client sends requests that must be refused. All clients run in this process, so on a machine of few cores its
+own work is part of the times. Exit status 1 if a request was not answered as it should be.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from masksearch_jax.data import records
+from masksearch_jax.retrieval import build, wire
+
+ROOT = Path(__file__).parent.parent
+
+_QUERIES, _WORDS, _K = 2, 8, 3
+_LIMIT_SECONDS = 30.0  # after which a request counts as unanswered
+_JSON = b"POST /retrieve HTTP/1.1\r\nContent-Length: %d\r\n\r\n%s"
+HOSTILE = (
+    b"\x16\x03\x01\x00\xa5\r\n\r\n",
+    b"GET /retrieve HTTP/1.1\r\n\r\n",
+    b"POST /elsewhere HTTP/1.1\r\nContent-Length: 0\r\n\r\n",
+    b"POST /retrieve HTTP/1.1\r\n\r\n",
+    b"POST /retrieve HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    b"POST /retrieve HTTP/1.1\r\nContent-Length: 99999999999\r\n\r\n",
+    b"GET / HTTP/1.1\r\nX: " + b"y" * 20000 + b"\r\n\r\n",
+    *(
+        _JSON % (len(body), body)
+        for body in (
+            b"{",
+            b"[" * 100_000,
+            b'{"queries": ["a"], "topk": NaN}',
+            b'{"queries": ["a"], "topk": 1000000}',
+            b'{"queries": "a"}',
+            b'{"queries": [{}]}',
+            json.dumps({"queries": ["a"] * 10_000}).encode(),
+            json.dumps({"queries": ["a" * 100_000]}).encode(),
+        )
+    ),
+)
+
+
+def corpus(count: int) -> list[records.Passage]:
+    """Passages of 60 words from a vocabulary in which, as in a language, few words make most of a text."""
+    rng = np.random.default_rng(0)
+    vocabulary = np.array([f"w{i:x}" for i in range(30_000)])
+    shares = 1 / np.arange(10, 30_010)
+    drawn = rng.choice(vocabulary, (count, 60), p=shares / shares.sum())
+    return [records.Passage(i, i, f"Article {i}", " ".join(words), "train") for i, words in enumerate(drawn)]
+
+
+def requests(passages: list[records.Passage], count: int) -> list[bytes]:
+    rng = random.Random(1)
+    made = []
+    for _ in range(count):
+        texts = []
+        for passage in rng.sample(passages, _QUERIES):
+            words = passage.text.split()
+            start = rng.randrange(len(words) - _WORDS)
+            texts.append(" ".join(words[start : start + _WORDS]))
+        body = wire.request(texts, _K)
+        made.append(_JSON % (len(body), body))
+    return made
+
+
+async def exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, data: bytes) -> tuple[int, bytes]:
+    """Sends one request; returns (status, body), status 0 where the connection ends without an answer."""
+    writer.write(data)
+    head = await reader.readuntil(b"\r\n\r\n")
+    size = int(re.search(rb"content-length: (\d+)", head.lower())[1])
+    return int(head.split()[1]), await reader.readexactly(size)
+
+
+async def client(port: int, pool: list[bytes], rng: random.Random, end: float, seconds: list[float]) -> int:
+    """Asks until `end`; appends the time of each answered request and returns how many were not answered rightly."""
+    errors, connection = 0, None
+    while time.perf_counter() < end:
+        began = time.perf_counter()
+        try:
+            async with asyncio.timeout(_LIMIT_SECONDS):
+                connection = connection or await asyncio.open_connection("127.0.0.1", port)
+                status, body = await exchange(*connection, rng.choice(pool))
+            found = json.loads(body)["result"] if status == 200 else []
+            if len(found) == _QUERIES and all(len(one) == _K for one in found):
+                seconds.append(time.perf_counter() - began)
+                continue
+        except (OSError, TimeoutError, asyncio.IncompleteReadError):
+            connection = None
+        errors += 1
+    if connection:
+        connection[1].close()
+    return errors
+
+
+async def attacker(port: int, end: float) -> tuple[int, int]:
+    """Returns (requests sent, those answered with a status from 400 to 499), one connection each."""
+    sent = refused = 0
+    while time.perf_counter() < end:
+        data = HOSTILE[sent % len(HOSTILE)]
+        sent += 1
+        try:
+            async with asyncio.timeout(_LIMIT_SECONDS):
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                status, body = await exchange(reader, writer, data)
+            refused += 400 <= status < 500 and "error" in json.loads(body)
+            writer.close()
+        except (OSError, TimeoutError, asyncio.IncompleteReadError):
+            pass
+        await asyncio.sleep(0.01)
+    return sent, refused
+
+
+async def load(port: int, clients: int, length: float, pool: list[bytes]) -> dict:
+    end, seconds = time.perf_counter() + length, []
+    asking = [client(port, pool, random.Random(i), end, seconds) for i in range(clients)]
+    (sent, refused), *errors = await asyncio.gather(attacker(port, end), *asking)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    _, body = await exchange(reader, writer, b"GET /stats HTTP/1.1\r\nConnection: close\r\n\r\n")
+    writer.close()
+    stats = json.loads(body)
+    p50, p99 = np.percentile(seconds, (50, 99)) if seconds else (0.0, 0.0)
+    return {
+        "requests": len(seconds),
+        "errors": sum(errors),
+        "queries_per_s": round(len(seconds) * _QUERIES / length, 1),
+        "p50_ms": round(1e3 * p50, 2),
+        "p99_ms": round(1e3 * p99, 2),
+        "max_ms": round(1e3 * max(seconds, default=0.0), 2),
+        "queries_per_call": round(stats["batching"]["queries"] / max(1, stats["batching"]["calls"]), 2),
+        "cache_hit_share": round(stats["search"]["cache_hits"] / max(1, stats["search"]["queries"]), 3),
+        "hostile": sent,
+        "hostile_refused": refused,
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--clients", type=int, default=200)
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--passages", type=int, default=20_000)
+    parser.add_argument("--pool", type=int, default=5_000, help="distinct requests")
+    parser.add_argument("--hybrid", action="store_true")
+    wanted = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        passages = corpus(wanted.passages)
+        records.write(Path(folder) / "data" / "passages.array_record", passages)
+        report = build.build(Path(folder) / "data" / "index" / "all", passages, {"dims": 512, "hybrid": wanted.hybrid})
+        line = [sys.executable, "-m", "masksearch_jax.serve_search", f"--workdir={folder}", "--config.port=0"]
+        server = subprocess.Popen(line, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        try:
+            port, message = 0, " "
+            while message and "ready: " not in message:
+                message = server.stderr.readline()
+                if found := re.search(r"listening on http://\S+:(\d+)", message):
+                    port = int(found[1])
+            measured = asyncio.run(load(port, wanted.clients, wanted.seconds, requests(passages, wanted.pool)))
+            memory = Path(f"/proc/{server.pid}/status").read_text()
+            server.send_signal(signal.SIGTERM)
+            ended = server.wait(60)
+        finally:
+            server.kill()
+            server.communicate()
+    print(
+        json.dumps(
+            {
+                "benchmark": "service",
+                "clients": wanted.clients,
+                "seconds": wanted.seconds,
+                "passages": wanted.passages,
+                "index": report["index"],
+                "hybrid": wanted.hybrid,
+                **measured,
+                "server_peak_mb": round(int(re.search(r"VmHWM:\s+(\d+)", memory)[1]) / 1024),
+                "server_exit": ended,
+                "cores": os.cpu_count(),
+            }
+        )
+    )
+    return int(measured["errors"] > 0 or measured["hostile_refused"] < measured["hostile"] or ended != 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

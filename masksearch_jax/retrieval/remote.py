@@ -1,0 +1,116 @@
+"""What a search server is: the settings that lead to it, and what it says of itself before the first search.
+
+Enters: `config.search`. Leaves: whether the server is ours, which index it holds, what it allows. Left out: searching
+(client.py).
+"""
+
+import dataclasses
+import json
+import time
+from typing import Any
+
+from masksearch_jax.retrieval import wire
+from masksearch_jax.retrieval.transport import Transport, TransportError
+
+FALLBACKS = ("local", "empty", "none")
+_POLL_SECONDS = 1.0
+_PROBE_SECONDS = 10.0
+# Of a server that does not say: what Search-R1's own answers without trouble.
+_OTHER_LIMITS = wire.Limits(k=100, queries=64, query_chars=1 << 20, body_bytes=1 << 30)
+
+
+@dataclasses.dataclass(frozen=True)
+class RemoteSettings:
+    """See configs/common.py, `search`."""
+
+    url: str
+    timeout_s: float
+    deadline_s: float
+    retries: int
+    failures: int
+    cooldown_s: float
+    ready_s: float
+    fallback: str
+
+    def __post_init__(self):
+        for name in ("timeout_s", "deadline_s"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"search.{name} is {getattr(self, name)}, must be above 0")
+        for name, least in (("retries", 0), ("failures", 1), ("cooldown_s", 0), ("ready_s", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"search.{name} is {getattr(self, name)}, must be at least {least}")
+        if self.fallback not in FALLBACKS:
+            raise ValueError(f"search.fallback is {self.fallback!r}, known are {', '.join(FALLBACKS)}")
+        Transport(self.url_of("train"))
+
+    def url_of(self, index: str) -> str:
+        """Returns the server's address for one index, without the path of its one method."""
+        return self.url.replace("{index}", index).rstrip("/").removesuffix(wire.PATH)
+
+
+def settings_of(search: Any) -> RemoteSettings | None:
+    """Returns the settings of `config.search`, None without a URL; raises ValueError that names a bad one."""
+    if not search.url:
+        return None
+    return RemoteSettings(**{field.name: search[field.name] for field in dataclasses.fields(RemoteSettings)})
+
+
+@dataclasses.dataclass(frozen=True)
+class Remote:
+    """ours: its passage ids are numbers that mean something here. fingerprint, passages_sha256: of its index, ''
+    where it is not ours."""
+
+    url: str
+    ours: bool
+    limits: wire.Limits
+    fingerprint: str = ""
+    passages_sha256: str = ""
+
+    @classmethod
+    def find(cls, url: str, index: str, transport: Transport, seconds: float) -> "Remote":
+        """Asks until the server is ready, `seconds` at most.
+
+        Raises ValueError if it holds another index or is no search server, TransportError if it is not ready in time.
+        """
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                return cls._ask(url, index, transport)
+            except (TransportError, wire.ResponseError) as error:
+                if time.monotonic() + _POLL_SECONDS > deadline:
+                    raise TransportError(
+                        f"search.url={url} was not ready within search.ready_s={seconds:g} s ({error}); start it, such "
+                        "as with `python -m masksearch_jax.serve_search`, or set search.url='' to search here"
+                    ) from error
+            time.sleep(_POLL_SECONDS)
+
+    @classmethod
+    def _ask(cls, url: str, index: str, transport: Transport) -> "Remote":
+        reply = transport.exchange("GET", "/ready", None, _PROBE_SECONDS)
+        if reply.status >= 500:
+            raise wire.ResponseError(f"/ready says {reply.status}: {reply.body[:200].decode(errors='replace')}")
+        try:
+            said = json.loads(reply.body) if reply.status == 200 else {}
+        except ValueError:
+            said = {}
+        if isinstance(said, dict) and "passages_sha256" in said:
+            if said["index"] != index:
+                raise ValueError(
+                    f"search.url={url} serves the index {said['index']!r}, this needs {index!r}; write {{index}} in "
+                    "search.url (http://host:port/{index}) and serve both with --config.indices"
+                )
+            return cls(url, True, wire.Limits(**said["limits"]), said["fingerprint"], said["passages_sha256"])
+        # Another server: does it speak the language?
+        reply = transport.exchange("POST", wire.PATH, wire.request(["test"], 1), _PROBE_SECONDS)
+        if reply.status >= 500:
+            raise wire.ResponseError(f"{wire.PATH} says {reply.status}: {reply.body[:200].decode(errors='replace')}")
+        try:
+            if reply.status != 200:
+                raise wire.ResponseError(f"status {reply.status}")
+            wire.read_response(reply.body, 1, ours=False)
+        except wire.ResponseError as error:
+            raise ValueError(
+                f"search.url={url} is no search server: POST {wire.PATH} gave {error}; give the address of one that "
+                "speaks Search-R1's /retrieve"
+            ) from error
+        return cls(url, False, _OTHER_LIMITS)

@@ -1,0 +1,170 @@
+"""The search service: which path does what, over the indices of a workdir.
+
+Enters: W/data, the names of its indices, requests. Leaves: answers. POST /retrieve searches (wire.py); GET /health says
+that the process lives, /ready that the indices are loaded and which (503 before), /stats what was asked and how long it
+took. Each path may begin with the name of an index, /train/retrieve; without it the first is meant. Exclusion is the
+client's: a server does not know tasks. Left out: sockets (http_server.py), gathering (batching.py).
+"""
+
+import asyncio
+import concurrent.futures
+import dataclasses
+import json
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from masksearch_jax.retrieval import folder, wire
+from masksearch_jax.retrieval.batching import Batcher, FullError
+from masksearch_jax.retrieval.http_server import Request, Response
+from masksearch_jax.retrieval.latency import Latencies
+from masksearch_jax.retrieval.passages import PassageStore
+from masksearch_jax.retrieval.tool import SearchTool
+
+_LATER = (("Retry-After", "1"),)
+_METHODS = {wire.PATH: "POST", "/health": "GET", "/ready": "GET", "/stats": "GET"}
+
+
+@dataclasses.dataclass(frozen=True)
+class ServiceSettings:
+    """indices: names under W/data/index, the first also without its name. k: passages where a request does not say.
+    threads, batch, wait_ms, pending: see batching.Batcher."""
+
+    indices: tuple[str, ...]
+    k: int
+    limits: wire.Limits
+    threads: int
+    batch: int
+    wait_ms: float
+    pending: int
+
+    def __post_init__(self):
+        if not self.indices:
+            raise ValueError("indices is empty; name at least one of W/data/index")
+        for name, least in (("threads", 1), ("batch", 1), ("wait_ms", 0), ("pending", self.limits.queries)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}, must be at least {least}")
+        if not 1 <= self.k <= self.limits.k:
+            raise ValueError(f"k is {self.k}, must be 1 to limits.k = {self.limits.k}")
+
+
+@dataclasses.dataclass
+class _Served:
+    """An index that is loaded."""
+
+    tool: SearchTool
+    batcher: Batcher
+    fingerprint: str
+    passages_sha256: str
+    latencies: Latencies
+
+
+class Service:
+    """Runs on one event loop: `load`, then requests to `handle`; before, they are told to wait."""
+
+    def __init__(self, workdir: Path, settings: ServiceSettings, server_stats: Callable[[], dict[str, int]]):
+        """server_stats: counts of the HTTP server, for /stats."""
+        self._workdir, self._settings, self._server_stats = workdir, settings, server_stats
+        self._pool = concurrent.futures.ThreadPoolExecutor(settings.threads, thread_name_prefix="search")
+        self._served: dict[str, _Served] = {}
+        self._gatherers: list[asyncio.Task] = []  # kept: a loop holds its tasks weakly
+
+    async def load(self) -> None:
+        """Opens every index; raises FileNotFoundError or ValueError that names the file and the next command."""
+        opened = await _in_daemon_thread(self._open)
+        one = self._settings
+        for name, (tool, contents) in opened.items():
+            batcher = Batcher(
+                tool, self._pool, threads=one.threads, batch=one.batch, wait=one.wait_ms / 1e3, pending=one.pending
+            )
+            self._gatherers.append(asyncio.create_task(batcher.run()))
+            identity = contents["fingerprint"], contents["passages_sha256"]
+            self._served[name] = _Served(tool, batcher, *identity, Latencies())
+
+    def _open(self) -> dict[str, tuple[SearchTool, dict[str, Any]]]:
+        data = self._workdir / "data"
+        if not (data / "passages.array_record").exists():
+            raise FileNotFoundError(
+                f"{data / 'passages.array_record'} does not exist; prepare the data with "
+                f"`python -m masksearch_jax.prepare --workdir={self._workdir}`"
+            )
+        store, opened = PassageStore(data / "passages.array_record"), {}
+        for name in self._settings.indices:
+            tool = SearchTool.load(data / "index" / name, store, "none")
+            opened[name] = tool, json.loads((data / "index" / name / folder.INDEX_FILE).read_text())
+        return opened
+
+    async def handle(self, request: Request) -> Response:
+        """Answers one request."""
+        name, path = self._settings.indices[0], request.path
+        for index in self._settings.indices:
+            if path.startswith(f"/{index}/"):
+                name, path = index, path.removeprefix(f"/{index}")
+        if path not in _METHODS:
+            return Response(404, {"error": f"{request.path[:100]} is not served; {', '.join(_METHODS)} are"})
+        if request.method != _METHODS[path]:
+            allow = (("Allow", _METHODS[path]),)
+            return Response(405, {"error": f"{path} takes {_METHODS[path]}, not {request.method}"}, allow)
+        if path == "/health":
+            return Response(200, {"status": "alive"})
+        served = self._served.get(name)
+        if served is None:
+            return Response(503, {"status": "loading", "error": "the index is not loaded yet"}, _LATER)
+        if path == wire.PATH:
+            return await self._retrieve(served, request.body)
+        return Response(200, self._ready(name, served) if path == "/ready" else self._stats(served))
+
+    async def _retrieve(self, served: _Served, body: bytes) -> Response:
+        began = time.perf_counter()
+        try:
+            asked = wire.read_request(body, self._settings.limits, self._settings.k)
+            found = await served.batcher.search(asked.texts, asked.k)
+        except wire.RequestError as error:
+            return Response(error.status, {"error": str(error)})
+        except FullError as error:
+            return Response(503, {"error": str(error)}, _LATER)
+        served.latencies.add(time.perf_counter() - began)
+        return Response(200, wire.response(found, asked.scores, served.fingerprint))
+
+    def _ready(self, name: str, served: _Served) -> dict[str, Any]:
+        return {
+            "status": "ready",
+            "index": name,
+            "passages": len(served.tool),
+            "fingerprint": served.fingerprint,
+            "passages_sha256": served.passages_sha256,
+            "limits": dataclasses.asdict(self._settings.limits),
+        }
+
+    def _stats(self, served: _Served) -> dict[str, Any]:
+        return {
+            "server": self._server_stats(),
+            "batching": dict(served.batcher.stats),
+            "search": served.tool.stats,
+            "retrieve": served.latencies.summary(),
+        }
+
+
+async def _in_daemon_thread(call: Callable[[], Any]) -> Any:
+    """Runs `call` where the end of the process does not wait for it: loading a large index takes minutes."""
+    loop = asyncio.get_running_loop()
+    future = loop.create_future()
+
+    def settle(method: Callable, value: Any) -> None:
+        if not future.done():
+            method(value)
+
+    def work() -> None:
+        try:
+            outcome = future.set_result, call()
+        except Exception as error:
+            outcome = future.set_exception, error
+        try:
+            loop.call_soon_threadsafe(settle, *outcome)
+        except RuntimeError:
+            pass  # the loop is closed: the process is ending
+
+    threading.Thread(target=work, name="load", daemon=True).start()
+    return await future

@@ -1,0 +1,159 @@
+"""The JSON of a search over HTTP, both sides: Search-R1's `/retrieve` (search_r1/search/retrieval_server.py there).
+
+    {"queries": ["..", ..], "topk": 3, "return_scores": true}
+    {"result": [[{"document": {"id": "17", "contents": "\\"Title\\"\\ntext"}, "score": 0.8}, ..], ..]}
+
+Without scores each entry of the result is the document itself. Ours adds `article_id` to a document and `fingerprint`
+to the answer, which other clients do not read. Left out: sockets, searching, exclusion.
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from masksearch_jax.retrieval.interface import Hit
+
+PATH = "/retrieve"
+_LEAST = {"k": 1, "queries": 1, "query_chars": 16, "body_bytes": 1024}
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What one request may ask for. k: passages of a query. queries: of a request. query_chars: of a query.
+    body_bytes: of a request."""
+
+    k: int = 100
+    queries: int = 256
+    query_chars: int = 4096
+    body_bytes: int = 1 << 20
+
+    def __post_init__(self):
+        for name, least in _LEAST.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"limits.{name} is {getattr(self, name)}, must be at least {least}")
+
+
+class RequestError(ValueError):
+    """A request that cannot be answered; says what is wrong with which field. status: of HTTP."""
+
+    def __init__(self, message: str, status: int = 400):
+        super().__init__(message)
+        self.status = status
+
+
+class ResponseError(ValueError):
+    """An answer that is none: not JSON, of another shape, or to another number of queries."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    texts: list[str]
+    k: int
+    scores: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Document:
+    """A passage as a server sent it. passage_id, article_id: numbers of ours, -1 where the server is another one."""
+
+    title: str
+    text: str
+    score: float
+    passage_id: int = -1
+    article_id: int = -1
+
+
+def request(texts: Sequence[str], k: int) -> bytes:
+    """Returns the body that asks for k passages for each text."""
+    return json.dumps({"queries": list(texts), "topk": k, "return_scores": True}).encode()
+
+
+def read_request(body: bytes, limits: Limits, default_k: int) -> Request:
+    """Returns what a client asks for; raises RequestError that names field and limit."""
+    try:
+        asked = json.loads(body.decode("utf-8"), parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:  # of UTF-8, of JSON, of numbers too long, of nesting
+        raise RequestError(f"the body is no JSON: {error}") from None
+    if not isinstance(asked, dict):
+        raise RequestError(f"the body is a {_kind(asked)}, must be an object with queries, topk, return_scores")
+    queries = asked.get("queries")
+    if not isinstance(queries, list):
+        raise RequestError(f"queries is {_kind(queries)}, must be a list of strings")
+    if len(queries) > limits.queries:
+        raise RequestError(f"queries has {len(queries)} entries, the limit is {limits.queries}", 413)
+    for i, text in enumerate(queries):
+        if not isinstance(text, str):
+            raise RequestError(f"queries[{i}] is {_kind(text)}, must be a string")
+        if len(text) > limits.query_chars:
+            raise RequestError(f"queries[{i}] has {len(text)} characters, the limit is {limits.query_chars}", 413)
+        if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+            raise RequestError(f"queries[{i}] holds half a surrogate pair, must be text")
+    k = asked.get("topk")
+    k = default_k if k is None else k
+    if type(k) is not int or not 1 <= k <= limits.k:
+        shown = k if type(k) is int and abs(k) < 1e9 else _kind(k)
+        raise RequestError(f"topk is {shown}, must be a whole number from 1 to {limits.k}")
+    scores = asked.get("return_scores", False)
+    if not isinstance(scores, bool):
+        raise RequestError(f"return_scores is {_kind(scores)}, must be true or false")
+    return Request(queries, k, scores)
+
+
+def response(found: Sequence[Sequence[Hit]], scores: bool, fingerprint: str) -> dict[str, Any]:
+    """Returns the answer, ready for JSON. fingerprint: of the index that was searched."""
+    result = [[_entry(hit, scores) for hit in hits] for hits in found]
+    return {"result": result, "fingerprint": fingerprint}
+
+
+def read_response(body: bytes, count: int, ours: bool) -> tuple[list[list[Document]], str]:
+    """Returns (documents of each of `count` queries, fingerprint or ''). ours: read ids as numbers of our passages.
+
+    Raises ResponseError.
+    """
+    try:
+        answer = json.loads(body.decode("utf-8"))
+        result = answer["result"]
+        found = [[_document(entry, ours) for entry in entries] for entries in result]
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+        raise ResponseError(f"no answer of {PATH}: {type(error).__name__}: {error}; it begins {body[:80]!r}") from None
+    if len(found) != count:
+        raise ResponseError(f"{len(found)} results for {count} queries")
+    return found, str(answer.get("fingerprint", ""))
+
+
+def _entry(hit: Hit, scores: bool) -> dict[str, Any]:
+    document = {
+        "id": str(hit.passage_id),
+        "article_id": hit.article_id,
+        "contents": f'"{hit.title}"\n{hit.text}',
+    }
+    return {"document": document, "score": hit.score} if scores else document
+
+
+def _document(entry: dict[str, Any], ours: bool) -> Document:
+    document = entry.get("document", entry)
+    score = float(entry.get("score", 0.0))
+    if not math.isfinite(score):
+        raise ValueError(f"score {score}")
+    if "contents" in document:
+        title, _, text = document["contents"].partition("\n")
+        if len(title) > 1 and title[0] == title[-1] == '"':
+            title = title[1:-1]
+    else:  # corpora of other makers keep the two apart
+        title, text = document["title"], document["text"]
+    if not isinstance(title, str) or not isinstance(text, str):
+        raise TypeError("title and text must be strings")
+    if ours:
+        return Document(title, text, score, int(document["id"]), int(document["article_id"]))
+    return Document(title, text, score)
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "object", list: "list", str: "string", bool: "boolean", type(None): "missing or null"}
+    return names.get(type(value), "number")
