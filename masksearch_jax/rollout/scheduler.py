@@ -24,7 +24,7 @@ import dataclasses
 import hashlib
 import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import jax
@@ -130,14 +130,19 @@ class RolloutEngine:
         tokenizer: Tokenizer,
         searcher: interface.Searcher,
         mesh: jax.sharding.Mesh,
+        new_episode: Callable[[Request, int], episode.Episode] | None = None,
     ):
-        """Raises ValueError if vocabulary, slots or ladders do not fit the model or the mesh."""
+        """new_episode: (request, prompt length) -> the rules of its episode; by default those of the limits.
+
+        Raises ValueError if vocabulary, slots or ladders do not fit the model or the mesh.
+        """
         if model_cfg.vocab_size < tokenizer.vocab_size:  # published embeddings are padded to more rows
             raise ValueError(
                 f"ModelConfig.vocab_size is {model_cfg.vocab_size}, the tokenizer {tokenizer.path} has "
                 f"{tokenizer.vocab_size} pieces; train a model for this tokenizer"
             )
         self.cfg, self.model_cfg, self.tokenizer, self.searcher, self.mesh = cfg, model_cfg, tokenizer, searcher, mesh
+        self.new_episode = new_episode or self._new_episode
         self._stops = stops.build(tokenizer, model_cfg.vocab_size)
         self._fixed = np.array(sorted({tokenizer.pad_id, tokenizer.eos_id, *sum(map(tokenizer.encode, tags.ALL), [])}))
         self._time = cfg.limits.total_tokens
@@ -187,6 +192,9 @@ class RolloutEngine:
             registers = np.zeros((cfg.slots, decode.REGISTERS), np.int32)
             self._cache, _ = programs.decode(params, cache, self._owners.rows(registers), whole(np.bool_(False)))
         return programs.compiled - before
+
+    def _new_episode(self, request: Request, prompt_length: int) -> episode.Episode:
+        return episode.Episode(prompt_length, self.cfg.limits, self.tokenizer, request.forced_search)
 
     def _prompt(self, request: Request) -> np.ndarray:
         """Returns the prompt as the model sees it; raises ValueError naming the task."""
@@ -351,7 +359,7 @@ class _Run:
     def _enter(self, slot: int, live: _Live, prompt: np.ndarray) -> interface.Query | None:
         """Begins the episode of a slot of this process; returns its forced search, if it has one."""
         request = live.request
-        live.state = episode.Episode(len(prompt), self.cfg.limits, self.engine.tokenizer, request.forced_search)
+        live.state = self.engine.new_episode(request, len(prompt))
         self.slots.admit(slot, prompt, sampling_key(self.seed, request.key))
         if live.state.forced_query is not None:
             return _query(request.task, live.state.forced_query)

@@ -1,0 +1,183 @@
+"""Rollouts: generated tokens a second of the engine on the workload that the peers replay. Prints one JSON line.
+
+    python -m benchmarks.rollout                           128 episodes, lengths forced, random weights
+    python -m benchmarks.rollout --search_ms=50            each search takes 50 ms: how long does the device wait?
+    python -m benchmarks.rollout --peer='PYTHON FOLDER'    the peer's tunix_rollout.py in turn with ours; the ratio
+
+Both sides generate and append the same number of tokens in each turn, and one warm-up round is not counted. Ours also
+computes the log-prob of every token, as RL needs it. Numbers of shared machines differ by the hour: read the ratio.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+from absl import app, flags
+
+from benchmarks import workload
+from masksearch_jax import sharding
+from masksearch_jax.data.records import Task
+from masksearch_jax.model import transformer
+from masksearch_jax.retrieval import interface
+from masksearch_jax.rollout import decode, episode, scheduler
+from masksearch_jax.rollout.trajectory import StopReason
+
+_ROUNDS = flags.DEFINE_integer("rounds", 5, "Measured rounds.")
+_SEARCH_MS = flags.DEFINE_float("search_ms", 0.0, "What each search takes, in milliseconds.")
+_DEVICES = flags.DEFINE_integer("cpu_devices", 2, "Devices that a CPU host counts as.")
+_SLOTS = flags.DEFINE_integer("slots", 64, "Episodes at a time.")
+_STEPS = flags.DEFINE_integer("steps", 4, "Decode steps per tick.")
+_TICKS = flags.DEFINE_integer("search_ticks", 1, "Ticks that a search may take before the engine waits for it.")
+_PEER = flags.DEFINE_string("peer", "", "Python of the peer's environment and folder of its scripts: runs it in turn.")
+
+_TOTAL = 1024
+
+
+class Ids:
+    """A tokenizer of ids without text: nothing that is sampled ends a turn, so that lengths are the workload's."""
+
+    path, fingerprint = Path("ids"), "ids"
+    vocab_size, pad_id, eos_id = workload.MODEL.vocab_size, 0, 2
+    end_ids, prefix_ids = (), []
+    token_bytes = [b" "] * workload.MODEL.vocab_size
+
+    def encode(self, text: str) -> list[int]:
+        return []
+
+
+class Scripted:
+    """An episode whose turns have the workload's lengths, whatever is written; see rollout.episode.Episode."""
+
+    forced_query, answer = None, ""
+
+    def __init__(self, script: workload.Episode, rng: np.random.Generator):
+        self.turns: list = []
+        self._left, self._rng = list(script.turns), rng
+
+    @property
+    def budget(self) -> int:
+        return self._left[0][0]
+
+    def end_turn(self, ids, ending):
+        if len(ids) != self.budget:
+            raise ValueError(f"a turn of {self.budget} tokens came out with {len(ids)}")
+        if len(self._left) == 1:
+            return episode.Done(StopReason.ANSWER)
+        return episode.Search("anything")
+
+    def observe(self, hits):
+        (_, observed), *self._left = self._left
+        return episode.Append(_random_ids(self._rng, observed))
+
+
+class Slow:
+    """Finds nothing, and takes `seconds` for it."""
+
+    fingerprint = "nothing"
+
+    def __init__(self, seconds: float):
+        self.seconds = seconds
+
+    def search(self, queries, k):
+        time.sleep(self.seconds)
+        return [[] for _ in queries]
+
+
+def _random_ids(rng, count):
+    return rng.integers(3, workload.MODEL.vocab_size - 2, count).tolist()
+
+
+def requests(episodes: list[workload.Episode]) -> list[scheduler.Request]:
+    rng, prompts = np.random.default_rng(0), {}
+    found = []
+    for number, one in enumerate(episodes):
+        prompt = prompts.setdefault(one.group, _random_ids(rng, one.prompt))
+        task = Task(str(number), "ramp", "train", prompt, [], "spans", [], [], "", "", "", -1, -1)
+        found.append(scheduler.Request(task, one.group, number, (number,)))
+    return found
+
+
+def engine(episodes: list[workload.Episode], searcher: interface.Searcher) -> scheduler.RolloutEngine:
+    cfg = scheduler.RolloutConfig(
+        slots=_SLOTS.value,
+        limits=episode.EpisodeLimits(turns=8, turn_tokens=96, observation_tokens=128, total_tokens=_TOTAL),
+        sampling=decode.Sampling(),
+        steps=_STEPS.value,
+        hits=1,
+        search_ticks=_TICKS.value,
+        search_threads=8,
+        prompt_rows=8,
+        prompt_lengths=(128, 192),
+        append_rows=(4, 8, 16),
+        append_tokens=(128,),
+    )
+    rng = np.random.default_rng(1)
+    return scheduler.RolloutEngine(
+        cfg,
+        workload.MODEL,
+        Ids(),
+        searcher,
+        sharding.make_mesh(),
+        new_episode=lambda request, length: Scripted(episodes[request.sample], rng),
+    )
+
+
+def ours() -> Callable[[int], tuple[float, dict[str, float]]]:
+    """Returns the function that runs round n -> (tokens a second, the engine's statistics), warmed up."""
+    episodes = workload.episodes()
+    wanted = sum(generated for one in episodes for generated, _ in one.turns)
+    device = engine(episodes, Slow(_SEARCH_MS.value / 1000))
+    params = transformer.init_params(workload.MODEL, 0, device.mesh)
+    work = requests(episodes)
+    device.warm_up(params)
+
+    def run(number: int):
+        began = time.perf_counter()
+        found = device.run(params, work, version=0, seed=number)
+        seconds = time.perf_counter() - began
+        generated = sum(one.generated for one in found)
+        if generated != wanted:
+            raise ValueError(f"generated {generated} tokens, the workload has {wanted}")
+        return generated / seconds, device.stats
+
+    run(0)
+    return run
+
+
+def peer(python: str, folder: str) -> dict:
+    """One round of the peer's script, after its own warm-up round."""
+    done = subprocess.run([python, "tunix_rollout.py"], cwd=folder, check=True, capture_output=True, text=True)
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def main(_) -> None:
+    jax.config.update("jax_num_cpu_devices", _DEVICES.value)
+    run = ours()
+    rates, ratios, compiles, shares = [], [], 0, []
+    for number in range(1, _ROUNDS.value + 1):
+        rate, stats = run(number)
+        rates.append(rate)
+        compiles += stats["compiles"]
+        phases = ("prefill_s", "append_s", "decode_s", "search_wait_s", "host_s")
+        shares.append({name: stats[name] / stats["seconds"] for name in phases})
+        if _PEER.value:
+            ratios.append(rate / peer(*_PEER.value.split())["tokens_per_s"])
+    print(json.dumps({
+        "benchmark": "rollout",
+        "tokens_per_s": round(statistics.median(rates), 1),
+        "ratio": round(statistics.median(ratios), 2) if ratios else None,
+        "ratios": [round(ratio, 2) for ratio in ratios],
+        "compiles_after_warm_up": compiles,
+        "shares": {name: round(statistics.median(s[name] for s in shares), 3) for name in shares[0]},
+        "settings": {flag.name: flag.value for flag in (_SLOTS, _STEPS, _TICKS, _SEARCH_MS, _DEVICES, _ROUNDS)},
+    }))  # fmt: skip
+
+
+if __name__ == "__main__":
+    app.run(main, argv=sys.argv)
