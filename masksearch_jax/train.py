@@ -23,7 +23,8 @@ from ml_collections import ConfigDict
 from masksearch_jax import distributed, entry, synthesize
 from masksearch_jax import job as job_lib
 from masksearch_jax.checkpoints import Checkpointer
-from masksearch_jax.model import convert
+from masksearch_jax.model import convert, lora
+from masksearch_jax.model.config import lora_from_config
 from masksearch_jax.retrieval import remote
 from masksearch_jax.trainers import dapo, sft
 
@@ -56,6 +57,9 @@ def check(cfg: Any) -> None:
         raise ValueError(
             f"start={cfg.start} holds no checkpoints; name the folder of a trained stage, such as runs/dapo/dapo"
         )
+    adapters = lora_from_config(cfg.lora)
+    if adapters and adapters.base_quantisation:
+        lora.qwix()
     if cfg.job == "sft":
         return
     if cfg.rollout.top_p != 1.0 or cfg.rollout.top_k != 0:

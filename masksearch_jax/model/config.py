@@ -147,6 +147,11 @@ class ModelConfig:
         for name in ("window", "local_rope_base", "query_scalar", "attention_softcap", "logit_softcap"):
             if getattr(self, name) < 0:
                 raise ValueError(f"model.{name} = {getattr(self, name)}: must not be negative; 0 turns it off.")
+        if self.lora and self.lora.base_quantisation and self.remat == "none":
+            raise ValueError(
+                f"lora.base_quantisation = {self.lora.base_quantisation!r} with model.remat = 'none': the backward pass"
+                " would keep every layer's dequantised weights; set model.remat to 'dots' or 'full'."
+            )
         if self.rope_factor <= 0 or not 0 < self.rope_low_freq < self.rope_high_freq:
             raise ValueError(
                 f"model.rope_factor = {self.rope_factor}, rope_low_freq = {self.rope_low_freq}, rope_high_freq ="

@@ -111,7 +111,6 @@ def held(cfg: ModelConfig, params: Any) -> Any:
     kind = cfg.lora.base_quantisation if cfg.lora else ""
     if not kind:
         return params
-    qwix = _qwix()
 
     def one(path, weight):
         name = path[-1].key
@@ -121,7 +120,7 @@ def held(cfg: ModelConfig, params: Any) -> Any:
         whole = set(range(1, inputs + 1)) if kind == "int8" else {inputs}
         channels = [axis for axis in range(weight.ndim) if axis not in whole]
         tiles = {inputs: math.gcd(weight.shape[inputs], _TILE)} if kind == "nf4" else {}
-        return qwix.quantize(
+        return qwix().quantize(
             weight.astype(jnp.float32),
             kind,
             channelwise_axes=channels,
@@ -159,7 +158,7 @@ def held_shardings(cfg: ModelConfig, params: Any, layouts: Any) -> Any:
 
 def dequantised(tree: Any) -> Any:
     """The tree with float32 arrays in place of QArrays."""
-    return jax.tree.map(lambda x: _qwix().dequantize(x) if _is_quantised(x) else x, tree, is_leaf=_is_quantised)
+    return jax.tree.map(lambda x: qwix().dequantize(x) if _is_quantised(x) else x, tree, is_leaf=_is_quantised)
 
 
 def fingerprint(base: Any) -> str:
@@ -190,7 +189,8 @@ def _is_quantised(x):
     return hasattr(x, "qvalue")
 
 
-def _qwix():
+def qwix():
+    """The library of that name, which only a quantised base needs. Raises ValueError if it is not installed."""
     try:
         import qwix
     except ImportError:

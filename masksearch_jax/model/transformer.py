@@ -207,12 +207,12 @@ def _initial(cfg, seed):
 def adapt(cfg: ModelConfig, base: Params, seed: int, mesh: Mesh) -> Params:
     """params of `cfg` in their TRAIN layout: fresh adapters over given weights, which are held as `cfg.lora` says.
 
-    base: params of `cfg.merged`; their arrays are shared, or, to be quantised, eaten.
+    base: params of `cfg.merged`; arrays that are held as they are are shared.
     """
     layouts = param_shardings(cfg, mesh)
     (layout,) = lora.split(layouts)[1]
     if cfg.lora.base_quantisation:
-        base = jax.jit(functools.partial(lora.held, cfg), out_shardings=layout, donate_argnums=0)(base)
+        base = jax.jit(functools.partial(lora.held, cfg), out_shardings=layout)(base)
     adapters = jax.jit(lambda seed: _initial(cfg, seed)["adapters"], out_shardings=layouts["adapters"])(seed)
     return {**base, "adapters": adapters}
 

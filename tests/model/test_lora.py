@@ -20,7 +20,10 @@ KINDS = ("", "int8", "nf4")
 def adapted(name, kind="", **settings):
     if kind:
         pytest.importorskip("qwix", reason="the extra qlora is not installed")
-    return dataclasses.replace(CONFIGS[name], lora=LoraConfig(RANK, ALPHA, base_quantisation=kind, **settings))
+    remat = "full" if kind else "none"
+    return dataclasses.replace(
+        CONFIGS[name], lora=LoraConfig(RANK, ALPHA, base_quantisation=kind, **settings), remat=remat
+    )
 
 
 def scattered(cfg, mesh=None):
@@ -180,8 +183,11 @@ def test_settings_are_checked_by_name_and_survive_json():
     section = {"rank": 4, "alpha": 8.0, "targets": ["v", "q"], "dtype": "bfloat16", "base_quantisation": "int8"}
     found = lora_from_config(section)
     assert found.targets == ("q", "v") and lora_from_config(section | {"rank": 0}) is None
-    cfg = dataclasses.replace(CONFIGS["tiny"], lora=found)
-    assert from_config(dataclasses.asdict(cfg)) == cfg and cfg.merged == CONFIGS["tiny"]
+    with pytest.raises(ValueError, match="lora.base_quantisation = 'int8' with model.remat = 'none'"):
+        dataclasses.replace(CONFIGS["tiny"], lora=found)
+    cfg = dataclasses.replace(CONFIGS["tiny"], lora=found, remat="dots")
+    assert from_config(dataclasses.asdict(cfg)) == cfg
+    assert dataclasses.replace(cfg.merged, remat="none") == CONFIGS["tiny"]
     assert from_config(dataclasses.asdict(CONFIGS["tiny"])) == CONFIGS["tiny"]
     for change, says in (
         ({"targets": ["q", "lm_head"]}, "lora.targets"),
@@ -205,6 +211,6 @@ def test_only_the_targets_have_adapters():
 
 def test_quantisation_without_qwix_says_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "qwix", None)
-    cfg = dataclasses.replace(CONFIGS["tiny"], lora=LoraConfig(RANK, base_quantisation="int8"))
+    cfg = dataclasses.replace(CONFIGS["tiny"], lora=LoraConfig(RANK, base_quantisation="int8"), remat="full")
     with pytest.raises(ValueError, match=r"'.\[qlora\]'"):
         transformer.init_params(cfg, 0, one_device())

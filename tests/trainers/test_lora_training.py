@@ -113,7 +113,7 @@ def refuses_what_differs(job, tmp_path):
 @pytest.mark.parametrize("kind", ["int8", "nf4"])
 def test_adapters_train_on_a_quantised_base(job, kind, tmp_path):
     pytest.importorskip("qwix", reason="the extra qlora is not installed")
-    job.cfg.lora.base_quantisation = kind
+    job.cfg.lora.base_quantisation, job.cfg.model.remat = kind, "full"
     whole = stage(job, "sft", 2, train.train_sft)
     assert whole["blocks"]["mlp"]["up"].qvalue.dtype.itemsize == 1
     assert max(np.abs(x).max() for n, x in whole["adapters"].items() if n.endswith("_b")) > 0
