@@ -12,6 +12,7 @@ own work is part of the times. Exit status 1 if a request was not answered as it
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import random
@@ -158,10 +159,11 @@ def main() -> int:
     parser.add_argument("--pool", type=int, default=5_000, help="distinct requests")
     parser.add_argument("--hybrid", action="store_true")
     wanted = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        passages = corpus(wanted.passages)
-        records.write(Path(folder) / "data" / "passages.array_record", passages)
-        report = build.build(Path(folder) / "data" / "index" / "all", passages, {"dims": 512, "hybrid": wanted.hybrid})
+    with tempfile.TemporaryDirectory() as name:
+        folder, passages = Path(name), corpus(wanted.passages)
+        records.write(folder / "data" / "passages.array_record", passages)
+        with contextlib.redirect_stdout(sys.stderr):
+            report = build.build(folder / "data" / "index" / "all", passages, {"dims": 512, "hybrid": wanted.hybrid})
         line = [sys.executable, "-m", "masksearch_jax.serve_search", f"--workdir={folder}", "--config.port=0"]
         server = subprocess.Popen(line, cwd=ROOT, stderr=subprocess.PIPE, text=True)
         try:

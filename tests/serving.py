@@ -13,11 +13,10 @@ from masksearch_jax.retrieval.http_server import Server, ServerLimits
 from masksearch_jax.retrieval.service import Service, ServiceSettings
 
 
-def workdir_of(folder, passages, indices=("all",), **config):
-    """A workdir with nothing but passages and indices over all of them."""
+def workdir_of(folder, passages):
+    """A workdir with nothing but passages and the index 'all'."""
     records.write(folder / "data" / "passages.array_record", passages)
-    for name in indices:
-        build.build(folder / "data" / "index" / name, passages, {"index": "exact", "dims": 512} | config)
+    build.build(folder / "data" / "index" / "all", passages, {"index": "exact", "dims": 512})
     return folder
 
 

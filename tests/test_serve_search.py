@@ -17,7 +17,7 @@ import serving
 from masksearch_jax import serve_search
 from masksearch_jax.data import records
 from masksearch_jax.job import Job
-from masksearch_jax.retrieval import client, wire
+from masksearch_jax.retrieval import build, client, wire
 from masksearch_jax.retrieval.interface import Query
 from masksearch_jax.retrieval.tool import SearchTool
 from masksearch_jax.retrieval.transport import Transport
@@ -31,7 +31,9 @@ def workdir(tmp_path_factory):
     words = ["karn", "velith", "tolmar", "river", "city", "born", "founded", "near", "dorvan", "keshan", "orland"]
     texts = [" ".join(rng.choices(words, k=30)) for _ in range(60)]
     passages = [records.Passage(i, i // 2, f"Karn {i // 2}", text, "train") for i, text in enumerate(texts)]
-    return serving.workdir_of(tmp_path_factory.mktemp("w"), passages, ("train", "all"))
+    folder = serving.workdir_of(tmp_path_factory.mktemp("w"), passages)
+    build.build(folder / "data" / "index" / "train", passages[:40], {"index": "exact", "dims": 512})
+    return folder
 
 
 @contextlib.contextmanager
@@ -101,7 +103,19 @@ def cfg():
     return dapo.get_config()
 
 
-QUERY = Query("karn velith river", 4, 2)
+def test_the_benchmark_ends_by_itself_and_prints_a_line(monkeypatch, capsys):
+    from benchmarks import service
+
+    monkeypatch.setattr("sys.argv", ["service", "--clients=12", "--seconds=2", "--passages=200", "--pool=20"])
+    status = service.main()
+    (line,) = capsys.readouterr().out.splitlines()
+    measured = json.loads(line)
+    assert status == 0 and measured["errors"] == 0 and measured["server_exit"] == 0
+    assert measured["requests"] > 0 and 0 < measured["hostile_refused"] == measured["hostile"]
+    assert 0 < measured["p50_ms"] <= measured["p99_ms"] <= measured["max_ms"]
+
+
+QUERY = Query("karn velith river", 8, 4)  # would find its own source first
 
 
 def test_the_page_chooses_the_searcher(workdir, cfg):

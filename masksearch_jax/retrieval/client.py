@@ -3,8 +3,9 @@
 Enters: `config.search` with a URL, the name of an index, the local passages. Leaves: hits, from the server or, where it
 does not answer, from the fallback. Order of work: query cache, request (with retries, behind a circuit breaker), then
 exclusion, by passage id where the server holds the very passages of the local index, else by text (exclusion.py); where
-it leaves too few, the server is asked once more for several times as many. An excluded passage is never returned,
-fewer than k may be. Left out: what is done with a server (serve_search.py).
+it leaves too few, the server is asked once more, for several times as many or for all that is known to be excluded and
+k. An excluded passage is never returned; fewer than k are where the server's limit is in the way. Left out: the server
+(serve_search.py).
 
 A run that a server answered whole repeats exactly as far as the server does; one in which a fallback answered does not,
 because when a server fails depends on time. `stats` counts it.
@@ -111,7 +112,9 @@ class RemoteSearcher:
         if text not in found:
             return None
         kept = self._allowed(query, found[text])
-        most = min(_WIDER * fetch, self._remote.limits.k)
+        listed = isinstance(self._excluded, exclusion.Listed)
+        needed = k + len(self._excluded.rows(query)) if listed and len(kept) < k else 0
+        most = min(max(_WIDER * fetch, needed), self._remote.limits.k)
         if len(kept) < k and len(found[text]) == fetch < most:
             self._count("refetches")
             wider = self._find([text], most, started)

@@ -37,7 +37,7 @@ def _bm25s() -> ModuleType:
         except ImportError as error:
             raise ImportError(
                 "a hybrid index needs bm25s: install the extra 'retrieval' (pip install 'masksearch_jax[retrieval]'), "
-                "or build with retrieval.hybrid=False"
+                "or build the index anew with retrieval.hybrid=False"
             ) from error
         finally:
             if before is None:

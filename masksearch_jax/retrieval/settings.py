@@ -1,6 +1,7 @@
 """The settings of an index, checked when they are read. Leaves out `k`, which belongs to the caller of a search."""
 
 import dataclasses
+import importlib.util
 from typing import Any
 
 ENCODERS = ("lexical", "bert")
@@ -62,6 +63,11 @@ class IndexSettings:
             raise ValueError(
                 "retrieval.encoder is 'bert' but retrieval.encoder_dir is empty; give the folder that holds "
                 "config.json, model.safetensors and tokenizer.json (or vocab.txt) of a MiniLM, E5 or BGE checkpoint"
+            )
+        if self.hybrid and importlib.util.find_spec("bm25s") is None:
+            raise ValueError(
+                "retrieval.hybrid=True needs bm25s, which is not installed: pip install 'masksearch_jax[retrieval]', "
+                "or set retrieval.hybrid=False"
             )
         for name in ("recall_floor", "near_duplicate"):
             if not 0 <= getattr(self, name) <= 1:

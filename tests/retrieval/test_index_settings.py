@@ -1,3 +1,5 @@
+import sys
+
 import pytest
 from ml_collections import ConfigDict
 
@@ -30,3 +32,9 @@ def test_reads_dicts_and_config_dicts():
 def test_refuses(fields, message):
     with pytest.raises(ValueError, match=message):
         settings.from_config(fields)
+
+
+def test_a_hybrid_index_without_bm25s_is_refused_before_any_work(monkeypatch):
+    monkeypatch.setitem(sys.modules, "bm25s", None)
+    with pytest.raises(ValueError, match=r"retrieval\.hybrid=True needs bm25s.*pip install"):
+        settings.from_config({"hybrid": True})

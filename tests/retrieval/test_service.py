@@ -117,6 +117,16 @@ def test_a_remote_search_equals_the_local_one(url, workdir, store, corpus, mode)
     assert remote.stats["fallbacks"] == 0 and remote.stats["cache_hits"] > 0
 
 
+def test_used_up_overfetch_is_asked_for_once_more(url, workdir, store, corpus, monkeypatch):
+    monkeypatch.setattr(client, "_OVERFETCH", 0)
+    monkeypatch.setattr(client, "_WIDER", 1)
+    query = Query(corpus[10].text[:150], 10, 3)
+    for mode in ("passage", "article"):  # three and five excluded, all found before any other
+        remote, local = connect(url, store, workdir, mode), SearchTool.load(workdir / "data/index/all", store, mode)
+        assert remote.search([query], 2) == local.search([query], 2)
+        assert remote.stats["refetches"] == 1 and remote.stats["requests"] == 2
+
+
 def test_each_index_has_its_path_and_its_fingerprint(url, workdir, store, corpus):
     train = connect(url + "/{index}", store, workdir, index="train")
     found = train.search([Query(corpus[250].text[:150])], 40)
