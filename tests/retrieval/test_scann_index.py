@@ -30,7 +30,8 @@ def queries(vectors):
 
 @pytest.fixture(scope="module")
 def tree(vectors, tmp_path_factory):
-    how = scann_index.plan(ScannSettings(method="tree", leaves=40, leaves_to_search=12, reorder=100), len(vectors))
+    # Half of the leaves: two builds differ, and with 12 of them one in three came out under 0.95.
+    how = scann_index.plan(ScannSettings(method="tree", leaves=40, leaves_to_search=20, reorder=100), len(vectors))
     return scann_index.build(vectors, how, tmp_path_factory.mktemp("tree"))
 
 
