@@ -1,4 +1,4 @@
-"""Entry: scores a checkpoint on held-out RAMP, per number of masks, and on the toy world's questions.
+"""Entry: scores a checkpoint on held-out RAMP, per number of masks, and on held-out questions.
 
     python -m masksearch_jax.evaluate --config=configs/evaluate.py --workdir=W --config.policy=dapo
 

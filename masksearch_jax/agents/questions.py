@@ -67,7 +67,7 @@ class _Question(oracle.Transcript):
         self._given = task.answers[0][0].lower() in ("yes", "no") or answers.contains(task.text, task.answers[0])
 
     def next_query(self) -> str:
-        hop = min(self._hops - max(len(self._missing), 1), self._hops - 1)
+        hop = self._hops - max(len(self._missing), 1)
         subject = self._subject()
         thought = f"{tags.SPAN_SEPARATOR} ".join(filter(None, dict.fromkeys(self._goals[hop:]))) or subject
         return self.search(thought, lambda style: self._query(subject, self._goals[hop], style))
