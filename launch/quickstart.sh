@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From nothing to a trained policy and its before/after table: sets up .venv, then runs the whole line on the embedded
-# toy encyclopedia. 12 to 18 minutes on two CPU cores; result: runs/quickstart/report.json.
+# toy encyclopedia. 11 to 16 minutes on two CPU cores; result: runs/quickstart/report.json.
 #
 #   bash launch/quickstart.sh [--config.x=y ..]
 set -euo pipefail
