@@ -92,6 +92,14 @@ def test_unknown_and_ill_typed_settings_are_refused(tmp_path):
     assert not list(tmp_path.iterdir())  # before any work
 
 
+def test_attention_that_the_devices_cannot_compute_is_refused_before_any_work(tmp_path):
+    config = load("sft")
+    config.model.attention = "splash"
+    with pytest.raises(ValueError, match="'splash': its kernels are for TPUs and the devices are cpu"):
+        train.run(config, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_one_seed_reaches_every_stage():
     config = load("dapo")
     config.seed = 7

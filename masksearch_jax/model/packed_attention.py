@@ -17,8 +17,6 @@ from collections.abc import Callable, Iterable
 
 import jax
 import jax.numpy as jnp
-from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
-from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as splash_mask
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from masksearch_jax import sharding
@@ -126,6 +124,8 @@ def _cudnn(cfg, q, k, v, segments, local, implementation="cudnn"):
 
 
 def _splash(cfg, q, k, v, segments, local):
+    from jax.experimental.pallas.ops.tpu import splash_attention as splash  # here: it loads for 0.4 s
+
     device = jax.sharding.get_abstract_mesh().abstract_device
     interpret = (device.platform if device else jax.default_backend()) != "tpu"
     q = q / cfg.score_divisor  # the kernels do not scale
@@ -149,15 +149,17 @@ def _splash(cfg, q, k, v, segments, local):
 
 def _kernel(cfg, heads, length, window, interpret):
     """The forward and backward kernels of `heads` query heads over rows of `length`; window: 0 sees all before it."""
+    from jax.experimental.pallas.ops.tpu import splash_attention as splash
+
     parts = jax.sharding.get_abstract_mesh().shape.get("sequence", 1)
     tile = next(size for size in _TILES if length % (size * parts) == 0)
     shape = (length, length)
     if window:
-        one = splash_mask.LocalMask(shape, (window - 1, 0), 0, shard_count=parts)
+        one = splash.LocalMask(shape, (window - 1, 0), 0, shard_count=parts)
     else:
-        one = splash_mask.CausalMask(shape, shard_count=parts)
+        one = splash.CausalMask(shape, shard_count=parts)
     return splash.make_splash_mha(
-        splash_mask.MultiHeadMask([one] * heads),
+        splash.MultiHeadMask([one] * heads),
         block_sizes=splash.BlockSizes(
             block_q=tile, block_kv=tile, block_q_dkv=tile, block_kv_dkv=tile, block_q_dq=tile, block_kv_dq=tile
         ),
