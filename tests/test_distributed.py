@@ -85,6 +85,13 @@ def test_a_wrong_number_of_processes_is_refused_before_the_first_program():
             jax.errors.JaxRuntimeError("UNKNOWN: Gloo context initialization failed: DEADLINE_EXCEEDED: GetKeyValue()"),
             75,
         ),
+        (
+            jax.errors.JaxRuntimeError(
+                "INTERNAL: Barrier failed because: task is set to ERROR: UNAVAILABLE: Task 1 heartbeat timeout. "
+                "[type.googleapis.com/tensorflow.CoordinationServiceError='']"
+            ),
+            75,
+        ),
         (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of HBM"), 1),
     ],
     ids=repr,

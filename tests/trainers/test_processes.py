@@ -155,7 +155,7 @@ def assert_equal_runs(cfg, one, other, count):
     assert len({path.read_text() for path in other.glob(f"{count}-*.tokens")}) == 1
     assert (other / f"{count}-0.tokens").read_text() == (one / "1-0.tokens").read_text()
     assert_equal_rows(one, other, "sft", ("step", "examples"))
-    assert_equal_rows(one, other, "dapo", ("step", "reward", "generated_tokens", "searches", "eval/masks_1/recall"))
+    assert_equal_rows(one, other, "dapo", ("step", "reward", "generated_tokens", "searches", "eval/ramp_1/recall"))
     for stage in ("sft", "dapo"):
         assert_equal_parameters(cfg, one, other, stage)
 
