@@ -35,7 +35,7 @@ from jax.experimental import multihost_utils
 RETRY = 75  # EX_TEMPFAIL of sysexits.h
 # What errors of JAX say, of whatever type they are, when a peer or the network failed and not the program.
 _TRANSIENT = re.compile(
-    r"^(UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED)\b|\bGloo .*failed|coordination service|CoordinationServiceError"
+    r"^(UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED)\b|\bGloo .*failed|[Cc]oordination ?[Ss]ervice"
 )
 _SHUTDOWN_SECONDS = 60
 _MARGIN_SECONDS = 30  # how much longer than our own limits the ones behind them are: ours have the better messages
