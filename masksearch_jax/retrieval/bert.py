@@ -5,12 +5,13 @@ Enters: a checkpoint folder (config.json, model.safetensors, tokenizer.json or v
 belongs to the policy (design decision 4). Left out: RoBERTa relatives, several safetensors shards.
 """
 
+import collections
 import functools
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,11 @@ from masksearch_jax.text import wordpiece
 _CONFIG_FILE, _WEIGHTS_FILE = "config.json", "model.safetensors"
 _POOLING_FILE = "1_Pooling/config.json"
 # Shapes that programs are compiled for: a text is padded to the next length, a batch to the rows of its length.
-_LENGTHS = (16, 32, 64, 96, 128, 192, 256, 384, 512)
+# Queries are few and answered one by one: few programs. Passages are many: little padding, at most an eighth.
+_QUERY_LENGTHS = (16, 32, 64, 96, 128, 192, 256, 384, 512)
 _QUERY_ROWS = 4
-_PASSAGE_TOKENS = 1024  # what fits the caches of a core: 4096 took 1.5 times as long
+_PASSAGE_STEP = 8
+_PASSAGE_TOKENS = 256  # of a batch: products are at full speed by then, and the last batch of a length wastes little
 
 
 class BertEncoder:
@@ -43,10 +46,10 @@ class BertEncoder:
             "passage_prefix": passage_prefix,
             "max_length": min(max_length, config.positions),
         }
-        self._lengths = sorted(
-            {min(n, self._settings["max_length"]) for n in _LENGTHS} | {self._settings["max_length"]}
-        )
-        self._tokenizer = wordpiece.WordPiece(directory, self._settings["max_length"])
+        most = self._settings["max_length"]
+        self._query_lengths = [*(n for n in _QUERY_LENGTHS if n < most), most]
+        self._passage_lengths = _passage_lengths(most)
+        self._tokenizer = wordpiece.WordPiece(directory, most)
         self._graph, params = bert_network.from_tensors(config, read_safetensors(directory / _WEIGHTS_FILE))
         self._cpu = _cpu()
         self._params = jax.device_put(params, self._cpu)
@@ -70,31 +73,40 @@ class BertEncoder:
 
     def encode_queries(self, texts: Sequence[str]) -> np.ndarray:
         """Returns float32 [n, D] unit rows; zeros for an empty text."""
-        return self._encode(texts, self._settings["query_prefix"], lambda length: _QUERY_ROWS)
+        return self._encode(texts, self._settings["query_prefix"], self._query_lengths, lambda length: _QUERY_ROWS)
 
     def encode_passages(self, texts: Sequence[str]) -> np.ndarray:
-        """Returns float32 [n, D] unit rows; zeros for an empty text."""
-        return self._encode(texts, self._settings["passage_prefix"], lambda length: max(1, _PASSAGE_TOKENS // length))
+        """Returns float32 [n, D] unit rows; zeros for an empty text. Thousands a call: they are grouped by length."""
+        prefix = self._settings["passage_prefix"]
+        return self._encode(texts, prefix, self._passage_lengths, lambda length: max(1, _PASSAGE_TOKENS // length))
 
-    def _encode(self, texts: Sequence[str], prefix: str, rows_of) -> np.ndarray:
+    def _encode(
+        self, texts: Sequence[str], prefix: str, lengths: Sequence[int], rows_of: Callable[[int], int]
+    ) -> np.ndarray:
         out = np.zeros((len(texts), self.dims), np.float32)
         said = [i for i, text in enumerate(texts) if text.strip()]
         tokens = dict(zip(said, self._tokenizer.encode([prefix + texts[i] for i in said]), strict=True))
         # A text's shape depends on its own length only, so that its vector does not depend on its neighbours.
-        shape = {i: next(n for n in self._lengths if len(tokens[i]) <= n) for i in said}
-        for length in self._lengths:
-            group, rows = [i for i in said if shape[i] == length], rows_of(length)
+        groups = collections.defaultdict(list)
+        for i in said:
+            groups[next(n for n in lengths if len(tokens[i]) <= n)].append(i)
+        running = []  # all are handed over before the first is waited for, so that every core has work
+        for length, group in sorted(groups.items()):
+            rows = rows_of(length)
             for start in range(0, len(group), rows):
                 members = group[start : start + rows]
-                out[members] = self._run([tokens[i] for i in members], rows, length)
+                running.append((members, self._start([tokens[i] for i in members], rows, length)))
+        for members, vectors in running:
+            out[members] = np.asarray(vectors)[: len(members)]
         return out
 
-    def _run(self, tokens: list[list[int]], rows: int, length: int) -> np.ndarray:
+    def _start(self, tokens: list[list[int]], rows: int, length: int) -> jax.Array:
+        """Returns float32 [rows, D], perhaps not computed yet."""
         ids, lengths = np.zeros((rows, length), np.int32), np.ones(rows, np.int32)
         for i, row in enumerate(tokens):
             ids[i, : len(row)], lengths[i] = row, len(row)
         ids, lengths = jax.device_put((ids, lengths), self._cpu)
-        return np.asarray(_embed(self._graph, self._settings["pooling"], self._params, ids, lengths))[: len(tokens)]
+        return _embed(self._graph, self._settings["pooling"], self._params, ids, lengths)
 
     def save(self, directory: Path | str) -> None:
         """Copies the checkpoint (by hard link where the file system can) and writes encoder.json beside it."""
@@ -116,6 +128,14 @@ class BertEncoder:
 @functools.partial(jax.jit, static_argnums=(0, 1))  # of the module: indices with the same encoder share programs
 def _embed(graph: Any, pooling: str, params: Any, ids: jax.Array, lengths: jax.Array) -> jax.Array:
     return nnx.merge(graph, params)(ids, lengths, pooling)
+
+
+def _passage_lengths(most: int) -> list[int]:
+    """Returns what passages are padded to, up to `most`: in steps of 8 tokens, past 128 of an eighth or less."""
+    lengths = [_PASSAGE_STEP]
+    while lengths[-1] < most:
+        lengths.append(lengths[-1] + max(_PASSAGE_STEP, 2 ** (lengths[-1].bit_length() - 1) // 8))
+    return [*lengths[:-1], most]
 
 
 def _cpu() -> jax.Device:
@@ -143,7 +163,7 @@ def _read_pooling(path: Path) -> str:
 
 
 def _fingerprint(directory: Path, settings: dict[str, Any]) -> str:
-    total = hashlib.sha256(json.dumps(["bert", 1, settings]).encode())
+    total = hashlib.sha256(json.dumps(["bert", 2, settings]).encode())
     for name in (_CONFIG_FILE, _WEIGHTS_FILE, *wordpiece.FILES):
         if (directory / name).exists():
             with open(directory / name, "rb") as file:
