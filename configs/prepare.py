@@ -59,6 +59,8 @@ def get_config(arg: str = ""):
     config.retrieval = ConfigDict({
         "encoder": "lexical",  # lexical | bert
         "encoder_dir": "",  # safetensors checkpoint for bert
+        "encoder_dtype": "float32",  # float32 | bfloat16, of bert
+        "encoder_devices": "cpu",  # of bert's passages: cpu | local (all of JAX's default platform, a TPU's chips)
         "dims": 4096,  # of the lexical encoder; fewer blur single words (README, "Search")
         "index": "auto",  # auto | exact | scann
         "hybrid": False,  # rank by BM25 as well, and fuse (docs/search.md)

@@ -1,8 +1,9 @@
-"""A BERT-family encoder (MiniLM, E5, BGE) from published safetensors weights, computed by Flax on the host's CPU.
+"""A BERT-family encoder (MiniLM, E5, BGE) from published safetensors weights, computed by Flax.
 
 Enters: a checkpoint folder (config.json, model.safetensors, tokenizer.json or vocab.txt; sentence-transformers'
-1_Pooling/config.json if there) and texts. Leaves: float32 [n, D] unit vectors. It never touches an accelerator, which
-belongs to the policy (design decision 4). Left out: RoBERTa relatives, several safetensors shards.
+1_Pooling/config.json if there) and texts. Leaves: float32 [n, D] unit vectors. Queries are computed on the host's CPU,
+because the accelerator belongs to the policy (design decision 4); passages too, unless devices='local' gives their
+batches to all local devices of JAX's default platform. Left out: RoBERTa relatives, several safetensors shards.
 """
 
 import collections
@@ -11,13 +12,14 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from masksearch_jax.model.convert import read_safetensors
 from masksearch_jax.retrieval import bert_network, encoder
@@ -30,13 +32,24 @@ _POOLING_FILE = "1_Pooling/config.json"
 _QUERY_LENGTHS = (16, 32, 64, 96, 128, 192, 256, 384, 512)
 _QUERY_ROWS = 4
 _PASSAGE_STEP = 8
-_PASSAGE_TOKENS = 256  # of a batch: products are at full speed by then, and the last batch of a length wastes little
+# Tokens of a device's share of a batch. CPU: products are at full speed by 256, and the last batch of a length wastes
+# little. An accelerator wants more; how many was not measured.
+_CPU_TOKENS, _ACCELERATOR_TOKENS = 256, 8192
 
 
 class BertEncoder:
     """See the module docstring. Immutable; thread-safe."""
 
-    def __init__(self, directory: Path, pooling: str, query_prefix: str, passage_prefix: str, max_length: int):
+    def __init__(
+        self,
+        directory: Path,
+        pooling: str,
+        query_prefix: str,
+        passage_prefix: str,
+        max_length: int,
+        dtype: str = "float32",  # an index made before there was a choice does not name it
+        devices: str = "cpu",
+    ):
         config = bert_network.BertConfig.read(directory / _CONFIG_FILE)
         self.dims = config.embed
         self._directory = directory
@@ -45,22 +58,33 @@ class BertEncoder:
             "query_prefix": query_prefix,
             "passage_prefix": passage_prefix,
             "max_length": min(max_length, config.positions),
+            "dtype": dtype,
         }
         most = self._settings["max_length"]
-        self._query_lengths = [*(n for n in _QUERY_LENGTHS if n < most), most]
-        self._passage_lengths = _passage_lengths(most)
         self._tokenizer = wordpiece.WordPiece(directory, most)
-        self._graph, params = bert_network.from_tensors(config, read_safetensors(directory / _WEIGHTS_FILE))
-        self._cpu = _cpu()
-        self._params = jax.device_put(params, self._cpu)
+        self._graph, params = bert_network.from_tensors(config, read_safetensors(directory / _WEIGHTS_FILE), dtype)
+        self._host = _Placed(params, [_cpu()])
+        self._passages = _Placed(params, jax.local_devices()) if devices == "local" else self._host
+        # {tokens that a text is padded to: rows of a batch of such texts}, ascending
+        self._query_shapes = dict.fromkeys([*(n for n in _QUERY_LENGTHS if n < most), most], _QUERY_ROWS)
+        self._passage_shapes = {length: self._passages.rows_of(length) for length in _passage_lengths(most)}
         self.fingerprint = _fingerprint(directory, self._settings)
 
     @classmethod
     def from_checkpoint(
-        cls, directory: Path | str, pooling: str, query_prefix: str, passage_prefix: str, max_length: int
+        cls,
+        directory: Path | str,
+        pooling: str,
+        query_prefix: str,
+        passage_prefix: str,
+        max_length: int,
+        dtype: str = "float32",
+        devices: str = "cpu",
     ) -> "BertEncoder":
         """Returns the encoder of a downloaded checkpoint folder; pooling 'auto' reads what the checkpoint says.
 
+        dtype: of weights and products, 'float32' or 'bfloat16'. devices: 'cpu', or 'local' for passages on every local
+        device of JAX's default platform; it is not saved, and vectors differ by rounding at most.
         Raises FileNotFoundError or ValueError that names the file and what is wrong with it.
         """
         directory = Path(directory)
@@ -69,44 +93,40 @@ class BertEncoder:
                 raise FileNotFoundError(f"retrieval.encoder_dir = {directory} has no {name}")
         if pooling == "auto":
             pooling = _read_pooling(directory / _POOLING_FILE)
-        return cls(directory, pooling, query_prefix, passage_prefix, max_length)
+        return cls(directory, pooling, query_prefix, passage_prefix, max_length, dtype, devices)
 
     def encode_queries(self, texts: Sequence[str]) -> np.ndarray:
         """Returns float32 [n, D] unit rows; zeros for an empty text."""
-        return self._encode(texts, self._settings["query_prefix"], self._query_lengths, lambda length: _QUERY_ROWS)
+        return self._encode(texts, self._settings["query_prefix"], self._query_shapes, self._host)
 
     def encode_passages(self, texts: Sequence[str]) -> np.ndarray:
         """Returns float32 [n, D] unit rows; zeros for an empty text. Thousands a call: they are grouped by length."""
-        prefix = self._settings["passage_prefix"]
-        return self._encode(texts, prefix, self._passage_lengths, lambda length: max(1, _PASSAGE_TOKENS // length))
+        return self._encode(texts, self._settings["passage_prefix"], self._passage_shapes, self._passages)
 
-    def _encode(
-        self, texts: Sequence[str], prefix: str, lengths: Sequence[int], rows_of: Callable[[int], int]
-    ) -> np.ndarray:
+    def _encode(self, texts: Sequence[str], prefix: str, shapes: dict[int, int], placed: "_Placed") -> np.ndarray:
         out = np.zeros((len(texts), self.dims), np.float32)
         said = [i for i, text in enumerate(texts) if text.strip()]
         tokens = dict(zip(said, self._tokenizer.encode([prefix + texts[i] for i in said]), strict=True))
         # A text's shape depends on its own length only, so that its vector does not depend on its neighbours.
         groups = collections.defaultdict(list)
         for i in said:
-            groups[next(n for n in lengths if len(tokens[i]) <= n)].append(i)
+            groups[next(n for n in shapes if len(tokens[i]) <= n)].append(i)
         running = []  # all are handed over before the first is waited for, so that every core has work
         for length, group in sorted(groups.items()):
-            rows = rows_of(length)
-            for start in range(0, len(group), rows):
-                members = group[start : start + rows]
-                running.append((members, self._start([tokens[i] for i in members], rows, length)))
+            for start in range(0, len(group), shapes[length]):
+                members = group[start : start + shapes[length]]
+                running.append((members, self._start([tokens[i] for i in members], shapes[length], length, placed)))
         for members, vectors in running:
             out[members] = np.asarray(vectors)[: len(members)]
         return out
 
-    def _start(self, tokens: list[list[int]], rows: int, length: int) -> jax.Array:
+    def _start(self, tokens: list[list[int]], rows: int, length: int, placed: "_Placed") -> jax.Array:
         """Returns float32 [rows, D], perhaps not computed yet."""
         ids, lengths = np.zeros((rows, length), np.int32), np.ones(rows, np.int32)
         for i, row in enumerate(tokens):
             ids[i, : len(row)], lengths[i] = row, len(row)
-        ids, lengths = jax.device_put((ids, lengths), self._cpu)
-        return _embed(self._graph, self._settings["pooling"], self._params, ids, lengths)
+        ids, lengths = jax.device_put((ids, lengths), placed.by_rows)
+        return _embed(self._graph, self._settings["pooling"], placed.params, ids, lengths)
 
     def save(self, directory: Path | str) -> None:
         """Copies the checkpoint (by hard link where the file system can) and writes encoder.json beside it."""
@@ -123,6 +143,21 @@ class BertEncoder:
         settings = json.loads((Path(directory) / encoder.SETTINGS_FILE).read_text())
         del settings["kind"], settings["fingerprint"]
         return cls(Path(directory), **settings)
+
+
+class _Placed:
+    """The parameters, whole on each of some devices, which share a batch by its rows."""
+
+    def __init__(self, params: Any, devices: Sequence[jax.Device]):
+        mesh = Mesh(np.array(devices), ("rows",))
+        self.by_rows = NamedSharding(mesh, PartitionSpec("rows"))
+        self.params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
+        self._devices = len(devices)
+        self._tokens = _CPU_TOKENS if devices[0].platform == "cpu" else _ACCELERATOR_TOKENS
+
+    def rows_of(self, length: int) -> int:
+        """Rows of a batch of passages of `length` tokens."""
+        return self._devices * max(1, self._tokens // length)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))  # of the module: indices with the same encoder share programs

@@ -125,6 +125,8 @@ def _encoder(settings: IndexSettings, passages: Collection[Passage]) -> encoders
         query_prefix=settings.query_prefix,
         passage_prefix=settings.passage_prefix,
         max_length=settings.max_length,
+        dtype=settings.encoder_dtype,
+        devices=settings.encoder_devices,
     )
 
 

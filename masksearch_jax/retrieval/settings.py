@@ -5,6 +5,8 @@ import importlib.util
 from typing import Any
 
 ENCODERS = ("lexical", "bert")
+ENCODER_DTYPES = ("float32", "bfloat16")
+ENCODER_DEVICES = ("cpu", "local")
 INDEXES = ("auto", "exact", "scann")
 SCANN_METHODS = ("auto", "brute_force", "hashing", "tree")
 EXCLUSIONS = ("none", "passage", "article")
@@ -34,6 +36,8 @@ class IndexSettings:
     pooling, query_prefix, passage_prefix, max_length: of the BERT encoder; pooling 'auto' reads the checkpoint's.
     MiniLM needs no prefixes; E5 'query: ' and 'passage: '; BGE (English) a query_prefix of 'Represent this sentence for
     searching relevant passages: '.
+    encoder_dtype: of the BERT encoder's weights and products, for queries too. encoder_devices: what encodes passages
+    with it, the host's CPU or all local devices of JAX's default platform; queries are encoded on the CPU.
     hybrid: rank by BM25 as well, and fuse the two rankings (hybrid.py).
     recall_floor: least recall@10 against exact search. near_duplicate: shared share of shingles (near_duplicates).
     exclusion: what a search leaves out unless `SearchTool.load` is told otherwise.
@@ -46,6 +50,8 @@ class IndexSettings:
     query_prefix: str = ""
     passage_prefix: str = ""
     max_length: int = 256
+    encoder_dtype: str = "float32"
+    encoder_devices: str = "cpu"
     index: str = "auto"
     scann: ScannSettings = ScannSettings()
     hybrid: bool = False
@@ -56,6 +62,8 @@ class IndexSettings:
     def __post_init__(self):
         _one_of("encoder", self.encoder, ENCODERS)
         _one_of("pooling", self.pooling, ("auto", "mean", "cls"))
+        _one_of("encoder_dtype", self.encoder_dtype, ENCODER_DTYPES)
+        _one_of("encoder_devices", self.encoder_devices, ENCODER_DEVICES)
         _one_of("index", self.index, INDEXES)
         _one_of("scann.method", self.scann.method, SCANN_METHODS)
         _one_of("exclusion", self.exclusion, EXCLUSIONS)

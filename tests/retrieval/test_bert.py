@@ -24,8 +24,8 @@ def checkpoint(tmp_path_factory):
     return directory
 
 
-def open_encoder(directory, pooling="auto", query_prefix="", passage_prefix="", max_length=64):
-    return bert.BertEncoder.from_checkpoint(directory, pooling, query_prefix, passage_prefix, max_length)
+def open_encoder(directory, pooling="auto", query_prefix="", passage_prefix="", max_length=64, **how):
+    return bert.BertEncoder.from_checkpoint(directory, pooling, query_prefix, passage_prefix, max_length, **how)
 
 
 @pytest.fixture(scope="module")
@@ -111,8 +111,42 @@ def test_threads_get_the_same(made):
             np.testing.assert_array_equal(found, expected)
 
 
+def devices_of(placed):
+    return {device for leaf in jax.tree.leaves(placed.params) for device in leaf.devices()}
+
+
 def test_stays_on_one_cpu_device(made):
-    assert {device for leaf in jax.tree.leaves(made._params) for device in leaf.devices()} == {jax.devices("cpu")[0]}
+    assert devices_of(made._host) == devices_of(made._passages) == {jax.devices("cpu")[0]}
+
+
+def test_passages_over_all_devices_equal_those_of_one(checkpoint, made):
+    spread = open_encoder(checkpoint, devices="local")
+    assert devices_of(spread._passages) == set(jax.local_devices()) and len(jax.local_devices()) == 8
+    assert devices_of(spread._host) == devices_of(made._host)
+    texts = [" ".join(["the cat sat on mat dog a ran".split()[(i * j) % 8] for j in range(i % 40)]) for i in range(90)]
+    np.testing.assert_array_equal(spread.encode_passages(texts), made.encode_passages(texts))
+    assert spread.fingerprint == made.fingerprint
+
+
+def test_padding_is_an_eighth_at_most():
+    for most in (5, 64, 250, 512, 1000):
+        lengths = bert._passage_lengths(most)
+        assert lengths == sorted(set(lengths)) and lengths[-1] == most
+        for length, next_one in zip(lengths, lengths[1:], strict=False):
+            assert next_one - length <= max(8, length / 8)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_bfloat16_is_near_and_named_apart(tmp_path, checkpoint, pooling):
+    exact, rounded = open_encoder(checkpoint, pooling), open_encoder(checkpoint, pooling, dtype="bfloat16")
+    for encode in ("encode_queries", "encode_passages"):
+        found, truth = (getattr(one, encode)(tiny_bert.TEXTS) for one in (rounded, exact))
+        assert found.dtype == np.float32 and 0.999 < (found * truth).sum(1).min() and (found != truth).any()
+    assert rounded.fingerprint != exact.fingerprint
+    rounded.save(tmp_path)
+    np.testing.assert_array_equal(
+        encoder.load(tmp_path).encode_queries(tiny_bert.TEXTS), rounded.encode_queries(tiny_bert.TEXTS)
+    )
 
 
 def test_empty_texts_say_nothing(made):

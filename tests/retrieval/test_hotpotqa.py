@@ -83,3 +83,14 @@ def test_scann_tree_with_reordering_comes_close(built, questions, exact_recalls)
     searcher = SearchTool.load(*built)
     assert searcher._index.plan.method == "tree" and searcher._index.plan.leaves_to_search < 32
     assert recalls(searcher, questions) == pytest.approx(exact_recalls, abs=0.02)
+
+
+def test_bfloat16_finds_the_same(built, questions, exact_recalls, tmp_path):
+    directory, store = built
+    config = {"encoder": "bert", "encoder_dir": str(directory / "encoder"), "pooling": "mean"}
+    config |= {"encoder_dtype": "bfloat16", "index": "exact", "exclusion": "none"}
+    build.build(tmp_path / "index", store, config)
+    searcher = SearchTool.load(tmp_path / "index", store)
+    exact_vectors = SearchTool.load(directory, store)._index.vectors
+    assert (searcher._index.vectors * exact_vectors).sum(1).min() > 0.9999
+    assert recalls(searcher, questions) == pytest.approx(exact_recalls, abs=0.01)

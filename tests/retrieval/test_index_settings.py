@@ -23,6 +23,8 @@ def test_reads_dicts_and_config_dicts():
         ({"scann": {"leafs": 3}}, r"retrieval\.scann\.leafs is no setting"),
         ({"dims": "64"}, r"retrieval\.dims is '64', must be of type int"),
         ({"encoder": "bm25"}, r"retrieval\.encoder is 'bm25', known are lexical, bert"),
+        ({"encoder_dtype": "float16"}, r"retrieval\.encoder_dtype is 'float16', known are float32, bfloat16"),
+        ({"encoder_devices": "tpu"}, r"retrieval\.encoder_devices is 'tpu', known are cpu, local"),
         ({"exclusion": "all"}, r"retrieval\.exclusion is 'all', known are none, passage, article"),
         ({"scann": {"method": "soar"}}, r"retrieval\.scann\.method is 'soar'"),
         ({"recall_floor": 95.0}, r"retrieval\.recall_floor is 95\.0, must lie between 0 and 1"),
