@@ -3,7 +3,8 @@
     python -m masksearch_jax.prepare --config=configs/prepare.py --config.dump=FILE --workdir=W
 
 W/data appears at the end, by a rename, so that it is finished where it exists; running the same line again does nothing
-then. This is the only entry that imports TensorFlow, and it runs as a process of its own.
+then. After a kill it starts anew, but for the encoded passages in W/data.vectors, which are used as far as they go.
+This is the only entry that imports TensorFlow, and it runs as a process of its own.
 """
 
 import os
@@ -50,7 +51,7 @@ def run(cfg: Any, workdir: Path) -> dict[str, Any]:
     """
     from masksearch_jax.prep import manifest
 
-    data_dir, partial = workdir / "data", workdir / "data.partial"
+    data_dir, partial, vectors = workdir / "data", workdir / "data.partial", workdir / "data.vectors"
     recorded = cfg.to_dict()
     del recorded["overwrite"]
     if data_dir.exists() and manifest.read(data_dir) is None:
@@ -72,7 +73,7 @@ def run(cfg: Any, workdir: Path) -> dict[str, Any]:
 
     # ---- the data, then an index over it for each purpose ----
     content, report = pipeline.run(cfg, partial, metrics.progress_bar)
-    report["indices"] = _build_indices(cfg.indices, retrieval, partial)
+    report["indices"] = _build_indices(cfg.indices, retrieval, partial, vectors)
     report["seconds"]["indices"] = round(sum(index["seconds"] for index in report["indices"].values()), 2)
     report["seconds"]["all"] = round(time.perf_counter() - started, 2)
 
@@ -82,17 +83,20 @@ def run(cfg: Any, workdir: Path) -> dict[str, Any]:
     written = manifest.write(partial, {"settings": recorded, **content}, files)
     shutil.rmtree(data_dir, ignore_errors=True)
     partial.rename(data_dir)
+    shutil.rmtree(vectors, ignore_errors=True)
     print(json.dumps(report, indent=1))
     print(f"{data_dir}: prepared in {report['seconds']['all']:.0f} s")
     return written
 
 
-def _build_indices(names: tuple[str, ...], settings: index_settings.IndexSettings, data_dir: Path) -> dict[str, Any]:
+def _build_indices(
+    names: tuple[str, ...], settings: index_settings.IndexSettings, data_dir: Path, vectors: Path
+) -> dict[str, Any]:
     store, reports = PassageStore(data_dir / "passages.array_record"), {}
     for name in names:
         held = SplitPassages(store, INDICES[name])
         with _bars(f"index {name}") as progress:
-            reports[name] = index_build.build(data_dir / "index" / name, held, settings, progress)
+            reports[name] = index_build.build(data_dir / "index" / name, held, settings, progress, vectors / name)
     return reports
 
 

@@ -12,18 +12,24 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from masksearch_jax.data.records import Passage
+from masksearch_jax.retrieval import (
+    corpus_vectors,
+    exact,
+    folder,
+    hybrid,
+    lexical,
+    near_duplicates,
+    recall,
+    scann_index,
+)
 from masksearch_jax.retrieval import encoder as encoders
-from masksearch_jax.retrieval import exact, folder, hybrid, lexical, near_duplicates, recall, scann_index
 from masksearch_jax.retrieval.settings import IndexSettings, from_config
-
-_ENCODE_BATCH = 1024
 
 Progress = Callable[[str, int, int], None]  # stage, done, total
 
@@ -33,18 +39,26 @@ class RecallError(ValueError):
 
 
 def build(
-    directory: Path | str, passages: Collection[Passage], config: Any, progress: Progress | None = None
+    directory: Path | str,
+    passages: Collection[Passage],
+    config: Any,
+    progress: Progress | None = None,
+    vectors_dir: Path | None = None,
 ) -> dict[str, Any]:
     """Builds the index folder `directory` (replaced if it exists) and returns the report, which index.json keeps too.
 
     passages: ids ascending; iterated several times. config: IndexSettings or a mapping of its fields. progress: called
-    with (stage, done, total). Raises ValueError for bad settings or passages and RecallError under the recall floor.
+    with (stage, done, total). vectors_dir: where encoded passages wait, for this build or the one after it if it is
+    killed or fails; the caller removes it. Without, they wait beside the index and are removed at the end.
+    Raises ValueError for bad settings or passages and RecallError under the recall floor.
     """
     progress = progress or (lambda stage, done, total: None)
     settings = from_config(config)
     directory = Path(directory)
     started = time.perf_counter()
     ids, articles, digests = _identify(passages)
+    passages_sha256 = hashlib.sha256(digests.tobytes()).hexdigest()
+    waiting = vectors_dir or directory.with_name(directory.name + ".vectors")
     print(f"{directory}: {_estimate(settings, len(ids))}", flush=True)
 
     partial = directory.with_name(directory.name + ".partial")
@@ -53,7 +67,7 @@ def build(
     try:
         encoder = _encoder(settings, passages)
         encoder.save(partial / folder.ENCODER)
-        vectors = _encode(encoder, passages, progress)
+        vectors = _encode(encoder, passages, passages_sha256, waiting, progress)
         probes = encoder.encode_queries(recall.probes(passages))
         kind, method, measured = _index(directory, settings, vectors, probes, partial / folder.INDEX)
         del vectors
@@ -79,10 +93,12 @@ def build(
             partial,
             settings=dataclasses.asdict(settings),
             report=report,
-            passages_sha256=hashlib.sha256(digests.tobytes()).hexdigest(),
+            passages_sha256=passages_sha256,
             encoder_fingerprint=encoder.fingerprint,
         )
         folder.replace(partial, directory)
+        if vectors_dir is None:
+            shutil.rmtree(waiting)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return report
@@ -134,14 +150,13 @@ def _texts(passages: Collection[Passage]) -> Iterator[str]:
     return (encoders.passage_text(passage.title, passage.text) for passage in passages)
 
 
-def _encode(encoder: encoders.Encoder, passages: Collection[Passage], progress: Progress) -> np.ndarray:
-    vectors = np.empty((len(passages), encoder.dims), np.float32)
-    texts, done = _texts(passages), 0
-    while batch := list(islice(texts, _ENCODE_BATCH)):
-        vectors[done : done + len(batch)] = encoder.encode_passages(batch)
-        done += len(batch)
-        progress("encode", done, len(passages))
-    return vectors
+def _encode(
+    encoder: encoders.Encoder, passages: Collection[Passage], passages_sha256: str, waiting: Path, progress: Progress
+) -> np.ndarray:
+    """Returns float32 [N, D], mapped from `waiting`; encodes what is not there yet."""
+    vectors = corpus_vectors.CorpusVectors(waiting, encoder, passages_sha256, len(passages))
+    vectors.encode(_texts(passages), lambda done, total: progress("encode", done, total))
+    return vectors.open()
 
 
 def _index(

@@ -78,6 +78,9 @@ def test_recall_below_the_floor_fails_and_leaves_what_was_there(tmp_path, corpus
     with pytest.raises(build.RecallError, match=message):
         build.build(directory, corpus, narrow)
     assert (directory / "index.json").read_bytes() == before
+    # The vectors wait for a build with other index settings.
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["index", "index.vectors"]
+    build.build(directory, corpus, narrow | {"recall_floor": 0.0})
     assert [path.name for path in tmp_path.iterdir()] == ["index"]
 
 
