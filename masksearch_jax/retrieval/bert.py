@@ -28,7 +28,7 @@ from masksearch_jax.text import wordpiece
 _CONFIG_FILE, _WEIGHTS_FILE = "config.json", "model.safetensors"
 _POOLING_FILE = "1_Pooling/config.json"
 # Shapes that programs are compiled for: a text is padded to the next length, a batch to the rows of its length.
-# Queries are few and answered one by one: few programs. Passages are many: little padding, at most an eighth.
+# Queries are few and answered one by one: few programs. Passages are many: padded by 8 tokens or an eighth at most.
 _QUERY_LENGTHS = (16, 32, 64, 96, 128, 192, 256, 384, 512)
 _QUERY_ROWS = 4
 _PASSAGE_STEP = 8

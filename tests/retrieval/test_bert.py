@@ -128,7 +128,7 @@ def test_passages_over_all_devices_equal_those_of_one(checkpoint, made):
     assert spread.fingerprint == made.fingerprint
 
 
-def test_padding_is_an_eighth_at_most():
+def test_padding_is_eight_tokens_or_an_eighth_at_most():
     for most in (5, 64, 250, 512, 1000):
         lengths = bert._passage_lengths(most)
         assert lengths == sorted(set(lengths)) and lengths[-1] == most
