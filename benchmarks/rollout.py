@@ -25,7 +25,9 @@ from masksearch_jax import sharding
 from masksearch_jax.data.records import Task
 from masksearch_jax.model import transformer
 from masksearch_jax.retrieval import interface
-from masksearch_jax.rollout import decode, episode, scheduler
+from masksearch_jax.rollout import decode, episode
+from masksearch_jax.rollout import engine as engines
+from masksearch_jax.rollout.request import Request
 from masksearch_jax.rollout.trajectory import StopReason
 
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Measured rounds.")
@@ -34,6 +36,8 @@ _DEVICES = flags.DEFINE_integer("cpu_devices", 2, "Devices that a CPU host count
 _SLOTS = flags.DEFINE_integer("slots", 64, "Episodes at a time.")
 _STEPS = flags.DEFINE_integer("steps", 4, "Decode steps per tick.")
 _TICKS = flags.DEFINE_integer("search_ticks", 1, "Ticks that a search may take before the engine waits for it.")
+_CONTEXTS = flags.DEFINE_list("context_lengths", ["256", "384", "512", "768"], "Where the cache is cut.")
+_ROWS = flags.DEFINE_list("append_rows", ["2", "4", "6", "8", "12", "16"], "Rows of an append.")
 _PEER = flags.DEFINE_string("peer", "", "Python of the peer's environment and folder of its scripts: runs it in turn.")
 
 _TOTAL = 1024
@@ -93,18 +97,18 @@ def _random_ids(rng, count):
     return rng.integers(3, workload.MODEL.vocab_size - 2, count).tolist()
 
 
-def requests(episodes: list[workload.Episode]) -> list[scheduler.Request]:
+def requests(episodes: list[workload.Episode]) -> list[Request]:
     rng, prompts = np.random.default_rng(0), {}
     found = []
     for number, one in enumerate(episodes):
         prompt = prompts.setdefault(one.group, _random_ids(rng, one.prompt))
         task = Task(str(number), "ramp", "train", prompt, [], "spans", [], [], "", "", "", -1, -1)
-        found.append(scheduler.Request(task, one.group, number, (number,)))
+        found.append(Request(task, one.group, number, (number,)))
     return found
 
 
-def engine(episodes: list[workload.Episode], searcher: interface.Searcher) -> scheduler.RolloutEngine:
-    cfg = scheduler.RolloutConfig(
+def engine(episodes: list[workload.Episode], searcher: interface.Searcher) -> engines.RolloutEngine:
+    cfg = engines.RolloutConfig(
         slots=_SLOTS.value,
         limits=episode.EpisodeLimits(turns=8, turn_tokens=96, observation_tokens=128, total_tokens=_TOTAL),
         sampling=decode.Sampling(),
@@ -114,11 +118,12 @@ def engine(episodes: list[workload.Episode], searcher: interface.Searcher) -> sc
         search_threads=8,
         prompt_rows=8,
         prompt_lengths=(128, 192),
-        append_rows=(4, 8, 16),
+        append_rows=tuple(map(int, _ROWS.value)),
         append_tokens=(128,),
+        context_lengths=tuple(map(int, _CONTEXTS.value)),
     )
     rng = np.random.default_rng(1)
-    return scheduler.RolloutEngine(
+    return engines.RolloutEngine(
         cfg,
         workload.MODEL,
         Ids(),
@@ -159,13 +164,15 @@ def peer(python: str, folder: str) -> dict:
 def main(_) -> None:
     jax.config.update("jax_num_cpu_devices", _DEVICES.value)
     run = ours()
-    rates, ratios, compiles, shares = [], [], 0, []
+    rates, ratios, compiles, shares, idle, tails = [], [], 0, [], [], []
     for number in range(1, _ROUNDS.value + 1):
         rate, stats = run(number)
         rates.append(rate)
         compiles += stats["compiles"]
         phases = ("prefill_s", "append_s", "decode_s", "search_wait_s", "host_s")
         shares.append({name: stats[name] / stats["seconds"] for name in phases})
+        idle.append(stats["idle_searching_s"] / (stats["seconds"] - stats["tail_s"]))
+        tails.append((stats["tail_s"] / stats["seconds"], stats["tail_idle_searching_s"] / stats["tail_s"]))
         if _PEER.value:
             ratios.append(rate / peer(*_PEER.value.split())["tokens_per_s"])
     print(json.dumps({
@@ -175,7 +182,13 @@ def main(_) -> None:
         "ratios": [round(ratio, 2) for ratio in ratios],
         "compiles_after_warm_up": compiles,
         "shares": {name: round(statistics.median(s[name] for s in shares), 3) for name in shares[0]},
-        "settings": {flag.name: flag.value for flag in (_SLOTS, _STEPS, _TICKS, _SEARCH_MS, _DEVICES, _ROUNDS)},
+        "idle_while_searching": round(statistics.median(idle), 4),  # share of the time before the tail
+        "tail": round(statistics.median(share for share, _ in tails), 4),  # last 10 % of episodes, of all time
+        "tail_idle_while_searching": round(statistics.median(share for _, share in tails), 4),
+        "ticks": stats["ticks"],
+        "settings": {
+            flag.name: flag.value for flag in (_SLOTS, _STEPS, _TICKS, _SEARCH_MS, _DEVICES, _ROUNDS, _CONTEXTS)
+        },
     }))  # fmt: skip
 
 

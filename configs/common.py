@@ -73,6 +73,7 @@ def line() -> ConfigDict:
         "prompt_lengths": (40, 64),
         "append_rows": (4, 8, 16),
         "append_tokens": (40, 64),
+        "context_lengths": (),  # where the cache is cut along time; a program reads as far as its longest slot
     })
     config.prepare = prepare.get_config()
     config.prepare.seed = config.get_ref("seed")

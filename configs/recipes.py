@@ -78,7 +78,7 @@ def apply(config: ConfigDict, name: str) -> None:
     # A prompt batch and an append are cut over the same shards as the slots.
     config.rollout.update({
         "slots": slots, "steps": 16, "prompt_rows": shards, "prompt_lengths": (512, 1024), "append_rows": (shards,),
-        "append_tokens": (128, 512), "search_threads": 4,
+        "append_tokens": (128, 512), "context_lengths": (1024, 2048), "search_threads": 4,
     })  # fmt: skip
     if "sft" in config:
         config.sft.update({"rows": 4 * rows, "micro_batches": 4, "row_length": recipe.length, "augment": False})

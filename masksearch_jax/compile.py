@@ -184,7 +184,7 @@ def _dapo(cfg, model_cfg, mesh) -> Job:
     cache, prefix = _cache(cfg, model_cfg, mesh), kv.abstract_cache(model_cfg, rollout.prompt_rows, length, mesh)
     sampling = decode.Sampling(settings.temperature, rollout.top_p, rollout.top_k)
     stops = StopTable(np.zeros(model_cfg.vocab_size, np.uint8), np.zeros(_STOPS, np.int32))
-    device = decode.Programs(model_cfg.merged, mesh, slots, time_, rollout.steps, sampling, stops)
+    device = decode.Programs(model_cfg.merged, mesh, slots, _ends(cfg), rollout.steps, sampling, stops)
 
     def ints(*shape, layout=whole):
         return jax.ShapeDtypeStruct(shape, jnp.int32, sharding=layout)
@@ -245,7 +245,13 @@ def _dapo(cfg, model_cfg, mesh) -> Job:
 
 
 def _cache(cfg, model_cfg, mesh):
-    return kv.abstract_cache(model_cfg, cfg.rollout.slots, cfg.episode.total_tokens, mesh)
+    return kv.abstract_cache(model_cfg, cfg.rollout.slots, _ends(cfg), mesh)
+
+
+def _ends(cfg):
+    """The whole cache: the program of the longest context, which costs most, is the one compiled."""
+    total = cfg.episode.total_tokens
+    return shapes.clipped((*cfg.rollout.context_lengths, total), total)
 
 
 def per_chip(tree: Any) -> int:

@@ -16,7 +16,7 @@ from masksearch_jax import entry, metrics
 from masksearch_jax import job as job_lib
 from masksearch_jax.data.records import Task
 from masksearch_jax.evals import report, runner
-from masksearch_jax.rollout.scheduler import RolloutEngine
+from masksearch_jax.rollout.engine import RolloutEngine
 from masksearch_jax.trainers import state as state_lib
 
 # Which stage's weights a policy uses; the untrained model has none.

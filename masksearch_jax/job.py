@@ -23,8 +23,8 @@ from masksearch_jax.retrieval.interface import Searcher
 from masksearch_jax.retrieval.passages import PassageStore
 from masksearch_jax.retrieval.tool import SearchTool
 from masksearch_jax.rollout.decode import Sampling
+from masksearch_jax.rollout.engine import RolloutConfig, RolloutEngine
 from masksearch_jax.rollout.episode import EpisodeLimits
-from masksearch_jax.rollout.scheduler import RolloutConfig, RolloutEngine
 from masksearch_jax.text import tokenizer as tokenizer_lib
 from masksearch_jax.text.interface import Tokenizer
 from masksearch_jax.trainers import state as state_lib
@@ -102,6 +102,7 @@ class Job:
             prompt_lengths=tuple(settings.prompt_lengths),
             append_rows=tuple(settings.append_rows),
             append_tokens=tuple(settings.append_tokens),
+            context_lengths=tuple(settings.context_lengths),
         )
         return RolloutEngine(rollout, self.model_cfg.merged, self.tokenizer, self.searcher(index), self.mesh)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from masksearch_jax.data.records import Task
-from masksearch_jax.rollout.scheduler import Request
+from masksearch_jax.rollout.request import Request
 from masksearch_jax.rollout.trajectory import StopReason, Trajectory
 from masksearch_jax.text import answers, tags
 
@@ -24,7 +24,7 @@ PassageText = Callable[[int], str]
 
 
 class Engine(Protocol):
-    """What evaluation needs of rollout.scheduler.RolloutEngine."""
+    """What evaluation needs of rollout.engine.RolloutEngine."""
 
     def run(
         self, params: Any, requests: Sequence[Request], version: int, seed: int, greedy: bool

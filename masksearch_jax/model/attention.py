@@ -6,7 +6,10 @@ Which tokens a layer sees and how it rotates them comes in from transformer.py, 
 Left out: fused kernels for training (packed_attention.py). A local layer's cache is as long as the others'.
 """
 
+import functools
+import itertools
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -72,36 +75,52 @@ def norm_init(cfg: ModelConfig):
 
 
 def attend(
-    q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, divisor: float | None = None, softcap: float = 0.0
+    q: jax.Array,
+    k: Sequence[jax.Array],
+    v: Sequence[jax.Array],
+    mask: jax.Array,
+    divisor: float | None = None,
+    softcap: float = 0.0,
 ) -> jax.Array:
     """softmax(q k^T / divisor) v, with query head n reading key-value head n // (N / K).
 
-    q: [B, N, S, H]. k, v: [B, K, T, H]. mask: bool [B, S, T], True where a query may look. divisor: by default sqrt(H).
-    softcap: scores become softcap * tanh(scores / softcap); 0 leaves them. Returns [B, N, S, H].
+    q: [B, N, S, H]. k, v: blocks [B, K, T_i, H] one after another in time, T their sum. mask: bool [B, S, T], True
+    where a query may look. divisor: by default sqrt(H). softcap: scores become softcap * tanh(scores / softcap); 0
+    leaves them. Returns [B, N, S, H].
     """
     batch, heads, steps, head_dim = q.shape
-    kv_heads = k.shape[1]
+    kv_heads = k[0].shape[1]
     group = heads // kv_heads
     rows = group * steps
     # The queries of a group are rows of one matrix product: keys are read once a group, never repeated.
     q = (q / (divisor or math.sqrt(head_dim))).reshape(batch, kv_heads, rows, head_dim)
     mask = jnp.tile(mask, (1, group, 1))[:, None]  # [B, 1, rows, T]
     if time_major := 1 < rows <= _FEW_ROWS:
-        scores = jnp.einsum("bkth,bkqh->bktq", k, q, preferred_element_type=jnp.float32)
         mask = jnp.swapaxes(mask, 2, 3)
-    else:
-        scores = jnp.einsum("bkqh,bkth->bkqt", q, k, preferred_element_type=jnp.float32)
     axis = 2 if time_major else 3
-    if softcap:
-        scores = softcap * jnp.tanh(scores / softcap)
-    scores = jnp.where(mask, scores, _MASKED)
-    weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis, keepdims=True)))
-    total = weights.sum(axis, keepdims=True)
+    starts = list(itertools.accumulate(block.shape[2] for block in k))[:-1]
+
+    def score(block, visible):
+        if time_major:
+            scores = jnp.einsum("bkth,bkqh->bktq", block, q, preferred_element_type=jnp.float32)
+        else:
+            scores = jnp.einsum("bkqh,bkth->bkqt", q, block, preferred_element_type=jnp.float32)
+        if softcap:
+            scores = softcap * jnp.tanh(scores / softcap)
+        return jnp.where(visible, scores, _MASKED)
+
+    scores = [score(*both) for both in zip(k, jnp.split(mask, starts, axis), strict=True)]
+    top = functools.reduce(jnp.maximum, (part.max(axis, keepdims=True) for part in scores))
+    weights = [jnp.exp(part - jax.lax.stop_gradient(top)) for part in scores]
+    total = sum(part.sum(axis, keepdims=True) for part in weights)
     # Divided after the product, over H numbers a query instead of over T.
     product = "bktq,bkth->bkqh" if time_major else "bkqt,bkth->bkqh"
-    out = jnp.einsum(product, weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
+    out = sum(
+        jnp.einsum(product, part.astype(block.dtype), block, preferred_element_type=jnp.float32)
+        for part, block in zip(weights, v, strict=True)
+    )
     out = out / (jnp.swapaxes(total, 2, 3) if time_major else total)
-    return out.astype(v.dtype).reshape(batch, heads, steps, head_dim)
+    return out.astype(v[0].dtype).reshape(batch, heads, steps, head_dim)
 
 
 class Attention(nnx.Module):
@@ -143,7 +162,7 @@ class Attention(nnx.Module):
     ):
         """Appends counts[b] of the S tokens of row b to the cache and attends to all of it.
 
-        x: [B, S, D]. mask: bool [B, S, T]. layer: (k, v [B, K, T, H], last_key [B, K, H] or None) of this layer.
+        x: [B, S, D]. mask: bool [B, S, T]. layer: (blocks of k, of v [B, K, T_i, H], last_key [B, K, H] or None).
         Returns (output [B, S, D], layer).
         """
         cache_k, cache_v, last_key = layer

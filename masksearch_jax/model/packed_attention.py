@@ -95,7 +95,7 @@ def attend_packed(
 
 
 def _xla(cfg, q, k, v, segments, local):
-    return attend(q, k, v, _visible(cfg, segments, local), cfg.score_divisor, cfg.attention_softcap)
+    return attend(q, (k,), (v,), _visible(cfg, segments, local), cfg.score_divisor, cfg.attention_softcap)
 
 
 def _visible(cfg, segments, local):

@@ -263,7 +263,7 @@ def extend(
     """
     model = nnx.merge(_definition(cfg)[0], params)
     lengths = cache.lengths
-    counts = jnp.clip(counts, 0, jnp.minimum(ids.shape[1], cache.time - lengths))
+    counts = jnp.clip(jnp.minimum(counts, jnp.minimum(ids.shape[1], cache.time - lengths)), 0)
     positions = lengths[:, None] + jnp.arange(ids.shape[1])  # [B, S]
     rope = rope_tables(cfg, positions)
     mask = jnp.arange(cache.time) <= positions[:, :, None]  # [B, S, T]

@@ -28,6 +28,7 @@ from masksearch_jax.text.stops import StopTable
 TOKEN, BUDGET, KEY0, KEY1, STATE = range(5)
 REGISTERS = 5
 _NONE, _STOP, _EOS, _LIMIT = map(int, Ending)
+_PIECE = 128  # of the vocabulary, in `_invert`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,15 +68,36 @@ def draw(logits: jax.Array, uniform: jax.Array, sampling: Sampling, greedy: jax.
     weights = jnp.exp(scaled - top)
 
     def sample():
-        kept = _truncate(weights, sampling)
-        cumulative = jnp.cumsum(kept, axis=-1)
-        # uniform < 1 keeps the threshold strictly under the total, so some index always exceeds it.
-        exceeds = (cumulative > uniform[:, None] * cumulative[:, -1:]) & (kept > 0)
-        return jnp.argmax(exceeds, axis=-1).astype(jnp.int32)
+        return _invert(_truncate(weights, sampling), uniform)
 
     token = jax.lax.cond(greedy, lambda: jnp.argmax(scaled, axis=-1).astype(jnp.int32), sample)
     chosen = jnp.take_along_axis(scaled, token[:, None], axis=-1)[:, 0]
     return token, chosen - top[:, 0] - jnp.log(weights.sum(axis=-1))
+
+
+def _invert(weights: jax.Array, uniform: jax.Array) -> jax.Array:
+    """Returns int32 [B]: the index at which the cumulative sum of weights [B, V] passes `uniform` [B] of their total.
+
+    In two steps, over the sums of pieces of the vocabulary and then inside one piece: a cumulative sum over all of it
+    took as long on CPU as the product with the unembedding.
+    """
+    batch, size = weights.shape
+    pieces = jnp.pad(weights, ((0, 0), (0, -size % _PIECE))).reshape(batch, -1, _PIECE)
+
+    def pick(parts, target):
+        """The first part [B, P] with weight whose cumulative sum exceeds `target` [B], and what is left for it."""
+        cumulative = jnp.cumsum(parts, axis=-1)
+        # Rounding may leave a target at the end of the sum: then the last part with weight is the one.
+        last = parts.shape[-1] - 1 - jnp.argmax(parts[:, ::-1] > 0, axis=-1)
+        exceeds = (cumulative > target[:, None]) & (parts > 0)
+        at = jnp.where(exceeds.any(axis=-1), jnp.argmax(exceeds, axis=-1), last)[:, None]
+        return at, target - jnp.take_along_axis(cumulative - parts, at, axis=-1)[:, 0]
+
+    sums = pieces.sum(axis=-1)
+    piece, rest = pick(sums, uniform * sums.sum(axis=-1))
+    within, _ = pick(jnp.take_along_axis(pieces, piece[:, :, None], axis=1)[:, 0], rest)
+    # Only weights that are not finite lead into the padding; the id has to be one of the vocabulary all the same.
+    return jnp.minimum(piece * _PIECE + within, size - 1)[:, 0].astype(jnp.int32)
 
 
 def _truncate(weights: jax.Array, sampling: Sampling) -> jax.Array:
@@ -95,24 +117,26 @@ def programs(
     model_cfg: ModelConfig,
     mesh: jax.sharding.Mesh,
     slots: int,
-    time: int,
+    ends: tuple[int, ...],
     steps: int,
     sampling: Sampling,
     stops: StopTable,
 ) -> "Programs":
     """Returns the programs for these settings; engines with equal settings share what is compiled."""
-    return Programs(model_cfg, mesh, slots, time, steps, sampling, stops)
+    return Programs(model_cfg, mesh, slots, ends, steps, sampling, stops)
 
 
 class Programs:
     """The jitted programs of an engine; shapes follow from their arguments, so callers keep to a fixed ladder.
 
+    ends: where the blocks of the cache end in time, the last being a slot's capacity. `append` and `decode` take the
+    first blocks of a cache (cache.split) and cost what these hold.
     Raises ValueError if `slots` or the heads do not divide over the mesh.
     """
 
-    def __init__(self, model_cfg, mesh, slots, time, steps, sampling, stops):
-        self._model_cfg, self._mesh, self._slots, self._time = model_cfg, mesh, slots, time
-        layout = kv.cache_shardings(model_cfg, slots, time, mesh)
+    def __init__(self, model_cfg, mesh, slots, ends, steps, sampling, stops):
+        self._model_cfg, self._mesh, self._slots, self._ends = model_cfg, mesh, slots, ends
+        layout = kv.cache_shardings(model_cfg, slots, mesh)
         small = (sharding.replicated(mesh),) * 4
         decode = functools.partial(_decode, model_cfg, sampling, steps, stops)
         self.prefill = jax.jit(functools.partial(_prefill, model_cfg, mesh))
@@ -121,7 +145,7 @@ class Programs:
         self.decode = jax.jit(decode, donate_argnums=1, out_shardings=(layout, small))
 
     def new_cache(self) -> kv.Cache:
-        return kv.init_cache(self._model_cfg, self._slots, self._time, self._mesh)
+        return kv.init_cache(self._model_cfg, self._slots, self._ends, self._mesh)
 
     @property
     def compiled(self) -> int:
@@ -142,6 +166,8 @@ def _admit(cache, prefix, rows, sources):
 
 def _append(cfg, mesh, params, cache, rows, ids, counts):
     """Appends ids int32 [A, C] (counts [A] of them) to slots `rows` [A]; rows >= slots are dropped.
+
+    cache: blocks that hold the slots named and what is appended to them.
 
     Each of D shards of the slots takes the A / D entries of its own (`shapes.shard_chunks`), so that no cache crosses
     devices: a slot that stands among another shard's entries is dropped.

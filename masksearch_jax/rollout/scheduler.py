@@ -1,108 +1,38 @@
-"""The rollout engine: many episodes in few slots, searching while others decode.
+"""One run of the engine: which request is in which slot, and which program runs next.
 
-Enters: parameters, requests (tasks with the id permutation and the sampling key of each) and a searcher. Leaves: one
-Trajectory per request, in request order. A run is a sequence of ticks, each the same programs (decode.py):
+A run is a sequence of ticks, each the same programs (decode.py):
 
 1. searches due at this tick are waited for; their observations, and corrections, are queued for appending; all hosts
    learn which episodes ended and how many tokens each slot has queued;
 2. requests enter free slots, in order; each run of consecutive requests with one group and one prompt shares a prefix,
    prefilled once in batches of `prompt_rows` and kept until its last request is admitted;
-3. queued tokens are appended, by rows and tokens from the ladders of the config;
+3. queued tokens are appended, by rows, tokens and context from the ladders of the config;
 4. up to `steps` tokens are decoded in every slot that has a turn to write;
 5. finished turns are read (episode.py); their searches are submitted, due `search_ticks` later.
-
-What an episode reads, writes and when (in ticks) depends on its request, the seed and the parameters: not on slots,
-neighbours or thread timing, up to float rounding of batched matrix products.
 
 Several hosts: each keeps the same book of which request is in which slot, so that all choose the same programs; the
 inside of an episode (its turns, its searches, its tokens) is known to the owner of its slot alone (owners.py), until
 the finished trajectories are exchanged. So tokenising, parsing and searching divide over the hosts.
-Left out: the fault handling of the search tool (retrieval), rewards (rl).
+Left out: what outlives a run (engine.py).
 """
 
 import dataclasses
-import hashlib
-import struct
-import time
-from collections.abc import Callable, Sequence
-from typing import Protocol
+import typing
 
 import jax
 import numpy as np
 
 from masksearch_jax import distributed
-from masksearch_jax.model.config import ModelConfig
+from masksearch_jax.model import cache as kv
 from masksearch_jax.retrieval import interface
 from masksearch_jax.rollout import decode, episode, searches, shapes, trajectory
-from masksearch_jax.rollout.owners import Owners
+from masksearch_jax.rollout.clock import PhaseClock
+from masksearch_jax.rollout.request import Request, query_of, sampling_key
 from masksearch_jax.rollout.slots import Slots
 from masksearch_jax.rollout.trajectory import StopReason, Trajectory
-from masksearch_jax.text import stops, tags
-from masksearch_jax.text.interface import Tokenizer
 
-
-class Task(Protocol):
-    """What a rollout needs of a data.records.Task."""
-
-    id: str
-    prompt: Sequence[int]
-    passage_id: int
-    article_id: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """One episode to run.
-
-    group, sample: which prompt of the batch and which of its samples; consecutive requests of one group share their
-    prefill. key: integers that identify the episode, such as (epoch, prompt, sample, attempt); with the seed they key
-    its random bits, so two requests with one key and one prompt write the same.
-    pieces: int32 [V] permutation of the vocabulary that fixes tags, pad and eos, or None; the model sees pieces[id] for
-    each id of prompt and observation, and its own ids are mapped back before they become text.
-    forced_search: a query to run before the policy writes, which then only completes the answer; or None.
-    """
-
-    task: Task
-    group: int
-    sample: int
-    key: tuple[int, ...]
-    pieces: np.ndarray | None = None
-    forced_search: str | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class RolloutConfig:
-    """slots: episodes at a time. steps: tokens decoded per tick. hits: passages per search.
-
-    search_ticks: ticks from the end of a turn to its observation; 1 waits for the search, more decode meanwhile.
-    search_batch: queries per call. search_threads: calls at a time.
-    prompt_rows: prompts per prefill. prompt_lengths, append_rows, append_tokens: ladders of program shapes; each
-    entry costs a compilation, and work is padded to the next entry. Rows are rounded up to a multiple of the shards
-    that the slots lie on. On CPU narrow programs are fastest: a row's step takes 30 us among 64 slots, 47 among 192; a
-    token 20 us appended 8 to 32 rows at a time, 60 with 192.
-    """
-
-    slots: int = 64
-    limits: episode.EpisodeLimits = episode.EpisodeLimits()
-    sampling: decode.Sampling = decode.Sampling()
-    steps: int = 8
-    hits: int = 3
-    search_ticks: int = 1
-    search_batch: int = 64
-    search_threads: int = 2
-    prompt_rows: int = 8
-    prompt_lengths: tuple[int, ...] = (64, 128, 256)
-    append_rows: tuple[int, ...] = (8, 32)
-    append_tokens: tuple[int, ...] = (16, 64)
-
-    def __post_init__(self):
-        for name in ("slots", "steps", "hits", "search_ticks", "search_batch", "search_threads", "prompt_rows"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"RolloutConfig.{name} is {getattr(self, name)}; it has to be >= 1")
-        for name in ("prompt_lengths", "append_rows", "append_tokens"):
-            ladder = getattr(self, name)
-            if not ladder or list(ladder) != sorted(set(ladder)) or ladder[0] < 1:
-                raise ValueError(f"RolloutConfig.{name} is {ladder}; it has to be an increasing tuple of sizes >= 1")
+if typing.TYPE_CHECKING:
+    from masksearch_jax.rollout.engine import RolloutEngine
 
 
 @dataclasses.dataclass
@@ -116,110 +46,14 @@ class _Live:
     born: int  # tick of admission
 
 
-# How an episode ended since the last `_Run._settle`, in the order in which slots become free again.
+# How an episode ended since the last `Run._settle`, in the order in which slots become free again.
 _IN_TURN, _AT_DEADLINE, _AT_OBSERVATION = range(3)
 
 
-class RolloutEngine:
-    """Runs episodes. `stats` describes the last run: counts, and seconds by phase."""
-
-    def __init__(
-        self,
-        cfg: RolloutConfig,
-        model_cfg: ModelConfig,
-        tokenizer: Tokenizer,
-        searcher: interface.Searcher,
-        mesh: jax.sharding.Mesh,
-        new_episode: Callable[[Request, int], episode.Episode] | None = None,
-    ):
-        """new_episode: (request, prompt length) -> the rules of its episode; by default those of the limits.
-
-        Raises ValueError if vocabulary, slots or ladders do not fit the model or the mesh.
-        """
-        if model_cfg.vocab_size < tokenizer.vocab_size:  # published embeddings are padded to more rows
-            raise ValueError(
-                f"ModelConfig.vocab_size is {model_cfg.vocab_size}, the tokenizer {tokenizer.path} has "
-                f"{tokenizer.vocab_size} pieces; train a model for this tokenizer"
-            )
-        self.cfg, self.model_cfg, self.tokenizer, self.searcher, self.mesh = cfg, model_cfg, tokenizer, searcher, mesh
-        self.new_episode = new_episode or self._new_episode
-        self._stops = stops.build(tokenizer, model_cfg.vocab_size)
-        self._fixed = np.array(sorted({tokenizer.pad_id, tokenizer.eos_id, *sum(map(tokenizer.encode, tags.ALL), [])}))
-        self._time = cfg.limits.total_tokens
-        self._prompt_lengths = shapes.clipped(cfg.prompt_lengths, self._time)
-        self._append_tokens = shapes.clipped(cfg.append_tokens, self._time)
-        self._owners = Owners(mesh, cfg.slots)
-        # Every shard of the slots prefills and appends as many rows as any other.
-        shards = self._owners.shards
-        self._append_rows = shapes.clipped([-(-rows // shards) * shards for rows in cfg.append_rows], cfg.slots)
-        self._prompt_rows = -(-cfg.prompt_rows // shards) * shards
-        self.programs = decode.programs(model_cfg, mesh, cfg.slots, self._time, cfg.steps, cfg.sampling, self._stops)
-        self._cache = None
-        self.stats: dict[str, float] = {}
-
-    def run(self, params, requests: Sequence[Request], version: int, seed: int, greedy=False) -> list[Trajectory]:
-        """Runs every request to its end and returns the trajectories in request order.
-
-        params: in the DECODE layout (or any, at the price of a gather). version: stamped on every generated token.
-        Raises ValueError for a request that cannot run (prompt too long, no permutation) before any work is done, and
-        whatever the searcher raises. Every process calls it alike and gets every trajectory; the seconds and host
-        times of `stats` are its own.
-        """
-        prompts = [self._prompt(request) for request in requests]
-        with jax.set_mesh(self.mesh):
-            run = _Run(self, params, requests, prompts, seed, greedy)
-            trajectories = run.to_end(version)
-        self.stats = run.stats
-        return trajectories
-
-    def warm_up(self, params) -> int:
-        """Compiles every program shape of the ladders, with no rows in them; returns how many that were."""
-        cfg, programs, whole = self.cfg, self.programs, self._owners.whole
-        before = programs.compiled
-        with jax.set_mesh(self.mesh):
-            cache = programs.new_cache()
-            for length in self._prompt_lengths:
-                ids, counts = shapes.padded([], self._prompt_rows, length)
-                prefix = programs.prefill(params, whole(ids), whole(counts))
-                for rows in self._append_rows:
-                    nowhere = np.full(rows, cfg.slots, np.int32)
-                    cache = programs.admit(cache, prefix, whole(nowhere), whole(np.zeros(rows, np.int32)))
-            for rows in self._append_rows:
-                for length in self._append_tokens:
-                    nowhere = np.full(rows, cfg.slots, np.int32)
-                    ids, counts = np.zeros((rows, length), np.int32), np.zeros(rows, np.int32)
-                    cache = programs.append(params, cache, whole(nowhere), whole(ids), whole(counts))
-            registers = np.zeros((cfg.slots, decode.REGISTERS), np.int32)
-            self._cache, _ = programs.decode(params, cache, self._owners.rows(registers), whole(np.bool_(False)))
-        return programs.compiled - before
-
-    def _new_episode(self, request: Request, prompt_length: int) -> episode.Episode:
-        return episode.Episode(prompt_length, self.cfg.limits, self.tokenizer, request.forced_search)
-
-    def _prompt(self, request: Request) -> np.ndarray:
-        """Returns the prompt as the model sees it; raises ValueError naming the task."""
-        prompt, limit = np.asarray(request.task.prompt, np.int32), self._time
-        name = f"task {request.task.id}"
-        if not 0 < len(prompt) < limit:
-            raise ValueError(
-                f"{name}: its prompt has {len(prompt)} tokens; EpisodeLimits.total_tokens = {limit} leaves room for "
-                f"1 to {limit - 1}: raise it or cut shorter passages"
-            )
-        if prompt.min() < 0 or prompt.max() >= self.model_cfg.vocab_size:
-            raise ValueError(f"{name}: prompt ids outside the vocabulary of {self.model_cfg.vocab_size}; prepare again")
-        if request.pieces is None:
-            return prompt
-        pieces = np.asarray(request.pieces)
-        whole = pieces.shape == (self.model_cfg.vocab_size,)
-        if not whole or (pieces[self._fixed] != self._fixed).any() or not self._stops.admits(pieces):
-            raise ValueError(f"{name}: Request.pieces has to permute the whole vocabulary and leave tags, pad and eos")
-        return pieces[prompt].astype(np.int32)
-
-
-class _Run:
+class Run:
     """The state of one `RolloutEngine.run`."""
 
-    def __init__(self, engine: RolloutEngine, params, requests, prompts, seed: int, greedy: bool):
+    def __init__(self, engine: "RolloutEngine", params, requests, prompts, seed: int, greedy: bool):
         self.engine, self.cfg, self.programs, self.params = engine, engine.cfg, engine.programs, params
         self.requests, self.prompts, self.seed, self.greedy = requests, prompts, seed, np.bool_(greedy)
         self.owners = engine._owners
@@ -228,6 +62,7 @@ class _Run:
         self.live: dict[int, _Live] = {}
         self.free = self.owners.order[::-1]
         self.writing = np.zeros(self.cfg.slots, bool)  # slots in the middle of a turn
+        self.cached = np.zeros(self.cfg.slots, np.int32)  # tokens of each slot in the cache: all but the newest
         self.appends: dict[int, int] = {}  # by slot: number of tokens to append at this tick
         self.finite = True
         self.next = 0  # request
@@ -241,22 +76,23 @@ class _Run:
         self.prefix: tuple[int, object] = (-1, None)  # number of the batch in `prefix`, its cache
         self.inverses: dict[int, np.ndarray] = {}
         self.cache, engine._cache = engine._cache or self.programs.new_cache(), None
-        self.stats = dict.fromkeys(("prefill_s", "append_s", "decode_s", "search_wait_s", "host_s", "seconds"), 0.0)
-        self.stats |= dict.fromkeys(("ticks", "prefilled", "appends", "searches", "tokens", "compiles"), 0)
+        self.stats: dict[str, float] = dict.fromkeys(("prefilled", "appends", "tokens"), 0)
 
     def to_end(self, version: int) -> list[Trajectory]:
-        began, compiled, cfg = time.perf_counter(), self.programs.compiled, self.cfg
+        compiled, cfg = self.programs.compiled, self.cfg
         self.version = version
         with searches.SearchQueue(
             self.engine.searcher, cfg.hits, cfg.search_ticks, cfg.search_batch, cfg.search_threads
         ) as queue:
-            self.queue = queue
+            self.queue, self.clock = queue, PhaseClock(lambda: queue.out > 0)
             while True:
                 distributed.alive("a tick of a rollout")
                 self._collect()
                 self._settle()
-                if not self.live and self.next == len(self.requests):
+                left = len(self.requests) - self.next + len(self.live)
+                if not left:
                     break
+                self.clock.in_tail = 10 * left <= len(self.requests)
                 self._admit()
                 self._append()
                 self._decode()
@@ -265,19 +101,17 @@ class _Run:
         if self.owners.several:
             for data in distributed.gather_bytes(trajectory.to_bytes(self.trajectories)):
                 self.trajectories |= trajectory.from_bytes(data)
-        stats = self.stats
-        stats["seconds"] = time.perf_counter() - began
-        stats["search_wait_s"] = queue.wait_seconds
-        phases = ("prefill_s", "append_s", "decode_s", "search_wait_s")
-        stats["host_s"] = stats["seconds"] - sum(stats[phase] for phase in phases)
-        stats |= {"ticks": self.tick, "compiles": self.programs.compiled - compiled}
-        stats["searches"] = distributed.total(queue.searches) if self.owners.several else queue.searches
+        self.stats |= self.clock.stats()
+        self.stats |= {"ticks": self.tick, "compiles": self.programs.compiled - compiled}
+        self.stats["searches"] = distributed.total(queue.searches) if self.owners.several else queue.searches
         # Leftovers that are not finite would poison later episodes through 0 * nan in masked attention.
         self.engine._cache = self.cache if self.finite else None
         return [self.trajectories[index] for index in range(len(self.requests))]
 
     def _collect(self) -> None:
-        for (slot, born), hits in self.queue.collect(self.tick):
+        with self.clock.phase("search_wait_s"):
+            arrived = self.queue.collect(self.tick)
+        for (slot, born), hits in arrived:
             live = self.live.get(slot)
             # Else it was cancelled meanwhile.
             if live is not None and live.index == born and slot not in self.ended:
@@ -310,7 +144,7 @@ class _Run:
             ids = np.asarray(following.ids, np.int32)
             self.queued[slot] = ids if live.request.pieces is None else np.asarray(live.request.pieces, np.int32)[ids]
         else:
-            return _query(live.request.task, following.query)
+            return query_of(live.request.task, following.query)
         return None
 
     def _finish(self, slot: int, live: _Live, stop: StopReason, how: int) -> None:
@@ -341,6 +175,7 @@ class _Run:
             index, slot = self.next, self.free.pop()
             request, prompt = self.requests[index], self.prompts[index]
             self.live[slot] = _Live(index, request, None, len(prompt), self.tick)
+            self.cached[slot] = len(prompt) - 1
             batch, row = self.prefixes.place[index]
             admitted.setdefault(batch, []).append((slot, row))
             self.writing[slot] = request.forced_search is None
@@ -350,11 +185,10 @@ class _Run:
         self._submit(forced)
         if not admitted:
             return
-        began = time.perf_counter()
-        for batch, pairs in admitted.items():
-            self._copy_prefix(batch, pairs)
-        jax.block_until_ready(self.cache.lengths)
-        self.stats["prefill_s"] += time.perf_counter() - began
+        with self.clock.phase("prefill_s"):
+            for batch, pairs in admitted.items():
+                self._copy_prefix(batch, pairs)
+            jax.block_until_ready(self.cache.lengths)
 
     def _enter(self, slot: int, live: _Live, prompt: np.ndarray) -> interface.Query | None:
         """Begins the episode of a slot of this process; returns its forced search, if it has one."""
@@ -362,7 +196,7 @@ class _Run:
         live.state = self.engine.new_episode(request, len(prompt))
         self.slots.admit(slot, prompt, sampling_key(self.seed, request.key))
         if live.state.forced_query is not None:
-            return _query(request.task, live.state.forced_query)
+            return query_of(request.task, live.state.forced_query)
         self.slots.begin_turn(slot, live.state.budget)
         return None
 
@@ -383,7 +217,6 @@ class _Run:
         """Feeds the queued tokens, and with them the newest token of each slot, which no step has fed yet."""
         if not self.appends:
             return
-        began, whole = time.perf_counter(), self.owners.whole
         own = {}
         for slot, ids in self.queued.items():
             own[slot] = np.concatenate([self.slots.ids[slot, self.slots.length[slot] - 1 :][:1], ids[:-1]])
@@ -392,34 +225,49 @@ class _Run:
         self.queued = {}
         work = self.owners.gather_lists(own, self.appends)
         self.writing[list(work)] = True
-        tokens = self.engine._append_tokens
-        while work:
-            by_rung: dict[int, list[int]] = {}
-            for slot, ids in work.items():
-                by_rung.setdefault(shapes.rung(tokens, len(ids)), []).append(slot)
-            for length, rows_of in sorted(by_rung.items()):
-                shards = self.owners.shards
-                for targets in shapes.shard_chunks(rows_of, self.cfg.slots // shards, shards, self.engine._append_rows):
-                    chosen = [work[slot][:length] if slot in work else () for slot in targets.tolist()]
-                    ids, counts = shapes.padded(chosen, len(targets), length)
-                    self.cache = self.programs.append(
-                        self.params, self.cache, whole(targets), whole(ids), whole(counts)
-                    )
-                    self.stats["appends"] += 1
-                for slot in rows_of:
-                    work[slot] = work[slot][length:]
-            work = {slot: ids for slot, ids in work.items() if len(ids)}
-        jax.block_until_ready(self.cache.lengths)
-        self.stats["append_s"] += time.perf_counter() - began
+        with self.clock.phase("append_s"):
+            while work:
+                work = self._append_part(work)
+            jax.block_until_ready(self.cache.lengths)
+
+    def _append_part(self, work: dict[int, np.ndarray]) -> dict[int, np.ndarray]:
+        """Feeds the front of each slot's list, up to the longest program; returns what is left of them."""
+        cfg, owners, engine = self.cfg, self.owners, self.engine
+        tokens, shards = engine._append_tokens, owners.shards
+        by_rung: dict[int, list[int]] = {}
+        # Slots of like length share a program, which reads as far as its longest one.
+        for slot in sorted(work, key=lambda slot: self.cached[slot]):
+            by_rung.setdefault(shapes.rung(tokens, len(work[slot])), []).append(slot)
+        for length, rows_of in sorted(by_rung.items()):
+            for targets in shapes.shard_chunks(rows_of, cfg.slots // shards, shards, engine._append_rows):
+                chosen = [work[slot][:length] if slot in work else () for slot in targets.tolist()]
+                ids, counts = shapes.padded(chosen, len(targets), length)
+                taken = targets < cfg.slots
+                self.cached[targets[taken]] += counts[taken]
+                head, rest = self._reach(int(self.cached[targets[taken]].max()))
+                whole = owners.whole
+                head = self.programs.append(self.params, head, whole(targets), whole(ids), whole(counts))
+                self.cache = kv.rejoin(head, rest)
+                self.stats["appends"] += 1
+            for slot in rows_of:
+                work[slot] = work[slot][length:]
+        return {slot: ids for slot, ids in work.items() if len(ids)}
+
+    def _reach(self, tokens: int) -> tuple[kv.Cache, kv.Cache]:
+        """The cache cut where a context of `tokens` fits."""
+        return kv.split(self.cache, shapes.rung(self.engine._contexts, tokens))
 
     def _decode(self) -> None:
         if not self.writing.any():
             return
-        began, owners = time.perf_counter(), self.owners
-        registers, greedy = owners.rows(self.slots.registers), owners.whole(self.greedy)
-        self.cache, outputs = self.programs.decode(self.params, self.cache, registers, greedy)
-        ids, logprobs, counts, endings = jax.device_get(outputs)
-        self.stats["decode_s"] += time.perf_counter() - began
+        owners = self.owners
+        with self.clock.phase("decode_s"):
+            registers, greedy = owners.rows(self.slots.registers), owners.whole(self.greedy)
+            head, rest = self._reach(int(self.cached[self.writing].max()) + self.cfg.steps)
+            head, outputs = self.programs.decode(self.params, head, registers, greedy)
+            self.cache = kv.rejoin(head, rest)
+            ids, logprobs, counts, endings = jax.device_get(outputs)
+        self.cached += counts
         self.stats["tokens"] += int(counts.sum())
         self.finite = self.finite and bool(np.isfinite(logprobs).all())
         self.writing &= endings == 0
@@ -447,6 +295,7 @@ class _Run:
     def _submit(self, found: list[tuple[int, int, interface.Query]]) -> None:
         if found:
             self.queue.submit(self.tick, [(slot, index) for slot, index, _ in found], [query for *_, query in found])
+            self.clock.mark()
 
     def _deadlines(self) -> None:
         limit = self.cfg.limits.deadline_ticks
@@ -457,13 +306,3 @@ class _Run:
                 writing = self.slots.registers[slot, decode.BUDGET] > 0
                 ids = self._written(slot, live.request.pieces) if writing else []
                 self._finish(slot, live, live.state.cancel(ids).stop, _AT_DEADLINE)
-
-
-def sampling_key(seed: int, key: Sequence[int]) -> np.ndarray:
-    """Returns two uint32 words that identify (seed, *key), by a hash that is the same on every platform."""
-    data = struct.pack(f"<{len(key) + 1}q", seed, *key)
-    return np.frombuffer(hashlib.blake2b(data, digest_size=8).digest(), np.uint32)
-
-
-def _query(task: Task, text: str) -> interface.Query:
-    return interface.Query(text, task.passage_id, task.article_id)

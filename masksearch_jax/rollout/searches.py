@@ -6,7 +6,6 @@ So the timing of threads decides how long a run takes and nothing else (design d
 
 import concurrent.futures
 import dataclasses
-import time
 from collections.abc import Sequence
 
 from masksearch_jax.retrieval import interface
@@ -29,13 +28,17 @@ class SearchQueue:
         self._pool = concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix="search")
         self._flights: list[_Flight] = []
         self.searches = 0
-        self.wait_seconds = 0.0
 
     def __enter__(self) -> "SearchQueue":
         return self
 
     def __exit__(self, *error) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
+
+    @property
+    def out(self) -> int:
+        """Calls that the searcher has not answered yet."""
+        return sum(not flight.future.done() for flight in self._flights)
 
     def submit(self, tick: int, owners: Sequence[Owner], queries: Sequence[interface.Query]) -> None:
         """Starts the searches of one tick, `batch` queries to a call."""
@@ -54,9 +57,7 @@ class SearchQueue:
         self._flights = [flight for flight in self._flights if flight.due > tick]
         found = []
         for flight in due:
-            began = time.perf_counter()
             results = flight.future.result()
-            self.wait_seconds += time.perf_counter() - began
             if len(results) != len(flight.owners):
                 name = type(self._searcher).__name__
                 raise ValueError(f"{name}.search returned {len(results)} results for {len(flight.owners)} queries")

@@ -75,3 +75,19 @@ def prefix_batches(groups: Sequence[int], prompts: Sequence[np.ndarray], rows: i
             first[-1].append(index)
         place.append((len(first) - 1, len(first[-1]) - 1))
     return Prefixes(place, first)
+
+
+def longest_first(groups: Sequence[int], expected: Sequence[float]) -> list[int]:
+    """Returns the order in which to admit requests: groups by their longest expected request, longest first.
+
+    Requests of consecutive equal groups stay together and in order, as they share a prefilled prompt. Equal
+    expectations keep the order given.
+    """
+    runs: list[list[int]] = []
+    for index, group in enumerate(groups):
+        if index and group == groups[index - 1]:
+            runs[-1].append(index)
+        else:
+            runs.append([index])
+    runs.sort(key=lambda run: -max(expected[index] for index in run))
+    return [index for run in runs for index in run]

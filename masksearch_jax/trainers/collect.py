@@ -17,7 +17,8 @@ from masksearch_jax.data import pipeline, records
 from masksearch_jax.data.augment import PiecePermutation
 from masksearch_jax.data.curriculum import level_name
 from masksearch_jax.rl import rewards, sampling
-from masksearch_jax.rollout.scheduler import Request, RolloutEngine
+from masksearch_jax.rollout.engine import RolloutEngine
+from masksearch_jax.rollout.request import Request
 from masksearch_jax.rollout.trajectory import StopReason, Trajectory, Turn
 
 # Keeps the permutation of a group apart from those that SFT draws under the same seed and index.
@@ -93,7 +94,7 @@ def _requests(
     for index, task in drawn.items():
         pieces = augmentation.draw(seed, _PERMUTATION_STREAM, index) if augmentation else None
         requests += [
-            Request(task=task, group=index, sample=sample, key=(index, sample), pieces=pieces)
+            Request(task, index, sample, key=(index, sample), pieces=pieces, expected=task.level)
             for sample in range(group_size)
         ]
     return requests

@@ -28,7 +28,7 @@ from masksearch_jax.model import logprobs, lora, transformer
 from masksearch_jax.model.config import ModelConfig
 from masksearch_jax.rl import advantages, batch, loss
 from masksearch_jax.rl.rewards import RewardConfig
-from masksearch_jax.rollout.scheduler import RolloutEngine
+from masksearch_jax.rollout.engine import RolloutEngine
 from masksearch_jax.text import tokenizer as tokenizer_lib
 from masksearch_jax.trainers import collect
 from masksearch_jax.trainers import optimizer as optimizer_lib

@@ -32,15 +32,17 @@ def test_attend_equals_a_loop(heads, kv_heads, steps):
     k, v = rng.normal(size=(2, 2, kv_heads, time, width))
     mask = rng.random((2, steps, time)) < 0.5
     mask[..., 0] = True
-    got = jax.jit(attention.attend)(*(x.astype(np.float32) for x in (q, k, v)), mask)
-    np.testing.assert_allclose(got, naive_attend(q, k, v, mask), atol=2e-6)
+    q, k, v = (x.astype(np.float32) for x in (q, k, v))
+    for cuts in ([], [9, 30]):
+        got = jax.jit(attention.attend)(q, *(np.split(x, cuts, axis=2) for x in (k, v)), mask)
+        np.testing.assert_allclose(got, naive_attend(q, k, v, mask), atol=2e-6)
 
 
 @pytest.mark.parametrize("steps", [5, 40])
 def test_attend_is_finite_where_nothing_is_visible(steps):
     ones = np.ones((1, 2, steps, 8), np.float32)
     mask = np.zeros((1, steps, steps), bool)
-    value, gradient = jax.jit(jax.value_and_grad(lambda q: attention.attend(q, ones, ones, mask).sum()))(ones)
+    value, gradient = jax.jit(jax.value_and_grad(lambda q: attention.attend(q, (ones,), (ones,), mask).sum()))(ones)
     assert np.isfinite(value) and np.isfinite(gradient).all()
 
 

@@ -45,14 +45,33 @@ def feed(cfg, params, cache, ids, schedule):
 SCHEDULE = [(6, 3, 9), (1, 1, 1), (0, 1, 1), (1, 0, 0), (7, 0, 4), (1, 1, 0), (0, 5, 1), (1, 1, 1)]
 
 
+@pytest.mark.parametrize("ends", [TIME, (7, 16, TIME)])
 @pytest.mark.parametrize("name", CONFIGS)
-def test_prefill_append_decode_equals_one_forward(name):
+def test_prefill_append_decode_equals_one_forward(name, ends):
     cfg = CONFIGS[name]
     params = scattered_params(cfg)
     ids = random_ids(cfg, 3, TIME, seed=2)
-    rows, _ = feed(cfg, params, kv.init_cache(cfg, 3, TIME, one_device()), ids, SCHEDULE)
+    rows, _ = feed(cfg, params, kv.init_cache(cfg, 3, ends, one_device()), ids, SCHEDULE)
     for got, expected in zip(rows, full_hidden(cfg, params, ids), strict=True):
         np.testing.assert_allclose(got, expected[: len(got)], atol=1e-5)
+
+
+def test_the_first_blocks_are_a_cache_of_their_own():
+    """Rows that outgrow them are left alone, and the rest of the cache is what it was."""
+    cfg = CONFIGS["tiny"]
+    params = scattered_params(cfg)
+    ids = random_ids(cfg, 3, TIME, seed=4)
+    _, cache = feed(cfg, params, kv.init_cache(cfg, 3, (8, 16, TIME), one_device()), ids, [(9, 3, 0), (9, 0, 5)])
+    for time, ends in ((1, (8,)), (8, (8,)), (9, (8, 16)), (16, (8, 16)), (17, (8, 16, TIME))):
+        assert kv.split(cache, time)[0].ends == ends
+    head, rest = kv.split(cache, 16)
+    hidden, head = extend(cfg, params, head, ids[:, 3:8].astype(np.int32), np.array([0, 5, 5]))
+    np.testing.assert_allclose(hidden[1], full_hidden(cfg, params, ids)[1, 3:8], atol=1e-5)
+    after = kv.rejoin(head, rest)
+    assert after.lengths.tolist() == [18, 8, 10] and after.ends == cache.ends
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[0], b[0]), after, cache)
+    with pytest.raises(ValueError, match="time 25 is beyond a cache of time 24"):
+        kv.split(cache, 25)
 
 
 def test_sharded_decode_equals_unsharded():
@@ -63,7 +82,7 @@ def test_sharded_decode_equals_unsharded():
     expected, _ = feed(cfg, params, kv.init_cache(cfg, 4, TIME, one_device()), ids, schedule)
     mesh = sharding.make_mesh(2, 2, 2)
     placed = jax.device_put(params, transformer.param_shardings(cfg, mesh, sharding.DECODE))
-    got, _ = feed(cfg, placed, kv.init_cache(cfg, 4, TIME, mesh), ids, schedule)
+    got, _ = feed(cfg, placed, kv.init_cache(cfg, 4, (7, TIME), mesh), ids, schedule)
     jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), got, expected)
 
 
@@ -71,7 +90,7 @@ def test_a_cache_is_laid_out_for_decoding():
     mesh = sharding.make_mesh(2, 2, 2)
     cache = kv.init_cache(CONFIGS["tiny"], 4, TIME, mesh)
     assert (cache.batch, cache.time) == (4, TIME)
-    assert cache.k[0].sharding.spec == jax.P(("data", "fsdp"), "tensor")
+    assert cache.k[0][0].sharding.spec == jax.P(("data", "fsdp"), "tensor")
     assert cache.lengths.sharding.spec == jax.P(("data", "fsdp"))
     with pytest.raises(ValueError, match=r"array cache: axis 'batch' has size 6, which 4 shards"):
         kv.init_cache(CONFIGS["tiny"], 6, TIME, mesh)
@@ -82,7 +101,7 @@ def test_a_group_prompt_is_prefilled_once_and_copied():
     params = scattered_params(cfg)
     ids = random_ids(cfg, 3, TIME, seed=6)
     _, prefix = feed(cfg, params, kv.init_cache(cfg, 3, 12, one_device()), ids, [(5, 7, 0)])
-    slots = kv.init_cache(cfg, 3, TIME, one_device())
+    slots = kv.init_cache(cfg, 3, (4, 10, TIME), one_device())
     _, slots = feed(cfg, params, slots, np.full((3, 9), 3), [(9, 2, 4)])  # slots were used before
     copy = jax.jit(lambda cache, rows, prefix, owner: kv.put_rows(cache, rows, kv.take_rows(prefix, owner)))
     cache = copy(slots, np.array([2, 0]), prefix, np.array([0, 1]))
@@ -116,8 +135,8 @@ def test_a_full_row_takes_no_more(steps):
     _, cache = feed(cfg, params, kv.init_cache(cfg, 3, TIME, one_device()), random_ids(cfg, 3, TIME), schedule)
     _, after = extend(cfg, params, cache, np.full((3, steps), 2, np.int32), np.full(3, steps, np.int32))
     np.testing.assert_array_equal(after.lengths, [24, 24, min(24, 18 + steps)])
-    np.testing.assert_array_equal(after.k[0][0], cache.k[0][0])
-    np.testing.assert_array_equal(after.v[1][1, :, :23], cache.v[1][1, :, :23])
+    np.testing.assert_array_equal(after.k[0][0][0], cache.k[0][0][0])
+    np.testing.assert_array_equal(after.v[1][0][1, :, :23], cache.v[1][0][1, :, :23])
 
 
 @pytest.mark.parametrize("steps", [1, 3])
@@ -128,5 +147,7 @@ def test_write_equals_a_loop(steps):
     expected = into.copy()
     for b in range(4):
         expected[b, :, lengths[b] : lengths[b] + counts[b]] = new[b, :, : counts[b]]
-    got = kv.write(*map(jnp.asarray, (into, new, lengths, counts)))
-    np.testing.assert_allclose(got, expected, rtol=1e-6)
+    for cuts in ([], [5], [4, 8]):
+        blocks = [jnp.asarray(block) for block in np.split(into, cuts, axis=2)]
+        got = kv.write(blocks, *map(jnp.asarray, (new, lengths, counts)))
+        np.testing.assert_allclose(np.concatenate(got, axis=2), expected, rtol=1e-6)

@@ -15,7 +15,8 @@ from masksearch_jax.data.records import Task
 from masksearch_jax.model import transformer
 from masksearch_jax.model.config import ModelConfig
 from masksearch_jax.retrieval.interface import Hit
-from masksearch_jax.rollout import decode, episode, scheduler
+from masksearch_jax.rollout import decode, engine, episode
+from masksearch_jax.rollout.request import Request
 from masksearch_jax.text import tags
 from masksearch_jax.text import tokenizer as tokenizer_lib
 
@@ -86,7 +87,7 @@ class World:
     def requests(self, groups, samples=1, **fields):
         prompts = [f" Karn {'river ' * (g % 4)}near {self.texts[g]}." for g in range(groups)]
         return [
-            scheduler.Request(self.task(g, prompts[g]), g, s, (0, g, s, 0), **fields)
+            Request(self.task(g, prompts[g]), g, s, (0, g, s, 0), **fields)
             for g in range(groups)
             for s in range(samples)
         ]
@@ -102,11 +103,11 @@ class World:
             "append_rows": (4,),
             "append_tokens": (16,),
         }
-        cfg = scheduler.RolloutConfig(
+        cfg = engine.RolloutConfig(
             limits=episode.EpisodeLimits(**limits), sampling=sampling or decode.Sampling(), **(small | fields)
         )
         mesh = mesh or sharding.make_mesh(devices=jax.devices()[:1])
-        return scheduler.RolloutEngine(cfg, self.model_cfg, self.tokenizer, searcher or Library(self.texts), mesh)
+        return engine.RolloutEngine(cfg, self.model_cfg, self.tokenizer, searcher or Library(self.texts), mesh)
 
 
 # Searches once or more, sometimes makes a mistake, answers.

@@ -43,6 +43,25 @@ def test_truncation_draws_the_head_and_reports_the_whole(truncation, kept):
     np.testing.assert_allclose(logprob, LOGITS[token], atol=1e-5)
 
 
+@pytest.mark.parametrize("size", [5, 128, 300])
+def test_a_draw_inverts_the_cumulative_distribution(size):
+    """Against numpy in float64; and at the ends, where rounding counts, only tokens with weight are drawn."""
+    rng = np.random.default_rng(size)
+    weights = np.where(rng.random((200, size)) < 0.5, rng.exponential(size=(200, size)), 0).astype(np.float32)
+    weights[:, rng.integers(size)] += 1e-3
+    uniform = rng.random(200, dtype=np.float32)
+    got = np.asarray(jax.jit(decode._invert)(weights, uniform))
+    cumulative = np.cumsum(weights, axis=1, dtype=np.float64)
+    target = uniform * cumulative[:, -1]
+    rows, slack = np.arange(200), 1e-5 * cumulative[:, -1]
+    assert (weights[rows, got] > 0).all()
+    assert (cumulative[rows, got] > target - slack).all()
+    assert (cumulative[rows, got] - weights[rows, got] < target + slack).all()
+    for end in (0.0, np.nextafter(np.float32(1), np.float32(0))):
+        drawn = np.asarray(decode._invert(jnp.asarray(weights), jnp.full(200, end)))
+        assert (weights[rows, drawn] > 0).all()
+
+
 def test_greedy_takes_the_argmax_with_its_logprob():
     token, logprob = decode.draw(jnp.tile(LOGITS, (3, 1)), jnp.array([0.0, 0.5, 0.99]), decode.Sampling(), YES)
     assert token.tolist() == [0, 0, 0]
@@ -97,7 +116,7 @@ def run_chain(world, table, registers, steps=8):
     chain[np.arange(width), (np.arange(width) + 1) % width] = 0.0
     params["unembedding"] = jnp.asarray(chain / np.sqrt(width))
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
-    programs = decode.programs(world.model_cfg, mesh, len(registers), 120, steps, decode.Sampling(), table)
+    programs = decode.programs(world.model_cfg, mesh, len(registers), (120,), steps, decode.Sampling(), table)
     _, outputs = programs.decode(params, programs.new_cache(), np.asarray(registers, np.int32), YES)
     ids, _, counts, endings = jax.device_get(outputs)
     return [row[:count].tolist() for row, count in zip(ids, counts, strict=True)], endings.tolist()
@@ -143,7 +162,7 @@ def test_stops_match_tags_of_several_tokens_within_the_turn(world):
 def test_prefill_admit_append_equal_one_extend(world, mixed_rows):
     params = world.params(mixed_rows)
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
-    programs = decode.programs(world.model_cfg, mesh, 4, 120, 4, decode.Sampling(), table_of(world, {}))
+    programs = decode.programs(world.model_cfg, mesh, 4, (4, 120), 4, decode.Sampling(), table_of(world, {}))
     ids = np.random.default_rng(0).integers(20, 300, (3, 9)).astype(np.int32)
     prefix = programs.prefill(params, ids[:2, :5], np.array([5, 3], np.int32))
     # Prompt 1 goes to slots 3 and 0, prompt 0 to slot 2; the fourth row falls off the end.
@@ -159,8 +178,8 @@ def test_prefill_admit_append_equal_one_extend(world, mixed_rows):
         np.array([3, 0, 9, 5], np.int32),
     )[1]
     for slot, length in enumerate([3, 0, 9, 5]):
-        np.testing.assert_allclose(cache.k[0][slot, :, :length], expected.k[0][slot, :, :length], atol=1e-5)
-        np.testing.assert_allclose(cache.v[0][slot, :, :length], expected.v[0][slot, :, :length], atol=1e-5)
+        for got, wanted in zip((*cache.k[0], *cache.v[0]), (*expected.k[0], *expected.v[0]), strict=True):
+            np.testing.assert_allclose(got[slot, :, :length], wanted[slot, :, :length], atol=1e-5)
         if length:
             np.testing.assert_allclose(cache.last_key[0][slot], expected.last_key[0][slot], atol=1e-5)
 
@@ -173,7 +192,7 @@ def test_shards_append_to_their_own_slots_and_move_no_cache(world, mixed_rows):
     found = []
     for sizes in ((1, 1, 1), (2, 2, 1)):
         mesh = sharding.make_mesh(*sizes)
-        programs = decode.programs(world.model_cfg, mesh, 8, 120, 4, decode.Sampling(), table_of(world, {}))
+        programs = decode.programs(world.model_cfg, mesh, 8, (9, 120), 4, decode.Sampling(), table_of(world, {}))
         whole = jax.device_put(params, sharding.replicated(mesh))
         cache = programs.append(whole, programs.new_cache(), rows, ids, counts)
         found.append(jax.device_get(programs.append(whole, cache, rows, ids[:, :4], counts // 3)))
@@ -184,7 +203,7 @@ def test_shards_append_to_their_own_slots_and_move_no_cache(world, mixed_rows):
             "append": programs.append.lower(whole, cache, rows, ids, counts).compile(),
             "decode": programs.decode.lower(whole, cache, np.zeros((8, decode.REGISTERS), np.int32), NO).compile(),
         }
-    slot = cache.k[0].size // 8
+    outputs = 8 * 4  # ids of every slot and step
     for name, program in compiled.items():
         for shape in re.findall(r"= \(?\w+\[([\d,]*)\][^=]* (?:all-|collective-|reduce-scatter)", program.as_text()):
-            assert np.prod([int(n) for n in shape.split(",") if n]) < slot, (name, shape)
+            assert np.prod([int(n) for n in shape.split(",") if n]) <= outputs, (name, shape)

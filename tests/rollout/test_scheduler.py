@@ -1,4 +1,5 @@
 import collections
+import dataclasses
 import random
 import threading
 import time
@@ -10,7 +11,8 @@ import pytest
 from masksearch_jax import sharding
 from masksearch_jax.model import transformer
 from masksearch_jax.retrieval.interface import Hit
-from masksearch_jax.rollout import decode, scheduler, trajectory
+from masksearch_jax.rollout import decode, trajectory
+from masksearch_jax.rollout.request import Request
 from masksearch_jax.rollout.trajectory import StopReason
 from masksearch_jax.text import tags
 
@@ -106,6 +108,7 @@ def test_logprobs_equal_one_full_forward(world, mixed):
         {"slots": 8, "steps": 7, "prompt_rows": 8},
         {"search_ticks": 3, "search_batch": 1, "search_threads": 1},
         {"append_tokens": (3, 7), "append_rows": (2,), "prompt_lengths": (16, 24)},
+        {"context_lengths": (30, 45, 60), "append_rows": (1, 2)},
     ],
     ids=str,
 )
@@ -120,6 +123,40 @@ def test_order_of_requests_changes_no_token(world, mixed, reference):
     random.Random(0).shuffle(order)
     got = world.engine().run(mixed, [requests[i] for i in order], version=5, seed=11)
     same(got, [expected[i] for i in order])
+
+
+def test_the_longest_expected_enter_first_and_write_the_same(world, mixed, reference):
+    """Groups in any order of admission: the trajectories come back in the order of the requests, each as before."""
+    _, requests, expected = reference
+    lengths = [len(t.ids) for t in expected]
+    hinted = [dataclasses.replace(r, expected=n) for r, n in zip(requests, lengths, strict=True)]
+    engine = world.engine()
+    admitted = []
+    engine.new_episode = lambda request, length: admitted.append(request) or engine._new_episode(request, length)
+    same(engine.run(mixed, hinted, version=5, seed=11), expected)
+    longest = {g: max(r.expected for r in hinted if r.group == g) for g in {r.group for r in hinted}}
+    order = [longest[request.group] for request in admitted]
+    assert order == sorted(order, reverse=True) and len(set(order)) > 1
+
+
+@pytest.mark.parametrize("ticks", [1, 3])
+def test_the_clock_tells_idle_from_hidden_search(world, mixed, library, ticks):
+    """Every second of a run is in one phase; waiting for a search counts as idle, decoding beside it does not."""
+
+    class Slow(library):
+        def search(self, queries, k):
+            time.sleep(0.03)
+            return super().search(queries, k)
+
+    engine = world.engine(Slow(world.texts), search_ticks=ticks, search_threads=8)
+    engine.warm_up(mixed)
+    engine.run(mixed, world.requests(6, samples=5), version=0, seed=0)
+    stats = engine.stats
+    phases = ("prefill_s", "append_s", "decode_s", "search_wait_s", "host_s")
+    assert sum(stats[name] for name in phases) == pytest.approx(stats["seconds"])
+    assert 0 < stats["tail_s"] < stats["seconds"]
+    idle = stats["idle_searching_s"] + stats["tail_idle_searching_s"]
+    assert stats["search_wait_s"] * 0.9 < idle < stats["search_wait_s"] + stats["host_s"]
 
 
 def test_thread_timing_changes_nothing(world, mixed, reference, library):
@@ -161,11 +198,14 @@ def test_a_group_is_prefilled_once(world, mixed):
 
 
 def test_nothing_compiles_after_warm_up(world, mixed):
-    engine = world.engine(steps=6, append_rows=(1, 3), append_tokens=(4, 16), prompt_lengths=(36,))
+    fields = {"steps": 6, "append_rows": (1, 3), "append_tokens": (4, 16), "prompt_lengths": (36,)}
+    engine, longer = world.engine(**fields), world.engine(**fields, context_lengths=(50,))
     assert engine.warm_up(mixed) == 1 + 2 + 2 * 2 + 1
+    assert longer.warm_up(mixed) == 1 + 2 + 2 * (2 * 2 + 1)  # for each context
     for seed, greedy in ((0, False), (1, True)):
-        engine.run(mixed, world.requests(5, samples=2), version=0, seed=seed, greedy=greedy)
-        assert engine.stats["compiles"] == 0
+        for one in (engine, longer):
+            one.run(mixed, world.requests(5, samples=2), version=0, seed=seed, greedy=greedy)
+            assert one.stats["compiles"] == 0
 
 
 SEARCHES = {"*": {"<search>": 1.0}, "<search>": {"q": 1.0}, "q": {"</search>": 1.0}, "</search>": {"q": 1.0}}
@@ -337,7 +377,7 @@ def test_requests_are_checked_before_any_work(world, mixed, library):
     searcher = library(world.texts)
     engine = world.engine(searcher)
     fine = world.requests(1)
-    long = scheduler.Request(world.task(9, " Karn" * 200), 9, 0, (0,))
+    long = Request(world.task(9, " Karn" * 200), 9, 0, (0,))
     with pytest.raises(ValueError, match="task-9.*200 tokens.*total_tokens = 120"):
         engine.run(mixed, [*fine, long], version=0, seed=0)
     moved = np.roll(np.arange(world.tokenizer.vocab_size), 1)

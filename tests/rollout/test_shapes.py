@@ -44,3 +44,9 @@ def test_prefixes_are_shared_by_neighbours_of_one_group_and_prompt():
     prefixes = shapes.prefix_batches([0, 0, 1, 1, 1, 0], [a, a, a, b, b, a], rows=2)
     assert prefixes.place == [(0, 0), (0, 0), (0, 1), (1, 0), (1, 0), (1, 1)]
     assert prefixes.first == [[0, 2], [3, 5]]
+
+
+def test_longest_first_keeps_groups_together():
+    groups, expected = [0, 0, 1, 2, 2, 2, 1], [1, 5, 3, 2, 7, 1, 5]
+    assert shapes.longest_first(groups, expected) == [3, 4, 5, 0, 1, 6, 2]
+    assert shapes.longest_first(groups, [0.0] * 7) == list(range(7))

@@ -31,7 +31,7 @@ sys.path[:0] = [{root!r}, {here!r}]
 from pathlib import Path
 from conftest import small_config
 from masksearch_jax import entry, train
-from masksearch_jax.rollout.scheduler import RolloutEngine
+from masksearch_jax.rollout.engine import RolloutEngine
 
 settings = json.loads(sys.argv[1])
 workdir = Path(settings.pop("workdir"))

@@ -17,7 +17,7 @@ from masksearch_jax import evaluate, metrics, synthesize, train
 from masksearch_jax.data import records
 from masksearch_jax.evals import runner
 from masksearch_jax.job import Job
-from masksearch_jax.rollout.scheduler import RolloutEngine
+from masksearch_jax.rollout.engine import RolloutEngine
 from masksearch_jax.text import prompt
 from masksearch_jax.text import tokenizer as tokenizer_lib
 
