@@ -61,6 +61,10 @@ def dapo() -> ConfigDict:
         "dual_clip": 10.0,
         "aggregation": "token-mean",
         "tis_cap": 0.0,  # truncated importance sampling towards the sampler's log-probs; 0 is off
+        "staleness": 0,  # 1: the next batch is sampled while this one is trained on; wants tis_cap (2.0)
+        # Warnings when sampler and trainer disagree: on the mean difference of probabilities, and their correlation.
+        "alarm_prob_diff": 0.01,
+        "alarm_correlation": 0.99,
         # --- update ---
         "minibatches": 4,  # optimizer steps per rollout batch
         # Shapes of an update, packed: the smallest that holds a mini-batch is taken, each is compiled once.

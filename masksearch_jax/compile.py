@@ -172,7 +172,7 @@ def _dapo(cfg, model_cfg, mesh) -> Job:
     state = state_lib.abstract_state(model_cfg, tx, mesh)
     whole = sharding.replicated(mesh)
     base = ("base",) * len(frozen)
-    copy, params = state_lib.decode_copy(model_cfg, mesh), lora.join(state.params, *frozen)
+    copy, params = state_lib.decode_copy(model_cfg, mesh, bool(settings.staleness)), lora.join(state.params, *frozen)
     weights = jax.tree.map(
         lambda struct, layout: jax.ShapeDtypeStruct(struct.shape, struct.dtype, sharding=layout),
         jax.eval_shape(copy, params),
@@ -240,7 +240,8 @@ def _dapo(cfg, model_cfg, mesh) -> Job:
     if settings.eval_every:
         resident["validation_cache"] = cache
         always += ("validation_cache",)
-    phases = {"copy": always, "rollout": (*always, "weights", "prefix"), "update": always}
+    rollouts = (*always, "weights", "prefix")
+    phases = {"copy": always, "rollout": rollouts, "update": rollouts if settings.staleness else always}
     return Job(programs, resident, phases)
 
 

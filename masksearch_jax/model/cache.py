@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from masksearch_jax import sharding
@@ -58,7 +59,6 @@ def abstract_cache(cfg: ModelConfig, batch: int, ends: int | Sequence[int], mesh
     ends: where each block ends in time, increasing; or the time T of a single block.
     Raises ValueError when `batch` or the heads do not divide over the mesh.
     """
-    ends = (ends,) if isinstance(ends, int) else tuple(ends)
 
     def struct(name, axes, shape, dtype):
         return jax.ShapeDtypeStruct(
@@ -67,7 +67,7 @@ def abstract_cache(cfg: ModelConfig, batch: int, ends: int | Sequence[int], mesh
 
     kv = tuple(
         struct("cache", _AXES, (batch, cfg.kv_heads, end - start, cfg.head_dim), cfg.compute_dtype)
-        for start, end in itertools.pairwise((0, *ends))
+        for start, end in itertools.pairwise((0, *_tuple(ends)))
     )
     last = struct("cache.last_key", _LAST_KEY_AXES, (batch, cfg.kv_heads, cfg.head_dim), cfg.compute_dtype)
     return Cache(
@@ -89,7 +89,11 @@ def cache_shardings(cfg: ModelConfig, batch: int, mesh: Mesh) -> Cache:
 
 def init_cache(cfg: ModelConfig, batch: int, ends: int | Sequence[int], mesh: Mesh) -> Cache:
     """An empty cache of `batch` rows, allocated in its DECODE layout; `ends` as in `abstract_cache`."""
-    return _allocator(cfg, batch, ends if isinstance(ends, int) else tuple(ends), mesh)()
+    return _allocator(cfg, batch, _tuple(ends), mesh)()
+
+
+def _tuple(ends):
+    return tuple(map(int, np.atleast_1d(ends)))
 
 
 @functools.lru_cache(maxsize=64)

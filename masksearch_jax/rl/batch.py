@@ -60,13 +60,14 @@ class UpdateBatch:
         return int(self.mask.sum())
 
 
-def with_old_logp(batch: UpdateBatch, recomputed: Array, version: int) -> UpdateBatch:
+def with_old_logp(batch: UpdateBatch, recomputed: Array, version: int | None) -> UpdateBatch:
     """Returns the batch with the trainer's recomputed log-probs [M, R, T] as denominator.
 
     recomputed: under the parameters of policy `version`. Tokens of an older version (carried-over groups) keep their
-    behaviour log-prob, the sampler's: the trainer no longer holds the parameters that wrote them.
+    behaviour log-prob, the sampler's: the trainer no longer holds the parameters that wrote them. None: every token
+    gets the trainer's, and the lag is left to importance weights (loss.truncated_importance_weights).
     """
-    current = batch.mask & (batch.versions == version)
+    current = batch.mask if version is None else batch.mask & (batch.versions == version)
     old = np.where(np.asarray(current), np.asarray(recomputed, np.float32), np.asarray(batch.sampler_logp))
     return dataclasses.replace(batch, old_logp=old)
 

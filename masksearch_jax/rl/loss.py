@@ -95,13 +95,6 @@ def truncated_importance_weights(
     return jax.lax.stop_gradient(jnp.minimum(jnp.exp(_log_ratio(old_logp, sampler_logp, mask != 0)), cap))
 
 
-def sampler_disagreement(old_logp: jax.Array, sampler_logp: jax.Array, mask: jax.Array) -> dict[str, Pair]:
-    """Returns (sum, count) over masked tokens of |trainer - sampler| and sampler - trainer log-prob (second: KL)."""
-    difference = _log_ratio(old_logp, sampler_logp, mask != 0)
-    tokens = (mask != 0).sum(dtype=jnp.float32)
-    return {"sampler_abs_diff": (jnp.abs(difference).sum(), tokens), "sampler_kl": (-difference.sum(), tokens)}
-
-
 def _log_ratio(logp: jax.Array, old_logp: jax.Array, mask: jax.Array) -> jax.Array:
     """Returns logp - old_logp, clamped, and 0 outside the mask. Masked before the subtraction: 0 * NaN is NaN."""
     difference = jnp.where(mask, logp, 0.0) - jnp.where(mask, old_logp, 0.0)

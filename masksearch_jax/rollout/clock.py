@@ -8,7 +8,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 
-DEVICE = ("prefill_s", "append_s", "decode_s")
+DEVICE = ("prefill_s", "append_s", "decode_s", "meanwhile_s")
 _PHASES = (*DEVICE, "search_wait_s", "host_s")
 
 

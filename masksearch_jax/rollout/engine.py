@@ -104,10 +104,20 @@ class RolloutEngine:
         self._cache = None
         self.stats: dict[str, float] = {}
 
-    def run(self, params, requests: Sequence[Request], version: int, seed: int, greedy=False) -> list[Trajectory]:
+    def run(
+        self,
+        params,
+        requests: Sequence[Request],
+        version: int,
+        seed: int,
+        greedy: bool = False,
+        meanwhile: Callable[[], bool] | None = None,
+    ) -> list[Trajectory]:
         """Runs every request to its end and returns the trajectories in request order.
 
         params: in the DECODE layout (or any, at the price of a gather). version: stamped on every generated token.
+        meanwhile: other work for the devices, called once a tick while less than half of the slots write, for as long
+        as it returns true (there is more); all processes call it at the same ticks. It must not touch `params`.
         Raises ValueError for a request that cannot run (prompt too long, no permutation) before any work is done, and
         whatever the searcher raises. Every process calls it alike and gets every trajectory; the seconds and host
         times of `stats` are its own.
@@ -115,7 +125,8 @@ class RolloutEngine:
         prompts = [self._prompt(request) for request in requests]
         order = shapes.longest_first([r.group for r in requests], [r.expected for r in requests])
         with jax.set_mesh(self.mesh):
-            run = scheduler.Run(self, params, [requests[i] for i in order], [prompts[i] for i in order], seed, greedy)
+            requests, prompts = [requests[i] for i in order], [prompts[i] for i in order]
+            run = scheduler.Run(self, params, requests, prompts, seed, greedy, meanwhile)
             found = dict(zip(order, run.to_end(version), strict=True))
         self.stats = run.stats
         return [found[index] for index in range(len(requests))]

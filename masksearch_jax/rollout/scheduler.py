@@ -53,9 +53,10 @@ _IN_TURN, _AT_DEADLINE, _AT_OBSERVATION = range(3)
 class Run:
     """The state of one `RolloutEngine.run`."""
 
-    def __init__(self, engine: "RolloutEngine", params, requests, prompts, seed: int, greedy: bool):
+    def __init__(self, engine: "RolloutEngine", params, requests, prompts, seed: int, greedy: bool, meanwhile):
         self.engine, self.cfg, self.programs, self.params = engine, engine.cfg, engine.programs, params
         self.requests, self.prompts, self.seed, self.greedy = requests, prompts, seed, np.bool_(greedy)
+        self.meanwhile = meanwhile
         self.owners = engine._owners
         self.slots = Slots(self.cfg.slots, engine._time, engine._stops)
         # Known to all processes alike.
@@ -97,6 +98,10 @@ class Run:
                 self._append()
                 self._decode()
                 self._deadlines()
+                # Searches have just gone out, or few episodes are left: the devices have room.
+                if self.meanwhile and 2 * self.writing.sum() < self.cfg.slots:
+                    with self.clock.phase("meanwhile_s"):
+                        self.meanwhile = self.meanwhile if self.meanwhile() else None
                 self.tick += 1
         if self.owners.several:
             for data in distributed.gather_bytes(trajectory.to_bytes(self.trajectories)):

@@ -8,7 +8,7 @@ decision 7).
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -60,10 +60,11 @@ def collect(
     carried: Sequence[Group],
     version: int,
     seed: int,
+    meanwhile: Callable[[], bool] | None = None,
 ) -> Collected:
     """Generates `settings.prompts` groups at a time, at most `settings.max_generations` times, until `settings.groups`
     carry a signal (all count where `settings.dynamic_sampling` is off). A spent budget gives a smaller batch, never an
-    error: the loss is a mean over the tokens that there are.
+    error: the loss is a mean over the tokens that there are. meanwhile: as in `RolloutEngine.run`.
     """
     pool = {group.id: group for group in carried}
     fresh: list[Group] = []
@@ -71,7 +72,7 @@ def collect(
     while generations < settings.max_generations and (generations == 0 or len(pool) < settings.groups):
         drawn = dict(zip(range(tasks.index, tasks.index + settings.prompts), tasks, strict=False))
         requests = _requests(drawn, settings.group_size, augmentation, seed)
-        trajectories = engine.run(params, requests, version=version, seed=seed, greedy=False)
+        trajectories = engine.run(params, requests, version=version, seed=seed, greedy=False, meanwhile=meanwhile)
         new = _groups(drawn, trajectories, settings.group_size, reward_cfg, version)
         kept = sampling.keep_groups({g.id: g.scores for g in new}) if settings.dynamic_sampling else [g.id for g in new]
         pool |= {group.id: group for group in new if group.id in set(kept)}

@@ -5,10 +5,14 @@ One iteration, top to bottom: rollouts of whole groups (dynamic sampling with re
 group, old log-probs by the trainer, several optimizer steps with clip-higher and a token-mean loss, evaluation,
 checkpoint. No KL term and no entropy bonus, as in the paper. A checkpoint is taken between iterations and holds all
 that the next one depends on, so that killed and resumed equals never killed (design decision 7).
+With `staleness` 1, off by default and not in the paper, the next rollout batch is written while this one is trained
+on, by the parameters from before; searches and the last long episodes then leave no device idle. Each batch is one
+version old at most when it is trained on, and token-level truncated importance weights correct the lag.
 Several processes get the same trajectories in the same order from the engine, and so do everything on the host alike.
 """
 
 import functools
+import logging
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,7 +30,7 @@ from masksearch_jax.data.curriculum import Curriculum
 from masksearch_jax.data.fingerprint import check_fingerprint
 from masksearch_jax.model import logprobs, lora, transformer
 from masksearch_jax.model.config import ModelConfig
-from masksearch_jax.rl import advantages, batch, loss
+from masksearch_jax.rl import advantages, agreement, batch, loss
 from masksearch_jax.rl.rewards import RewardConfig
 from masksearch_jax.rollout.engine import RolloutEngine
 from masksearch_jax.text import tokenizer as tokenizer_lib
@@ -34,6 +38,8 @@ from masksearch_jax.trainers import collect
 from masksearch_jax.trainers import optimizer as optimizer_lib
 from masksearch_jax.trainers import state as state_lib
 from masksearch_jax.trainers.sft import Evaluate, save_config
+
+_log = logging.getLogger(__name__)
 
 
 def policy_logprobs(model_cfg: ModelConfig, temperature: float, params: Any, rows: batch.UpdateBatch):
@@ -123,11 +129,12 @@ def run(
     # ---- model and optimizer --------------------------------------------------------------------------------------
     tx = optimizer_lib.build(settings.optimizer, state_lib.abstract_trained(model_cfg, mesh))
     old_logprobs, step_fn = make_programs(model_cfg, settings, tx, mesh)
-    decode_copy = state_lib.decode_copy(model_cfg, mesh)
+    decode_copy = state_lib.decode_copy(model_cfg, mesh, outlives=bool(settings.staleness))
     # ---- own checkpoint > given parameters ------------------------------------------------------------------------
     checkpoints = Checkpointer(folder / "checkpoints", keep=2)
     log = metrics.MetricsLog(folder, primary=distributed.primary(), tensorboard=cfg.tensorboard)
     carried: list[collect.Group] = []
+    waiting: list[collect.Group] = []  # a batch sampled ahead, with staleness
     version = 0
     # All that a resumed run must agree on, beside the data.
     identity = {"index": engine.searcher.fingerprint, "tokenizer": tokenizer.fingerprint, "seed": cfg.seed}
@@ -141,7 +148,8 @@ def run(
         check_fingerprint(meta["data_fingerprint"], tasks.fingerprint)
         check_identity(meta["identity"], identity)
         tasks.set_state(data_state)
-        version, carried = meta["version"], [collect.from_json(group) for group in meta["carried"]]
+        version = meta["version"]
+        carried, waiting = (list(map(collect.from_json, meta[name])) for name in ("carried", "waiting"))
         log.cut(version)
     else:
         state = state_lib.create(params, model_cfg, tx, mesh)
@@ -151,30 +159,57 @@ def run(
     # ---- every program of the rollouts, before the first episode: nothing compiles, or runs out of memory, later ----
     distributed.alive("compiling the programs of the rollouts")
     engine.warm_up(decode_copy(lora.join(state.params, *frozen)))
+
+    def train_on_next(version: int, updates: list[batch.UpdateBatch], means: metrics.Mean, wait: bool = False) -> bool:
+        """Takes the first of `updates` and does its optimizer step, to its end if `wait`; whether another one is
+        left."""
+        nonlocal state
+        if updates:
+            distributed.alive(f"dapo update {version}")
+            state, sums = step_fn(state, distributed.put(updates.pop(0), update_sharding(mesh)), *frozen)
+            means.add(sums)
+            if wait:
+                jax.block_until_ready(sums)
+        return bool(updates)
+
     # ---- loop: one policy version an iteration --------------------------------------------------------------------
     ahead = range(version + 1, settings.iterations + 1)
     for version in metrics.progress(ahead, len(ahead), "dapo", distributed.primary()):
         began = time.perf_counter()
         phase = curriculum.phase(tasks.index)
-        # Dropped before the first step, which donates the state that these may share buffers with.
-        sampling_params = decode_copy(lora.join(state.params, *frozen))
-        found = collect.collect(
-            engine, sampling_params, tasks, settings, reward_cfg, augmentation, carried, version - 1, cfg.seed
-        )
-        del sampling_params
-        carried = found.carried
-        sampled = time.perf_counter()
         means = metrics.Mean()
-        means.add(found.measured)
+        sample = functools.partial(
+            collect.collect, engine, decode_copy(lora.join(state.params, *frozen)), tasks, settings, reward_cfg,
+            augmentation, version=version - 1, seed=cfg.seed,
+        )  # fmt: skip
+        if not waiting:
+            found = sample(carried)
+            waiting, carried = found.batch, found.carried
+            means.add(found.measured)
+        if not settings.staleness:
+            # With the parameters in it: the first step donates the state that they may share buffers with.
+            del sample
+        sampled = time.perf_counter()
         # Its parameters die with the first step below; all log-probs are asked for before.
         reference = functools.partial(_on_devices, old_logprobs, state.params, frozen, mesh)
-        for update in build_updates(found.batch, settings, shape, reference, version - 1, means):
-            distributed.alive(f"dapo update {version}")
-            state, sums = step_fn(state, distributed.put(update, update_sharding(mesh)), *frozen)
-            means.add(sums)
+        updates = build_updates(waiting, settings, shape, reference, version - 1, means)
+        waiting, overlapped = [], 0.0
+        if settings.staleness:
+            started = time.perf_counter()
+            found = sample(carried, meanwhile=functools.partial(train_on_next, version, updates, means, wait=True))
+            waiting, carried = found.batch, found.carried
+            means.add(found.measured)
+            overlapped = time.perf_counter() - started
+            del sample
+        while train_on_next(version, updates, means):
+            pass
         row = means.result()
         ended = time.perf_counter()
-        timing = {"seconds/rollout": sampled - began, "seconds/update": ended - sampled}
+        # With staleness part of the update happens within the rollout: rollout/meanwhile_s.
+        timing = {
+            "seconds/rollout": sampled - began + overlapped,
+            "seconds/update": ended - sampled - overlapped,
+        }
         timing |= {f"rollout/{name}": value for name, value in engine.stats.items()}
         timing |= {f"search/{name}": value for name, value in engine.searcher.stats.items()}  # since the start
         log.write(version, row | timing | {"phase": phase, "prompts": tasks.index, "skipped_total": int(state.skipped)})
@@ -189,6 +224,7 @@ def run(
                 "version": version,
                 "phase": curriculum.phase(tasks.index),
                 "carried": [collect.to_json(group) for group in carried],
+                "waiting": [collect.to_json(group) for group in waiting],
             }
             checkpoints.save(version, state, meta, tasks.get_state())
         if stop:
@@ -216,8 +252,9 @@ def build_updates(
     """The rollout batch as `settings.minibatches` updates with the trainer's log-probs as denominator; [] without
     groups.
 
-    old_logprobs: under the parameters that sampled, so it is asked before the first optimizer step. How far the
-    sampler's log-probs are from them goes into `means`.
+    old_logprobs: under the parameters of policy `version`, so it is asked before the first optimizer step. How far the
+    sampler's log-probs of that version's tokens are from them goes into `means`, and on the log where it alarms; and
+    how many versions the tokens are behind.
     """
     if not groups:
         return []
@@ -226,12 +263,22 @@ def build_updates(
     )
     items = [(t, a) for g, row in zip(groups, scaled, strict=True) for t, a in zip(g.trajectories, row, strict=True)]
     updates = batch.build(items, settings.minibatches, shape)
+    pairs = []
     for i, update in enumerate(updates):
         recomputed = np.asarray(old_logprobs(update))
-        means.add(loss.sampler_disagreement(recomputed, update.sampler_logp, update.mask))
-        largest = np.abs(recomputed - update.sampler_logp)[update.mask].max(initial=0.0)
-        means.add({"sampler_max_diff": (float(largest), 1.0)})
-        updates[i] = batch.with_old_logp(update, recomputed, version)
+        current = update.mask & (update.versions == version)
+        pairs.append((recomputed[current], update.sampler_logp[current]))
+        means.add({"staleness": (float((version - update.versions)[update.mask].sum()), float(update.tokens))})
+        updates[i] = batch.with_old_logp(update, recomputed, None if settings.staleness else version)
+    measured = agreement.measure(*(np.concatenate(side) for side in zip(*pairs, strict=True)))
+    means.add(measured)
+    for alarm in agreement.alarms(measured, settings.alarm_prob_diff, settings.alarm_correlation):
+        _log.warning(
+            "policy %d: the sampler's log-probs are not the trainer's: %s. Compare model.dtype and kernels of both, or "
+            "set dapo.tis_cap=2.",
+            version,
+            alarm,
+        )
     return updates
 
 

@@ -107,13 +107,14 @@ def check_adapters(meta: Mapping[str, Any], facts: Mapping[str, Any], folder: Pa
 
 
 @functools.lru_cache(maxsize=8)
-def decode_copy(model_cfg: ModelConfig, mesh: Mesh) -> Callable[[Any], Any]:
+def decode_copy(model_cfg: ModelConfig, mesh: Mesh, outlives: bool = False) -> Callable[[Any], Any]:
     """The jitted program params (TRAIN layout) -> their copy for sampling: DECODE layout, in the compute dtype.
 
     Adapters are added into the weights, in float32 and before the cast: the copy is of `model_cfg.merged`. Norms keep
     their stored dtype: they alone are used in it, everything else is cast where it is used. So sampler and trainer
     compute with the same numbers, and float32 master weights leave as bfloat16. (With adapters the same to rounding:
     the trainer multiplies by W, A and B in turn.)
+    outlives: the copy is used after its source was donated, so it shares no buffer with it.
     """
     plain = model_cfg.merged
     dtypes = jax.tree.map(
@@ -123,9 +124,14 @@ def decode_copy(model_cfg: ModelConfig, mesh: Mesh) -> Callable[[Any], Any]:
     )
     layouts = transformer.param_shardings(plain, mesh, sharding.DECODE)
     move = sharding.resharder(layouts, dtypes)
-    if model_cfg.lora is None:
+    if model_cfg.lora is None and not outlives:
         return move
-    return jax.jit(lambda params: move(lora.merged(model_cfg, params)), out_shardings=layouts)
+
+    def program(params):
+        params = move(lora.merged(model_cfg, params) if model_cfg.lora else params)
+        return jax.tree.map(jnp.copy, params) if outlives else params
+
+    return jax.jit(program, out_shardings=layouts)
 
 
 def accumulate(

@@ -96,7 +96,7 @@ def test_bfloat16_compute_keeps_float32_params_and_logits():
     assert hidden.dtype == jnp.bfloat16
     assert {x.dtype.name for x in jax.tree.leaves(params)} == {"float32"}
     assert transformer.unembed(cfg, params, hidden).dtype == jnp.float32
-    assert kv.abstract_cache(cfg, 1, 8, one_device()).k[0].dtype == jnp.bfloat16
+    assert kv.abstract_cache(cfg, 1, 8, one_device()).k[0][0].dtype == jnp.bfloat16
     np.testing.assert_allclose(hidden.astype(jnp.float32), exact, atol=0.1)
     stored = transformer.abstract_params(dataclasses.replace(cfg, param_dtype="bfloat16"), one_device())
     assert {x.dtype.name for x in jax.tree.leaves(stored)} == {"bfloat16"}

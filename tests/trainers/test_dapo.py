@@ -36,8 +36,10 @@ def finish(job, params):
         return dapo.run(job.cfg, job.workdir, job.model_cfg, job.mesh, engine, params=params)
 
 
-def test_resumed_equals_uninterrupted_bit_for_bit(warm):
+@pytest.mark.parametrize("staleness", [0, 1])
+def test_resumed_equals_uninterrupted_bit_for_bit(warm, staleness):
     job, params = warm
+    job.cfg.dapo.update({"staleness": staleness, "tis_cap": 2.0 * staleness})
     job.cfg.dapo.dynamic_sampling = False  # so that every iteration has something to learn from
     whole = finish(job, params)
     (job.workdir / "dapo").rename(job.workdir / "whole")
@@ -69,6 +71,31 @@ def test_iteration_measures_what_it_should(warm):
         # Since the searcher was made, which the demonstrations were searched with too.
         assert row["search/queries"] > row["rollout/searches"] and row["search/cache_hits"] > 0
         assert 0 < row["search/latency_p50_ms"] <= row["search/latency_p99_ms"]
+
+
+def test_sampling_ahead_lags_one_version_and_timing_changes_nothing(warm):
+    """Updates run inside the rollouts, whenever these have room; when that is changes no parameter."""
+    job, params = warm
+    job.cfg.dapo.update({"iterations": 3, "dynamic_sampling": False, "staleness": 1, "tis_cap": 2.0})
+    first = finish(job, params)
+    rows = metrics.read_rows(job.workdir / "dapo" / "metrics.jsonl")
+    assert [row["staleness"] for row in rows] == [0, 1, 1]
+    assert "sampler_correlation" in rows[0] and "sampler_correlation" not in rows[1]  # no token of its own version
+    assert all(row["rollout/meanwhile_s"] > 0 for row in rows)
+    (job.workdir / "dapo").rename(job.workdir / "first")
+    job.cfg.rollout.slots //= 2  # other ticks, other room
+    second = finish(job, params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), first, second)
+
+
+def test_a_sampler_that_disagrees_raises_the_alarm(cfg, workdir, caplog):
+    model_cfg = Job(cfg, workdir).model_cfg
+    shape = batch_lib.BatchShape((64,), 4, (1,), packed=False)
+    means, groups = metrics.Mean(), _groups(model_cfg)
+    dapo.build_updates(groups, cfg.dapo, shape, lambda u: u.sampler_logp, 0, means)
+    assert not caplog.records and means.result()["sampler_prob_diff"] == 0
+    dapo.build_updates(groups, cfg.dapo, shape, lambda u: u.sampler_logp + 0.5, 0, means)
+    assert "over dapo.alarm_prob_diff=0.01" in caplog.text and "tis_cap=2" in caplog.text
 
 
 WITHOUT_TENSORFLOW = """
@@ -117,8 +144,8 @@ class ScriptedEngine:
     def __init__(self, tokenizer, right):
         self.tokenizer, self.right, self.requests = tokenizer, right, []
 
-    def run(self, params, requests, version, seed, greedy):
-        assert not greedy
+    def run(self, params, requests, version, seed, greedy, meanwhile=None):
+        assert not greedy and meanwhile is None
         self.requests += requests
         return [self._one(r, version) for r in requests]
 
@@ -262,6 +289,10 @@ def test_shapes_and_settings_are_refused_before_work(cfg, workdir):
     with pytest.raises(ValueError, match="top_p"):
         train.check(cfg)
     cfg.rollout.top_p = 1.0
+    cfg.dapo.staleness = 1
+    with pytest.raises(ValueError, match=r"set dapo.tis_cap=2\.0"):
+        train.check(cfg)
+    cfg.dapo.staleness = 0
     cfg.dapo.reward.answer = "judge"
     with pytest.raises(ValueError, match="judge"):
         train.check(cfg)
