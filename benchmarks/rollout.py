@@ -2,12 +2,14 @@
 
     python -m benchmarks.rollout                           128 episodes, lengths forced, random weights
     python -m benchmarks.rollout --search_ms=50            each search takes 50 ms: how long does the device wait?
+    python -m benchmarks.rollout --groups=125 --rounds=1   1,000 episodes: does anything compile after warm-up?
     python -m benchmarks.rollout --peer='PYTHON FOLDER'    the peer's tunix_rollout.py in turn with ours; the ratio
 
 Both sides generate and append the same number of tokens in each turn, and one warm-up round is not counted. Ours also
 computes the log-prob of every token, as RL needs it. Numbers of shared machines differ by the hour: read the ratio.
 """
 
+import dataclasses
 import json
 import statistics
 import subprocess
@@ -23,12 +25,12 @@ from absl import app, flags
 from benchmarks import workload
 from masksearch_jax import sharding
 from masksearch_jax.data.records import Task
-from masksearch_jax.model import transformer
+from masksearch_jax.model import logprobs, transformer
 from masksearch_jax.retrieval import interface
 from masksearch_jax.rollout import decode, episode
 from masksearch_jax.rollout import engine as engines
 from masksearch_jax.rollout.request import Request
-from masksearch_jax.rollout.trajectory import StopReason
+from masksearch_jax.rollout.trajectory import StopReason, Trajectory
 
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Measured rounds.")
 _SEARCH_MS = flags.DEFINE_float("search_ms", 0.0, "What each search takes, in milliseconds.")
@@ -38,9 +40,12 @@ _STEPS = flags.DEFINE_integer("steps", 8, "Decode steps per tick.")
 _TICKS = flags.DEFINE_integer("search_ticks", 1, "Ticks that a search may take before the engine waits for it.")
 _CONTEXTS = flags.DEFINE_list("context_lengths", ["256", "384", "512", "768"], "Where the cache is cut.")
 _ROWS = flags.DEFINE_list("append_rows", ["2", "4", "6", "8", "12", "16"], "Rows of an append.")
+_GROUPS = flags.DEFINE_integer("groups", 16, "Prompts, of 8 episodes each; the peer knows 16.")
+_LONGER = flags.DEFINE_integer("longer", 0, "Tokens added to every prompt, which the peer does not know.")
 _PEER = flags.DEFINE_string("peer", "", "Python of the peer's environment and folder of its scripts: runs it in turn.")
 
 _TOTAL = 1024
+_CHECKED = 16  # episodes whose log-probs are held against one forward pass
 
 
 class Ids:
@@ -110,14 +115,16 @@ def requests(episodes: list[workload.Episode]) -> list[Request]:
 def engine(episodes: list[workload.Episode], searcher: interface.Searcher) -> engines.RolloutEngine:
     cfg = engines.RolloutConfig(
         slots=_SLOTS.value,
-        limits=episode.EpisodeLimits(turns=8, turn_tokens=96, observation_tokens=128, total_tokens=_TOTAL),
+        limits=episode.EpisodeLimits(
+            turns=8, turn_tokens=96, observation_tokens=128, total_tokens=_TOTAL + _LONGER.value
+        ),
         sampling=decode.Sampling(),
         steps=_STEPS.value,
         hits=1,
         search_ticks=_TICKS.value,
         search_threads=8,
         prompt_rows=8,
-        prompt_lengths=(128, 192),
+        prompt_lengths=(128 + _LONGER.value, 192 + _LONGER.value),
         append_rows=tuple(map(int, _ROWS.value)),
         append_tokens=(128,),
         context_lengths=tuple(map(int, _CONTEXTS.value)),
@@ -133,16 +140,20 @@ def engine(episodes: list[workload.Episode], searcher: interface.Searcher) -> en
     )
 
 
-def ours() -> Callable[[int], tuple[float, dict[str, float]]]:
-    """Returns the function that runs round n -> (tokens a second, the engine's statistics), warmed up."""
-    episodes = workload.episodes()
+def ours() -> tuple[Callable[[int], tuple[float, dict[str, float]]], Callable[[], float]]:
+    """Returns two functions: one that runs round n -> (tokens a second, the engine's statistics), warmed up; and one
+    that tells by how much log-probs of the last round are off."""
+    episodes = [
+        dataclasses.replace(one, prompt=one.prompt + _LONGER.value) for one in workload.episodes(_GROUPS.value)
+    ]
     wanted = sum(generated for one in episodes for generated, _ in one.turns)
     device = engine(episodes, Slow(_SEARCH_MS.value / 1000))
     params = transformer.init_params(workload.MODEL, 0, device.mesh)
-    work = requests(episodes)
+    work, found = requests(episodes), []
     device.warm_up(params)
 
     def run(number: int):
+        nonlocal found
         began = time.perf_counter()
         found = device.run(params, work, version=0, seed=number)
         seconds = time.perf_counter() - began
@@ -152,7 +163,31 @@ def ours() -> Callable[[int], tuple[float, dict[str, float]]]:
         return generated / seconds, device.stats
 
     run(0)
-    return run
+    return run, lambda: disagreement(params, found[:_CHECKED])
+
+
+def disagreement(params, trajectories: list[Trajectory]) -> float:
+    """The largest difference between the engine's log-probs and those of one forward pass over whole episodes."""
+    width = max(len(one.ids) for one in trajectories)
+    shape = (len(trajectories), width)
+    ids, targets, segments = (np.zeros(shape, np.int32) for _ in range(3))
+    wanted = np.zeros(shape, bool)
+    for row, one in enumerate(trajectories):
+        size = len(one.ids)
+        ids[row, :size], targets[row, : size - 1], segments[row, :size] = one.ids, one.ids[1:], 1
+        wanted[row, : size - 1] = one.trainable[1:]
+
+    @jax.jit
+    def forward(params):
+        positions = np.broadcast_to(np.arange(width, dtype=np.int32), shape)
+        hidden = transformer.forward(workload.MODEL, params, ids, positions, segments)
+        return logprobs.token_logprobs(workload.MODEL, params, hidden, targets, 1.0, wanted=wanted)[0]
+
+    expected = np.asarray(forward(params))
+    return max(
+        float(np.abs(expected[row, : len(one.ids) - 1] - one.logprobs[1:])[one.trainable[1:]].max())
+        for row, one in enumerate(trajectories)
+    )
 
 
 def peer(python: str, folder: str) -> dict:
@@ -163,7 +198,7 @@ def peer(python: str, folder: str) -> dict:
 
 def main(_) -> None:
     jax.config.update("jax_num_cpu_devices", _DEVICES.value)
-    run = ours()
+    run, check = ours()
     rates, ratios, compiles, shares, idle, tails = [], [], 0, [], [], []
     for number in range(1, _ROUNDS.value + 1):
         rate, stats = run(number)
@@ -184,10 +219,12 @@ def main(_) -> None:
         "shares": {name: round(statistics.median(s[name] for s in shares), 3) for name in shares[0]},
         "idle_while_searching": round(statistics.median(idle), 4),  # share of the time before the tail
         "tail": round(statistics.median(share for share, _ in tails), 4),  # last 10 % of episodes, of all time
+        "logprob_max_diff": check(),
         "tail_idle_while_searching": round(statistics.median(share for _, share in tails), 4),
         "ticks": stats["ticks"],
         "settings": {
-            flag.name: flag.value for flag in (_SLOTS, _STEPS, _TICKS, _SEARCH_MS, _DEVICES, _ROUNDS, _CONTEXTS)
+            flag.name: flag.value
+            for flag in (_SLOTS, _STEPS, _TICKS, _SEARCH_MS, _DEVICES, _ROUNDS, _CONTEXTS, _ROWS, _GROUPS, _LONGER)
         },
     }))  # fmt: skip
 
