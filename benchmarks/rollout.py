@@ -44,7 +44,7 @@ _GROUPS = flags.DEFINE_integer("groups", 16, "Prompts, of 8 episodes each; the p
 _LONGER = flags.DEFINE_integer("longer", 0, "Tokens added to every prompt, which the peer does not know.")
 _PEER = flags.DEFINE_string("peer", "", "Python of the peer's environment and folder of its scripts: runs it in turn.")
 
-_TOTAL = 1024
+_TOTAL = 912  # the longest episode has 784, and the peer's cache 128 more
 _CHECKED = 16  # episodes whose log-probs are held against one forward pass
 
 

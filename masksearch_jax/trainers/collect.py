@@ -7,6 +7,7 @@ an episode is keyed by (group, sample) and the seed: thread timing and batch com
 decision 7).
 """
 
+import collections
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -43,11 +44,13 @@ class Group:
 
 @dataclasses.dataclass(frozen=True)
 class Collected:
-    """batch: groups to train on now. carried: surplus for the next rollout batch. measured: name -> (sum, count)."""
+    """batch: groups to train on now. carried: surplus for the next rollout batch. measured: name -> (sum, count).
+    stats: the engine's, summed over the generations."""
 
     batch: list[Group]
     carried: list[Group]
     measured: dict[str, tuple[float, float]]
+    stats: dict[str, float]
 
 
 def collect(
@@ -68,11 +71,12 @@ def collect(
     """
     pool = {group.id: group for group in carried}
     fresh: list[Group] = []
-    generations = 0
+    generations, stats = 0, collections.Counter()
     while generations < settings.max_generations and (generations == 0 or len(pool) < settings.groups):
         drawn = dict(zip(range(tasks.index, tasks.index + settings.prompts), tasks, strict=False))
         requests = _requests(drawn, settings.group_size, augmentation, seed)
         trajectories = engine.run(params, requests, version=version, seed=seed, greedy=False, meanwhile=meanwhile)
+        stats.update(engine.stats)
         new = _groups(drawn, trajectories, settings.group_size, reward_cfg, version)
         kept = sampling.keep_groups({g.id: g.scores for g in new}) if settings.dynamic_sampling else [g.id for g in new]
         pool |= {group.id: group for group in new if group.id in set(kept)}
@@ -85,7 +89,7 @@ def collect(
         "dropped_groups": (float(len(choice.dropped)), 1.0),
         "batch_groups": (float(len(choice.batch)), 1.0),
     }
-    return Collected([pool[i] for i in choice.batch], [pool[i] for i in choice.carried], measured)
+    return Collected([pool[i] for i in choice.batch], [pool[i] for i in choice.carried], measured, dict(stats))
 
 
 def _requests(

@@ -173,15 +173,19 @@ def run(
         return bool(updates)
 
     # ---- loop: one policy version an iteration --------------------------------------------------------------------
+    last = time.perf_counter()
     ahead = range(version + 1, settings.iterations + 1)
     for version in metrics.progress(ahead, len(ahead), "dapo", distributed.primary()):
         began = time.perf_counter()
         phase = curriculum.phase(tasks.index)
         means = metrics.Mean()
+        sampling_params = jax.block_until_ready(decode_copy(lora.join(state.params, *frozen)))
         sample = functools.partial(
-            collect.collect, engine, decode_copy(lora.join(state.params, *frozen)), tasks, settings, reward_cfg,
-            augmentation, version=version - 1, seed=cfg.seed,
+            collect.collect, engine, sampling_params, tasks, settings, reward_cfg, augmentation,
+            version=version - 1, seed=cfg.seed,
         )  # fmt: skip
+        del sampling_params
+        resharded = time.perf_counter()
         if not waiting:
             found = sample(carried)
             waiting, carried = found.batch, found.carried
@@ -193,13 +197,12 @@ def run(
         # Its parameters die with the first step below; all log-probs are asked for before.
         reference = functools.partial(_on_devices, old_logprobs, state.params, frozen, mesh)
         updates = build_updates(waiting, settings, shape, reference, version - 1, means)
-        waiting, overlapped = [], 0.0
+        waiting, scored, overlapped = [], time.perf_counter(), 0.0
         if settings.staleness:
-            started = time.perf_counter()
             found = sample(carried, meanwhile=functools.partial(train_on_next, version, updates, means, wait=True))
             waiting, carried = found.batch, found.carried
             means.add(found.measured)
-            overlapped = time.perf_counter() - started
+            overlapped = time.perf_counter() - scored
             del sample
         while train_on_next(version, updates, means):
             pass
@@ -207,10 +210,14 @@ def run(
         ended = time.perf_counter()
         # With staleness part of the update happens within the rollout: rollout/meanwhile_s.
         timing = {
-            "seconds/rollout": sampled - began + overlapped,
-            "seconds/update": ended - sampled - overlapped,
+            "seconds/reshard": resharded - began,
+            "seconds/rollout": sampled - resharded + overlapped,
+            "seconds/logprobs": scored - sampled,
+            "seconds/update": ended - scored - overlapped,
+            "seconds/since_last": began - last,  # checkpoint and evaluation after the last iteration
         }
-        timing |= {f"rollout/{name}": value for name, value in engine.stats.items()}
+        last = ended
+        timing |= {f"rollout/{name}": value for name, value in found.stats.items()}
         timing |= {f"search/{name}": value for name, value in engine.searcher.stats.items()}  # since the start
         log.write(version, row | timing | {"phase": phase, "prompts": tasks.index, "skipped_total": int(state.skipped)})
         if evaluate and settings.eval_every and version % settings.eval_every == 0 and version < settings.iterations:

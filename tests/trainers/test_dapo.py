@@ -142,7 +142,7 @@ class ScriptedEngine:
     """Rewards by script: sample s of group g answers right if `right(g, s)`."""
 
     def __init__(self, tokenizer, right):
-        self.tokenizer, self.right, self.requests = tokenizer, right, []
+        self.tokenizer, self.right, self.requests, self.stats = tokenizer, right, [], {"ticks": 2}
 
     def run(self, params, requests, version, seed, greedy, meanwhile=None):
         assert not greedy and meanwhile is None
@@ -180,7 +180,7 @@ def test_groups_without_signal_are_refilled_and_the_rest_ordered_by_id(cfg, work
     found, engine, tasks = collect_with(cfg, workdir, lambda g, s: s % 2 == 0 if g >= 4 or g == 2 else g == 1)
     assert [g.id for g in found.batch] == [2, 4, 5]
     assert tasks.index == 8 and found.carried == []
-    assert found.measured["generations"] == (2.0, 1.0)
+    assert found.measured["generations"] == (2.0, 1.0) and found.stats == {"ticks": 4}
     assert found.measured["kept_groups"] == (5.0, 8.0)
     # Keys are unique to a sample of a prompt of the stream, whatever generation it came from.
     assert len({r.key for r in engine.requests}) == len(engine.requests) == 8 * cfg.dapo.group_size
