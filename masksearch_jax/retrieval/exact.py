@@ -46,7 +46,8 @@ class ExactSearcher:
     @classmethod
     def load(cls, directory: Path | str) -> "ExactSearcher":
         """Returns the searcher that `build` saved, its vectors mapped from disk."""
-        return cls(np.load(Path(directory) / VECTORS_FILE, mmap_mode="r"))
+        # A plain array over the map: numpy.memmap answers each index and each product in Python.
+        return cls(np.asarray(np.load(Path(directory) / VECTORS_FILE, mmap_mode="r")))
 
     def search(
         self, queries: np.ndarray, k: int, exclude: Sequence[np.ndarray | None] | None = None
