@@ -10,12 +10,14 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from masksearch_jax.data import records
 from masksearch_jax.data.records import Passage
+
+Loaded = TypeVar("Loaded")
 
 FORMAT = 2
 INDEX_FILE = "index.json"
@@ -90,6 +92,27 @@ def replace(partial: Path, directory: Path) -> None:
         directory.rename(old)
         partial.rename(directory)
         shutil.rmtree(old)
+
+
+def settled(directory: Path, load: Callable[[], Loaded]) -> Loaded:
+    """Returns load(), called again where `directory` was replaced meanwhile: it may have read of both generations."""
+    while True:
+        before = _generation(directory)
+        try:
+            loaded = load()
+        except (OSError, ValueError):
+            if _generation(directory) == before:
+                raise
+            continue
+        if _generation(directory) == before:
+            return loaded
+
+
+def _generation(directory: Path) -> tuple[int, int, int] | None:
+    if not directory.exists():
+        return None
+    stat = directory.stat()
+    return stat.st_dev, stat.st_ino, stat.st_ctime_ns
 
 
 def _exchange(one: Path, other: Path) -> bool:

@@ -126,6 +126,24 @@ def test_a_reader_always_finds_a_folder(tmp_path):
     assert all(seen) and [path.name for path in tmp_path.iterdir()] == ["index"]
 
 
+def test_a_folder_replaced_while_it_is_loaded_is_loaded_again(tmp_path):
+    """The first reading finds the old file and then the new folder; what comes back is of one generation."""
+    for name in ("index", "partial"):
+        (tmp_path / name).mkdir()
+        for file in "ab":
+            (tmp_path / name / file).write_text(name)
+
+    def load():
+        first = (tmp_path / "index" / "a").read_text()
+        if (tmp_path / "partial").exists():
+            folder.replace(tmp_path / "partial", tmp_path / "index")
+        return first, (tmp_path / "index" / "b").read_text()
+
+    assert folder.settled(tmp_path / "index", load) == ("partial", "partial")
+    with pytest.raises(FileNotFoundError):
+        folder.settled(tmp_path / "index", (tmp_path / "nowhere").read_text)
+
+
 def test_a_file_system_without_exchange_replaces_as_well(tmp_path, monkeypatch):
     monkeypatch.setattr(folder, "_exchange", lambda one, other: False)
     for text in "ab":
