@@ -3,8 +3,9 @@
 Enters: an index, `recall.Truth` of the probes, the floor, and which of leaves_to_search and reorder are left open.
 Leaves: the index at its choice and what was tried. Neither number asks for a new build. For each number of reordered
 candidates the fewest leaves that reach the floor are found by bisection, since recall grows with the leaves; of those
-pairs the fastest wins, by the clock, for cost depends on the machine. The floor must hold on either half of the probes
-by itself: a pair that reaches it on one sample by luck is passed over. Left out: settings that need another build.
+pairs, more candidates for fewer leaves, the fastest wins, by the clock, for cost depends on the machine. The floor must
+hold on either half of the probes by itself: a pair that reaches it on one sample by luck is passed over. Left out:
+settings that need another build.
 """
 
 import time
@@ -29,18 +30,22 @@ def tune(
     """
     if index.plan.method == "brute_force":
         return index, []
-    count = len(index.vectors) // index.plan.shards
+    size = len(index.vectors) // index.plan.shards
     leaves = [index.plan.leaves_to_search]
     if index.plan.method == "tree" and settings.leaves_to_search == 0:
         leaves = _ladder(index.plan.leaves)
     reorders = [index.plan.reorder]
     if settings.reorder == 0:
-        reorders = sorted({min(times * truth.k, count) for times in _REORDER})
+        reorders = sorted({min(times * truth.k, size) for times in _REORDER})
     tried, best = [], None
     for reorder in reorders:
+        if not leaves:
+            break
         found = _fewest(index, truth, leaves, reorder, floor)
         if found is None:
             continue
+        # More reordered candidates for as many leaves only cost: the next number has to do with fewer.
+        leaves = [count for count in leaves if count < found.plan.leaves_to_search]
         seconds = min(_seconds(found, truth.queries, truth.k) for _ in range(_ROUNDS))
         tried.append(
             {
@@ -52,7 +57,7 @@ def tune(
         )
         if best is None or seconds < best[0]:
             best = seconds, found
-    if best is None:
+    if best is None:  # then all leaves are still there
         return index.searching(leaves[-1], reorders[-1]), tried
     return best[1], tried
 
