@@ -4,10 +4,9 @@ Enters: vectors float32 [N, D] of unit norm, an array or a memory map. Leaves: t
 `exact.ExactSearcher.search`, from candidates that ScaNN found and `exact.rescore` ordered by the vectors themselves,
 which stay on disk, mapped. More vectors than `shard_size` make several ScaNN indices, built one after the other so that
 memory holds one at a time, searched in turn and merged by exact score. Rows are positions: ids are ours and live beside
-the index, for ScaNN would pickle them. Queries go to ScaNN one by one, because a tree answers a row differently at
-another batch size and gains nothing by batches; to brute force, which gains, in batches of one fixed width. Searching
-while another thread changes an index crashes the process (seen in 1.4.2), so nothing here changes one. Left out:
-updates.
+the index, for ScaNN would pickle them. Queries go in batches of one fixed width, because a tree answers a row otherwise
+at another batch size, whatever its neighbours. Searching while another thread changes an index crashes the process
+(seen in 1.4.2), so nothing here changes one. Left out: updates.
 """
 
 import dataclasses
@@ -28,7 +27,9 @@ from masksearch_jax.retrieval.settings import ScannSettings
 _BRUTE_FORCE_UNDER = 20_000
 _TREE_FROM = 100_000
 _LEAST_TO_TRAIN = 32  # a codebook has 16 centres a block
-_WIDTH = 8  # queries to a call of brute force
+# Queries to a call, rows of zeros among them: a full one takes 14% longer a query than one call of 256, single queries
+# 50% (uniform vectors, 100k x 384); a wider one would be slow for few queries.
+_WIDTH = 8
 # Least number of candidates that are scored exactly: int8 confuses neighbours in rank about the k-th, and a small k
 # leaves none to spare (0.988 of the top 10 without, docs/search.md). The search tool fetches more than it returns.
 _LEAST_SCORED = 20
@@ -199,17 +200,18 @@ class ScannIndex:
 
     def _ask(self, searcher, queries: np.ndarray, k: int) -> list[np.ndarray]:
         """Returns for each query at most k rows uint32 of one shard."""
+        arguments = {"final_num_neighbors": k}
         if self.plan.method != "brute_force":
             k = max(k, _LEAST_SCORED)
-            reorder = max(self.plan.reorder, k)
-            leaves = self.plan.leaves_to_search if self.plan.method == "tree" else -1
-            return [searcher.search(query, k, reorder, leaves)[0] for query in queries]
+            arguments = {"final_num_neighbors": k, "pre_reorder_num_neighbors": max(self.plan.reorder, k)}
+        if self.plan.method == "tree":
+            arguments["leaves_to_search"] = self.plan.leaves_to_search
         found = []
         for start in range(0, len(queries), _WIDTH):
             batch = np.zeros((_WIDTH, queries.shape[1]), np.float32)
             real = queries[start : start + _WIDTH]
             batch[: len(real)] = real
-            rows, scores = searcher.search_batched(batch, k)
+            rows, scores = searcher.search_batched(batch, **arguments)
             # A miss comes back as row 0 with a score of NaN.
             found += [r[np.isfinite(s)] for r, s in zip(rows[: len(real)], scores, strict=False)]
         return found
