@@ -63,6 +63,19 @@ def get_config(arg: str = ""):
         "encoder_devices": "cpu",  # of bert's passages: cpu | local (all of JAX's default platform, a TPU's chips)
         "dims": 4096,  # of the lexical encoder; fewer blur single words (README, "Search")
         "index": "auto",  # auto | exact | scann
+        # 0: chosen from the number of passages; leaves_to_search and reorder by trial, on words of the passages.
+        "scann": ConfigDict({
+            "method": "auto",  # brute_force | hashing | tree
+            "leaves": 0,
+            "leaves_to_search": 0,
+            "reorder": 0,  # candidates scored a second time, from `reordering`
+            "dims_per_block": 2,
+            "anisotropic_threshold": 0.2,
+            "training_sample": 250_000,
+            "soar": 1.5,  # 0: each passage in one leaf only
+            "reordering": "int8",  # float32 | bfloat16 | int8
+            "shard_size": 1_000_000,  # passages to one ScaNN index: bounds the memory of a build
+        }),
         "hybrid": False,  # rank by BM25 as well, and fuse (docs/search.md)
         "recall_floor": 0.95,
         "near_duplicate": 0.5,

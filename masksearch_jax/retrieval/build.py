@@ -19,6 +19,7 @@ import numpy as np
 
 from masksearch_jax.data.records import Passage
 from masksearch_jax.retrieval import (
+    capacity,
     corpus_vectors,
     exact,
     folder,
@@ -27,6 +28,7 @@ from masksearch_jax.retrieval import (
     near_duplicates,
     recall,
     scann_index,
+    tuning,
 )
 from masksearch_jax.retrieval import encoder as encoders
 from masksearch_jax.retrieval.settings import IndexSettings, from_config
@@ -59,7 +61,9 @@ def build(
     ids, articles, digests = _identify(passages)
     passages_sha256 = hashlib.sha256(digests.tobytes()).hexdigest()
     waiting = vectors_dir or directory.with_name(directory.name + ".vectors")
-    print(f"{directory}: {_estimate(settings, len(ids))}", flush=True)
+    need = _need(settings, len(ids))
+    print(f"{directory}: {need}", flush=True)
+    need.check(directory)
 
     partial = directory.with_name(directory.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -69,7 +73,7 @@ def build(
         encoder.save(partial / folder.ENCODER)
         vectors = _encode(encoder, passages, passages_sha256, waiting, progress)
         probes = encoder.encode_queries(recall.probes(passages))
-        kind, method, measured = _index(directory, settings, vectors, probes, partial / folder.INDEX)
+        found = _index(directory, settings, vectors, probes, partial / folder.INDEX)
         del vectors
         if settings.hybrid:
             hybrid.WordIndex.build(_texts(passages), partial / folder.WORDS)
@@ -82,9 +86,7 @@ def build(
             "passages": len(ids),
             "encoder": settings.encoder,
             "dims": encoder.dims,
-            "index": kind,
-            "method": method,
-            "recall_at_10": measured,
+            **found,
             "hybrid": settings.hybrid,
             "passages_with_near_duplicates": duplicates.passages,
             "seconds": round(time.perf_counter() - started, 2),
@@ -118,16 +120,18 @@ def _identify(passages: Collection[Passage]) -> tuple[np.ndarray, np.ndarray, np
     return ids, articles, digests
 
 
-def _estimate(settings: IndexSettings, count: int) -> str:
-    # Measured for 400k x 256: building took 3.6 times the bytes of the vectors at its peak, serving 1.1 times.
+def _need(settings: IndexSettings, count: int) -> capacity.Need:
     dims = settings.dims
     if settings.encoder == "bert":
         dims = json.loads((Path(settings.encoder_dir) / "config.json").read_text())["hidden_size"]
-    vectors = count * dims * 4 / 2**20
-    return (
-        f"{count} passages x {dims} dimensions: vectors {vectors:,.0f} MB, "
-        f"memory about {4 * vectors + 100:,.0f} MB to build and {1.2 * vectors + 50:,.0f} MB to serve"
-    )
+    how = scann_index.plan(settings.scann, count) if _kind(settings) == "scann" else None
+    return capacity.need(count, dims, how)
+
+
+def _kind(settings: IndexSettings) -> str:
+    if settings.index == "auto":
+        return "scann" if scann_index.available() else "exact"
+    return settings.index
 
 
 def _encoder(settings: IndexSettings, passages: Collection[Passage]) -> encoders.Encoder:
@@ -161,33 +165,24 @@ def _encode(
 
 def _index(
     directory: Path, settings: IndexSettings, vectors: np.ndarray, probes: np.ndarray, target: Path
-) -> tuple[str, str, float]:
-    """Builds, saves, loads and checks the index; returns its kind, a phrase that names its method, and its recall."""
-    kind = settings.index
-    if kind == "auto":
-        kind = "scann" if scann_index.available() else "exact"
+) -> dict[str, Any]:
+    """Builds, saves, loads, tunes and checks the index over float32 [N, D]; returns its part of the report."""
+    kind, tried = _kind(settings), []
     if kind == "exact":
         index, method = exact.ExactSearcher.build(vectors, target), "all vectors"
-        measured = recall.measure(index, probes)
+        measured = recall.Truth(index.vectors, probes).measure(index)
     else:
         index = scann_index.build(vectors, scann_index.plan(settings.scann, len(vectors)), target)
-        measured = recall.measure(index, probes)
-        while measured < settings.recall_floor and _may_widen(settings, index):
-            wider = index.plan.leaves_to_search * 3 // 2 + 1
-            index = index.searching(min(wider, index.plan.leaves))
-            measured = recall.measure(index, probes)
+        truth = recall.Truth(index.vectors, probes)
+        index, tried = tuning.tune(index, truth, settings.scann, settings.recall_floor)
+        measured = truth.measure(index)
         scann_index.save_plan(index.plan, target)
         method = index.plan.describe()
     if measured < settings.recall_floor:
         raise RecallError(
             f"{directory}: recall@{recall.K} of {kind}, {method}, against exact search is {measured:.3f} on "
             f"{len(probes)} probes, under retrieval.recall_floor = {settings.recall_floor}; raise "
-            "retrieval.scann.leaves_to_search or retrieval.scann.reorder, set retrieval.index='exact', or lower "
-            "retrieval.recall_floor"
+            "retrieval.scann.leaves_to_search or retrieval.scann.reorder (or set them to 0), set "
+            "retrieval.index='exact', or lower retrieval.recall_floor"
         )
-    return kind, method, round(measured, 4)
-
-
-def _may_widen(settings: IndexSettings, index: scann_index.ScannIndex) -> bool:
-    left = index.plan.leaves_to_search < index.plan.leaves
-    return index.plan.method == "tree" and settings.scann.leaves_to_search == 0 and left
+    return {"index": kind, "method": method, "recall_at_10": round(measured, 4), "tried": tried}

@@ -14,7 +14,7 @@ import numpy as np
 # Far over the rounding of a float32 product of unit vectors, so that candidates contain every true top-k row.
 _ROUNDING = 1e-5
 _SCORES_AT_ONCE = 1 << 23
-_VECTORS_FILE = "vectors.npy"
+VECTORS_FILE = "vectors.npy"
 
 
 def rescore(vectors: np.ndarray, query: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -40,13 +40,14 @@ class ExactSearcher:
         """Saves float32 [N, D] into `directory` (made if missing) and returns the searcher."""
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        np.save(directory / _VECTORS_FILE, vectors)
+        np.save(directory / VECTORS_FILE, vectors)
         return cls(vectors)
 
     @classmethod
     def load(cls, directory: Path | str) -> "ExactSearcher":
-        """Returns the searcher that `build` saved, its vectors in memory."""
-        return cls(np.load(Path(directory) / _VECTORS_FILE))
+        """Returns the searcher that `build` saved, its vectors mapped from disk."""
+        # A plain array over the map: numpy.memmap answers each index and each product in Python.
+        return cls(np.asarray(np.load(Path(directory) / VECTORS_FILE, mmap_mode="r")))
 
     def search(
         self, queries: np.ndarray, k: int, exclude: Sequence[np.ndarray | None] | None = None

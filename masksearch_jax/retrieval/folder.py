@@ -4,23 +4,31 @@ Enters: a folder that `build` filled. Leaves: the checked contents of index.json
 passages, encoder and every index file, so that two builds of a ScaNN tree, which differ, are told apart.
 """
 
+import ctypes
+import errno
 import hashlib
 import json
+import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from masksearch_jax.data import records
 from masksearch_jax.data.records import Passage
 
-FORMAT = 1
+Loaded = TypeVar("Loaded")
+
+FORMAT = 2
 INDEX_FILE = "index.json"
 ENCODER = "encoder"
 INDEX = "index"
 WORDS = "words"  # of a hybrid index
 ROWS = "rows.npz"
 NEAR_DUPLICATES = "near_duplicates.npz"
+
+# Of <fcntl.h> and <linux/fs.h>; the same on every architecture.
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 _AGAIN = "build the index again with `python -m masksearch_jax.prepare`"
 
@@ -70,13 +78,54 @@ def read_index_file(directory: Path, only: Sequence[str] | None = None) -> dict[
 
 
 def replace(partial: Path, directory: Path) -> None:
-    """Puts the finished folder `partial` where `directory` is or was."""
-    old = directory.with_name(directory.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if directory.exists():
+    """Puts the finished folder `partial` where `directory` is or was, at one stroke where the file system can.
+
+    A reader then finds the old folder or the new one, never none; one that has the old files mapped keeps them.
+    """
+    if not directory.exists():
+        partial.rename(directory)
+    elif _exchange(partial, directory):
+        shutil.rmtree(partial)
+    else:
+        old = directory.with_name(directory.name + ".old")
+        shutil.rmtree(old, ignore_errors=True)
         directory.rename(old)
-    partial.rename(directory)
-    shutil.rmtree(old, ignore_errors=True)
+        partial.rename(directory)
+        shutil.rmtree(old)
+
+
+def settled(directory: Path, load: Callable[[], Loaded]) -> Loaded:
+    """Returns load(), called again where `directory` was replaced meanwhile: it may have read of both generations."""
+    while True:
+        before = _generation(directory)
+        try:
+            loaded = load()
+        except (OSError, ValueError):
+            if _generation(directory) == before:
+                raise
+            continue
+        if _generation(directory) == before:
+            return loaded
+
+
+def _generation(directory: Path) -> tuple[int, int, int] | None:
+    if not directory.exists():
+        return None
+    stat = directory.stat()
+    return stat.st_dev, stat.st_ino, stat.st_ctime_ns
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swaps two names by renameat2 of Linux; False where the system or the file system has no such call."""
+    call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if call is None:
+        return False
+    if call(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+        return False
+    raise OSError(code, os.strerror(code), str(one), None, str(other))
 
 
 def _files(directory: Path) -> list[str]:

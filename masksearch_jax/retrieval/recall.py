@@ -1,6 +1,6 @@
 """How much of exact search an index finds, measured on probes cut from the passages themselves.
 
-Enters: an index, its vectors and encoder. Leaves: recall@k. A probe is a run of words from inside a passage, which
+Enters: an index, its vectors, queries. Leaves: recall@k. A probe is a run of words from inside a passage, which
 is closer to a query than a whole passage is. Left out: judged relevance (that is what benchmarks measure).
 """
 
@@ -31,12 +31,23 @@ def probes(passages: Collection[Passage], count: int = PROBES) -> list[str]:
     return found
 
 
-def measure(index, queries: np.ndarray, k: int = K) -> float:
-    """Returns the mean share of the exact top k (float32 [Q, D] queries) that `index` finds; equal scores count."""
-    k = min(k, len(index.vectors))
-    queries = queries[np.abs(queries).max(axis=1, initial=0) > 0]
-    if not len(queries):
-        raise ValueError("no probe has a word that the encoder knows; are the passages empty?")
-    _, truth = exact.ExactSearcher(index.vectors).search(queries, k)
-    _, found = index.search(queries, k)
-    return float((found >= truth[:, -1:] - _TIE).mean())
+class Truth:
+    """What exact search finds for some queries, searched once. queries: float32 [Q, D], those that say something."""
+
+    def __init__(self, vectors: np.ndarray, queries: np.ndarray, k: int = K):
+        """Raises ValueError if no query says anything."""
+        self.k = min(k, len(vectors))
+        self.queries = queries[np.abs(queries).max(axis=1, initial=0) > 0]
+        if not len(self.queries):
+            raise ValueError("no probe has a word that the encoder knows; are the passages empty?")
+        _, scores = exact.ExactSearcher(vectors).search(self.queries, self.k)
+        self._least = scores[:, -1:] - _TIE
+
+    def shares(self, index) -> np.ndarray:
+        """Returns float [Q]: the share of the exact top k that `index` finds for each query; equal scores count."""
+        _, found = index.search(self.queries, self.k)
+        return (found >= self._least).mean(axis=1)
+
+    def measure(self, index) -> float:
+        """Returns the mean of `shares`."""
+        return float(self.shares(index).mean())

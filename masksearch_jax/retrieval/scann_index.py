@@ -1,10 +1,12 @@
 """A ScaNN index: built, saved to a folder that may be moved, loaded, searched; never mutated.
 
-Enters: vectors float32 [N, D] of unit norm. Leaves: the same (rows, scores) as `exact.ExactSearcher.search`, from
-candidates that ScaNN found and `exact.rescore` ordered. Rows are positions: ids are ours and live beside the index,
-for ScaNN would pickle them. Queries go in batches of one fixed width, because a tree answers a row differently at
-another batch size. Searching while another thread changes an index crashes the process (seen in 1.4.2), so nothing
-here changes one. Left out: updates, SOAR, quantised reordering.
+Enters: vectors float32 [N, D] of unit norm, an array or a memory map. Leaves: the same (rows, scores) as
+`exact.ExactSearcher.search`, from candidates that ScaNN found and `exact.rescore` ordered by the vectors themselves,
+which stay on disk, mapped. More vectors than `shard_size` make several ScaNN indices, built one after the other so that
+memory holds one at a time, searched in turn and merged by exact score. Rows are positions: ids are ours and live beside
+the index, for ScaNN would pickle them. Queries go in batches of one fixed width, because a tree answers a row otherwise
+at another batch size, whatever its neighbours. Searching while another thread changes an index crashes the process
+(seen in 1.4.2), so nothing here changes one. Left out: updates.
 """
 
 import dataclasses
@@ -12,6 +14,7 @@ import importlib.util
 import json
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -24,9 +27,13 @@ from masksearch_jax.retrieval.settings import ScannSettings
 _BRUTE_FORCE_UNDER = 20_000
 _TREE_FROM = 100_000
 _LEAST_TO_TRAIN = 32  # a codebook has 16 centres a block
+# Queries to a call, rows of zeros among them: a full one takes 14% longer a query than one call of 256, single queries
+# 50% (uniform vectors, 100k x 384); a wider one would be slow for few queries.
 _WIDTH = 8
+# Least number of candidates that are scored exactly: int8 confuses neighbours in rank about the k-th, and a small k
+# leaves none to spare (0.988 of the top 10 without, docs/search.md). The search tool fetches more than it returns.
+_LEAST_SCORED = 20
 _SEARCH_FILE = "search.json"
-_VECTORS_FILE = "dataset.npy"  # written by ScaNN for brute force and for reordering: our vectors, as they are
 
 _import_lock = threading.Lock()
 
@@ -59,63 +66,90 @@ def _scann() -> ModuleType:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Settings with every 0 and 'auto' decided and clamped to the number of vectors."""
+    """Settings with every 0 and 'auto' decided and clamped to the number of vectors of a shard."""
 
     method: str
+    shards: int
     leaves: int
     leaves_to_search: int
     reorder: int
     dims_per_block: int
     anisotropic_threshold: float
     training_sample: int
+    soar: float
+    reordering: str
 
     def describe(self) -> str:
+        shards = f"{self.shards} shards of " if self.shards > 1 else ""
         if self.method == "brute_force":
-            return "brute force"
+            return f"{shards}brute force"
         tree = f"{self.leaves} leaves, {self.leaves_to_search} searched, " if self.method == "tree" else ""
-        return f"{self.method} ({tree}{self.reorder} reordered)"
+        return f"{shards}{self.method} ({tree}{self.reorder} reordered)"
 
 
 def plan(settings: ScannSettings, count: int) -> Plan:
     """Returns what `build` will do for `count` vectors; raises ValueError for a forced method that cannot train."""
+    shards = -(-count // settings.shard_size)
+    least = count // shards  # vectors of the smallest shard
     method = settings.method
     if method == "auto":
-        method = "brute_force" if count < _BRUTE_FORCE_UNDER else "hashing" if count < _TREE_FROM else "tree"
-    if method != "brute_force" and count < _LEAST_TO_TRAIN:
+        method = "brute_force" if least < _BRUTE_FORCE_UNDER else "hashing" if least < _TREE_FROM else "tree"
+    if method != "brute_force" and least < _LEAST_TO_TRAIN:
+        of = f" in each of {shards} shards" if shards > 1 else ""
         raise ValueError(
-            f"retrieval.scann.method is {method!r} but there are only {count} passages, it needs {_LEAST_TO_TRAIN} to "
-            "train; leave it at 'auto'"
+            f"retrieval.scann.method is {method!r} but there are only {least} passages{of}, it needs "
+            f"{_LEAST_TO_TRAIN} to train; leave it at 'auto'" + (" or raise retrieval.scann.shard_size" if of else "")
         )
-    leaves = min(settings.leaves or round(count**0.5), count)
+    # Twice as many as sqrt(n): with SOAR, fewer vectors then need a look at equal recall (docs/search.md, "At scale").
+    leaves = min(settings.leaves or round(2 * least**0.5), least)
     return Plan(
         method=method,
+        shards=shards,
         leaves=leaves,
         leaves_to_search=min(settings.leaves_to_search or max(1, leaves // 16), leaves),
-        reorder=min(settings.reorder or 200, count),
+        reorder=min(settings.reorder or 200, least),
         dims_per_block=settings.dims_per_block,
         anisotropic_threshold=settings.anisotropic_threshold,
-        training_sample=min(settings.training_sample, count),
+        training_sample=min(settings.training_sample, least),
+        soar=settings.soar,
+        reordering=settings.reordering,
     )
+
+
+def _shards(count: int, shards: int) -> Iterator[tuple[str, int, int]]:
+    """Yields (folder, first row, row after the last) of each shard; their sizes differ by one at most."""
+    for number in range(shards):
+        yield f"shard-{number:05d}", count * number // shards, count * (number + 1) // shards
+
+
+def _train(vectors: np.ndarray, how: Plan):
+    module = _scann()
+    builder = module.scann_ops_pybind.builder(vectors, min(10, len(vectors)), "dot_product")
+    if how.method == "brute_force":
+        return builder.score_brute_force().build()
+    if how.method == "tree":
+        builder = builder.tree(
+            how.leaves, how.leaves_to_search, training_sample_size=how.training_sample, soar_lambda=how.soar or None
+        )
+    builder = builder.score_ah(
+        how.dims_per_block,
+        anisotropic_quantization_threshold=how.anisotropic_threshold,
+        training_sample_size=how.training_sample,
+    )
+    return builder.reorder(how.reorder, quantize=module.ReorderType[how.reordering.upper()]).build()
 
 
 def build(vectors: np.ndarray, how: Plan, directory: Path | str) -> "ScannIndex":
     """Builds an index over float32 [N, D], saves it into `directory` (made if missing) and returns it, loaded."""
     if vectors.ndim != 2 or vectors.dtype != np.float32 or not len(vectors):
         raise ValueError(f"vectors must be float32 [N, D] with N > 0, got {vectors.dtype} {vectors.shape}")
-    builder = _scann().scann_ops_pybind.builder(vectors, min(10, len(vectors)), "dot_product")
-    if how.method == "tree":
-        builder = builder.tree(how.leaves, how.leaves_to_search, training_sample_size=how.training_sample)
-    if how.method == "brute_force":
-        builder = builder.score_brute_force()
-    else:
-        builder = builder.score_ah(
-            how.dims_per_block,
-            anisotropic_quantization_threshold=how.anisotropic_threshold,
-            training_sample_size=how.training_sample,
-        ).reorder(how.reorder)
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    builder.build().serialize(str(directory), relative_path=True)  # without it, a moved folder does not load
+    np.save(directory / exact.VECTORS_FILE, vectors)
+    for name, start, stop in _shards(len(vectors), how.shards):
+        (directory / name).mkdir()
+        # Without relative_path, a moved folder does not load.
+        _train(vectors[start:stop], how).serialize(str(directory / name), relative_path=True)
     save_plan(how, directory)
     return ScannIndex.load(directory)
 
@@ -128,20 +162,24 @@ def save_plan(how: Plan, directory: Path | str) -> None:
 class ScannIndex:
     """A loaded index; thread-safe because it never changes. `vectors`: float32 [N, D], a memory map."""
 
-    def __init__(self, searcher, vectors: np.ndarray, how: Plan):
-        self._searcher, self.vectors, self.plan = searcher, vectors, how
+    def __init__(self, searchers: list, vectors: np.ndarray, how: Plan):
+        """searchers: ScaNN's, by shard."""
+        self._searchers, self.vectors, self.plan = searchers, vectors, how
+        self._starts = [start for _, start, _ in _shards(len(vectors), how.shards)]
 
     @classmethod
     def load(cls, directory: Path | str) -> "ScannIndex":
         """Returns the index that `build` saved. Load only folders that you trust (checksums: see tool.load)."""
         directory = Path(directory)
         how = Plan(**json.loads((directory / _SEARCH_FILE).read_text()))
-        searcher = _scann().scann_ops_pybind.load_searcher(str(directory))
-        return cls(searcher, np.load(directory / _VECTORS_FILE, mmap_mode="r"), how)
+        vectors = exact.ExactSearcher.load(directory).vectors
+        load = _scann().scann_ops_pybind.load_searcher
+        return cls([load(str(directory / name)) for name, _, _ in _shards(len(vectors), how.shards)], vectors, how)
 
-    def searching(self, leaves: int) -> "ScannIndex":
-        """Returns the same index, searched at another number of leaves."""
-        return ScannIndex(self._searcher, self.vectors, dataclasses.replace(self.plan, leaves_to_search=leaves))
+    def searching(self, leaves: int, reorder: int) -> "ScannIndex":
+        """Returns the same index, searched at another number of leaves and of reordered candidates."""
+        how = dataclasses.replace(self.plan, leaves_to_search=leaves, reorder=reorder)
+        return ScannIndex(self._searchers, self.vectors, how)
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns (rows int64 [Q, k], scores float32 [Q, k]), -1 and -inf where nothing was found.
@@ -153,21 +191,27 @@ class ScannIndex:
             raise ValueError(f"queries must be finite [Q, {dims}] like the vectors, got {queries.shape}")
         rows = np.full((len(queries), k), -1, np.int64)
         scores = np.full((len(queries), k), -np.inf, np.float32)
-        for start in range(0, len(queries), _WIDTH):
-            batch = np.zeros((_WIDTH, dims), np.float32)
-            real = queries[start : start + _WIDTH]
-            batch[: len(real)] = real
-            for i, candidates in enumerate(self._candidates(batch, min(k, count))[: len(real)]):
-                found, score = exact.rescore(self.vectors, real[i], candidates)
-                rows[start + i, : len(found)], scores[start + i, : len(found)] = found, score
+        of_shards = [self._ask(searcher, queries, min(k, count)) for searcher in self._searchers]
+        for i, query in enumerate(queries):
+            candidates = [found[i].astype(np.int64) + at for found, at in zip(of_shards, self._starts, strict=True)]
+            found, score = exact.rescore(self.vectors, query, np.concatenate(candidates))
+            rows[i, : len(found)], scores[i, : len(found)] = found[:k], score[:k]
         return rows, scores
 
-    def _candidates(self, batch: np.ndarray, k: int) -> list[np.ndarray]:
+    def _ask(self, searcher, queries: np.ndarray, k: int) -> list[np.ndarray]:
+        """Returns for each query at most k rows uint32 of one shard."""
         arguments = {"final_num_neighbors": k}
         if self.plan.method != "brute_force":
-            arguments["pre_reorder_num_neighbors"] = max(self.plan.reorder, k)
+            k = max(k, _LEAST_SCORED)
+            arguments = {"final_num_neighbors": k, "pre_reorder_num_neighbors": max(self.plan.reorder, k)}
         if self.plan.method == "tree":
             arguments["leaves_to_search"] = self.plan.leaves_to_search
-        rows, scores = self._searcher.search_batched(batch, **arguments)
-        # A miss comes back as row 0 with a score of NaN.
-        return [np.asarray(r, np.int64)[np.isfinite(s)] for r, s in zip(rows, scores, strict=True)]
+        found = []
+        for start in range(0, len(queries), _WIDTH):
+            batch = np.zeros((_WIDTH, queries.shape[1]), np.float32)
+            real = queries[start : start + _WIDTH]
+            batch[: len(real)] = real
+            rows, scores = searcher.search_batched(batch, **arguments)
+            # A miss comes back as row 0 with a score of NaN.
+            found += [r[np.isfinite(s)] for r, s in zip(rows[: len(real)], scores, strict=False)]
+        return found

@@ -9,14 +9,27 @@ ENCODER_DTYPES = ("float32", "bfloat16")
 ENCODER_DEVICES = ("cpu", "local")
 INDEXES = ("auto", "exact", "scann")
 SCANN_METHODS = ("auto", "brute_force", "hashing", "tree")
+SCANN_REORDERINGS = ("float32", "bfloat16", "int8")
+_LEAST = {
+    "leaves": 0,
+    "leaves_to_search": 0,
+    "reorder": 0,
+    "dims_per_block": 1,
+    "training_sample": 1,
+    "soar": 0,
+    "shard_size": 1,
+}
 EXCLUSIONS = ("none", "passage", "article")
 
 
 @dataclasses.dataclass(frozen=True)
 class ScannSettings:
-    """How a ScaNN index searches; 0 means chosen from the number of vectors (see scann_index.plan).
+    """How a ScaNN index is built and searched; 0 means chosen from the number of vectors (see scann_index.plan).
 
-    leaves_to_search: 0 starts at a sixteenth of the leaves and widens by half until the recall floor is reached.
+    leaves_to_search, reorder: 0 leaves the choice to the tuner (tuning.py), which reaches the recall floor at least
+    cost. soar: weight of orthogonality when a vector is put into a second leaf; 0 for one leaf each. reordering: how
+    the vectors lie in memory that hashed candidates are reordered by; the best are scored exactly, from disk, whatever
+    it is. shard_size: most vectors to one ScaNN index; more are cut into several, built one after the other.
     """
 
     method: str = "auto"  # brute_force | hashing (asymmetric hashing and reordering) | tree (the same in leaves)
@@ -26,6 +39,9 @@ class ScannSettings:
     dims_per_block: int = 2
     anisotropic_threshold: float = 0.2
     training_sample: int = 250_000
+    soar: float = 1.5
+    reordering: str = "int8"
+    shard_size: int = 1_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +82,10 @@ class IndexSettings:
         _one_of("encoder_devices", self.encoder_devices, ENCODER_DEVICES)
         _one_of("index", self.index, INDEXES)
         _one_of("scann.method", self.scann.method, SCANN_METHODS)
+        _one_of("scann.reordering", self.scann.reordering, SCANN_REORDERINGS)
+        for name, least in _LEAST.items():
+            if getattr(self.scann, name) < least:
+                raise ValueError(f"retrieval.scann.{name} is {getattr(self.scann, name)}, must be at least {least}")
         _one_of("exclusion", self.exclusion, EXCLUSIONS)
         if self.encoder == "bert" and not self.encoder_dir:
             raise ValueError(

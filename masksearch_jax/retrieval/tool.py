@@ -61,6 +61,10 @@ class SearchTool:
         Raises FileNotFoundError or ValueError if files are missing or changed, or if the store is another one.
         """
         directory = Path(directory)
+        return folder.settled(directory, lambda: cls._load(directory, store, mode))
+
+    @classmethod
+    def _load(cls, directory: Path, store: PassageStore, mode: str | None) -> "SearchTool":
         contents = folder.read_index_file(directory)
         mode = exclusion.check(contents["settings"]["exclusion"] if mode is None else mode)
         with np.load(directory / folder.ROWS) as rows:

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from masksearch_jax.retrieval import exact, scann_index
+from masksearch_jax.retrieval import exact, recall, scann_index
 from masksearch_jax.retrieval.settings import ScannSettings
 
 pytest.importorskip("scann", reason="the extra 'retrieval' is not installed")
@@ -85,7 +85,7 @@ def test_threads_find_the_same(tree, queries):
 
 def test_misses_are_no_rows(tree, queries):
     """One leaf of 40 holds about 50 vectors: the rest of the 300 asked for are misses, which ScaNN calls row 0."""
-    rows, scores = tree.searching(1).search(queries, 300)
+    rows, scores = tree.searching(1, 300).search(queries, 300)
     assert ((rows == -1) == np.isneginf(scores)).all()
     assert (rows == -1).sum() > 100 * len(queries)
     for row in rows:
@@ -99,20 +99,47 @@ def test_more_than_there_are(tmp_path, vectors):
     assert sorted(rows[0, :3].tolist()) == [0, 1, 2] and rows[0, 3:].tolist() == [-1, -1]
 
 
+@pytest.mark.parametrize("reordering", ["float32", "bfloat16", "int8"])
+def test_shards_find_what_one_finds(tmp_path, vectors, queries, reordering):
+    """700 to a shard, of which the last is smaller, from a file: each part of the answer comes from its own shard."""
+    np.save(tmp_path / "all.npy", vectors)
+    mapped = np.load(tmp_path / "all.npy", mmap_mode="r")
+    truth = recall.Truth(vectors, queries)
+    measured = {}
+    for size in (2000, 700):
+        settings = ScannSettings("tree", leaves=16, leaves_to_search=16, reordering=reordering, shard_size=size)
+        index = scann_index.build(mapped, scann_index.plan(settings, 2000), tmp_path / str(size))
+        assert len(list((tmp_path / str(size)).glob("shard-*"))) == index.plan.shards == -(-2000 // size)
+        measured[size] = truth.measure(index)
+    assert measured[2000] >= 0.95 and measured[700] >= 0.95
+    rows, scores = index.search(queries, 10)
+    np.testing.assert_allclose(scores, np.einsum("qd,qkd->qk", queries, vectors[rows]), atol=1e-6)
+    assert {0, 1, 2} == set((rows // 667).ravel().tolist())
+
+
+def test_shards_of_brute_force_equal_exact_search(tmp_path, vectors, queries):
+    index = scann_index.build(vectors, scann_index.plan(ScannSettings(shard_size=700), 2000), tmp_path)
+    for found, truth in zip(index.search(queries, 10), exact.ExactSearcher(vectors).search(queries, 10), strict=True):
+        np.testing.assert_array_equal(found, truth)
+
+
 def test_plan_follows_the_number_of_vectors():
     methods = [scann_index.plan(ScannSettings(), count).method for count in (10, 19_999, 20_000, 99_999, 100_000)]
     assert methods == ["brute_force", "brute_force", "hashing", "hashing", "tree"]
     large = scann_index.plan(ScannSettings(), 1_000_000)
-    assert (large.leaves, large.leaves_to_search, large.training_sample) == (1000, 62, 250_000)
+    assert (large.leaves, large.leaves_to_search, large.training_sample, large.shards) == (2000, 125, 250_000, 1)
     clamped = scann_index.plan(ScannSettings("tree", leaves=500, leaves_to_search=900, reorder=5000), 100)
     assert (clamped.leaves, clamped.leaves_to_search, clamped.reorder, clamped.training_sample) == (100, 100, 100, 100)
     with pytest.raises(ValueError, match="'hashing' but there are only 20 passages, it needs 32"):
         scann_index.plan(ScannSettings("hashing"), 20)
+    with pytest.raises(ValueError, match="only 10 passages in each of 10 shards.*raise retrieval.scann.shard_size"):
+        scann_index.plan(ScannSettings("tree", shard_size=10), 100)
 
 
 @pytest.mark.parametrize("method", ["hashing", "tree"])
 def test_least_number_that_can_be_trained(tmp_path, vectors, method):
-    index = scann_index.build(vectors[:32], scann_index.plan(ScannSettings(method), 32), tmp_path)
+    # All leaves: the nearest of 6 is not always the leaf of the vector itself (16 of 100 builds; with all, none).
+    index = scann_index.build(vectors[:32], scann_index.plan(ScannSettings(method, leaves_to_search=32), 32), tmp_path)
     assert index.search(vectors[:1], 1)[0].tolist() == [[0]]
 
 
