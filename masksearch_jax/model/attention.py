@@ -21,9 +21,10 @@ from masksearch_jax.model.lora import Adapters
 
 # Below any score, and finite: a row of padding that sees nothing gets a uniform softmax, never NaN.
 _MASKED = -1e30
-# Up to so many query rows a head, k q^T is faster than q k^T on CPU, which transposes its right operand first: the
-# whole cache. 11 against 19 ms at B = 192, T = 192, 16 rows, even at 32; one row has a matrix-vector path of its own.
-_FEW_ROWS = 16
+# Up to so many query rows a head, XLA on CPU is fastest with a matrix-vector product for each: q k^T transposes the
+# whole cache first, and k q^T leaves scores whose last axis is too short for vector instructions. 1.1 against 1.7 ms at
+# B = 16, T = 768 and two rows; 1.9 against 2.2 at eight.
+_FEW_ROWS = 8
 
 
 def rope_tables(cfg: ModelConfig, positions: jax.Array, local: bool = False) -> tuple[jax.Array, jax.Array]:
@@ -95,32 +96,41 @@ def attend(
     # The queries of a group are rows of one matrix product: keys are read once a group, never repeated.
     q = (q / (divisor or math.sqrt(head_dim))).reshape(batch, kv_heads, rows, head_dim)
     mask = jnp.tile(mask, (1, group, 1))[:, None]  # [B, 1, rows, T]
-    if time_major := 1 < rows <= _FEW_ROWS:
-        mask = jnp.swapaxes(mask, 2, 3)
-    axis = 2 if time_major else 3
     starts = list(itertools.accumulate(block.shape[2] for block in k))[:-1]
 
     def score(block, visible):
-        if time_major:
-            scores = jnp.einsum("bkth,bkqh->bktq", block, q, preferred_element_type=jnp.float32)
-        else:
-            scores = jnp.einsum("bkqh,bkth->bkqt", q, block, preferred_element_type=jnp.float32)
+        scores = _row_scores(q, block) if rows <= _FEW_ROWS else _scores(q, block)
         if softcap:
             scores = softcap * jnp.tanh(scores / softcap)
         return jnp.where(visible, scores, _MASKED)
 
-    scores = [score(*both) for both in zip(k, jnp.split(mask, starts, axis), strict=True)]
-    top = functools.reduce(jnp.maximum, (part.max(axis, keepdims=True) for part in scores))
+    scores = [score(*both) for both in zip(k, jnp.split(mask, starts, axis=3), strict=True)]
+    top = functools.reduce(jnp.maximum, (part.max(axis=3, keepdims=True) for part in scores))
     weights = [jnp.exp(part - jax.lax.stop_gradient(top)) for part in scores]
-    total = sum(part.sum(axis, keepdims=True) for part in weights)
+    total = sum(part.sum(axis=3, keepdims=True) for part in weights)
     # Divided after the product, over H numbers a query instead of over T.
-    product = "bktq,bkth->bkqh" if time_major else "bkqt,bkth->bkqh"
     out = sum(
-        jnp.einsum(product, part.astype(block.dtype), block, preferred_element_type=jnp.float32)
+        jnp.einsum("bkqt,bkth->bkqh", part.astype(block.dtype), block, preferred_element_type=jnp.float32)
         for part, block in zip(weights, v, strict=True)
     )
-    out = out / (jnp.swapaxes(total, 2, 3) if time_major else total)
-    return out.astype(v[0].dtype).reshape(batch, heads, steps, head_dim)
+    return (out / total).astype(v[0].dtype).reshape(batch, heads, steps, head_dim)
+
+
+def _scores(q, k):
+    return jnp.einsum("bkqh,bkth->bkqt", q, k, preferred_element_type=jnp.float32)
+
+
+def _row_scores(q, k):
+    """`_scores` of few rows: on CPU row by row."""
+
+    def by_row(q, k):
+        rows = (
+            jnp.einsum("bkth,bkh->bkt", k, q[:, :, row], preferred_element_type=jnp.float32)
+            for row in range(q.shape[2])
+        )
+        return jnp.stack(list(rows), axis=2)
+
+    return jax.lax.platform_dependent(q, k, cpu=by_row, default=_scores)
 
 
 class Attention(nnx.Module):

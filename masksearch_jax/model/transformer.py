@@ -14,6 +14,7 @@ Left out: loss and sampling.
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -251,15 +252,28 @@ def forward(cfg: ModelConfig, params: Params, ids: jax.Array, positions: jax.Arr
     return _norm(cfg, x, model.final_norm)
 
 
+def layer_weights(cfg: ModelConfig, params: Params) -> list[Any]:
+    """The weights of each layer by itself, dequantised: what `extend` takes from the stacked arrays."""
+    model = nnx.merge(_definition(cfg)[0], params)
+    stacked = nnx.split((model.blocks, model.adapters))[1]
+    return [lora.dequantised(jax.tree.map(lambda w, i=index: w[i], stacked)) for index in range(cfg.layers)]
+
+
 def extend(
-    cfg: ModelConfig, params: Params, cache: Cache, ids: jax.Array, counts: jax.Array
+    cfg: ModelConfig,
+    params: Params,
+    cache: Cache,
+    ids: jax.Array,
+    counts: jax.Array,
+    layers: Sequence[Any] | None = None,
 ) -> tuple[jax.Array, Cache]:
     """Appends new tokens to rows of a cache: a prompt, an observation, or one sampled token.
 
     ids: int32 [B, S], row b has counts[b] (int32 [B], 0..S) tokens at its front. They continue the row at position
     cache.lengths[b]; a row with count 0 is unchanged, and tokens beyond the cache's time are not appended.
     Returns (hidden [B, S, D], cache): hidden[b, s] for s < counts[b] as `forward` would give on the whole sequence,
-    finite and meaningless elsewhere. Donate the cache to have it updated in place.
+    finite and meaningless elsewhere. Donate the cache to have it updated in place. layers: `layer_weights`, for a loop
+    that takes them apart once.
     """
     model = nnx.merge(_definition(cfg)[0], params)
     lengths = cache.lengths
@@ -273,17 +287,17 @@ def extend(
             mask & (jnp.arange(cache.time) > positions[:, :, None] - cfg.window),
         )
 
-    definition, stacked = nnx.split((model.blocks, model.adapters))
+    definition = nnx.split((model.blocks, model.adapters))[0]
+    layers = layers or layer_weights(cfg, params)
     last_keys = cache.last_key or (None,) * cfg.layers
     x = _embed(cfg, model, ids)
-    layers = []
+    extended = []
     for index, layer in enumerate(zip(cache.k, cache.v, last_keys, strict=True)):
-        weights = lora.dequantised(jax.tree.map(lambda w, i=index: w[i], stacked))
-        block, adapters = nnx.merge(definition, weights)
+        block, adapters = nnx.merge(definition, layers[index])
         seen = local if index in cfg.local_layers else (rope, mask)
         x, layer = block.extend(x, *seen, layer, lengths, counts, adapters)
-        layers.append(layer)
-    k, v, last_key = zip(*layers, strict=True)
+        extended.append(layer)
+    k, v, last_key = zip(*extended, strict=True)
     cache = Cache(k=k, v=v, last_key=last_key if cfg.smear_keys else (), lengths=lengths + counts)
     return _norm(cfg, x, model.final_norm), cache
 

@@ -138,7 +138,7 @@ class Programs:
         self._model_cfg, self._mesh, self._slots, self._ends = model_cfg, mesh, slots, ends
         layout = kv.cache_shardings(model_cfg, slots, mesh)
         small = (sharding.replicated(mesh),) * 4
-        decode = functools.partial(_decode, model_cfg, sampling, steps, stops)
+        decode = functools.partial(_decode, model_cfg, mesh, sampling, steps, stops)
         self.prefill = jax.jit(functools.partial(_prefill, model_cfg, mesh))
         self.admit = jax.jit(_admit, donate_argnums=0, out_shardings=layout)
         self.append = jax.jit(functools.partial(_append, model_cfg, mesh), donate_argnums=1, out_shardings=layout)
@@ -206,7 +206,7 @@ def _pinned(tree, mesh):
     return jax.tree.map(pin, tree)
 
 
-def _decode(cfg, sampling, steps, stops, params, cache, registers, greedy):
+def _decode(cfg, mesh, sampling, steps, stops, params, cache, registers, greedy):
     """Up to `steps` tokens for every slot with a budget.
 
     registers: int32 [B, REGISTERS], see the columns above. Returns the cache and (ids int32 [B, steps],
@@ -215,6 +215,9 @@ def _decode(cfg, sampling, steps, stops, params, cache, registers, greedy):
     slots = registers.shape[0]
     keys = jax.lax.bitcast_convert_type(registers[:, KEY0 : KEY1 + 1], jnp.uint32)
     kinds, transitions = jnp.asarray(stops.kinds), jnp.asarray(stops.steps)
+    # XLA on CPU copies the slice of a stacked array wherever it is used: a sixth of a step. Others read it in place.
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    layers = transformer.layer_weights(cfg, params) if on_cpu else None
 
     def running(state):
         return (state["step"] < steps) & (state["budget"] > 0).any()
@@ -222,7 +225,7 @@ def _decode(cfg, sampling, steps, stops, params, cache, registers, greedy):
     def step(state):
         active = state["budget"] > 0
         hidden, cache = transformer.extend(
-            cfg, params, state["cache"], state["token"][:, None], active.astype(jnp.int32)
+            cfg, params, state["cache"], state["token"][:, None], active.astype(jnp.int32), layers
         )
         logits = transformer.unembed(cfg, params, hidden[:, 0])
         # The cache now ends with the token just fed: its length is the position of the one to draw.

@@ -240,8 +240,8 @@ class Run:
         cfg, owners, engine = self.cfg, self.owners, self.engine
         tokens, shards = engine._append_tokens, owners.shards
         by_rung: dict[int, list[int]] = {}
-        # Slots of like length share a program, which reads as far as its longest one.
-        for slot in sorted(work, key=lambda slot: self.cached[slot]):
+        # Slots of like length share a program, which reads as far as its longest one; the longest of each shard first.
+        for slot in sorted(work, key=lambda slot: -self.cached[slot]):
             by_rung.setdefault(shapes.rung(tokens, len(work[slot])), []).append(slot)
         for length, rows_of in sorted(by_rung.items()):
             for targets in shapes.shard_chunks(rows_of, cfg.slots // shards, shards, engine._append_rows):
