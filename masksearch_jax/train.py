@@ -71,6 +71,8 @@ def check(cfg: Any) -> None:
         raise ValueError(f"dapo.staleness={cfg.dapo.staleness} is none of (0, 1): a batch is one version old at most")
     if cfg.dapo.staleness and not cfg.dapo.tis_cap:
         raise ValueError("dapo.staleness=1 needs importance weights for the lag: set dapo.tis_cap=2.0")
+    if cfg.dapo.staleness and cfg.dapo.carry_over:
+        raise ValueError("dapo.staleness=1 with carry_over: surplus would be two versions old; switch one off")
     if cfg.dapo.reward.answer == "judge":
         raise ValueError("dapo.reward.answer='judge': no judge is connected; choose recall, recall_penalised, f1 or em")
 

@@ -8,8 +8,8 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 
-DEVICE = ("prefill_s", "append_s", "decode_s", "meanwhile_s")
-_PHASES = (*DEVICE, "search_wait_s", "host_s")
+_DEVICE = ("prefill_s", "append_s", "decode_s", "meanwhile_s")
+_PHASES = (*_DEVICE, "search_wait_s", "host_s")
 
 
 class PhaseClock:
@@ -49,7 +49,7 @@ class PhaseClock:
         now = time.perf_counter()
         passed, self._since = now - self._since, now
         self.seconds[self._phase] += passed
-        idle = passed if self._out and self._phase not in DEVICE else 0.0
+        idle = passed if self._out and self._phase not in _DEVICE else 0.0
         if self.in_tail:
             self.tail += passed
             self.tail_idle_searching += idle

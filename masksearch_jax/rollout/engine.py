@@ -34,8 +34,7 @@ class RolloutConfig:
     entry costs a compilation, and work is padded to the next entry. Rows are rounded up to a multiple of the shards
     that the slots lie on. context_lengths: where the cache is cut, in tokens; a decode or an append reads as far as
     the first of them that holds its longest slot, and at most limits.total_tokens.
-    On CPU narrow programs are fastest: a row's step takes 30 us among 64 slots, 47 among 192; a token 20 us appended
-    8 to 32 rows at a time, 60 with 192.
+    What each costs: docs/rollouts.md.
     """
 
     slots: int = 64

@@ -292,7 +292,10 @@ def test_shapes_and_settings_are_refused_before_work(cfg, workdir):
     cfg.dapo.staleness = 1
     with pytest.raises(ValueError, match=r"set dapo.tis_cap=2\.0"):
         train.check(cfg)
-    cfg.dapo.staleness = 0
+    cfg.dapo.update({"tis_cap": 2.0, "carry_over": True})
+    with pytest.raises(ValueError, match="two versions old"):
+        train.check(cfg)
+    cfg.dapo.update({"staleness": 0, "tis_cap": 0.0, "carry_over": False})
     cfg.dapo.reward.answer = "judge"
     with pytest.raises(ValueError, match="judge"):
         train.check(cfg)
