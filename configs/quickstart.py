@@ -15,6 +15,7 @@ from configs import common, dapo
 def get_config(arg: str = ""):
     common.check_argument(__file__, arg, "proof", "strong", "slice")
     config = dapo.get_config("slice" if arg == "slice" else "")
+    config.line = "quickstart"
     config.policies = ("untrained", "one_search", "sft", "dapo")
     if arg == "proof":
         config.policies = ("untrained", "one_search", "sft", "sft_more", "dapo")

@@ -22,6 +22,7 @@ PAGES = {
     "evaluate": ("", "slice", "qwen2.5-7b"),
     "serve_search": ("",),
     "quickstart": ("", "proof", "strong", "slice"),
+    "evolve": ("",),
 }
 
 

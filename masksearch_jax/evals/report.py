@@ -45,7 +45,7 @@ def table(scores: Mapping[str, Mapping[str, Any] | None], title: str = "") -> st
     lines = [["policy", *_COLUMNS]]
     for name, summary in scores.items():
         lines.append([_LABELS.get(name, name), *(_cell(summary, key) for key in _COLUMNS.values())])
-    return _aligned(lines, title)
+    return aligned(lines, title)
 
 
 def by_kind_table(scores: Mapping[str, Mapping[str, Any] | None], title: str = "") -> str:
@@ -55,7 +55,7 @@ def by_kind_table(scores: Mapping[str, Mapping[str, Any] | None], title: str = "
     for name, summary in scores.items():
         found = summary["by_kind"] if summary else {}
         lines.append([_LABELS.get(name, name), *(_cell(found, kind) for kind in kinds)])
-    return _aligned(lines, title)
+    return aligned(lines, title)
 
 
 def write_report(
@@ -92,7 +92,7 @@ def write_report(
     return report
 
 
-def _aligned(lines: list[list[str]], title: str) -> str:
+def aligned(lines: list[list[str]], title: str) -> str:
     """Returns lines of cells as text: names to the left, numbers to the right, a rule under the first line."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = ["  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip() for line in lines]

@@ -2,9 +2,10 @@ import json
 
 import pytest
 
-from masksearch_jax import evaluate, experiment
+from masksearch_jax import evaluate
 from masksearch_jax.evals import report
 from masksearch_jax.evals.runner import read_rows
+from masksearch_jax.experiments import quickstart
 from masksearch_jax.job import Job
 
 
@@ -18,7 +19,7 @@ def short(cfg):
 
 
 def test_the_line_ends_in_a_report_of_every_policy(short, workdir, capsys):
-    content = experiment.run(short, workdir)
+    content = quickstart.run(short, workdir)
     saved = json.loads((workdir / "report.json").read_text())
     for policy in report.POLICIES:
         assert set(report.SCORES) <= set(saved[policy])

@@ -1,0 +1,39 @@
+"""Self-evolving distillation: the policy of each round demonstrates more and harder tasks to the next (paper, 2.2).
+
+Command:  python -m masksearch_jax.experiment --config=configs/evolve.py --workdir=runs/evolve
+Hardware: two CPU cores.
+Expect:   W/report.json and a table: a line per round with acceptance and held-out recall; README, "Self-evolving
+          distillation".
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common, sft
+
+
+def get_config(arg: str = ""):
+    common.check_argument(__file__, arg)
+    config = sft.get_config()
+    config.line = "evolve"
+    # The first teacher: the oracle's demonstrations, few and easy.
+    config.synthesize.examples.update({"ramp_1": 2000, "ramp_2": 300, "ramp_3": 0, "ramp_4": 0})
+    config.synthesize.probe_tasks = 0
+    config.sft.update({"steps": 600, "eval_every": 0})
+    config.sft.curriculum = ((None, ((1, 0.9), (2, 0.1))),)
+    config.sft.optimizer.update({"total_steps": 600})
+    config.evolve = ConfigDict({
+        # A round each: ((masks, tasks to try), ..); 0 masks means questions. The set grows, and gets harder.
+        "rounds": (
+            ((1, 1000), (2, 500)),
+            ((1, 1000), (2, 1000), (3, 500)),
+            ((1, 1000), (2, 1500), (3, 1000), (4, 500)),
+        ),
+        "samples": 4,  # trajectories for each task
+        "keep": 1,  # most of them that are kept
+        "recall": 1.0,  # least recall of an accepted answer
+        "temperature": 1.0,
+        "steps": 300,  # of SFT in each round, on the whole set, from the policy before
+        "learning_rate_scale": 0.5,  # against the page's SFT, whose schedule each round runs through
+    })
+    config.evaluate.episodes.update({"1": 600, "2": 300, "3": 200, "4": 200, "qa": 0})
+    return config

@@ -1,0 +1,132 @@
+"""Self-evolving distillation: a checkpoint of ours as the teacher (paper, section 2.2, "Self-Evolve Distillation").
+
+In: tasks, a rollout engine and the teacher's parameters. Out: demonstrations, and counts of what was rejected and why.
+A task is sampled several times; a trajectory is kept if it is well formed and its answer reaches a floor of token
+recall, or a judge's yes, and if it is not another of the same task over again. It is stored token by token as the
+policy wrote it. Left out: rounds, and the training between them (experiments/evolve.py).
+"""
+
+import collections
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+from masksearch_jax.data import records
+from masksearch_jax.rollout.request import Request
+from masksearch_jax.rollout.trajectory import StopReason, Trajectory
+from masksearch_jax.text import answers
+
+# (task, answer text) -> whether the answer is right; asked only of answers that have the asked form.
+Judge = Callable[[records.Task, str], bool]
+
+
+class Engine(Protocol):
+    """What this needs of rollout.engine.RolloutEngine."""
+
+    def run(self, params: Any, requests: Sequence[Request], version: int, seed: int) -> list[Trajectory]: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class DistillConfig:
+    """samples: trajectories for each task. keep: most of them that are kept. recall: least mean token recall over the
+    spans of an accepted answer, where no judge decides. round: keys the random bits and names the demonstrations."""
+
+    samples: int
+    keep: int
+    recall: float
+    round: int
+    seed: int
+
+    def __post_init__(self):
+        if not 1 <= self.keep <= self.samples:
+            raise ValueError(f"samples={self.samples}, keep={self.keep}: 1 <= keep <= samples is needed")
+        if not 0 < self.recall <= 1:
+            raise ValueError(f"recall={self.recall}: a share above 0 and up to 1 is needed")
+
+
+@dataclasses.dataclass(frozen=True)
+class Harvest:
+    """demonstrations: those of one chunk of tasks, in their order. outcomes: {'accepted' or the reason: trajectories}.
+    solved: tasks with a demonstration. queries: the searches of those kept, by the question asked."""
+
+    demonstrations: list[records.Demonstration]
+    outcomes: collections.Counter[str]
+    solved: int
+    queries: collections.Counter[str]
+
+
+def harvest(
+    engine: Engine, params: Any, tasks: Sequence[records.Task], cfg: DistillConfig, judge: Judge | None = None
+) -> Harvest:
+    """Samples every task and keeps what passes."""
+    requests = [
+        Request(task, number, sample, key=(cfg.round, number, sample), expected=task.level)
+        for number, task in enumerate(tasks)
+        for sample in range(cfg.samples)
+    ]
+    found = engine.run(params, requests, version=cfg.round, seed=cfg.seed)
+    out = Harvest([], collections.Counter(), 0, collections.Counter())
+    solved = 0
+    for number, task in enumerate(tasks):
+        kept: dict[tuple[str, ...], records.Demonstration] = {}
+        for trajectory in found[number * cfg.samples : (number + 1) * cfg.samples]:
+            reason, recall = verdict(task, trajectory, cfg.recall, judge)
+            signature = _signature(trajectory)
+            if not reason and signature in kept:
+                reason = "duplicate"
+            if not reason and len(kept) == cfg.keep:
+                reason = "surplus"
+            out.outcomes[reason or "accepted"] += 1
+            if not reason:
+                kept[signature] = _demonstration(task, trajectory, cfg.round, recall)
+                out.queries.update(answers.normalize(turn.query) for turn in trajectory.turns if turn.query)
+        solved += bool(kept)
+        out.demonstrations.extend(kept.values())
+    return dataclasses.replace(out, solved=solved)
+
+
+def verdict(
+    task: records.Task, trajectory: Trajectory, floor: float, judge: Judge | None = None
+) -> tuple[str, float]:
+    """Returns (why a trajectory is not kept, mean token recall of its spans): '' if it is kept, else 'form',
+    'unsearched' (an answer that rests on nothing read) or 'wrong'."""
+    if trajectory.stop != StopReason.ANSWER or not trajectory.well_formed:
+        return "form", 0.0
+    text = answers.answer_of(trajectory.turns[-1].text)
+    spans = None if text is None else answers.spans_of(text, task.answer_form, task.text, task.masks, task.answers)
+    if spans is None:
+        return "form", 0.0
+    scores = [answers.token_recall(span, golds) for span, golds in zip(spans, task.answers, strict=True)]
+    recall = sum(scores) / len(scores)
+    if not trajectory.searches:
+        return "unsearched", recall
+    right = recall >= floor if judge is None else judge(task, text)
+    return "" if right else "wrong", recall
+
+
+def distinct(
+    seen: set[tuple[int, ...]], found: Sequence[records.Demonstration]
+) -> Iterator[records.Demonstration]:
+    """Yields those whose tokens are in no earlier round, and notes them in `seen`."""
+    for one in found:
+        if (key := tuple(one.ids)) not in seen:
+            seen.add(key)
+            yield one
+
+
+def _signature(trajectory: Trajectory) -> tuple[str, ...]:
+    """What makes two trajectories of one task the same: their queries and their answer, not their thoughts."""
+    queries = (answers.normalize(turn.query) for turn in trajectory.turns if turn.query)
+    return (*queries, answers.normalize(trajectory.answer))
+
+
+def _demonstration(task: records.Task, trajectory: Trajectory, number: int, recall: float) -> records.Demonstration:
+    return records.Demonstration(
+        id=f"round_{number}.{task.id}.{trajectory.sample}",
+        task_id=task.id,
+        masks=task.masks,
+        ids=trajectory.ids.tolist(),
+        trainable=trajectory.trainable.astype(int).tolist(),
+        searches=trajectory.searches,
+        recall=recall,
+    )

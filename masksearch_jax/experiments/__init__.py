@@ -1,0 +1,1 @@
+"""Whole lines of stages: what `python -m masksearch_jax.experiment` runs."""

@@ -1,0 +1,197 @@
+"""Self-evolving distillation in rounds (paper, section 2.2): a teacher demonstrates more and harder tasks to the next.
+
+Round 0 trains the first teacher on the demonstrations of the page's teacher (`cfg.synthesize`). In round n the policy
+of round n - 1 tries the tasks that `cfg.evolve.rounds` names, what agents/distill.py accepts joins the set, and SFT on
+the whole set goes on from that policy. Every round is scored on held-out tasks.
+
+Leaves: W/demonstrations, W/sft (round 0), W/round_<n>/ with demonstrations/, sft/, evaluate/ and report.json, and
+W/report.json. Killed at any moment and started again with the same line, it goes on with the first thing not finished.
+"""
+
+import collections
+import itertools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from masksearch_jax import evaluate, metrics, train
+from masksearch_jax import job as job_lib
+from masksearch_jax.agents import distill
+from masksearch_jax.data import records
+from masksearch_jax.data.curriculum import level_name
+from masksearch_jax.data.pipeline import task_files
+from masksearch_jax.evals import report
+from masksearch_jax.experiments.clock import Clock
+from masksearch_jax.experiments.workdirs import shared_workdir
+from masksearch_jax.rollout.engine import RolloutEngine
+from masksearch_jax.trainers import state as state_lib
+
+_CHUNK = 256  # tasks that are sampled together, and shown as one step of progress
+
+
+def run(cfg: Any, workdir: Path) -> dict[str, Any]:
+    """Runs every round of `cfg.evolve.rounds`; returns the content of W/report.json. Raises ValueError for settings
+    that cannot work, before anything is made."""
+    check(cfg)
+    clock = Clock(workdir)
+    with clock("prepare"):
+        train.ensure_data(cfg, workdir)
+    job = job_lib.Job(cfg, workdir)
+    with clock("synthesize"):
+        train.ensure_demonstrations(job)
+    with clock("sft"):
+        params = train.train_sft(job)
+    judging, teaching = job.engine(cfg.evaluate.index), job.engine("train", cfg.evolve.temperature)
+    with clock("evaluate"):
+        rounds = [_first(job, scored(job, params, judging))]
+    set_so_far = _demonstrations(workdir)
+    for number in range(1, len(cfg.evolve.rounds) + 1):
+        later = job_lib.Job(_settings(cfg, number), shared_workdir(workdir / f"round_{number}", workdir))
+        with clock(f"round_{number}/demonstrate"):
+            made = demonstrate(later, number, teaching, params, set_so_far)
+        set_so_far = _demonstrations(later.workdir)
+        with clock(f"round_{number}/sft"):
+            _mix(later.cfg, set_so_far)
+            params = train.train_sft(later, params=params)
+        with clock(f"round_{number}/evaluate"):
+            rounds.append(made | {"held_out": scored(later, params, judging)})
+        (later.workdir / "report.json").write_text(json.dumps(rounds[-1], indent=1))
+    content = {"rounds": rounds, "seed": cfg.seed, "stage_seconds": clock.seconds, "config": cfg.to_dict()}
+    (workdir / "report.json").write_text(json.dumps(content, indent=1))
+    print(table(rounds))
+    return content
+
+
+def check(cfg: Any) -> None:
+    """Raises ValueError that names the setting."""
+    train.check(cfg)
+    _teacher(cfg, 1)
+    if cfg.job != "sft":
+        raise ValueError(f"job={cfg.job!r}: the rounds of self-evolving distillation are SFT")
+    for number, wanted in enumerate(cfg.evolve.rounds, start=1):
+        if not wanted or any(level < 0 or tasks < 1 for level, tasks in wanted):
+            raise ValueError(f"evolve.rounds: round {number} is {wanted}; it has to be ((level, tasks), ..)")
+
+
+def _teacher(cfg: Any, number: int) -> distill.DistillConfig:
+    own = cfg.evolve
+    return distill.DistillConfig(samples=own.samples, keep=own.keep, recall=own.recall, round=number, seed=cfg.seed)
+
+
+def _settings(cfg: Any, number: int) -> Any:
+    """The page of one round: its SFT is as long as `cfg.evolve.steps` says, on a schedule of its own."""
+    cfg = cfg.copy_and_resolve_references()
+    cfg.sft.steps = cfg.sft.optimizer.total_steps = cfg.evolve.steps
+    cfg.sft.optimizer.learning_rate *= cfg.evolve.learning_rate_scale
+    cfg.sft.optimizer.adam_learning_rate *= cfg.evolve.learning_rate_scale
+    cfg.sft.seed_offset += number
+    return cfg
+
+
+def _mix(cfg: Any, demonstrations: dict[int, list[records.Demonstration]]) -> None:
+    """Draws each level in proportion to its share of the set."""
+    cfg.sft.curriculum = ((None, tuple((level, float(len(found))) for level, found in sorted(demonstrations.items()))),)
+
+
+def demonstrate(
+    job: job_lib.Job,
+    number: int,
+    engine: RolloutEngine,
+    params: Any,
+    set_so_far: dict[int, list[records.Demonstration]],
+) -> dict[str, Any]:
+    """Writes W/round_<n>/demonstrations, the set so far and what the teacher adds to it; returns the round's numbers,
+    which its manifest.json holds. A finished folder is left as it is."""
+    folder = job.workdir / "demonstrations"
+    if (folder / "manifest.json").exists():
+        return json.loads((folder / "manifest.json").read_text())
+    cfg = _teacher(job.cfg, number)
+    wanted = dict(job.cfg.evolve.rounds[number - 1])
+    seen = {tuple(one.ids) for found in set_so_far.values() for one in found}
+    made: dict[str, Any] = {"round": number, "levels": {}}
+    grown = {level: list(found) for level, found in set_so_far.items()}
+    decode_params = state_lib.decode_copy(job.model_cfg, job.mesh)(params)
+    with metrics.progress_bar(sum(wanted.values()), f"round {number}: demonstrate") as bar, jax.set_mesh(job.mesh):
+        done = 0
+        for level, count in wanted.items():
+            outcomes, queries, new, solved = collections.Counter(), collections.Counter(), [], 0
+            source = _tasks(job, level, number)
+            while count and (chunk := list(itertools.islice(source, min(_CHUNK, count)))):
+                found = distill.harvest(engine, decode_params, chunk, cfg)
+                new += distill.distinct(seen, found.demonstrations)
+                outcomes, queries, solved = outcomes + found.outcomes, queries + found.queries, solved + found.solved
+                count, done = count - len(chunk), done + len(chunk)
+                bar(done)
+            made["levels"][level_name(level)] = _numbers(wanted[level] - count, outcomes, queries, new, solved)
+            if new:
+                grown[level] = grown.get(level, []) + new
+    for level, found in grown.items():
+        records.write(folder / f"{level_name(level)}.array_record", found)
+    made["set"] = {level_name(level): len(found) for level, found in sorted(grown.items())}
+    (folder / "manifest.json").write_text(json.dumps(made, indent=1))
+    return made
+
+
+def _numbers(tasks, outcomes, queries, new, solved) -> dict[str, Any]:
+    """acceptance: accepted trajectories of all sampled. solved: tasks with one. diversity: distinct of all queries."""
+    return {
+        "tasks": tasks,
+        "outcomes": dict(outcomes),
+        "acceptance": outcomes["accepted"] / max(1, outcomes.total()),
+        "solved": solved / max(1, tasks),
+        "diversity": len(queries) / max(1, queries.total()),
+        "searches": sum(one.searches for one in new) / max(1, len(new)),
+        "new": len(new),
+    }
+
+
+def _tasks(job: job_lib.Job, level: int, number: int) -> Iterator[records.Task]:
+    """Training tasks of a level without end, from where the rounds before left off."""
+    made = json.loads((job.workdir.parent / "demonstrations" / "manifest.json").read_text())["levels"]
+    used = sum(made.get(level_name(level), {}).get("outcomes", {}).values())
+    used += sum(dict(earlier).get(level, 0) for earlier in job.cfg.evolve.rounds[: number - 1])
+    files = task_files(job.workdir / "data" / "tasks", "train", level)
+    every = itertools.chain.from_iterable(records.read(path, records.Task) for path in itertools.cycle(files))
+    return itertools.islice(every, used, None)
+
+
+def _demonstrations(workdir: Path) -> dict[int, list[records.Demonstration]]:
+    """Every demonstration in a folder, by level."""
+    found = {}
+    for level in range(5):
+        path = workdir / "demonstrations" / f"{level_name(level)}.array_record"
+        if path.exists():
+            found[level] = list(records.read(path, records.Demonstration))
+    return found
+
+
+def scored(job: job_lib.Job, params: Any, engine: RolloutEngine) -> dict[str, Any]:
+    """Held-out scores of a round's policy by level, from its scores.json where that is there."""
+    path = job.workdir / "evaluate" / "sft" / "scores.json"
+    if path.exists():
+        return json.loads(path.read_text())
+    return evaluate.run(job, "sft", engine, params)
+
+
+def _first(job: job_lib.Job, scores: dict[str, Any]) -> dict[str, Any]:
+    """Round 0: the numbers of the page's teacher."""
+    made = json.loads((job.workdir / "demonstrations" / "manifest.json").read_text())["levels"]
+    written = {name: one["written"] for name, one in made.items() if "written" in one}
+    return {"round": 0, "levels": {}, "set": written, "held_out": scores}
+
+
+def table(rounds: list[dict[str, Any]]) -> str:
+    """Returns plain text: a line for each round, with the set's size, acceptance by level and held-out recall."""
+    asked = sorted({level for one in rounds for level in one["levels"]})
+    scored_levels = sorted(rounds[0]["held_out"])
+    head = ["round", "set", *(f"accepted {level}" for level in asked), *(f"recall {name}" for name in scored_levels)]
+    lines = [head]
+    for one in rounds:
+        accepted = [one["levels"].get(level, {}).get("acceptance") for level in asked]
+        recalls = [one["held_out"][name]["recall"] for name in scored_levels]
+        cells = ["-" if value is None else f"{value:.3f}" for value in (*accepted, *recalls)]
+        lines.append([str(one["round"]), str(sum(one["set"].values())), *cells])
+    return report.aligned(lines, "\nself-evolving distillation")

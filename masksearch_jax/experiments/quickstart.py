@@ -1,0 +1,103 @@
+"""The quickstart: the whole line, from a dump to a table of policies before and after training.
+
+Prepares, synthesises, trains SFT and DAPO (and, as a control, SFT for as long as DAPO took), evaluates every policy on
+the held-out test split and writes W/report.json. Each stage that W already holds is reused.
+"""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from masksearch_jax import evaluate, train
+from masksearch_jax import job as job_lib
+from masksearch_jax.evals import report, runner
+from masksearch_jax.experiments.clock import Clock
+
+
+def run(cfg: Any, workdir: Path) -> dict[str, Any]:
+    """Runs what `cfg.policies` asks for; returns the content of W/report.json. Raises ValueError for bad settings."""
+    started = time.perf_counter()
+    train.check(cfg)
+    clock = Clock(workdir)
+    with clock("prepare"):
+        train.ensure_data(cfg, workdir)
+    job = job_lib.Job(cfg, workdir)
+    with clock("synthesize"):
+        train.ensure_demonstrations(job)
+    with clock("sft"):
+        sft = train.train_sft(job)
+    if "dapo" in cfg.policies:
+        with clock("dapo"):
+            train.train_dapo(job, sft)
+    if "sft_more" in cfg.policies:
+        with clock("sft_more"):
+            train.train_sft(more_sft(job, clock.seconds), "sft_more", sft)
+    del sft
+    engine = job.engine(cfg.evaluate.index)
+    by_policy = {}
+    for policy in report.POLICIES:
+        with clock(f"evaluate/{policy}"):
+            by_policy[policy] = evaluate.run(job, policy, engine) if policy in cfg.policies else None
+    content = write_report(job, by_policy, clock.seconds, time.perf_counter() - started)
+    print_tables(content)
+    return content
+
+
+def more_sft(job: job_lib.Job, seconds: dict[str, float]) -> job_lib.Job:
+    """The job with a stage `sft_more`: as many further SFT steps, on a fresh schedule, as fit the seconds that DAPO
+    took."""
+    cfg = job.cfg.copy_and_resolve_references()
+    steps = max(1, round(cfg.sft.steps * seconds["dapo"] / seconds["sft"]))
+    with cfg.unlocked():
+        cfg.sft_more = cfg.sft.copy_and_resolve_references()
+    cfg.sft_more.steps = steps
+    cfg.sft_more.seed_offset = cfg.sft.seed_offset + 1
+    cfg.sft_more.optimizer.total_steps = steps
+    # The staged beginning is behind it: continue in the last phase.
+    cfg.sft_more.curriculum = cfg.sft.curriculum[-1:]
+    return job_lib.Job(cfg, job.workdir)
+
+
+def write_report(
+    job: job_lib.Job, by_policy: dict[str, dict[str, Any] | None], seconds: dict[str, float], wall_seconds: float
+) -> dict[str, Any]:
+    """Writes W/report.json: one-mask scores of each policy at the top level, all levels under per_masks."""
+    headline = {policy: scores and scores["1"] for policy, scores in by_policy.items()}
+    levels = sorted({level for scores in by_policy.values() if scores for level in scores} - {"qa"})
+    per_masks = {level: {p: s and s[level] for p, s in by_policy.items()} for level in levels}
+    extra = {
+        "qa": {p: s and s.get("qa") for p, s in by_policy.items()},
+        "gains": gains(job.workdir, [p for p, s in by_policy.items() if s]),
+        "stage_seconds": seconds,
+        "prepare": json.loads((job.workdir / "data" / "report.json").read_text()),
+        "demonstrations": json.loads((job.workdir / "demonstrations" / "manifest.json").read_text())["levels"],
+    }
+    return report.write_report(
+        job.workdir / "report.json", headline, per_masks, job.cfg.seed, wall_seconds, job.cfg.to_dict(), extra
+    )
+
+
+def gains(workdir: Path, policies: list[str]) -> dict[str, Any]:
+    """One-mask recall of DAPO minus that of each other policy, paired by task, with its standard error."""
+    if "dapo" not in policies:
+        return {}
+
+    def one_mask(policy: str) -> list[runner.Row]:
+        rows = runner.read_rows(workdir / "evaluate" / policy / "rows.jsonl")
+        return [row for row in rows if row.masks == 1 and row.kind == "ramp"]
+
+    rows = {policy: one_mask(policy) for policy in policies}
+    return {p: runner.compare(rows[p], rows["dapo"]) for p in policies if p != "dapo"}
+
+
+def print_tables(content: dict[str, Any]) -> None:
+    for level, scores in content["per_masks"].items():
+        print(report.table(scores, f"\nheld-out RAMP, {level} mask{'s' if level != '1' else ''}"))
+    print(report.by_kind_table({p: content[p] for p in report.POLICIES}, "\nrecall by kind of span, 1 mask"))
+    if any(content["qa"].values()):
+        print(report.table(content["qa"], "\nquestions over two articles (never trained on)"))
+    for policy, gain in content["gains"].items():
+        print(f"DAPO minus {policy}: recall {gain['difference']:+.3f} ±{gain['se']:.3f} (paired, one mask)")
+    stages = ", ".join(f"{stage} {seconds:.0f}" for stage, seconds in content["stage_seconds"].items())
+    print(f"wall time {content['wall_seconds']:.0f} s: {stages}")

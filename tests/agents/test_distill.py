@@ -1,0 +1,109 @@
+"""A checkpoint as teacher: what is kept of its trajectories, and why not."""
+
+import numpy as np
+import pytest
+
+from masksearch_jax.agents import distill
+from masksearch_jax.data import records
+from masksearch_jax.rollout.trajectory import StopReason, Trajectory, Turn
+from masksearch_jax.text import tags
+
+
+def task(number: int, golds=("Karn Velith",)) -> records.Task:
+    return records.Task(
+        id=f"t{number}", kind="ramp", split="train", prompt=[1, 2, number + 3], targets=[], answer_form="spans",
+        answers=[[gold] for gold in golds], span_kinds=["link"] * len(golds),
+        text="He met " + " and ".join([tags.MASK] * len(golds)) + ".", paragraph="", title="T", passage_id=number,
+        article_id=number,
+    )  # fmt: skip
+
+
+def trajectory(one: records.Task, sample: int, answer: str | None, queries=("velith",), invalid=False) -> Trajectory:
+    turns = [Turn("search", 3, 5, "", query=query, hits=(1,), observation="o") for query in queries]
+    if invalid:
+        turns.insert(0, Turn("invalid", 3, 4, "", error="no"))
+    if answer is not None:
+        turns.append(Turn("answer", 5, 7, tags.block(tags.ANSWER, answer)))
+    ids = np.array([*one.prompt, 10 + sample, 20, 30], np.int32)
+    return Trajectory(
+        task_id=one.id, group=0, sample=sample, ids=ids, trainable=np.array([0, 0, 0, 1, 0, 1], bool),
+        logprobs=np.zeros(6, np.float32), versions=np.zeros(6, np.int32), prompt_length=3, turns=tuple(turns),
+        stop=StopReason.ANSWER if answer is not None else StopReason.TURNS, answer=answer or "",
+    )  # fmt: skip
+
+
+class Scripted:
+    """An engine that returns what it was told, in the order of the requests."""
+
+    def __init__(self, trajectories):
+        self.trajectories, self.requests = trajectories, []
+
+    def run(self, params, requests, version, seed):
+        self.requests += requests
+        return self.trajectories
+
+
+CFG = distill.DistillConfig(samples=4, keep=2, recall=1.0, round=3, seed=0)
+
+
+@pytest.mark.parametrize(
+    "made, reason, recall",
+    [
+        (dict(answer="Karn Velith"), "", 1.0),
+        (dict(answer="karn velith!"), "", 1.0),
+        (dict(answer="Karn Dorvan"), "wrong", 0.5),
+        (dict(answer=None), "form", 0.0),
+        (dict(answer="Karn Velith; Karn"), "form", 0.0),  # two spans for one mask
+        (dict(answer="Karn Velith", invalid=True), "form", 0.0),
+        (dict(answer="Karn Velith", queries=()), "unsearched", 1.0),
+    ],
+)
+def test_what_is_rejected_and_why(made, reason, recall):
+    assert distill.verdict(task(0), trajectory(task(0), 0, **made), 1.0) == (reason, recall)
+
+
+def test_a_lower_floor_and_a_judge_decide_otherwise():
+    half = trajectory(task(0), 0, "Karn Dorvan")
+    assert distill.verdict(task(0), half, 0.5) == ("", 0.5)
+    asked = []
+
+    def judge(one, text):
+        asked.append((one.id, text))
+        return text == "Karn Dorvan"
+
+    assert distill.verdict(task(0), half, 1.0, judge) == ("", 0.5)
+    assert distill.verdict(task(0), trajectory(task(0), 0, "Karn Velith"), 1.0, judge)[0] == "wrong"
+    assert asked == [("t0", "Karn Dorvan"), ("t0", "Karn Velith")]
+
+
+def test_repeats_and_surplus_are_counted_and_tokens_kept_as_written():
+    one, two = task(0), task(1)
+    engine = Scripted([
+        trajectory(one, 0, "Karn Velith"),
+        trajectory(one, 1, "karn velith", queries=("Velith",)),  # the same search and answer
+        trajectory(one, 2, "Karn Velith", queries=("velith", "karn")),
+        trajectory(one, 3, "Karn Velith", queries=("karn",)),
+        *(trajectory(two, sample, "nobody") for sample in range(4)),
+    ])  # fmt: skip
+    found = distill.harvest(engine, None, [one, two], CFG)
+    assert found.outcomes == {"accepted": 2, "duplicate": 1, "surplus": 1, "wrong": 4}
+    assert found.solved == 1 and found.queries == {"velith": 2, "karn": 1}
+    assert [d.id for d in found.demonstrations] == ["round_3.t0.0", "round_3.t0.2"]
+    first = found.demonstrations[0]
+    assert first.ids == [1, 2, 3, 10, 20, 30] and first.trainable == [0, 0, 0, 1, 0, 1]
+    assert (first.searches, first.recall, first.masks) == (1, 1.0, 1)
+    # Every random bit is keyed by round, task and sample.
+    assert len({request.key for request in engine.requests}) == 8 and all(r.key[0] == 3 for r in engine.requests)
+
+
+def test_what_an_earlier_round_holds_is_not_added_again():
+    found = distill.harvest(Scripted([trajectory(task(0), 0, "Karn Velith")] * 4), None, [task(0)], CFG)
+    seen = set()
+    assert len(list(distill.distinct(seen, found.demonstrations))) == 1
+    assert not list(distill.distinct(seen, found.demonstrations))
+
+
+@pytest.mark.parametrize("wrong", [dict(samples=2, keep=3), dict(keep=0), dict(recall=0.0), dict(recall=1.5)])
+def test_settings_that_cannot_work_are_refused(wrong):
+    with pytest.raises(ValueError, match="keep|recall"):
+        distill.DistillConfig(**{**vars(CFG), **wrong})

@@ -1,0 +1,79 @@
+"""Rounds of self-evolving distillation on a made world."""
+
+import json
+
+import pytest
+from ml_collections import ConfigDict
+
+from masksearch_jax.agents import distill
+from masksearch_jax.data import records
+from masksearch_jax.experiments import evolve
+
+
+@pytest.fixture
+def page(cfg):
+    cfg.job = "sft"
+    cfg.sft.steps = cfg.sft.checkpoint_every = cfg.sft.optimizer.total_steps = 2
+    cfg.evaluate.episodes.update({"1": 4, "2": 2, "3": 0, "4": 0, "qa": 0})
+    cfg.evolve = ConfigDict({
+        "rounds": (((1, 6),), ((1, 4), (2, 6))), "samples": 2, "keep": 1, "recall": 1.0, "temperature": 1.0, "steps": 2,
+        "learning_rate_scale": 0.5,
+    })  # fmt: skip
+    return cfg
+
+
+@pytest.fixture
+def accepting(monkeypatch):
+    """Takes any trajectory: two steps of SFT solve nothing."""
+    monkeypatch.setattr(distill, "verdict", lambda task, trajectory, floor, judge=None: ("", 1.0))
+
+
+def demonstrations(folder):
+    files = folder.glob("*.array_record")
+    return {path.stem: [d.id for d in records.read(path, records.Demonstration)] for path in files}
+
+
+def test_the_set_grows_by_what_each_teacher_adds(page, workdir, accepting, capsys):
+    content = evolve.run(page, workdir)
+    first, second, third = (demonstrations(folder / "demonstrations") for folder in (
+        workdir, workdir / "round_1", workdir / "round_2"
+    ))  # fmt: skip
+    for before, after in ((first, second), (second, third)):
+        for level, ids in before.items():
+            assert after[level][: len(ids)] == ids
+    assert len(second["ramp_1"]) == len(first["ramp_1"]) + 6 and second["ramp_2"] == first["ramp_2"]
+    # Tasks go on where the rounds before left off, so none is tried twice until all were.
+    tried = [i.split(".", 1)[1].rsplit(".", 1)[0] for i in third["ramp_1"] if i.startswith("round_")]
+    assert len(tried) == 10 == len(set(tried))
+    assert [one["round"] for one in content["rounds"]] == [0, 1, 2]
+    assert content["rounds"][2]["levels"]["ramp_2"]["tasks"] == 6
+    assert all(one["held_out"]["1"]["episodes"] == 4 for one in content["rounds"])
+    assert json.loads((workdir / "round_2" / "report.json").read_text()) == content["rounds"][2]
+    assert "self-evolving distillation" in capsys.readouterr().out
+    # Each policy goes on from the one before, and again from the same numbers when started anew.
+    again = evolve.run(page, workdir)
+    assert again["rounds"] == content["rounds"]
+
+
+def test_a_killed_round_goes_on_with_what_is_missing(page, workdir, accepting, monkeypatch):
+    whole = evolve.run(page, workdir)
+    made = demonstrations(workdir / "round_2" / "demonstrations")
+    for name in ("demonstrations/manifest.json", "report.json", "evaluate/sft/scores.json"):
+        (workdir / "round_2" / name).unlink()
+    calls = []
+    original = distill.harvest
+    monkeypatch.setattr(distill, "harvest", lambda *a, **k: calls.append(a) or original(*a, **k))
+    again = evolve.run(page, workdir)
+    assert len(calls) == 2  # the two levels of round 2 alone
+    assert demonstrations(workdir / "round_2" / "demonstrations") == made
+    assert again["rounds"] == whole["rounds"]
+
+
+@pytest.mark.parametrize(
+    "name, value", [("rounds", (((1, 0),),)), ("rounds", ((),)), ("keep", 3), ("recall", 0.0)]
+)
+def test_bad_settings_are_refused_before_any_work(page, workdir, name, value):
+    page.evolve[name] = value
+    with pytest.raises(ValueError, match="rounds|keep|recall"):
+        evolve.run(page, workdir)
+    assert not (workdir / "demonstrations").exists()
