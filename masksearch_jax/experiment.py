@@ -2,15 +2,16 @@
 
     python -m masksearch_jax.experiment --config=configs/quickstart.py --workdir=W    a dump to a before/after table
     python -m masksearch_jax.experiment --config=configs/evolve.py --workdir=W        self-evolving distillation
+    python -m masksearch_jax.experiment --config=configs/table2.py --workdir=W        the methods of the paper's Table 2
 """
 
 from pathlib import Path
 from typing import Any
 
 from masksearch_jax import entry
-from masksearch_jax.experiments import evolve, quickstart
+from masksearch_jax.experiments import evolve, grid, quickstart
 
-_LINES = {"quickstart": quickstart.run, "evolve": evolve.run}
+_LINES = {"quickstart": quickstart.run, "evolve": evolve.run, "grid": grid.run}
 
 
 def run(cfg: Any, workdir: Path) -> dict[str, Any]:

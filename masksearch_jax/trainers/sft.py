@@ -124,19 +124,21 @@ def run(
     start = int(state.step)
     del params
     # ---- loop -----------------------------------------------------------------------------------------------------
-    means, began, tokens = metrics.Mean(), time.perf_counter(), 0
+    means, began, tokens, trained = metrics.Mean(), time.perf_counter(), 0, 0
     ahead = range(start + 1, settings.steps + 1)
     for step in metrics.progress(ahead, len(ahead), name, distributed.primary()):
         distributed.alive(f"{name} step {step}")
         batch = next(batches)
         del batch["examples"]
-        tokens += int(np.count_nonzero(batch["segments"]))
+        new = int(np.count_nonzero(batch["segments"]))
+        tokens, trained = tokens + new, trained + new
         state, sums = step_fn(state, distributed.put(batch, sharding.batch_sharding(mesh)), *frozen)
         means.add(sums)
         if step % settings.log_every == 0 or step == settings.steps:
             row = means.result() | {"examples": batches.index, "phase": curriculum.phase(batches.index)}
-            log.write(step, row | {"tokens_per_s": round(tokens / (time.perf_counter() - began), 1)})
-            began, tokens = time.perf_counter(), 0
+            rate = tokens / (time.perf_counter() - began)  # evaluations in between are not in it
+            log.write(step, row | {"tokens": trained, "tokens_per_s": round(rate, 1)})
+            began, tokens, trained = time.perf_counter(), 0, 0
         if evaluate and settings.eval_every and step % settings.eval_every == 0 and step < settings.steps:
             log.write(step, {f"eval/{k}": v for k, v in evaluate(lora.join(state.params, *frozen), step).items()})
             began, tokens = time.perf_counter(), 0

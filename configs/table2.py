@@ -1,0 +1,78 @@
+"""Table 2 of the paper on the toy world: eight methods, six benchmarks, three seeds, from one base.
+
+Command:  python -m masksearch_jax.experiment --config=configs/table2.py --workdir=runs/table2
+Hardware: two CPU cores.
+Expect:   W/report.json and the table; docs/table2.md holds it as measured.
+
+The base stands in for an instruct model: SFT on lookups, which are neither RAMP nor questions. Stage I is RAMP, stage
+II the HotpotQA-like questions; the other five columns are of benchmarks that no stage trains on. Rows that end in
+"same tokens" get in stage II what their twins had in both stages.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common, dapo
+
+SEEDS = (0, 1, 2)
+COLUMNS = ("hotpotqa", "fanoutqa", "musique", "2wiki", "bamboogle", "freshqa")
+
+
+def get_config(arg: str = ""):
+    common.check_argument(__file__, arg)
+    config = page()
+    config.stages = ConfigDict({
+        "base": sft(500, ((-1, 1.0),)),
+        "ramp_sft": sft(600, ((1, 0.6), (2, 0.3), (3, 0.08), (4, 0.02)), first=((1500, ((1, 1.0),)),)),
+        "ramp_rl": rl(25, ((1, 0.75), (2, 0.25))),
+        "qa_sft": sft(300, ((0, 1.0),)),
+        "qa_rl": rl(20, ((0, 1.0),)),
+        "qa_sft_long": sft(900, ((0, 1.0),)),
+        "qa_rl_long": rl(45, ((0, 1.0),)),
+    })
+    config.grid.rows = (
+        # label, chain of stages, policy, the row it is compared with
+        ("RAG-PE", "base", "one_search", ""),
+        ("Agent-PE", "base", "", ""),
+        ("Distilled Search-R1", "base/qa_sft", "", "Agent-PE"),
+        ("Search-R1", "base/qa_rl", "", "Agent-PE"),
+        ("MaskSearch SFT+SFT", "base/ramp_sft/qa_sft", "", "Distilled Search-R1"),
+        ("MaskSearch RL+SFT", "base/ramp_rl/qa_sft", "", "Distilled Search-R1"),
+        ("MaskSearch SFT+RL", "base/ramp_sft/qa_rl", "", "Search-R1"),
+        ("MaskSearch RL+RL", "base/ramp_rl/qa_rl", "", "Search-R1"),
+        # no question was ever seen
+        ("MaskSearch SFT alone", "base/ramp_sft", "", "Agent-PE"),
+        ("MaskSearch RL alone", "base/ramp_rl", "", "Agent-PE"),
+        # as many tokens in stage II as SFT+SFT, RL+RL had in both
+        ("Distilled Search-R1, same tokens", "base/qa_sft_long", "", "MaskSearch SFT+SFT"),
+        ("Search-R1, same tokens", "base/qa_rl_long", "", "MaskSearch RL+RL"),
+    )
+    return config
+
+
+def page() -> ConfigDict:
+    """What this table and the ablations share: data of every kind, seeds, columns, short evaluations."""
+    config = dapo.get_config()
+    config.line = "grid"
+    config.grid = ConfigDict({"seeds": SEEDS, "columns": COLUMNS, "rows": ()})
+    return config
+
+
+def sft(steps: int, weights, first=()) -> ConfigDict:
+    """A stage of SFT: `steps` on a schedule of its own. weights: ((level, weight), ..); first: phases before."""
+    return ConfigDict({
+        "job": "sft",
+        "settings": {
+            "steps": steps,
+            "eval_every": 0,
+            "curriculum": (*first, (None, weights)),
+            "optimizer": {"total_steps": steps},
+        },
+    })
+
+
+def rl(iterations: int, weights) -> ConfigDict:
+    """A stage of DAPO."""
+    return ConfigDict({
+        "job": "dapo",
+        "settings": {"iterations": iterations, "eval_every": 0, "curriculum": ((None, weights),)},
+    })

@@ -1,0 +1,49 @@
+"""The teacher of lookups: search each named article in turn, then quote what the task asks for.
+
+In: lookup tasks (prep/lookups.py), a searcher. Out: demonstrations, as from agents/oracle.py, whose rejections these
+share. It searches by title, one article a turn, and is kept where every observation shows the words to quote. This is
+what an instruct model brings along: tags, turns, the tool, quoting; nothing about masks or questions.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from masksearch_jax.agents import oracle
+from masksearch_jax.data import records
+from masksearch_jax.retrieval import interface
+from masksearch_jax.text import answers, tags
+from masksearch_jax.text.tokenizer import Tokenizer
+
+
+def synthesize(
+    tasks: Sequence[records.Task],
+    searcher: interface.Searcher,
+    tokenizer: Tokenizer,
+    associations: oracle.Associations,
+    cfg: oracle.OracleConfig,
+) -> Iterator[oracle.Outcome]:
+    """Runs the teacher on lookup tasks; yields outcomes in task order. associations: not used; as the other teachers'."""
+    del associations
+    return oracle.run([_Lookup(task, cfg, tokenizer) for task in tasks], searcher, cfg.hits)
+
+
+class _Lookup(oracle.Transcript):
+    """A lookup on its way, one article after the other."""
+
+    def __init__(self, task: records.Task, cfg: oracle.OracleConfig, tokenizer: Tokenizer):
+        super().__init__(task, cfg, tokenizer)
+        self._article = 0
+
+    @property
+    def solved(self) -> bool:
+        return self._article == len(self.task.supporting)
+
+    def next_query(self) -> str:
+        rest = self.task.supporting[self._article :]
+        return self.search(f"{tags.SPAN_SEPARATOR} ".join(rest), lambda style: rest[0])
+
+    def read(self, hits: Sequence[interface.Hit]) -> None:
+        if answers.contains(self.observe(hits), self.task.answers[self._article]):
+            self._article += 1
+            self.found()
+        else:
+            self.rejected = "miss"

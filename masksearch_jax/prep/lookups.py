@@ -1,0 +1,66 @@
+"""Lookups: tasks that teach tags and search tool, and nothing of masks or questions.
+
+Enters: the passages of a corpus. Leaves: annotated/lookup_<split>.tfrecord (ramp.QUESTION), the source of the SeqIO
+task `lookup`. A lookup names one or two articles and, for each, a few words of its text; the answer is the words that
+follow them. It is what a policy is taught before either stage where no instruct model is at hand: the base of every row
+of the table of methods.
+"""
+
+import random
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from masksearch_jax.data import records
+from masksearch_jax.text import tags
+
+_WORD = re.compile(r"\S+")
+_END = re.compile(r"[.!?,;:]+$")
+_CUE = 2  # words that say where to quote from
+_MOST = 3  # words to quote
+
+
+def make(passages: Iterable[records.Passage], seed: int) -> Iterator[dict[str, Any]]:
+    """Yields the fields of ramp.QUESTION of one lookup a passage; every second one asks for the passage before as well,
+    where that is of the same split. Passages that are too short to quote from give none.
+
+    Drawn by (seed, passage id) alone.
+    """
+    waiting: dict[str, tuple[records.Passage, str, str]] = {}
+    for passage in passages:
+        quote = _quote(passage, random.Random(f"{seed} lookup {passage.id}"))
+        if quote is None:
+            continue
+        asked = [(passage, *quote)]
+        if passage.id % 2 and passage.split in waiting:
+            asked.insert(0, waiting.pop(passage.split))
+        waiting[passage.split] = asked[-1]
+        yield {
+            "id": str(passage.id),
+            "split": passage.split,
+            "question": tags.neutralise(" ".join(f"Look up {p.title} and quote: {cue}" for p, cue, _ in asked)),
+            "answers": [tags.neutralise(words) for _, _, words in asked],
+            "supporting": [p.title for p, _, _ in asked],
+        }
+
+
+def _quote(passage: records.Passage, rng: random.Random) -> tuple[str, str] | None:
+    """(cue, the words that follow it), both within one clause; None if no place has room for them."""
+    words = [match.group() for match in _WORD.finditer(passage.text)]
+    places = []
+    for at in range(len(words) - _CUE):
+        if any(_END.search(word) for word in words[at : at + _CUE]) or tags.SPAN_SEPARATOR in words[at + _CUE]:
+            continue
+        cue = " ".join(words[at : at + _CUE])
+        if passage.text.count(cue) == 1:
+            places.append(at)
+    if not places:
+        return None
+    at = rng.choice(places)
+    quoted = []
+    for word in words[at + _CUE : at + _CUE + _MOST]:
+        quoted.append(_END.sub("", word))
+        if _END.search(word):
+            break
+    answer = " ".join(quoted)
+    return (" ".join(words[at : at + _CUE]), answer) if answer and tags.SPAN_SEPARATOR not in answer else None
