@@ -21,7 +21,7 @@ def synthesize(
     associations: oracle.Associations,
     cfg: oracle.OracleConfig,
 ) -> Iterator[oracle.Outcome]:
-    """Runs the teacher on lookup tasks; yields outcomes in task order. associations: not used; as the other teachers'."""
+    """Runs the teacher on lookup tasks; yields outcomes in task order. associations: not used."""
     del associations
     return oracle.run([_Lookup(task, cfg, tokenizer) for task in tasks], searcher, cfg.hits)
 

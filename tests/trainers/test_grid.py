@@ -1,0 +1,95 @@
+"""The table of methods on a made world: chains share their beginnings, and nothing runs twice."""
+
+import json
+import shutil
+
+import pytest
+from ml_collections import ConfigDict
+
+from masksearch_jax import train
+from masksearch_jax.evals import intervals
+from masksearch_jax.experiments import grid
+
+
+@pytest.fixture
+def page(cfg):
+    cfg.line = "grid"
+    cfg.evaluate.episodes.update({"1": 4, "2": 2, "3": 0, "4": 0, "qa": 0})
+    stage = {"steps": 2, "checkpoint_every": 2, "curriculum": ((None, ((1, 1.0),)),), "optimizer": {"total_steps": 2}}
+    cfg.stages = ConfigDict({
+        "base": {"job": "sft", "settings": stage},
+        "more": {"job": "sft", "settings": stage | {"curriculum": ((None, ((2, 1.0),)),)}},
+        "rl": {"job": "dapo", "settings": {"iterations": 1, "dynamic_sampling": False}},
+    })  # fmt: skip
+    cfg.grid = ConfigDict({
+        "seeds": (1,), "columns": ("1", "2"),
+        "rows": (("RAG", "base", "one_search", ""), ("SFT", "base/more", "", ""), ("RL", "base/more/rl", "", "SFT")),
+    })  # fmt: skip
+    return cfg
+
+
+def test_every_cell_is_trained_once_and_read_afterwards(page, workdir, monkeypatch, capsys):
+    shutil.move(workdir / "data", workdir / "seed_1" / "data")  # in place of prepare
+    trained = []
+    for name in ("train_sft", "train_dapo"):
+        original = getattr(train, name)
+        monkeypatch.setattr(
+            train, name, lambda job, *a, _of=original, **k: trained.append(job.workdir.name) or _of(job, *a, **k)
+        )
+    content = grid.run(page, workdir)
+    assert trained == ["base", "base+more", "base+more+rl"]
+    assert "RL - SFT" in capsys.readouterr().out
+    # A chain carries the tokens of all its stages.
+    (base,), (sft,), (rl,) = (content["tokens"][label] for label in ("RAG", "SFT", "RL"))
+    assert sft["sft"] > base["sft"] > 0 == sft["generated"]
+    assert rl["sft"] == sft["sft"] and rl["generated"] > 0
+    assert json.loads((workdir / "report.json").read_text()) == json.loads(json.dumps(content))
+    # Started again: a cell that is missing is made again, alone, and the rest is read.
+    shutil.rmtree(workdir / "seed_1" / "base+more+rl")
+    trained.clear()
+    again = grid.run(page, workdir)
+    assert trained == ["base+more+rl"] and again["measured"] == content["measured"]
+
+
+def test_means_and_gains_are_over_seeds(page, tmp_path, monkeypatch):
+    monkeypatch.setattr(grid, "tokens", lambda *_: {})
+    recalls = {"RAG": ((0.1, 0.2), (0.3, 0.4)), "SFT": ((0.2, 0.4), (0.6, 0.8)), "RL": ((0.5, 0.5), (0.7, 0.9))}
+    scores = {
+        label: {str(seed): {"1": {"recall": one}, "2": {"recall": two}} for seed, (one, two) in enumerate(found)}
+        for label, found in recalls.items()
+    }
+    content = grid.summary(page, tmp_path, grid.check(page), scores)
+    assert content["columns"] == ["1", "2", "average"]
+    assert content["measured"]["SFT"]["1"] == intervals.mean([0.2, 0.6])
+    assert content["measured"]["SFT"]["average"]["mean"] == pytest.approx(0.5)
+    assert list(content["gains"]) == ["RL"]
+    gain = content["gains"]["RL"]["1"]  # 0.3 and 0.1: t with one degree of freedom
+    assert gain["mean"] == pytest.approx(0.2) and gain["half_width"] == pytest.approx(12.706 * 0.1)
+    assert "SFT" in grid.table(content) and "±127.1" in grid.table(content)
+
+
+@pytest.mark.parametrize(
+    "rows, said",
+    [
+        ((("A", "base/nothing", "", ""),), "nothing"),
+        ((("A", "base", "clever", ""),), "clever"),
+        ((("A", "base", "", "B"),), "'B'"),
+        ((("A", "base", "", ""), ("A", "base/more", "", "")), "apart"),
+        ((), "row"),
+    ],
+)
+def test_rows_that_cannot_work_are_refused_before_any_work(page, tmp_path, rows, said):
+    page.grid.rows = rows
+    with pytest.raises(ValueError, match=said):
+        grid.run(page, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_intervals_of_known_samples():
+    # Three values, t with two degrees of freedom: 4.303 * s / sqrt(3).
+    found = intervals.mean([1.0, 2.0, 3.0])
+    assert found["mean"] == 2.0 and found["half_width"] == pytest.approx(4.303 / 3**0.5)
+    assert intervals.mean([0.5]) == {"mean": 0.5, "half_width": None}
+    assert intervals.mean([1.0] * 60)["half_width"] == 0.0
+    with pytest.raises(ValueError, match="no values"):
+        intervals.mean([])
