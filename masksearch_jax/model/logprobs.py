@@ -5,8 +5,6 @@ targets are trained on (a policy's own tokens are a sixth of its episodes here),
 computed.
 """
 
-import math
-
 import jax
 import jax.numpy as jnp
 
@@ -16,8 +14,6 @@ from masksearch_jax.model.config import ModelConfig
 
 # Pieces that a row is cut into when some of its targets are not wanted: computed as long as any row still wants one.
 _PIECES = 8
-# Logits of a shard of the batch that are kept for the backward pass; more are computed a second time.
-_KEPT_BYTES = 1 << 27
 
 
 def token_logprobs(
@@ -63,6 +59,8 @@ def _in_pieces(cfg, params, hidden, targets, temperature, wanted, piece):
         padded = jnp.pad(x, pad + [(0, 0)] * len(tail))
         return jnp.moveaxis(padded.reshape(*lead, count, piece, *tail), axis, 0)
 
+    # Recomputed in the backward pass: the scan would otherwise keep the logits of every piece.
+    @jax.checkpoint
     def one(slice_):
         states, ids, some = slice_
         zeros = jnp.zeros(ids.shape, jnp.float32)
@@ -70,10 +68,6 @@ def _in_pieces(cfg, params, hidden, targets, temperature, wanted, piece):
             some.any(), lambda: _logprobs(cfg, params, states, ids, temperature), lambda: (zeros, zeros)
         )
 
-    # Recomputed in the backward pass unless they are few: the scan keeps the logits of every piece otherwise.
-    shard = math.prod(lead) // sharding.batch_shards() * count * piece * cfg.vocab_size * 4
-    if shard > _KEPT_BYTES:
-        one = jax.checkpoint(one)
     pieces = jax.lax.map(one, (cut(hidden, width), cut(targets), cut(wanted)))
     return tuple(jnp.moveaxis(x, 0, axis).reshape(*lead, count * piece)[..., :steps] for x in pieces)
 
