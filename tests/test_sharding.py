@@ -1,6 +1,7 @@
 """Meshes, rule tables and their errors, and that no mesh changes a number, on eight forced CPU devices."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from masksearch_jax import sharding
+from masksearch_jax.model import cache as kv
 from masksearch_jax.model import transformer
 from masksearch_jax.model.config import ModelConfig
 from masksearch_jax.rl.batch import UpdateBatch
@@ -270,3 +272,25 @@ def test_a_long_row_is_cut_over_the_sequence_axis():
         )
         text = hidden.compile().as_text()
     assert "f32[2,16,32]" in text and "f32[2,64,32]{" not in text.split("ENTRY")[1].split("all-gather")[0]
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_appending_gathers_nothing_where_shards_share_heads(steps):
+    """Two key-value heads on four tensor shards: each keeps both, and none asks another for what it holds."""
+    cfg = ModelConfig(
+        vocab_size=64, layers=2, embed=96, heads=12, kv_heads=2, head_dim=16, ff=128, mlp="swiglu", smear_keys=False
+    )
+    mesh = sharding.make_mesh(fsdp=2, tensor=4)
+    cache = kv.abstract_cache(cfg, 8, (64, 128), mesh)
+    rows = sharding.named_sharding(mesh, ("batch", None), (8, steps), sharding.DECODE, "ids")
+    with jax.set_mesh(mesh):
+        program = jax.jit(
+            functools.partial(transformer.extend, cfg), out_shardings=(None, jax.tree.map(lambda s: s.sharding, cache))
+        )
+        compiled = program.lower(
+            transformer.abstract_params(cfg, mesh, sharding.DECODE),
+            cache,
+            jax.ShapeDtypeStruct((8, steps), jnp.int32, sharding=rows),
+            jax.ShapeDtypeStruct((8,), jnp.int32, sharding=cache.lengths.sharding),
+        ).compile()
+    assert "all-reduce(" in compiled.as_text() and "all-gather" not in compiled.as_text()

@@ -188,7 +188,10 @@ def write(
     counts at most the sum of T_i. Returns the blocks.
     """
     starts = (0, *itertools.accumulate(block.shape[2] for block in blocks))[:-1]
-    return tuple(_write(block, new, lengths - start, counts) for block, start in zip(blocks, starts, strict=True))
+    written = (_write(block, new, lengths - start, counts) for block, start in zip(blocks, starts, strict=True))
+    # Pinned where it lies. Where shards share key-value heads, the queries' layout would otherwise reach the blocks
+    # through the attention, each shard would write its part of the heads, and all would gather the whole cache again.
+    return tuple(sharding.constrain(block, "batch", "kv_heads", None, "head_dim") for block in written)
 
 
 def _write(into, new, lengths, counts):

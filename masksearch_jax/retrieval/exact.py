@@ -14,6 +14,7 @@ import numpy as np
 # Far over the rounding of a float32 product of unit vectors, so that candidates contain every true top-k row.
 _ROUNDING = 1e-5
 _SCORES_AT_ONCE = 1 << 23
+_RESCORED_AT_ONCE = 1 << 8  # candidates: their products stay in the cache of a core
 VECTORS_FILE = "vectors.npy"
 
 
@@ -25,6 +26,30 @@ def rescore(vectors: np.ndarray, query: np.ndarray, rows: np.ndarray) -> tuple[n
     scores = (vectors[rows] * query.astype(np.float64)).sum(axis=1).astype(np.float32)
     order = np.lexsort((rows, -scores))
     return rows[order], scores[order]
+
+
+def rescore_each(
+    vectors: np.ndarray, queries: np.ndarray, rows: np.ndarray, of: np.ndarray, k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `rescore` of each query, the k best of each, without a step of Python for each: bit for bit the same.
+
+    rows: int64 [M], candidates of all queries; of: int64 [M], the query of each. Returns (rows int64 [Q, k], scores
+    float32 [Q, k]), -1 and -inf where a query has fewer.
+    """
+    wide = queries.astype(np.float64)
+    scores = np.empty(len(rows), np.float32)
+    for start in range(0, len(rows), _RESCORED_AT_ONCE):
+        part = slice(start, start + _RESCORED_AT_ONCE)
+        scores[part] = (vectors[rows[part]] * wide[of[part]]).sum(axis=1)
+    order = np.lexsort((rows, -scores, of))
+    rows, scores, of = rows[order], scores[order], of[order]
+    counts = np.bincount(of, minlength=len(queries))
+    rank = np.arange(len(rows)) - (np.cumsum(counts) - counts)[of]
+    kept = rank < k
+    found = np.full((len(queries), k), -1, np.int64)
+    best = np.full((len(queries), k), -np.inf, np.float32)
+    found[of[kept], rank[kept]], best[of[kept], rank[kept]] = rows[kept], scores[kept]
+    return found, best
 
 
 class ExactSearcher:

@@ -189,29 +189,26 @@ class ScannIndex:
         count, dims = self.vectors.shape
         if queries.ndim != 2 or queries.shape[1] != dims or not np.isfinite(queries).all():
             raise ValueError(f"queries must be finite [Q, {dims}] like the vectors, got {queries.shape}")
-        rows = np.full((len(queries), k), -1, np.int64)
-        scores = np.full((len(queries), k), -np.inf, np.float32)
-        of_shards = [self._ask(searcher, queries, min(k, count)) for searcher in self._searchers]
-        for i, query in enumerate(queries):
-            candidates = [found[i].astype(np.int64) + at for found, at in zip(of_shards, self._starts, strict=True)]
-            found, score = exact.rescore(self.vectors, query, np.concatenate(candidates))
-            rows[i, : len(found)], scores[i, : len(found)] = found[:k], score[:k]
-        return rows, scores
+        found = [self._ask(searcher, queries, min(k, count)) for searcher in self._searchers]
+        rows = np.concatenate([rows + at for (_, rows), at in zip(found, self._starts, strict=True)])
+        return exact.rescore_each(self.vectors, queries, rows, np.concatenate([of for of, _ in found]), k)
 
-    def _ask(self, searcher, queries: np.ndarray, k: int) -> list[np.ndarray]:
-        """Returns for each query at most k rows uint32 of one shard."""
+    def _ask(self, searcher, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns at most k rows of one shard for each query: (the query of each row int64 [M], rows int64 [M])."""
         arguments = {"final_num_neighbors": k}
         if self.plan.method != "brute_force":
             k = max(k, _LEAST_SCORED)
             arguments = {"final_num_neighbors": k, "pre_reorder_num_neighbors": max(self.plan.reorder, k)}
         if self.plan.method == "tree":
             arguments["leaves_to_search"] = self.plan.leaves_to_search
-        found = []
+        of, found = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
         for start in range(0, len(queries), _WIDTH):
             batch = np.zeros((_WIDTH, queries.shape[1]), np.float32)
             real = queries[start : start + _WIDTH]
             batch[: len(real)] = real
             rows, scores = searcher.search_batched(batch, **arguments)
             # A miss comes back as row 0 with a score of NaN.
-            found += [r[np.isfinite(s)] for r, s in zip(rows[: len(real)], scores, strict=False)]
-        return found
+            query, place = np.nonzero(np.isfinite(scores[: len(real)]))
+            of.append(query + start)
+            found.append(rows[query, place].astype(np.int64))
+        return np.concatenate(of), np.concatenate(found)

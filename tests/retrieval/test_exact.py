@@ -77,3 +77,20 @@ def test_refuses_other_shapes(vectors, queries):
         exact.ExactSearcher(vectors).search(queries[:, :8], 1)
     with pytest.raises(ValueError, match="float64"):
         exact.ExactSearcher(vectors.astype(np.float64))
+
+
+def test_many_queries_are_rescored_as_each_alone(monkeypatch, vectors, queries):
+    monkeypatch.setattr(exact, "_RESCORED_AT_ONCE", 17)
+    vectors = vectors.copy()
+    vectors[[5, 6]] = vectors[4]  # equal scores
+    rng = np.random.default_rng(2)
+    candidates = [rng.permutation(500)[: rng.integers(0, 30)] for _ in queries]
+    candidates[3] = np.array([6, 4, 5])
+    of = np.repeat(np.arange(len(queries)), [len(one) for one in candidates])
+    shuffled = rng.permutation(len(of))
+    rows, scores = exact.rescore_each(vectors, queries, np.concatenate(candidates)[shuffled], of[shuffled], 10)
+    for i, one in enumerate(candidates):
+        wanted_rows, wanted_scores = exact.rescore(vectors, queries[i], one)
+        found = min(10, len(one))
+        np.testing.assert_array_equal(rows[i], [*wanted_rows[:10], *[-1] * (10 - found)])
+        np.testing.assert_array_equal(scores[i], [*wanted_scores[:10], *[-np.inf] * (10 - found)])
