@@ -52,6 +52,13 @@ def get_config(arg: str = ""):
         }),
     })  # fmt: skip
     config.questions = ""  # file of the HotpotQA format; '' for the toy's own, or none
+    # --- benchmarks: official files (docs/benchmarks.md); all of their questions are test questions ---
+    config.benchmarks = ConfigDict({
+        "hotpotqa": "", "fanoutqa": "", "musique": "", "2wiki": "", "bamboogle": "", "freshqa": "",  # the paper's
+        "nq": "", "triviaqa": "", "popqa": "",  # Search-R1's others
+    })  # fmt: skip
+    config.toy_benchmarks = 100  # with the toy: questions in its own edition of each of the paper's six; 0 for none
+    config.newer_dump = ""  # a later export: its articles replace the old ones in the index `fresh`, for FreshQA
     # --- what training may permute among itself ---
     config.augment = ConfigDict({"names": True, "digits": True, "months": True})
     # --- search indices: train | validation (train and validation) | all ---
