@@ -45,7 +45,8 @@ def table(scores: Mapping[str, Mapping[str, Any] | None], title: str = "") -> st
     """
     if not scores:
         raise ValueError("nothing to show: no scores given")
-    columns = _COLUMNS | {name: key for name, key in _OPTIONAL.items() if any(key in (s or ()) for s in scores.values())}
+    held = {key for summary in scores.values() for key in summary or ()}
+    columns = _COLUMNS | {name: key for name, key in _OPTIONAL.items() if key in held}
     lines = [["policy", *columns]]
     for name, summary in scores.items():
         lines.append([_LABELS.get(name, name), *(_cell(summary, key) for key in columns.values())])

@@ -124,8 +124,8 @@ def run(cfg: Any, data_dir: Path, bar: Bar) -> tuple[dict[str, Any], dict[str, A
                 made = toywiki.generate_benchmarks(
                     data_dir, cfg.toy_benchmarks, cfg.entities, cfg.seed, cfg.shares.to_dict()
                 )
-                benchmark_files = {name: file or made.files[name] for name, file in benchmark_files.items()}
-                newer = newer or made.newer_dump
+                benchmark_files = {name: file or made.files.get(name, "") for name, file in benchmark_files.items()}
+                newer = newer or (made.newer_dump if "freshqa" in made.files else "")
         dump, splits_file, question_source = toy.dump, splits_file or toy.splits, question_source or toy.questions
     splits = Splits(splits_file, cfg.shares, cfg.seed)
 

@@ -51,6 +51,8 @@ def write(
 ) -> dict[str, Path]:
     """Writes up to `count` questions of each into `folder`; returns the files by benchmark, without empty ones."""
     members = [i for i, entity in enumerate(world.entities) if entity.split == "test"]
+    if not members:
+        return {}
     editions: dict[str, tuple[str, Callable[[list[Entry]], str], Callable[[random.Random], Iterator[Entry]]]] = {
         "hotpotqa": ("hotpot_dev_distractor_v1.json", _json, lambda rng: two_hops(world, articles, members, rng)),
         "fanoutqa": ("fanout-final-dev.json", _json, lambda rng: fan_out(world, members, rng)),
