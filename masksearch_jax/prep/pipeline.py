@@ -189,9 +189,10 @@ def run(cfg: Any, data_dir: Path, bar: Bar) -> tuple[dict[str, Any], dict[str, A
 
 
 def _source(file: Path | str, data_dir: Path) -> dict[str, str]:
-    """What the manifest says of a file that data was made from; one of ours goes by its name, as the folder moves."""
+    """What the manifest says of a file that data was made from; one in `data_dir` by its place there, which moves."""
     path = Path(file)
-    return {"path": path.name if path.parent == data_dir else str(path), "sha256": manifest.sha256(path)}
+    name = path.relative_to(data_dir) if path.is_relative_to(data_dir) else path
+    return {"path": str(name), "sha256": manifest.sha256(path)}
 
 
 def _counted(items: Iterable[Any], show: Callable[[int], None]) -> Iterator[Any]:
