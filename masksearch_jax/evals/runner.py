@@ -179,7 +179,7 @@ def score_row(task: Task, trajectory: Trajectory, passage_text: PassageText | No
         ],
         benchmark=task.benchmark,
         details=dict(task.details),
-        loose=scores[0].loose if task.benchmark else None,
+        loose=scores[0].loose,
     )
 
 
