@@ -55,7 +55,7 @@ def get_config(arg: str = ""):
     config.questions = ""  # file of the HotpotQA format; '' for the toy's own, or none
     # --- benchmarks: official files (docs/benchmarks.md); all of their questions are test questions ---
     config.benchmarks = ConfigDict({
-        "hotpotqa": "", "fanoutqa": "", "musique": "", "2wiki": "", "bamboogle": "", "freshqa": "",  # the paper's
+        "hotpotqa": "", "fanoutqa": "", "musique": "", "two_wiki": "", "bamboogle": "", "freshqa": "",  # the paper's
         "nq": "", "triviaqa": "", "popqa": "",  # Search-R1's others
     })  # fmt: skip
     config.toy_benchmarks = 100  # with the toy: questions in its own edition of each of the paper's six; 0 for none

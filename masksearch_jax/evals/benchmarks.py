@@ -32,7 +32,7 @@ BENCHMARKS = {
     "hotpotqa": Benchmark("HotpotQA", read_hotpotqa, multi_hop.HOTPOTQA),
     "fanoutqa": Benchmark("FanOutQA", fanoutqa.read_fanoutqa, fanoutqa.FANOUTQA),
     "musique": Benchmark("MuSiQue", multi_hop.read_musique, multi_hop.MUSIQUE),
-    "2wiki": Benchmark("2Wiki", multi_hop.read_2wiki, multi_hop.TWO_WIKI),
+    "two_wiki": Benchmark("2Wiki", multi_hop.read_2wiki, multi_hop.TWO_WIKI),
     "bamboogle": Benchmark("Bamboogle", multi_hop.read_bamboogle, multi_hop.BAMBOOGLE),
     "freshqa": Benchmark("FreshQA", open_domain.read_freshqa, open_domain.FRESHQA),
     "nq": Benchmark("NQ-open", open_domain.read_nq_open, open_domain.NQ_OPEN),

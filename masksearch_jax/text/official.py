@@ -82,7 +82,7 @@ _YES_NO = Rules(closed=("yes", "no", "noanswer"))
 # By benchmark (evals/benchmarks.py); those of SQuAD elsewhere.
 RULES = {
     "hotpotqa": _YES_NO,
-    "2wiki": _YES_NO,
+    "two_wiki": _YES_NO,
     "musique": Rules(empty=1.0),
     "triviaqa": Rules(normal=trivia_normal),
 }

@@ -63,7 +63,7 @@ def lines(*entries):
 
 OFFICIAL = {
     # name: (file, content, the questions that it holds)
-    "2wiki": ("dev.json", json.dumps([TWO_WIKI]), [
+    "two_wiki": ("dev.json", json.dumps([TWO_WIKI]), [
         Question("w1", "Who is older, Ann Bee or Cee Dee?", ["Ann Bee"], ["Ann Bee", "Cee Dee"],
                  details={"type": "comparison"})]),
     "musique": ("musique_ans_v1.0_dev.jsonl", lines(MUSIQUE, {**MUSIQUE, "id": "x", "answerable": False}), [
@@ -118,11 +118,11 @@ def test_aliases_of_2wiki(tmp_path):
     path = written(tmp_path, "dev.json", json.dumps([TWO_WIKI, {**TWO_WIKI, "_id": "w2", "answer_id": "Q8"}]))
     rows = [{"Q_id": "Q7", "aliases": ["Ann B.", "Ann Bee"], "demonyms": ["Bees"]}]
     written(tmp_path, "id_aliases.json", lines(*rows))
-    first, second = benchmarks.read("2wiki", path)
+    first, second = benchmarks.read("two_wiki", path)
     assert first.answers == ["Ann Bee", "Ann B.", "Bees"] and second.answers == ["Ann Bee"]
     written(tmp_path, "id_aliases.json", lines({"Q_id": "Q7", "aliases": "Ann"}))
     with pytest.raises(ValueError, match="id_aliases.json, entry 0: field 'aliases' must be a list of strings"):
-        benchmarks.read("2wiki", path)
+        benchmarks.read("two_wiki", path)
 
 
 @pytest.mark.parametrize("name", benchmarks.BENCHMARKS)
@@ -138,7 +138,7 @@ def test_a_missing_file_says_what_to_download(tmp_path, name):
 @pytest.mark.parametrize(
     "name, content, message",
     [
-        ("2wiki", json.dumps([{**TWO_WIKI, "supporting_facts": 3}]), "entry 0: field 'supporting_facts'"),
+        ("two_wiki", json.dumps([{**TWO_WIKI, "supporting_facts": 3}]), "entry 0: field 'supporting_facts'"),
         ("musique", lines(MUSIQUE, {**MUSIQUE, "answer": ""}), "entry 1: field 'answer'"),
         ("musique", lines({**MUSIQUE, "paragraphs": None}), "entry 0: field 'paragraphs'"),
         ("musique", lines({**MUSIQUE, "answerable": False}), "holds no answerable question; run download_data.sh"),

@@ -104,7 +104,7 @@ def test_newer_articles_replace_the_old_ones_in_one_index_alone(toy):
 def test_benchmarks_are_test_questions(toy):
     workdir, written = toy
     made = {name for name in written["examples"]["test"] if name.startswith("qa_")}
-    assert made == {f"qa_{name}" for name in ("hotpotqa", "fanoutqa", "musique", "2wiki", "bamboogle", "freshqa")}
+    assert made == {f"qa_{name}" for name in ("hotpotqa", "fanoutqa", "musique", "two_wiki", "bamboogle", "freshqa")}
     assert not any(name.startswith("qa_") for split in ("train", "validation") for name in written["examples"][split])
     for name, source in written["benchmarks"].items():
         assert written["files"][source["path"]]["sha256"] == source["sha256"]
@@ -260,12 +260,12 @@ def test_unknown_and_ill_typed_settings_are_refused(argument, monkeypatch):
 
 
 def test_a_benchmark_is_named_on_the_command_line(monkeypatch):
-    line = ["prepare", f"--config={page.__file__}", "--config.benchmarks.2wiki=dev.json"]
+    line = ["prepare", f"--config={page.__file__}", "--config.benchmarks.two_wiki=dev.json"]
     monkeypatch.setattr("sys.argv", line)
     values = flags.FlagValues()
     config_flags.DEFINE_config_file("config", flag_values=values, lock_config=True)
     values(line)
-    assert values.config.benchmarks["2wiki"] == "dev.json"
+    assert values.config.benchmarks["two_wiki"] == "dev.json"
     assert set(values.config.benchmarks) == set(benchmarks.BENCHMARKS)
 
 

@@ -65,7 +65,7 @@ def reachable(facts, title, hops):
 
 def test_six_editions_of_test_entities_alone(made, asked):
     splits = json.loads(made[0].splits.read_text())
-    assert list(asked) == ["hotpotqa", "fanoutqa", "musique", "2wiki", "bamboogle", "freshqa"]
+    assert list(asked) == ["hotpotqa", "fanoutqa", "musique", "two_wiki", "bamboogle", "freshqa"]
     for name, questions in asked.items():
         assert len(questions) == COUNT and len({q.question for q in questions}) == COUNT, name
         for question in questions:
@@ -105,9 +105,9 @@ def test_comparisons(made, asked, facts):
         day, month, year = date.split()
         return int(year), MONTHS.index(month), int(day)
 
-    entries = json.loads(made[1].files["2wiki"].read_text())
+    entries = json.loads(made[1].files["two_wiki"].read_text())
     assert {entry["type"] for entry in entries} == {"comparison", "bridge_comparison"}
-    for entry, question in zip(entries, asked["2wiki"], strict=True):
+    for entry, question in zip(entries, asked["two_wiki"], strict=True):
         dated = [row for row in entry["evidences"] if row[1] == "date"]
         assert len(dated) == 2 and all(date in {d for _, _, d in facts[title]} for title, _, date in dated)
         named = [title for title in NAME.findall(entry["question"].split(maxsplit=1)[1]) if title in facts]

@@ -108,7 +108,7 @@ def module(path):
 def main(folder):
     hotpot, wiki = module(folder / "hotpot_evaluate_v1.py"), module(folder / "2wikimultihop_evaluate_v1.1.py")
     musique, trivia = module(folder / "musique_answer.py"), module(folder / "triviaqa_evaluation.py")
-    made = {"hotpotqa": [], "2wiki": [], "musique": [], "triviaqa": [], "recall": [], "fanoutqa": []}
+    made = {"hotpotqa": [], "two_wiki": [], "musique": [], "triviaqa": [], "recall": [], "fanoutqa": []}
 
     def row(pred, golds, em, f1):
         return {"pred": pred, "golds": golds, "em": float(em), "f1": float(f1)}
@@ -119,7 +119,7 @@ def main(folder):
     for pred, golds in short_cases(2, 4):
         sums = dict.fromkeys(("em", "f1", "prec", "recall"), 0.0)
         wiki.update_answer(sums, pred, golds)
-        made["2wiki"].append(row(pred, golds, sums["em"], sums["f1"]))
+        made["two_wiki"].append(row(pred, golds, sums["em"], sums["f1"]))
     for pred, golds in short_cases(3, 4):
         measures = (_flip(musique.compute_exact), _flip(musique.compute_f1))
         scores = [musique.metric_max_over_ground_truths(measure, pred, golds) for measure in measures]

@@ -10,7 +10,7 @@ from masksearch_jax.text import official
 VECTORS = json.loads(Path(__file__).with_name("official_vectors.json").read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("benchmark", ["hotpotqa", "2wiki", "musique", "triviaqa"])
+@pytest.mark.parametrize("benchmark", ["hotpotqa", "two_wiki", "musique", "triviaqa"])
 def test_em_and_f1_are_those_of_the_official_script(benchmark):
     rows = VECTORS[benchmark]
     assert len(rows) == 200

@@ -57,7 +57,7 @@ def write(
         "hotpotqa": ("hotpot_dev_distractor_v1.json", _json, lambda rng: two_hops(world, articles, members, rng)),
         "fanoutqa": ("fanout-final-dev.json", _json, lambda rng: fan_out(world, members, rng)),
         "musique": ("musique_ans_v1.0_dev.jsonl", _jsonl, lambda rng: long_chains(world, articles, members, rng)),
-        "2wiki": ("2wiki/dev.json", _json, lambda rng: comparisons(world, articles, members, rng)),
+        "two_wiki": ("2wiki/dev.json", _json, lambda rng: comparisons(world, articles, members, rng)),
         "bamboogle": ("bamboogle.csv", _csv, lambda rng: rare_chains(world, members, rng)),
         "freshqa": ("freshqa.csv", _csv, lambda rng: changed_facts(newer, members, set(changed), rng)),
     }
@@ -68,10 +68,10 @@ def write(
             files[name] = folder / file
             files[name].parent.mkdir(parents=True, exist_ok=True)
             files[name].write_text(form(found), encoding="utf-8", newline="\n")
-    if "2wiki" in files:
+    if "two_wiki" in files:
         titles = {f"Q{i}": world.entities[i].title for i in members}
         rows = [{"Q_id": id, "aliases": [names.alias(title)], "demonyms": []} for id, title in titles.items()]
-        files["2wiki"].with_name("id_aliases.json").write_text(_jsonl(rows), encoding="utf-8", newline="\n")
+        files["two_wiki"].with_name("id_aliases.json").write_text(_jsonl(rows), encoding="utf-8", newline="\n")
     return files
 
 
