@@ -33,7 +33,7 @@ def run(job: job_lib.Job, policy: str, engine: RolloutEngine, params: Any = None
 
     policy: a key of STAGES. params: its parameters; by default those of the stage's last checkpoint. engine: over the
     index that all suites search but those of INDEX_OF.
-    Raises ValueError for an unknown policy, FileNotFoundError for a stage without a checkpoint.
+    Raises ValueError for an unknown policy or nothing to evaluate, FileNotFoundError for a stage without a checkpoint.
     """
     if policy not in STAGES:
         raise ValueError(f"policy={policy!r} is none of {tuple(STAGES)}")
@@ -42,6 +42,11 @@ def run(job: job_lib.Job, policy: str, engine: RolloutEngine, params: Any = None
     params = state_lib.decode_copy(job.model_cfg, job.mesh)(params)
     forced: Callable[[Task], str] | None = runner.one_search_query if policy == "one_search" else None
     suites, usual = suites_of(job), engine.searcher
+    if not suites:
+        raise ValueError(
+            f"nothing to evaluate: evaluate.episodes and evaluate.benchmarks ask for nothing of the split "
+            f"{job.cfg.evaluate.split!r} that {job.workdir / 'data'} holds"
+        )
     rows, scores = [], {}
     with metrics.progress_bar(sum(map(len, suites.values())), f"evaluate {policy}") as bar, jax.set_mesh(job.mesh):
         done = 0

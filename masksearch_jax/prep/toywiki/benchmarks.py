@@ -16,13 +16,13 @@ import csv
 import io
 import json
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from masksearch_jax.prep.toywiki import names, questions, wording
+from masksearch_jax.prep.toywiki import fan_out, names, questions, wording
 from masksearch_jax.prep.toywiki.wording import Sentence
-from masksearch_jax.prep.toywiki.world import MONTHS, World
+from masksearch_jax.prep.toywiki.world import World, day
 
 _FRESH_COLUMNS = (
     "id", "split", "question", "effective_year", "next_review", "false_premise", "num_hops", "fact_type", "source",
@@ -55,7 +55,7 @@ def write(
         return {}
     editions: dict[str, tuple[str, Callable[[list[Entry]], str], Callable[[random.Random], Iterator[Entry]]]] = {
         "hotpotqa": ("hotpot_dev_distractor_v1.json", _json, lambda rng: two_hops(world, articles, members, rng)),
-        "fanoutqa": ("fanout-final-dev.json", _json, lambda rng: fan_out(world, members, rng)),
+        "fanoutqa": ("fanout-final-dev.json", _json, lambda rng: fan_out.entries(world, members, rng)),
         "musique": ("musique_ans_v1.0_dev.jsonl", _jsonl, lambda rng: long_chains(world, articles, members, rng)),
         "two_wiki": ("2wiki/dev.json", _json, lambda rng: comparisons(world, articles, members, rng)),
         "bamboogle": ("bamboogle.csv", _csv, lambda rng: rare_chains(world, members, rng)),
@@ -84,22 +84,6 @@ def two_hops(world: World, articles: list[list[Sentence]], members: list[int], r
         question = questions.bridge(world, articles, members, start, 2, rng)
         if question:
             yield {"_id": f"toy-hotpotqa-{number}", **question}
-
-
-def fan_out(world: World, members: list[int], rng: random.Random) -> Iterator[Entry]:
-    """Yields entries of FanOutQA: of ten, seven ask for a mapping, two for a list, one for a count."""
-    ends = _ends(world, members)
-    for number, kind in enumerate(["map", "map", "list", "map", "map", "count", "map", "map", "list", "map"] * 1000):
-        if kind == "list":
-            made = _of_a_hub(world, rng.choice(members), rng)
-        else:
-            made = _of_each(world, ends, rng) if kind == "map" else _counted(world, ends, rng)
-        if made:
-            text, answer, steps = made
-            yield {
-                "id": f"toyfan{number:06d}", "question": text, "decomposition": steps, "answer": answer,
-                "categories": ["Toy"],
-            }  # fmt: skip
 
 
 def long_chains(
@@ -143,7 +127,7 @@ def comparisons(
     world: World, articles: list[list[Sentence]], members: list[int], rng: random.Random
 ) -> Iterator[Entry]:
     """Yields entries of 2WikiMultiHopQA: comparison of two entities, and of the people behind two, in turn."""
-    ends = _ends(world, members)
+    ends = questions.ends(world, members)
     birth = {i: fact for i, fact in ends["birth", 0]}
     behind = {
         name: [(i, fact) for i, fact in ends[name, 1] if world.facts[fact].subject in birth] for name in _FIRST_BY
@@ -157,9 +141,9 @@ def comparisons(
         pair = rng.sample(pool, 2)
         chains = [[fact, birth[world.facts[fact].subject]] if bridged else [fact] for _, fact in pair]
         dates = [world.facts[chain[-1]].date for chain in chains]
-        if _day(dates[0]) == _day(dates[1]):
+        if day(dates[0]) == day(dates[1]):
             continue
-        first = min((0, 1), key=lambda place: _day(dates[place]))
+        first = min((0, 1), key=lambda place: day(dates[place]))
         template = _FIRST_BY[relation] if bridged else _FIRST[relation, side]
         named = [world.entities[i].title for i, _ in pair]
         holders = [[i, world.facts[fact].subject] if bridged else [i] for i, fact in pair]
@@ -225,79 +209,6 @@ def changed_facts(newer: World, members: list[int], changed: set[int], rng: rand
         number += 1
 
 
-# --- Pieces of FanOutQA ----------------------------------------------------------------------------------------------
-
-
-def _ends(world: World, members: Iterable[int]) -> dict[tuple[str, int], list[tuple[int, int]]]:
-    """{(relation, side): [(entity on that side, fact)]}"""
-    found = collections.defaultdict(list)
-    for i in members:
-        for fact in world.facts_of[i]:
-            found[world.facts[fact].relation.name, wording.side_of(world.facts[fact], i)].append((i, fact))
-    return found
-
-
-def _of_each(world: World, ends: Any, rng: random.Random) -> tuple[str, Any, list[Entry]] | None:
-    """One thing about each of three entities of a kind: {entity: thing}."""
-    pool = ends[rng.choice(sorted(ends))]
-    if len(pool) < 3:
-        return None
-    chosen = rng.sample(pool, 3)
-    named = [world.entities[i].title for i, _ in chosen]
-    phrase = questions.noun(world.facts[chosen[0][1]], chosen[0][0], "each of these")
-    answer = {world.entities[i].title: world.entities[world.facts[fact].other(i)].title for i, fact in chosen}
-    steps = [_step(world, [i, world.facts[fact].other(i)], [fact]) for i, fact in chosen]
-    return f"What is {phrase}: {', '.join(named)}?", answer, steps
-
-
-def _of_a_hub(world: World, hub: int, rng: random.Random) -> tuple[str, Any, list[Entry]] | None:
-    """Two or three chains of two facts that leave one entity by different ways: [where each ends]."""
-    chains = []
-    for fact in world.facts_of[hub]:
-        middle = world.facts[fact].other(hub)
-        onward = [f for f in world.facts_of[middle] if f != fact and world.facts[f].other(middle) != hub]
-        if onward:
-            last = rng.choice(onward)
-            chains.append(([hub, middle, world.facts[last].other(middle)], [fact, last]))
-    goals = [world.entities[entities[-1]].title for entities, _ in chains]
-    if len(chains) < 2 or len(set(goals)) < len(goals):
-        return None
-    phrases = [questions.chain(world, entities, facts) for entities, facts in chains]
-    text = f"Name {', '.join(phrases[:-1])} and {phrases[-1]}."
-    return text, goals, [_step(world, entities, facts) for entities, facts in chains]
-
-
-def _counted(world: World, ends: Any, rng: random.Random) -> tuple[str, Any, list[Entry]] | None:
-    """How many of four people were born before a year."""
-    pool = ends["birth", 0]
-    if len(pool) < 4:
-        return None
-    chosen = rng.sample(pool, 4)
-    year = rng.randrange(1200, 1801, 100)
-    earlier = sum(_day(world.facts[fact].date)[0] < year for _, fact in chosen)
-    named = ", ".join(world.entities[i].title for i, _ in chosen)
-    steps = []
-    for i, fact in chosen:
-        step = _step(world, [i, world.facts[fact].other(i)], [fact])
-        text = questions.date_question(world.facts[fact], i, world.entities[i].title)
-        steps.append({**step, "question": text, "answer": world.facts[fact].date})
-    return f"How many of these were born before {year}: {named}?", earlier, steps
-
-
-def _step(world: World, entities: list[int], facts: list[int]) -> Entry:
-    """A sub-question with its evidence: the article before the answer."""
-    title = world.entities[entities[-2]].title
-    url = f"https://toy.example/wiki/{title.replace(' ', '_')}"
-    return {
-        "id": f"{facts[-1]:016x}",
-        "question": questions.name_question(world, entities, facts),
-        "decomposition": [_step(world, entities[:-1], facts[:-1])] if len(facts) > 1 else [],
-        "answer": world.entities[entities[-1]].title,
-        "depends_on": [],
-        "evidence": {"pageid": entities[-2], "revid": entities[-2], "title": title, "url": url},
-    }
-
-
 # --- Helpers ---------------------------------------------------------------------------------------------------------
 
 
@@ -313,12 +224,6 @@ def _first_distinct(entries: Iterator[Entry], count: int) -> list[Entry]:
 
 def _shuffled(members: list[int], rng: random.Random) -> list[int]:
     return rng.sample(members, len(members))
-
-
-def _day(date: str) -> tuple[int, int, int]:
-    """'12 May 1723' as (year, month, day)."""
-    day, month, year = date.split()
-    return int(year), MONTHS.index(month), int(day)
 
 
 def _json(entries: list[Entry]) -> str:

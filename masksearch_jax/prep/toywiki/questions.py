@@ -11,7 +11,9 @@ by way of the entities between it and the answer:
 An answer is an entity or, where the last fact carries one, its date.
 """
 
+import collections
 import random
+from collections.abc import Iterable
 from typing import Any
 
 from masksearch_jax.prep.toywiki import wording
@@ -128,6 +130,15 @@ def name_question(world: World, entities: list[int], facts: list[int]) -> str:
 def date_question(fact: Fact, given: int, phrase: str) -> str:
     """Returns the question for the date of a fact, given a phrase for the end `given`."""
     return _DATES[fact.relation.name][wording.side_of(fact, given)].format(s=phrase, o=phrase)
+
+
+def ends(world: World, members: Iterable[int]) -> dict[tuple[str, int], list[tuple[int, int]]]:
+    """Returns {(relation, side): [(entity on that side, fact)]} of some entities."""
+    found = collections.defaultdict(list)
+    for i in members:
+        for fact in world.facts_of[i]:
+            found[world.facts[fact].relation.name, wording.side_of(world.facts[fact], i)].append((i, fact))
+    return found
 
 
 def noun(fact: Fact, given: int, phrase: str) -> str:
