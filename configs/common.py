@@ -87,6 +87,8 @@ def line() -> ConfigDict:
         "split": "test",
         "index": "all",  # every passage, held-out ones included: what a deployed tool would search
         "episodes": ConfigDict({"1": 900, "2": 200, "3": 200, "4": 200, "qa": 100}),
+        # Episodes of each benchmark in the data; 0 leaves it out, -1 takes all of its questions.
+        "benchmarks": ConfigDict(dict.fromkeys(config.prepare.benchmarks, 100)),
     })
     return config
 

@@ -1,4 +1,5 @@
-"""Scores a checkpoint of a run on its held-out split: RAMP by number of masks, and questions where there are any.
+"""Scores a checkpoint of a run on its held-out split: RAMP by number of masks, questions and benchmarks where there are
+any.
 
 Command:  python -m masksearch_jax.evaluate --config=configs/evaluate.py --workdir=W --config.policy=dapo
           python -m masksearch_jax.evaluate --config=configs/evaluate.py:slice --workdir=W

@@ -3,6 +3,7 @@
 Command:  python -m masksearch_jax.prepare --config=configs/prepare.py --workdir=W
           python -m masksearch_jax.prepare --config=configs/prepare.py --config.dump=FILE --workdir=W
           python -m masksearch_jax.prepare --config=configs/prepare.py:wikipedia --config.dump=FILE --workdir=W
+              --config.questions=FILE --config.benchmarks.musique=FILE ..          docs/benchmarks.md
 Hardware: two CPU cores. CPU-seconds: 32 for the toy (made first where no dump is given), 55 for 6 MB of wikitext.
 Expect:   W/data with manifest.json and report.json; the toy of 3000 articles: 3000 passages of 40 tokens on average, a
           vocabulary of 1362, and 1800 training examples of one mask in each of four epochs.
@@ -52,6 +53,13 @@ def get_config(arg: str = ""):
         }),
     })  # fmt: skip
     config.questions = ""  # file of the HotpotQA format; '' for the toy's own, or none
+    # --- benchmarks: official files (docs/benchmarks.md); all of their questions are test questions ---
+    config.benchmarks = ConfigDict({
+        "hotpotqa": "", "fanoutqa": "", "musique": "", "two_wiki": "", "bamboogle": "", "freshqa": "",  # the paper's
+        "nq": "", "triviaqa": "", "popqa": "",  # Search-R1's others
+    })  # fmt: skip
+    config.toy_benchmarks = 100  # with the toy: questions in its own edition of each of the paper's six; 0 for none
+    config.newer_dump = ""  # a later export: its articles replace the old ones in the index `fresh`, for FreshQA
     # --- what training may permute among itself ---
     config.augment = ConfigDict({"names": True, "digits": True, "months": True})
     # --- search indices: train | validation (train and validation) | all ---

@@ -17,6 +17,7 @@ def get_config(arg: str = ""):
     config = dapo.get_config("slice" if arg == "slice" else "")
     config.line = "quickstart"
     config.policies = ("untrained", "one_search", "sft", "dapo")
+    config.evaluate.benchmarks.update(dict.fromkeys(config.evaluate.benchmarks, 0))  # configs/evaluate.py scores them
     if arg == "proof":
         config.policies = ("untrained", "one_search", "sft", "sft_more", "dapo")
     if arg == "strong":

@@ -1,8 +1,9 @@
-"""Entry: scores a checkpoint on held-out RAMP, per number of masks, and on held-out questions.
+"""Entry: scores a checkpoint on held-out RAMP, per number of masks, on held-out questions, and on benchmarks.
 
     python -m masksearch_jax.evaluate --config=configs/evaluate.py --workdir=W --config.policy=dapo
 
-Writes W/evaluate/<policy>/rows.jsonl (every episode, with its turns) and scores.json, and prints a table.
+Writes W/evaluate/<policy>/rows.jsonl (every episode, with its turns) and scores.json, and prints tables. Benchmarks are
+those whose questions W/data holds (docs/benchmarks.md); they search the whole index, nothing excluded.
 """
 
 import json
@@ -16,18 +17,23 @@ from masksearch_jax import entry, metrics
 from masksearch_jax import job as job_lib
 from masksearch_jax.data.records import Task
 from masksearch_jax.evals import report, runner
+from masksearch_jax.evals.benchmarks import BENCHMARKS
 from masksearch_jax.rollout.engine import RolloutEngine
 from masksearch_jax.trainers import state as state_lib
 
 # Which stage's weights a policy uses; the untrained model has none.
 STAGES = {"untrained": None, "one_search": "sft", "sft": "sft", "sft_more": "sft_more", "dapo": "dapo"}
+# FreshQA asks about now: it searches the newer articles where prepare was given some.
+INDEX_OF = {"freshqa": "fresh"}
 
 
 def run(job: job_lib.Job, policy: str, engine: RolloutEngine, params: Any = None) -> dict[str, dict[str, Any]]:
-    """Evaluates one policy greedily; returns {'1': summary, .., 'qa': summary} and writes rows and scores.
+    """Evaluates one policy greedily; returns {'1': summary, .., 'qa': summary, 'hotpotqa': summary, ..} and writes
+    rows and scores.
 
-    policy: a key of STAGES. params: its parameters; by default those of the stage's last checkpoint.
-    Raises ValueError for an unknown policy, FileNotFoundError for a stage without a checkpoint.
+    policy: a key of STAGES. params: its parameters; by default those of the stage's last checkpoint. engine: over the
+    index that all suites search but those of INDEX_OF.
+    Raises ValueError for an unknown policy or nothing to evaluate, FileNotFoundError for a stage without a checkpoint.
     """
     if policy not in STAGES:
         raise ValueError(f"policy={policy!r} is none of {tuple(STAGES)}")
@@ -35,6 +41,32 @@ def run(job: job_lib.Job, policy: str, engine: RolloutEngine, params: Any = None
         params = parameters(job, policy)
     params = state_lib.decode_copy(job.model_cfg, job.mesh)(params)
     forced: Callable[[Task], str] | None = runner.one_search_query if policy == "one_search" else None
+    suites, usual = suites_of(job), engine.searcher
+    if not suites:
+        raise ValueError(
+            f"nothing to evaluate: evaluate.episodes and evaluate.benchmarks ask for nothing of the split "
+            f"{job.cfg.evaluate.split!r} that {job.workdir / 'data'} holds"
+        )
+    rows, scores = [], {}
+    with metrics.progress_bar(sum(map(len, suites.values())), f"evaluate {policy}") as bar, jax.set_mesh(job.mesh):
+        done = 0
+        for name, tasks in suites.items():
+            own = INDEX_OF.get(name)
+            engine.searcher = job.searcher(own) if own and job.has_index(own) else usual
+            found = runner.evaluate(engine, params, tasks, forced_search=forced, seed=job.cfg.seed)
+            done += len(tasks)
+            bar(done)
+            rows += found
+            scores[name] = runner.summarise(found)
+    engine.searcher = usual
+    folder = job.workdir / "evaluate" / policy
+    runner.write_rows(folder / "rows.jsonl", rows)
+    (folder / "scores.json").write_text(json.dumps(scores, indent=1))
+    return scores
+
+
+def suites_of(job: job_lib.Job) -> dict[str, list[Task]]:
+    """The tasks of each suite that the settings ask for and W/data holds, benchmarks last, in the paper's order."""
     wanted = job.cfg.evaluate
     suites = {
         name: job.tasks(wanted.split, int(name), count)
@@ -43,19 +75,11 @@ def run(job: job_lib.Job, policy: str, engine: RolloutEngine, params: Any = None
     }
     if wanted.episodes.get("qa") and job.has_questions(wanted.split):
         suites["qa"] = job.tasks(wanted.split, 0, wanted.episodes.qa)
-    rows, scores = [], {}
-    with metrics.progress_bar(sum(map(len, suites.values())), f"evaluate {policy}") as bar, jax.set_mesh(job.mesh):
-        done = 0
-        for name, tasks in suites.items():
-            found = runner.evaluate(engine, params, tasks, forced_search=forced, seed=job.cfg.seed)
-            done += len(tasks)
-            bar(done)
-            rows += found
-            scores[name] = runner.summarise(found)
-    folder = job.workdir / "evaluate" / policy
-    runner.write_rows(folder / "rows.jsonl", rows)
-    (folder / "scores.json").write_text(json.dumps(scores, indent=1))
-    return scores
+    held = job.benchmarks(wanted.split)
+    for name in BENCHMARKS:
+        if wanted.benchmarks[name] and name in held:
+            suites[name] = job.tasks(wanted.split, f"qa_{name}", wanted.benchmarks[name])
+    return suites
 
 
 def parameters(job: job_lib.Job, policy: str) -> Any:
@@ -67,8 +91,13 @@ def parameters(job: job_lib.Job, policy: str) -> Any:
 def main(cfg: Any, workdir: Path) -> None:
     job = job_lib.Job(cfg, workdir)
     scores = run(job, cfg.policy, job.engine(cfg.evaluate.index))
-    print(report.table(scores, f"{cfg.policy} by number of masks"))
-    print(report.by_kind_table(scores, "recall by kind of span"))
+    asked = {BENCHMARKS[name].title: score for name, score in scores.items() if name in BENCHMARKS}
+    own = {name: score for name, score in scores.items() if name not in BENCHMARKS}
+    if own:
+        print(report.table(own, f"{cfg.policy} by number of masks"))
+        print(report.by_kind_table(own, "recall by kind of span"))
+    if asked:
+        print(report.table(asked, f"{cfg.policy} on benchmarks"))
 
 
 if __name__ == "__main__":

@@ -161,8 +161,9 @@ class Job:
             )
         return self._restore(folder, None)
 
-    def tasks(self, split: str, level: int, count: int) -> list[records.Task]:
-        """The first `count` tasks of a held-out split, over its epochs in order; level 0 is question answering."""
+    def tasks(self, split: str, level: int | str, count: int) -> list[records.Task]:
+        """The first `count` tasks of a held-out split, over its epochs in order, all of them for -1; level 0 is
+        question answering, and a name is that of a task in W/data/tasks."""
         found: list[records.Task] = []
         for path in pipeline.task_files(self.workdir / "data" / "tasks", split, level):
             for task in records.read(path, records.Task):
@@ -174,6 +175,14 @@ class Job:
     def has_questions(self, split: str) -> bool:
         """True if prepare was given questions for this split."""
         return (self.workdir / "data" / "tasks" / split / QUESTIONS).is_dir()
+
+    def benchmarks(self, split: str) -> set[str]:
+        """The benchmarks whose questions prepare was given."""
+        folders = (self.workdir / "data" / "tasks" / split).glob(f"{QUESTIONS}_*")
+        return {folder.name.removeprefix(f"{QUESTIONS}_") for folder in folders}
+
+    def has_index(self, name: str) -> bool:
+        return (self.workdir / "data" / "index" / name).is_dir()
 
     def validation(self, episodes: int) -> "Validation":
         """Greedy evaluation on the validation split while training, over an index that holds no test passage."""

@@ -28,20 +28,28 @@ from masksearch_jax.retrieval.passages import PassageStore  # noqa: E402
 
 # Which splits each index holds: training never sees held-out text, validation none of the test split.
 INDICES = {"train": ("train",), "validation": ("train", "validation"), "all": ("train", "validation", "test")}
+# Made where there is a newer dump, whose articles stand in it instead of those of the same titles.
+FRESH = {"fresh": ("train", "validation", "test", "newer")}
 
 
 class SplitPassages:
-    """The passages of some splits, in order of id, read anew at each iteration."""
+    """The passages of some splits, in order of id, read anew at each iteration; with split 'newer' among them, none of
+    an article that has a newer version."""
 
     def __init__(self, store: PassageStore, splits: tuple[str, ...]):
         self._store, self._splits = store, splits
+        self._renewed: set[str] = set()
+        if "newer" in splits:
+            self._renewed = {passage.title for passage in store if passage.split == "newer"}
         self._count = sum(1 for _ in self)
 
     def __len__(self) -> int:
         return self._count
 
     def __iter__(self) -> Iterator[Passage]:
-        return (passage for passage in self._store if passage.split in self._splits)
+        for passage in self._store:
+            if passage.split in self._splits and (passage.split == "newer" or passage.title not in self._renewed):
+                yield passage
 
 
 def run(cfg: Any, workdir: Path) -> dict[str, Any]:
@@ -73,7 +81,8 @@ def run(cfg: Any, workdir: Path) -> dict[str, Any]:
 
     # ---- the data, then an index over it for each purpose ----
     content, report = pipeline.run(cfg, partial, metrics.progress_bar)
-    report["indices"] = _build_indices(cfg.indices, retrieval, partial, vectors)
+    wanted = {name: INDICES[name] for name in cfg.indices} | (FRESH if content["newer"] else {})
+    report["indices"] = _build_indices(wanted, retrieval, partial, vectors)
     report["seconds"]["indices"] = round(sum(index["seconds"] for index in report["indices"].values()), 2)
     report["seconds"]["all"] = round(time.perf_counter() - started, 2)
 
@@ -90,11 +99,11 @@ def run(cfg: Any, workdir: Path) -> dict[str, Any]:
 
 
 def _build_indices(
-    names: tuple[str, ...], settings: index_settings.IndexSettings, data_dir: Path, vectors: Path
+    wanted: dict[str, tuple[str, ...]], settings: index_settings.IndexSettings, data_dir: Path, vectors: Path
 ) -> dict[str, Any]:
     store, reports = PassageStore(data_dir / "passages.array_record"), {}
-    for name in names:
-        held = SplitPassages(store, INDICES[name])
+    for name, splits in wanted.items():
+        held = SplitPassages(store, splits)
         with _bars(f"index {name}") as progress:
             reports[name] = index_build.build(data_dir / "index" / name, held, settings, progress, vectors / name)
     return reports

@@ -243,9 +243,10 @@ def tasks(
     return TaskIterator(_Draws(paths, curriculum, seed), mark)
 
 
-def task_files(directory: Path | str, split: str, level: int) -> list[Path]:
-    """Returns the epoch files of one level in the order of their epochs; raises if there are none or one is missing."""
-    folder = Path(directory) / split / level_name(level)
+def task_files(directory: Path | str, split: str, level: int | str) -> list[Path]:
+    """Returns the epoch files of one level, or of the task of that name, in the order of their epochs; raises
+    FileNotFoundError if there are none or one is missing."""
+    folder = Path(directory) / split / (level if isinstance(level, str) else level_name(level))
     found = {int(match[1]): path for path in folder.glob("*") if (match := _EPOCH_FILE.fullmatch(path.name))}
     if sorted(found) != list(range(len(found))) or not found:
         raise FileNotFoundError(

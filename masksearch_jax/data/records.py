@@ -5,6 +5,7 @@ listed, with counts and hashes, in the `manifest.json` beside them.
 """
 
 import dataclasses
+import functools
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -31,6 +32,8 @@ class Task:
     passage_id, article_id: where the text was cut from, so that search can exclude it; -1 for a question.
     targets: token ids of the answer in the form `answer_form`.
     supporting: titles of the articles that a question rests on, none for a masked passage; only a teacher reads it.
+    benchmark: name of the benchmark that a question is from, '' for all else; text/official.py scores it by its rules.
+    reference: its structured answer as a JSON value, None where it has none. details: what it says of the question.
     """
 
     id: str
@@ -47,6 +50,9 @@ class Task:
     passage_id: int
     article_id: int
     supporting: list[str] = dataclasses.field(default_factory=list)
+    benchmark: str = ""
+    reference: Any = None
+    details: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def masks(self) -> int:
@@ -96,15 +102,26 @@ def encode(record: Any) -> bytes:
 
 
 def decode(cls: type[Record], data: bytes) -> Record:
-    """Returns the record of class `cls`; raises ValueError that names missing or surplus fields."""
+    """Returns the record of class `cls`; raises ValueError that names missing or surplus fields.
+
+    Fields with a default may be missing: they are younger than some data that is still good.
+    """
     fields = msgpack.unpackb(data, raw=False)
-    names = {f.name for f in dataclasses.fields(cls)}
-    if set(fields) != names:
+    names, needed = _field_names(cls)
+    if not needed <= fields.keys() <= names:
         raise ValueError(
             f"a {cls.__name__} record has fields {sorted(fields)}, this version reads {sorted(names)}; "
             "prepare the data again with `python -m masksearch_jax.prepare`"
         )
     return cls(**fields)
+
+
+@functools.cache
+def _field_names(cls: type) -> tuple[frozenset[str], frozenset[str]]:
+    """(all fields, those without a default)."""
+    fields, missing = dataclasses.fields(cls), dataclasses.MISSING
+    needed = (f.name for f in fields if f.default is missing and f.default_factory is missing)
+    return frozenset(f.name for f in fields), frozenset(needed)
 
 
 def write(path: Path | str, records: Iterable[Any]) -> int:

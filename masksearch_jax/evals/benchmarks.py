@@ -1,48 +1,59 @@
-"""Readers of benchmark files in their official formats: plain questions and articles out. No TensorFlow, no network.
+"""The benchmarks by name, and the corpora that come with some: plain questions and articles out. No TensorFlow.
 
-In: a file on disk, .json or .json.gz. Out: `Question`s, or the articles of a corpus. Every fault is an error that names
-file, entry and field.
+`read("musique", FILE)` is all that preparation calls; the formats are in multi_hop.py, fanoutqa.py and open_domain.py.
 """
 
 import dataclasses
-import gzip
-import json
-import zlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+
+from masksearch_jax.evals import fanoutqa, multi_hop, open_domain
+from masksearch_jax.evals import question_files as files
+from masksearch_jax.evals.multi_hop import read_hotpotqa
+from masksearch_jax.evals.question_files import Question
+
+__all__ = ["BENCHMARKS", "CORPUS_ENDINGS", "Benchmark", "Question", "read", "read_corpus", "read_hotpotqa"]
 
 CORPUS_ENDINGS = (".json", ".json.gz")
-
 _CORPUS_SOURCE = 'a corpus is {"title": "text"}, {"title": ["sentence", ..]} or [{"title": .., "text": ..}, ..]'
-_HOTPOTQA_SOURCE = (
-    "download hotpot_dev_distractor_v1.json (or a training file) from http://curtis.ml.cmu.edu/datasets/hotpot/"
-)
 
 
 @dataclasses.dataclass(frozen=True)
-class Question:
-    """answers: accepted strings, official one first. supporting_titles: articles that state the facts, each once."""
+class Benchmark:
+    """title: as the paper's tables write it. reader: of the official file. source: what to download, for messages."""
 
-    id: str
-    question: str
-    answers: list[str]
-    supporting_titles: list[str]
+    title: str
+    reader: Callable[[Path | str], list[Question]]
+    source: str
 
 
-def read_hotpotqa(path: Path | str) -> list[Question]:
-    """Returns the questions of a file in HotpotQA's official format, in file order.
+# The six of the paper's table 2 in its order, then the others of Search-R1.
+BENCHMARKS = {
+    "hotpotqa": Benchmark("HotpotQA", read_hotpotqa, multi_hop.HOTPOTQA),
+    "fanoutqa": Benchmark("FanOutQA", fanoutqa.read_fanoutqa, fanoutqa.FANOUTQA),
+    "musique": Benchmark("MuSiQue", multi_hop.read_musique, multi_hop.MUSIQUE),
+    "two_wiki": Benchmark("2Wiki", multi_hop.read_2wiki, multi_hop.TWO_WIKI),
+    "bamboogle": Benchmark("Bamboogle", multi_hop.read_bamboogle, multi_hop.BAMBOOGLE),
+    "freshqa": Benchmark("FreshQA", open_domain.read_freshqa, open_domain.FRESHQA),
+    "nq": Benchmark("NQ-open", open_domain.read_nq_open, open_domain.NQ_OPEN),
+    "triviaqa": Benchmark("TriviaQA", open_domain.read_triviaqa, open_domain.TRIVIAQA),
+    "popqa": Benchmark("PopQA", open_domain.read_popqa, open_domain.POPQA),
+}
 
-    Raises FileNotFoundError that says what to download, and ValueError that names file, index and field for an entry
-    that does not have the format (as in the test set, which has no answers) or an id that occurs twice.
+
+def read(name: str, path: Path | str) -> list[Question]:
+    """Returns the questions of a benchmark's file: its official format, or Search-R1's JSON lines for any of them.
+
+    Raises ValueError for an unknown name, FileNotFoundError that says what to download, and ValueError that names
+    file, entry and field for anything that does not have the format.
     """
-    entries = _load(Path(path), _HOTPOTQA_SOURCE)
-    questions = [_hotpotqa_question(entry, f"{path}, entry {index}") for index, entry in enumerate(entries)]
-    seen: dict[str, int] = {}
-    for index, question in enumerate(questions):
-        if question.id in seen:
-            raise ValueError(f"{path}, entry {index}: field '_id' {question.id!r} is that of entry {seen[question.id]}")
-        seen[question.id] = index
-    return questions
+    if name not in BENCHMARKS:
+        raise ValueError(f"benchmark {name!r} is none of {tuple(BENCHMARKS)}")
+    benchmark = BENCHMARKS[name]
+    if Path(path).name.removesuffix(".gz").endswith(".jsonl"):
+        if open_domain.is_search_r1(files.read_jsonl(Path(path), benchmark.source)[0]):
+            return open_domain.read_search_r1(path, benchmark.source)
+    return benchmark.reader(path)
 
 
 def read_corpus(path: Path | str) -> list[tuple[str, str]]:
@@ -50,7 +61,7 @@ def read_corpus(path: Path | str) -> list[tuple[str, str]]:
 
     Raises FileNotFoundError or ValueError that names file, entry and field for anything but the forms that it names.
     """
-    entries = _load(Path(path), _CORPUS_SOURCE, list | dict)
+    entries = files.read_json(Path(path), _CORPUS_SOURCE, list | dict)
     if isinstance(entries, dict):
         entries = [{"title": title, "text": text} for title, text in entries.items()]
     found = []
@@ -61,37 +72,5 @@ def read_corpus(path: Path | str) -> list[tuple[str, str]]:
         text = entry.get("text")
         if isinstance(text, list) and text and all(isinstance(sentence, str) for sentence in text):
             entry = {**entry, "text": "".join(text)}
-        found.append((_text(entry, "title", where), _text(entry, "text", where)))
+        found.append((files.text(entry, "title", where), files.text(entry, "text", where)))
     return found
-
-
-def _hotpotqa_question(entry: Any, where: str) -> Question:
-    if not isinstance(entry, dict):
-        raise ValueError(f"{where}: expected an object, got {type(entry).__name__}")
-    texts = [_text(entry, field, where) for field in ("_id", "question", "answer")]
-    facts = entry.get("supporting_facts")
-    if not isinstance(facts, list) or any(
-        not isinstance(fact, list) or len(fact) != 2 or not isinstance(fact[0], str) for fact in facts
-    ):
-        raise ValueError(f"{where}: field 'supporting_facts' must be a list of [title, sentence number], got {facts!r}")
-    return Question(texts[0], texts[1], [texts[2]], list(dict.fromkeys(title for title, _ in facts)))
-
-
-def _text(entry: dict[str, Any], field: str, where: str) -> str:
-    value = entry.get(field)
-    if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"{where}: field {field!r} must be a non-empty string, got {value!r}")
-    return value
-
-
-def _load(path: Path, source: str, kinds: Any = list) -> Any:
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist; {source}")
-    try:
-        data = path.read_bytes()
-        entries = json.loads(gzip.decompress(data) if path.suffix == ".gz" else data)
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is not a readable JSON file ({error}); {source}") from error
-    if not isinstance(entries, kinds) or not entries:
-        raise ValueError(f"{path} must hold a non-empty JSON list, got {type(entries).__name__}; {source}")
-    return entries

@@ -13,6 +13,9 @@ from typing import Any
 POLICIES = ("untrained", "one_search", "sft", "sft_more", "dapo")
 SCORES = ("recall", "em", "f1", "format", "searches", "tokens", "episodes")
 
+# Shown where some summary has it: FanOutQA's.
+_OPTIONAL = {"loose": "loose"}
+
 # Column title -> key of a summary; shares are shown as they are, in [0, 1].
 _COLUMNS = {
     "recall": "recall",
@@ -42,9 +45,29 @@ def table(scores: Mapping[str, Mapping[str, Any] | None], title: str = "") -> st
     """
     if not scores:
         raise ValueError("nothing to show: no scores given")
-    lines = [["policy", *_COLUMNS]]
+    held = {key for summary in scores.values() for key in summary or ()}
+    columns = _COLUMNS | {name: key for name, key in _OPTIONAL.items() if key in held}
+    lines = [["policy", *columns]]
     for name, summary in scores.items():
-        lines.append([_LABELS.get(name, name), *(_cell(summary, key) for key in _COLUMNS.values())])
+        lines.append([_LABELS.get(name, name), *(_cell(summary, key) for key in columns.values())])
+    return aligned(lines, title)
+
+
+def benchmark_table(by_policy: Mapping[str, Mapping[str, Any] | None], title: str = "") -> str:
+    """Returns a plain-text table of recall times 100, one line per policy and one column per benchmark, with their mean
+    (the paper's table 2).
+
+    by_policy: {policy: {benchmark's title: `runner.summarise`}}, the same benchmarks in each; None shows dashes.
+    """
+    columns = list(dict.fromkeys(name for scores in by_policy.values() for name in scores or ()))
+    lines = [["policy", *columns, "avg"]]
+    for policy, scores in by_policy.items():
+        if scores:
+            recalls = [100 * scores[name]["recall"] for name in columns]
+            cells = [f"{value:.2f}" for value in (*recalls, sum(recalls) / len(recalls))]
+        else:
+            cells = ["-"] * (len(columns) + 1)
+        lines.append([_LABELS.get(policy, policy), *cells])
     return aligned(lines, title)
 
 

@@ -2,8 +2,9 @@
 
 In: a rollout engine, parameters, tasks. Out: one `Row` per task (kept as jsonl, so that any number can be traced to the
 episode behind it) and dicts of means. Scores are those of text.answers on the masked spans, averaged over the spans of
-an episode and then over episodes; an episode without a valid answer scores 0. Independent of rl: a metric must not move
-when a reward does. Left out: tables and report.json (evals/report.py).
+an episode and then over episodes, and those of text.official on the answers to a benchmark's questions; an episode
+without a valid answer scores 0. Independent of rl: a metric must not move when a reward does. Left out: tables and
+report.json (evals/report.py).
 """
 
 import collections
@@ -17,7 +18,7 @@ from typing import Any, Protocol
 from masksearch_jax.data.records import Task
 from masksearch_jax.rollout.request import Request
 from masksearch_jax.rollout.trajectory import StopReason, Trajectory
-from masksearch_jax.text import answers, tags
+from masksearch_jax.text import answers, official, tags
 
 # Passage id -> its title and text.
 PassageText = Callable[[int], str]
@@ -39,7 +40,8 @@ class Row:
     of the asked form. recalls, f1s, ems: per span, all 0 in that case; recall, f1, em: their means. hits: per span,
     whether some retrieved passage contains one of its golds; hit: their mean. format: 1.0 if every turn was a valid
     action and the answer has the asked form. tokens: written by the policy. distinct_queries: after normalisation.
-    turns: action, text, query, passage ids, observation and error of every turn.
+    turns: action, text, query, passage ids, observation and error of every turn. benchmark, details: of the task.
+    loose: FanOutQA's loose accuracy, None where the task has no structured answer.
     """
 
     task_id: str
@@ -65,6 +67,9 @@ class Row:
     tokens: int
     stop: str
     turns: list[dict[str, Any]]
+    benchmark: str = ""
+    details: dict[str, str] = dataclasses.field(default_factory=dict)
+    loose: float | None = None
 
 
 # --- Running ---------------------------------------------------------------------------------------------------------
@@ -130,12 +135,8 @@ def score_row(task: Task, trajectory: Trajectory, passage_text: PassageText | No
     text = _final_answer(trajectory)
     spans = None if text is None else answers.spans_of(text, task.answer_form, task.text, task.masks, task.answers)
 
-    def per_span(measure: Callable[[str, Sequence[str]], float]) -> list[float]:
-        if spans is None:
-            return [0.0] * task.masks
-        return [measure(span, golds) for span, golds in zip(spans, task.answers, strict=True)]
-
-    recalls, f1s, ems = per_span(answers.token_recall), per_span(answers.f1), per_span(answers.exact_match)
+    scores = _scores(task, spans)
+    recalls, f1s, ems = ([getattr(one, name) for one in scores] for name in ("recall", "f1", "em"))
     searched = [turn for turn in trajectory.turns if turn.action == "search"]
     if passage_text:
         found = [passage_text(passage) for turn in searched for passage in turn.hits]
@@ -176,7 +177,22 @@ def score_row(task: Task, trajectory: Trajectory, passage_text: PassageText | No
             }
             for turn in trajectory.turns
         ],
+        benchmark=task.benchmark,
+        details=dict(task.details),
+        loose=scores[0].loose,
     )
+
+
+def _scores(task: Task, spans: Sequence[str] | None) -> list[official.Scores]:
+    """The scores of each span: by its own rules for a benchmark, and no better than 0 without a valid answer."""
+    if spans is None:
+        return [official.Scores(0.0, 0.0, 0.0, None if task.reference is None else 0.0)] * task.masks
+    if task.benchmark:
+        return [official.score(task.benchmark, spans[0], task.answers[0], task.reference)]
+    return [
+        official.Scores(answers.token_recall(span, golds), answers.f1(span, golds), answers.exact_match(span, golds))
+        for span, golds in zip(spans, task.answers, strict=True)
+    ]
 
 
 def _final_answer(trajectory: Trajectory) -> str | None:
@@ -191,7 +207,8 @@ def _final_answer(trajectory: Trajectory) -> str | None:
 def summarise(rows: Sequence[Row]) -> dict[str, Any]:
     """Returns means over episodes: recall, recall_se (standard error, None for one episode), em, f1, format, hit,
     searches, tokens, distinct_queries, queries_per_mask (distinct queries over masks: how far tasks are decomposed),
-    by_kind {span kind: recall over its spans}, stops {stop reason: share}, and the count `episodes`.
+    by_kind {span kind: recall over its spans}, stops {stop reason: share}, and the count `episodes`; loose where every
+    row has it.
 
     Raises ValueError for no rows.
     """
@@ -202,6 +219,7 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
         for kind, recall in zip(row.span_kinds, row.recalls, strict=True):
             by_kind[kind].append(recall)
     stops = collections.Counter(row.stop for row in rows)
+    loose = [row.loose for row in rows if row.loose is not None]
     means = {
         name: _mean([getattr(row, name) for row in rows])
         for name in ("recall", "em", "f1", "format", "hit", "searches", "tokens", "distinct_queries")
@@ -212,7 +230,7 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
         "by_kind": {kind: _mean(values) for kind, values in sorted(by_kind.items())},
         "stops": {reason: count / len(rows) for reason, count in sorted(stops.items())},
         "episodes": len(rows),
-    }
+    } | ({"loose": _mean(loose)} if len(loose) == len(rows) else {})
 
 
 def per_masks(rows: Iterable[Row]) -> dict[str, dict[str, Any]]:

@@ -12,6 +12,7 @@ from typing import Any
 from masksearch_jax import evaluate, train
 from masksearch_jax import job as job_lib
 from masksearch_jax.evals import report, runner
+from masksearch_jax.evals.benchmarks import BENCHMARKS
 from masksearch_jax.experiments.clock import Clock
 
 
@@ -64,10 +65,12 @@ def write_report(
 ) -> dict[str, Any]:
     """Writes W/report.json: one-mask scores of each policy at the top level, all levels under per_masks."""
     headline = {policy: scores and scores["1"] for policy, scores in by_policy.items()}
-    levels = sorted({level for scores in by_policy.values() if scores for level in scores} - {"qa"})
+    suites = {suite for scores in by_policy.values() if scores for suite in scores}
+    levels = sorted(suite for suite in suites if suite.isdigit())
     per_masks = {level: {p: s and s[level] for p, s in by_policy.items()} for level in levels}
     extra = {
         "qa": {p: s and s.get("qa") for p, s in by_policy.items()},
+        "benchmarks": {name: {p: s and s[name] for p, s in by_policy.items()} for name in BENCHMARKS if name in suites},
         "gains": gains(job.workdir, [p for p, s in by_policy.items() if s]),
         "stage_seconds": seconds,
         "prepare": json.loads((job.workdir / "data" / "report.json").read_text()),
@@ -97,6 +100,13 @@ def print_tables(content: dict[str, Any]) -> None:
     print(report.by_kind_table({p: content[p] for p in report.POLICIES}, "\nrecall by kind of span, 1 mask"))
     if any(content["qa"].values()):
         print(report.table(content["qa"], "\nquestions over two articles (never trained on)"))
+    if content["benchmarks"]:
+        by_policy = {
+            policy: {BENCHMARKS[name].title: scores[policy] for name, scores in content["benchmarks"].items()}
+            for policy in report.POLICIES
+            if content[policy]
+        }
+        print(report.benchmark_table(by_policy, "\nbenchmarks, recall x 100"))
     for policy, gain in content["gains"].items():
         print(f"DAPO minus {policy}: recall {gain['difference']:+.3f} ±{gain['se']:.3f} (paired, one mask)")
     stages = ", ".join(f"{stage} {seconds:.0f}" for stage, seconds in content["stage_seconds"].items())

@@ -8,6 +8,7 @@ Examples leave tf.data in batches: one by one they cost three times as much.
 
 import contextlib
 import itertools
+import json
 import os
 import sys
 import tempfile
@@ -38,11 +39,13 @@ def export(
     """
     jobs = [(split, f"ramp_{level}") for split, n in settings.passages.items() if n for level in tasks.LEVELS]
     jobs += [(split, "qa") for split, n in settings.questions.items() if n]
+    jobs += [(tasks.BENCHMARK_SPLIT, tasks.benchmark_task(name)) for name, n in settings.benchmarks.items() if n]
     counts: dict[str, dict[str, list[int]]] = {}
     with bar(len(jobs), "export tasks") as show:
         for done, (split, task) in enumerate(jobs, start=1):
-            epochs = settings.epochs[split] if task != "qa" else 1
-            found = questions(split) if task == "qa" else masked_passages(task, split, settings.answer_form)
+            masked = task.startswith("ramp_")
+            epochs = settings.epochs[split] if masked else 1
+            found = masked_passages(task, split, settings.answer_form) if masked else questions(task, split)
             counts.setdefault(split, {})[task] = _write_epochs(found, epochs, data_dir, split, task)
             show(done)
     return counts
@@ -75,13 +78,14 @@ _RAMP_COLUMNS = (
 )  # fmt: skip
 
 
-def questions(split: str) -> Iterator[tuple[int, records.Task]]:
-    """Yields (0, record) of the question task."""
-    for batch in _batches("qa", split):
-        columns = (batch[name] for name in ("id", "question", "answers", "supporting", "inputs", "targets"))
-        for id, question, answers, supporting, inputs, targets in zip(*columns, strict=True):
+def questions(task: str, split: str) -> Iterator[tuple[int, records.Task]]:
+    """Yields (0, record) of a question task: 'qa', or that of a benchmark."""
+    for batch in _batches(task, split):
+        columns = (batch[name] for name in ("id", "question", "answers", "supporting", "extra", "inputs", "targets"))
+        for id, question, answers, supporting, extra, inputs, targets in zip(*columns, strict=True):
+            extra = json.loads(extra)
             yield 0, records.Task(
-                id=f"{split}/qa/{id}",
+                id=f"{split}/{task}/{id}",
                 kind="qa",
                 split=split,
                 prompt=inputs,
@@ -95,6 +99,9 @@ def questions(split: str) -> Iterator[tuple[int, records.Task]]:
                 passage_id=-1,
                 article_id=-1,
                 supporting=supporting,
+                benchmark=task.removeprefix(tasks.BENCHMARK_PREFIX) if task != "qa" else "",
+                reference=extra.get("reference"),
+                details=extra.get("details", {}),
             )
 
 

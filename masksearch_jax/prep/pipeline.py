@@ -2,15 +2,20 @@
 
 Enters: settings (configs/prepare.py) and an empty data directory. Leaves, in that directory: passages.array_record,
 tokenizer.model (or tokenizer/, the files of a published one), annotated/ (what the SeqIO tasks read), tasks/ (what
-training reads), augment.json, and for the toy its dump, splits and questions. Returned, not written: what goes into
-manifest.json and report.json, which the entry writes last, after the indices. Left out: the indices, which need no
-TensorFlow.
+training and evaluation read), augment.json, and for the toy its dumps, splits, questions and benchmarks. Returned, not
+written: what goes into manifest.json and report.json, which the entry writes last, after the indices. Left out: the
+indices, which need no TensorFlow.
+
+Passages of a newer dump follow those of the dump, as split 'newer': nothing trains on them or masks them, and only the
+index `fresh` holds them, in place of the articles of the same titles.
 
 Memory holds one article at a time, the word counts of the corpus, and a sample of passages.
 """
 
 import contextlib
+import dataclasses
 import functools
+import itertools
 import json
 import time
 from collections import Counter
@@ -44,6 +49,7 @@ AUGMENT = "augment.json"
 # Where tokenizer.vocab_size is 0. The toy's has room for each of its name words as one piece, and for its wording.
 TOY_VOCABULARY = 1362
 DUMP_VOCABULARY = 4096
+NEWER = "newer"  # the split of passages of a newer dump
 _LINKS = "links.jsonl"  # between two stages, then removed
 # Above this many training passages, tokens are counted and names collected on the first ones only.
 _SAMPLE = 50_000
@@ -75,6 +81,11 @@ def check(cfg: Any) -> None:
         )
     if cfg.questions and not Path(cfg.questions).is_file():
         raise FileNotFoundError(f"questions={cfg.questions!r}: no such file")
+    if cfg.newer_dump and not Path(cfg.newer_dump).is_file():
+        raise FileNotFoundError(f"newer_dump={cfg.newer_dump!r}: no such file; name a later export of the same wiki")
+    for name, file in cfg.benchmarks.items():
+        if file:
+            benchmarks.read(name, file)  # a bad file is told now, not after the passages
     Splits(cfg.splits, cfg.shares, cfg.seed)
     if cfg.passages.words < 1 or not 0 <= cfg.passages.minimum <= cfg.passages.words:
         raise ValueError(f"passages={cfg.passages.to_dict()}: words >= 1 and 0 <= minimum <= words are needed")
@@ -105,9 +116,16 @@ def run(cfg: Any, data_dir: Path, bar: Bar) -> tuple[dict[str, Any], dict[str, A
 
     # ---- the dump: given, or the toy encyclopedia ----
     dump, splits_file, question_source = Path(cfg.dump), cfg.splits, cfg.questions
+    newer, benchmark_files = cfg.newer_dump, cfg.benchmarks.to_dict()
     if cfg.dump == TOY:
         with clock.stage("toy"):
             toy = toywiki.generate(data_dir, cfg.entities, cfg.seed, cfg.shares.to_dict())
+            if cfg.toy_benchmarks:
+                made = toywiki.generate_benchmarks(
+                    data_dir, cfg.toy_benchmarks, cfg.entities, cfg.seed, cfg.shares.to_dict()
+                )
+                benchmark_files = {name: file or made.files.get(name, "") for name, file in benchmark_files.items()}
+                newer = newer or (made.newer_dump if "freshqa" in made.files else "")
         dump, splits_file, question_source = toy.dump, splits_file or toy.splits, question_source or toy.questions
     splits = Splits(splits_file, cfg.shares, cfg.seed)
 
@@ -115,13 +133,16 @@ def run(cfg: Any, data_dir: Path, bar: Bar) -> tuple[dict[str, Any], dict[str, A
     stats = wikipedia.DumpStats()
     with clock.stage("passages"), bar(dump.stat().st_size, "articles (bytes of the dump)") as show:
         articles = _counted(read_articles(dump, cfg.skip_bad, stats), lambda _: show(stats.file_bytes))
-        total = records.write(data_dir / PASSAGES, cut_articles(articles, splits, cfg.passages, data_dir / _LINKS))
+        cut = cut_articles(articles, splits, cfg.passages, data_dir / _LINKS)
+        added = newer_passages(newer, cfg) if newer else iter(())
+        total = records.write(data_dir / PASSAGES, _dense(cut, added))
     if not total:
         raise ValueError(f"{dump}: {stats.articles} articles gave no passage; is it a dump of articles?")
 
     # ---- candidate spans: what the SeqIO tasks mask ----
     with clock.stage("spans"):
-        rare = spans.rare_terms(passage.text for passage in records.read(data_dir / PASSAGES, records.Passage))
+        read = records.read(data_dir / PASSAGES, records.Passage)
+        rare = spans.rare_terms(passage.text for passage in read if passage.split != NEWER)
         finder = functools.partial(spans.find, rare=rare)
         annotation = Annotation(data_dir)
         with bar(total, "spans") as show:
@@ -134,8 +155,9 @@ def run(cfg: Any, data_dir: Path, bar: Bar) -> tuple[dict[str, Any], dict[str, A
     with clock.stage("tokenizer"):
         opened = _tokenizer(cfg, data_dir)
     with clock.stage("questions"):
-        asked = questions.annotate(question_source, splits, data_dir) if question_source else Counter()
-    settings = task_settings(cfg, annotation.kept, asked)
+        benchmarked, tested = questions.annotate_benchmarks(benchmark_files, data_dir)
+        asked = questions.annotate(question_source, splits, data_dir, tested) if question_source else Counter()
+    settings = task_settings(cfg, annotation.kept, asked, benchmarked)
     settings.save(data_dir / "annotated")
 
     # ---- SeqIO tasks to ArrayRecord ----
@@ -152,6 +174,8 @@ def run(cfg: Any, data_dir: Path, bar: Bar) -> tuple[dict[str, Any], dict[str, A
         "articles": stats.articles,
         "passages": total,
         "examples": counts,
+        "benchmarks": {name: _source(file, data_dir) for name, file in benchmark_files.items() if file},
+        "newer": _source(newer, data_dir) if newer else None,
         "seed": cfg.seed,
         "source": {
             "path": dump.name if cfg.dump == TOY else str(dump),
@@ -162,6 +186,13 @@ def run(cfg: Any, data_dir: Path, bar: Bar) -> tuple[dict[str, Any], dict[str, A
     }
     report = _report(content, stats, annotation, opened, data_dir, groups, clock.seconds)
     return content, report
+
+
+def _source(file: Path | str, data_dir: Path) -> dict[str, str]:
+    """What the manifest says of a file that data was made from; one in `data_dir` by its place there, which moves."""
+    path = Path(file)
+    name = path.relative_to(data_dir) if path.is_relative_to(data_dir) else path
+    return {"path": str(name), "sha256": manifest.sha256(path)}
 
 
 def _counted(items: Iterable[Any], show: Callable[[int], None]) -> Iterator[Any]:
@@ -186,6 +217,20 @@ def read_articles(
         yield id, title, wikitext.Document([wikitext.Paragraph(" ".join(text.split()), [])], [], [])
 
 
+def newer_passages(dump: Path | str, cfg: Any) -> Iterator[records.Passage]:
+    """Yields the passages of a newer dump, as split 'newer' and with ids from 0."""
+    articles = read_articles(Path(dump), cfg.skip_bad, wikipedia.DumpStats())
+    for article_id, title, document in articles:
+        for passage in passages.cut(document, title, cfg.passages.words, cfg.passages.minimum):
+            yield records.Passage(-1, article_id, title, passage.text, NEWER)
+
+
+def _dense(*parts: Iterable[records.Passage]) -> Iterator[records.Passage]:
+    """Yields the passages of all parts with ids from 0 on."""
+    for id, passage in enumerate(itertools.chain(*parts)):
+        yield dataclasses.replace(passage, id=id)
+
+
 def cut_articles(
     articles: Iterable[tuple[int, str, wikitext.Document]], splits: Splits, settings: Any, links_file: Path
 ) -> Iterator[records.Passage]:
@@ -203,9 +248,9 @@ def cut_articles(
 
 
 def with_links(data_dir: Path) -> Iterator[Linked]:
-    """Yields passages together with what `cut_articles` noted."""
+    """Yields passages together with what `cut_articles` noted; those of a newer dump, at the end, have nothing."""
     with (data_dir / _LINKS).open(encoding="utf-8") as links:
-        for passage, line in zip(records.read(data_dir / PASSAGES, records.Passage), links, strict=True):
+        for passage, line in zip(records.read(data_dir / PASSAGES, records.Passage), links, strict=False):
             anchors, categories, infobox = json.loads(line)
             yield passage, [wikitext.Anchor(*a) for a in anchors], categories, [tuple(item) for item in infobox]
 
@@ -293,8 +338,10 @@ def _tokenizer(cfg: Any, data_dir: Path) -> Tokenizer:
     )
 
 
-def task_settings(cfg: Any, kept: Mapping[str, int], asked: Mapping[str, int]) -> tasks.TaskSettings:
-    """The settings of the tasks; kept, asked: passages and questions by split."""
+def task_settings(
+    cfg: Any, kept: Mapping[str, int], asked: Mapping[str, int], benchmarked: Mapping[str, int] | None = None
+) -> tasks.TaskSettings:
+    """The settings of the tasks; kept, asked: passages and questions by split; benchmarked: questions by benchmark."""
     epochs = {split: cfg.tasks.epochs if split == "train" else cfg.tasks.eval_epochs for split in SPLITS}
     return tasks.TaskSettings(
         seed=cfg.seed,
@@ -308,6 +355,7 @@ def task_settings(cfg: Any, kept: Mapping[str, int], asked: Mapping[str, int]) -
         span_weights={kind: weight for kind, weight in cfg.tasks.span_weights.items() if weight != 1.0},
         passages={split: kept.get(split, 0) for split in SPLITS},
         questions={split: asked.get(split, 0) for split in SPLITS},
+        benchmarks=dict(benchmarked or {}),
     )
 
 

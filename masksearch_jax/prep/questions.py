@@ -1,11 +1,15 @@
-"""Question files of the HotpotQA format as the source of the `qa` task.
+"""Question files as the source of SeqIO tasks: one of the HotpotQA format for `qa`, and benchmarks for `qa_<name>`.
 
-Enters: a question file and the splits of articles. Leaves: annotated/qa_<split>.tfrecord (ramp.QUESTION). A question is
-as held-out as the most held-out article it rests on, so that no training question tells a test fact.
+Enters: files in their official formats and the splits of articles. Leaves: annotated/qa_<split>.tfrecord and
+annotated/qa_<benchmark>_test.tfrecord (ramp.QUESTION). A question of `qa` is as held-out as the most held-out article
+it rests on, so that no training question tells a test fact. Benchmarks are for testing alone: all their questions are
+in the split test, and a question of `qa` that a benchmark asks too goes there with them.
 """
 
 import contextlib
+import json
 from collections import Counter
+from collections.abc import Mapping, Set
 from pathlib import Path
 
 import tensorflow as tf
@@ -13,30 +17,57 @@ import tensorflow as tf
 from masksearch_jax.evals import benchmarks
 from masksearch_jax.prep import tasks
 from masksearch_jax.prep.splits import SPLITS, Splits
-from masksearch_jax.text import tags
+from masksearch_jax.text import answers, tags
 
 
-def annotate(file: Path | str, splits: Splits, data_dir: Path) -> Counter[str]:
-    """Writes the questions of a file by split and returns their numbers."""
+def annotate(file: Path | str, splits: Splits, data_dir: Path, tested: Set[str] = frozenset()) -> Counter[str]:
+    """Writes the questions of a file by split and returns their numbers.
+
+    tested: normalised questions of benchmarks, which no other split than test may hold.
+    """
     counts: Counter[str] = Counter()
     with contextlib.ExitStack() as stack:
         files = {split: str(tasks.question_file(data_dir, split)) for split in SPLITS}
         writers = {split: stack.enter_context(tf.io.TFRecordWriter(file)) for split, file in files.items()}
         for question in benchmarks.read_hotpotqa(file):
-            split = split_of(question, splits)
+            asked = answers.normalize(question.question)
+            split = tasks.BENCHMARK_SPLIT if asked in tested else split_of(question, splits)
             counts[split] += 1
-            fields = {
-                "id": question.id,
-                "split": split,
-                "question": tags.neutralise(question.question),
-                "answers": [tags.neutralise(answer) for answer in question.answers],
-                "supporting": question.supporting_titles,
-            }
-            writers[split].write(tasks.example(fields))
+            writers[split].write(_example(question, split))
     return counts
+
+
+def annotate_benchmarks(files: Mapping[str, str], data_dir: Path) -> tuple[dict[str, int], set[str]]:
+    """Writes the questions of each benchmark; returns their numbers, and all questions normalised.
+
+    files: {name: file}; '' for a benchmark that is not used. Raises as `benchmarks.read`.
+    """
+    counts, tested = {}, set()
+    for name, file in files.items():
+        if file:
+            found = benchmarks.read(name, file)
+            with tf.io.TFRecordWriter(str(tasks.benchmark_file(data_dir, name))) as writer:
+                for question in found:
+                    writer.write(_example(question, tasks.BENCHMARK_SPLIT))
+            counts[name] = len(found)
+            tested |= {answers.normalize(question.question) for question in found}
+    return counts, tested
 
 
 def split_of(question: benchmarks.Question, splits: Splits) -> str:
     """The last split, in the order train, validation, test, of the question's articles; by its id if it names none."""
     titles = question.supporting_titles or [question.id]
     return max((splits.of(title) for title in titles), key=SPLITS.index)
+
+
+def _example(question: benchmarks.Question, split: str) -> bytes:
+    extra = {"reference": question.reference, "details": question.details}
+    fields = {
+        "id": question.id,
+        "split": split,
+        "question": tags.neutralise(question.question),
+        "answers": [tags.neutralise(answer) for answer in question.answers],
+        "supporting": question.supporting_titles,
+        "extra": json.dumps(extra, ensure_ascii=False),
+    }
+    return tasks.example(fields)

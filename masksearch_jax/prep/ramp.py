@@ -22,13 +22,15 @@ from masksearch_jax.text.chat import Frame
 
 _BATCH = 256
 
-# One question, the strings accepted as its answer, the gold one first, and the titles that it rests on.
+# One question, the strings accepted as its answer, the gold one first, the titles that it rests on, and as JSON what
+# a benchmark says beside: {"reference": its structured answer, "details": {..}}.
 QUESTION = {
     "id": tf.io.FixedLenFeature([], tf.string),
     "split": tf.io.FixedLenFeature([], tf.string),
     "question": tf.io.FixedLenFeature([], tf.string),
     "answers": tf.io.FixedLenSequenceFeature([], tf.string, allow_missing=True),
     "supporting": tf.io.FixedLenSequenceFeature([], tf.string, allow_missing=True),
+    "extra": tf.io.FixedLenFeature([], tf.string, default_value="{}"),
 }
 
 # One annotated passage: n candidate spans, offsets in bytes (TensorFlow's unit) and in characters (Python's).

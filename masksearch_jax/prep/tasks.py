@@ -1,4 +1,5 @@
-"""The SeqIO tasks and mixtures: `ramp_1` .. `ramp_4`, `ramp_1_2`, `ramp_1_2_3`, `ramp_all`, and `qa`.
+"""The SeqIO tasks and mixtures: `ramp_1` .. `ramp_4`, `ramp_1_2`, `ramp_1_2_3`, `ramp_all`, `qa`, and for benchmarks
+`qa_hotpotqa` and so on, and their mixture `qa_benchmarks`.
 
 Enters: `<data_dir>/annotated/` (one TFRecord of annotated passages, and one of questions, for each split, with
 tasks.json beside them) and the tokenizer there (text.tokenizer.load), as prepare writes them. Leaves: registered
@@ -12,7 +13,8 @@ yields 'inputs', 'targets' (token ids) and the texts they stand for. With MASKSE
 module registers, as SeqIO's own command-line tools (`--module_import`) need it.
 
 One pass over a task's 'train' split is all its epochs in order, each with masks of its own: the source yields
-(passage, epoch), so that repeating, sharding or shuffling cannot change a mask.
+(passage, epoch), so that repeating, sharding or shuffling cannot change a mask. Question tasks have metric functions
+(prep/question_metrics.py), and those of benchmarks the split test alone.
 """
 
 import dataclasses
@@ -24,13 +26,15 @@ from pathlib import Path
 import seqio
 import tensorflow as tf
 
-from masksearch_jax.prep import ramp
+from masksearch_jax.evals.benchmarks import BENCHMARKS
+from masksearch_jax.prep import question_metrics, ramp
 from masksearch_jax.prep import vocabulary as vocabularies
 from masksearch_jax.text import chat, tokenizer
 
 LEVELS = (1, 2, 3, 4)  # the paper's 0 < k < 5
 MIXTURES = {"ramp_1_2": (1, 2), "ramp_1_2_3": (1, 2, 3), "ramp_all": LEVELS}
 ANSWER_FORMS = ("spans", "paragraph")
+BENCHMARK_PREFIX, BENCHMARK_MIXTURE, BENCHMARK_SPLIT = "qa_", "qa_benchmarks", "test"
 SETTINGS = "tasks.json"
 ENVIRONMENT = "MASKSEARCH_TASKS_DIR"
 
@@ -43,7 +47,7 @@ class TaskSettings:
     instruction, question_instruction: appended to the prompts. span_weights: weight of a span in the draw by kind,
     1 where unnamed, 0 to leave a kind unmasked. passages, questions: how many the source files hold, by split.
     chat: family of the chat template around the prompts, '' for a base model (text/chat.py). system: its system
-    message, '' for the template's own.
+    message, '' for the template's own. benchmarks: how many questions each holds, by name.
     """
 
     seed: int
@@ -56,6 +60,7 @@ class TaskSettings:
     questions: dict[str, int]
     chat: str = ""
     system: str = ""
+    benchmarks: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         if self.answer_form not in ANSWER_FORMS:
@@ -86,6 +91,15 @@ def passage_file(data_dir: Path | str, split: str) -> Path:
 
 def question_file(data_dir: Path | str, split: str) -> Path:
     return Path(data_dir) / "annotated" / f"qa_{split}.tfrecord"
+
+
+def benchmark_file(data_dir: Path | str, name: str) -> Path:
+    return question_file(data_dir, f"{name}_{BENCHMARK_SPLIT}")
+
+
+def benchmark_task(name: str) -> str:
+    """The SeqIO task of a benchmark."""
+    return BENCHMARK_PREFIX + name
 
 
 def example(fields: Mapping[str, int | str | list[int] | list[str]]) -> bytes:
@@ -154,11 +168,11 @@ def register(data_dir: Path | str, **changes: object) -> TaskSettings:
         )
     for name, levels in MIXTURES.items():
         seqio.MixtureRegistry.add(name, [f"ramp_{level}" for level in levels], default_rate=1.0)
-    questions = {split: str(question_file(data_dir, split)) for split, count in settings.questions.items() if count}
-    if questions:
+
+    def add_questions(name: str, files: dict[str, str], counts: dict[str, int], benchmark: str) -> None:
         seqio.TaskRegistry.add(
-            "qa",
-            source=seqio.TFExampleDataSource(questions, ramp.QUESTION, num_input_examples=settings.questions),
+            name,
+            source=seqio.TFExampleDataSource(files, ramp.QUESTION, num_input_examples=counts),
             preprocessors=[
                 ramp.to_batches,
                 ramp.word_question(settings.question_instruction, frame),
@@ -168,16 +182,27 @@ def register(data_dir: Path | str, **changes: object) -> TaskSettings:
                 seqio.CacheDatasetPlaceholder(),
             ],
             output_features=features,
+            postprocess_fn=question_metrics.postprocess,
+            metric_fns=[question_metrics.scores_of(benchmark)],
         )
+
+    questions = {split: str(question_file(data_dir, split)) for split, count in settings.questions.items() if count}
+    if questions:
+        add_questions("qa", questions, settings.questions, "")
+    for name, count in settings.benchmarks.items():
+        files = {BENCHMARK_SPLIT: str(benchmark_file(data_dir, name))}
+        add_questions(benchmark_task(name), files, {BENCHMARK_SPLIT: count}, name)
+    if settings.benchmarks:
+        seqio.MixtureRegistry.add(BENCHMARK_MIXTURE, [*map(benchmark_task, settings.benchmarks)], default_rate=1.0)
     return settings
 
 
 def _forget() -> None:
     """Takes our names out of SeqIO's registries, so that `register` can be called for another directory."""
-    for name in MIXTURES:
+    for name in (*MIXTURES, BENCHMARK_MIXTURE):
         if name in seqio.MixtureRegistry.names():
             seqio.MixtureRegistry.remove(name)
-    for name in (*(f"ramp_{level}" for level in LEVELS), "qa"):
+    for name in (*(f"ramp_{level}" for level in LEVELS), "qa", *map(benchmark_task, BENCHMARKS)):
         if name in seqio.TaskRegistry.names():
             seqio.TaskRegistry.remove(name)
 

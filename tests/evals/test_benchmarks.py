@@ -22,7 +22,8 @@ def written(folder, entries, name="questions.json"):
 def test_entries_are_read_in_order(tmp_path, name):
     path = written(tmp_path, [ENTRY, {**ENTRY, "_id": "a0"}], name)
     first, second = benchmarks.read_hotpotqa(path)
-    assert first == benchmarks.Question("a1", "Who?", ["Karn Velith"], ["B", "A"]) and second.id == "a0"
+    details = {"type": "bridge", "level": "hard"}
+    assert first == benchmarks.Question("a1", "Who?", ["Karn Velith"], ["B", "A"], None, details) and second.id == "a0"
 
 
 @pytest.mark.parametrize(

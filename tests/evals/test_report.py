@@ -33,6 +33,19 @@ def test_table():
         report.table({})
 
 
+def test_loose_accuracy_is_a_column_where_there_is_any():
+    lines = report.table({"HotpotQA": SUMMARY, "FanOutQA": SUMMARY | {"loose": 0.125}}).splitlines()
+    assert lines[0].split()[-1] == "loose" and [line.split()[-1] for line in lines[2:]] == ["-", "0.125"]
+
+
+def test_benchmark_table():
+    """Recall times 100 as in the paper's table 2, with the mean over benchmarks."""
+    scores = {"HotpotQA": SUMMARY, "MuSiQue": SUMMARY | {"recall": 0.25}}
+    lines = report.benchmark_table({"sft": scores, "dapo": None}, "benchmarks").splitlines()
+    assert lines[0] == "benchmarks" and lines[1].split() == ["policy", "HotpotQA", "MuSiQue", "avg"]
+    assert lines[3].split() == ["SFT", "50.00", "25.00", "37.50"] and lines[4].split() == ["DAPO", "-", "-", "-"]
+
+
 def test_by_kind_table():
     lines = report.by_kind_table({"sft": SUMMARY, "dapo": None}).splitlines()
     assert lines[0].split() == ["policy", "date", "name"]

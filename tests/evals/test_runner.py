@@ -97,6 +97,22 @@ def test_a_question_takes_the_whole_answer():
     assert row(answer("Karn Velith; Oslo"), task=task).em == 1.0
 
 
+def test_a_benchmark_is_scored_by_its_own_rules():
+    task = dataclasses.replace(make_task(kind="qa", answers=(("yes",),), form="whole"), span_kinds=["answer"])
+    told = dataclasses.replace(task, benchmark="hotpotqa", details={"type": "comparison"})
+    assert row(answer("yes it is"), task=task).f1 == 0.5 and row(answer("yes it is"), task=task).loose is None
+    found = row(answer("yes it is"), task=told)
+    assert (found.f1, found.recall, found.em, found.loose) == (0.0, 1.0, 0.0, None)
+    assert (found.benchmark, found.details) == ("hotpotqa", {"type": "comparison"})
+    fan = dataclasses.replace(
+        task, benchmark="fanoutqa", answers=[["Oslo - 1850\nBergen - 9"]], reference={"Oslo": 1850, "Bergen": 9}
+    )
+    found = [row(answer("Oslo: 1,850"), task=fan), row(stop=StopReason.TURNS, task=fan)]
+    assert [r.loose for r in found] == [0.5, 0.0] and found[0].recall == 0.5
+    assert runner.summarise(found)["loose"] == 0.25
+    assert "loose" not in runner.summarise([row(answer("yes"), task=told)])
+
+
 def test_summary_by_hand():
     one, two = make_task("one", (("Oslo",),)), make_task("two")
     rows = [
@@ -137,7 +153,8 @@ def test_compare_pairs_by_task():
 
 
 def test_rows_survive_the_disk(tmp_path):
-    rows = [row(search("Žižkov", 0), answer("Oslo; 1850")), row(stop=StopReason.TURNS)]
+    told = dataclasses.replace(make_task(), benchmark="nq", details={"a": "b"}, answers=[["Oslo"]], answer_form="whole")
+    rows = [row(search("Žižkov", 0), answer("Oslo; 1850")), row(stop=StopReason.TURNS), row(answer("Oslo"), task=told)]
     runner.write_rows(tmp_path / "deep" / "rows.jsonl", rows)
     assert runner.read_rows(tmp_path / "deep" / "rows.jsonl") == rows
     (tmp_path / "bad.jsonl").write_text('{"task_id": "x"}\n')

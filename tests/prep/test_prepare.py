@@ -14,8 +14,10 @@ from ml_collections import config_flags
 from configs import prepare as page
 from masksearch_jax import prepare
 from masksearch_jax.data import augment, records
+from masksearch_jax.evals import benchmarks
 from masksearch_jax.prep import manifest, pipeline, spans, tasks, wikipedia
 from masksearch_jax.prep.splits import Splits
+from masksearch_jax.retrieval.passages import PassageStore
 from masksearch_jax.text import tokenizer
 from masksearch_jax.text.published import PublishedTokenizer
 from masksearch_jax.text.tokenizer import Tokenizer
@@ -73,12 +75,43 @@ def test_report_agrees_with_the_files(toy):
     report = json.loads((workdir / "data" / "report.json").read_text())
     found = passages_of(workdir)
     assert [p.id for p in found] == list(range(len(found))) and report["articles"] == 240
-    assert report["passages"] == {s: sum(p.split == s for p in found) for s in ("train", "validation", "test")}
+    splits = ("train", "validation", "test", "newer")
+    assert report["passages"] == {s: sum(p.split == s for p in found) for s in splits}
     assert report["examples"] == written["examples"] and sum(report["spans"].values()) > 2 * len(found)
-    assert report["wikitext_mb_per_second"] > 0 and set(report["indices"]) == {"train", "validation", "all"}
+    assert report["wikitext_mb_per_second"] > 0 and set(report["indices"]) == {"train", "validation", "all", "fresh"}
     assert report["indices"]["train"]["passages"] == report["passages"]["train"]
     assert report["indices"]["validation"]["passages"] == report["passages"]["train"] + report["passages"]["validation"]
-    assert report["indices"]["all"]["passages"] == len(found)
+    assert report["indices"]["all"]["passages"] == len(found) - report["passages"]["newer"]
+
+
+def test_newer_articles_replace_the_old_ones_in_one_index_alone(toy):
+    workdir, written = toy
+    found = passages_of(workdir)
+    newer, old = [p for p in found if p.split == "newer"], [p for p in found if p.split != "newer"]
+    assert newer and found == old + newer  # ids of the others are what they are without a newer dump
+    renewed = {p.title: p.article_id for p in newer}
+    assert all(renewed[p.title] == p.article_id and p.split == "test" for p in old if p.title in renewed)
+    store = PassageStore(workdir / "data" / "passages.array_record")
+    fresh = list(prepare.SplitPassages(store, prepare.FRESH["fresh"]))
+    assert fresh == [p for p in old if p.title not in renewed] + newer
+    assert json.loads((workdir / "data" / "report.json").read_text())["indices"]["fresh"]["passages"] == len(fresh)
+    # Nothing is masked in them.
+    first = newer[0].id
+    for split, by_task in written["examples"].items():
+        assert all(t.passage_id < first for task in by_task for t in tasks_of(workdir, split, task))
+
+
+def test_benchmarks_are_test_questions(toy):
+    workdir, written = toy
+    made = {name for name in written["examples"]["test"] if name.startswith("qa_")}
+    assert made == {f"qa_{name}" for name in ("hotpotqa", "fanoutqa", "musique", "two_wiki", "bamboogle", "freshqa")}
+    assert not any(name.startswith("qa_") for split in ("train", "validation") for name in written["examples"][split])
+    for name, source in written["benchmarks"].items():
+        assert written["files"][source["path"]]["sha256"] == source["sha256"]
+        tested = tasks_of(workdir, "test", f"qa_{name}")
+        assert 0 < len(tested) <= 100 and {(t.benchmark, t.split, t.kind) for t in tested} == {(name, "test", "qa")}
+        assert len(tested) == len(benchmarks.read(name, workdir / "data" / source["path"]))
+    assert written["newer"]["path"] == "toy.newer.xml.bz2"
 
 
 def test_held_out_names_are_nowhere_in_training(toy):
@@ -94,7 +127,7 @@ def test_held_out_names_are_nowhere_in_training(toy):
     for split, found in asked.items():
         assert found and {titles[title] for q in found for title in q.supporting} == {split}
     assert len({q.text for found in asked.values() for q in found}) == sum(map(len, asked.values()))
-    assert all(titles[p.title] == p.split for p in passages_of(workdir))
+    assert all(p.split in (titles[p.title], "newer") for p in passages_of(workdir))
     # The tokenizer is a function of training text alone.
     texts = (f"{p.title}: {p.text}" for p in train)
     again = tokenizer.train(texts, workdir / "again.model", pipeline.TOY_VOCABULARY, digit_pairs=True)
@@ -121,6 +154,7 @@ def test_tasks_can_be_opened_by_name(toy):
     assert [e["inputs"].tolist() for e in dataset.as_numpy_iterator()] == [
         t.prompt for t in tasks_of(workdir, "test", "ramp_2")
     ]
+    assert len(seqio.get_mixture_or_task("qa_benchmarks").tasks) == 6
 
 
 def test_a_second_run_does_nothing_and_other_settings_are_refused(toy, monkeypatch, capsys):
@@ -153,6 +187,8 @@ def test_a_changed_dump_is_noticed(tmp_path):
         ("dump", "/nowhere.xml", "dump='/nowhere.xml': no such file"),
         ("questions", "/nowhere.json", "questions='/nowhere.json': no such file"),
         ("splits", "/nowhere.json", "splits=/nowhere.json: no such file"),
+        ("benchmarks.musique", "/nowhere.jsonl", "/nowhere.jsonl does not exist; run download_data.sh"),
+        ("newer_dump", "/nowhere.xml", "newer_dump='/nowhere.xml': no such file"),
         ("shares.train", 0.9, "shares="),
         ("passages.minimum", 101, "minimum <= words"),
         ("tokenizer.vocab_size", 100, "tokenizer.vocab_size=100"),
@@ -180,7 +216,7 @@ def test_data_for_a_published_model(tmp_path, monkeypatch):
     monkeypatch.setattr(tasks, "LEVELS", (1,))
     monkeypatch.setattr(tasks, "MIXTURES", {})
     config = small()
-    config.entities, config.indices = 60, ("train",)
+    config.entities, config.indices, config.toy_benchmarks = 60, ("train",), 0
     config.tokenizer_dir = str(tiny_published.qwen(tmp_path / "checkpoint"))
     config.tasks.chat, config.tasks.system = "gemma", "Use <search>."
     with pytest.raises(ValueError, match="chat='gemma': the tokenizer .*checkpoint has no control tokens"):
@@ -191,7 +227,8 @@ def test_data_for_a_published_model(tmp_path, monkeypatch):
     tok = tokenizer.load(data)
     assert tok.fingerprint == PublishedTokenizer(config.tokenizer_dir).fingerprint == written["tokenizer"]["sha256"]
     assert {f"tokenizer/{name}" for name in ("tokenizer.json", "tokenizer_config.json")} <= set(written["files"])
-    assert not (data / "tokenizer.model").exists()
+    assert not (data / "tokenizer.model").exists() and not (data / "benchmarks").exists()
+    assert [p.name for p in (data / "index").iterdir()] == ["train"] and written["newer"] is None
     assert augment.load(data / "augment.json", tok.vocab_size) is None
     for task in tasks_of(tmp_path / "w", "train", "ramp_1"):
         assert tok.decode(task.prompt) == (
@@ -220,6 +257,16 @@ def test_unknown_and_ill_typed_settings_are_refused(argument, monkeypatch):
     config_flags.DEFINE_config_file("config", flag_values=values, lock_config=True)
     with pytest.raises((AttributeError, flags.IllegalFlagValueError), match="entities|epochs"):
         values(line)
+
+
+def test_a_benchmark_is_named_on_the_command_line(monkeypatch):
+    line = ["prepare", f"--config={page.__file__}", "--config.benchmarks.two_wiki=dev.json"]
+    monkeypatch.setattr("sys.argv", line)
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", flag_values=values, lock_config=True)
+    values(line)
+    assert values.config.benchmarks["two_wiki"] == "dev.json"
+    assert set(values.config.benchmarks) == set(benchmarks.BENCHMARKS)
 
 
 def test_masks_on_real_text_refill_and_tokenise_alike(data_dir, tmp_path):

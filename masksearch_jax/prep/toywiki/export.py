@@ -1,7 +1,8 @@
 """Writes the toy world as a MediaWiki export (XML, bz2), with its splits and questions beside it.
 
 In: a directory and the size, seed and split shares of the world. Out: `toy.xml.bz2`, `toy.splits.json`,
-`toy.questions.json`, byte-identical for equal arguments. The dump holds what a reader of real dumps has to cope with:
+`toy.questions.json`, and from `generate_benchmarks` the folder `benchmarks` and `toy.newer.xml.bz2`; byte-identical
+for equal arguments. The dump holds what a reader of real dumps has to cope with:
 redirects, pages outside the article namespace, infobox templates, links with other text than their target,
 references, comments, files, categories, section headings.
 """
@@ -12,11 +13,11 @@ import hashlib
 import json
 import random
 import string
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from xml.sax.saxutils import escape, quoteattr
 
-from masksearch_jax.prep.toywiki import questions, wording
+from masksearch_jax.prep.toywiki import benchmarks, changes, names, questions, wording
 from masksearch_jax.prep.toywiki.world import Entity, World, build
 
 DEFAULT_SHARES = {"train": 0.6, "validation": 0.1, "test": 0.3}
@@ -52,6 +53,15 @@ class Paths:
     questions: Path
 
 
+@dataclasses.dataclass(frozen=True)
+class Editions:
+    """files: by name of the benchmark (evals/benchmarks.py), in the official formats. newer_dump: the articles that
+    changed after the toy's dump was made."""
+
+    files: dict[str, Path]
+    newer_dump: Path
+
+
 def generate(
     directory: Path | str,
     entities: int = 3000,
@@ -65,30 +75,77 @@ def generate(
     Splits are disjoint clusters: no article of one names an entity of another. first_words, second_words: largest
     pools of invented words. Raises ValueError before anything is written if the names or the splits cannot be made.
     """
-    world = build(entities, seed, split_shares, wording.vocabulary(), first_words, second_words)
-    rng = random.Random(f"{seed}/wording")
-    articles = [wording.article(world, i, rng) for i in range(len(world.entities))]
+    world, articles = _written(entities, seed, split_shares, first_words, second_words)
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     paths = Paths(*(directory / f"toy.{name}" for name in ("xml.bz2", "splits.json", "questions.json")))
-    with bz2.open(paths.dump, "wt", encoding="utf-8", newline="\n") as out:
+    _write_dump(paths.dump, enumerate(_pages(world, articles, random.Random(f"{seed}/wikitext")), 1))
+    _write_json(paths.splits, {e.title: e.split for e in world.entities})
+    _write_json(paths.questions, questions.make(world, articles, random.Random(f"{seed}/questions")))
+    return paths
+
+
+def generate_benchmarks(
+    directory: Path | str,
+    count: int,
+    entities: int = 3000,
+    seed: int = 0,
+    split_shares: Mapping[str, float] = DEFAULT_SHARES,
+    first_words: int = 150,
+    second_words: int = 100,
+) -> Editions:
+    """Writes the toy's editions of the six benchmarks, `count` questions each or as many as its test split has, and
+    the newer articles that FreshQA's asks about.
+
+    The arguments after `count` are those of `generate`. A benchmark that the world is too small for is left out.
+    """
+    world, articles = _written(entities, seed, split_shares, first_words, second_words)
+    newer, changed = changes.renew(world, random.Random(f"{seed}/changes"))
+    directory = Path(directory)
+    files = benchmarks.write(directory / "benchmarks", world, articles, newer, changed, count, seed)
+    rng = random.Random(f"{seed}/newer")
+    renewed = {end for fact in changed for end in (newer.facts[fact].subject, newer.facts[fact].object)}
+    renewed |= {end for fact in changed for end in (world.facts[fact].subject, world.facts[fact].object)}
+
+    def pages() -> Iterator[tuple[int, tuple[int, str, str, str]]]:
+        old = enumerate(_pages(world, articles, random.Random(f"{seed}/wikitext")), 1)
+        number_of = {title: number for number, (space, title, _, target) in old if space == 0 and not target}
+        for i in sorted(renewed):
+            sentences = wording.article(newer, i, rng)
+            text = _article_text(newer, i, sentences, lambda title: f"[[{title}]]", rng)
+            yield number_of[newer.entities[i].title], (0, newer.entities[i].title, text, "")
+
+    dump = directory / "toy.newer.xml.bz2"
+    _write_dump(dump, pages(), month="2024-07")
+    return Editions(files, dump)
+
+
+def _written(
+    entities: int, seed: int, split_shares: Mapping[str, float], first_words: int, second_words: int
+) -> tuple[World, list[list[wording.Sentence]]]:
+    """The world and the sentences of its articles."""
+    world = build(entities, seed, split_shares, wording.vocabulary(), first_words, second_words)
+    rng = random.Random(f"{seed}/wording")
+    return world, [wording.article(world, i, rng) for i in range(len(world.entities))]
+
+
+def _write_dump(path: Path, pages: Iterable[tuple[int, tuple[int, str, str, str]]], month: str = "2024-01") -> None:
+    """Writes an export of numbered pages (namespace, title, text, redirect target), all edited in `month`."""
+    with bz2.open(path, "wt", encoding="utf-8", newline="\n") as out:
         out.write(_HEADER)
         for key, name in _NAMESPACES.items():
             out.write(f'      <namespace key="{key}" case="first-letter"{f">{name}</namespace>" if name else " />"}\n')
         out.write("    </namespaces>\n  </siteinfo>\n")
-        for number, page in enumerate(_pages(world, articles, random.Random(f"{seed}/wikitext")), 1):
-            out.write(_page_xml(number, *page))
+        for number, page in pages:
+            out.write(_page_xml(number, *page, month))
         out.write("</mediawiki>\n")
-    _write_json(paths.splits, {e.title: e.split for e in world.entities})
-    _write_json(paths.questions, questions.make(world, articles, random.Random(f"{seed}/questions")))
-    return paths
 
 
 def _write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, indent=0, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _page_xml(number: int, namespace: int, title: str, text: str, target: str) -> str:
+def _page_xml(number: int, namespace: int, title: str, text: str, target: str, month: str) -> str:
     """Returns one <page>; `target` is the title that a redirect leads to, or ''."""
     full = f"{_NAMESPACES[namespace]}:{title}" if namespace else title
     redirect = f"\n    <redirect title={quoteattr(target)} />" if target else ""
@@ -99,7 +156,7 @@ def _page_xml(number: int, namespace: int, title: str, text: str, target: str) -
     <id>{number}</id>{redirect}
     <revision>
       <id>{100000 + number}</id>
-      <timestamp>2024-01-{day:02d}T12:00:{second:02d}Z</timestamp>
+      <timestamp>{month}-{day:02d}T12:00:{second:02d}Z</timestamp>
       <contributor>
         <username>Toy Editor</username>
         <id>7</id>
@@ -132,7 +189,7 @@ def _pages(
         yield 10, f"Infobox {kind}", '<includeonly>{| class="infobox"\n! {{{name}}}\n|}</includeonly>', ""
         yield 14, plural, f"Articles about {plural.lower()}.\n\n[[Category:Contents]]", ""
     redirected = {i for i in range(len(world.entities)) if rng.random() < _REDIRECT_SHARE}
-    aliases = {world.entities[i].title: _alias(world.entities[i].title) for i in redirected}
+    aliases = {world.entities[i].title: names.alias(world.entities[i].title) for i in redirected}
 
     def link(title: str) -> str:
         choice = rng.random()
@@ -146,11 +203,6 @@ def _pages(
             yield 0, aliases[entity.title], f"#REDIRECT [[{entity.title}]]\n\n{{{{R from sort name}}}}", entity.title
         if i % _TALK_EVERY == 0:
             yield 1, entity.title, f"Is [[{entity.title}]] complete? ~~~~", ""
-
-
-def _alias(title: str) -> str:
-    first, second = title.split()
-    return f"{second}, {first}"
 
 
 def _article_text(
@@ -188,7 +240,7 @@ def _infobox(world: World, index: int) -> str:
 
 
 def _categories(entity: Entity, rng: random.Random) -> str:
-    lines = [f"{{{{DEFAULTSORT:{_alias(entity.title)}}}}}"] if entity.kind == "person" else []
+    lines = [f"{{{{DEFAULTSORT:{names.alias(entity.title)}}}}}"] if entity.kind == "person" else []
     lines.append(f"[[Category:{_PLURALS[entity.kind]}]]")
     if rng.random() < 0.3:
         lines.append(f"{{{{{entity.kind}-stub}}}}")

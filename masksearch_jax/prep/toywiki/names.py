@@ -19,6 +19,12 @@ _ENDINGS = ("ith", "oul", "ael", "inth", "ayd", "orv", "eth", "ond")
 _REAL = frozenset("banzo benzo gonzo japeth judith ponzo rafael zenith".split())
 
 
+def alias(title: str) -> str:
+    """Returns the other form of a two-word name: 'Velith, Karv' for 'Karv Velith'."""
+    first, second = title.split()
+    return f"{second}, {first}"
+
+
 def draw_pools(first: int, second: int, taken: Set[str], rng: random.Random) -> tuple[list[str], list[str]]:
     """Returns `first` first words and `second` second words, all distinct and none (lower-cased) in `taken`.
 

@@ -11,7 +11,9 @@ by way of the entities between it and the answer:
 An answer is an entity or, where the last fact carries one, its date.
 """
 
+import collections
 import random
+from collections.abc import Iterable
 from typing import Any
 
 from masksearch_jax.prep.toywiki import wording
@@ -59,13 +61,13 @@ def make(world: World, articles: list[list[Sentence]], rng: random.Random) -> li
         wanted = min(_MOST_PER_SPLIT, max(1, int(len(members[split]) * _PER_ENTITY)))
         starts = rng.sample(members[split], wanted)
         for number, start in enumerate(starts):
-            question = _question(world, articles, members[split], start, 3 - number % 2, rng)
+            question = bridge(world, articles, members[split], start, 3 - number % 2, rng)
             if question is not None:
                 found.append({"_id": f"toy-{split}-{number}", "split": split, **question})
     return found
 
 
-def _path(world: World, start: int, hops: int, rng: random.Random) -> tuple[list[int], list[int]] | None:
+def path(world: World, start: int, hops: int, rng: random.Random) -> tuple[list[int], list[int]] | None:
     """Returns (entities, facts) of a path of `hops` facts from `start`; None if a few tries found none.
 
     Only neighbours on the path share a fact, so there is no shorter way and no article holds more of it than need be.
@@ -85,44 +87,71 @@ def _path(world: World, start: int, hops: int, rng: random.Random) -> tuple[list
     return None
 
 
-def _question(
+def bridge(
     world: World, articles: list[list[Sentence]], members: list[int], start: int, hops: int, rng: random.Random
 ) -> dict[str, Any] | None:
-    path = _path(world, start, hops, rng)
-    if path is None:
+    """Returns a question of `hops` facts from `start` without id and split; None if there is no such path."""
+    found = path(world, start, hops, rng)
+    if found is None:
         return None
-    entities, facts = path
-    phrase = world.entities[start].title
-    for at, fact in zip(entities, facts[:-1], strict=False):
-        phrase = _noun(world.facts[fact], at, phrase)
-    last, goal, second = world.facts[facts[-1]], world.entities[entities[-1]], entities[-2]
+    entities, facts = found
+    last, second = world.facts[facts[-1]], entities[-2]
     if last.date and rng.random() < _DATE_SHARE:
-        template = _DATES[last.relation.name][wording.side_of(last, second)]
-        text, answer = template.format(s=phrase, o=phrase), last.date
+        phrase = chain(world, entities[:-1], facts[:-1])
+        text, answer = date_question(last, second, phrase), last.date
     else:
-        text, answer = f"{'Who' if goal.kind == 'person' else 'What'} is {_noun(last, second, phrase)}?", goal.title
-    supporting = [[world.entities[start].title, _place(articles[start], facts[0])]]
-    supporting += [[world.entities[second].title, _place(articles[second], f)] for f in facts[1:]]
+        text, answer = name_question(world, entities, facts), world.entities[entities[-1]].title
+    supporting = [[world.entities[start].title, place(articles[start], facts[0])]]
+    supporting += [[world.entities[second].title, place(articles[second], f)] for f in facts[1:]]
     return {
         "question": text,
         "answer": answer,
         "type": "bridge",
         "level": "medium" if hops == 2 else "hard",
         "supporting_facts": supporting,
-        "context": _context(world, articles, members, [start, second], rng),
+        "context": context(world, articles, members, [start, second], rng),
     }
 
 
-def _noun(fact: Fact, given: int, phrase: str) -> str:
+def chain(world: World, entities: list[int], facts: list[int]) -> str:
+    """Returns a phrase for the last entity of a path, by way of all the others from the first one's name."""
+    phrase = world.entities[entities[0]].title
+    for at, fact in zip(entities, facts, strict=False):
+        phrase = noun(world.facts[fact], at, phrase)
+    return phrase
+
+
+def name_question(world: World, entities: list[int], facts: list[int]) -> str:
+    """Returns the question for the last entity of a path."""
+    asked = "Who" if world.entities[entities[-1]].kind == "person" else "What"
+    return f"{asked} is {chain(world, entities, facts)}?"
+
+
+def date_question(fact: Fact, given: int, phrase: str) -> str:
+    """Returns the question for the date of a fact, given a phrase for the end `given`."""
+    return _DATES[fact.relation.name][wording.side_of(fact, given)].format(s=phrase, o=phrase)
+
+
+def ends(world: World, members: Iterable[int]) -> dict[tuple[str, int], list[tuple[int, int]]]:
+    """Returns {(relation, side): [(entity on that side, fact)]} of some entities."""
+    found = collections.defaultdict(list)
+    for i in members:
+        for fact in world.facts_of[i]:
+            found[world.facts[fact].relation.name, wording.side_of(world.facts[fact], i)].append((i, fact))
+    return found
+
+
+def noun(fact: Fact, given: int, phrase: str) -> str:
     """Returns a phrase for the other end of a fact, given a phrase for this end."""
     return _NOUNS[fact.relation.name][1 - wording.side_of(fact, given)].replace("{o}", phrase)
 
 
-def _place(sentences: list[Sentence], fact: int) -> int:
-    return next(place for place, s in enumerate(sentences) if s.fact == fact)
+def place(sentences: list[Sentence], fact: int) -> int:
+    """Returns the position of the sentence that states a fact."""
+    return next(position for position, s in enumerate(sentences) if s.fact == fact)
 
 
-def _context(
+def context(
     world: World, articles: list[list[Sentence]], members: list[int], wanted: list[int], rng: random.Random
 ) -> list[list[Any]]:
     """Returns the supporting articles and others of the split, shuffled, as [title, sentences with their spaces]."""

@@ -182,6 +182,12 @@ def _kinds(size: int, rng: random.Random) -> list[str]:
     return kinds
 
 
+def day(date: str) -> tuple[int, int, int]:
+    """Returns '12 May 1723' as (year, month, day), for comparing."""
+    number, month, year = date.split()
+    return int(year), MONTHS.index(month), int(number)
+
+
 class _Dates:
     """Hands out distinct dates as long as there are any."""
 

@@ -1,0 +1,112 @@
+"""Readers of multi-hop benchmarks in their official formats: HotpotQA, 2WikiMultiHopQA, MuSiQue, Bamboogle.
+
+In: a file. Out: `Question`s in file order, with the benchmark's own type, level or number of hops in `details`. Raised:
+FileNotFoundError that says what to download, ValueError that names file, entry and field.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from masksearch_jax.evals import question_files as files
+from masksearch_jax.evals.question_files import Question
+
+HOTPOTQA = "download hotpot_dev_distractor_v1.json (or a training file) from http://curtis.ml.cmu.edu/datasets/hotpot/"
+TWO_WIKI = (
+    "download data_ids_april7.zip from https://github.com/Alab-NII/2wikimultihop and unpack dev.json, with "
+    "id_aliases.json beside it"
+)
+MUSIQUE = "run download_data.sh of https://github.com/StonyBrookNLP/musique and take musique_ans_v1.0_dev.jsonl"
+BAMBOOGLE = (
+    "export the sheet that https://github.com/ofirpress/self-ask links as Bamboogle to CSV, with the columns Question "
+    "and Answer"
+)
+ALIASES = "id_aliases.json"
+
+
+def read_hotpotqa(path: Path | str) -> list[Question]:
+    """Reads a train, dev distractor or dev fullwiki file of HotpotQA; its test files, without answers, are refused."""
+    found = [_hotpotqa(entry, where) for where, entry in files.numbered(path, files.read_json(Path(path), HOTPOTQA))]
+    return files.distinct(path, found, "_id")
+
+
+def read_2wiki(path: Path | str) -> list[Question]:
+    """Reads train.json or dev.json of 2WikiMultiHopQA.
+
+    Aliases and demonyms of an answer count as answers where the entry has an `answer_id` and id_aliases.json (JSON
+    lines of Q_id, aliases, demonyms; .gz too) stands beside the file, as in the official script, version 1.1.
+    """
+    path = Path(path)
+    aliases = _aliases(path.parent)
+    found = []
+    for where, entry in files.numbered(path, files.read_json(path, TWO_WIKI)):
+        question = _hotpotqa(entry, where)
+        question.answers.extend(a for a in aliases.get(entry.get("answer_id"), ()) if a not in question.answers)
+        found.append(question)
+    return files.distinct(path, found, "_id")
+
+
+def read_musique(path: Path | str) -> list[Question]:
+    """Reads a MuSiQue file; of the full set, which asks unanswerable questions too, the answerable ones alone."""
+    found = []
+    for where, entry in files.numbered(path, files.read_jsonl(Path(path), MUSIQUE)):
+        if entry.get("answerable", True) is not True:
+            continue
+        steps, paragraphs = entry.get("question_decomposition"), entry.get("paragraphs")
+        for field, value in (("question_decomposition", steps), ("paragraphs", paragraphs)):
+            if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+                raise ValueError(f"{where}: field {field!r} must be a list of objects, got {value!r}")
+        titles = [files.text(p, "title", f"{where}, paragraphs") for p in paragraphs if p.get("is_supporting")]
+        answers = [files.text(entry, "answer", where), *files.texts(entry, "answer_aliases", where)]
+        found.append(
+            Question(
+                id=files.text(entry, "id", where),
+                question=files.text(entry, "question", where),
+                answers=files.accepted(answers, "answer", where),
+                supporting_titles=list(dict.fromkeys(titles)),
+                details={"hops": str(len(steps))},
+            )
+        )
+    if not found:
+        raise ValueError(f"{path} holds no answerable question; {MUSIQUE}")
+    return files.distinct(path, found, "id")
+
+
+def read_bamboogle(path: Path | str) -> list[Question]:
+    """Reads Bamboogle as CSV, or as a JSON list of the same two fields. Ids are row numbers: it has none of its own."""
+    path = Path(path)
+    if path.name.removesuffix(".gz").endswith(".json"):
+        entries = [
+            {name.capitalize(): value for name, value in entry.items()}
+            for _, entry in files.numbered(path, files.read_json(path, BAMBOOGLE))
+        ]
+    else:
+        entries = files.read_table(path, BAMBOOGLE, ("Question", "Answer"))
+    return [
+        Question(f"bamboogle-{index}", files.text(entry, "Question", where), [files.text(entry, "Answer", where)], [])
+        for index, (where, entry) in enumerate(files.numbered(path, entries))
+    ]
+
+
+def _hotpotqa(entry: dict[str, Any], where: str) -> Question:
+    texts = [files.text(entry, field, where) for field in ("_id", "question", "answer")]
+    facts = entry.get("supporting_facts")
+    if not isinstance(facts, list) or any(
+        not isinstance(fact, list) or len(fact) != 2 or not isinstance(fact[0], str) for fact in facts
+    ):
+        raise ValueError(f"{where}: field 'supporting_facts' must be a list of [title, sentence number], got {facts!r}")
+    titles = list(dict.fromkeys(title for title, _ in facts))
+    details = {name: entry[name] for name in ("type", "level") if isinstance(entry.get(name), str)}
+    return Question(texts[0], texts[1], [texts[2]], titles, details=details)
+
+
+def _aliases(folder: Path) -> dict[str, list[str]]:
+    """{Wikidata id: names} of the aliases file in `folder`, none without it."""
+    path = next((folder / name for name in (ALIASES, f"{ALIASES}.gz") if (folder / name).exists()), None)
+    if path is None:
+        return {}
+    return {
+        files.text(entry, "Q_id", where): [
+            name for field in ("aliases", "demonyms") for name in files.texts(entry, field, where) if name.strip()
+        ]
+        for where, entry in files.numbered(path, files.read_jsonl(path, TWO_WIKI))
+    }

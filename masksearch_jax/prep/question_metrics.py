@@ -1,0 +1,35 @@
+"""How SeqIO's Evaluator scores question tasks: postprocessing and metric function.
+
+Enters: decoded model outputs, and examples of a question task. Leaves: {'recall', 'f1', 'em'} and, where the references
+are structured (FanOutQA), 'loose': means over the examples, in [0, 1], by the same functions as evals/runner.py.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from masksearch_jax.text import answers, official
+
+
+def postprocess(output: str, example: Mapping[str, Any] | None = None, is_target: bool = False) -> Any:
+    """For a target, {'answers': accepted strings, 'reference': structured answer or None}; for a model's output, what
+    stands in its answer block, or '' without a valid one."""
+    if not is_target:
+        return answers.answer_of(output) or ""
+    extra = json.loads(bytes(example["extra"]))
+    return {"answers": [bytes(a).decode() for a in example["answers"]], "reference": extra.get("reference")}
+
+
+def scores_of(benchmark: str) -> Callable[..., dict[str, float]]:
+    """Returns the metric function of a benchmark, '' for questions of ours."""
+
+    def scores(targets: Sequence[Mapping[str, Any]], predictions: Sequence[str]) -> dict[str, float]:
+        rows = [
+            official.score(benchmark, said, target["answers"], target["reference"])
+            for target, said in zip(targets, predictions, strict=True)
+        ]
+        means = {name: sum(getattr(row, name) for row in rows) / len(rows) for name in ("recall", "f1", "em")}
+        loose = [row.loose for row in rows if row.loose is not None]
+        return means | ({"loose": sum(loose) / len(loose)} if loose else {})
+
+    return scores

@@ -1,0 +1,110 @@
+"""Benchmarks evaluated: every one in the data, its own scores, the index that it asks for; the real ones end to end."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from configs import evaluate as evaluate_page
+from masksearch_jax import evaluate
+from masksearch_jax.data import records
+from masksearch_jax.evals import runner
+from masksearch_jax.job import Job
+from masksearch_jax.retrieval import build
+from masksearch_jax.text import prompt
+from masksearch_jax.text import tokenizer as tokenizer_lib
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture
+def asked(cfg, workdir):
+    """(page, W) with HotpotQA, FanOutQA and FreshQA in W/data, and a newer article of the first test article."""
+    data = workdir / "data"
+    tokenizer = tokenizer_lib.load(data)
+    passages = list(records.read(data / "passages.array_record", records.Passage))
+    old = next(p for p in passages if p.split == "test")
+    newer = records.Passage(len(passages), old.article_id, old.title, f"{old.title} moved to Nowhere in 2024.", "newer")
+    records.write(data / "passages.array_record", [*passages, newer])
+    held = [p for p in [*passages, newer] if p.title != old.title or p is newer]
+    build.build(data / "index" / "fresh", held, {"encoder": "lexical", "index": "exact", "dims": 512})
+    for index, splits in (("train", ["train"]), ("all", ["train", "validation", "test"])):
+        inside = [p for p in passages if p.split in splits]
+        build.build(data / "index" / index, inside, {"encoder": "lexical", "index": "exact", "dims": 512})
+    asked = {
+        "hotpotqa": (f"Where was {old.title} born?", "yes", None),
+        "fanoutqa": (f"Where was {old.title} born?", "a - 1\nb - 2", {"a": 1, "b": 2}),
+        "freshqa": (f"Where did {old.title} move?", "Nowhere", None),
+    }
+    for name, (text, gold, reference) in asked.items():
+        tasks = [
+            records.Task(
+                id=f"test/qa_{name}/{number}", kind="qa", split="test",
+                prompt=tokenizer.encode(prompt.question_prompt(text)), targets=[], answer_form="whole",
+                answers=[[gold]], span_kinds=["answer"], text=text, paragraph="", title="", passage_id=-1,
+                article_id=-1, benchmark=name, reference=reference, details={"number": str(number)},
+            )
+            for number in range(5)
+        ]  # fmt: skip
+        records.write(data / "tasks" / "test" / f"qa_{name}" / "epoch_0.array_record", tasks)
+    cfg.evaluate.episodes.update({"1": 0, "2": 0, "3": 0, "4": 0, "qa": 100})
+    cfg.evaluate.benchmarks.update({"hotpotqa": 2, "fanoutqa": -1, "freshqa": 3, "musique": 100})
+    return cfg, workdir, old.id, newer.id
+
+
+def test_each_benchmark_of_the_data_is_a_suite(asked):
+    cfg, workdir, old, newer = asked
+    job = Job(cfg, workdir)
+    engine = job.engine("all")
+    scores = evaluate.run(job, "one_search", engine, job.initial())
+    assert {name: score["episodes"] for name, score in scores.items()} == {"hotpotqa": 2, "fanoutqa": 5, "freshqa": 3}
+    assert {name for name, score in scores.items() if "loose" in score} == {"fanoutqa"}
+    assert json.loads((workdir / "evaluate" / "one_search" / "scores.json").read_text()) == scores
+    rows = runner.read_rows(workdir / "evaluate" / "one_search" / "rows.jsonl")
+    assert [row.benchmark for row in rows] == ["hotpotqa"] * 2 + ["fanoutqa"] * 5 + ["freshqa"] * 3
+    assert [row.details["number"] for row in rows[7:]] == ["0", "1", "2"]
+    # What a question names is found by its name: nothing is excluded, and FreshQA alone sees the newer article.
+    found = {row.benchmark: row.turns[0]["passages"] for row in rows}
+    assert found["hotpotqa"] == found["fanoutqa"] == [old] and found["freshqa"] == [newer]
+    assert engine.searcher is job.searcher("all")
+    assert scores["freshqa"]["hit"] == 1.0 and scores["hotpotqa"]["hit"] == 0.0
+    # Without a newer dump it searches like the others.
+    (workdir / "data" / "index" / "fresh").rename(workdir / "data" / "index" / "other")
+    cfg.evaluate.benchmarks.update({"hotpotqa": 0, "fanoutqa": 0})
+    assert list(evaluate.run(job, "one_search", engine, job.initial())) == ["freshqa"]
+    (*_, row) = runner.read_rows(workdir / "evaluate" / "one_search" / "rows.jsonl")
+    assert row.turns[0]["passages"] == [old]
+
+
+@pytest.mark.slow
+def test_hotpotqa_and_fanoutqa_from_their_official_files(data_dir, tmp_path):
+    """Prepare over the articles of HotpotQA's sample; then one retrieval with untrained weights on both benchmarks."""
+    workdir = tmp_path / "w"
+    line = [
+        sys.executable, "-m", "masksearch_jax.prepare", "--config=configs/prepare.py", f"--workdir={workdir}",
+        f"--config.dump={data_dir / 'hotpotqa_100_corpus.json.gz'}",
+        f"--config.questions={data_dir / 'hotpotqa_100.json.gz'}",
+        f"--config.benchmarks.hotpotqa={data_dir / 'hotpotqa_100.json.gz'}",
+        f"--config.benchmarks.fanoutqa={data_dir / 'fanoutqa_dev.json.gz'}",
+    ]  # fmt: skip
+    subprocess.run(line, check=True, cwd=ROOT, env=os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)})
+    written = json.loads((workdir / "data" / "manifest.json").read_text())
+    assert written["examples"]["test"]["qa_hotpotqa"] == [100]
+    assert written["examples"]["test"]["qa_fanoutqa"] == [310]
+    assert written["examples"]["test"]["qa"] == [100] and "qa" not in written["examples"]["train"]  # all are tested
+    cfg = evaluate_page.get_config("slice")
+    cfg.evaluate.episodes.update(dict.fromkeys(cfg.evaluate.episodes, 0))
+    cfg.evaluate.benchmarks.update({"hotpotqa": 100, "fanoutqa": 40})
+    job = Job(cfg, workdir)
+    scores = evaluate.run(job, "one_search", job.engine("all"), job.initial())
+    print(json.dumps(scores, indent=1))
+    assert {name: score["episodes"] for name, score in scores.items()} == {"hotpotqa": 100, "fanoutqa": 40}
+    # The articles of HotpotQA's own contexts are in the index: the answer is often in one of three passages found.
+    assert scores["hotpotqa"]["hit"] > 0.3 and scores["hotpotqa"]["searches"] == 1.0
+    rows = runner.read_rows(workdir / "evaluate" / "one_search" / "rows.jsonl")
+    assert all(row.loose is not None for row in rows if row.benchmark == "fanoutqa")
+    # Untrained weights answer nothing; the scores say so instead of failing.
+    assert scores["hotpotqa"]["recall"] < 0.2 and 0.0 <= scores["fanoutqa"]["loose"] < 0.2
