@@ -59,6 +59,7 @@ def get_config(arg: str = ""):
         "nq": "", "triviaqa": "", "popqa": "",  # Search-R1's others
     })  # fmt: skip
     config.toy_benchmarks = 100  # with the toy: questions in its own edition of each of the paper's six; 0 for none
+    config.lookups = False  # tasks that teach the search tool and nothing of masks or questions (prep/lookups.py)
     config.newer_dump = ""  # a later export: its articles replace the old ones in the index `fresh`, for FreshQA
     # --- what training may permute among itself ---
     config.augment = ConfigDict({"names": True, "digits": True, "months": True})

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from configs import common, dapo
 
 SEEDS = (0, 1, 2)
-COLUMNS = ("hotpotqa", "fanoutqa", "musique", "2wiki", "bamboogle", "freshqa")
+COLUMNS = ("hotpotqa", "fanoutqa", "musique", "two_wiki", "bamboogle", "freshqa")
 
 
 def get_config(arg: str = ""):
@@ -54,6 +54,10 @@ def page() -> ConfigDict:
     config = dapo.get_config()
     config.line = "grid"
     config.grid = ConfigDict({"seeds": SEEDS, "columns": COLUMNS, "rows": ()})
+    config.prepare.lookups = True
+    config.synthesize.probe_tasks = 0
+    config.synthesize.examples.update({"lookup": 1500, "ramp_1": 3000, "ramp_2": 1200, "qa": 10_000})
+    config.evaluate.episodes.update({"lookup": 200, "1": 200, "2": 100, "3": 0, "4": 0, "qa": 0})
     return config
 
 

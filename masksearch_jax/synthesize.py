@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from masksearch_jax import entry, job, metrics
-from masksearch_jax.agents import oracle, questions
+from masksearch_jax.agents import lookup, oracle, questions
 from masksearch_jax.data import records
 from masksearch_jax.data.curriculum import level_name, level_of
 from masksearch_jax.retrieval import interface
@@ -60,7 +60,7 @@ def run(cfg: Any, workdir: Path, searcher: interface.Searcher) -> dict[str, Any]
         level = level_of(name)
         made = _write_level(workdir, level, count, searcher, tokenizer, associations, teacher) if count else {}
         # How often search can find the answer at all, also for levels that get no demonstrations.
-        if level and (probe := _first(_tasks(workdir, level), wanted.probe_tasks)):
+        if level > 0 and (probe := _first(_tasks(workdir, level), wanted.probe_tasks)):
             found = {s: oracle.hit_rate(probe, searcher, associations, s, k=3) for s in oracle.STYLES}
             made["oracle_top3_contains_answer"] = {
                 style: {"found": hits, "masks": masks, "rate": hits / masks} for style, (hits, masks) in found.items()
@@ -83,7 +83,7 @@ def _write_level(
 ) -> dict[str, Any]:
     """Writes the first `count` accepted trajectories of one level; returns their counts for the manifest."""
     name, outcomes = level_name(level), Counter[str]()
-    teach = oracle.synthesize if level else questions.synthesize
+    teach = {0: questions.synthesize, -1: lookup.synthesize}.get(level, oracle.synthesize)
     accepted: list[records.Demonstration] = []
     source = _tasks(workdir, level)
     with metrics.progress_bar(count, f"synthesize {name}") as bar:

@@ -23,6 +23,7 @@ PAGES = {
     "serve_search": ("",),
     "quickstart": ("", "proof", "strong", "slice"),
     "evolve": ("",),
+    "table2": ("",),
 }
 
 

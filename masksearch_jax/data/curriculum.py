@@ -3,7 +3,7 @@
 Enters: phases, each a number of examples and the weights of the levels in it. Leaves: the level of global example i
 as a pure function of (seed, i), so that a resumed run, another host and another batch size all see the same order.
 Phases are counted in examples because a packed step holds a varying number of them. Level k means k masks; level 0
-means questions.
+means questions, level -1 lookups.
 """
 
 import bisect
@@ -13,20 +13,22 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-QUESTIONS = "qa"
+QUESTIONS, LOOKUPS = "qa", "lookup"
+_NAMED = {0: QUESTIONS, -1: LOOKUPS}
 
 # Keeps the draw apart from other streams that are keyed by (seed, index).
 _STREAM = 0x6C657665
 
 
 def level_name(level: int) -> str:
-    """The name of a level in folders, files and scores: 'ramp_<k>', or 'qa' for level 0."""
-    return f"ramp_{level}" if level else QUESTIONS
+    """The name of a level in folders, files and scores: 'ramp_<k>', 'qa' for level 0, 'lookup' for level -1."""
+    return _NAMED.get(level, f"ramp_{level}")
 
 
 def level_of(name: str) -> int:
     """The inverse of `level_name`."""
-    return 0 if name == QUESTIONS else int(name.removeprefix("ramp_"))
+    named = {other: level for level, other in _NAMED.items()}
+    return named[name] if name in named else int(name.removeprefix("ramp_"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +93,7 @@ def _checked_phase(position: int, examples: int | None, weights: Mapping[int, fl
     clean = []
     for level, weight in weights.items():
         # Configurations from JSON or ConfigDict bring the levels as strings.
-        if int(level) < 0 or not np.isfinite(weight) or weight < 0:
+        if int(level) < min(_NAMED) or not np.isfinite(weight) or weight < 0:
             raise ValueError(f"curriculum: phase {position} gives level {level!r} the weight {weight!r}")
         if weight > 0:
             clean.append((int(level), float(weight)))

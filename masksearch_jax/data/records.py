@@ -21,7 +21,7 @@ _READ_CHUNK = 1024
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """One thing to solve: a masked passage (`kind='ramp'`) or a question (`kind='qa'`).
+    """One thing to solve: a masked passage (`kind='ramp'`), a question (`kind='qa'`) or a lookup (`kind='lookup'`).
 
     prompt: token ids of the whole prompt, as tokenised by the SeqIO task; the policy continues it.
     answer_form: 'spans' (filled spans joined by '; '), 'paragraph' (the official whole paragraph) or 'whole' (all of it
@@ -61,8 +61,8 @@ class Task:
 
     @property
     def level(self) -> int:
-        """The level of the curriculum: the number of masks, 0 for a question."""
-        return 0 if self.kind == "qa" else self.masks
+        """The level of the curriculum: the number of masks, 0 for a question, -1 for a lookup."""
+        return {"qa": 0, "lookup": -1}.get(self.kind, self.masks)
 
 
 @dataclasses.dataclass(frozen=True)

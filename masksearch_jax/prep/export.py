@@ -39,6 +39,7 @@ def export(
     """
     jobs = [(split, f"ramp_{level}") for split, n in settings.passages.items() if n for level in tasks.LEVELS]
     jobs += [(split, "qa") for split, n in settings.questions.items() if n]
+    jobs += [(split, tasks.LOOKUP) for split, n in settings.lookups.items() if n]
     jobs += [(tasks.BENCHMARK_SPLIT, tasks.benchmark_task(name)) for name, n in settings.benchmarks.items() if n]
     counts: dict[str, dict[str, list[int]]] = {}
     with bar(len(jobs), "export tasks") as show:
@@ -79,27 +80,28 @@ _RAMP_COLUMNS = (
 
 
 def questions(task: str, split: str) -> Iterator[tuple[int, records.Task]]:
-    """Yields (0, record) of a question task: 'qa', or that of a benchmark."""
+    """Yields (0, record) of a question task: 'qa', or that of a benchmark; or of 'lookup', whose answers are spans."""
+    lookup = task == tasks.LOOKUP
     for batch in _batches(task, split):
         columns = (batch[name] for name in ("id", "question", "answers", "supporting", "extra", "inputs", "targets"))
         for id, question, answers, supporting, extra, inputs, targets in zip(*columns, strict=True):
             extra = json.loads(extra)
             yield 0, records.Task(
                 id=f"{split}/{task}/{id}",
-                kind="qa",
+                kind=tasks.LOOKUP if lookup else "qa",
                 split=split,
                 prompt=inputs,
                 targets=targets,
-                answer_form="whole",
-                answers=[answers],
-                span_kinds=["answer"],
+                answer_form="spans" if lookup else "whole",
+                answers=[[answer] for answer in answers] if lookup else [answers],
+                span_kinds=["quote"] * len(answers) if lookup else ["answer"],
                 text=question,
                 paragraph="",
                 title="",
                 passage_id=-1,
                 article_id=-1,
                 supporting=supporting,
-                benchmark=task.removeprefix(tasks.BENCHMARK_PREFIX) if task != "qa" else "",
+                benchmark=task.removeprefix(tasks.BENCHMARK_PREFIX) if task not in ("qa", tasks.LOOKUP) else "",
                 reference=extra.get("reference"),
                 details=extra.get("details", {}),
             )

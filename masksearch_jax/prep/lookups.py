@@ -6,18 +6,37 @@ follow them. It is what a policy is taught before either stage where no instruct
 of the table of methods.
 """
 
+import contextlib
 import random
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
+import tensorflow as tf
+
 from masksearch_jax.data import records
+from masksearch_jax.prep import tasks
+from masksearch_jax.prep.splits import SPLITS
 from masksearch_jax.text import tags
 
 _WORD = re.compile(r"\S+")
 _END = re.compile(r"[.!?,;:]+$")
 _CUE = 2  # words that say where to quote from
 _MOST = 3  # words to quote
+
+
+def annotate(passages: Iterable[records.Passage], seed: int, data_dir: Path) -> Counter[str]:
+    """Writes the lookups of each split and returns their numbers."""
+    counts: Counter[str] = Counter()
+    with contextlib.ExitStack() as stack:
+        files = {split: str(tasks.lookup_file(data_dir, split)) for split in SPLITS}
+        writers = {split: stack.enter_context(tf.io.TFRecordWriter(file)) for split, file in files.items()}
+        for fields in make(passages, seed):
+            counts[fields["split"]] += 1
+            writers[fields["split"]].write(tasks.example(fields))
+    return counts
 
 
 def make(passages: Iterable[records.Passage], seed: int) -> Iterator[dict[str, Any]]:

@@ -30,6 +30,7 @@ from masksearch_jax.evals import benchmarks
 from masksearch_jax.prep import (
     exchangeable,
     export,
+    lookups,
     manifest,
     passages,
     questions,
@@ -141,8 +142,7 @@ def run(cfg: Any, data_dir: Path, bar: Bar) -> tuple[dict[str, Any], dict[str, A
 
     # ---- candidate spans: what the SeqIO tasks mask ----
     with clock.stage("spans"):
-        read = records.read(data_dir / PASSAGES, records.Passage)
-        rare = spans.rare_terms(passage.text for passage in read if passage.split != NEWER)
+        rare = spans.rare_terms(passage.text for passage in _old(data_dir))
         finder = functools.partial(spans.find, rare=rare)
         annotation = Annotation(data_dir)
         with bar(total, "spans") as show:
@@ -157,7 +157,8 @@ def run(cfg: Any, data_dir: Path, bar: Bar) -> tuple[dict[str, Any], dict[str, A
     with clock.stage("questions"):
         benchmarked, tested = questions.annotate_benchmarks(benchmark_files, data_dir)
         asked = questions.annotate(question_source, splits, data_dir, tested) if question_source else Counter()
-    settings = task_settings(cfg, annotation.kept, asked, benchmarked)
+        quoted = lookups.annotate(_old(data_dir), cfg.seed, data_dir) if cfg.lookups else Counter()
+    settings = task_settings(cfg, annotation.kept, asked, benchmarked, quoted)
     settings.save(data_dir / "annotated")
 
     # ---- SeqIO tasks to ArrayRecord ----
@@ -223,6 +224,11 @@ def newer_passages(dump: Path | str, cfg: Any) -> Iterator[records.Passage]:
     for article_id, title, document in articles:
         for passage in passages.cut(document, title, cfg.passages.words, cfg.passages.minimum):
             yield records.Passage(-1, article_id, title, passage.text, NEWER)
+
+
+def _old(data_dir: Path) -> Iterator[records.Passage]:
+    """Yields the passages of the dump, without those of a newer one."""
+    return (p for p in records.read(data_dir / PASSAGES, records.Passage) if p.split != NEWER)
 
 
 def _dense(*parts: Iterable[records.Passage]) -> Iterator[records.Passage]:
@@ -339,9 +345,14 @@ def _tokenizer(cfg: Any, data_dir: Path) -> Tokenizer:
 
 
 def task_settings(
-    cfg: Any, kept: Mapping[str, int], asked: Mapping[str, int], benchmarked: Mapping[str, int] | None = None
+    cfg: Any,
+    kept: Mapping[str, int],
+    asked: Mapping[str, int],
+    benchmarked: Mapping[str, int] | None = None,
+    quoted: Mapping[str, int] | None = None,
 ) -> tasks.TaskSettings:
-    """The settings of the tasks; kept, asked: passages and questions by split; benchmarked: questions by benchmark."""
+    """The settings of the tasks; kept, asked, quoted: passages, questions and lookups by split; benchmarked: questions
+    by benchmark."""
     epochs = {split: cfg.tasks.epochs if split == "train" else cfg.tasks.eval_epochs for split in SPLITS}
     return tasks.TaskSettings(
         seed=cfg.seed,
@@ -356,6 +367,7 @@ def task_settings(
         passages={split: kept.get(split, 0) for split in SPLITS},
         questions={split: asked.get(split, 0) for split in SPLITS},
         benchmarks=dict(benchmarked or {}),
+        lookups={split: n for split, n in (quoted or {}).items() if n},
     )
 
 

@@ -177,14 +177,18 @@ def word(instruction: str, answer_form: str, frame: Frame) -> Preprocessor:
     return _over(batch)
 
 
-def word_question(instruction: str, frame: Frame) -> Preprocessor:
-    """Adds 'inputs' (as text.prompt.question_prompt words it) and 'targets' (the first accepted answer)."""
+def word_question(instruction: str, frame: Frame, every: bool = False) -> Preprocessor:
+    """Adds 'inputs' (as text.prompt.question_prompt words it) and 'targets': the first accepted answer, or, where
+    `answers` are not alternatives but spans, every one of them."""
     opening, closing = tags.ANSWER
 
     def batch(example: Features) -> Features:
         said = f" {instruction}" if instruction else ""
         inputs = tf.strings.join([frame.left, example["question"], said, frame.right])
-        gold = example["answers"].to_tensor()[:, 0]
+        if every:
+            gold = tf.strings.reduce_join(example["answers"], axis=1, separator=tags.SPAN_SEPARATOR + " ")
+        else:
+            gold = example["answers"].to_tensor()[:, 0]
         return {**example, "inputs": inputs, "targets": tf.strings.join([opening, " ", gold, closing])}
 
     return _over(batch)

@@ -1,5 +1,5 @@
-"""The SeqIO tasks and mixtures: `ramp_1` .. `ramp_4`, `ramp_1_2`, `ramp_1_2_3`, `ramp_all`, `qa`, and for benchmarks
-`qa_hotpotqa` and so on, and their mixture `qa_benchmarks`.
+"""The SeqIO tasks and mixtures: `ramp_1` .. `ramp_4`, `ramp_1_2`, `ramp_1_2_3`, `ramp_all`, `qa`, `lookup`, and
+for benchmarks `qa_hotpotqa` and so on, and their mixture `qa_benchmarks`.
 
 Enters: `<data_dir>/annotated/` (one TFRecord of annotated passages, and one of questions, for each split, with
 tasks.json beside them) and the tokenizer there (text.tokenizer.load), as prepare writes them. Leaves: registered
@@ -34,6 +34,7 @@ from masksearch_jax.text import chat, tokenizer
 LEVELS = (1, 2, 3, 4)  # the paper's 0 < k < 5
 MIXTURES = {"ramp_1_2": (1, 2), "ramp_1_2_3": (1, 2, 3), "ramp_all": LEVELS}
 ANSWER_FORMS = ("spans", "paragraph")
+LOOKUP = "lookup"
 BENCHMARK_PREFIX, BENCHMARK_MIXTURE, BENCHMARK_SPLIT = "qa_", "qa_benchmarks", "test"
 SETTINGS = "tasks.json"
 ENVIRONMENT = "MASKSEARCH_TASKS_DIR"
@@ -47,7 +48,8 @@ class TaskSettings:
     instruction, question_instruction: appended to the prompts. span_weights: weight of a span in the draw by kind,
     1 where unnamed, 0 to leave a kind unmasked. passages, questions: how many the source files hold, by split.
     chat: family of the chat template around the prompts, '' for a base model (text/chat.py). system: its system
-    message, '' for the template's own. benchmarks: how many questions each holds, by name.
+    message, '' for the template's own. benchmarks: how many questions each holds, by name. lookups: how many the
+    source files hold, by split.
     """
 
     seed: int
@@ -61,6 +63,7 @@ class TaskSettings:
     chat: str = ""
     system: str = ""
     benchmarks: dict[str, int] = dataclasses.field(default_factory=dict)
+    lookups: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         if self.answer_form not in ANSWER_FORMS:
@@ -95,6 +98,10 @@ def question_file(data_dir: Path | str, split: str) -> Path:
 
 def benchmark_file(data_dir: Path | str, name: str) -> Path:
     return question_file(data_dir, f"{name}_{BENCHMARK_SPLIT}")
+
+
+def lookup_file(data_dir: Path | str, split: str) -> Path:
+    return Path(data_dir) / "annotated" / f"{LOOKUP}_{split}.tfrecord"
 
 
 def benchmark_task(name: str) -> str:
@@ -175,20 +182,23 @@ def register(data_dir: Path | str, **changes: object) -> TaskSettings:
             source=seqio.TFExampleDataSource(files, ramp.QUESTION, num_input_examples=counts),
             preprocessors=[
                 ramp.to_batches,
-                ramp.word_question(settings.question_instruction, frame),
+                ramp.word_question(settings.question_instruction, frame, every=name == LOOKUP),
                 ramp.tokenize,
                 ramp.enclose(frame),
                 ramp.from_batches,
                 seqio.CacheDatasetPlaceholder(),
             ],
             output_features=features,
-            postprocess_fn=question_metrics.postprocess,
-            metric_fns=[question_metrics.scores_of(benchmark)],
+            postprocess_fn=None if name == LOOKUP else question_metrics.postprocess,
+            metric_fns=[] if name == LOOKUP else [question_metrics.scores_of(benchmark)],
         )
 
     questions = {split: str(question_file(data_dir, split)) for split, count in settings.questions.items() if count}
     if questions:
         add_questions("qa", questions, settings.questions, "")
+    lookups = {split: str(lookup_file(data_dir, split)) for split, count in settings.lookups.items() if count}
+    if lookups:
+        add_questions(LOOKUP, lookups, settings.lookups, "")
     for name, count in settings.benchmarks.items():
         files = {BENCHMARK_SPLIT: str(benchmark_file(data_dir, name))}
         add_questions(benchmark_task(name), files, {BENCHMARK_SPLIT: count}, name)
@@ -202,7 +212,7 @@ def _forget() -> None:
     for name in (*MIXTURES, BENCHMARK_MIXTURE):
         if name in seqio.MixtureRegistry.names():
             seqio.MixtureRegistry.remove(name)
-    for name in (*(f"ramp_{level}" for level in LEVELS), "qa", *map(benchmark_task, BENCHMARKS)):
+    for name in (*(f"ramp_{level}" for level in LEVELS), "qa", LOOKUP, *map(benchmark_task, BENCHMARKS)):
         if name in seqio.TaskRegistry.names():
             seqio.TaskRegistry.remove(name)
 
