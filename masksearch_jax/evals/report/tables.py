@@ -1,7 +1,6 @@
-"""From scores to what a person reads: the before/after table and report.json.
+"""The before/after table as plain text, and report.json.
 
-In: summaries of evals.runner by name of the policy, in the order to show. Out: plain text, one JSON file. Left out:
-plots and HTML.
+In: summaries of evals.runner by name of the policy, in the order to show. Out: plain text, one JSON file.
 """
 
 import json
@@ -25,7 +24,7 @@ _COLUMNS = {
     "tokens": "tokens",
     "episodes": "episodes",
 }
-_LABELS = {
+LABELS = {
     "untrained": "untrained",
     "one_search": "SFT, one retrieval",
     "sft": "SFT",
@@ -44,7 +43,7 @@ def table(scores: Mapping[str, Mapping[str, Any] | None], title: str = "") -> st
         raise ValueError("nothing to show: no scores given")
     lines = [["policy", *_COLUMNS]]
     for name, summary in scores.items():
-        lines.append([_LABELS.get(name, name), *(_cell(summary, key) for key in _COLUMNS.values())])
+        lines.append([LABELS.get(name, name), *(_cell(summary, key) for key in _COLUMNS.values())])
     return aligned(lines, title)
 
 
@@ -54,7 +53,7 @@ def by_kind_table(scores: Mapping[str, Mapping[str, Any] | None], title: str = "
     lines = [["policy", *kinds]]
     for name, summary in scores.items():
         found = summary["by_kind"] if summary else {}
-        lines.append([_LABELS.get(name, name), *(_cell(found, kind) for kind in kinds)])
+        lines.append([LABELS.get(name, name), *(_cell(found, kind) for kind in kinds)])
     return aligned(lines, title)
 
 
