@@ -21,7 +21,7 @@ _POINTS = 300  # of a curve; longer ones are shown as means of neighbours
 @dataclasses.dataclass(frozen=True)
 class _Spec:
     """keys: names of columns, or one that ends in '*' for all that begin so. main: the key that stands for the chart
-    where runs are compared."""
+    where runs are compared. if_it_moves: a constant is no chart, and stands in the table."""
 
     title: str
     unit: str
@@ -29,10 +29,11 @@ class _Spec:
     main: str = ""
     kind: str = "line"
     log: bool = False
+    if_it_moves: bool = False
 
 
 _SPECS = (
-    _Spec("Loss", "per token (nats; DAPO: objective)", ("loss",), "loss"),
+    _Spec("Loss", "mean of a token", ("loss",), "loss"),
     _Spec("Reward and its parts", "mean of an episode", ("reward", "reward_*"), "reward"),
     _Spec("Answer reward by number of masks", "mean of an episode", ("reward_answer/*",), "reward_answer"),
     _Spec("Recall on validation", "share of gold tokens", ("eval/*/recall",), "eval/ramp_1/recall"),
@@ -43,9 +44,9 @@ _SPECS = (
     _Spec("Searches", "searches of an episode", ("searches",), "searches"),
     _Spec("How episodes end", "share of episodes", ("stop/*",)),
     _Spec("Entropy of the policy", "nats a token", ("entropy",), "entropy"),
-    _Spec("Kept groups", "share of groups with a spread of rewards", ("kept_groups",), "kept_groups"),
+    _Spec("Kept groups", "share of groups", ("kept_groups",), "kept_groups"),
     _Spec("Dropped groups", "groups of an iteration", ("dropped_groups",)),
-    _Spec("Generations for a batch", "rollout batches", ("generations",)),
+    _Spec("Generations for a batch", "rollout batches", ("generations",), if_it_moves=True),
     _Spec("Clipped tokens", "share of tokens", ("clip_high", "clip_low", "dual_clip")),
     _Spec("Policy before and after its update", "approximate KL (nats)", ("approx_kl",)),
     _Spec("Norm of the gradient", "before clipping", ("grad_norm",)),
@@ -55,14 +56,14 @@ _SPECS = (
         ("sampler_prob_diff", "sampler_abs_diff", "sampler_max_diff", "1 - correlation"),
         log=True,
     ),
-    _Spec("Staleness", "versions that a token is behind", ("staleness",)),
+    _Spec("Staleness", "versions that a token is behind", ("staleness",), if_it_moves=True),
     _Spec("Speed", "tokens a second", ("tokens_per_s", "rollout tokens/s", "whole iteration tokens/s")),
     _Spec("Seconds of an iteration", "wall time (s)", ("seconds/*",), kind="stack"),
     _Spec("Shares of an iteration", "share of wall time", ("share/*",), kind="stack"),
     _Spec("Shares of the rollout", "share of wall time", ("rollout share/*",), kind="stack"),
     _Spec("Search latency", "milliseconds", ("search/latency_p50_ms", "search/latency_p99_ms"), log=True),
     _Spec("Queries answered by the cache", "share since the start", ("cache share",)),
-    _Spec("Learning phase", "phase of the curriculum", ("phase",)),
+    _Spec("Learning phase", "phase of the curriculum", ("phase",), if_it_moves=True),
 )  # fmt: skip
 
 _LABELS = {
@@ -120,15 +121,8 @@ def stage_charts(rows: Rows, step: str = "step") -> tuple[Chart, ...]:
     """Returns the charts of one stage. step: what the x axis counts."""
     found, charts = series(rows), []
     for spec in _SPECS:
-        keys = [key for pattern in spec.keys for key in _matching(pattern, found)]
-        if spec.kind == "stack":
-            keys = [key for key in keys if len(found[key]) == max(len(found[k]) for k in keys)]
-        curves = [
-            curve
-            for key in dict.fromkeys(keys)
-            if (curve := _curve(_label(key), found[key], spec.log)) and _worth_showing(key, curve)
-        ]
-        if curves and any(len(curve.x) > 1 for curve in curves):
+        curves = [_curve(_label(key), found[key], spec.log) for key in _shown(spec, found)]
+        if curves:
             charts.append(Chart(spec.title, step, spec.unit, tuple(curves), spec.kind, log=spec.log))
     return tuple(charts)
 
@@ -157,13 +151,26 @@ def compared(runs: Mapping[str, Sequence[Rows]], step: str = "step") -> tuple[Ch
 def other_numbers(rows: Rows) -> Table | None:
     """Returns first and last value of every number that `stage_charts` does not draw; None if there is none."""
     found = series(rows)
-    drawn = {key for spec in _SPECS for pattern in spec.keys for key in _matching(pattern, found)}
+    drawn = {key for spec in _SPECS for key in _shown(spec, found)}
     cells = [
         (key, f"{values[0][1]:.6g}", f"{values[-1][1]:.6g}")
         for key, values in found.items()
         if key not in drawn and any(value for _, value in values)
     ]
     return Table("Other numbers", ("name", "first", "last"), tuple(cells), folded=True) if cells else None
+
+
+def _shown(spec: _Spec, found: Series) -> list[str]:
+    """The names that a chart draws: not what stayed 0 all along, and no single points. Parts of a stack are as long as
+    the longest."""
+    keys = dict.fromkeys(key for pattern in spec.keys for key in _matching(pattern, found))
+    kept = [key for key in keys if any(y > 0 if spec.log else y for _, y in found[key])]
+    longest = max((len(found[key]) for key in kept), default=0)
+    if spec.kind == "stack":
+        kept = [key for key in kept if len(found[key]) == longest]
+    if spec.if_it_moves and all(len({y for _, y in found[key]}) == 1 for key in kept):
+        return []
+    return kept if longest > 1 else []
 
 
 def _matching(pattern: str, found: Series) -> list[str]:
@@ -187,14 +194,9 @@ def _label(key: str) -> str:
     return level_label(parts[-1]) if parts[0] == "reward_answer" else parts[-1].replace("_", " ")
 
 
-def _curve(label: str, points: Sequence[tuple[float, float]], log: bool) -> Curve | None:
+def _curve(label: str, points: Sequence[tuple[float, float]], log: bool) -> Curve:
     kept = [(x, y) for x, y in points if y > 0 or not log]
-    return _thinned(Curve(label, tuple(x for x, _ in kept), tuple(y for _, y in kept))) if kept else None
-
-
-def _worth_showing(key: str, curve: Curve) -> bool:
-    """Not: what stayed 0 all along, and a curriculum of one phase."""
-    return any(curve.y) and not (key == "phase" and len(set(curve.y)) == 1)
+    return _thinned(Curve(label, tuple(x for x, _ in kept), tuple(y for _, y in kept)))
 
 
 def _thinned(curve: Curve) -> Curve:

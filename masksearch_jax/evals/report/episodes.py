@@ -39,7 +39,8 @@ def episode(row: Row, title: str) -> Episode:
 def turn(action: str, text: str, query: str, passages: Sequence[int], observation: str, error: str) -> Turn:
     """Returns a turn in its parts. What stands in no part of a valid action counts as thought; the text of any other
     turn is shown as it was written."""
-    parts = {"error": error, "passages": tuple(passages), "observation": observation}
+    observed = observation.strip().removeprefix(tags.INFORMATION[0]).removesuffix(tags.INFORMATION[1]).strip()
+    parts = {"error": error, "passages": tuple(passages), "observation": observed}
     if action == "search":
         return Turn(thought=_thought(text, tags.SEARCH), query=query, **parts)
     if action == "answer":

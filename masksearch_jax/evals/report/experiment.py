@@ -11,7 +11,7 @@ from typing import Any
 from masksearch_jax.evals.report import grid, rounds, seeds
 from masksearch_jax.evals.report.content import Page
 from masksearch_jax.evals.report.files import json_object, metric_rows, stage_folders
-from masksearch_jax.evals.report.run import facts, moment, settings_section
+from masksearch_jax.evals.report.run import facts, period, settings_section
 
 
 def is_experiment(workdir: Path) -> bool:
@@ -43,7 +43,7 @@ def _facts(workdir: Path, report: Mapping[str, Any]) -> tuple[tuple[str, str], .
     times = [row for path in sorted(workdir.glob("**/metrics.jsonl")) for row in _ends(path)]
     if times and "rounds" not in report:
         times.sort(key=lambda row: row.get("time", 0.0))
-        found.append(("trained", f"{moment(times[0])} to {moment(times[-1])} UTC"))
+        found.append(("trained", period(times[0], times[-1])))
     seconds = report.get("stage_seconds", {})
     by_seed = {seed: own for seed, own in seconds.items() if isinstance(own, Mapping)}
     for seed, own in by_seed.items():

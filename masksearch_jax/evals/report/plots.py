@@ -34,7 +34,8 @@ def svg(chart: Chart, key: str) -> str:
         "svg.fonttype": "none", "svg.hashsalt": key, "text.parse_math": False, "font.size": 8, "text.color": _INK,
         "axes.edgecolor": _INK, "axes.labelcolor": _INK, "xtick.color": _INK, "ytick.color": _INK, "grid.color": _RULE,
         "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.6, "lines.linewidth": 1.3,
-        "legend.frameon": False, "legend.fontsize": 7, "axes.formatter.useoffset": False,
+        "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none", "legend.frameon": False,
+        "legend.fontsize": 7, "axes.formatter.useoffset": False,
     }  # fmt: skip
     with matplotlib.style.context("default"), matplotlib.rc_context(settings):
         height = _INCHES[1] if chart.kind != "bars" else max(1.2, 0.6 + 0.17 * len(chart.names) * len(chart.curves))
@@ -66,6 +67,8 @@ def _lines(axes: Any, chart: Chart) -> None:
             axes.fill_between(curve.x, low, high, color=_colour(index), alpha=0.18, linewidth=0)
     if chart.log:
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")  # the usual one writes TeX
+        axes.yaxis.set_minor_formatter("")
     whole = [x for curve in chart.curves for x in curve.x]
     if all(x == int(x) for x in whole):
         axes.xaxis.get_major_locator().set_params(integer=True, nbins=6)

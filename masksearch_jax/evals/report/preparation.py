@@ -44,14 +44,15 @@ def teacher_tables(levels: Mapping[str, Mapping[str, Any]]) -> list[Table]:
             continue
         why = ", ".join(f"{name} {count:,}" for name, count in outcomes.items() if name != "accepted")
         rows.append((
-            level_label(level), f"{written:,}", _rate(outcomes.get("accepted", 0), tried), why or "-",
+            level_label(level), f"{written:,}", _rate(outcomes.get("accepted", 0), tried),
             f"{one['searches'] / written:.2f}" if written and "searches" in one else "-",
             f"{one['tokens'] / written:.1f}" if written and "tokens" in one else "-",
+            why or "-",
         ))  # fmt: skip
         rates[level] = one.get("oracle_top3_contains_answer", {})
         styles += rates[level]
     styles = list(dict.fromkeys(styles))
-    head = ("level", "written", "accepted", "rejected for", "searches", "tokens")
+    head = ("level", "written", "accepted", "searches", "tokens", "rejected")
     found = [Table("Demonstrations of the teacher", head, tuple(rows), "searches, tokens: of a demonstration")]
     if styles:
         cells = tuple(

@@ -53,7 +53,7 @@ def facts(workdir: Path, report: Mapping[str, Any], stages: Sequence[Path]) -> t
         rows = metric_rows(stage / "metrics.jsonl")
         if rows:
             reached = f"{_X.get(stage.name, 'step')} {rows[-1]['step']:,}"
-            span = f"{moment(rows[0])} to {moment(rows[-1])} UTC, up to {reached}"
+            span = f"{period(rows[0], rows[-1])}, up to {reached}"
             found.append((tables.LABELS.get(stage.name, stage.name), span))
     seconds = report.get("stage_seconds") or json_object(workdir / "seconds.json") or {}
     if seconds and all(isinstance(value, int | float) for value in seconds.values()):
@@ -72,13 +72,19 @@ def moment(row: Mapping[str, Any]) -> str:
     return datetime.datetime.fromtimestamp(row.get("time", 0.0), datetime.UTC).strftime("%Y-%m-%d %H:%M")
 
 
+def period(first: Mapping[str, Any], last: Mapping[str, Any]) -> str:
+    """'2026-11-27 00:31 to 00:34 UTC'; with the day twice where it is another."""
+    start, end = moment(first), moment(last)
+    return f"{start} to {end.removeprefix(start[:11])} UTC"
+
+
 def results(policies: Sequence[scores.Policy]) -> Section | None:
     """The headline table, recall by number of masks and by kind of span, and gains; None without an evaluation."""
     policies = [policy for policy in policies if policy.scores]
     if not policies:
         return None
     suite = scores.headline(policies)
-    more = [scores.score_table(policies, other) for other in scores.suites(policies) if other != suite]
+    more = [scores.score_table(policies, other, folded=True) for other in scores.suites(policies) if other != suite]
     shown = (
         scores.score_table(policies, suite),
         scores.gain_table(policies, suite),

@@ -72,7 +72,7 @@ def headline(policies: Sequence[Policy]) -> str:
     return "1" if "1" in found else found[0]
 
 
-def score_table(policies: Sequence[Policy], suite: str) -> Table:
+def score_table(policies: Sequence[Policy], suite: str, folded: bool = False) -> Table:
     """Policy x score on one suite, each with its standard error."""
     rows = []
     for policy in policies:
@@ -80,7 +80,7 @@ def score_table(policies: Sequence[Policy], suite: str) -> Table:
             cells = [with_error(summary.get(name), policy.error(suite, name), digits) for name, digits in _SCORES]
             rows.append((policy.label, *cells, str(summary["episodes"])))
     head = ("policy", *(_TITLES.get(name, name) for name, _ in _SCORES), "episodes")
-    return Table(f"Held-out tasks: {level_label(suite)}", head, tuple(rows), "± standard error over episodes")
+    return Table(f"Held-out tasks: {level_label(suite)}", head, tuple(rows), "± standard error over episodes", folded)
 
 
 def recall_table(policies: Sequence[Policy], title: str = "Recall by number of masks and suite") -> Table:
