@@ -130,11 +130,11 @@ def stage_charts(rows: Rows, step: str = "step") -> tuple[Chart, ...]:
 def compared(runs: Mapping[str, Sequence[Rows]], step: str = "step") -> tuple[Chart, ...]:
     """Returns the main charts with a curve for each name: the mean over its runs (seeds) at the steps that all have,
     and a 95 % interval where there are several."""
-    charts = []
+    found, charts = {name: [series(rows) for rows in of_seeds] for name, of_seeds in runs.items()}, []
     for spec in _SPECS:
         curves = []
-        for name, of_seeds in runs.items():
-            points = [dict(found[spec.main]) for rows in of_seeds if spec.main in (found := series(rows))]
+        for name, of_seeds in found.items():
+            points = [dict(one[spec.main]) for one in of_seeds if spec.main in one]
             steps = sorted(set.intersection(*map(set, points))) if points else []
             if len(steps) > 1:
                 means = [intervals.mean([one[x] for one in points]) for x in steps]

@@ -95,11 +95,10 @@ def _policies(workdir: Path, report: Mapping[str, Any]) -> dict[str, scores.Poli
     found = {}
     for row in report["rows"]:
         cell = workdir / f"seed_{report['seeds'][0]}" / row["chain"].replace("/", "+") / "evaluate"
-        for name in (row.get("policy"), "dapo", "sft"):
-            policies = [one for one in scores.read_policies(cell) if name and one.name == name]
-            if policies:
-                found[f"{row['label']}, seed {report['seeds'][0]}"] = policies[0]
-                break
+        policies = {policy.name: policy for policy in scores.read_policies(cell)}
+        names = [name for name in (row.get("policy"), "dapo", "sft") if name in policies]
+        if names:
+            found[f"{row['label']}, seed {report['seeds'][0]}"] = policies[names[0]]
     return found
 
 
