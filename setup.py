@@ -29,11 +29,13 @@ RETRIEVAL = ["bm25s>=0.3.16", "scann>=1.4.2"]
 TENSORBOARD = ["tensorboardX>=2.6"]
 # Frozen weights in 8 or 4 bits under adapters (lora.base_quantisation).
 QLORA = ["qwix>=0.1.8"]
+# Draws and writes report.html.
+REPORT = ["jinja2>=3.1", "matplotlib>=3.10"]
 # mwparserfromhell: an independent reader of wikitext, for comparison. jsonschema, pyyaml: manifests of launch/gke.py
 # against the published schema.
 TEST = [
     "jsonschema>=4.20", "mwparserfromhell>=0.7", "pytest>=8", "pytest-xdist>=3.6", "pyyaml>=6", "ruff>=0.12",
-    *TENSORBOARD,
+    *REPORT, *TENSORBOARD,
 ]  # fmt: skip
 
 setup(
@@ -41,17 +43,19 @@ setup(
     version="0.1.0",
     description="MaskSearch (arXiv 2505.20285) on JAX and TPUs: RAMP data, SFT and DAPO with a live search tool",
     packages=find_packages(include=["masksearch_jax", "masksearch_jax.*"]),
+    package_data={"masksearch_jax.evals.report": ["templates/*"]},
     python_requires=">=3.11,<3.13",
     install_requires=BASE,
     extras_require={
         "prep": PREP,
         "retrieval": RETRIEVAL,
+        "report": REPORT,
         "tensorboard": TENSORBOARD,
         "qlora": QLORA,
         "tpu": ["jax[tpu]>=0.10.2"],
         "cuda": ["jax[cuda12]>=0.10.2"],
         "test": TEST,
         # What launch/quickstart.sh needs on a CPU machine.
-        "all": PREP + RETRIEVAL + TENSORBOARD,
+        "all": PREP + RETRIEVAL + REPORT + TENSORBOARD,
     },
 )

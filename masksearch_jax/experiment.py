@@ -3,12 +3,15 @@
     python -m masksearch_jax.experiment --config=configs/quickstart.py --workdir=W    a dump to a before/after table
     python -m masksearch_jax.experiment --config=configs/evolve.py --workdir=W        self-evolving distillation
     python -m masksearch_jax.experiment --config=configs/table2.py --workdir=W        the methods of the paper's Table 2
+
+At the end W/report.html shows all of it (masksearch_jax.view).
 """
 
+import sys
 from pathlib import Path
 from typing import Any
 
-from masksearch_jax import entry
+from masksearch_jax import entry, view
 from masksearch_jax.experiments import evolve, grid, quickstart
 
 _LINES = {"quickstart": quickstart.run, "evolve": evolve.run, "grid": grid.run}
@@ -24,7 +27,18 @@ def run(cfg: Any, workdir: Path) -> dict[str, Any]:
             f"distributed.processes={cfg.distributed.processes}: the whole line runs in one process; prepare and "
             "synthesize once, then start `python -m masksearch_jax.train` on every host"
         )
-    return _LINES[cfg.line](cfg, workdir)
+    content = _LINES[cfg.line](cfg, workdir)
+    show(workdir)
+    return content
+
+
+def show(workdir: Path) -> None:
+    """Writes W/report.html and prints its path; where its libraries are missing, says how to get it."""
+    try:
+        print(f"report: {view.write(workdir)}")
+    except ImportError as error:
+        again = f"python -m masksearch_jax.view --workdir={workdir}"
+        print(f"no report.html: {error}; then `{again}`", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

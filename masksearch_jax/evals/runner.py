@@ -225,7 +225,7 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
         for name in ("recall", "em", "f1", "format", "hit", "searches", "tokens", "distinct_queries")
     }
     return means | {
-        "recall_se": _standard_error([row.recall for row in rows]),
+        "recall_se": standard_error([row.recall for row in rows]),
         "queries_per_mask": _mean([row.distinct_queries / row.masks for row in rows]),
         "by_kind": {kind: _mean(values) for kind, values in sorted(by_kind.items())},
         "stops": {reason: count / len(rows) for reason, count in sorted(stops.items())},
@@ -250,14 +250,15 @@ def compare(before: Sequence[Row], after: Sequence[Row], score: str = "recall") 
     if left.keys() != right.keys() or len(left) != len(before) or len(right) != len(after):
         raise ValueError("only rows of the same tasks, each once, can be compared; evaluate both on one split")
     differences = [right[task] - left[task] for task in sorted(left)]
-    return {"difference": _mean(differences), "se": _standard_error(differences), "episodes": len(differences)}
+    return {"difference": _mean(differences), "se": standard_error(differences), "episodes": len(differences)}
 
 
 def _mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values)
 
 
-def _standard_error(values: Sequence[float]) -> float | None:
+def standard_error(values: Sequence[float]) -> float | None:
+    """Returns the standard error of the mean of n values, None for n < 2."""
     if len(values) < 2:
         return None
     mean = _mean(values)

@@ -1,7 +1,6 @@
-"""From scores to what a person reads: the before/after table and report.json.
+"""The before/after table as plain text, and report.json.
 
-In: summaries of evals.runner by name of the policy, in the order to show. Out: plain text, one JSON file. Left out:
-plots and HTML.
+In: summaries of evals.runner by name of the policy, in the order to show. Out: plain text, one JSON file.
 """
 
 import json
@@ -28,7 +27,7 @@ _COLUMNS = {
     "tokens": "tokens",
     "episodes": "episodes",
 }
-_LABELS = {
+LABELS = {
     "untrained": "untrained",
     "one_search": "SFT, one retrieval",
     "sft": "SFT",
@@ -49,7 +48,7 @@ def table(scores: Mapping[str, Mapping[str, Any] | None], title: str = "") -> st
     columns = _COLUMNS | {name: key for name, key in _OPTIONAL.items() if key in held}
     lines = [["policy", *columns]]
     for name, summary in scores.items():
-        lines.append([_LABELS.get(name, name), *(_cell(summary, key) for key in columns.values())])
+        lines.append([LABELS.get(name, name), *(_cell(summary, key) for key in columns.values())])
     return aligned(lines, title)
 
 
@@ -67,7 +66,7 @@ def benchmark_table(by_policy: Mapping[str, Mapping[str, Any] | None], title: st
             cells = [f"{value:.2f}" for value in (*recalls, sum(recalls) / len(recalls))]
         else:
             cells = ["-"] * (len(columns) + 1)
-        lines.append([_LABELS.get(policy, policy), *cells])
+        lines.append([LABELS.get(policy, policy), *cells])
     return aligned(lines, title)
 
 
@@ -77,7 +76,7 @@ def by_kind_table(scores: Mapping[str, Mapping[str, Any] | None], title: str = "
     lines = [["policy", *kinds]]
     for name, summary in scores.items():
         found = summary["by_kind"] if summary else {}
-        lines.append([_LABELS.get(name, name), *(_cell(found, kind) for kind in kinds)])
+        lines.append([LABELS.get(name, name), *(_cell(found, kind) for kind in kinds)])
     return aligned(lines, title)
 
 

@@ -1,0 +1,213 @@
+"""Curves of training: which numbers of metrics.jsonl are drawn together, on which axes.
+
+In: rows of one stage, or of several runs of it to be compared. Out: charts, and a table of all numbers that no chart
+shows. Only what the rows hold is drawn.
+"""
+
+import collections
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from masksearch_jax.evals import intervals
+from masksearch_jax.evals.report.content import Chart, Curve, Table
+
+Rows = Sequence[Mapping[str, Any]]
+Series = dict[str, list[tuple[float, float]]]
+
+_POINTS = 300  # of a curve; longer ones are shown as means of neighbours
+
+
+@dataclasses.dataclass(frozen=True)
+class _Spec:
+    """keys: names of columns, or one that ends in '*' for all that begin so. main: the key that stands for the chart
+    where runs are compared. if_it_moves: a constant is no chart, and stands in the table."""
+
+    title: str
+    unit: str
+    keys: tuple[str, ...]
+    main: str = ""
+    kind: str = "line"
+    log: bool = False
+    if_it_moves: bool = False
+
+
+_SPECS = (
+    _Spec("Loss", "mean of a token", ("loss",), "loss"),
+    _Spec("Reward and its parts", "mean of an episode", ("reward", "reward_*"), "reward"),
+    _Spec("Answer reward by number of masks", "mean of an episode", ("reward_answer/*",), "reward_answer"),
+    _Spec("Recall on validation", "share of gold tokens", ("eval/*/recall",), "eval/ramp_1/recall"),
+    _Spec("Valid format on validation", "share of episodes", ("eval/*/format",)),
+    _Spec("Answer among the hits on validation", "share of masks", ("eval/*/hit",)),
+    _Spec("Searches on validation", "searches of an episode", ("eval/*/searches",), "eval/ramp_1/searches"),
+    _Spec("Response length", "the policy's tokens of an episode", ("generated_tokens",), "generated_tokens"),
+    _Spec("Searches", "searches of an episode", ("searches",), "searches"),
+    _Spec("How episodes end", "share of episodes", ("stop/*",)),
+    _Spec("Entropy of the policy", "nats a token", ("entropy",), "entropy"),
+    _Spec("Kept groups", "share of groups", ("kept_groups",), "kept_groups"),
+    _Spec("Dropped groups", "groups of an iteration", ("dropped_groups",)),
+    _Spec("Generations for a batch", "rollout batches", ("generations",), if_it_moves=True),
+    _Spec("Clipped tokens", "share of tokens", ("clip_high", "clip_low", "dual_clip")),
+    _Spec("Policy before and after its update", "approximate KL (nats)", ("approx_kl",)),
+    _Spec("Norm of the gradient", "before clipping", ("grad_norm",)),
+    _Spec(
+        "Sampler against trainer",
+        "difference of a token",
+        ("sampler_prob_diff", "sampler_abs_diff", "sampler_max_diff", "1 - correlation"),
+        log=True,
+    ),
+    _Spec("Staleness", "versions that a token is behind", ("staleness",), if_it_moves=True),
+    _Spec("Speed", "tokens a second", ("tokens_per_s", "rollout tokens/s", "whole iteration tokens/s")),
+    _Spec("Seconds of an iteration", "wall time (s)", ("seconds/*",), kind="stack"),
+    _Spec("Shares of an iteration", "share of wall time", ("share/*",), kind="stack"),
+    _Spec("Shares of the rollout", "share of wall time", ("rollout share/*",), kind="stack"),
+    _Spec("Search latency", "milliseconds", ("search/latency_p50_ms", "search/latency_p99_ms"), log=True),
+    _Spec("Queries answered by the cache", "share since the start", ("cache share",)),
+    _Spec("Learning phase", "phase of the curriculum", ("phase",), if_it_moves=True),
+)  # fmt: skip
+
+_LABELS = {
+    "reward_format": "format", "reward_answer": "answer", "reward_length": "length", "reward": "all",
+    "clip_high": "from above", "clip_low": "from below", "dual_clip": "dual clip",
+    "sampler_prob_diff": "mean, probability", "sampler_abs_diff": "mean, log-prob", "sampler_max_diff": "largest",
+    "rollout tokens/s": "rollout", "whole iteration tokens/s": "whole iteration", "tokens_per_s": "training",
+    "seconds/since_last": "checkpoint, eval", "share/since_last": "checkpoint, eval", "seconds/logprobs": "log-probs",
+    "share/logprobs": "log-probs", "search/latency_p50_ms": "median", "search/latency_p99_ms": "99 %",
+}  # fmt: skip
+_TIMES = ("reshard", "rollout", "logprobs", "update", "since_last")
+_ROLLOUT_TIMES = ("prefill_s", "append_s", "decode_s", "search_wait_s", "host_s", "meanwhile_s")
+
+
+def level_label(level: str) -> str:
+    """'ramp_2' or '2' -> '2 masks'; other names, of benchmarks, as they are."""
+    number = level.removeprefix("ramp_")
+    if number.isdigit():
+        return f"{number} mask" + ("s" if number != "1" else "")
+    return "questions" if level == "qa" else level
+
+
+def series(rows: Rows) -> Series:
+    """Returns {name: [(step, value), ..]} of every number in the rows, and of shares and speeds derived from them."""
+    found: Series = collections.defaultdict(list)
+    for row in rows:
+        for name, value in {**row, **_derived(row)}.items():
+            if name not in ("step", "time") and isinstance(value, int | float) and not isinstance(value, bool):
+                found[name].append((float(row["step"]), float(value)))
+    return dict(found)
+
+
+def _derived(row: Mapping[str, Any]) -> dict[str, float]:
+    found = {}
+    times = {name: row[f"seconds/{name}"] for name in _TIMES if f"seconds/{name}" in row}
+    whole = sum(times.values())
+    if whole > 0:
+        found |= {f"share/{name}": seconds / whole for name, seconds in times.items()}
+    rollout, tokens = row.get("rollout/seconds"), row.get("rollout/tokens")
+    if rollout:
+        parts = {name: row[f"rollout/{name}"] for name in _ROLLOUT_TIMES if f"rollout/{name}" in row}
+        found |= {f"rollout share/{name.removesuffix('_s')}": part / rollout for name, part in parts.items()}
+    if rollout and tokens:
+        found["rollout tokens/s"] = tokens / rollout
+        if whole > 0:
+            found["whole iteration tokens/s"] = tokens / whole
+    if row.get("search/queries"):
+        found["cache share"] = row.get("search/cache_hits", 0) / row["search/queries"]
+    if isinstance(row.get("sampler_correlation"), float):
+        found["1 - correlation"] = 1.0 - row["sampler_correlation"]
+    return found
+
+
+def stage_charts(rows: Rows, step: str = "step") -> tuple[Chart, ...]:
+    """Returns the charts of one stage. step: what the x axis counts."""
+    found, charts = series(rows), []
+    for spec in _SPECS:
+        curves = [_curve(_label(key), found[key], spec.log) for key in _shown(spec, found)]
+        if curves:
+            charts.append(Chart(spec.title, step, spec.unit, tuple(curves), spec.kind, log=spec.log))
+    return tuple(charts)
+
+
+def compared(runs: Mapping[str, Sequence[Rows]], step: str = "step") -> tuple[Chart, ...]:
+    """Returns the main charts with a curve for each name: the mean over its runs (seeds) at the steps that all have,
+    and a 95 % interval where there are several."""
+    found, charts = {name: [series(rows) for rows in of_seeds] for name, of_seeds in runs.items()}, []
+    for spec in _SPECS:
+        curves = []
+        for name, of_seeds in found.items():
+            points = [dict(one[spec.main]) for one in of_seeds if spec.main in one]
+            steps = sorted(set.intersection(*map(set, points))) if points else []
+            if len(steps) > 1:
+                means = [intervals.mean([one[x] for one in points]) for x in steps]
+                curve = Curve(
+                    name, tuple(steps), tuple(m["mean"] for m in means), tuple(m["half_width"] for m in means)
+                )
+                curves.append(_thinned(curve))
+        if curves:
+            title = spec.title + (": whole reward" if spec.main == "reward" else "")
+            charts.append(Chart(title, step, spec.unit, tuple(curves)))
+    return tuple(charts)
+
+
+def other_numbers(rows: Rows) -> Table | None:
+    """Returns first and last value of every number that `stage_charts` does not draw; None if there is none."""
+    found = series(rows)
+    drawn = {key for spec in _SPECS for key in _shown(spec, found)}
+    cells = [
+        (key, f"{values[0][1]:.6g}", f"{values[-1][1]:.6g}")
+        for key, values in found.items()
+        if key not in drawn and any(value for _, value in values)
+    ]
+    return Table("Other numbers", ("name", "first", "last"), tuple(cells), folded=True) if cells else None
+
+
+def _shown(spec: _Spec, found: Series) -> list[str]:
+    """The names that a chart draws: not what stayed 0 all along, and no single points. Parts of a stack are as long as
+    the longest."""
+    keys = dict.fromkeys(key for pattern in spec.keys for key in _matching(pattern, found))
+    kept = [key for key in keys if any(y > 0 if spec.log else y for _, y in found[key])]
+    longest = max((len(found[key]) for key in kept), default=0)
+    if spec.kind == "stack":
+        kept = [key for key in kept if len(found[key]) == longest]
+    if spec.if_it_moves and all(len({y for _, y in found[key]}) == 1 for key in kept):
+        return []
+    return kept if longest > 1 else []
+
+
+def _matching(pattern: str, found: Series) -> list[str]:
+    before, star, after = pattern.partition("*")
+    if not star:
+        return [pattern] if pattern in found else []
+
+    def matches(key: str) -> bool:
+        middle = key[len(before) : len(key) - len(after)]
+        return key.startswith(before) and key.endswith(after) and bool(middle) and "/" not in middle
+
+    return [key for key in found if matches(key)]
+
+
+def _label(key: str) -> str:
+    if key in _LABELS:
+        return _LABELS[key]
+    parts = key.split("/")
+    if parts[0] == "eval" and len(parts) == 3:
+        return level_label(parts[1])
+    return level_label(parts[-1]) if parts[0] == "reward_answer" else parts[-1].replace("_", " ")
+
+
+def _curve(label: str, points: Sequence[tuple[float, float]], log: bool) -> Curve:
+    kept = [(x, y) for x, y in points if y > 0 or not log]
+    return _thinned(Curve(label, tuple(x for x, _ in kept), tuple(y for _, y in kept)))
+
+
+def _thinned(curve: Curve) -> Curve:
+    """The curve as at most _POINTS means of neighbouring points."""
+    block = -(-len(curve.x) // _POINTS)
+    if block == 1:
+        return curve
+    starts = range(0, len(curve.x), block)
+
+    def means(values: Sequence[float | None]) -> tuple[float | None, ...]:
+        parts = [[v for v in values[at : at + block] if v is not None] for at in starts]
+        return tuple(sum(part) / len(part) if part else None for part in parts)
+
+    return Curve(curve.label, means(curve.x), means(curve.y), means(curve.half_width) if curve.half_width else None)

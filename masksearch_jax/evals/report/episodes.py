@@ -1,0 +1,67 @@
+"""Sample trajectories: which episodes of an evaluation are shown, and how one reads.
+
+Chosen by recall, never by hand: the worst, the median and the best episode; ties are broken by a hash of the task's id.
+"""
+
+import hashlib
+import re
+from collections.abc import Sequence
+
+from masksearch_jax.evals.report.content import Episode, Turn
+from masksearch_jax.evals.report.curves import level_label
+from masksearch_jax.evals.runner import Row
+from masksearch_jax.text import answers, tags
+
+
+def chosen(rows: Sequence[Row], policy: str) -> tuple[Episode, ...]:
+    """Returns best, median and worst episode by recall, of all levels together; fewer if there are fewer rows."""
+    ordered = sorted(rows, key=lambda row: (row.recall, hashlib.sha256(row.task_id.encode()).hexdigest(), row.task_id))
+    if not ordered:
+        return ()
+    places = {"best": len(ordered) - 1, "median": (len(ordered) - 1) // 2, "worst": 0}
+    shown = {place: name for name, place in reversed(places.items())}  # a row that is several counts as the best
+    return tuple(episode(ordered[place], f"{policy}, {shown[place]}") for place in sorted(shown, reverse=True))
+
+
+def episode(row: Row, title: str) -> Episode:
+    """Returns an evaluated episode as it is shown."""
+    what = level_label(str(row.masks)) if row.kind == "ramp" else "question"
+    facts = [f"recall {row.recall:.2f}", what, f"{row.searches} search" + ("es" if row.searches != 1 else "")]
+    if row.stop != "answer":
+        facts.append(f"ended by {row.stop}")
+    turns = tuple(
+        turn(one["action"], one["text"], one["query"], one["passages"], one["observation"], one["error"])
+        for one in row.turns
+    )
+    return Episode(f"{title}: {row.task_id}", row.text, tuple(map(tuple, row.golds)), ", ".join(facts), turns)
+
+
+def turn(action: str, text: str, query: str, passages: Sequence[int], observation: str, error: str) -> Turn:
+    """Returns a turn in its parts. What stands in no part of a valid action counts as thought; the text of any other
+    turn is shown as it was written."""
+    observed = observation.strip().removeprefix(tags.INFORMATION[0]).removesuffix(tags.INFORMATION[1]).strip()
+    parts = {"error": error, "passages": tuple(passages), "observation": observed}
+    if action == "search":
+        return Turn(thought=_thought(text, tags.SEARCH), query=query, **parts)
+    if action == "answer":
+        answer = answers.answer_of(text)
+        if answer is not None:
+            return Turn(thought=_thought(text, tags.ANSWER), answer=answer, **parts)
+    return Turn(written=text, **parts)
+
+
+def _thought(text: str, action: tuple[str, str]) -> str:
+    before = text.rpartition(action[0])[0]
+    for tag in tags.THINK:
+        before = before.replace(tag, " ")
+    return " ".join(before.split())
+
+
+def marked(text: str, golds: Sequence[Sequence[str]]) -> list[tuple[str, bool]]:
+    """Returns the text in pieces, True for those that are a gold answer: whole words, in any case and spacing."""
+    found = sorted({gold for accepted in golds for gold in accepted if gold.strip()}, key=lambda g: (-len(g), g))
+    if not found:
+        return [(text, False)]
+    one_of = "|".join(r"\s+".join(map(re.escape, gold.split())) for gold in found)
+    pieces = re.split(rf"(?<!\w)({one_of})(?!\w)", text, flags=re.IGNORECASE)
+    return [(piece, bool(index % 2)) for index, piece in enumerate(pieces) if piece]

@@ -1,0 +1,53 @@
+"""The files of a run as a report reads them; what is not readable is named."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+def json_object(path: Path) -> dict[str, Any] | None:
+    """Returns the object in a JSON file, None if there is no file. Raises ValueError that names a damaged one."""
+    if not path.exists():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{path} is not readable JSON ({error}); remove it and run its stage again") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} holds {type(found).__name__} where an object was expected; run its stage again")
+    return found
+
+
+def metric_rows(path: Path) -> list[dict[str, Any]]:
+    """Returns the rows of a metrics.jsonl; [] without the file.
+
+    A last line without its end, of a run that is being written, is left out. Raises ValueError that names any other
+    line that is no row.
+    """
+    if not path.exists():
+        return []
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(keepends=True), 1):
+        if not line.endswith("\n"):
+            break
+        try:
+            row = json.loads(line)
+            row["step"] + 0
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{path}, line {number}: not a row with a step ({error!r}); start the stage again, which cuts its log"
+            ) from error
+        rows.append(row)
+    return rows
+
+
+def stage_folders(workdir: Path) -> list[Path]:
+    """Folders of trained stages in a workdir, or itself if it is one, in the order in which they began."""
+    found = [workdir] if (workdir / "metrics.jsonl").exists() else []
+    found += sorted(path.parent for path in workdir.glob("*/metrics.jsonl"))
+
+    def began(folder: Path) -> tuple[float, str]:
+        rows = metric_rows(folder / "metrics.jsonl")
+        return (rows[0].get("time", 0.0) if rows else 0.0, folder.name)
+
+    return sorted(found, key=began)

@@ -1,0 +1,114 @@
+"""Sections of a grid of methods x columns x seeds, as experiments/grid.py leaves it.
+
+In: report.json with rows [{label, chain, policy, twin}], columns, seeds, measured and gains {label: {column: {mean,
+half_width}}} and tokens {label: [{kind: count} of each seed]}; W/seed_<s>/<chain with + for />/ with a cell each.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from masksearch_jax.evals import intervals
+from masksearch_jax.evals.report import curves, scores
+from masksearch_jax.evals.report.content import Chart, Curve, Section, Table
+from masksearch_jax.evals.report.files import metric_rows
+from masksearch_jax.evals.report.run import sample_section
+
+_FIELDS = ("rows", "columns", "seeds", "measured")
+
+
+def sections(workdir: Path, report: Mapping[str, Any]) -> list[Section | None]:
+    """Raises ValueError that names what report.json lacks."""
+    missing = [name for name in _FIELDS if name not in report]
+    if missing:
+        raise ValueError(f"{workdir / 'report.json'} has columns but lacks {missing}; run its experiment again")
+    labels = [row["label"] for row in report["rows"]]
+    for label in labels:
+        for column in report["columns"]:
+            if column not in report["measured"].get(label, {}):
+                raise ValueError(f"{workdir / 'report.json'}: measured lacks {column!r} of row {label!r}")
+    return [
+        Section("Results", tables=_tables(report), charts=_charts(report)),
+        *_training(workdir, report),
+        sample_section(_policies(workdir, report)),
+    ]
+
+
+def _tables(report: Mapping[str, Any]) -> tuple[Table, ...]:
+    columns, seeds = report["columns"], len(report["seeds"])
+    note = f"token recall x 100: mean over {seeds} seeds ± half-width of the 95 % t interval"
+    rows = tuple((row["label"], *_cells(report["measured"][row["label"]], columns)) for row in report["rows"])
+    found = [Table("Held-out recall", ("method", *columns), rows, note)]
+    gains = report.get("gains", {})
+    rows = tuple(
+        (f"{row['label']} − {row['twin']}", *_cells(gains[row["label"]], columns, "+"))
+        for row in report["rows"]
+        if row["label"] in gains
+    )
+    if rows:
+        found.append(Table("Differences from the twin", ("methods", *columns), rows, f"{note}, paired by seed"))
+    tokens = report.get("tokens", {})
+    kinds = list(dict.fromkeys(kind for own in tokens.values() for one in own for kind in one))
+    means = {label: {kind: _mean(one.get(kind, 0) for one in own) for kind in kinds} for label, own in tokens.items()}
+    rows = tuple((label, *(f"{own[kind]:,.0f}" for kind in kinds)) for label, own in means.items())
+    if rows:
+        found.append(Table("Tokens of training", ("method", *kinds), rows, "all stages of a chain, mean over seeds"))
+    return tuple(found)
+
+
+def _charts(report: Mapping[str, Any]) -> tuple[Chart, ...]:
+    """A bar for each method, a chart for each column."""
+    labels, charts = [row["label"] for row in report["rows"]], []
+    for column in report["columns"]:
+        found = [report["measured"][label][column] for label in labels]
+        widths = tuple(_percent(one["half_width"]) for one in found)
+        bars = Curve(column, tuple(map(float, range(len(labels)))), tuple(100 * one["mean"] for one in found), widths)
+        charts.append(Chart(f"{column} (95 % intervals)", "token recall x 100", "", (bars,), "bars", tuple(labels)))
+    return tuple(charts)
+
+
+def _training(workdir: Path, report: Mapping[str, Any]) -> list[Section]:
+    """Curves of every cell, cells of SFT and of DAPO apart: the mean over seeds."""
+    runs: dict[str, dict[str, list]] = {"sft": {}, "dapo": {}}
+    chains = dict.fromkeys(row["chain"] for row in report["rows"])
+    cells = dict.fromkeys("/".join(c.split("/")[:n]) for c in chains for n in range(1, len(c.split("/")) + 1))
+    for cell in cells:
+        for stage, found in runs.items():
+            of_seeds = [
+                rows
+                for seed in report["seeds"]
+                if (rows := metric_rows(workdir / f"seed_{seed}" / cell.replace("/", "+") / stage / "metrics.jsonl"))
+            ]
+            if of_seeds:
+                found[cell] = of_seeds
+    titles = {"sft": "Training by SFT", "dapo": "Training by DAPO"}
+    text = ("Mean over seeds; the band is the 95 % interval.",)
+    sections = [
+        Section(titles[stage], text, charts=curves.compared(found, "step" if stage == "sft" else "iteration"))
+        for stage, found in runs.items()
+    ]
+    return [section for section in sections if section.charts]
+
+
+def _policies(workdir: Path, report: Mapping[str, Any]) -> dict[str, scores.Policy]:
+    """The policy of each row, of the first seed."""
+    found = {}
+    for row in report["rows"]:
+        cell = workdir / f"seed_{report['seeds'][0]}" / row["chain"].replace("/", "+") / "evaluate"
+        policies = {policy.name: policy for policy in scores.read_policies(cell)}
+        names = [name for name in (row.get("policy"), "dapo", "sft") if name in policies]
+        if names:
+            found[f"{row['label']}, seed {report['seeds'][0]}"] = policies[names[0]]
+    return found
+
+
+def _cells(found: Mapping[str, Mapping[str, float | None]], columns: Sequence[str], sign: str = "") -> list[str]:
+    return [scores.with_error(100 * found[c]["mean"], _percent(found[c]["half_width"]), 1, sign) for c in columns]
+
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else 100 * share
+
+
+def _mean(values: Iterable[float]) -> float:
+    return intervals.mean(list(values))["mean"]

@@ -1,0 +1,69 @@
+"""A page as one HTML file: no address in it, no file beside it, readable on a phone, light and dark.
+
+Every text of the page is escaped by the template; retrieved passages and what a policy wrote are data (design decision
+9). The content policy of the page names the one script in it, the filter of settings, by its hash: nothing else runs or
+loads, even if something slipped through. jinja2 is imported when a page is written.
+"""
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from masksearch_jax.evals.report import plots
+from masksearch_jax.evals.report.content import Page
+from masksearch_jax.evals.report.episodes import marked
+from masksearch_jax.text import tags
+
+_TEMPLATES = Path(__file__).parent / "templates"
+
+
+def write(path: Path | str, page: Page) -> Path:
+    """Writes the page atomically; returns its path."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(render(page), encoding="utf-8")
+    partial.replace(path)
+    return path
+
+
+def render(page: Page) -> str:
+    """Returns the page as HTML; the same page gives the same text. Raises ImportError that says what to install."""
+    try:
+        import jinja2
+    except ImportError as error:
+        raise ImportError("report.html needs jinja2: pip install -c launch/constraints.txt '.[report]'") from error
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    keys = plots.keys()
+    environment.globals.update(
+        marked=marked,
+        masked=lambda text: marked(text, [[tags.MASK]]) if tags.MASK in text else [(text, False)],
+        svg=lambda chart: environment.filters["safe"](plots.svg(chart, next(keys))),
+        tree=tree,
+    )
+    script = (_TEMPLATES / "filter.js").read_text(encoding="utf-8")
+    template = environment.get_template("page.html.j2")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    style = (_TEMPLATES / "page.css").read_text(encoding="utf-8")
+    return template.render(page=page, style=style, script=script, digest=digest)
+
+
+def tree(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str, str, list]]:
+    """Returns (name, dotted path, value as text, children) of each entry; a mapping has children and no value."""
+    found = []
+    for name, value in settings.items():
+        path = f"{prefix}{name}"
+        if isinstance(value, Mapping) and value:
+            found.append((str(name), path, "", tree(value, path + ".")))
+        else:
+            found.append((str(name), path, json.dumps(value, ensure_ascii=False, default=str), []))
+    return found

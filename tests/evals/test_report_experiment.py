@@ -1,0 +1,120 @@
+"""Pages of experiments: a grid of methods, rounds of distillation, one line over seeds."""
+
+import json
+
+import pytest
+from test_report_page import Reader, dapo_rows, row, section, write_log, write_policy
+
+from masksearch_jax import view
+from masksearch_jax.evals.report.experiment import experiment_page, is_experiment
+
+
+@pytest.fixture
+def drawing():
+    pytest.importorskip("matplotlib")
+    pytest.importorskip("jinja2")
+
+
+@pytest.fixture
+def grid(tmp_path):
+    chains = {"Agent-PE": "base", "Search-R1": "base/qa_rl"}
+    for seed in (0, 1):
+        for chain in chains.values():
+            cell = tmp_path / f"seed_{seed}" / chain.replace("/", "+")
+            stage = "dapo" if chain.endswith("rl") else "sft"
+            write_log(cell / stage, [one | {"reward": one["reward"] + seed} for one in dapo_rows(3)])
+            write_policy(cell / "evaluate" / stage, [row("a", 1.0), row("b", 0.0)])
+    cell = {"mean": 0.5, "half_width": 0.1}
+    content = {
+        "line": "grid",
+        "rows": [
+            {"label": label, "chain": chain, "policy": "", "twin": "Agent-PE" if "/" in chain else ""}
+            for label, chain in chains.items()
+        ],
+        "columns": ["hotpotqa", "average"],
+        "seeds": ["0", "1"],
+        "measured": {label: {"hotpotqa": cell, "average": {"mean": 0.25, "half_width": None}} for label in chains},
+        "gains": {"Search-R1": {"hotpotqa": {"mean": 0.02, "half_width": 0.01}, "average": cell}},
+        "tokens": {label: [{"sft": 1000, "generated": 0}, {"sft": 3000, "generated": 10}] for label in chains},
+        "stage_seconds": {"0": {"prepare": 1.0}},
+        "config": {"line": "grid", "seed": 0},
+    }
+    (tmp_path / "report.json").write_text(json.dumps(content))
+    return tmp_path
+
+
+def test_a_grid(grid, drawing):
+    page = experiment_page(grid)
+    tables = {table.title: table for table in section(page, "Results").tables}
+    assert tables["Held-out recall"].rows[0] == ("Agent-PE", "50.0 ±10.0", "25.0")
+    assert tables["Differences from the twin"].rows == (("Search-R1 − Agent-PE", "+2.0 ±1.0", "+50.0 ±10.0"),)
+    assert tables["Tokens of training"].rows[1] == ("Search-R1", "2,000", "5")
+    bars = section(page, "Results").charts[0]
+    assert bars.names == ("Agent-PE", "Search-R1") and bars.curves[0].half_width == (10.0, 10.0)
+    reward = next(chart for chart in section(page, "Training by DAPO").charts if chart.title.startswith("Reward"))
+    # Two seeds, 0.1 and 1.1: t of one degree of freedom x 0.7071 / sqrt(2).
+    (curve,) = reward.curves
+    assert curve.label == "base/qa_rl" and curve.y[0] == pytest.approx(0.6)
+    assert curve.half_width[0] == pytest.approx(12.706 * 0.5)
+    titles = [one.title for one in section(page, "Sample trajectories").episodes]
+    assert titles == [
+        "Agent-PE, seed 0, best: a", "Agent-PE, seed 0, worst: b",
+        "Search-R1, seed 0, best: a", "Search-R1, seed 0, worst: b",
+    ]  # fmt: skip
+    assert dict(page.facts)["seeds"] == "0, 1" and dict(page.facts)["seed 0"] == "1 s"
+    Reader(view.write(grid).read_text())
+
+
+def test_an_incomplete_grid_is_refused(grid):
+    content = json.loads((grid / "report.json").read_text())
+    (grid / "report.json").write_text(json.dumps(content | {"columns": ["hotpotqa", "musique"]}))
+    with pytest.raises(ValueError, match="measured lacks 'musique' of row 'Agent-PE'"):
+        experiment_page(grid)
+    del content["measured"]
+    (grid / "report.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"lacks \['measured'\]"):
+        experiment_page(grid)
+
+
+def test_rounds(tmp_path, drawing):
+    level = {
+        "tasks": 100, "outcomes": {"accepted": 40, "wrong": 360}, "acceptance": 0.1, "solved": 0.3, "diversity": 0.5,
+        "searches": 1.25, "new": 30,
+    }  # fmt: skip
+    held = {"1": {"recall": 0.2, "recall_se": 0.01}, "2": {"recall": 0.1, "recall_se": None}}
+    rounds = [
+        {"round": 0, "levels": {}, "set": {"ramp_1": 200}, "held_out": held},
+        {"round": 1, "levels": {"ramp_1": level}, "set": {"ramp_1": 230}, "held_out": held},
+    ]
+    (tmp_path / "report.json").write_text(json.dumps({"rounds": rounds, "seed": 0, "config": {"line": "evolve"}}))
+    for folder in (tmp_path, tmp_path / "round_1"):
+        write_log(folder / "sft", [{"step": n, "time": 1795730000.0, "loss": 1.0 / n} for n in (50, 100)])
+        write_policy(folder / "evaluate" / "sft", [row("a", 1.0), row("b", 0.0)])
+    page = experiment_page(tmp_path)
+    assert page.title.startswith("evolve: ")
+    held_out, made = section(page, "Results by round").tables
+    assert held_out.rows[1] == ("round 1", "230", "0.200 ±0.010", "0.100")
+    cells = ("round 1, 1 mask", "100", "30", "0.100", "0.300", "0.500", "1.250", "accepted 40, wrong 360")
+    assert made.rows == (cells,)
+    (loss,) = section(page, "Training by round").charts
+    assert [curve.label for curve in loss.curves] == ["round 0", "round 1"]
+    assert len(section(page, "Sample trajectories").episodes) == 4
+    Reader(view.write(tmp_path).read_text())
+
+
+def test_seeds_of_one_line(tmp_path, drawing):
+    for seed, recalls in enumerate(((1.0, 0.0), (1.0, 1.0), (1.0, 0.5))):
+        write_log(tmp_path / f"seed-{seed}" / "dapo", dapo_rows(3))
+        write_policy(tmp_path / f"seed-{seed}" / "evaluate" / "dapo", [row(str(n), r) for n, r in enumerate(recalls)])
+    assert is_experiment(tmp_path) and not is_experiment(tmp_path / "seed-0")
+    page = experiment_page(tmp_path)
+    # 0.5, 1.0, 0.75: mean 0.75, t of 2 degrees of freedom x 0.25 / sqrt(3).
+    assert section(page, "Results").tables[0].rows == (("DAPO", "0.750 ±0.621"),)
+    assert section(page, "Training: dapo").charts
+    Reader(view.write(tmp_path).read_text())
+
+
+def test_seeds_with_nothing_in_them(tmp_path):
+    (tmp_path / "seed_0").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"seed_0, and none holds a stage.*masksearch_jax.experiment"):
+        experiment_page(tmp_path)
