@@ -6,6 +6,15 @@ them to `page` in the same dataclasses. matplotlib (plots) and jinja2 (page) are
 nowhere else.
 """
 
-from masksearch_jax.evals.report.tables import LABELS, POLICIES, SCORES, aligned, by_kind_table, table, write_report
+from masksearch_jax.evals.report.tables import (
+    LABELS,
+    POLICIES,
+    SCORES,
+    aligned,
+    benchmark_table,
+    by_kind_table,
+    table,
+    write_report,
+)
 
-__all__ = ["LABELS", "POLICIES", "SCORES", "aligned", "by_kind_table", "table", "write_report"]
+__all__ = ["LABELS", "POLICIES", "SCORES", "aligned", "benchmark_table", "by_kind_table", "table", "write_report"]
