@@ -1,8 +1,8 @@
 """The teacher of lookups: search each named article in turn, then quote what the task asks for.
 
 In: lookup tasks (prep/lookups.py), a searcher. Out: demonstrations, as from agents/oracle.py, whose rejections these
-share. It searches by title, one article a turn, and is kept where every observation shows the words to quote. This is
-what an instruct model brings along: tags, turns, the tool, quoting; nothing about masks or questions.
+share. It searches by title and cue, one article a turn, and is kept where every observation shows the words to quote.
+This is what an instruct model brings along: tags, turns, the tool, quoting; nothing about masks or questions.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from masksearch_jax.agents import oracle
 from masksearch_jax.data import records
 from masksearch_jax.retrieval import interface
-from masksearch_jax.text import answers, tags
+from masksearch_jax.text import answers, prompt, tags
 from masksearch_jax.text.tokenizer import Tokenizer
 
 
@@ -32,6 +32,7 @@ class _Lookup(oracle.Transcript):
     def __init__(self, task: records.Task, cfg: oracle.OracleConfig, tokenizer: Tokenizer):
         super().__init__(task, cfg, tokenizer)
         self._article = 0
+        self._cues = prompt.lookup_cues(task.text)
 
     @property
     def solved(self) -> bool:
@@ -39,7 +40,8 @@ class _Lookup(oracle.Transcript):
 
     def next_query(self) -> str:
         rest = self.task.supporting[self._article :]
-        return self.search(f"{tags.SPAN_SEPARATOR} ".join(rest), lambda style: rest[0])
+        cues = self._cues[self._article : self._article + 1]
+        return self.search(f"{tags.SPAN_SEPARATOR} ".join(rest), lambda style: " ".join([rest[0], *cues]))
 
     def read(self, hits: Sequence[interface.Hit]) -> None:
         if answers.contains(self.observe(hits), self.task.answers[self._article]):

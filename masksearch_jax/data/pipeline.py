@@ -56,7 +56,8 @@ class _LevelFiles:
         epoch = cycle * len(self._sources) + number
         start = self._ends[number - 1] if number else 0
         source = self._sources[number]
-        key = np.random.SeedSequence([_SHUFFLE_STREAM, self._seed, self._level, epoch])
+        # Seeds are not negative, and level -1 is.
+        key = np.random.SeedSequence([_SHUFFLE_STREAM, self._seed, self._level % (1 << 32), epoch])
         shuffled = grain.experimental.index_shuffle(
             within - start, max_index=len(source) - 1, seed=int(key.generate_state(1)[0]), rounds=_SHUFFLE_ROUNDS
         )

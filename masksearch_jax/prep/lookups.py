@@ -19,7 +19,7 @@ import tensorflow as tf
 from masksearch_jax.data import records
 from masksearch_jax.prep import tasks
 from masksearch_jax.prep.splits import SPLITS
-from masksearch_jax.text import tags
+from masksearch_jax.text import prompt, tags
 
 _WORD = re.compile(r"\S+")
 _END = re.compile(r"[.!?,;:]+$")
@@ -57,7 +57,7 @@ def make(passages: Iterable[records.Passage], seed: int) -> Iterator[dict[str, A
         yield {
             "id": str(passage.id),
             "split": passage.split,
-            "question": tags.neutralise(" ".join(f"Look up {p.title} and quote: {cue}" for p, cue, _ in asked)),
+            "question": prompt.lookup_text([(p.title, cue) for p, cue, _ in asked]),
             "answers": [tags.neutralise(words) for _, _, words in asked],
             "supporting": [p.title for p, _, _ in asked],
         }

@@ -1,0 +1,57 @@
+"""The teacher of lookups: one search for each article, in order, and only what was shown is quoted."""
+
+from masksearch_jax.agents import lookup, oracle
+from masksearch_jax.data import records
+from masksearch_jax.retrieval.interface import Hit
+from masksearch_jax.text import prompt
+from masksearch_jax.text import tokenizer as tokenizer_lib
+
+ARTICLES = {"Karn Velith": "Karn Velith was born in Ostrom.", "Brad Keshan": "Brad Keshan wrote a book."}
+CFG = oracle.OracleConfig(
+    styles={"name": 1.0, "own": 0.0, "insight": 0.0}, retry=0.5, attempts=2, hits=1, observation_tokens=64,
+    total_tokens=400, seed=0,
+)  # fmt: skip
+
+
+class Titles:
+    """Finds the article of a title, and notes what was asked."""
+
+    def __init__(self, articles):
+        self.articles, self.asked = articles, []
+
+    def search(self, queries, k):
+        self.asked += [query.text for query in queries]
+        return [
+            [Hit(0, 0, title, text, 1.0) for title, text in self.articles.items() if query.text.startswith(title)]
+            for query in queries
+        ]
+
+
+def task(tokenizer, answers, titles) -> records.Task:
+    text = prompt.lookup_text([(title, cue) for title, cue in zip(titles, ("was born", "wrote a"), strict=False)])
+    return records.Task(
+        id="train/lookup/1", kind="lookup", split="train", prompt=tokenizer.encode(f" {text}"), targets=[],
+        answer_form="spans", answers=[[answer] for answer in answers], span_kinds=["quote"] * len(answers), text=text,
+        paragraph="", title="", passage_id=-1, article_id=-1, supporting=list(titles),
+    )  # fmt: skip
+
+
+def test_articles_are_searched_by_title_and_quoted_in_order(tmp_path):
+    tokenizer = tokenizer_lib.train([f" {t}: {a}" for t, a in ARTICLES.items()] * 20, tmp_path / "t.model", 320)
+    two = task(tokenizer, ["born in Ostrom", "a book"], ["Karn Velith", "Brad Keshan"])
+    searcher = Titles(ARTICLES)
+    (outcome,) = lookup.synthesize([two], searcher, tokenizer, oracle.Associations(), CFG)
+    assert searcher.asked == ["Karn Velith was born", "Brad Keshan wrote a"] and two.level == -1
+    made = outcome.demonstration
+    written = tokenizer.decode([i for i, own in zip(made.ids, made.trainable, strict=True) if own])
+    assert written.count("<search>") == 2 and written.endswith("<answer> born in Ostrom; a book</answer>")
+    assert "<think> Karn Velith; Brad Keshan</think>" in written and "<think> Brad Keshan</think>" in written
+    assert made.ids[: len(two.prompt)] == two.prompt and not any(made.trainable[: len(two.prompt)])
+
+
+def test_what_was_not_shown_is_not_taught(tmp_path):
+    tokenizer = tokenizer_lib.train([f" {t}: {a}" for t, a in ARTICLES.items()] * 20, tmp_path / "t.model", 320)
+    wrong = task(tokenizer, ["a river"], ["Brad Keshan"])
+    lost = task(tokenizer, ["a book"], ["Nobody"])
+    found = list(lookup.synthesize([wrong, lost], Titles(ARTICLES), tokenizer, oracle.Associations(), CFG))
+    assert [outcome.rejected for outcome in found] == ["miss", "miss"]
