@@ -24,6 +24,7 @@ PAGES = {
     "quickstart": ("", "proof", "strong", "slice"),
     "evolve": ("",),
     "table2": ("",),
+    "ablations": ("",),
 }
 
 

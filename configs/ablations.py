@@ -1,0 +1,46 @@
+"""What each part of stage I by RL contributes: one change at a time against one baseline, from one warm start.
+
+Command:  python -m masksearch_jax.experiment --config=configs/ablations.py --workdir=runs/ablations
+Hardware: two CPU cores.
+Expect:   W/report.json, W/report.html with the curves of every cell, and the table.
+
+The baseline is DAPO as configs/dapo.py has it, with fewer iterations. Columns are held-out RAMP by number of masks.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common, dapo, table2
+
+_WARM = "warm"
+_ITERATIONS = 25
+_MIXED = ((None, ((1, 0.4), (2, 0.3), (3, 0.2), (4, 0.1))),)
+_STAGED = ((300, ((1, 1.0),)), (300, ((1, 0.5), (2, 0.5))), (None, _MIXED[0][1]))
+# label, what differs from the baseline
+_CHANGES = {
+    "mixed masks from the start": {"curriculum": _MIXED},
+    "one mask only": {"curriculum": ((None, ((1, 1.0),)),)},
+    "reward: recall": {"reward": {"answer": "recall"}},
+    "reward: exact match": {"reward": {"answer": "em"}},
+    "no punishment of long episodes": {"reward": {"overlong_limit": 0}},
+    "no dynamic sampling": {"dynamic_sampling": False, "max_generations": 1, "groups": 32, "minibatches": 8},
+    "symmetric clip": {"clip_high": 0.2},
+    "loss as mean of episodes": {"aggregation": "seq-mean-token-mean"},
+}
+
+
+def get_config(arg: str = ""):
+    common.check_argument(__file__, arg)
+    config = dapo.get_config()
+    config.line = "grid"
+    config.synthesize.probe_tasks = 0
+    config.evaluate.episodes.update({"1": 400, "2": 200, "3": 200, "4": 200, "qa": 0})
+    config.evaluate.benchmarks.update(dict.fromkeys(config.evaluate.benchmarks, 0))
+    stages = {_WARM: table2.sft(600, ((1, 0.55), (2, 0.33), (3, 0.09), (4, 0.03)), first=((1500, ((1, 1.0),)),))}
+    baseline = {"iterations": _ITERATIONS, "eval_every": 0, "curriculum": _STAGED}
+    rows = [("SFT (warm start)", _WARM, "", ""), ("baseline", f"{_WARM}/rl_0", "", "SFT (warm start)")]
+    for number, change in enumerate([{}, *_CHANGES.values()]):
+        stages[f"rl_{number}"] = ConfigDict({"job": "dapo", "settings": baseline | change})
+    rows += [(label, f"{_WARM}/rl_{number}", "", "baseline") for number, label in enumerate(_CHANGES, start=1)]
+    config.stages = ConfigDict(stages)
+    config.grid = ConfigDict({"seeds": (0, 1, 2), "columns": ("1", "2", "3", "4"), "rows": tuple(rows)})
+    return config
