@@ -116,5 +116,5 @@ def test_seeds_of_one_line(tmp_path, drawing):
 
 def test_seeds_with_nothing_in_them(tmp_path):
     (tmp_path / "seed_0").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"seed_0, and none holds a stage.*masksearch_jax.experiment"):
+    with pytest.raises(FileNotFoundError, match=r"seed_0; none holds a stage.*masksearch_jax.experiment"):
         experiment_page(tmp_path)
