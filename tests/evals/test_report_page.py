@@ -69,7 +69,20 @@ def dapo_rows(count: int) -> list[dict]:
 
 @pytest.fixture
 def workdir(tmp_path):
-    folder = tmp_path / "W"
+    return make(tmp_path / "W")
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A run with its page, not to be changed."""
+    pytest.importorskip("matplotlib")
+    pytest.importorskip("jinja2")
+    folder = make(tmp_path_factory.mktemp("written") / "W")
+    assert view.write(folder) == folder / "report.html"
+    return folder
+
+
+def make(folder: Path) -> Path:
     sft = [{"step": n, "time": 1795730000.0 + n, "loss": 2.0 / n, "tokens_per_s": 100.0 * n} for n in (50, 100)]
     write_log(folder / "sft", [*sft, {"step": 100, "time": 1795730101.0, "eval/ramp_1/recall": 0.25}])
     write_log(folder / "dapo", dapo_rows(5))
@@ -248,20 +261,20 @@ def test_data_that_cannot_be_shown_is_refused():
 # --- The file --------------------------------------------------------------------------------------------------------
 
 
-def test_the_file_is_whole_and_needs_nothing_else(workdir, drawing):
-    text = view.write(workdir).read_text()
+def test_the_file_is_whole_and_needs_nothing_else(written):
+    text = (written / "report.html").read_text()
     read = Reader(text)
     assert "http" not in text.lower().replace("http-equiv", "") and "@import" not in text
     assert not {"link", "img", "iframe", "object", "image"} & set(read.tags)
     assert len(set(read.ids)) == len(read.ids) and set(read.references) <= set(read.ids)
-    assert read.tags.count("svg") == sum(len(one.charts) for one in run.run_page(workdir).sections)
+    assert read.tags.count("svg") == sum(len(one.charts) for one in run.run_page(written).sections)
     assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in text
     assert "prefers-color-scheme: dark" in text and read.tags.count("table") == text.count('<div class="scroll"')
-    assert not list(workdir.glob("*.partial"))
+    assert not list(written.glob("*.partial"))
 
 
-def test_text_of_others_stays_text(workdir, drawing):
-    text = view.write(workdir).read_text()
+def test_text_of_others_stays_text(written):
+    text = (written / "report.html").read_text()
     read = Reader(text)
     (script,) = read.scripts
     # The one script is ours, and the only one that a browser may run.
