@@ -51,7 +51,7 @@ def test_a_grid(grid, drawing):
     assert tables["Tokens of training"].rows[1] == ("Search-R1", "2,000", "5")
     bars = section(page, "Results").charts[0]
     assert bars.names == ("Agent-PE", "Search-R1") and bars.curves[0].half_width == (10.0, 10.0)
-    reward = next(chart for chart in section(page, "Training by DAPO").charts if chart.title.startswith("Reward"))
+    reward = next(chart for chart in section(page, "Training by DAPO").charts if chart.title == "Reward")
     # Two seeds, 0.1 and 1.1: t of one degree of freedom x 0.7071 / sqrt(2).
     (curve,) = reward.curves
     assert curve.label == "base/qa_rl" and curve.y[0] == pytest.approx(0.6)
@@ -102,7 +102,7 @@ def test_rounds(tmp_path, drawing):
     Reader(view.write(tmp_path).read_text())
 
 
-def test_seeds_of_one_line(tmp_path, drawing):
+def test_seeds_of_one_line(tmp_path):
     for seed, recalls in enumerate(((1.0, 0.0), (1.0, 1.0), (1.0, 0.5))):
         write_log(tmp_path / f"seed-{seed}" / "dapo", dapo_rows(3))
         write_policy(tmp_path / f"seed-{seed}" / "evaluate" / "dapo", [row(str(n), r) for n, r in enumerate(recalls)])
@@ -110,11 +110,10 @@ def test_seeds_of_one_line(tmp_path, drawing):
     page = experiment_page(tmp_path)
     # 0.5, 1.0, 0.75: mean 0.75, t of 2 degrees of freedom x 0.25 / sqrt(3).
     assert section(page, "Results").tables[0].rows == (("DAPO", "0.750 ±0.621"),)
-    assert section(page, "Training: dapo").charts
-    Reader(view.write(tmp_path).read_text())
+    assert section(page, "Training: dapo").charts and len(section(page, "Results").charts) == 1
 
 
 def test_seeds_with_nothing_in_them(tmp_path):
     (tmp_path / "seed_0").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"seed_0, and none holds a stage.*masksearch_jax.experiment"):
+    with pytest.raises(FileNotFoundError, match=r"seed_0; none holds a stage.*masksearch_jax.experiment"):
         experiment_page(tmp_path)

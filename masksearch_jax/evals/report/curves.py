@@ -40,7 +40,7 @@ _SPECS = (
     _Spec("Valid format on validation", "share of episodes", ("eval/*/format",)),
     _Spec("Answer among the hits on validation", "share of masks", ("eval/*/hit",)),
     _Spec("Searches on validation", "searches of an episode", ("eval/*/searches",), "eval/ramp_1/searches"),
-    _Spec("Response length", "the policy's tokens of an episode", ("generated_tokens",), "generated_tokens"),
+    _Spec("Response length", "tokens of an episode", ("generated_tokens",), "generated_tokens"),
     _Spec("Searches", "searches of an episode", ("searches",), "searches"),
     _Spec("How episodes end", "share of episodes", ("stop/*",)),
     _Spec("Entropy of the policy", "nats a token", ("entropy",), "entropy"),
@@ -73,6 +73,11 @@ _LABELS = {
     "rollout tokens/s": "rollout", "whole iteration tokens/s": "whole iteration", "tokens_per_s": "training",
     "seconds/since_last": "checkpoint, eval", "share/since_last": "checkpoint, eval", "seconds/logprobs": "log-probs",
     "share/logprobs": "log-probs", "search/latency_p50_ms": "median", "search/latency_p99_ms": "99 %",
+}  # fmt: skip
+# Titles where the main curve alone is shown.
+_COMPARED = {
+    "reward": "Reward", "reward_answer": "Answer reward", "eval/ramp_1/recall": "Recall on validation, 1 mask",
+    "eval/ramp_1/searches": "Searches on validation, 1 mask",
 }  # fmt: skip
 _TIMES = ("reshard", "rollout", "logprobs", "update", "since_last")
 _ROLLOUT_TIMES = ("prefill_s", "append_s", "decode_s", "search_wait_s", "host_s", "meanwhile_s")
@@ -143,8 +148,7 @@ def compared(runs: Mapping[str, Sequence[Rows]], step: str = "step") -> tuple[Ch
                 )
                 curves.append(_thinned(curve))
         if curves:
-            title = spec.title + (": whole reward" if spec.main == "reward" else "")
-            charts.append(Chart(title, step, spec.unit, tuple(curves)))
+            charts.append(Chart(_COMPARED.get(spec.main, spec.title), step, spec.unit, tuple(curves)))
     return tuple(charts)
 
 

@@ -18,8 +18,8 @@ def chosen(rows: Sequence[Row], policy: str) -> tuple[Episode, ...]:
     ordered = sorted(rows, key=lambda row: (row.recall, hashlib.sha256(row.task_id.encode()).hexdigest(), row.task_id))
     if not ordered:
         return ()
-    places = {"best": len(ordered) - 1, "median": (len(ordered) - 1) // 2, "worst": 0}
-    shown = {place: name for name, place in reversed(places.items())}  # a row that is several counts as the best
+    # Of few rows one may be several: it counts as the best, else as the worst.
+    shown = {(len(ordered) - 1) // 2: "median"} | {0: "worst"} | {len(ordered) - 1: "best"}
     return tuple(episode(ordered[place], f"{policy}, {shown[place]}") for place in sorted(shown, reverse=True))
 
 

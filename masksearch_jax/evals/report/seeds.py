@@ -26,8 +26,9 @@ def sections(workdir: Path) -> list[Section | None]:
     of_seeds = [{policy.name: policy for policy in scores.read_policies(path / "evaluate")} for path in folders]
     if not any(of_seeds) and not any(map(stage_folders, folders)):
         raise FileNotFoundError(
-            f"{workdir} has {', '.join(path.name for path in folders)}, and none holds a stage or an evaluation; run "
-            f"`python -m masksearch_jax.experiment --config=configs/quickstart.py --workdir={folders[0]}`"
+            f"{workdir} has {', '.join(path.name for path in folders)}; none holds a stage or an evaluation. A grid "
+            "of methods has a report.json after its first seed: start it again with the line that began it. A run in "
+            f"one of them: `python -m masksearch_jax.experiment --config=configs/quickstart.py --workdir={folders[0]}`"
         )
     logs: dict[str, dict[str, list]] = {}
     for folder in folders:
