@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from masksearch_jax.evals import intervals
+from masksearch_jax.evals.benchmarks import BENCHMARKS
 from masksearch_jax.evals.report.content import Chart, Curve, Table
 
 Rows = Sequence[Mapping[str, Any]]
@@ -84,11 +85,13 @@ _ROLLOUT_TIMES = ("prefill_s", "append_s", "decode_s", "search_wait_s", "host_s"
 
 
 def level_label(level: str) -> str:
-    """'ramp_2' or '2' -> '2 masks'; other names, of benchmarks, as they are."""
+    """'ramp_2' or '2' -> '2 masks'; the title of a benchmark; other names as they are."""
     number = level.removeprefix("ramp_")
     if number.isdigit():
         return f"{number} mask" + ("s" if number != "1" else "")
-    return "questions" if level == "qa" else level
+    if level in BENCHMARKS:
+        return BENCHMARKS[level].title
+    return {"qa": "questions", "lookup": "lookups"}.get(level, level)
 
 
 def series(rows: Rows) -> Series:

@@ -34,7 +34,7 @@ class Policy:
         if suite.isdigit():
             found = [row for row in self.rows if row.kind == "ramp" and row.masks == int(suite)]
         else:
-            found = [row for row in self.rows if row.kind == suite]
+            found = [row for row in self.rows if (row.benchmark or row.kind) == suite]
         return found if len(found) == self.scores.get(suite, {}).get("episodes") else []
 
     def error(self, suite: str, score: str) -> float | None:
