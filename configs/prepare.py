@@ -5,8 +5,8 @@ Command:  python -m masksearch_jax.prepare --config=configs/prepare.py --workdir
           python -m masksearch_jax.prepare --config=configs/prepare.py:wikipedia --config.dump=FILE --workdir=W
               --config.questions=FILE --config.benchmarks.musique=FILE ..          docs/benchmarks.md
 Hardware: two CPU cores. CPU-seconds: 32 for the toy (made first where no dump is given), 55 for 6 MB of wikitext.
-Expect:   W/data with manifest.json and report.json; the toy of 3000 articles: 3000 passages of 40 tokens on average, a
-          vocabulary of 1362, and 1800 training examples of one mask in each of four epochs.
+Expect:   W/data with manifest.json and report.json; the toy of 3000 articles: 3000 passages of 40 tokens on average,
+          365 newer ones, a vocabulary of 1362, and 1800 training examples of one mask in each of four epochs.
 """
 
 from ml_collections import ConfigDict
