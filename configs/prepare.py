@@ -84,5 +84,29 @@ def get_config(arg: str = ""):
     return config
 
 
+def llm() -> ConfigDict:
+    """A language model and how it is asked; docs/agents.md."""
+    return ConfigDict({
+        # An OpenAI-compatible server, up to and with /v1, and the model's name there. With url '', model is a folder on
+        # this machine: a trained stage (runs/dapo/dapo) or a published checkpoint.
+        "url": "",
+        "model": "",
+        "key_variable": "",  # environment variable that holds the key; '' for servers that ask for none
+        "json_mode": False,  # asks the server to restrict replies to JSON, where it can
+        "chat": "auto",  # of a published folder: auto | qwen2.5 | chatml | llama3 | llama3.1 | gemma | '' (base model)
+        "total_tokens": 2048,  # of a folder: a prompt and its reply
+        "temperature": 0.0,
+        "max_tokens": 512,  # of a reply
+        "timeout_s": 120.0,
+        "retries": 5,
+        "concurrency": 8,  # requests at a time
+        "requests_per_minute": 0,  # 0: no limit
+        "tokens_per_minute": 0,
+        "prompt_price": 0.0,  # of a million tokens, in the unit of the budget
+        "completion_price": 0.0,
+        "budget": 0.0,  # 0: none; counts what W/llm.sqlite, the cache of replies, says was spent
+    })
+
+
 def shares(train: float, validation: float, test: float) -> ConfigDict:
     return ConfigDict({"train": train, "validation": validation, "test": test})
