@@ -2,9 +2,13 @@
 
     python -m masksearch_jax.synthesize --config=configs/synthesize.py --workdir=W
 
+    python -m masksearch_jax.synthesize --config=configs/synthesize.py:agents --config.llm.url=URL
+        --config.llm.model=NAME --workdir=W
+
 Reads W/data (tasks, training-time index), writes W/demonstrations/ramp_<k>.array_record (and qa.array_record where
-questions are asked for) and, last, manifest.json with the counts of accepted and rejected trajectories and how often
-the oracle's top passages hold the answer.
+questions are asked for) and, last, manifest.json with the counts of accepted and rejected trajectories and, of the
+oracle, how often its top passages hold the answer. Teachers: the oracle, which knows the answers; agents over a
+language model, whose journal of every task stands in W/demonstrations/agents and lets a killed run go on.
 """
 
 import json
@@ -14,34 +18,114 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from masksearch_jax import entry, job, metrics
-from masksearch_jax.agents import oracle, questions
+from masksearch_jax import entry, job, language_model, metrics
+from masksearch_jax.agents import oracle, questions, solver, synthesis
+from masksearch_jax.agents.journal import Journal
 from masksearch_jax.data import records
 from masksearch_jax.data.curriculum import level_name, level_of
+from masksearch_jax.llm.client import Client
 from masksearch_jax.retrieval import interface
+from masksearch_jax.rollout.episode import EpisodeLimits
 from masksearch_jax.text import tokenizer as tokenizer_lib
 from masksearch_jax.text.interface import Tokenizer
 
 # Tasks that go through the index together: large enough for batched search, small enough to show progress.
 _CHUNK = 512
+TEACHERS = ("oracle", "agents")
+# Of synthesize: what each teacher alone reads.
+_OF_ORACLE = ("styles", "retry", "attempts", "association_tasks", "probe_tasks")
+_OF_AGENTS = ("teacher", "agents")
 
 
 def settings(cfg: Any) -> dict[str, Any]:
     """All that shapes the demonstrations, as JSON data: written to the manifest and compared by whoever reuses them."""
+    wanted, model = cfg.synthesize.to_dict(), {}
+    if wanted["teacher"] == "agents":
+        del wanted["agents"]["workers"]
+        model = {"llm": language_model.deciding(cfg.llm)}
+    for name in _OF_ORACLE if model else _OF_AGENTS:
+        del wanted[name]
     return {
         "seed": cfg.seed,
-        "synthesize": cfg.synthesize.to_dict(),
+        "synthesize": wanted,
         "search": cfg.search.to_dict(),
         "episode": cfg.episode.to_dict(),
+        **model,
     }
 
 
-def run(cfg: Any, workdir: Path, searcher: interface.Searcher) -> dict[str, Any]:
+def run(cfg: Any, workdir: Path, searcher: interface.Searcher, client: Client | None = None) -> dict[str, Any]:
     """Synthesises up to `cfg.synthesize.examples[name]` demonstrations of each level ('ramp_<k>', 'qa'); returns the
     manifest.
 
-    Raises ValueError if no trajectory at all is accepted for some level that was asked for.
+    client: of the agents; by default the one of `cfg.llm`, with its cache in W/llm.sqlite. Raises ValueError if no
+    trajectory at all is accepted for some level that was asked for, for an unknown teacher, and when the budget is
+    spent; ConnectionError when the model or the search tool does not answer. The agents then go on where they were.
     """
+    if cfg.synthesize.teacher not in TEACHERS:
+        raise ValueError(f"synthesize.teacher={cfg.synthesize.teacher!r} is none of {TEACHERS}")
+    if cfg.synthesize.teacher == "oracle":
+        return _run_oracle(cfg, workdir, searcher)
+    own = None if client else language_model.connect(cfg.llm, workdir / "llm.sqlite")
+    try:
+        return _run_agents(cfg, workdir, searcher, client or own)
+    finally:
+        if own:
+            own.close()
+
+
+def _run_agents(cfg: Any, workdir: Path, searcher: interface.Searcher, client: Client) -> dict[str, Any]:
+    wanted, target, started = cfg.synthesize, workdir / "demonstrations", time.perf_counter()
+    chosen = wanted.agents
+    teacher = synthesis.Teacher(
+        client,
+        searcher,
+        tokenizer_lib.load(workdir / "data"),
+        solver.AgentsConfig(
+            rewrites=chosen.rewrites,
+            passages=chosen.passages,
+            query_words=chosen.query_words,
+            thought_words=chosen.thought_words,
+            attempts=chosen.reply_attempts,
+            hits=cfg.search.hits,
+            limits=EpisodeLimits(**cfg.episode.to_dict()),
+            sampling=language_model.sampling(cfg.llm),
+        ),
+        chosen.judge,
+        chosen.judge_recall,
+    )
+    if chosen.workers < 1:
+        raise ValueError(f"synthesize.agents.workers={chosen.workers} has to be >= 1")
+    manifest: dict[str, Any] = {"settings": settings(cfg), "levels": {}}
+    fixed = {name: value for name, value in manifest["settings"].items() if name != "synthesize"}
+    fixed["agents"] = manifest["settings"]["synthesize"]["agents"]  # more examples may be asked for later
+    for name, count in wanted.examples.items():
+        if not count:
+            continue
+        journal = Journal(target / "agents", name, fixed)
+        try:
+            with metrics.progress_bar(count, f"synthesize {name}") as bar:
+                lines = synthesis.run(_tasks(workdir, level_of(name)), count, teacher, journal, chosen.workers, bar)
+        finally:
+            journal.close()
+        if not lines:
+            raise ValueError(
+                f"no trajectory of {name} was accepted, rejected: {dict(journal.reasons)}; why stands in "
+                f"{target / 'agents' / name}.rejected.jsonl; set synthesize.examples.{name}=0 to do without"
+            )
+        made = [records.Demonstration(**line["demonstration"]) for line in lines]
+        records.write(target / f"{name}.array_record", made)
+        manifest["levels"][name] = {
+            "written": len(made),
+            "outcomes": {"accepted": len(made), **journal.reasons},
+            "tokens": sum(len(one.ids) for one in made),
+            "searches": sum(one.searches for one in made),
+        }
+    manifest["llm"] = client.stats
+    return _finish(manifest, target, started)
+
+
+def _run_oracle(cfg: Any, workdir: Path, searcher: interface.Searcher) -> dict[str, Any]:
     wanted, target = cfg.synthesize, workdir / "demonstrations"
     started = time.perf_counter()
     tokenizer = tokenizer_lib.load(workdir / "data")
@@ -66,6 +150,11 @@ def run(cfg: Any, workdir: Path, searcher: interface.Searcher) -> dict[str, Any]
                 style: {"found": hits, "masks": masks, "rate": hits / masks} for style, (hits, masks) in found.items()
             }
         manifest["levels"][name] = made
+    return _finish(manifest, target, started)
+
+
+def _finish(manifest: dict[str, Any], target: Path, started: float) -> dict[str, Any]:
+    """Writes the manifest, last: demonstrations are finished where it exists."""
     manifest["seconds"] = round(time.perf_counter() - started, 2)
     target.mkdir(parents=True, exist_ok=True)
     (target / "manifest.json").write_text(json.dumps(manifest, indent=1))

@@ -28,7 +28,7 @@ def made(tmp_path_factory):
     tokenizer = published.PublishedTokenizer(folder)
     cfg = ModelConfig(
         vocab_size=tokenizer.vocab_size, layers=1, embed=32, heads=2, kv_heads=2, head_dim=16, ff=32, mlp="swiglu",
-        qkv_bias=True, tie_embeddings=False,
+        qkv_bias=True, tie_embeddings=False, smear_keys=False, rope_fraction=1.0,
     )  # fmt: skip
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
     params = transformer.init_params(cfg, 0, mesh)
