@@ -26,6 +26,10 @@ def sampling(settings: Any) -> Sampling:
     return Sampling(settings.temperature, settings.max_tokens)
 
 
+def endpoint(settings: Any) -> Endpoint:
+    return Endpoint(settings.url, settings.model, settings.key_variable, settings.json_mode)
+
+
 def connect(settings: Any, cache_file: Path) -> Client:
     """Returns the client of `settings` (a page's `llm`). Asks the model nothing yet.
 
@@ -38,9 +42,7 @@ def connect(settings: Any, cache_file: Path) -> Client:
     )  # fmt: skip
     limits = ClientSettings(**{name: settings[name] for name in names})
     if settings.url:
-        return Client(
-            Endpoint(settings.url, settings.model, settings.key_variable, settings.json_mode), limits, cache_file
-        )
+        return Client(endpoint(settings), limits, cache_file)
     return Client(_local(settings, limits.concurrency), limits, cache_file)
 
 

@@ -14,14 +14,16 @@ import os
 import runpy
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
-from masksearch_jax import distributed, entry, synthesize
+from masksearch_jax import distributed, entry, language_model, synthesize
 from masksearch_jax import job as job_lib
+from masksearch_jax.agents.answer_judge import AnswerJudge
 from masksearch_jax.checkpoints import Checkpointer
 from masksearch_jax.model import convert, lora
 from masksearch_jax.model.config import lora_from_config
@@ -74,7 +76,20 @@ def check(cfg: Any) -> None:
     if cfg.dapo.staleness and cfg.dapo.carry_over:
         raise ValueError("dapo.staleness=1 with carry_over: surplus would be two versions old; switch one off")
     if cfg.dapo.reward.answer == "judge":
-        raise ValueError("dapo.reward.answer='judge': no judge is connected; choose recall, recall_penalised, f1 or em")
+        check_judge(cfg)
+
+
+def check_judge(cfg: Any) -> None:
+    """Raises ValueError unless `cfg.llm` names a model that can judge."""
+    if not (cfg.llm.url or cfg.llm.model):
+        raise ValueError(
+            "dapo.reward.answer='judge': no judge is connected; name one by llm.url and llm.model, or choose recall, "
+            "recall_penalised, f1 or em"
+        )
+    if cfg.llm.url:
+        language_model.endpoint(cfg.llm).close()
+    elif cfg.distributed.processes > 1:
+        raise ValueError("dapo.reward.answer='judge' on several processes needs llm.url: process 0 alone asks")
 
 
 def ensure_data(cfg: Any, workdir: Path) -> None:
@@ -151,8 +166,19 @@ def train_dapo(job: job_lib.Job, params: Any = None) -> Any:
         params = job.initial()
     evaluate = job.validation(job.cfg.validation_episodes) if job.cfg.dapo.eval_every else None
     engine = job.engine("train", temperature=job.cfg.dapo.temperature)
+    judge = answer_judge(job) if job.cfg.dapo.reward.answer == "judge" else None
     with jax.set_mesh(job.mesh):
-        return dapo.run(job.cfg, job.workdir, job.model_cfg, job.mesh, engine, params=params, evaluate=evaluate)
+        return dapo.run(
+            job.cfg, job.workdir, job.model_cfg, job.mesh, engine, params=params, evaluate=evaluate, judge=judge
+        )
+
+
+def answer_judge(job: job_lib.Job) -> Callable:
+    """The judge of `cfg.llm`, with its replies in W/llm.sqlite; process 0 alone has one to ask."""
+    if not distributed.primary():
+        return lambda asked: []
+    client = language_model.connect(job.cfg.llm, job.workdir / "llm.sqlite")
+    return AnswerJudge(client, language_model.sampling(job.cfg.llm), **job.cfg.dapo.judge.to_dict())
 
 
 def finished(job: job_lib.Job, stage: str, steps: int) -> bool:

@@ -86,7 +86,8 @@ def _check(path: Path, settings: dict[str, Any]) -> None:
         partial.rename(path)
     elif (found := json.loads(path.read_text())) != settings:
         names = sorted(found.keys() | settings.keys())
-        changed = [f"{n} was {found.get(n)!r}, is {settings.get(n)!r}" for n in names if found.get(n) != settings.get(n)]
+        pairs = [(n, found.get(n), settings.get(n)) for n in names]
+        changed = [f"{n} was {before!r}, is {now!r}" for n, before, now in pairs if before != now]
         raise ValueError(
             f"{path.parent} was made with other settings: {'; '.join(changed)}; set them back, remove the folder, or "
             "take another --workdir"

@@ -1,8 +1,8 @@
 """The one client of a language model: a conversation in, a completion out, whatever stands behind.
 
-Order of work: cache, budget, rate limit, exchange; a transient failure is tried again after a wait that doubles. Thread-
-safe: callers ask from as many threads as they like, `concurrency` exchanges run at a time. Left out: what is asked
-(agents, prep) and what a reply has to look like (structured.py).
+Order of work: cache, budget, rate limit, exchange; a transient failure is tried again after a wait that doubles.
+Thread-safe: callers ask from as many threads as they like, `concurrency` exchanges run at a time. Left out: what is
+asked (agents, prep) and what a reply has to look like (structured.py).
 """
 
 import collections

@@ -39,7 +39,8 @@ def start_run(workdir, port):
     command = [
         sys.executable, "-m", "masksearch_jax.synthesize", "--config=configs/synthesize.py:agents",
         f"--workdir={workdir}", f"--config.llm.url=http://127.0.0.1:{port}/v1", "--config.llm.model=scripted",
-        "--config.llm.retries=5", f"--config.llm.concurrency={CONCURRENCY}", f"--config.synthesize.examples.ramp_1={TASKS}",
+        "--config.llm.retries=5", f"--config.llm.concurrency={CONCURRENCY}",
+        f"--config.synthesize.examples.ramp_1={TASKS}",
         *(f"--config.synthesize.examples.ramp_{k}=0" for k in (2, 3, 4)),
         f"--config.synthesize.agents.workers={WORKERS}",
     ]  # fmt: skip
@@ -51,7 +52,8 @@ def journal(workdir):
     """Task ids of every whole line."""
     found = []
     for path in sorted((workdir / "demonstrations" / "agents").glob("ramp_1.*.jsonl")):
-        found += [json.loads(line)["task_id"] for line in path.read_text().splitlines(keepends=True) if line[-1] == "\n"]
+        lines = path.read_text().splitlines(keepends=True)
+        found += [json.loads(line)["task_id"] for line in lines if line.endswith("\n")]
     return found
 
 
