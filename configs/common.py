@@ -161,7 +161,7 @@ def synthesize(strong: bool = False) -> ConfigDict:
     gives")."""
     styles = {"name": 0.0, "own": 0.0, "insight": 1.0} if strong else {"name": 0.5, "own": 0.45, "insight": 0.05}
     return ConfigDict({
-        "teacher": "oracle",  # oracle | agents (planner, rewriter, observer, judge over `llm`; docs/agents.md)
+        "teacher": "oracle",  # oracle | agents (a language model, `llm`; docs/agents.md) | official (records in a file)
         "styles": ConfigDict(styles),
         "retry": 0.5,
         "attempts": 2,
@@ -178,6 +178,8 @@ def synthesize(strong: bool = False) -> ConfigDict:
             "judge_recall": 1.0,  # what the rules want of each answer
             "workers": 16,  # tasks at a time
         }),
+        # Chatml trajectories, one a line; the least response_acc that is taken.
+        "official": ConfigDict({"file": "", "accuracy": 1.0}),
     })
 
 

@@ -8,7 +8,8 @@
 Reads W/data (tasks, training-time index), writes W/demonstrations/ramp_<k>.array_record (and qa.array_record where
 questions are asked for) and, last, manifest.json with the counts of accepted and rejected trajectories and, of the
 oracle, how often its top passages hold the answer. Teachers: the oracle, which knows the answers; agents over a
-language model, whose journal of every task stands in W/demonstrations/agents and lets a killed run go on.
+language model, whose journal of every task stands in W/demonstrations/agents and lets a killed run go on (accepted ones
+also as official chatml records); a file of official trajectories.
 """
 
 import json
@@ -19,31 +20,35 @@ from pathlib import Path
 from typing import Any
 
 from masksearch_jax import entry, job, language_model, metrics
-from masksearch_jax.agents import oracle, questions, solver, synthesis
+from masksearch_jax.agents import imported, official, oracle, questions, solver, synthesis, transcript
 from masksearch_jax.agents.journal import Journal
 from masksearch_jax.data import records
 from masksearch_jax.data.curriculum import level_name, level_of
 from masksearch_jax.llm.client import Client
 from masksearch_jax.retrieval import interface
 from masksearch_jax.rollout.episode import EpisodeLimits
+from masksearch_jax.text import chat
 from masksearch_jax.text import tokenizer as tokenizer_lib
 from masksearch_jax.text.interface import Tokenizer
 
 # Tasks that go through the index together: large enough for batched search, small enough to show progress.
 _CHUNK = 512
-TEACHERS = ("oracle", "agents")
-# Of synthesize: what each teacher alone reads.
-_OF_ORACLE = ("styles", "retry", "attempts", "association_tasks", "probe_tasks")
-_OF_AGENTS = ("teacher", "agents")
+# Teacher -> what it alone reads of `synthesize`. (Only what the oracle reads is older than the choice.)
+TEACHERS = {
+    "oracle": ("styles", "retry", "attempts", "association_tasks", "probe_tasks"),
+    "agents": ("teacher", "agents"),
+    "official": ("teacher", "official"),
+}
 
 
 def settings(cfg: Any) -> dict[str, Any]:
     """All that shapes the demonstrations, as JSON data: written to the manifest and compared by whoever reuses them."""
     wanted, model = cfg.synthesize.to_dict(), {}
+    del wanted["agents"]["workers"]
     if wanted["teacher"] == "agents":
-        del wanted["agents"]["workers"]
         model = {"llm": language_model.deciding(cfg.llm)}
-    for name in _OF_ORACLE if model else _OF_AGENTS:
+    read = TEACHERS[wanted["teacher"]]
+    for name in {name for names in TEACHERS.values() for name in names if name not in read}:
         del wanted[name]
     return {
         "seed": cfg.seed,
@@ -63,9 +68,11 @@ def run(cfg: Any, workdir: Path, searcher: interface.Searcher, client: Client | 
     spent; ConnectionError when the model or the search tool does not answer. The agents then go on where they were.
     """
     if cfg.synthesize.teacher not in TEACHERS:
-        raise ValueError(f"synthesize.teacher={cfg.synthesize.teacher!r} is none of {TEACHERS}")
+        raise ValueError(f"synthesize.teacher={cfg.synthesize.teacher!r} is none of {tuple(TEACHERS)}")
     if cfg.synthesize.teacher == "oracle":
         return _run_oracle(cfg, workdir, searcher)
+    if cfg.synthesize.teacher == "official":
+        return _run_official(cfg, workdir)
     own = None if client else language_model.connect(cfg.llm, workdir / "llm.sqlite")
     try:
         return _run_agents(cfg, workdir, searcher, client or own)
@@ -115,6 +122,7 @@ def _run_agents(cfg: Any, workdir: Path, searcher: interface.Searcher, client: C
             )
         made = [records.Demonstration(**line["demonstration"]) for line in lines]
         records.write(target / f"{name}.array_record", made)
+        _write_official(target / f"{name}.chatml.jsonl", lines)
         manifest["levels"][name] = {
             "written": len(made),
             "outcomes": {"accepted": len(made), **journal.reasons},
@@ -122,6 +130,48 @@ def _run_agents(cfg: Any, workdir: Path, searcher: interface.Searcher, client: C
             "searches": sum(one.searches for one in made),
         }
     manifest["llm"] = client.stats
+    return _finish(manifest, target, started)
+
+
+def _write_official(path: Path, lines: list[dict[str, Any]]) -> None:
+    """The accepted lines of a journal as official trajectories."""
+    with path.open("w", encoding="utf-8") as file:
+        for line in lines:
+            done = transcript.from_json(line["transcript"])
+            record = official.write_trajectory(official.Trajectory(line["text"], done, line["recall"]))
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def _run_official(cfg: Any, workdir: Path) -> dict[str, Any]:
+    """Demonstrations of `synthesize.official.file`, those of each level up to what is asked for."""
+    chosen, target, started = cfg.synthesize.official, workdir / "demonstrations", time.perf_counter()
+    tokenizer = tokenizer_lib.load(workdir / "data")
+    prepared = json.loads((workdir / "data" / "manifest.json").read_text()).get("settings", {}).get("tasks", {})
+    frame = chat.frame(tokenizer, prepared.get("chat", ""), prepared.get("system", ""))
+    limits = EpisodeLimits(**cfg.episode.to_dict())
+    accepted: dict[str, list[records.Demonstration]] = {name: [] for name in cfg.synthesize.examples}
+    outcomes = Counter[str]()
+    for outcome in imported.demonstrations(chosen.file, tokenizer, frame, limits, chosen.accuracy):
+        reason, one = outcome.rejected, outcome.demonstration
+        if one is not None:
+            name = level_name(one.masks)
+            room = cfg.synthesize.examples.get(name, 0) - len(accepted.get(name, ()))
+            if room > 0:
+                accepted[name].append(one)
+            else:
+                reason = "surplus"
+        outcomes[reason or "accepted"] += 1
+    if not outcomes["accepted"]:
+        raise ValueError(f"synthesize.official.file={chosen.file}: no record was accepted ({dict(outcomes)})")
+    manifest: dict[str, Any] = {"settings": settings(cfg), "levels": {}, "outcomes": dict(outcomes)}
+    for name, made in accepted.items():
+        if made:
+            records.write(target / f"{name}.array_record", made)
+            manifest["levels"][name] = {
+                "written": len(made),
+                "tokens": sum(len(one.ids) for one in made),
+                "searches": sum(one.searches for one in made),
+            }
     return _finish(manifest, target, started)
 
 

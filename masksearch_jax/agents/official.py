@@ -80,7 +80,7 @@ def read_pair(record: Any) -> Pair:
     masks, number = _fields(ext, masks=list, mask_num=int)
     if not all(isinstance(mask, str) and mask for mask in masks):
         raise RecordError(f"ext.masks holds something else than text: {masks!r}")
-    literals = query.split(tags.MASK)
+    literals = query.split(tags.MASK, len(masks))  # the instruction may name the mask as well
     if len(masks) != len(literals) - 1 or number != len(masks):
         raise RecordError(f"{len(literals) - 1} masks in query, {len(masks)} in ext.masks, ext.mask_num={number}")
     filled = "".join(literal + mask for literal, mask in zip(literals, masks, strict=False))
@@ -100,8 +100,9 @@ def task_of(pair: Pair, id: str, encode: Callable[[str], list[int]], split: str 
     known of where it was cut from, so search excludes nothing."""
     body = prompt.ramp_prompt(pair.text).strip()
     return records.Task(
-        id=id, kind="ramp", split=split, prompt=encode(body), targets=encode(f"{tags.SPAN_SEPARATOR} ".join(pair.masks)),
-        answer_form="spans", answers=[[mask] for mask in pair.masks], span_kinds=["link"] * len(pair.masks),
+        id=id, kind="ramp", split=split, prompt=encode(body),
+        targets=encode(f"{tags.SPAN_SEPARATOR} ".join(pair.masks)), answer_form="spans",
+        answers=[[mask] for mask in pair.masks], span_kinds=["link"] * len(pair.masks),
         text=pair.text, paragraph=pair.paragraph, title=pair.title, passage_id=-1, article_id=-1,
     )  # fmt: skip
 
@@ -162,6 +163,16 @@ def read_trajectory(record: Any) -> Trajectory:
     )  # fmt: skip
 
 
+def blanks(text: str, answer: str) -> int:
+    """The masks of what a user asked, less those that only its instruction names: as many as an answer that repeats the
+    paragraph fills; all of them where the answer has another form."""
+    for count in range(text.count(tags.MASK), 0, -1):
+        *before, _ = text.split(tags.MASK, count)
+        if re.match(".+?".join(map(re.escape, before)), answer, re.DOTALL):
+            return count
+    return text.count(tags.MASK)
+
+
 def read_lines(path: Path | str, reader: Callable[[Any], Any]) -> Iterator[Any]:
     """Yields each line as `reader` reads it, or the RecordError that it raised, with the line's number in front."""
     path = Path(path)
@@ -215,7 +226,7 @@ def _hits(content: str, place: int) -> tuple[interface.Hit, ...]:
     inside = re.fullmatch(r"\s*<information>(.*)</information>\s*", content, re.DOTALL)
     if not inside:
         raise RecordError(f"message {place} holds no <information> block: {content[:60]!r}")
-    text = " ".join(inside[1].split())
+    text = inside[1].replace("\n", " ").strip()
     if text in ("", prompt.NOTHING_FOUND):
         return ()
     title, colon, rest = text.partition(": ")

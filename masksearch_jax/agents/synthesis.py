@@ -53,8 +53,7 @@ class Teacher:
         if attempt.transcript is None:
             return line
         done = attempt.transcript
-        turns = [{"text": s.text, "hits": [dataclasses.asdict(hit) for hit in s.hits]} for s in done.searches]
-        line |= {"turns": [*turns, {"text": done.text}]}
+        line |= {"transcript": dataclasses.asdict(done)}
         recalls = judge.recalls(attempt.given, task.answers)
         recall = sum(recalls) / len(recalls)
         line |= {"recall": recall} | self._judged(task, attempt.given, recalls)

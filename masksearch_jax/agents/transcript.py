@@ -7,6 +7,7 @@ that the policy meets: what an episode would not have let happen is no demonstra
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 from masksearch_jax.data import records
 from masksearch_jax.retrieval import interface
@@ -42,6 +43,15 @@ class Transcript:
         return _think(self.thought) + tags.block(tags.ANSWER, plain(self.answer))
 
 
+def from_json(fields: dict[str, Any]) -> Transcript:
+    """The inverse of dataclasses.asdict."""
+    searches = [
+        Search(one["thought"], one["query"], tuple(interface.Hit(**hit) for hit in one["hits"]))
+        for one in fields["searches"]
+    ]
+    return Transcript(tuple(searches), fields["thought"], fields["answer"])
+
+
 def plain(text: str) -> str:
     """Text for inside a tag: no tag of ours in it, single spaces."""
     return " ".join(tags.neutralise(text).split())
@@ -58,10 +68,14 @@ def demonstration(
     'invalid_turn'."""
     rules = episode.Episode(len(task.prompt), limits, tokenizer)
     ids, trainable = list(task.prompt), [0] * len(task.prompt)
+
+    def too_long(turn: Sequence[int]) -> str:
+        return "turn_too_long" if len(turn) > limits.turn_tokens else "too_long"
+
     for one in done.searches:
         turn = tokenizer.encode(one.text)
         if len(turn) > rules.budget:
-            return None, "turn_too_long"
+            return None, too_long(turn)
         following = rules.end_turn(turn, episode.Ending.STOP)
         if isinstance(following, episode.Done):
             return None, "too_many_turns" if len(rules.turns) >= limits.turns else "too_long"
@@ -74,7 +88,7 @@ def demonstration(
         trainable += [1] * len(turn) + [0] * len(shown.ids)
     turn = tokenizer.encode(done.text)
     if len(turn) > rules.budget:
-        return None, "turn_too_long"
+        return None, too_long(turn)
     rules.end_turn(turn, episode.Ending.STOP)
     if rules.answer != plain(done.answer):
         return None, "invalid_turn"

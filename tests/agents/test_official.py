@@ -53,6 +53,7 @@ def test_a_pair_comes_back_as_the_task_it_was(task, tokenizer):
     [
         ({"answer": PARAGRAPH.replace("Tolm", "Vesh")}, "does not begin as the answer"),
         ({"query": TEXT.replace("[mask]", "1500", 1)}, "1 masks in query, 2 in ext.masks"),
+        ({"query": "[mask] " + TEXT}, "does not begin as the answer"),
         ({"query": TEXT[:-1] + "?"}, "does not end as the answer"),
         ({"ext": {"masks": ["1500", "Tolm"], "mask_num": 3}}, "ext.mask_num=3"),
         ({"ext": {"masks": ["1500", 7], "mask_num": 2}}, "ext.masks holds"),
@@ -91,6 +92,13 @@ def test_official_forms_that_ours_never_writes_are_read():
     back = official.read_trajectory(record)
     assert back.transcript.searches[0].query == "Karn birth; Tolm" and back.transcript.searches[0].thought == "hm"
     assert back.transcript.searches[0].hits[0].text == "no colon here" and back.accuracy is None
+
+
+def test_masks_that_only_the_instruction_names_do_not_count():
+    asked = f"{TEXT}\n{official.INSTRUCTION}"
+    assert asked.count("[mask]") == 3
+    assert official.blanks(asked, PARAGRAPH) == official.blanks(TEXT, PARAGRAPH) == 2
+    assert official.blanks(TEXT, "1500; Tolm") == 2 and official.blanks("Who?", "Karn") == 0
 
 
 def _broken():

@@ -85,7 +85,8 @@ def test_what_an_episode_would_not_allow_is_no_demonstration(task, tokenizer):
     assert reason(good) == ""
     assert reason(Transcript((search,) * 3, "", "Tolm; 1500")) == "too_many_turns"
     assert reason(good, turn_tokens=8) == "turn_too_long"
-    assert reason(good, total_tokens=60) == "too_long"
+    whole = len(demonstration("a", task, good, 1.0, LIMITS, tokenizer)[0].ids)
+    assert [reason(good, total_tokens=n) for n in (whole, whole - 1, whole // 2)] == ["", "too_long", "too_long"]
     assert reason(Transcript((dataclasses.replace(search, query=" "),), "", "Tolm")) == "invalid_turn"
     assert reason(Transcript((search,), "", " ")) == "invalid_turn"
 

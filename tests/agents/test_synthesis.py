@@ -172,6 +172,26 @@ def test_a_run_that_was_cut_off_ends_as_one_in_one_go(cfg, workdir, tmp_path_fac
     assert demonstrations(workdir) == demonstrations(whole)[:10]
 
 
+def test_official_records_of_a_run_import_as_the_same_tokens(cfg, workdir, tmp_path_factory, made):
+    run(cfg, workdir, Teacher())
+    exported = workdir / "demonstrations" / "ramp_2.chatml.jsonl"
+    (workdir / "data" / "manifest.json").write_text("{}")
+    other = tmp_path_factory.mktemp("imported")
+    (other / "data").symlink_to(made[0] / "data")
+    lines = exported.read_text().splitlines()
+    unjudged, wrong = json.loads(lines[0]), json.loads(lines[0])
+    unjudged["ext"], wrong["ext"] = {}, {"response_acc": 0.5}
+    (other / "given.jsonl").write_text("\n".join([json.dumps(unjudged), *lines, json.dumps(wrong), "{}"]))
+    cfg.synthesize.teacher, cfg.synthesize.official.file = "official", str(other / "given.jsonl")
+    manifest = synthesize.run(cfg, other, None)
+    assert manifest["outcomes"] == {"not_judged": 1, "accepted": len(lines), "wrong": 1, "malformed": 1}
+    same = [(one.ids, one.trainable, one.searches, one.masks) for one in demonstrations(workdir)]
+    assert [(one.ids, one.trainable, one.searches, one.masks) for one in demonstrations(other)] == same
+    cfg.synthesize.examples.ramp_2 = 0
+    with pytest.raises(ValueError, match="no record was accepted.*surplus"):
+        synthesize.run(cfg, other, None)
+
+
 def test_a_spent_budget_ends_the_run_and_more_goes_on(cfg, workdir):
     prices = {"prompt_price": 100.0, "completion_price": 100.0}
     with pytest.raises(BudgetSpentError, match="raise llm.budget"):
