@@ -12,6 +12,7 @@ from typing import Any
 from masksearch_jax.data import records
 from masksearch_jax.retrieval import interface
 from masksearch_jax.rollout import episode
+from masksearch_jax.rollout.trajectory import StopReason
 from masksearch_jax.text import prompt, tags
 from masksearch_jax.text.interface import Tokenizer
 
@@ -89,8 +90,8 @@ def demonstration(
     turn = tokenizer.encode(done.text)
     if len(turn) > rules.budget:
         return None, too_long(turn)
-    rules.end_turn(turn, episode.Ending.STOP)
-    if rules.answer != plain(done.answer):
+    following = rules.end_turn(turn, episode.Ending.STOP)
+    if following != episode.Done(StopReason.ANSWER) or rules.answer != plain(done.answer):
         return None, "invalid_turn"
     made = records.Demonstration(
         id=name, task_id=task.id, masks=0 if task.kind == "qa" else task.masks, ids=ids + turn,
