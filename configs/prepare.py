@@ -22,6 +22,9 @@ def get_config(arg: str = ""):
     config.seed = 0  # of the toy, the splits, the masks
     config.skip_bad = False  # go on past damaged pages, counting them
     config.overwrite = False  # replace data that other settings made
+    # --- salient spans: rules, or llm (asks the model below; docs/agents.md) ---
+    config.spans = "rules"
+    config.llm = llm()
     # --- splits by article ---
     config.splits = ""  # JSON {title: split}; '' for the toy's own, or a hash of the title
     config.shares = shares(0.98, 0.01, 0.01) if whole else shares(0.6, 0.1, 0.3)
