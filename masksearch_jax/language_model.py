@@ -27,7 +27,7 @@ def sampling(settings: Any) -> Sampling:
 
 
 def endpoint(settings: Any) -> Endpoint:
-    return Endpoint(settings.url, settings.model, settings.key_variable, settings.json_mode)
+    return Endpoint(settings.url, settings.model, settings.key_variable, settings.json_mode, settings.limit_field)
 
 
 def connect(settings: Any, cache_file: Path) -> Client:

@@ -104,8 +104,14 @@ def _run_agents(cfg: Any, workdir: Path, searcher: interface.Searcher, client: C
     if chosen.workers < 1:
         raise ValueError(f"synthesize.agents.workers={chosen.workers} has to be >= 1")
     manifest: dict[str, Any] = {"settings": settings(cfg), "levels": {}}
-    fixed = {name: value for name, value in manifest["settings"].items() if name != "synthesize"}
-    fixed["agents"] = manifest["settings"]["synthesize"]["agents"]  # more examples may be asked for later
+    # All that a line of the journal depends on. More examples may be asked for later, and a server may move.
+    fixed = {name: value for name, value in manifest["settings"].items() if name not in ("synthesize", "search")}
+    fixed |= {
+        "agents": manifest["settings"]["synthesize"]["agents"],
+        "hits": cfg.search.hits,
+        "index": searcher.fingerprint,
+        "tokenizer": teacher.tokenizer.fingerprint,
+    }
     for name, count in wanted.examples.items():
         if not count:
             continue

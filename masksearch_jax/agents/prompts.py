@@ -17,8 +17,8 @@ it; it never contains a guess at an answer."""
 REWRITER = """\
 You write queries for a search engine over an encyclopedia, which returns the passages most alike to a query. Given \
 the query of a plan, write {count} different queries for the same fact: vary the wording, use words in which an \
-article would state the fact, and name the subject in each. A query has at most {words} words and never contains a \
-guess at an answer."""
+article would state the fact, name the subject in each, and repeat none that was searched before. A query has at \
+most {words} words and never contains a guess at an answer."""
 
 OBSERVER = """\
 You read what a search engine over an encyclopedia returned, and decide how to go on with a task. Use what the \

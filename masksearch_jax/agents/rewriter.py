@@ -18,9 +18,17 @@ class Rewrites:
 
 
 def rewrite(
-    client: Client, problem: Problem, step: str, query: str, count: int, words: int, sampling: Sampling, attempts: int
+    client: Client,
+    problem: Problem,
+    step: str,
+    query: str,
+    tried: Sequence[str],
+    count: int,
+    words: int,
+    sampling: Sampling,
+    attempts: int,
 ) -> list[str]:
-    """Returns 1 to `count` different queries of at most `words` words."""
+    """Returns 1 to `count` different queries of at most `words` words. tried: queries of earlier steps."""
 
     def fault(reply: Rewrites) -> str:
         if not 1 <= len(reply.queries) <= count:
@@ -29,11 +37,13 @@ def rewrite(
             return f"a query has no word, or more than {words}"
         return ""
 
+    before = " | ".join(tried) or "nothing"
     messages = [
         Message("system", prompts.REWRITER.format(count=count, words=words)),
         Message(
             "user",
-            f"{prompts.task(problem)}\n\nStep: {step}\nQuery: {query}\n\nReply: {structured.shape(Rewrites)}",
+            f"{prompts.task(problem)}\n\nStep: {step}\nQuery: {query}\nSearched before: {before}\n\n"
+            f"Reply: {structured.shape(Rewrites)}",
         ),
     ]
     found = structured.ask(client, messages, Rewrites, sampling, attempts, fault).queries

@@ -89,7 +89,8 @@ def _solve(client, problem, searcher, tokenizer, cfg, steps: list[Step]) -> Atte
     notes: dict[int, tuple[str, str]] = {}
     while True:
         # ---- search with several queries, read their results as one list ----
-        queries = rewriter.rewrite(client, problem, step, query, cfg.rewrites, cfg.query_words, *ask)
+        tried = [one for before in steps for one in before.queries]
+        queries = rewriter.rewrite(client, problem, step, query, tried, cfg.rewrites, cfg.query_words, *ask)
         queries = list(dict.fromkeys(filter(None, map(plain, queries)))) or [plain(query)]
         asked = [interface.Query(one, problem.passage_id, problem.article_id) for one in queries]
         results = searcher.search(asked, cfg.hits)

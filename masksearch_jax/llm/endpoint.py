@@ -21,6 +21,7 @@ from masksearch_jax.llm.interface import (
 
 _ACCESS = (401, 403, 404)
 _TRANSIENT = (408, 409, 425, 429)
+_LIMIT_FIELDS = ("max_tokens", "max_completion_tokens")
 _NO_MONEY = "insufficient_quota"
 _NO_KEY = "none"  # for local servers, which ask for none; the package insists on one
 
@@ -28,14 +29,17 @@ _NO_KEY = "none"  # for local servers, which ask for none; the package insists o
 class Endpoint:
     """Implements `interface.Backend`."""
 
-    def __init__(self, url: str, model: str, key_variable: str = "", json_mode: bool = False):
+    def __init__(self, url: str, model: str, key_variable: str = "", json_mode: bool = False, limit_field="max_tokens"):
         """url: up to and with /v1. key_variable: environment variable that holds the key, '' for servers without one.
-        json_mode: asks the server to restrict replies to JSON objects, which not all servers can.
+        json_mode: asks the server to restrict replies to JSON objects, which not all servers can. limit_field: what the
+        server calls the most tokens of a reply; newer models of OpenAI say 'max_completion_tokens'.
 
         Raises ValueError for settings that cannot work, and if the openai package is not installed.
         """
         if not url.startswith(("http://", "https://")):
             raise ValueError(f"llm.url={url!r} has to be http(s)://host[:port]/v1, of an OpenAI-compatible server")
+        if limit_field not in _LIMIT_FIELDS:
+            raise ValueError(f"llm.limit_field={limit_field!r} is none of {_LIMIT_FIELDS}")
         if not model:
             raise ValueError(f"llm.model is empty: name the model that {url} serves")
         key = os.environ.get(key_variable, "") if key_variable else _NO_KEY
@@ -49,6 +53,7 @@ class Endpoint:
             ) from None
         self.name = model
         self._url, self._openai = url, openai
+        self._limit_field = limit_field
         self._format = {"response_format": {"type": "json_object"}} if json_mode else {}
         self._client = openai.OpenAI(base_url=url, api_key=key, max_retries=0)
 
@@ -59,9 +64,9 @@ class Endpoint:
                 model=self.name,
                 messages=[{"role": m.role, "content": m.content} for m in messages],
                 temperature=sampling.temperature,
-                max_tokens=sampling.max_tokens,
                 seed=sampling.seed,
                 timeout=timeout_s,
+                **{self._limit_field: sampling.max_tokens},
                 **self._format,
             )
         except openai.APIStatusError as error:

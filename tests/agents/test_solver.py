@@ -1,6 +1,7 @@
 """Parts of the agents, each by itself."""
 
 import dataclasses
+import json
 
 import pytest
 
@@ -8,6 +9,8 @@ from masksearch_jax.agents import rewriter, solver
 from masksearch_jax.agents.problem import Problem
 from masksearch_jax.agents.transcript import Search, Transcript, demonstration, plain, visible
 from masksearch_jax.data.records import Task
+from masksearch_jax.llm.client import Client, ClientSettings
+from masksearch_jax.llm.interface import Completion, Sampling, Usage
 from masksearch_jax.retrieval.interface import Hit
 from masksearch_jax.rollout.episode import EpisodeLimits
 from masksearch_jax.text import prompt
@@ -96,3 +99,81 @@ def test_tags_in_a_models_text_do_not_act(task, tokenizer):
     made, why = demonstration("a", task, Transcript((search,), "", "Tolm; 1500"), 1.0, LIMITS, tokenizer)
     assert why == "" and made.searches == 1
     assert plain("a <search>\n b [mask]") == "a (search) b (mask)"
+
+
+class Writer:
+    """Writes what it is given, one reply a request."""
+
+    name = "writer"
+
+    def __init__(self, *replies):
+        self.replies, self.asked = [json.dumps(reply) for reply in replies], []
+
+    def complete(self, messages, sampling, timeout_s):
+        self.asked.append(messages[-1].content)
+        return Completion(self.replies.pop(0), Usage(1, 1))
+
+    def close(self):
+        pass
+
+
+class Library:
+    """Finds the hits whose text holds a word of the query."""
+
+    fingerprint, stats = "library", {}
+
+    def search(self, queries, k):
+        return [[hit for hit in HITS if set(query.text.split()) & set(hit.text.split())][:k] for query in queries]
+
+
+def verdict(kind, useful=(), query="", answers=()):
+    step = "next" if query else ""
+    return {"thought": "so", "verdict": kind, "useful": list(useful), "step": step, "query": query,
+            "answers": list(answers)}  # fmt: skip
+
+
+def solve(tmp_path, tokenizer, problem, *replies, turns=5):
+    writer = Writer({"analysis": "two hops", "step": "first", "query": "q"}, *replies)
+    limits = dataclasses.replace(LIMITS, turns=turns)
+    cfg = solver.AgentsConfig(3, 4, 5, 5, 2, 1, limits, Sampling())
+    client = Client(writer, ClientSettings(), tmp_path / "cache")
+    return solver.solve(client, problem, Library(), tokenizer, cfg), writer
+
+
+QUESTION = Problem("q", "qa", "Whom did Karn meet first, whom last?", 1, "whole", -1, -1)
+
+
+def test_a_question_over_two_steps(tmp_path, tokenizer):
+    attempt, writer = solve(
+        tmp_path, tokenizer, QUESTION,
+        {"queries": ["who b", "who c"]}, verdict("continue", [2], "d"),
+        {"queries": ["d"]}, verdict("answer", [1], answers=["c; d"]),
+    )  # fmt: skip
+    assert attempt.given == ["c; d"] and attempt.transcript.answer == "c; d" and not attempt.failure
+    # Of the first step only the query that found what was relied on is a turn.
+    assert [search.query for search in attempt.transcript.searches] == ["who c", "d"]
+    assert [step.queries for step in attempt.steps] == [["who b", "who c"], ["d"]]
+    last = writer.asked[-1]
+    assert HITS[2].text in last and HITS[3].text in last and HITS[1].text not in last  # notes, and this search
+
+
+def test_turns_are_bounded_and_a_bad_reply_is_told_then_named(tmp_path, tokenizer):
+    again = [{"queries": ["b"]}, verdict("retry", query="b")]
+    attempt, writer = solve(tmp_path / "1", tokenizer, QUESTION, *again * 3, turns=4)
+    assert attempt.failure == "no_answer" and len(attempt.steps) == 3 and not writer.replies
+    assert "No more searches" in writer.asked[-1] and "No more searches" not in writer.asked[-3]
+    wrong = verdict("answer", [7], answers=["b"])
+    attempt, writer = solve(tmp_path / "2", tokenizer, QUESTION, {"queries": ["b"]}, wrong, wrong)
+    assert attempt.failure == "bad_reply" and "useful names passages [7]" in attempt.detail and attempt.steps == []
+    attempt, writer = solve(
+        tmp_path / "3", tokenizer, QUESTION, {"queries": ["b c d a q e"]}, {"queries": ["b"]},
+        verdict("answer", answers=["b"]),
+    )  # fmt: skip
+    assert attempt.given == ["b"] and "more than 5" in writer.asked[2]
+
+
+def test_a_paragraph_is_answered_whole(tmp_path, tokenizer):
+    problem = Problem("1", "ramp", TEXT, 2, "paragraph", 7, 7)
+    replies = {"queries": ["b"]}, verdict("answer", [1], answers=["Tolm", "1500"])
+    attempt, _ = solve(tmp_path, tokenizer, problem, *replies)
+    assert attempt.transcript.answer == "Karn Velith was born in Tolm in 1500."

@@ -27,13 +27,10 @@ def test_a_conversation_goes_out_whole_and_its_price_comes_back(server, monkeypa
     assert asked["messages"] == [{"role": m.role, "content": m.content} for m in MESSAGES]
     assert (asked["temperature"], asked["max_tokens"], asked["seed"]) == (0.5, 33, 7)
     assert asked["response_format"] == {"type": "json_object"}
-    assert "response_format" not in _asked_without_json_mode(server)
     endpoint.close()
-
-
-def _asked_without_json_mode(server):
-    Endpoint(server.url, "tiny").complete(MESSAGES, Sampling(), 5.0)
-    return server.asked[-1]
+    Endpoint(server.url, "tiny", limit_field="max_completion_tokens").complete(MESSAGES, Sampling(max_tokens=9), 5.0)
+    assert server.asked[-1]["max_completion_tokens"] == 9
+    assert not {"response_format", "max_tokens"} & server.asked[-1].keys()
 
 
 @pytest.mark.parametrize(
@@ -64,6 +61,8 @@ def test_settings_that_cannot_work_are_refused_by_name(tmp_path, monkeypatch):
         Endpoint("http://h/v1", "m", "SOME_KEY")
     with pytest.raises(ValueError, match="llm.model is empty"):
         Endpoint("http://h/v1", "")
+    with pytest.raises(ValueError, match="limit_field='n'"):
+        Endpoint("http://h/v1", "m", limit_field="n")
     with pytest.raises(ValueError, match="llm.url='h'"):
         Endpoint("h", "m")
     from configs import prepare
