@@ -26,6 +26,19 @@ def sampling(settings: Any) -> Sampling:
     return Sampling(settings.temperature, settings.max_tokens)
 
 
+def check(settings: Any, wanted_by: str) -> None:
+    """Refuses a page's `llm` that names no model, or one that cannot be asked. Raises ValueError.
+
+    wanted_by: the setting that needs the model."""
+    if not (settings.url or settings.model):
+        raise ValueError(
+            f"{wanted_by} asks a language model, and none is connected: name a server and its model by llm.url and "
+            "llm.model, or a folder by llm.model alone"
+        )
+    if settings.url:
+        endpoint(settings).close()
+
+
 def endpoint(settings: Any) -> Endpoint:
     return Endpoint(settings.url, settings.model, settings.key_variable, settings.json_mode, settings.limit_field)
 

@@ -69,6 +69,8 @@ def run(cfg: Any, workdir: Path) -> dict[str, Any]:
     retrieval = index_settings.from_config(cfg.retrieval.to_dict())
     if cfg.spans not in SPANS:
         raise ValueError(f"spans={cfg.spans!r} is none of {SPANS}")
+    if cfg.spans == "llm":
+        language_model.check(cfg.llm, "spans='llm'")
     unknown = set(cfg.indices) - set(INDICES)
     if unknown:
         raise ValueError(f"indices={tuple(cfg.indices)}: {sorted(unknown)} is none of {tuple(INDICES)}")

@@ -59,6 +59,21 @@ def settings(cfg: Any) -> dict[str, Any]:
     }
 
 
+def check(cfg: Any) -> None:
+    """Refuses settings that cannot work, before anything is opened: ValueError or FileNotFoundError."""
+    wanted = cfg.synthesize
+    if wanted.teacher not in TEACHERS:
+        raise ValueError(f"synthesize.teacher={wanted.teacher!r} is none of {tuple(TEACHERS)}")
+    if wanted.teacher == "agents":
+        if wanted.agents.workers < 1:
+            raise ValueError(f"synthesize.agents.workers={wanted.agents.workers} has to be >= 1")
+        language_model.check(cfg.llm, "synthesize.teacher='agents'")
+    if wanted.teacher == "official" and not Path(wanted.official.file).is_file():
+        raise FileNotFoundError(
+            f"synthesize.official.file={wanted.official.file!r}: no such file; name one with a chatml record a line"
+        )
+
+
 def run(cfg: Any, workdir: Path, searcher: interface.Searcher, client: Client | None = None) -> dict[str, Any]:
     """Synthesises up to `cfg.synthesize.examples[name]` demonstrations of each level ('ramp_<k>', 'qa'); returns the
     manifest.
@@ -67,12 +82,12 @@ def run(cfg: Any, workdir: Path, searcher: interface.Searcher, client: Client | 
     trajectory at all is accepted for some level that was asked for, for an unknown teacher, and when the budget is
     spent; ConnectionError when the model or the search tool does not answer. The agents then go on where they were.
     """
-    if cfg.synthesize.teacher not in TEACHERS:
-        raise ValueError(f"synthesize.teacher={cfg.synthesize.teacher!r} is none of {tuple(TEACHERS)}")
     if cfg.synthesize.teacher == "oracle":
         return _run_oracle(cfg, workdir, searcher)
     if cfg.synthesize.teacher == "official":
         return _run_official(cfg, workdir)
+    if client is None:
+        check(cfg)
     own = None if client else language_model.connect(cfg.llm, workdir / "llm.sqlite")
     try:
         return _run_agents(cfg, workdir, searcher, client or own)
@@ -101,8 +116,6 @@ def _run_agents(cfg: Any, workdir: Path, searcher: interface.Searcher, client: C
         chosen.judge,
         chosen.judge_recall,
     )
-    if chosen.workers < 1:
-        raise ValueError(f"synthesize.agents.workers={chosen.workers} has to be >= 1")
     manifest: dict[str, Any] = {"settings": settings(cfg), "levels": {}}
     # All that a line of the journal depends on. More examples may be asked for later, and a server may move.
     fixed = {name: value for name, value in manifest["settings"].items() if name not in ("synthesize", "search")}
@@ -269,6 +282,7 @@ def _first(source: Iterator[Any], count: int) -> list[Any]:
 
 
 def main(cfg: Any, workdir: Path) -> None:
+    check(cfg)
     searcher = job.Job(cfg, workdir).searcher("train")
     print(json.dumps(run(cfg, workdir, searcher), indent=1))
 

@@ -62,6 +62,8 @@ def check(cfg: Any) -> None:
     adapters = lora_from_config(cfg.lora)
     if adapters and adapters.base_quantisation:
         lora.qwix()
+    if not (cfg.job == "dapo" and cfg.start):  # which needs no demonstrations
+        synthesize.check(cfg)
     if cfg.job == "sft":
         return
     if cfg.rollout.top_p != 1.0 or cfg.rollout.top_k != 0:
@@ -76,20 +78,9 @@ def check(cfg: Any) -> None:
     if cfg.dapo.staleness and cfg.dapo.carry_over:
         raise ValueError("dapo.staleness=1 with carry_over: surplus would be two versions old; switch one off")
     if cfg.dapo.reward.answer == "judge":
-        check_judge(cfg)
-
-
-def check_judge(cfg: Any) -> None:
-    """Raises ValueError unless `cfg.llm` names a model that can judge."""
-    if not (cfg.llm.url or cfg.llm.model):
-        raise ValueError(
-            "dapo.reward.answer='judge': no judge is connected; name one by llm.url and llm.model, or choose recall, "
-            "recall_penalised, f1 or em"
-        )
-    if cfg.llm.url:
-        language_model.endpoint(cfg.llm).close()
-    elif cfg.distributed.processes > 1:
-        raise ValueError("dapo.reward.answer='judge' on several processes needs llm.url: process 0 alone asks")
+        language_model.check(cfg.llm, "dapo.reward.answer='judge'")
+        if cfg.distributed.processes > 1 and not cfg.llm.url:
+            raise ValueError("dapo.reward.answer='judge' on several processes needs llm.url: process 0 alone asks")
 
 
 def ensure_data(cfg: Any, workdir: Path) -> None:

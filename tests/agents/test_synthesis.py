@@ -7,8 +7,9 @@ import json
 import pytest
 import scripted_teacher
 
+from configs import sft as sft_page
 from configs import synthesize as page
-from masksearch_jax import synthesize
+from masksearch_jax import synthesize, train
 from masksearch_jax.data import records
 from masksearch_jax.job import Job
 from masksearch_jax.llm.client import Client, ClientSettings
@@ -214,6 +215,19 @@ def test_teacher_and_judge_are_refused_by_name(cfg, workdir):
     cfg.synthesize.agents.judge = "nobody"
     with pytest.raises(ValueError, match="judge='nobody'"):
         run(cfg, workdir, Teacher())
-    cfg.synthesize.teacher = "nobody"
-    with pytest.raises(ValueError, match="teacher='nobody'"):
-        run(cfg, workdir, Teacher())
+    for change, message in (
+        ({"teacher": "agents"}, "synthesize.teacher='agents' asks a language model, and none is connected"),
+        ({"teacher": "official"}, "synthesize.official.file='': no such file"),
+        ({"teacher": "nobody"}, "teacher='nobody' is none of"),
+    ):
+        cfg.synthesize.update(change)
+        for refuse in (synthesize.check, train.check):
+            with pytest.raises((ValueError, FileNotFoundError), match=message):
+                refuse(stage(cfg))
+
+
+def stage(cfg):
+    """The settings as a page of SFT has them."""
+    found = sft_page.get_config()
+    found.synthesize.update(cfg.synthesize)
+    return found
