@@ -1,5 +1,8 @@
 """A checkpoint as the language model, against a plain loop over the whole forward pass."""
 
+import dataclasses
+import json
+import shutil
 import threading
 
 import jax
@@ -10,13 +13,14 @@ import tiny_published
 
 from configs import prepare
 from masksearch_jax import language_model, sharding
+from masksearch_jax.checkpoints import Checkpointer
 from masksearch_jax.llm.interface import Message, RequestError, Sampling, TransientError
 from masksearch_jax.llm.local import LocalModel
 from masksearch_jax.model import export, transformer
 from masksearch_jax.model.config import ModelConfig
 from masksearch_jax.rollout.engine import RolloutConfig
 from masksearch_jax.rollout.episode import EpisodeLimits
-from masksearch_jax.text import published
+from masksearch_jax.text import chat, published
 
 ASKED = [Message("system", "Answer."), *(Message("user", text) for text in ("Karn was born in", "x", "?"))]
 TOTAL = 128
@@ -102,6 +106,7 @@ def test_what_cannot_be_asked_is_refused_and_a_late_reply_is_transient(made):
         model.complete(ASKED, Sampling(max_tokens=16, seed=99), 0.0)
 
 
+@pytest.mark.slow
 def test_a_published_folder_is_opened_by_its_settings(made, tmp_path):
     model, cfg, params, _, folder = made
     export.save_pretrained(tmp_path / "model", cfg, params)
@@ -113,4 +118,23 @@ def test_a_published_folder_is_opened_by_its_settings(made, tmp_path):
     reply = client.complete(ASKED, language_model.sampling(settings))
     assert reply.text == model.complete(ASKED, Sampling(max_tokens=6), 300).text
     assert client.stats["requests"] == 1 and str(tmp_path / "model") in client.model
+    client.close()
+
+
+def test_a_stage_of_ours_is_opened_by_its_settings(made, tmp_path):
+    _, cfg, params, tokenizer, folder = made
+    shutil.copytree(folder, tmp_path / "data" / "tokenizer")
+    checkpoints = Checkpointer(tmp_path / "sft" / "checkpoints", background=False)
+    checkpoints.save(7, {"params": params}, {}, {})
+    checkpoints.close()
+    (tmp_path / "sft" / "config.json").write_text(json.dumps({"model": dataclasses.asdict(cfg)}))
+    settings = prepare.llm()
+    settings.update({"model": str(tmp_path / "sft"), "total_tokens": TOTAL, "max_tokens": 6, "concurrency": 1})
+    client = language_model.connect(settings, tmp_path / "cache.sqlite")
+    reply = client.complete(ASKED, language_model.sampling(settings))
+    # A base model reads plain text.
+    ids = chat.frame(tokenizer, "").encode(tokenizer, "Answer.\n\nKarn was born in\n\nx\n\n?")
+    written = by_hand(cfg, params, tokenizer, ids, 6)
+    assert reply.text == tokenizer.decode([i for i in written if i not in tokenizer.end_ids]).strip()
+    assert client.model.endswith("sft@7") and reply.usage.prompt_tokens == len(ids)
     client.close()
