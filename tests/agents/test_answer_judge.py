@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 
 from configs import dapo as page
-from masksearch_jax import train
+from masksearch_jax import metrics, train
 from masksearch_jax.agents.answer_judge import AnswerJudge
 from masksearch_jax.data.records import Task
 from masksearch_jax.llm.client import Client, ClientSettings
 from masksearch_jax.llm.interface import AccessError, Completion, Sampling, TransientError, Usage
+from masksearch_jax.rl import batch
 from masksearch_jax.rl.rewards import RewardConfig
 from masksearch_jax.rollout.trajectory import StopReason, Trajectory, Turn
-from masksearch_jax.trainers import collect
+from masksearch_jax.trainers import collect, dapo
 
 TASK = Task("7", "ramp", "train", [1], [], "spans", [["Tolm Dorvan"]], ["name"], "Born in [mask].", "", "", 7, 7)
 
@@ -113,3 +114,20 @@ def test_a_judge_that_nobody_named_is_refused_before_any_work(tmp_path):
     config.distributed.processes = 2
     with pytest.raises(ValueError, match="needs llm.url"):
         train.check(config)
+
+
+def test_an_update_holds_the_episodes_with_a_verdict_alone(judge):
+    settings = page.get_config().dapo
+    settings.minibatches = 1
+    shape = batch.BatchShape((64,), 4, (1,))
+
+    def updates_of(*answers):
+        own = [trajectory(answer, i) for i, answer in enumerate(answers)]
+        groups = collect._groups({3: TASK}, own, len(own), RewardConfig(answer="judge"), 0, judge)
+        means = metrics.Mean()
+        return dapo.build_updates(groups, settings, shape, lambda update: np.zeros(update.mask.shape), 0, means)
+
+    (update,) = updates_of("Tolm", "slow", "Vesh", "odd")
+    assert update.tokens == 2 * 3  # three tokens of each answer that was judged
+    assert np.unique(update.advantages[update.mask]) == pytest.approx([-0.7071, 0.7071], abs=1e-3)
+    assert updates_of("slow", "odd") == []
