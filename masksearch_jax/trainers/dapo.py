@@ -273,9 +273,9 @@ def build_updates(
         np.array([[r.total for r in g.rewards] for g in groups]), mode=settings.advantage
     )
     items = [(t, a) for g, row in zip(groups, scaled, strict=True) for t, a in zip(g.trajectories, row, strict=True)]
-    updates = batch.build(items, settings.minibatches, shape)
-    if not updates:  # the judge was silent on all of them
+    if all(np.isnan(advantage) for _, advantage in items):  # the judge was silent on each
         return []
+    updates = batch.build(items, settings.minibatches, shape)
     pairs = []
     for i, update in enumerate(updates):
         recomputed = np.asarray(old_logprobs(update))
