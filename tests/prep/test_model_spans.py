@@ -54,4 +54,7 @@ def test_a_models_spans_become_tasks_and_a_run_that_starts_anew_pays_nothing(tmp
     with pytest.raises(ValueError, match="llm.temperature was 0.0, is 0.5"):
         prepare.run(config, tmp_path)
     config.llm.temperature, config.overwrite, before = 0.0, True, marker.asked
-    assert prepare.run(config, tmp_path)["files"] == made["files"] and marker.asked == before
+    again = prepare.run(config, tmp_path)
+    timed = {"report.json", "index/train/index.json"}  # they hold seconds
+    changed = {name for name, facts in made["files"].items() if again["files"].get(name) != facts}
+    assert changed <= timed and again["files"].keys() == made["files"].keys() and marker.asked == before
