@@ -26,6 +26,8 @@ BASE = [
 PREP = ["seqio>=0.0.20", "tensorflow>=2.20,<2.21", "tensorflow-text>=2.20,<2.21"]
 # scann 1.4.2 was built against TensorFlow 2.20: with a newer one installed its import dies.
 RETRIEVAL = ["bm25s>=0.3.16", "scann>=1.4.2"]
+# Asks OpenAI-compatible servers: agents, judge, span finder.
+AGENTS = ["openai>=2.0"]
 TENSORBOARD = ["tensorboardX>=2.6"]
 # Frozen weights in 8 or 4 bits under adapters (lora.base_quantisation).
 QLORA = ["qwix>=0.1.8"]
@@ -35,7 +37,7 @@ REPORT = ["jinja2>=3.1", "matplotlib>=3.10"]
 # against the published schema.
 TEST = [
     "jsonschema>=4.20", "mwparserfromhell>=0.7", "pytest>=8", "pytest-xdist>=3.6", "pyyaml>=6", "ruff>=0.12",
-    *REPORT, *TENSORBOARD,
+    *AGENTS, *REPORT, *TENSORBOARD,
 ]  # fmt: skip
 
 setup(
@@ -49,6 +51,7 @@ setup(
     extras_require={
         "prep": PREP,
         "retrieval": RETRIEVAL,
+        "agents": AGENTS,
         "report": REPORT,
         "tensorboard": TENSORBOARD,
         "qlora": QLORA,

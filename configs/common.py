@@ -80,6 +80,7 @@ def line() -> ConfigDict:
     # Two of five spans are dates, which two visible names find at once: names are where queries matter.
     config.prepare.tasks.span_weights.update({"date": 0.5, "number": 0.5})
     config.synthesize = synthesize()
+    config.llm = prepare.llm()  # of the agents and of the judge
     config.tensorboard = False  # events beside each metrics.jsonl
     config.validation_episodes = 256  # per level, while training
     config.validation_levels = (1, 2)  # numbers of masks; 0 stands for questions
@@ -104,6 +105,7 @@ def real_text(config: ConfigDict) -> None:
     config.search.hits = 3
     config.episode.update({"turn_tokens": 48, "observation_tokens": 384, "total_tokens": 1280})
     config.rollout.update({"slots": 16, "prompt_lengths": (256,), "append_rows": (4,), "append_tokens": (384,)})
+    config.synthesize.agents.update({"query_words": 12, "thought_words": 12})
     config.synthesize.examples.update({"ramp_1": 600, "ramp_2": 100, "ramp_3": 0, "ramp_4": 0})
     config.validation_episodes = 16
     config.evaluate.episodes.update({"1": 100, "2": 50, "3": 50, "4": 50})
@@ -161,12 +163,25 @@ def synthesize(strong: bool = False) -> ConfigDict:
     gives")."""
     styles = {"name": 0.0, "own": 0.0, "insight": 1.0} if strong else {"name": 0.5, "own": 0.45, "insight": 0.05}
     return ConfigDict({
+        "teacher": "oracle",  # oracle | agents (a language model, `llm`; docs/agents.md) | official (records in a file)
         "styles": ConfigDict(styles),
         "retry": 0.5,
         "attempts": 2,
         "examples": ConfigDict({"ramp_1": 6000, "ramp_2": 2400, "ramp_3": 300, "ramp_4": 50, "qa": 0}),
         "association_tasks": 2000,
         "probe_tasks": 500,
+        "agents": ConfigDict({
+            "rewrites": 3,  # queries that the rewriter makes of one, at most
+            "passages": 5,  # that the observer reads of a search
+            "query_words": 8,
+            "thought_words": 8,  # of an analysis or a thought; a turn has to fit episode.turn_tokens
+            "reply_attempts": 3,  # until a reply has the form that was asked for
+            "judge": "rules",  # rules (token recall) | llm | both
+            "judge_recall": 1.0,  # what the rules want of each answer
+            "workers": 16,  # tasks at a time
+        }),
+        # Chatml trajectories, one a line; the least response_acc that is taken.
+        "official": ConfigDict({"file": "", "accuracy": 1.0}),
     })
 
 

@@ -46,7 +46,7 @@ def dapo() -> ConfigDict:
         "augment": True,  # permute name pieces per group
         # --- reward ---
         "reward": ConfigDict({
-            "answer": "recall_penalised",  # recall | recall_penalised | f1 | em
+            "answer": "recall_penalised",  # recall | recall_penalised | f1 | em | judge (asks `llm`)
             "kappa": 1.0,
             "format_weight": 0.1,
             "answer_weight": 1.0,
@@ -54,6 +54,8 @@ def dapo() -> ConfigDict:
             "overlong_cache": 32,
             "overlong_factor": 0.5,
         }),
+        # Of answers, by the model of `llm`; an episode without a verdict in time is left out of the update.
+        "judge": ConfigDict({"timeout_s": 20.0, "retries": 1, "attempts": 2}),
         # --- loss ---
         "advantage": "group",  # group | mean (Dr.GRPO)
         "clip_low": 0.2,

@@ -23,6 +23,9 @@ def get_config(arg: str = ""):
     config.seed = 0  # of the toy, the splits, the masks
     config.skip_bad = False  # go on past damaged pages, counting them
     config.overwrite = False  # replace data that other settings made
+    # --- salient spans: rules, or llm (asks the model below; docs/agents.md) ---
+    config.spans = "rules"
+    config.llm = llm()
     # --- splits by article ---
     config.splits = ""  # JSON {title: split}; '' for the toy's own, or a hash of the title
     config.shares = shares(0.98, 0.01, 0.01) if whole else shares(0.6, 0.1, 0.3)
@@ -91,6 +94,31 @@ def get_config(arg: str = ""):
         "exclusion": "passage",  # none | passage | article
     })
     return config
+
+
+def llm() -> ConfigDict:
+    """A language model and how it is asked; docs/agents.md."""
+    return ConfigDict({
+        # An OpenAI-compatible server, up to and with /v1, and the model's name there. With url '', model is a folder on
+        # this machine: a trained stage (runs/dapo/dapo) or a published checkpoint.
+        "url": "",
+        "model": "",
+        "key_variable": "",  # environment variable that holds the key; '' for servers that ask for none
+        "json_mode": False,  # asks the server to restrict replies to JSON, where it can
+        "limit_field": "max_tokens",  # or max_completion_tokens, as newer models of OpenAI want it
+        "chat": "auto",  # of a published folder: auto | qwen2.5 | chatml | llama3 | llama3.1 | gemma | '' (base model)
+        "total_tokens": 2048,  # of a folder: a prompt and its reply
+        "temperature": 0.0,
+        "max_tokens": 512,  # of a reply
+        "timeout_s": 120.0,
+        "retries": 5,
+        "concurrency": 8,  # requests at a time
+        "requests_per_minute": 0,  # 0: no limit
+        "tokens_per_minute": 0,
+        "prompt_price": 0.0,  # of a million tokens, in the unit of the budget
+        "completion_price": 0.0,
+        "budget": 0.0,  # 0: none; counts what W/llm.sqlite, the cache of replies, says was spent
+    })
 
 
 def shares(train: float, validation: float, test: float) -> ConfigDict:

@@ -75,6 +75,7 @@ def apply(config: ConfigDict, name: str) -> None:
     config.episode.update({
         "turns": 8, "turn_tokens": 512, "observation_tokens": 512, "total_tokens": recipe.length, "deadline_ticks": 0,
     })  # fmt: skip
+    config.synthesize.agents.update({"query_words": 24, "thought_words": 100})
     # A prompt batch and an append are cut over the same shards as the slots.
     config.rollout.update({
         "slots": slots, "steps": 16, "prompt_rows": shards, "prompt_lengths": (512, 1024), "append_rows": (shards,),

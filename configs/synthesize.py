@@ -1,7 +1,11 @@
-"""Demonstrations for SFT: an oracle plans, queries the real index and answers; only what reading supports is kept.
+"""Demonstrations for SFT: a teacher plans, queries the real index and answers; what is wrong is not kept.
 
 Command:  python -m masksearch_jax.synthesize --config=configs/synthesize.py --workdir=W      (W/data must be there)
           python -m masksearch_jax.synthesize --config=configs/synthesize.py:strong --workdir=W
+          python -m masksearch_jax.synthesize --config=configs/synthesize.py:agents --config.llm.url=http://HOST:PORT/v1
+              --config.llm.model=NAME --workdir=W
+The oracle knows the answers and costs nothing; agents are a language model behind an OpenAI-compatible server, or a
+checkpoint (docs/agents.md).
 Hardware: two CPU cores.
 Expect:   W/demonstrations/manifest.json with the counts of accepted and rejected trajectories per mask level.
 """
@@ -10,7 +14,9 @@ from configs import common
 
 
 def get_config(arg: str = ""):
-    common.check_argument(__file__, arg, "strong")
+    common.check_argument(__file__, arg, "strong", "agents")
     config = common.line()
     config.synthesize = common.synthesize(strong=arg == "strong")
+    if arg == "agents":
+        config.synthesize.teacher = "agents"
     return config

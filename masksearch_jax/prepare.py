@@ -16,11 +16,12 @@ import contextlib  # noqa: E402
 import json  # noqa: E402
 import shutil  # noqa: E402
 import time  # noqa: E402
-from collections.abc import Callable, Iterator  # noqa: E402
+from collections.abc import Callable, Iterable, Iterator  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
-from masksearch_jax import entry, metrics  # noqa: E402
+from masksearch_jax import entry, language_model, metrics  # noqa: E402
+from masksearch_jax.agents.span_finder import SpanFinder  # noqa: E402
 from masksearch_jax.data.records import Passage  # noqa: E402
 from masksearch_jax.retrieval import build as index_build  # noqa: E402
 from masksearch_jax.retrieval import settings as index_settings  # noqa: E402
@@ -30,6 +31,10 @@ from masksearch_jax.retrieval.passages import PassageStore  # noqa: E402
 INDICES = {"train": ("train",), "validation": ("train", "validation"), "all": ("train", "validation", "test")}
 # Made where there is a newer dump, whose articles stand in it instead of those of the same titles.
 FRESH = {"fresh": ("train", "validation", "test", "newer")}
+
+
+# How salient spans are found: prep/spans.py, or by the model of `llm` (agents/span_finder.py).
+SPANS = ("rules", "llm")
 
 
 class SplitPassages:
@@ -60,8 +65,7 @@ def run(cfg: Any, workdir: Path) -> dict[str, Any]:
     from masksearch_jax.prep import manifest
 
     data_dir, partial, vectors = workdir / "data", workdir / "data.partial", workdir / "data.vectors"
-    recorded = cfg.to_dict()
-    del recorded["overwrite"]
+    recorded = settings(cfg)
     if data_dir.exists() and manifest.read(data_dir) is None:
         raise ValueError(f"{data_dir} exists and prepare did not make it; take another --workdir, or move it away")
     if not cfg.overwrite and manifest.is_current(data_dir, recorded):
@@ -71,6 +75,10 @@ def run(cfg: Any, workdir: Path) -> dict[str, Any]:
     # ---- everything that can be refused, before the slow imports and the work ----
     started = time.perf_counter()
     retrieval = index_settings.from_config(cfg.retrieval.to_dict())
+    if cfg.spans not in SPANS:
+        raise ValueError(f"spans={cfg.spans!r} is none of {SPANS}")
+    if cfg.spans == "llm":
+        language_model.check(cfg.llm, "spans='llm'")
     unknown = set(cfg.indices) - set(INDICES)
     if unknown:
         raise ValueError(f"indices={tuple(cfg.indices)}: {sorted(unknown)} is none of {tuple(INDICES)}")
@@ -80,7 +88,10 @@ def run(cfg: Any, workdir: Path) -> dict[str, Any]:
     shutil.rmtree(partial, ignore_errors=True)  # what a killed run left
 
     # ---- the data, then an index over it for each purpose ----
-    content, report = pipeline.run(cfg, partial, metrics.progress_bar)
+    if cfg.spans == "llm":
+        content, report = _with_model(cfg, partial, workdir / "llm.sqlite")
+    else:
+        content, report = pipeline.run(cfg, partial, metrics.progress_bar)
     wanted = {name: INDICES[name] for name in cfg.indices} | (FRESH if content["newer"] else {})
     report["indices"] = _build_indices(wanted, retrieval, partial, vectors)
     report["seconds"]["indices"] = round(sum(index["seconds"] for index in report["indices"].values()), 2)
@@ -96,6 +107,37 @@ def run(cfg: Any, workdir: Path) -> dict[str, Any]:
     print(json.dumps(report, indent=1))
     print(f"{data_dir}: prepared in {report['seconds']['all']:.0f} s")
     return written
+
+
+def settings(cfg: Any) -> dict[str, Any]:
+    """The settings that the data depends on: of `llm` what decides a reply, where spans are asked for."""
+    recorded = cfg.to_dict()
+    del recorded["overwrite"], recorded["llm"]
+    if cfg.spans == "llm":
+        recorded["llm"] = language_model.deciding(cfg.llm)
+    else:
+        del recorded["spans"]  # older data was made by rules and does not say so
+    return recorded
+
+
+def _with_model(cfg: Any, data_dir: Path, cache_file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The pipeline with a model's spans; the cache stands beside W/data, so that a run that starts anew has it."""
+    from masksearch_jax.prep import pipeline, spans
+
+    client = language_model.connect(cfg.llm, cache_file)
+    asking = SpanFinder(client, language_model.sampling(cfg.llm))
+
+    def finder(passage_text: str, title: str, *_: Any) -> list[spans.Span]:
+        return spans.select(passage_text, title, [spans.Span(*found) for found in asking(passage_text, title)])
+
+    def ahead(found: Iterable[pipeline.Linked]) -> Iterator[pipeline.Linked]:
+        return asking.ahead(found, lambda linked: (linked[0].text, linked[0].title))
+
+    try:
+        content, report = pipeline.run(cfg, data_dir, metrics.progress_bar, finder, ahead)
+    finally:
+        client.close()
+    return content, report | {"llm": asking.stats}
 
 
 def _build_indices(

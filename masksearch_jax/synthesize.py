@@ -2,9 +2,14 @@
 
     python -m masksearch_jax.synthesize --config=configs/synthesize.py --workdir=W
 
+    python -m masksearch_jax.synthesize --config=configs/synthesize.py:agents --config.llm.url=URL
+        --config.llm.model=NAME --workdir=W
+
 Reads W/data (tasks, training-time index), writes W/demonstrations/ramp_<k>.array_record (and qa.array_record where
-questions are asked for) and, last, manifest.json with the counts of accepted and rejected trajectories and how often
-the oracle's top passages hold the answer.
+questions are asked for) and, last, manifest.json with the counts of accepted and rejected trajectories and, of the
+oracle, how often its top passages hold the answer. Teachers: the oracle, which knows the answers; agents over a
+language model, whose journal of every task stands in W/demonstrations/agents and lets a killed run go on (accepted ones
+also as official chatml records); a file of official trajectories.
 """
 
 import json
@@ -14,34 +19,182 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from masksearch_jax import entry, job, metrics
-from masksearch_jax.agents import lookup, oracle, questions
+from masksearch_jax import entry, job, language_model, metrics
+from masksearch_jax.agents import imported, lookup, official, oracle, questions, solver, synthesis, transcript
+from masksearch_jax.agents.journal import Journal
 from masksearch_jax.data import records
 from masksearch_jax.data.curriculum import level_name, level_of
+from masksearch_jax.llm.client import Client
 from masksearch_jax.retrieval import interface
+from masksearch_jax.rollout.episode import EpisodeLimits
+from masksearch_jax.text import chat
 from masksearch_jax.text import tokenizer as tokenizer_lib
 from masksearch_jax.text.interface import Tokenizer
 
 # Tasks that go through the index together: large enough for batched search, small enough to show progress.
 _CHUNK = 512
+# Teacher -> what it alone reads of `synthesize`. (Only what the oracle reads is older than the choice.)
+TEACHERS = {
+    "oracle": ("styles", "retry", "attempts", "association_tasks", "probe_tasks"),
+    "agents": ("teacher", "agents"),
+    "official": ("teacher", "official"),
+}
 
 
 def settings(cfg: Any) -> dict[str, Any]:
     """All that shapes the demonstrations, as JSON data: written to the manifest and compared by whoever reuses them."""
+    wanted, model = cfg.synthesize.to_dict(), {}
+    del wanted["agents"]["workers"]
+    if wanted["teacher"] == "agents":
+        model = {"llm": language_model.deciding(cfg.llm)}
+    read = TEACHERS[wanted["teacher"]]
+    for name in {name for names in TEACHERS.values() for name in names if name not in read}:
+        del wanted[name]
     return {
         "seed": cfg.seed,
-        "synthesize": cfg.synthesize.to_dict(),
+        "synthesize": wanted,
         "search": cfg.search.to_dict(),
         "episode": cfg.episode.to_dict(),
+        **model,
     }
 
 
-def run(cfg: Any, workdir: Path, searcher: interface.Searcher) -> dict[str, Any]:
+def check(cfg: Any) -> None:
+    """Refuses settings that cannot work, before anything is opened: ValueError or FileNotFoundError."""
+    wanted = cfg.synthesize
+    if wanted.teacher not in TEACHERS:
+        raise ValueError(f"synthesize.teacher={wanted.teacher!r} is none of {tuple(TEACHERS)}")
+    if wanted.teacher == "agents":
+        if wanted.agents.workers < 1:
+            raise ValueError(f"synthesize.agents.workers={wanted.agents.workers} has to be >= 1")
+        language_model.check(cfg.llm, "synthesize.teacher='agents'")
+    if wanted.teacher == "official" and not Path(wanted.official.file).is_file():
+        raise FileNotFoundError(
+            f"synthesize.official.file={wanted.official.file!r}: no such file; name one with a chatml record a line"
+        )
+
+
+def run(cfg: Any, workdir: Path, searcher: interface.Searcher, client: Client | None = None) -> dict[str, Any]:
     """Synthesises up to `cfg.synthesize.examples[name]` demonstrations of each level ('ramp_<k>', 'qa'); returns the
     manifest.
 
-    Raises ValueError if no trajectory at all is accepted for some level that was asked for.
+    client: of the agents; by default the one of `cfg.llm`, with its cache in W/llm.sqlite. Raises ValueError if no
+    trajectory at all is accepted for some level that was asked for, for an unknown teacher, and when the budget is
+    spent; ConnectionError when the model or the search tool does not answer. The agents then go on where they were.
     """
+    if cfg.synthesize.teacher == "oracle":
+        return _run_oracle(cfg, workdir, searcher)
+    if cfg.synthesize.teacher == "official":
+        return _run_official(cfg, workdir)
+    if client is None:
+        check(cfg)
+    own = None if client else language_model.connect(cfg.llm, workdir / "llm.sqlite")
+    try:
+        return _run_agents(cfg, workdir, searcher, client or own)
+    finally:
+        if own:
+            own.close()
+
+
+def _run_agents(cfg: Any, workdir: Path, searcher: interface.Searcher, client: Client) -> dict[str, Any]:
+    wanted, target, started = cfg.synthesize, workdir / "demonstrations", time.perf_counter()
+    chosen = wanted.agents
+    teacher = synthesis.Teacher(
+        client,
+        searcher,
+        tokenizer_lib.load(workdir / "data"),
+        solver.AgentsConfig(
+            rewrites=chosen.rewrites,
+            passages=chosen.passages,
+            query_words=chosen.query_words,
+            thought_words=chosen.thought_words,
+            attempts=chosen.reply_attempts,
+            hits=cfg.search.hits,
+            limits=EpisodeLimits(**cfg.episode.to_dict()),
+            sampling=language_model.sampling(cfg.llm),
+        ),
+        chosen.judge,
+        chosen.judge_recall,
+    )
+    manifest: dict[str, Any] = {"settings": settings(cfg), "levels": {}}
+    # All that a line of the journal depends on. More examples may be asked for later, and a server may move.
+    fixed = {name: value for name, value in manifest["settings"].items() if name not in ("synthesize", "search")}
+    fixed |= {
+        "agents": manifest["settings"]["synthesize"]["agents"],
+        "hits": cfg.search.hits,
+        "index": searcher.fingerprint,
+        "tokenizer": teacher.tokenizer.fingerprint,
+    }
+    for name, count in wanted.examples.items():
+        if not count:
+            continue
+        journal = Journal(target / "agents", name, fixed)
+        try:
+            with metrics.progress_bar(count, f"synthesize {name}") as bar:
+                lines = synthesis.run(_tasks(workdir, level_of(name)), count, teacher, journal, chosen.workers, bar)
+        finally:
+            journal.close()
+        if not lines:
+            raise ValueError(
+                f"no trajectory of {name} was accepted, rejected: {dict(journal.reasons)}; why stands in "
+                f"{target / 'agents' / name}.rejected.jsonl; set synthesize.examples.{name}=0 to do without"
+            )
+        made = [records.Demonstration(**line["demonstration"]) for line in lines]
+        records.write(target / f"{name}.array_record", made)
+        _write_official(target / f"{name}.chatml.jsonl", lines)
+        manifest["levels"][name] = {
+            "written": len(made),
+            "outcomes": {"accepted": len(made), **journal.reasons},
+            "tokens": sum(len(one.ids) for one in made),
+            "searches": sum(one.searches for one in made),
+        }
+    manifest["llm"] = client.stats
+    return _finish(manifest, target, started)
+
+
+def _write_official(path: Path, lines: list[dict[str, Any]]) -> None:
+    """The accepted lines of a journal as official trajectories."""
+    with path.open("w", encoding="utf-8") as file:
+        for line in lines:
+            done = transcript.from_json(line["transcript"])
+            record = official.write_trajectory(official.Trajectory(line["text"], done, line["recall"]))
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def _run_official(cfg: Any, workdir: Path) -> dict[str, Any]:
+    """Demonstrations of `synthesize.official.file`, those of each level up to what is asked for."""
+    chosen, target, started = cfg.synthesize.official, workdir / "demonstrations", time.perf_counter()
+    tokenizer = tokenizer_lib.load(workdir / "data")
+    prepared = json.loads((workdir / "data" / "manifest.json").read_text()).get("settings", {}).get("tasks", {})
+    frame = chat.frame(tokenizer, prepared.get("chat", ""), prepared.get("system", ""))
+    limits = EpisodeLimits(**cfg.episode.to_dict())
+    accepted: dict[str, list[records.Demonstration]] = {name: [] for name in cfg.synthesize.examples}
+    outcomes = Counter[str]()
+    for outcome in imported.demonstrations(chosen.file, tokenizer, frame, limits, chosen.accuracy):
+        reason, one = outcome.rejected, outcome.demonstration
+        if one is not None:
+            name = level_name(one.masks)
+            room = cfg.synthesize.examples.get(name, 0) - len(accepted.get(name, ()))
+            if room > 0:
+                accepted[name].append(one)
+            else:
+                reason = "surplus"
+        outcomes[reason or "accepted"] += 1
+    if not outcomes["accepted"]:
+        raise ValueError(f"synthesize.official.file={chosen.file}: no record was accepted ({dict(outcomes)})")
+    manifest: dict[str, Any] = {"settings": settings(cfg), "levels": {}, "outcomes": dict(outcomes)}
+    for name, made in accepted.items():
+        if made:
+            records.write(target / f"{name}.array_record", made)
+            manifest["levels"][name] = {
+                "written": len(made),
+                "tokens": sum(len(one.ids) for one in made),
+                "searches": sum(one.searches for one in made),
+            }
+    return _finish(manifest, target, started)
+
+
+def _run_oracle(cfg: Any, workdir: Path, searcher: interface.Searcher) -> dict[str, Any]:
     wanted, target = cfg.synthesize, workdir / "demonstrations"
     started = time.perf_counter()
     tokenizer = tokenizer_lib.load(workdir / "data")
@@ -66,6 +219,11 @@ def run(cfg: Any, workdir: Path, searcher: interface.Searcher) -> dict[str, Any]
                 style: {"found": hits, "masks": masks, "rate": hits / masks} for style, (hits, masks) in found.items()
             }
         manifest["levels"][name] = made
+    return _finish(manifest, target, started)
+
+
+def _finish(manifest: dict[str, Any], target: Path, started: float) -> dict[str, Any]:
+    """Writes the manifest, last: demonstrations are finished where it exists."""
     manifest["seconds"] = round(time.perf_counter() - started, 2)
     target.mkdir(parents=True, exist_ok=True)
     (target / "manifest.json").write_text(json.dumps(manifest, indent=1))
@@ -124,6 +282,7 @@ def _first(source: Iterator[Any], count: int) -> list[Any]:
 
 
 def main(cfg: Any, workdir: Path) -> None:
+    check(cfg)
     searcher = job.Job(cfg, workdir).searcher("train")
     print(json.dumps(run(cfg, workdir, searcher), indent=1))
 

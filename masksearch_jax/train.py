@@ -14,14 +14,16 @@ import os
 import runpy
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
-from masksearch_jax import distributed, entry, synthesize
+from masksearch_jax import distributed, entry, language_model, synthesize
 from masksearch_jax import job as job_lib
+from masksearch_jax.agents.answer_judge import AnswerJudge
 from masksearch_jax.checkpoints import Checkpointer
 from masksearch_jax.model import convert, lora
 from masksearch_jax.model.config import lora_from_config
@@ -60,6 +62,8 @@ def check(cfg: Any) -> None:
     adapters = lora_from_config(cfg.lora)
     if adapters and adapters.base_quantisation:
         lora.qwix()
+    if not (cfg.job == "dapo" and cfg.start):  # which needs no demonstrations
+        synthesize.check(cfg)
     if cfg.job == "sft":
         return
     if cfg.rollout.top_p != 1.0 or cfg.rollout.top_k != 0:
@@ -74,7 +78,9 @@ def check(cfg: Any) -> None:
     if cfg.dapo.staleness and cfg.dapo.carry_over:
         raise ValueError("dapo.staleness=1 with carry_over: surplus would be two versions old; switch one off")
     if cfg.dapo.reward.answer == "judge":
-        raise ValueError("dapo.reward.answer='judge': no judge is connected; choose recall, recall_penalised, f1 or em")
+        language_model.check(cfg.llm, "dapo.reward.answer='judge'")
+        if cfg.distributed.processes > 1 and not cfg.llm.url:
+            raise ValueError("dapo.reward.answer='judge' on several processes needs llm.url: process 0 alone asks")
 
 
 def ensure_data(cfg: Any, workdir: Path) -> None:
@@ -151,8 +157,19 @@ def train_dapo(job: job_lib.Job, params: Any = None) -> Any:
         params = job.initial()
     evaluate = job.validation(job.cfg.validation_episodes) if job.cfg.dapo.eval_every else None
     engine = job.engine("train", temperature=job.cfg.dapo.temperature)
+    judge = answer_judge(job) if job.cfg.dapo.reward.answer == "judge" else None
     with jax.set_mesh(job.mesh):
-        return dapo.run(job.cfg, job.workdir, job.model_cfg, job.mesh, engine, params=params, evaluate=evaluate)
+        return dapo.run(
+            job.cfg, job.workdir, job.model_cfg, job.mesh, engine, params=params, evaluate=evaluate, judge=judge
+        )
+
+
+def answer_judge(job: job_lib.Job) -> Callable:
+    """The judge of `cfg.llm`, with its replies in W/llm.sqlite; process 0 alone has one to ask."""
+    if not distributed.primary():
+        return lambda asked: []
+    client = language_model.connect(job.cfg.llm, job.workdir / "llm.sqlite")
+    return AnswerJudge(client, language_model.sampling(job.cfg.llm), **job.cfg.dapo.judge.to_dict())
 
 
 def finished(job: job_lib.Job, stage: str, steps: int) -> bool:

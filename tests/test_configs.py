@@ -18,7 +18,7 @@ PAGES = {
     "stage2_dapo": ("", "slice", "qwen2.5-7b"),
     "stage2_sft": ("", "slice", "llama3.2-1b"),
     "prepare": ("", "wikipedia"),
-    "synthesize": ("", "strong"),
+    "synthesize": ("", "strong", "agents"),
     "evaluate": ("", "slice", "qwen2.5-7b"),
     "serve_search": ("",),
     "quickstart": ("", "proof", "strong", "slice"),

@@ -104,8 +104,16 @@ def check(cfg: Any) -> None:
         )
 
 
-def run(cfg: Any, data_dir: Path, bar: Bar) -> tuple[dict[str, Any], dict[str, Any]]:
+def run(
+    cfg: Any,
+    data_dir: Path,
+    bar: Bar,
+    finder: spans.SpanFinder | None = None,
+    ahead: Callable[[Iterable[Linked]], Iterable[Linked]] = lambda found: found,
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Prepares `data_dir`; returns (content of the manifest, content of the report).
+
+    finder: of spans; by default the rules. ahead: what the passages pass through on their way to it, in order.
 
     Raises wikipedia.DumpError for a damaged dump, ValueError for settings that cannot work or a dump that leaves
     nothing to train on.
@@ -142,11 +150,12 @@ def run(cfg: Any, data_dir: Path, bar: Bar) -> tuple[dict[str, Any], dict[str, A
 
     # ---- candidate spans: what the SeqIO tasks mask ----
     with clock.stage("spans"):
-        rare = spans.rare_terms(passage.text for passage in _old(data_dir))
-        finder = functools.partial(spans.find, rare=rare)
+        if finder is None:
+            rare = spans.rare_terms(passage.text for passage in _old(data_dir))
+            finder = functools.partial(spans.find, rare=rare)
         annotation = Annotation(data_dir)
         with bar(total, "spans") as show:
-            annotation.run(_counted(with_links(data_dir), show), finder)
+            annotation.run(_counted(ahead(with_links(data_dir)), show), finder)
         (data_dir / _LINKS).unlink()
     if not annotation.kept["train"]:
         raise ValueError(f"{dump}: no training passage has a span to mask; raise shares.train or check the splits")

@@ -1,4 +1,5 @@
-"""Salient spans of a passage: what a RAMP task may mask. Rules only; an LLM finder fits behind the same `SpanFinder`.
+"""Salient spans of a passage: what a RAMP task may mask. Rules; agents/span_finder.py asks a language model instead,
+behind the same `SpanFinder`, and its spans go through the same `select`.
 
 Passage text with its anchors, the article's title, categories and infobox go in; spans with kind and character offsets
 come out, sorted and free of overlaps. Kinds, after the paper's salient spans (section on RAMP): 'link' (entities and
@@ -75,7 +76,7 @@ class Span:
 
 
 class SpanFinder(Protocol):
-    """Anything that finds salient spans: `functools.partial(find, rare=...)`, or later an LLM."""
+    """Anything that finds salient spans: `functools.partial(find, rare=...)`, or one that asks a language model."""
 
     def __call__(
         self,
@@ -119,6 +120,12 @@ def find(
             for m in _RARE_WORD.finditer(passage_text)
             if rare(m[0]) and not _NO_TERM.match(m[0])
         ]
+    return select(passage_text, title, candidates)
+
+
+def select(passage_text: str, title: str, candidates: Iterable[Span]) -> list[Span]:
+    """Returns the candidates, of whatever finder, that are units of their own and cannot be guessed from the rest of
+    the passage, sorted by start; where some overlap, the first by _PREFERENCE."""
     rest = guessing.Rest(passage_text, title)
     chosen: list[Span] = []
     taken = bytearray(len(passage_text))

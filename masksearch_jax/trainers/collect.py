@@ -9,11 +9,13 @@ decision 7).
 
 import collections
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from masksearch_jax import distributed
 from masksearch_jax.data import pipeline, records
 from masksearch_jax.data.augment import PiecePermutation
 from masksearch_jax.data.curriculum import level_name
@@ -24,6 +26,9 @@ from masksearch_jax.rollout.trajectory import StopReason, Trajectory, Turn
 
 # Keeps the permutation of a group apart from those that SFT draws under the same seed and index.
 _PERMUTATION_STREAM = 0x64617065
+
+# [(text of the task, given answers, accepted strings of each)] -> verdicts in [0, 1], NaN where there is none.
+Judge = Callable[[Sequence[tuple[str, Sequence[str], Sequence[Sequence[str]]]]], Sequence[float]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,10 +69,12 @@ def collect(
     version: int,
     seed: int,
     meanwhile: Callable[[], bool] | None = None,
+    judge: Judge | None = None,
 ) -> Collected:
     """Generates `settings.prompts` groups at a time, at most `settings.max_generations` times, until `settings.groups`
     carry a signal (all count where `settings.dynamic_sampling` is off). A spent budget gives a smaller batch, never an
-    error: the loss is a mean over the tokens that there are. meanwhile: as in `RolloutEngine.run`.
+    error: the loss is a mean over the tokens that there are. meanwhile: as in `RolloutEngine.run`. judge: of answers,
+    where the reward asks for one; process 0 alone asks it.
     """
     pool = {group.id: group for group in carried}
     fresh: list[Group] = []
@@ -77,7 +84,7 @@ def collect(
         requests = _requests(drawn, settings.group_size, augmentation, seed)
         trajectories = engine.run(params, requests, version=version, seed=seed, greedy=False, meanwhile=meanwhile)
         stats.update(engine.stats)
-        new = _groups(drawn, trajectories, settings.group_size, reward_cfg, version)
+        new = _groups(drawn, trajectories, settings.group_size, reward_cfg, version, judge)
         kept = sampling.keep_groups({g.id: g.scores for g in new}) if settings.dynamic_sampling else [g.id for g in new]
         pool |= {group.id: group for group in new if group.id in set(kept)}
         fresh += new
@@ -111,23 +118,42 @@ def _groups(
     group_size: int,
     reward_cfg: rewards.RewardConfig,
     version: int,
+    judge: Judge | None,
 ) -> list[Group]:
     groups = []
+    pairs = [(task, t) for i, task in enumerate(drawn.values()) for t in trajectories[i * group_size :][:group_size]]
+    verdicts = _judged(pairs, judge) if reward_cfg.answer == "judge" else [None] * len(pairs)
+    scored = [
+        rewards.score(t, task.answers, task.text, task.answer_form, reward_cfg, verdict)
+        for (task, t), verdict in zip(pairs, verdicts, strict=True)
+    ]
     for number, (index, task) in enumerate(drawn.items()):
-        own = tuple(trajectories[number * group_size : (number + 1) * group_size])
-        scored = tuple(rewards.score(t, task.answers, task.text, task.answer_form, reward_cfg) for t in own)
-        groups.append(Group(index, version, task.level, own, scored))
+        own = slice(number * group_size, (number + 1) * group_size)
+        groups.append(Group(index, version, task.level, tuple(trajectories[own]), tuple(scored[own])))
     return groups
 
 
+def _judged(pairs: Sequence[tuple[records.Task, Trajectory]], judge: Judge) -> list[float]:
+    """A verdict each; NaN where there is no answer to judge, or no verdict. All processes get those of process 0: a
+    timeout is the clock's doing, and would part them."""
+    given = [rewards.answered_spans(t, task.answers, task.text, task.answer_form) for task, t in pairs]
+    asked = [(task.text, spans, task.answers) for (task, _), spans in zip(pairs, given, strict=True) if spans]
+    found = np.asarray(judge(asked) if distributed.primary() else [], np.float64)
+    verdicts = iter(np.frombuffer(distributed.gather_bytes(found.tobytes())[0], np.float64).tolist())
+    return [next(verdicts) if spans else math.nan for spans in given]
+
+
 def measure(groups: Sequence[Group]) -> dict[str, tuple[float, float]]:
-    """(sum, count) of rewards and behaviour over every sample that was generated, kept or not."""
+    """(sum, count) of rewards and behaviour over every sample that was generated, kept or not. reward_dropped: the
+    share without a verdict, which reward and reward_answer leave out."""
     pairs = [(t, r) for g in groups for t, r in zip(g.trajectories, g.rewards, strict=True)]
     count = float(len(pairs))
+    known = [r for _, r in pairs if not math.isnan(r.answer)]
     measured = {
-        "reward": (sum(r.total for _, r in pairs), count),
+        "reward": (sum(r.total for r in known), float(len(known))),
         "reward_format": (sum(r.format for _, r in pairs), count),
-        "reward_answer": (sum(r.answer for _, r in pairs), count),
+        "reward_answer": (sum(r.answer for r in known), float(len(known))),
+        "reward_dropped": (count - len(known), count),
         "reward_length": (sum(r.length for _, r in pairs), count),
         "searches": (float(sum(t.searches for t, _ in pairs)), count),
         "generated_tokens": (float(sum(t.generated for t, _ in pairs)), count),
@@ -135,7 +161,7 @@ def measure(groups: Sequence[Group]) -> dict[str, tuple[float, float]]:
     for reason in StopReason:
         measured[f"stop/{reason.value}"] = (float(sum(t.stop == reason for t, _ in pairs)), count)
     for level in sorted({g.level for g in groups}):
-        answers = [r.answer for g in groups if g.level == level for r in g.rewards]
+        answers = [r.answer for g in groups if g.level == level for r in g.rewards if not math.isnan(r.answer)]
         measured[f"reward_answer/{level_name(level)}"] = (sum(answers), float(len(answers)))
     return measured
 

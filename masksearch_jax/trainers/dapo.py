@@ -109,12 +109,13 @@ def run(
     *,
     params: Any = None,
     evaluate: Evaluate | None = None,
+    judge: collect.Judge | None = None,
 ) -> Any:
     """Trains `cfg.dapo` under W/dapo; returns the final parameters (TRAIN layout).
 
     engine: samples with the training-time searcher. params: the SFT warm start, adapters and their base included; may
-    be None when W/dapo holds a checkpoint of all. Raises ValueError for a changed pipeline, index, tokenizer or base on
-    resume, before the first step.
+    be None when W/dapo holds a checkpoint of all. judge: of answers, for reward.answer 'judge'. Raises ValueError for
+    a changed pipeline, index, tokenizer or base on resume, before the first step.
     """
     settings, folder = cfg.dapo, workdir / "dapo"
     # ---- data and reward ------------------------------------------------------------------------------------------
@@ -125,6 +126,8 @@ def run(
     )
     augmentation = augment.load(workdir / "data" / "augment.json", tokenizer.vocab_size) if settings.augment else None
     reward_cfg = RewardConfig(**settings.reward.to_dict())
+    if reward_cfg.answer == "judge" and judge is None:
+        raise ValueError("dapo.reward.answer='judge': no judge was given")
     shape = batch_shape(settings, cfg.episode.total_tokens, mesh)
     # ---- model and optimizer --------------------------------------------------------------------------------------
     tx = optimizer_lib.build(settings.optimizer, state_lib.abstract_trained(model_cfg, mesh))
@@ -182,7 +185,7 @@ def run(
         sampling_params = jax.block_until_ready(decode_copy(lora.join(state.params, *frozen)))
         sample = functools.partial(
             collect.collect, engine, sampling_params, tasks, settings, reward_cfg, augmentation,
-            version=version - 1, seed=cfg.seed,
+            version=version - 1, seed=cfg.seed, judge=judge,
         )  # fmt: skip
         del sampling_params
         resharded = time.perf_counter()
@@ -219,6 +222,7 @@ def run(
         last = ended
         timing |= {f"rollout/{name}": value for name, value in found.stats.items()}
         timing |= {f"search/{name}": value for name, value in engine.searcher.stats.items()}  # since the start
+        timing |= {f"judge/{name}": value for name, value in getattr(judge, "stats", {}).items()}
         log.write(version, row | timing | {"phase": phase, "prompts": tasks.index, "skipped_total": int(state.skipped)})
         if evaluate and settings.eval_every and version % settings.eval_every == 0 and version < settings.iterations:
             log.write(version, {f"eval/{k}": v for k, v in evaluate(lora.join(state.params, *frozen), version).items()})
@@ -269,6 +273,8 @@ def build_updates(
         np.array([[r.total for r in g.rewards] for g in groups]), mode=settings.advantage
     )
     items = [(t, a) for g, row in zip(groups, scaled, strict=True) for t, a in zip(g.trajectories, row, strict=True)]
+    if all(np.isnan(advantage) for _, advantage in items):  # the judge was silent on each
+        return []
     updates = batch.build(items, settings.minibatches, shape)
     pairs = []
     for i, update in enumerate(updates):

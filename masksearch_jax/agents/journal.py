@@ -1,0 +1,94 @@
+"""What became of each task, on disk as soon as it is known, so that a killed synthesis goes on where it was.
+
+Two files for each level: NAME.accepted.jsonl and NAME.rejected.jsonl, a line a task in the order in which they were
+finished, readable by people. A task stands in one of them, once. A line that a kill cut off is cut away, and its task
+done again. settings.json beside them refuses to mix what other settings made.
+"""
+
+import json
+import threading
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+
+class Journal:
+    """Thread-safe; one process at a time. `reasons` counts rejections."""
+
+    def __init__(self, folder: Path, name: str, settings: dict[str, Any]):
+        """Reads what is there. Raises ValueError for what other settings made, and for a damaged line."""
+        folder.mkdir(parents=True, exist_ok=True)
+        _check(folder / "settings.json", settings)
+        self._lock = threading.Lock()
+        self._files = {done: folder / f"{name}.{done}.jsonl" for done in ("accepted", "rejected")}
+        self._open = {done: path.open("a+b") for done, path in self._files.items()}
+        self.reasons: Counter[str] = Counter()
+        self._places: dict[str, tuple[str, int]] = {}  # task id: (file, offset)
+        for done in self._files:
+            self._read(done)
+
+    def __contains__(self, task_id: str) -> bool:
+        return task_id in self._places
+
+    def accepted(self, task_id: str) -> bool:
+        """Whether a task that is in the journal was accepted."""
+        return self._places[task_id][0] == "accepted"
+
+    def add(self, line: dict[str, Any]) -> None:
+        """line: JSON data with 'task_id' and 'rejected', the reason or ''. Raises ValueError for a task that is in."""
+        done = "rejected" if line["rejected"] else "accepted"
+        data = json.dumps(line, ensure_ascii=False).encode() + b"\n"
+        with self._lock:
+            if line["task_id"] in self._places:
+                raise ValueError(f"task {line['task_id']} is in {self._files[done].parent} already")
+            file = self._open[done]
+            place = file.seek(0, 2)
+            file.write(data)
+            file.flush()
+            self._places[line["task_id"]] = done, place
+            self.reasons.update([line["rejected"]] if line["rejected"] else [])
+
+    def get(self, task_id: str) -> dict[str, Any]:
+        """The line of a task."""
+        with self._lock:
+            done, place = self._places[task_id]
+            self._open[done].seek(place)
+            return json.loads(self._open[done].readline())
+
+    def close(self) -> None:
+        for file in self._open.values():
+            file.close()
+
+    def _read(self, done: str) -> None:
+        file, place = self._open[done], 0
+        file.seek(0)
+        for number, data in enumerate(file, 1):
+            if not data.endswith(b"\n"):
+                file.truncate(place)
+                break
+            try:
+                line = json.loads(data)
+                task_id, rejected = line["task_id"], line["rejected"]
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(f"{self._files[done]}, line {number}: damaged ({error}); remove the line") from error
+            if task_id in self._places:
+                raise ValueError(f"{self._files[done]}, line {number}: task {task_id} stands twice; remove one")
+            self._places[task_id] = done, place
+            self.reasons.update([rejected] if rejected else [])
+            place += len(data)
+
+
+def _check(path: Path, settings: dict[str, Any]) -> None:
+    settings = json.loads(json.dumps(settings))
+    if not path.exists():
+        partial = path.with_name(path.name + ".partial")
+        partial.write_text(json.dumps(settings, indent=1))
+        partial.rename(path)
+    elif (found := json.loads(path.read_text())) != settings:
+        names = sorted(found.keys() | settings.keys())
+        pairs = [(n, found.get(n), settings.get(n)) for n in names]
+        changed = [f"{n} was {before!r}, is {now!r}" for n, before, now in pairs if before != now]
+        raise ValueError(
+            f"{path.parent} was made with other settings: {'; '.join(changed)}; set them back, remove the folder, or "
+            "take another --workdir"
+        )

@@ -1,0 +1,120 @@
+"""The agents over many tasks: concurrent, resumable, judged; accepted trajectories become demonstrations.
+
+Enters: tasks in order, a client, a search tool, a journal. Leaves: the first so many demonstrations in the order of the
+tasks, whatever the order in which they were finished: a run that was killed and goes on writes what a run in one go
+does (as far as the model's replies repeat, and the cache sees to that). A failure that ends the run (no server, no
+money) ends it cleanly: what is under way is finished or given up, what is finished is in the journal.
+"""
+
+import concurrent.futures
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from masksearch_jax.agents import judge, solver
+from masksearch_jax.agents.journal import Journal
+from masksearch_jax.agents.problem import Problem
+from masksearch_jax.agents.transcript import demonstration
+from masksearch_jax.data import records
+from masksearch_jax.llm.client import Client
+from masksearch_jax.llm.interface import RequestError
+from masksearch_jax.llm.structured import ReplyError
+from masksearch_jax.retrieval import interface
+from masksearch_jax.text.interface import Tokenizer
+
+JUDGES = ("rules", "llm", "both")
+
+
+@dataclasses.dataclass(frozen=True)
+class Teacher:
+    """All that turns a task into a line of the journal. kind: one of JUDGES. recall: what the rules want of each
+    answer."""
+
+    client: Client
+    searcher: interface.Searcher
+    tokenizer: Tokenizer
+    cfg: solver.AgentsConfig
+    kind: str
+    recall: float
+
+    def __post_init__(self):
+        if self.kind not in JUDGES:
+            raise ValueError(f"synthesize.agents.judge={self.kind!r} is none of {JUDGES}")
+        if not 0 < self.recall <= 1:
+            raise ValueError(f"synthesize.agents.judge_recall={self.recall} has to be in (0, 1]")
+
+    def line(self, task: records.Task) -> dict[str, Any]:
+        """Solves and judges a task; returns its line of the journal."""
+        attempt = solver.solve(self.client, Problem.of(task), self.searcher, self.tokenizer, self.cfg)
+        line: dict[str, Any] = {
+            "task_id": task.id, "rejected": attempt.failure, "detail": attempt.detail, "text": task.text,
+            "golds": task.answers, "given": attempt.given, "steps": [dataclasses.asdict(s) for s in attempt.steps],
+        }  # fmt: skip
+        if attempt.transcript is None:
+            return line
+        done = attempt.transcript
+        line |= {"transcript": dataclasses.asdict(done)}
+        recalls = judge.recalls(attempt.given, task.answers)
+        recall = sum(recalls) / len(recalls)
+        line |= {"recall": recall} | self._judged(task, attempt.given, recalls)
+        if not line["rejected"]:
+            name = f"agents.{task.id}"
+            made, reason = demonstration(name, task, done, recall, self.cfg.limits, self.tokenizer)
+            line |= {"rejected": reason, "demonstration": made and dataclasses.asdict(made)}
+        return line
+
+    def _judged(self, task: records.Task, given: list[str], recalls: list[float]) -> dict[str, str]:
+        if self.kind in ("rules", "both") and min(recalls) < self.recall:
+            return {"rejected": "wrong", "detail": f"recall {min(recalls):.2f}"}
+        if self.kind == "rules":
+            return {}
+        try:
+            said = judge.by_model(self.client, task.text, given, task.answers, self.cfg.sampling, self.cfg.attempts)
+        except (ReplyError, RequestError) as error:
+            return {"rejected": "not_judged", "detail": str(error)}
+        return {"detail": said.reason} if said.correct else {"rejected": "wrong", "detail": said.reason}
+
+
+def run(
+    tasks: Iterator[records.Task],
+    count: int,
+    teacher: Teacher,
+    journal: Journal,
+    workers: int,
+    show: Callable[[int], None] = lambda accepted: None,
+) -> list[dict[str, Any]]:
+    """Works on tasks in order until `count` are accepted or none are left; returns the lines of the first `count`
+    accepted ones in that order. workers: tasks at a time. show: is told how many are accepted.
+
+    Raises what a worker raised, after all others have ended.
+    """
+    order: list[str] = []
+    accepted, failed = 0, None
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        running: set[concurrent.futures.Future] = set()
+        while failed is None:
+            while accepted < count and len(running) < workers and (task := next(tasks, None)):
+                order.append(task.id)
+                if task.id in journal:
+                    accepted += journal.accepted(task.id)
+                else:
+                    running.add(pool.submit(_work, task, teacher, journal))
+            show(min(accepted, count))
+            if not running:
+                break
+            finished, running = concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED)
+            for one in finished:
+                if error := one.exception():
+                    failed = failed or error
+                else:
+                    accepted += one.result()
+    if failed:
+        raise failed
+    lines = (journal.get(task_id) for task_id in order if journal.accepted(task_id))
+    return [line for _, line in zip(range(count), lines, strict=False)]
+
+
+def _work(task: records.Task, teacher: Teacher, journal: Journal) -> bool:
+    line = teacher.line(task)
+    journal.add(line)
+    return not line["rejected"]

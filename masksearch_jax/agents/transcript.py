@@ -1,0 +1,113 @@
+"""A solved task as the policy would have written it: turns of text, and their tokens.
+
+Enters: a task, thoughts, queries, hits and an answer. Leaves: a `records.Demonstration`, or why there can be none. The
+tokens are made by the rollout's own rules (rollout/episode.py), so tags, observations, limits and their order are those
+that the policy meets: what an episode would not have let happen is no demonstration.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from masksearch_jax.data import records
+from masksearch_jax.retrieval import interface
+from masksearch_jax.rollout import episode
+from masksearch_jax.rollout.trajectory import StopReason
+from masksearch_jax.text import prompt, tags
+from masksearch_jax.text.interface import Tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """One search turn, and what the tool returned to its query."""
+
+    thought: str
+    query: str
+    hits: tuple[interface.Hit, ...]
+
+    @property
+    def text(self) -> str:
+        return _think(self.thought) + tags.block(tags.SEARCH, plain(self.query))
+
+
+@dataclasses.dataclass(frozen=True)
+class Transcript:
+    """answer: in the task's answer form."""
+
+    searches: tuple[Search, ...]
+    thought: str
+    answer: str
+
+    @property
+    def text(self) -> str:
+        """The answering turn."""
+        return _think(self.thought) + tags.block(tags.ANSWER, plain(self.answer))
+
+
+def from_json(fields: dict[str, Any]) -> Transcript:
+    """The inverse of dataclasses.asdict."""
+    searches = [
+        Search(one["thought"], one["query"], tuple(interface.Hit(**hit) for hit in one["hits"]))
+        for one in fields["searches"]
+    ]
+    return Transcript(tuple(searches), fields["thought"], fields["answer"])
+
+
+def plain(text: str) -> str:
+    """Text for inside a tag: no tag of ours in it, single spaces."""
+    return " ".join(tags.neutralise(text).split())
+
+
+def _think(thought: str) -> str:
+    return tags.block(tags.THINK, plain(thought)) if plain(thought) else ""
+
+
+def demonstration(
+    name: str, task: records.Task, done: Transcript, recall: float, limits: episode.EpisodeLimits, tokenizer: Tokenizer
+) -> tuple[records.Demonstration | None, str]:
+    """Returns (demonstration with id `name`, '') or (None, reason): 'turn_too_long', 'too_many_turns', 'too_long',
+    'invalid_turn'."""
+    rules = episode.Episode(len(task.prompt), limits, tokenizer)
+    ids, trainable = list(task.prompt), [0] * len(task.prompt)
+
+    def too_long(turn: Sequence[int]) -> str:
+        return "turn_too_long" if len(turn) > limits.turn_tokens else "too_long"
+
+    for one in done.searches:
+        turn = tokenizer.encode(one.text)
+        if len(turn) > rules.budget:
+            return None, too_long(turn)
+        following = rules.end_turn(turn, episode.Ending.STOP)
+        if isinstance(following, episode.Done):
+            return None, "too_many_turns" if len(rules.turns) >= limits.turns else "too_long"
+        if following != episode.Search(plain(one.query)):
+            return None, "invalid_turn"
+        shown = rules.observe(one.hits)
+        if isinstance(shown, episode.Done):
+            return None, "too_long"
+        ids += [*turn, *shown.ids]
+        trainable += [1] * len(turn) + [0] * len(shown.ids)
+    turn = tokenizer.encode(done.text)
+    if len(turn) > rules.budget:
+        return None, too_long(turn)
+    following = rules.end_turn(turn, episode.Ending.STOP)
+    if following != episode.Done(StopReason.ANSWER) or rules.answer != plain(done.answer):
+        return None, "invalid_turn"
+    made = records.Demonstration(
+        id=name, task_id=task.id, masks=0 if task.kind == "qa" else task.masks, ids=ids + turn,
+        trainable=trainable + [1] * len(turn), searches=len(done.searches), recall=recall,
+    )  # fmt: skip
+    return made, ""
+
+
+def visible(hits: Sequence[interface.Hit], tokenizer: Tokenizer, limit: int) -> list[str]:
+    """The part of each hit's text that an observation of at most `limit` tokens shows, '' where it shows none."""
+    parts = [(f" {tags.neutralise(hit.title)}: ", tags.neutralise(hit.text)) for hit in hits]
+    shown = tokenizer.decode(prompt.observation(hits, tokenizer, limit))
+    room = len(shown) - sum(map(len, tags.INFORMATION))
+    found = []
+    for head, text in parts:
+        room -= len(head)
+        found.append(text[: max(room, 0)])
+        room -= len(text)
+    return found

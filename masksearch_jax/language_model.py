@@ -1,0 +1,116 @@
+"""What an entry opens to ask a language model: the client of a page's `llm` settings.
+
+In: settings and where to keep the cache. Out: a client over the endpoint that `llm.url` names, or over a checkpoint.
+JAX starts, and weights load, for a checkpoint only. Never imports prep.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from masksearch_jax.llm.client import Client, ClientSettings
+from masksearch_jax.llm.endpoint import Endpoint
+from masksearch_jax.llm.interface import Backend, Sampling
+
+# Of `llm`: what decides a reply. The rest says how to ask, and may change from one run to the next.
+DECIDING = ("model", "chat", "temperature", "max_tokens")
+
+
+def deciding(settings: Any) -> dict[str, Any]:
+    """The part of a page's `llm` that what is made with it depends on, for manifests."""
+    return {name: settings[name] for name in DECIDING}
+
+
+def sampling(settings: Any) -> Sampling:
+    return Sampling(settings.temperature, settings.max_tokens)
+
+
+def check(settings: Any, wanted_by: str) -> None:
+    """Refuses a page's `llm` that names no model, or one that cannot be asked. Raises ValueError.
+
+    wanted_by: the setting that needs the model."""
+    if not (settings.url or settings.model):
+        raise ValueError(
+            f"{wanted_by} asks a language model, and none is connected: name a server and its model by llm.url and "
+            "llm.model, or a folder by llm.model alone"
+        )
+    if settings.url:
+        endpoint(settings).close()
+
+
+def endpoint(settings: Any) -> Endpoint:
+    return Endpoint(settings.url, settings.model, settings.key_variable, settings.json_mode, settings.limit_field)
+
+
+def connect(settings: Any, cache_file: Path) -> Client:
+    """Returns the client of `settings` (a page's `llm`). Asks the model nothing yet.
+
+    Raises ValueError or FileNotFoundError for settings that cannot work.
+    """
+    sampling(settings)
+    names = (
+        "timeout_s", "retries", "concurrency", "requests_per_minute", "tokens_per_minute", "prompt_price",
+        "completion_price", "budget",
+    )  # fmt: skip
+    limits = ClientSettings(**{name: settings[name] for name in names})
+    if settings.url:
+        return Client(endpoint(settings), limits, cache_file)
+    return Client(_local(settings, limits.concurrency), limits, cache_file)
+
+
+def _local(settings: Any, slots: int) -> Backend:
+    """A stage folder of ours, or a published one, as a local model on this machine's devices."""
+    from masksearch_jax import sharding
+    from masksearch_jax.llm.local import LocalModel
+    from masksearch_jax.rollout.engine import RolloutConfig
+    from masksearch_jax.rollout.episode import EpisodeLimits
+    from masksearch_jax.trainers import state as state_lib
+
+    folder, mesh = Path(settings.model), sharding.make_mesh()
+    if not settings.model or not (folder / "config.json").exists():
+        raise FileNotFoundError(
+            f"llm.model={settings.model!r} with llm.url='' has to be the folder of a trained stage (runs/dapo/dapo) or "
+            "of a published checkpoint; or set llm.url to an OpenAI-compatible server"
+        )
+    opened = _stage if (folder / "checkpoints").is_dir() else _published
+    name, model_cfg, params, tokenizer = opened(folder, mesh)
+    slots = -(-slots // mesh.size) * mesh.size  # they divide over any axes of it
+    total = settings.total_tokens
+    cfg = RolloutConfig(
+        slots=slots, limits=EpisodeLimits(turns=1, turn_tokens=settings.max_tokens, total_tokens=total),
+        prompt_rows=slots, prompt_lengths=tuple(sorted({total // 4, total // 2, total} - {0})),
+        append_rows=(slots,), append_tokens=(8,),
+    )  # fmt: skip
+    params = state_lib.decode_copy(model_cfg, mesh)(params)
+    chat = settings.chat if opened is _published else ""
+    return LocalModel(name, cfg, model_cfg.merged, params, tokenizer, mesh, chat, settings.temperature)
+
+
+def _stage(folder: Path, mesh: Any) -> tuple[str, Any, Any, Any]:
+    from masksearch_jax.checkpoints import Checkpointer
+    from masksearch_jax.model import config as model_config
+    from masksearch_jax.text import tokenizer
+    from masksearch_jax.trainers import state as state_lib
+
+    cfg = model_config.from_config(json.loads((folder / "config.json").read_text())["model"])
+    if cfg.lora:
+        raise ValueError(
+            f"llm.model={folder} holds adapters; merge them first: python -m masksearch_jax.convert --from={folder} "
+            "--to=FOLDER --merge"
+        )
+    checkpoints = Checkpointer(folder / "checkpoints", read_only=True)
+    state, meta, _ = checkpoints.restore(None, {"params": state_lib.abstract_trained(cfg, mesh)}, partial=True)
+    checkpoints.close()
+    return f"{folder.resolve()}@{meta['step']}", cfg, state["params"], tokenizer.load(folder.parent / "data")
+
+
+def _published(folder: Path, mesh: Any) -> tuple[str, Any, Any, Any]:
+    from masksearch_jax.model import convert
+    from masksearch_jax.text import published
+
+    files = sorted([folder / "config.json", *folder.glob("*.safetensors")])
+    facts = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+    cfg, params = convert.load_pretrained(folder, mesh)
+    return f"{folder.resolve()}@{digest}", cfg, params, published.PublishedTokenizer(folder)

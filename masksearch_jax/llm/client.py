@@ -1,0 +1,151 @@
+"""The one client of a language model: a conversation in, a completion out, whatever stands behind.
+
+Order of work: cache, budget, rate limit, exchange; a transient failure is tried again after a wait that doubles.
+Thread-safe: callers ask from as many threads as they like, `concurrency` exchanges run at a time. Left out: what is
+asked (agents, prep) and what a reply has to look like (structured.py).
+"""
+
+import collections
+import dataclasses
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from masksearch_jax.llm.cache import Cache, key_of
+from masksearch_jax.llm.interface import Backend, Completion, Message, Sampling, TransientError, UnavailableError, Usage
+from masksearch_jax.llm.limits import Meter, RateLimiter
+
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 60.0
+_TOKENS_A_MESSAGE = 8  # that a chat template adds, about
+
+
+@dataclasses.dataclass(frozen=True)
+class ClientSettings:
+    """timeout_s: of an exchange. retries: after a transient failure. concurrency: exchanges at a time.
+
+    requests_per_minute, tokens_per_minute: 0 for no limit. prompt_price, completion_price: of a million tokens.
+    budget: in the unit of the prices, over all runs that share the cache; 0 for none.
+    """
+
+    timeout_s: float = 120.0
+    retries: int = 5
+    concurrency: int = 8
+    requests_per_minute: int = 0
+    tokens_per_minute: int = 0
+    prompt_price: float = 0.0
+    completion_price: float = 0.0
+    budget: float = 0.0
+
+    def __post_init__(self):
+        for name, least in (("retries", 0), ("concurrency", 1), ("requests_per_minute", 0), ("tokens_per_minute", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"llm.{name}={getattr(self, name)} has to be >= {least}")
+        if not self.timeout_s > 0:
+            raise ValueError(f"llm.timeout_s={self.timeout_s} has to be > 0")
+
+
+class Client:
+    """`stats` counts since it was made."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        settings: ClientSettings,
+        cache_file: Path | str,
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        """cache_file: see cache.py. Raises ValueError for settings that cannot work."""
+        self.settings = settings
+        self._backend, self._sleep = backend, sleep
+        self._limiter = RateLimiter(settings.requests_per_minute, settings.tokens_per_minute, clock, sleep)
+        self._cache = Cache(cache_file)
+        prices = settings.prompt_price, settings.completion_price
+        self._meter = Meter(*prices, settings.budget, self._cache.spent(backend.name))
+        self._slots = threading.Semaphore(settings.concurrency)
+        self._lock = threading.Lock()
+        self._counts: collections.Counter[str] = collections.Counter()
+        self._pending: dict[str, threading.Event] = {}
+
+    @property
+    def model(self) -> str:
+        return self._backend.name
+
+    @property
+    def stats(self) -> dict[str, float]:
+        """requests, cache_hits, retries, failures (requests without a reply) and tokens since the start; cost: on the
+        account, earlier runs included."""
+        names = ("requests", "cache_hits", "retries", "failures", "prompt_tokens", "completion_tokens")
+        with self._lock:
+            counts = {name: self._counts[name] for name in names}
+        return counts | {"cost": self._meter.cost(self._meter.spent)}
+
+    def complete(
+        self, messages: Sequence[Message], sampling: Sampling, timeout_s: float = 0.0, retries: int | None = None
+    ) -> Completion:
+        """Returns the completion of a conversation, from the cache where it was asked before.
+
+        timeout_s, retries: in place of the settings'. Raises BudgetSpentError before it would be overdrawn,
+        UnavailableError after the last retry, RequestError and AccessError where a server refuses.
+        """
+        key = key_of(self.model, messages, sampling)
+        while (found := self._cache.get(key)) is None:
+            with self._lock:
+                other = self._pending.get(key)
+                if other is None:
+                    self._pending[key] = threading.Event()
+            if other is None:
+                try:
+                    return self._ask(key, messages, sampling, timeout_s or self.settings.timeout_s, retries)
+                finally:
+                    with self._lock:
+                        self._pending.pop(key).set()
+            other.wait()  # another thread asks the same
+        self._count(cache_hits=1)
+        return found
+
+    def close(self) -> None:
+        self._backend.close()
+        self._cache.close()
+
+    def _ask(self, key, messages, sampling, timeout_s, retries) -> Completion:
+        # A token has a byte at least, and text about four: half is on the safe side.
+        prompt = sum(len(m.content.encode()) // 2 + _TOKENS_A_MESSAGE for m in messages)
+        most = Usage(prompt, sampling.max_tokens)
+        retries = self.settings.retries if retries is None else retries
+        with self._meter.reserve(most) as pay:
+            for attempt in range(retries + 1):
+                with self._slots:
+                    reserved = self._limiter.wait(most.prompt_tokens + most.completion_tokens)
+                    self._count(requests=1, retries=int(attempt > 0))
+                    try:
+                        completion = self._backend.complete(messages, sampling, timeout_s)
+                    except TransientError as error:
+                        self._count(failures=1)
+                        last = error
+                    else:
+                        usage = completion.usage
+                        reserved.tokens = usage.prompt_tokens + usage.completion_tokens
+                        self._cache.put(key, self.model, completion)
+                        pay(usage)
+                        self._count(prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens)
+                        return completion
+                if attempt < retries:
+                    self._sleep(max(backoff(key, attempt + 1), min(last.wait_s, _LONGEST_WAIT_S)))
+        raise UnavailableError(
+            f"no reply of {self.model} after {retries + 1} tries; the last: {last}. What was done is kept: see that "
+            "it runs, then start this line again to go on"
+        ) from last
+
+    def _count(self, **counts: int) -> None:
+        with self._lock:
+            self._counts.update(counts)
+
+
+def backoff(key: str, attempt: int) -> float:
+    """Returns the seconds before retry `attempt` (1, 2, ..): doubled each time, less up to a half that the request
+    decides, so that callers spread and a run repeats."""
+    draw = int.from_bytes(hashlib.blake2b(f"{key} {attempt}".encode(), digest_size=8).digest(), "little")
+    return min(_FIRST_WAIT_S * 2 ** (attempt - 1), _LONGEST_WAIT_S) * (1 - draw / 2**65)

@@ -1,0 +1,129 @@
+"""Strict JSON replies: a dataclass says what a reply has to hold, and a reply that does not is told what is wrong.
+
+Enters: a conversation and a dataclass. Leaves: an instance of it. One JSON object with exactly the fields, each of its
+declared type (str, bool, int, list[...], Literal[...], or another dataclass), no duplicate keys, no NaN; the dataclass
+may refuse values in its __post_init__ (ValueError). Nothing is ever evaluated. Around the object only blank space, one
+code fence, or a leading <think> block is allowed: many models write these whatever they are told.
+"""
+
+import dataclasses
+import json
+import re
+import types
+import typing
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from masksearch_jax.llm.client import Client
+from masksearch_jax.llm.interface import Message, Sampling
+
+Reply = TypeVar("Reply")
+
+_THOUGHT = re.compile(r"\s*<think>.*?</think>", re.DOTALL)
+_FENCE = re.compile(r"\s*```(?:json)?\s*\n(.*?)\n?\s*```\s*", re.DOTALL)
+_SHOWN = 2000  # characters of a bad reply that are told back
+
+
+class ReplyError(ValueError):
+    """The model did not write what was asked for, after the last attempt."""
+
+
+def ask(
+    client: Client,
+    messages: Sequence[Message],
+    kind: type[Reply],
+    sampling: Sampling,
+    attempts: int = 3,
+    check: Callable[[Reply], str] = lambda reply: "",
+    **limits: Any,
+) -> Reply:
+    """Returns the reply as `kind`. check: says what is wrong with a well-formed reply, '' if nothing. limits: timeout_s
+    and retries, as Client.complete takes them.
+
+    Raises ReplyError after `attempts` bad replies, and what Client.complete raises.
+    """
+    conversation, fault = list(messages), ""
+    for _ in range(attempts):
+        completion = client.complete(conversation, sampling, **limits)
+        try:
+            if completion.finish == "length":
+                raise ValueError(f"the reply was cut at {sampling.max_tokens} tokens; write less")
+            reply = parse(completion.text, kind)
+            if not (fault := check(reply)):
+                return reply
+        except ValueError as error:
+            fault = str(error)
+        # Both sides in one message, which every chat template can show.
+        said = f"Your reply was:\n{completion.text[:_SHOWN]}\n\nIt cannot be used: {fault}. Reply again: {shape(kind)}"
+        conversation = [*messages, Message("user", said)]
+    raise ReplyError(f"{client.model} did not write a {kind.__name__} in {attempts} attempts; the last fault: {fault}")
+
+
+def parse(text: str, kind: type[Reply]) -> Reply:
+    """Returns the one JSON object of a reply as `kind`; raises ValueError that says what is wrong."""
+    if thought := _THOUGHT.match(text):
+        text = text[thought.end() :]
+    if fence := _FENCE.fullmatch(text):
+        text = fence[1]
+    try:
+        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+    except RecursionError:
+        raise ValueError("not one JSON object: nested too deeply") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not one JSON object: {error}") from None
+    return _read(value, kind, "the reply")
+
+
+def shape(kind: type) -> str:
+    """A sentence for the model: which JSON object to write."""
+    return f"one JSON object, nothing around it, of the form {json.dumps(_example(kind))}"
+
+
+def _example(kind: Any) -> Any:
+    if dataclasses.is_dataclass(kind):
+        return {field.name: _example(hint) for field, hint in _fields(kind)}
+    if typing.get_origin(kind) is typing.Literal:
+        return " | ".join(typing.get_args(kind))
+    if typing.get_origin(kind) is list:
+        return [_example(typing.get_args(kind)[0])]
+    return {str: "...", bool: True, int: 1}[kind]
+
+
+def _fields(kind: type) -> list[tuple[dataclasses.Field, Any]]:
+    hints = typing.get_type_hints(kind)
+    return [(field, hints[field.name]) for field in dataclasses.fields(kind)]
+
+
+def _read(value: Any, kind: Any, where: str) -> Any:
+    """The JSON value as `kind`."""
+    if dataclasses.is_dataclass(kind):
+        names = [field.name for field, _ in _fields(kind)]
+        if not isinstance(value, dict):
+            raise ValueError(f"{where} has to be a JSON object with the keys {names}")
+        if set(value) != set(names):
+            raise ValueError(f"{where} has the keys {sorted(value)}, it has to have {names}")
+        return kind(**{f.name: _read(value[f.name], hint, f"{where}.{f.name}") for f, hint in _fields(kind)})
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Literal:
+        if not isinstance(value, str) or value not in arguments:
+            raise ValueError(f"{where} is {value!r}, it has to be one of {list(arguments)}")
+        return value
+    if origin is list:
+        if not isinstance(value, list):
+            raise ValueError(f"{where} has to be a list")
+        return [_read(item, arguments[0], f"{where}[{i}]") for i, item in enumerate(value)]
+    if isinstance(kind, types.GenericAlias) or type(value) is not kind:  # bool is no int here
+        raise ValueError(f"{where} is {value!r}, it has to be of type {kind.__name__}")
+    if kind is str:
+        value.encode()  # half a surrogate pair, which JSON can spell, is no text
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(found := dict(pairs)) < len(pairs):
+        raise ValueError("a key stands twice in one object")
+    return found
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")

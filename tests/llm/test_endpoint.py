@@ -1,0 +1,71 @@
+"""The openai package against a real server on loopback."""
+
+import chat_server
+import pytest
+
+from masksearch_jax import language_model
+from masksearch_jax.llm.endpoint import Endpoint
+from masksearch_jax.llm.interface import AccessError, Message, RequestError, Sampling, TransientError, Usage
+
+pytest.importorskip("openai")
+MESSAGES = [Message("system", "be brief"), Message("user", "hello there")]
+
+
+@pytest.fixture
+def server():
+    with chat_server.ChatServer(lambda messages: messages[-1]["content"].upper()) as made:
+        yield made
+
+
+def test_a_conversation_goes_out_whole_and_its_price_comes_back(server, monkeypatch):
+    monkeypatch.setenv("SOME_KEY", "secret-1")
+    endpoint = Endpoint(server.url, "tiny", "SOME_KEY", json_mode=True)
+    reply = endpoint.complete(MESSAGES, Sampling(0.5, 33, 7), 5.0)
+    assert reply.text == "HELLO THERE" and reply.usage == Usage(4, 2) and reply.finish == "stop"
+    (asked,) = server.asked
+    assert asked["path"] == "/v1/chat/completions" and asked["key"] == "Bearer secret-1" and asked["model"] == "tiny"
+    assert asked["messages"] == [{"role": m.role, "content": m.content} for m in MESSAGES]
+    assert (asked["temperature"], asked["max_tokens"], asked["seed"]) == (0.5, 33, 7)
+    assert asked["response_format"] == {"type": "json_object"}
+    endpoint.close()
+    Endpoint(server.url, "tiny", limit_field="max_completion_tokens").complete(MESSAGES, Sampling(max_tokens=9), 5.0)
+    assert server.asked[-1]["max_completion_tokens"] == 9
+    assert not {"response_format", "max_tokens"} & server.asked[-1].keys()
+
+
+@pytest.mark.parametrize(
+    "fault, error",
+    [
+        (500, TransientError), (503, TransientError), (429, TransientError), (408, TransientError),
+        (400, RequestError), (413, RequestError), (401, AccessError), (404, AccessError),
+        ("garbage", TransientError), ("silent", TransientError),
+    ],
+)  # fmt: skip
+def test_failures_say_whether_to_try_again(server, fault, error):
+    server.faults, server.retry_after = [fault], "3"
+    with pytest.raises(error) as found:
+        Endpoint(server.url, "tiny").complete(MESSAGES, Sampling(), 0.3)
+    assert len(server.asked) == 1  # the package's own retries are off
+    if isinstance(fault, int) and error is TransientError:
+        assert found.value.wait_s == 3.0
+
+
+def test_no_server_is_a_transient_failure():
+    with pytest.raises(TransientError, match="127.0.0.1:9"):
+        Endpoint("http://127.0.0.1:9/v1", "tiny").complete(MESSAGES, Sampling(), 1.0)
+
+
+def test_settings_that_cannot_work_are_refused_by_name(tmp_path, monkeypatch):
+    monkeypatch.delenv("SOME_KEY", raising=False)
+    with pytest.raises(ValueError, match="SOME_KEY"):
+        Endpoint("http://h/v1", "m", "SOME_KEY")
+    with pytest.raises(ValueError, match="llm.model is empty"):
+        Endpoint("http://h/v1", "")
+    with pytest.raises(ValueError, match="limit_field='n'"):
+        Endpoint("http://h/v1", "m", limit_field="n")
+    with pytest.raises(ValueError, match="llm.url='h'"):
+        Endpoint("h", "m")
+    from configs import prepare
+
+    with pytest.raises(FileNotFoundError, match="llm.model=''"):
+        language_model.connect(prepare.llm(), tmp_path / "cache")

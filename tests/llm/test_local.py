@@ -1,0 +1,140 @@
+"""A checkpoint as the language model, against a plain loop over the whole forward pass."""
+
+import dataclasses
+import json
+import shutil
+import threading
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_published
+
+from configs import prepare
+from masksearch_jax import language_model, sharding
+from masksearch_jax.checkpoints import Checkpointer
+from masksearch_jax.llm.interface import Message, RequestError, Sampling, TransientError
+from masksearch_jax.llm.local import LocalModel
+from masksearch_jax.model import export, transformer
+from masksearch_jax.model.config import ModelConfig
+from masksearch_jax.rollout.engine import RolloutConfig
+from masksearch_jax.rollout.episode import EpisodeLimits
+from masksearch_jax.text import chat, published
+
+ASKED = [Message("system", "Answer."), *(Message("user", text) for text in ("Karn was born in", "x", "?"))]
+TOTAL = 128
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tiny_published.qwen(tmp_path_factory.mktemp("local") / "hf")
+    tokenizer = published.PublishedTokenizer(folder)
+    cfg = ModelConfig(
+        vocab_size=tokenizer.vocab_size, layers=1, embed=32, heads=2, kv_heads=2, head_dim=16, ff=32, mlp="swiglu",
+        qkv_bias=True, tie_embeddings=False, smear_keys=False, rope_fraction=1.0,
+    )  # fmt: skip
+    mesh = sharding.make_mesh(devices=jax.devices()[:1])
+    params = transformer.init_params(cfg, 0, mesh)
+    rollout = RolloutConfig(
+        slots=4, limits=EpisodeLimits(1, 16, 64, TOTAL), prompt_rows=2, prompt_lengths=(64, TOTAL), append_rows=(4,),
+        append_tokens=(8,),
+    )  # fmt: skip
+    model = LocalModel("tiny@0", rollout, cfg, params, tokenizer, mesh, "chatml", 0.7)
+    yield model, cfg, params, tokenizer, folder
+    model.close()
+
+
+def by_hand(cfg, params, tokenizer, ids, count):
+    @jax.jit
+    def hidden_of(row, length):
+        places = jnp.arange(row.shape[1])[None]
+        return transformer.forward(cfg, params, row, places, (places < length).astype(jnp.int32))
+
+    ids, written = list(ids), []
+    for _ in range(count):
+        row = np.zeros((1, TOTAL), np.int32)
+        row[0, : len(ids)] = ids
+        logits = np.asarray(hidden_of(row, len(ids))[0, len(ids) - 1] @ params["unembedding"])
+        written.append(int(logits.argmax()))
+        ids.append(written[-1])
+        if written[-1] in tokenizer.end_ids:
+            break
+    return written
+
+
+def test_a_greedy_reply_is_what_the_forward_pass_says(made):
+    model, cfg, params, tokenizer, _ = made
+    reply = model.complete(ASKED, Sampling(max_tokens=6), 300)
+    expected = by_hand(cfg, params, tokenizer, model.prompt(ASKED), 6)
+    assert reply.usage.prompt_tokens == len(model.prompt(ASKED)) and reply.usage.completion_tokens == len(expected)
+    ended = expected[-1] in tokenizer.end_ids
+    assert reply.text == tokenizer.decode(expected[: len(expected) - ended]).strip()
+    assert reply.finish == ("stop" if ended else "length")
+
+
+def test_the_prompt_is_the_chat_template(made):
+    model, _, _, tokenizer, _ = made
+    control = "<|im_start|>system\nAnswer.<|im_end|>\n<|im_start|>user\nKarn was born in\n\nx\n\n?<|im_end|>\n"
+    assert model.prompt(ASKED) == tokenizer.encode_control(control + "<|im_start|>assistant\n")
+
+
+def test_samples_repeat_by_seed_whoever_else_asks(made):
+    model = made[0]
+    alone = {seed: model.complete(ASKED, Sampling(0.7, 12, seed), 300).text for seed in range(4)}
+    assert len(set(alone.values())) > 1
+    found = {}
+
+    def ask(seed):
+        found[seed] = model.complete(ASKED, Sampling(0.7, 12, seed), 300).text
+
+    threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == alone
+
+
+def test_what_cannot_be_asked_is_refused_and_a_late_reply_is_transient(made):
+    model = made[0]
+    with pytest.raises(RequestError, match="llm.total_tokens=128"):
+        model.complete([Message("user", "word " * 200)], Sampling(), 300)
+    with pytest.raises(RequestError, match="samples at 0 or 0.7"):
+        model.complete(ASKED, Sampling(temperature=0.3), 300)
+    with pytest.raises(TransientError, match="within 0.0 s"):
+        model.complete(ASKED, Sampling(max_tokens=16, seed=99), 0.0)
+
+
+@pytest.mark.slow
+def test_a_published_folder_is_opened_by_its_settings(made, tmp_path):
+    model, cfg, params, _, folder = made
+    export.save_pretrained(tmp_path / "model", cfg, params)
+    export.copy_companions(folder, tmp_path / "model")
+    settings = prepare.llm()
+    settings.update({"model": str(tmp_path / "model"), "chat": "chatml", "total_tokens": TOTAL, "max_tokens": 6})
+    settings.update({"concurrency": 2})
+    client = language_model.connect(settings, tmp_path / "cache.sqlite")
+    reply = client.complete(ASKED, language_model.sampling(settings))
+    assert reply.text == model.complete(ASKED, Sampling(max_tokens=6), 300).text
+    assert client.stats["requests"] == 1 and str(tmp_path / "model") in client.model
+    client.close()
+
+
+def test_a_stage_of_ours_is_opened_by_its_settings(made, tmp_path):
+    _, cfg, params, tokenizer, folder = made
+    shutil.copytree(folder, tmp_path / "data" / "tokenizer")
+    checkpoints = Checkpointer(tmp_path / "sft" / "checkpoints", background=False)
+    checkpoints.save(7, {"params": params}, {}, {})
+    checkpoints.close()
+    (tmp_path / "sft" / "config.json").write_text(json.dumps({"model": dataclasses.asdict(cfg)}))
+    settings = prepare.llm()
+    settings.update({"model": str(tmp_path / "sft"), "total_tokens": TOTAL, "max_tokens": 6, "concurrency": 1})
+    client = language_model.connect(settings, tmp_path / "cache.sqlite")
+    reply = client.complete(ASKED, language_model.sampling(settings))
+    # A base model reads plain text.
+    ids = chat.frame(tokenizer, "").encode(tokenizer, "Answer.\n\nKarn was born in\n\nx\n\n?")
+    written = by_hand(cfg, params, tokenizer, ids, 6)
+    assert reply.text == tokenizer.decode([i for i in written if i not in tokenizer.end_ids]).strip()
+    assert client.model.endswith("sft@7") and reply.usage.prompt_tokens == len(ids)
+    client.close()
