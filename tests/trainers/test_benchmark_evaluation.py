@@ -97,11 +97,11 @@ def test_hotpotqa_and_fanoutqa_from_their_official_files(data_dir, tmp_path):
     assert written["examples"]["test"]["qa"] == [100] and "qa" not in written["examples"]["train"]  # all are tested
     cfg = evaluate_page.get_config("slice")
     cfg.evaluate.episodes.update(dict.fromkeys(cfg.evaluate.episodes, 0))
-    cfg.evaluate.benchmarks.update({"hotpotqa": 100, "fanoutqa": 40})
+    cfg.evaluate.benchmarks.update({"hotpotqa": 40, "fanoutqa": 24})
     job = Job(cfg, workdir)
     scores = evaluate.run(job, "one_search", job.engine("all"), job.initial())
     print(json.dumps(scores, indent=1))
-    assert {name: score["episodes"] for name, score in scores.items()} == {"hotpotqa": 100, "fanoutqa": 40}
+    assert {name: score["episodes"] for name, score in scores.items()} == {"hotpotqa": 40, "fanoutqa": 24}
     # The articles of HotpotQA's own contexts are in the index: the answer is often in one of three passages found.
     assert scores["hotpotqa"]["hit"] > 0.3 and scores["hotpotqa"]["searches"] == 1.0
     rows = runner.read_rows(workdir / "evaluate" / "one_search" / "rows.jsonl")
