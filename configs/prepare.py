@@ -54,6 +54,14 @@ def get_config(arg: str = ""):
     config.questions = ""  # file of the HotpotQA format; '' for the toy's own, or none
     # --- what training may permute among itself ---
     config.augment = ConfigDict({"names": True, "digits": True, "months": True})
+    # --- who does the long stages: this process, or Apache Beam by shards of the dump (docs/data.md) ---
+    config.beam = ConfigDict({
+        "runner": "",  # '' for this process | DirectRunner | DataflowRunner
+        "options": (),  # of Beam and its runner, e.g. ("--direct_num_workers=2",)
+        "shard_mb": 64.0,  # of the dump, decompressed; compressed where `index` is given
+        "index": "",  # of a multistream dump: its -multistream-index.txt.bz2
+        "folder": "",  # where shards wait, gs:// for Dataflow; '' for W/data.shards
+    })
     # --- search indices: train | validation (train and validation) | all ---
     config.indices = ("train", "validation", "all")
     config.retrieval = ConfigDict({

@@ -6,7 +6,9 @@ training reads), augment.json, and for the toy its dump, splits and questions. R
 manifest.json and report.json, which the entry writes last, after the indices. Left out: the indices, which need no
 TensorFlow.
 
-Memory holds one article at a time, the word counts of the corpus, and a sample of passages.
+Memory holds one article at a time, the word counts of the corpus, and a sample of passages. The two long stages,
+passages with their spans and the export of the tasks, may be done by others (`Workers`): prep.beam does them by shards
+of the dump, with the functions of this module on each.
 """
 
 import contextlib
@@ -16,7 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import tensorflow as tf
 
@@ -44,7 +46,7 @@ AUGMENT = "augment.json"
 # Where tokenizer.vocab_size is 0. The toy's has room for each of its name words as one piece, and for its wording.
 TOY_VOCABULARY = 1362
 DUMP_VOCABULARY = 4096
-_LINKS = "links.jsonl"  # between two stages, then removed
+LINKS = "links.jsonl"  # between two stages, then removed
 # Above this many training passages, tokens are counted and names collected on the first ones only.
 _SAMPLE = 50_000
 
@@ -67,9 +69,23 @@ class Clock:
         self.seconds[name] = round(time.perf_counter() - started, 2)
 
 
+class Workers(Protocol):
+    """Who does the two long stages instead of this process; the files may be shards (records.files)."""
+
+    def annotate(
+        self, dump: Path, splits: Splits, data_dir: Path, stats: wikipedia.DumpStats, bar: Bar
+    ) -> tuple[int, "Annotation"]:
+        """As pipeline.annotate."""
+        ...
+
+    def export(self, data_dir: Path, settings: tasks.TaskSettings, bar: Bar) -> dict[str, dict[str, list[int]]]:
+        """As export.export."""
+        ...
+
+
 def check(cfg: Any) -> None:
     """Raises ValueError or FileNotFoundError for settings that cannot work, before anything is read or written."""
-    if cfg.dump != TOY and not Path(cfg.dump).is_file():
+    if cfg.dump != TOY and not Path(cfg.dump).is_file() and not ("://" in cfg.dump and cfg.beam.runner):
         raise FileNotFoundError(
             f"dump={cfg.dump!r}: no such file; name a MediaWiki export, a corpus (.json, .json.gz), or {TOY!r}"
         )
@@ -92,8 +108,10 @@ def check(cfg: Any) -> None:
         )
 
 
-def run(cfg: Any, data_dir: Path, bar: Bar) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Prepares `data_dir`; returns (content of the manifest, content of the report).
+def run(
+    cfg: Any, data_dir: Path, bar: Bar, workers: Workers | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Prepares `data_dir`; returns (content of the manifest, content of the report). workers: None does all here.
 
     Raises wikipedia.DumpError for a damaged dump, ValueError for settings that cannot work or a dump that leaves
     nothing to train on.
@@ -111,22 +129,15 @@ def run(cfg: Any, data_dir: Path, bar: Bar) -> tuple[dict[str, Any], dict[str, A
         dump, splits_file, question_source = toy.dump, splits_file or toy.splits, question_source or toy.questions
     splits = Splits(splits_file, cfg.shares, cfg.seed)
 
-    # ---- articles, passages ----
+    # ---- passages, and their candidate spans: what the SeqIO tasks mask ----
     stats = wikipedia.DumpStats()
-    with clock.stage("passages"), bar(dump.stat().st_size, "articles (bytes of the dump)") as show:
-        articles = _counted(read_articles(dump, cfg.skip_bad, stats), lambda _: show(stats.file_bytes))
-        total = records.write(data_dir / PASSAGES, cut_articles(articles, splits, cfg.passages, data_dir / _LINKS))
+    if workers is None:
+        total, annotation = annotate(cfg, dump, splits, data_dir, stats, bar, clock)
+    else:
+        with clock.stage("passages"):
+            total, annotation = workers.annotate(dump, splits, data_dir, stats, bar)
     if not total:
         raise ValueError(f"{dump}: {stats.articles} articles gave no passage; is it a dump of articles?")
-
-    # ---- candidate spans: what the SeqIO tasks mask ----
-    with clock.stage("spans"):
-        rare = spans.rare_terms(passage.text for passage in records.read(data_dir / PASSAGES, records.Passage))
-        finder = functools.partial(spans.find, rare=rare)
-        annotation = Annotation(data_dir)
-        with bar(total, "spans") as show:
-            annotation.run(_counted(with_links(data_dir), show), finder)
-        (data_dir / _LINKS).unlink()
     if not annotation.kept["train"]:
         raise ValueError(f"{dump}: no training passage has a span to mask; raise shares.train or check the splits")
 
@@ -140,8 +151,11 @@ def run(cfg: Any, data_dir: Path, bar: Bar) -> tuple[dict[str, Any], dict[str, A
 
     # ---- SeqIO tasks to ArrayRecord ----
     with clock.stage("tasks"):
-        tasks.register(data_dir)
-        counts = export.export(data_dir, settings, bar)
+        if workers is None:
+            tasks.register(data_dir)
+            counts = export.export(data_dir, settings, bar)
+        else:
+            counts = workers.export(data_dir, settings, bar)
 
     # ---- what training may permute, and the numbers ----
     with clock.stage("augment"):
@@ -154,14 +168,32 @@ def run(cfg: Any, data_dir: Path, bar: Bar) -> tuple[dict[str, Any], dict[str, A
         "examples": counts,
         "seed": cfg.seed,
         "source": {
-            "path": dump.name if cfg.dump == TOY else str(dump),
-            "bytes": dump.stat().st_size,
-            "sha256": manifest.sha256(dump),
+            "path": dump.name if cfg.dump == TOY else cfg.dump,
+            "bytes": dump.stat().st_size if dump.exists() else stats.file_bytes,
+            # Of a dump in a bucket: reading all of it here would take hours.
+            "sha256": manifest.sha256(dump) if dump.exists() else "",
         },
         "tokenizer": {"sha256": opened.fingerprint, "vocab_size": opened.vocab_size},
     }
     report = _report(content, stats, annotation, opened, data_dir, groups, clock.seconds)
     return content, report
+
+
+def annotate(
+    cfg: Any, dump: Path, splits: Splits, data_dir: Path, stats: wikipedia.DumpStats, bar: Bar, clock: Clock
+) -> tuple[int, "Annotation"]:
+    """Writes passages and annotated/ of a whole dump; returns how many passages there are, and what was found."""
+    with clock.stage("passages"), bar(dump.stat().st_size, "articles (bytes of the dump)") as show:
+        articles = _counted(read_articles(dump, cfg.skip_bad, stats), lambda _: show(stats.file_bytes))
+        total = records.write(data_dir / PASSAGES, cut_articles(articles, splits, cfg.passages, data_dir / LINKS))
+    with clock.stage("spans"):
+        rare = spans.rare_terms(passage.text for passage in records.read(data_dir / PASSAGES, records.Passage))
+        finder = functools.partial(spans.find, rare=rare)
+        annotation = Annotation(data_dir)
+        with bar(total, "spans") as show:
+            annotation.run(_counted(with_links(data_dir), show), finder)
+        (data_dir / LINKS).unlink()
+    return total, annotation
 
 
 def _counted(items: Iterable[Any], show: Callable[[int], None]) -> Iterator[Any]:
@@ -204,7 +236,7 @@ def cut_articles(
 
 def with_links(data_dir: Path) -> Iterator[Linked]:
     """Yields passages together with what `cut_articles` noted."""
-    with (data_dir / _LINKS).open(encoding="utf-8") as links:
+    with (data_dir / LINKS).open(encoding="utf-8") as links:
         for passage, line in zip(records.read(data_dir / PASSAGES, records.Passage), links, strict=True):
             anchors, categories, infobox = json.loads(line)
             yield passage, [wikitext.Anchor(*a) for a in anchors], categories, [tuple(item) for item in infobox]
@@ -231,7 +263,7 @@ class Annotation:
             writers = {split: stack.enter_context(tf.io.TFRecordWriter(file)) for split, file in files.items()}
             for passage, anchors, categories, infobox in found:
                 if passage.split == "train":
-                    self._collect_names(passage, anchors)
+                    self.collect_names(passage, anchors)
                 if tags.neutralise(passage.text) != passage.text:
                     self.tagged += 1
                     continue
@@ -243,10 +275,12 @@ class Annotation:
                     self.kinds.update(span.kind for span in chosen)
                     writers[passage.split].write(tasks.example(_fields(passage, chosen)))
 
-    def _collect_names(self, passage: records.Passage, anchors: list[wikitext.Anchor]) -> None:
+    def collect_names(self, passage: records.Passage, anchors: list[wikitext.Anchor]) -> bool:
+        """Notes the names of a training passage; returns whether more are wanted."""
         if len(self.named) < 2 * _SAMPLE:
             places = [(a.start, a.end) for a in anchors] + exchangeable.mentions(passage.text, passage.title)
             self.named += [(passage.text, places), (passage.title, [(0, len(passage.title))])]
+        return len(self.named) < 2 * _SAMPLE
 
 
 def _fields(passage: records.Passage, chosen: list[spans.Span]) -> dict[str, Any]:
