@@ -36,6 +36,12 @@ def get_config(arg: str = ""):
         "character_coverage": 0.9995 if whole else 1.0,
         "digit_pairs": True,  # '1823' is '18' '23'; else digit by digit
     })
+    # --- training passages that give no tasks; all stay in the search indices (docs/data.md) ---
+    config.filters = ConfigDict({
+        "near_duplicate": 0.0,  # estimated similarity from which a passage is a copy, 0.8 for instance; 0: none is
+        "benchmarks": (),  # e.g. ("hotpotqa=hotpot_dev_distractor_v1.json",): by titles, and by words of questions
+        "ngram": 13,  # so many words in a row, shared with a question, are contamination
+    })
     # --- SeqIO tasks ---
     config.tasks = ConfigDict({
         "epochs": 4,  # re-masked sets of the train split

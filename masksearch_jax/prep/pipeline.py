@@ -12,6 +12,7 @@ of the dump, with the functions of this module on each.
 """
 
 import contextlib
+import dataclasses
 import functools
 import json
 import time
@@ -27,6 +28,7 @@ from masksearch_jax.evals import benchmarks
 from masksearch_jax.prep import (
     exchangeable,
     export,
+    filters,
     manifest,
     passages,
     questions,
@@ -99,6 +101,7 @@ def check(cfg: Any) -> None:
     if size and size <= least:
         raise ValueError(f"tokenizer.vocab_size={size}: more than {least} are needed, or 0 to leave the choice")
     task_settings(cfg, {}, {})
+    filters.check(cfg.filters)
     if cfg.tokenizer_dir:
         chat.frame(published.PublishedTokenizer(cfg.tokenizer_dir), cfg.tasks.chat, cfg.tasks.system)
     elif cfg.tasks.chat or cfg.tasks.system:
@@ -189,9 +192,13 @@ def annotate(
     with clock.stage("spans"):
         rare = spans.rare_terms(passage.text for passage in records.read(data_dir / PASSAGES, records.Passage))
         finder = functools.partial(spans.find, rare=rare)
-        annotation = Annotation(data_dir)
+        annotation, dropped = Annotation(data_dir), filters.of_benchmarks(cfg.filters)
+        if cfg.filters.near_duplicate:
+            passages_of = functools.partial(records.read, data_dir / PASSAGES, records.Passage)
+            repeats = filters.near_duplicates(passages_of, cfg.filters.near_duplicate)
+            dropped = dataclasses.replace(dropped, repeats=repeats)
         with bar(total, "spans") as show:
-            annotation.run(_counted(with_links(data_dir), show), finder)
+            annotation.run(_counted(with_links(data_dir), show), finder, dropped.reason)
         (data_dir / LINKS).unlink()
     return total, annotation
 
@@ -246,17 +253,25 @@ class Annotation:
     """Writes annotated/<split>.tfrecord and keeps count.
 
     kept: passages with a span, by split. kinds: {kind: spans}. tagged: passages left out because they contain a tag of
-    ours. named: (text, spans of names) of training passages and their titles, for exchangeable.groups.
+    ours. dropped: those left out by prep.filters, by reason. named: (text, spans of names) of training passages and
+    their titles, for exchangeable.groups.
     """
 
     def __init__(self, data_dir: Path):
         self._data_dir = data_dir
         self.kept: Counter[str] = Counter()
         self.kinds: Counter[str] = Counter()
+        self.dropped: Counter[str] = Counter()
         self.tagged = 0
         self.named: list[tuple[str, list[tuple[int, int]]]] = []
 
-    def run(self, found: Iterable[Linked], finder: spans.SpanFinder) -> None:
+    def run(
+        self,
+        found: Iterable[Linked],
+        finder: spans.SpanFinder,
+        reason: Callable[[records.Passage], str] = lambda passage: "",
+    ) -> None:
+        """Annotates passages but those that `reason` names one for."""
         with contextlib.ExitStack() as stack:
             (self._data_dir / "annotated").mkdir(exist_ok=True)
             files = {split: str(tasks.passage_file(self._data_dir, split)) for split in SPLITS}
@@ -266,6 +281,9 @@ class Annotation:
                     self.collect_names(passage, anchors)
                 if tags.neutralise(passage.text) != passage.text:
                     self.tagged += 1
+                    continue
+                if left_out := reason(passage):
+                    self.dropped[left_out] += 1
                     continue
                 chosen = finder(passage.text, passage.title, anchors, categories, infobox)
                 # An answer with a separator in it would read as two.
@@ -372,6 +390,7 @@ def _report(
         "passages": dict(by_split),
         "passages_with_spans": dict(annotation.kept),
         "passages_with_our_tags": annotation.tagged,
+        "passages_dropped": dict(sorted(annotation.dropped.items())),
         "spans": dict(annotation.kinds),
         "examples": content["examples"],
         "tokens_per_passage": {

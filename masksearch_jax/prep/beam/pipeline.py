@@ -24,7 +24,7 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from masksearch_jax.evals import benchmarks
-from masksearch_jax.prep import export, manifest, pipeline, rare, tasks, wikipedia
+from masksearch_jax.prep import export, filters, manifest, pipeline, rare, tasks, wikipedia
 from masksearch_jax.prep.beam import shards, split
 from masksearch_jax.prep.beam.shards import Shards
 from masksearch_jax.prep.beam.store import Store, is_remote, size
@@ -33,7 +33,7 @@ from masksearch_jax.text import tokenizer
 
 SETTINGS = "settings.json"
 # What decides the shards, of the page of settings.
-_DECIDING = ("dump", "entities", "seed", "skip_bad", "splits", "shares", "passages", "questions")
+_DECIDING = ("dump", "entities", "seed", "skip_bad", "splits", "shares", "passages", "questions", "filters")
 
 
 def check(cfg: Any) -> None:
@@ -107,11 +107,12 @@ class Workers:
             self._claim(source, Path(scratch))
             parts, damaged = self._parts(source, Path(scratch), bar)
         work = self._shards = Shards(
-            self.store, parts, splits, cfg.passages.words, cfg.passages.minimum, cfg.skip_bad
+            self.store, parts, splits, cfg.passages.words, cfg.passages.minimum, cfg.skip_bad,
+            filters.of_benchmarks(cfg.filters),
         )  # fmt: skip
         if parts:
             with self._pipeline("annotate") as root:
-                _annotate(root, work, self.store.has(shards.TERMS))
+                _annotate(root, work, self.store.has(shards.TERMS), cfg.filters.near_duplicate)
         counts = [self.store.read(work.name("cut/done.json", index)) for index in range(len(parts))]
         _add(stats, [count["stats"] for count in counts])
         stats.bad += damaged
@@ -121,6 +122,7 @@ class Workers:
             found = self.store.read(work.name("annotated/done.json", index))
             annotation.kept.update(found["kept"])
             annotation.kinds.update(found["kinds"])
+            annotation.dropped.update(found["dropped"])
             annotation.tagged += found["tagged"]
             for name in (pipeline.PASSAGES, *(f"annotated/{one}.tfrecord" for one in SPLITS)):
                 self.store.get(work.name(name, index), data_dir / work.name(name, index))
@@ -190,21 +192,35 @@ class Workers:
                         return
 
 
-def _annotate(root: beam.Pipeline, work: Shards, counted: bool) -> None:
-    """The graph of the first stage. counted: the rare terms are there already."""
+def _annotate(root: beam.Pipeline, work: Shards, counted: bool, near_duplicate: float) -> None:
+    """The graph of the first stage. counted: rare terms and repeats are there already."""
     cut = root | "shards" >> beam.Create(range(len(work.parts))) | beam.Reshuffle() | "cut" >> beam.Map(work.cut)
     starts = cut | "all" >> beam.combiners.ToList() | "sum" >> beam.Map(_starts)
     start_of = beam.pvalue.AsSingleton(starts)
     if counted:
         terms = root | "terms" >> beam.Create([True])
     else:
-        terms = (
+        words = (
             cut
             | "count words" >> beam.FlatMap(lambda one, starts: work.count_words(one[0], starts[one[0]]), start_of)
             | beam.CombinePerKey(JoinSeen())
             | beam.FlatMap(lambda bucket: bucket[1])
             | "all terms" >> beam.combiners.ToList()
-            | "terms" >> beam.Map(lambda words, starts: work.save_terms(words, starts[-1]), start_of)
+        )
+        repeats = root | beam.Create([[]])
+        if near_duplicate:
+            repeats = (
+                cut
+                | "sign" >> beam.FlatMap(lambda one, starts: work.sign(one[0], starts[one[0]]), start_of)
+                | beam.GroupByKey()
+                | "repeats" >> beam.FlatMap(lambda band: filters.repeats_among(band[1], near_duplicate))
+                | beam.Distinct()
+                | "all repeats" >> beam.combiners.ToList()
+            )
+        terms = words | "terms" >> beam.Map(
+            lambda words, repeats, starts: work.save_terms(words, repeats, starts[-1]),
+            beam.pvalue.AsSingleton(repeats),
+            start_of,
         )
     _ = (
         cut

@@ -20,7 +20,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from masksearch_jax.data import records
-from masksearch_jax.prep import export, pipeline, rare, spans, tasks, wikipedia
+from masksearch_jax.prep import export, filters, pipeline, rare, spans, tasks, wikipedia
 from masksearch_jax.prep.beam import split
 from masksearch_jax.prep.beam.store import Store
 from masksearch_jax.prep.splits import SPLITS, Splits
@@ -32,7 +32,7 @@ _BUCKETS = 256
 
 @dataclasses.dataclass(frozen=True)
 class Shards:
-    """The shards of one dump. words, minimum: of prep.passages."""
+    """The shards of one dump. words, minimum: of prep.passages. filter: what is known without the passages."""
 
     store: Store
     parts: Sequence[split.Part]
@@ -40,6 +40,7 @@ class Shards:
     words: int
     minimum: int
     skip_bad: bool
+    filter: filters.Filter
 
     def name(self, file: str, index: int) -> str:
         folder, _, last = file.rpartition("/")
@@ -79,12 +80,21 @@ class Shards:
             buckets.setdefault(zlib.crc32(word.encode()) % _BUCKETS, {})[word] = moved
         return list(buckets.items())
 
-    def save_terms(self, words: Sequence[tuple[str, int]], total: int) -> bool:
-        """Keeps the rare terms among (word, passages with it) of a corpus of `total` passages."""
+    def sign(self, index: int, start: int) -> Iterator[tuple[int, filters.Signed]]:
+        """Yields (band, passage with its signature) for each band of each passage."""
+        with tempfile.TemporaryDirectory() as scratch:
+            file = self.store.get(self.name(f"cut/{pipeline.PASSAGES}", index), Path(scratch) / pipeline.PASSAGES)
+            for passage in records.read(file, records.Passage):
+                if (found := filters.signature(passage.text)) is not None:
+                    signed = filters.sign(dataclasses.replace(passage, id=start + passage.id), found)
+                    yield from ((band, signed) for band in filters.bands(found).tolist())
+
+    def save_terms(self, words: Sequence[tuple[str, int]], repeats: Sequence[int], total: int) -> bool:
+        """Keeps the rare terms among (word, passages with it) of a corpus of `total` passages, and the repeats."""
         limit = rare.limit(total)
         with tempfile.TemporaryDirectory() as scratch:
             kept = sorted(word for word, passages in words if passages <= limit)
-            self.store.write(TERMS, {"words": kept}, Path(scratch))
+            self.store.write(TERMS, {"words": kept, "repeats": sorted(set(repeats))}, Path(scratch))
         return True
 
     def annotate(self, index: int, start: int) -> int:
@@ -92,18 +102,22 @@ class Shards:
         marker = self.name("annotated/done.json", index)
         if self.store.has(marker):
             return index
-        finder = functools.partial(spans.find, rare=rare.tester(self.store.read(TERMS)["words"]))
+        terms = self.store.read(TERMS)
+        finder = functools.partial(spans.find, rare=rare.tester(terms["words"]))
+        # Of all repeats, those of this shard alone would do; there are few.
+        dropped = dataclasses.replace(self.filter, repeats=frozenset(terms["repeats"]))
         with tempfile.TemporaryDirectory() as scratch:
             cut, folder = Path(scratch) / "cut", Path(scratch) / "data"
             numbered = (dataclasses.replace(p, id=start + p.id) for p, *_ in self.linked(index, cut))
             records.write(folder / pipeline.PASSAGES, numbered)
             (cut / pipeline.LINKS).rename(folder / pipeline.LINKS)
             annotation = pipeline.Annotation(folder)
-            annotation.run(pipeline.with_links(folder), finder)
+            annotation.run(pipeline.with_links(folder), finder, dropped.reason)
             self.store.put(folder / pipeline.PASSAGES, self.name(pipeline.PASSAGES, index))
             for name in SPLITS:
                 self.store.put(tasks.passage_file(folder, name), self.name(f"annotated/{name}.tfrecord", index))
-            found = {"kept": annotation.kept, "kinds": annotation.kinds, "tagged": annotation.tagged}
+            counts = ("kept", "kinds", "dropped", "tagged")
+            found = {name: getattr(annotation, name) for name in counts}
             self.store.write(marker, found, folder)
         return index
 
