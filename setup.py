@@ -29,6 +29,9 @@ RETRIEVAL = ["bm25s>=0.3.16", "scann>=1.4.2"]
 TENSORBOARD = ["tensorboardX>=2.6"]
 # Frozen weights in 8 or 4 bits under adapters (lora.base_quantisation).
 QLORA = ["qwix>=0.1.8"]
+# Preparation by shards of a dump (configs/prepare.py, beam), in an environment of its own: see launch/constraints.txt.
+# google-crc32c: Beam writes no TFRecord without it (seqio_cache_tasks).
+BEAM = [*PREP, *RETRIEVAL, "apache-beam[gcp]>=2.77", "google-crc32c>=1.7"]
 # mwparserfromhell: an independent reader of wikitext, for comparison. jsonschema, pyyaml: manifests of launch/gke.py
 # against the published schema.
 TEST = [
@@ -46,6 +49,7 @@ setup(
     extras_require={
         "prep": PREP,
         "retrieval": RETRIEVAL,
+        "beam": BEAM,
         "tensorboard": TENSORBOARD,
         "qlora": QLORA,
         "tpu": ["jax[tpu]>=0.10.2"],

@@ -102,7 +102,7 @@ def _beam(cfg: Any, folder: Path) -> Any:
     except ImportError as error:
         raise ValueError(
             f"beam.runner={cfg.beam.runner!r} needs Apache Beam ({error}), which has an environment of its own: "
-            "VENV=.venv-beam bash launch/setup.sh beam, then .venv-beam/bin/python -m masksearch_jax.prepare .."
+            "bash launch/setup.sh beam, then .venv-beam/bin/python -m masksearch_jax.prepare .."
         ) from None
     beam.check(cfg)
     return beam.Workers(cfg, folder)
