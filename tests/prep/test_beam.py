@@ -105,6 +105,16 @@ def test_shards_of_other_settings_are_refused(two_levels, tmp_path):
         prepare.run(small("DirectRunner"), tmp_path)
 
 
+def test_a_damaged_page_is_an_error_that_names_the_part(two_levels, tmp_path):
+    page_of = "<page><title>{}</title><ns>0</ns><id>{}</id><revision><text>A b c.</text>{}</revision></page>"
+    pages = [page_of.format(f"T{i}", i, "</oops>" if i == 5 else "") for i in range(10)]
+    dump = tmp_path / "dump.xml"
+    dump.write_text("<mediawiki>" + "".join(pages) + "</mediawiki>")
+    config = small("DirectRunner", dump=str(dump))
+    with pytest.raises(ValueError, match="source/pages-00000.xml.gz.* read up to page 5 .*'T4'.*skip_bad=True"):
+        prepare.run(config, tmp_path / "w")
+
+
 def test_files_through_the_file_systems_of_beam(tmp_path):
     """The way of gs:// paths, over the local disk."""
     store = Store(tmp_path / "root")

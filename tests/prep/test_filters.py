@@ -1,15 +1,18 @@
 """Filters of training passages: MinHash against exact similarity, benchmark titles and words, counts in the report."""
 
+import contextlib
 import json
 import random
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from configs import prepare as page
 from masksearch_jax import prepare
 from masksearch_jax.data import records
-from masksearch_jax.prep import filters, pipeline, tasks, toywiki
+from masksearch_jax.prep import filters, pipeline, tasks, toywiki, wikipedia
+from masksearch_jax.prep.splits import Splits
 
 VOCABULARY = [f"w{i}" for i in range(5000)]
 
@@ -116,25 +119,29 @@ def test_settings_that_cannot_work_are_refused_before_any_work(tmp_path, changes
     assert not (tmp_path / "w").exists()
 
 
-def test_a_filtered_preparation_keeps_all_passages_and_says_what_it_left_out(tmp_path, monkeypatch):
-    monkeypatch.setattr(tasks, "LEVELS", (1,))
-    monkeypatch.setattr(tasks, "MIXTURES", {})
+def test_filtered_passages_stay_in_the_store_and_are_counted(tmp_path):
     config = page.get_config()
-    config.entities, config.tasks.epochs, config.indices = 120, 1, ()
-    toy = toywiki.generate(tmp_path, config.entities, config.seed, config.shares.to_dict())
+    toy = toywiki.generate(tmp_path, 120, 0, config.shares.to_dict())
     splits = json.loads(toy.splits.read_text())
     wanted = sorted(title for title, split in splits.items() if split == "train")[:5]
-    entry = write_questions(tmp_path / "q.json", [("Who?", [title]) for title in wanted])
+    entry = write_questions(tmp_path / "q.json", [("Who?", [title, "Elsewhere"]) for title in wanted])
     found = {}
     for name, benchmarks in (("plain", ()), ("filtered", (entry,))):
         config.filters.benchmarks = benchmarks
-        prepare.run(config, tmp_path / name)
-        data = tmp_path / name / "data"
-        task_titles = {
-            task.title for task in records.read(data / "tasks/train/ramp_1/epoch_0.array_record", records.Task)
-        }
-        report = json.loads((data / "report.json").read_text())["passages_dropped"]
-        found[name] = (data / pipeline.PASSAGES).read_bytes(), task_titles, report
+        data = tmp_path / name
+        data.mkdir()
+        chosen, stats = Splits(toy.splits, config.shares, 0), wikipedia.DumpStats()
+        total, annotation = pipeline.annotate(config, toy.dump, chosen, data, stats, no_bar, pipeline.Clock())
+        file = str(tasks.passage_file(data, "train"))
+        examples = [tf.train.Example.FromString(raw.numpy()) for raw in tf.data.TFRecordDataset(file)]
+        titles = {example.features.feature["title"].bytes_list.value[0].decode() for example in examples}
+        assert annotation.kept["train"] == len(examples) and total == 120
+        found[name] = (data / pipeline.PASSAGES).read_bytes(), titles, dict(annotation.dropped)
     assert found["plain"][0] == found["filtered"][0]
     assert found["plain"][1] - found["filtered"][1] == set(wanted) <= found["plain"][1]
     assert found["plain"][2] == {} and found["filtered"][2] == {"benchmark_title": 5}
+
+
+@contextlib.contextmanager
+def no_bar(total, label):
+    yield lambda done: None

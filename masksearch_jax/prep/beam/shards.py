@@ -57,7 +57,10 @@ class Shards:
                 articles = pipeline.read_articles(dump, self.skip_bad, stats)
                 settings = SimpleNamespace(words=self.words, minimum=self.minimum)
                 found = pipeline.cut_articles(articles, self.splits, settings, folder / pipeline.LINKS)
-                count = records.write(folder / pipeline.PASSAGES, found)
+                try:
+                    count = records.write(folder / pipeline.PASSAGES, found)
+                except wikipedia.DumpError as error:
+                    raise wikipedia.DumpError(f"{self.parts[index]}: {error}") from error
                 for file in (pipeline.PASSAGES, pipeline.LINKS):
                     self.store.put(folder / file, self.name(f"cut/{file}", index))
                 done = self.store.write(marker, {"passages": count, "stats": dataclasses.asdict(stats)}, folder)

@@ -28,6 +28,9 @@ class Part:
     start: int = 0
     end: int = 0  # 0: a file of the store
 
+    def __str__(self) -> str:
+        return f"{self.name}, bytes {self.start} to {self.end}" if self.end else self.name
+
 
 def by_index(dump: str, index: str, most: int) -> list[Part]:
     """Returns ranges of about `most` compressed bytes. index: the dump's own, lines of offset:page:title, as .bz2 or
