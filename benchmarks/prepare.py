@@ -18,9 +18,9 @@ imports TensorFlow first, which counts. CPU-seconds are compared, since peers ha
 peer's over ours, the median over rounds.
 
 growth: prepare without indices, on dumps of three sizes: seconds and peak memory of the process (with Beam, of the
-largest of its processes), and the slope of log seconds over log megabytes between the smallest and the largest. The toy
-grows by new articles and new words, a repeated slice by text alone. --texts bounds what the tokenizer is trained on,
-which has a bound on a whole dump, too.
+largest of its processes), beside them those of `text` alone (`reader`), and the slope of log seconds over log
+megabytes between the smallest and the largest. The toy grows by new articles and new words, a repeated slice by text
+alone. --texts bounds what the tokenizer is trained on, which has a bound on a whole dump, too.
 """
 
 import argparse
@@ -75,10 +75,13 @@ def peers(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     commands = {name: f"{sys.executable} -m benchmarks.prepare {name} --dump={{dump}} --out={{out}}" for name in OURS}
     commands |= {name: f"{args.peers}/{command}" for name, command in PEERS.items()}
     seconds: dict[str, list[float]] = {name: [] for name in commands}
+    peaks = dict.fromkeys(commands, 0.0)
     for number in range(args.rounds):
         for name, command in commands.items():
             out = folder / f"{name}-{number}"
-            seconds[name].append(run(command.format(dump=dump, out=out).split())[0])
+            used, peak = run(command.format(dump=dump, out=out).split())
+            seconds[name].append(used)
+            peaks[name] = max(peaks[name], round(peak, 1))
             found = [out] if out.is_file() else [*folder.glob(f"{out.name}*/**/*"), *folder.glob(f"{out.name}.*")]
             if not sum(path.stat().st_size for path in found if path.is_file()):
                 raise SystemExit(f"{name} wrote nothing: {command.format(dump=dump, out=out)}")
@@ -90,6 +93,7 @@ def peers(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     return {
         "what": "peers", "xml_mb": round(megabytes, 1), "copies": int(args.copies),
         "mb_per_cpu_second": {name: round(megabytes / statistics.median(found), 2) for name, found in seconds.items()},
+        "peak_mb_of_the_largest_process": peaks,
         "ratio": {name: statistics.median(found) for name, found in ratios.items()}, "ratios": ratios,
     }  # fmt: skip
 
@@ -113,10 +117,13 @@ def growth(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
             settings += [f"--config.beam.runner={args.runner}", f"--config.beam.shard_mb={args.shard_mb}"]
         command = [sys.executable, "-m", "masksearch_jax.prepare", "--config=configs/prepare.py", *settings]
         cpu, peak = run([*command, f"--config.dump={dump}", f"--workdir={work / 'run'}"])
+        text = [sys.executable, "-m", "benchmarks.prepare", "text", f"--dump={dump}", f"--out={work / 'text'}"]
+        reading, reader_peak = run(text)
         report = json.loads((work / "run" / "data" / "report.json").read_text())
         rows.append({
             "size": int(size), "xml_mb": round(megabytes, 2), "passages": sum(report["passages"].values()),
             "seconds": report["seconds"], "cpu_seconds": round(cpu, 1), "peak_mb": round(peak, 1),
+            "reader": {"cpu_seconds": round(reading, 1), "peak_mb": round(reader_peak, 1)},
         })  # fmt: skip
     first, last = rows[0], rows[-1]
     ratio = math.log(last["seconds"]["all"] / first["seconds"]["all"]) / math.log(last["xml_mb"] / first["xml_mb"])

@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import hashlib
 import tempfile
+import threading
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +29,8 @@ from masksearch_jax.prep.splits import SPLITS, Splits
 TERMS = "terms.json"
 # Words travel in this many dictionaries: one element of Beam's for each word would take longer than the reading.
 _BUCKETS = 256
+# SeqIO's tasks are registered by name for the whole process, and a worker of Dataflow has several threads.
+_REGISTRY = threading.Lock()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,8 +142,9 @@ class Shards:
             for name in SPLITS:
                 self.store.get(self.name(f"annotated/{name}.tfrecord", index), tasks.passage_file(folder, name))
             own.save(folder / "annotated")
-            tasks.register(folder)
-            counts = export.export(folder, own, _no_bar)
+            with _REGISTRY:
+                tasks.register(folder)
+                counts = export.export(folder, own, _no_bar)
             for name, level, epoch in task_files(settings):
                 local = export.task_file(folder, name, level, epoch)
                 if not local.exists():  # a split without a passage in this shard
