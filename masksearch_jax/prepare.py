@@ -54,7 +54,7 @@ def run(cfg: Any, workdir: Path) -> dict[str, Any]:
 
     data_dir, partial, vectors = workdir / "data", workdir / "data.partial", workdir / "data.vectors"
     recorded = cfg.to_dict()
-    del recorded["overwrite"]
+    del recorded["overwrite"], recorded["beam"]  # who does it changes no record
     if data_dir.exists() and manifest.read(data_dir) is None:
         raise ValueError(f"{data_dir} exists and prepare did not make it; take another --workdir, or move it away")
     if not cfg.overwrite and manifest.is_current(data_dir, recorded):

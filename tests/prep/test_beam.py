@@ -74,6 +74,7 @@ def test_the_toy_by_beam_is_the_toy_by_one_process(two_levels, tmp_path):
     assert_equal(one / "data", by_shards / "data")
     assert len(list((by_shards / "data").glob("passages-*.array_record"))) > 1
     assert [path.name for path in by_shards.iterdir()] == ["data"]
+    assert prepare.run(small(""), by_shards) == written  # already prepared, by whomever
     listed = {name for name in written["files"] if name.startswith("tasks/")}
     assert any("-00001-of-" in name for name in listed)
     settings = tasks.register(by_shards / "data")  # and SeqIO finds the shards
