@@ -10,21 +10,23 @@ wikiextractor gensim`, and what is run in it is
     wikiextractor DUMP -o FOLDER --processes 1 -q --no-templates --json -b 100M
     python -m gensim.scripts.segment_wiki -f DUMP -o FILE.json.gz -w 1
 
-Both drop templates and tables. wikiextractor writes the plain text of each article, links as text; segment_wiki its
-plain text by section and its links' titles, gzipped; neither keeps where in the text a link stands, and neither cuts
-passages. `text` is our reader and cleaner, one JSON line an article: text, links with offsets, categories, infobox.
+Both drop templates and tables. wikiextractor writes the plain text of each article; segment_wiki its plain text by
+section, gzipped, but for articles of under 200 characters; neither keeps where in the text a link stands, and neither
+cuts passages. `text` is our reader and cleaner, a JSON line an article: text, links with offsets, categories, infobox.
 `passages` is the stage of prepare: the same, cut into passages on sentence borders and written as ArrayRecord; it
 imports TensorFlow first, which counts. CPU-seconds are compared, since peers have helper processes; `ratio` is the
 peer's over ours, the median over rounds.
 
 growth: prepare without indices, on dumps of three sizes: seconds and peak memory of the process (with Beam, of the
-largest of its processes), beside them those of `text` alone (`reader`), and the slope of log seconds over log
-megabytes between the smallest and the largest. The toy grows by new articles and new words, a repeated slice by text
-alone. --texts bounds what the tokenizer is trained on, which has a bound on a whole dump, too.
+largest of its processes), beside them those of `text` alone (`reader`), the slope of log CPU-seconds over log megabytes
+between the smallest and the largest, and the CPU-seconds of each further megabyte, which leave out the start. The toy
+grows by new articles and new words, a repeated slice by text alone. --texts bounds what the tokenizer is trained on,
+which has a bound on a whole dump, too.
 """
 
 import argparse
 import bz2
+import itertools
 import json
 import math
 import os
@@ -126,8 +128,15 @@ def growth(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
             "reader": {"cpu_seconds": round(reading, 1), "peak_mb": round(reader_peak, 1)},
         })  # fmt: skip
     first, last = rows[0], rows[-1]
-    ratio = math.log(last["seconds"]["all"] / first["seconds"]["all"]) / math.log(last["xml_mb"] / first["xml_mb"])
-    return {"what": "growth", "runner": args.runner or "one process", "rows": rows, "slope": round(ratio, 2)}
+    slope = math.log(last["cpu_seconds"] / first["cpu_seconds"]) / math.log(last["xml_mb"] / first["xml_mb"])
+    more = [
+        round((b["cpu_seconds"] - a["cpu_seconds"]) / (b["xml_mb"] - a["xml_mb"]), 2)
+        for a, b in itertools.pairwise(rows)
+    ]
+    return {
+        "what": "growth", "runner": args.runner or "one process", "rows": rows, "slope": round(slope, 2),
+        "cpu_seconds_per_mb_more": more,
+    }  # fmt: skip
 
 
 def run(command: list[str]) -> tuple[float, float]:
