@@ -47,7 +47,7 @@ def test_prepare_reads_the_settings_and_beam_the_options(launcher):
 
     prepared = commands_of(launcher("dataflow", "run", *WHERE, *DUMP, "--dry-run"))[3]
     values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", flag_values=values)
+    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=prepared[2:])
     flags.DEFINE_string("workdir", None, "", flag_values=values)
     values(prepared[2:])
     config = values.config

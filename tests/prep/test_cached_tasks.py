@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import seqio
 
@@ -17,7 +18,7 @@ def examples_of(task, split, **arguments):
     """The examples of a task as comparable values, sorted: a cache keeps no order."""
     dataset = seqio.get_mixture_or_task(task).get_dataset(None, split=split, shuffle=False, **arguments)
     return sorted(
-        tuple((name, value.tolist()) for name, value in sorted(example.items()))
+        tuple((name, np.asarray(value).tolist()) for name, value in sorted(example.items()))
         for example in dataset.as_numpy_iterator()
     )
 

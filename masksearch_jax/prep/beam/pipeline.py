@@ -32,6 +32,8 @@ from masksearch_jax.prep.splits import SPLITS, Splits
 from masksearch_jax.text import tokenizer
 
 SETTINGS = "settings.json"
+# What DirectRunner is once it has not found its Prism program, which it would fetch from GitHub first.
+_IN_PROCESS = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
 # What decides the shards, of the page of settings.
 _DECIDING = ("dump", "entities", "seed", "skip_bad", "splits", "shares", "passages", "questions", "filters")
 
@@ -153,7 +155,9 @@ class Workers:
 
     def _pipeline(self, name: str) -> beam.Pipeline:
         cfg = self._cfg.beam
-        return beam.Pipeline(options=PipelineOptions([f"--runner={cfg.runner}", *cfg.options]))
+        runner = _IN_PROCESS if cfg.runner == "DirectRunner" else cfg.runner
+        print(f"beam: {name} by {cfg.runner}, shards in {self.store.root}", flush=True)
+        return beam.Pipeline(options=PipelineOptions([f"--runner={runner}", *cfg.options]))
 
     def _claim(self, dump: str, scratch: Path) -> None:
         """Raises ValueError if what is in the store was made from something else."""
