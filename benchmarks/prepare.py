@@ -35,6 +35,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -144,12 +145,38 @@ def growth(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def run(command: list[str]) -> tuple[float, float]:
-    """Runs a command to its end; returns its CPU-seconds, with those of its children, and its peak memory in MB."""
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
-    _, status, used = os.wait4(process.pid, 0)
+    """Runs a command to its end; returns its CPU-seconds, with those of its children, and the peak memory in MB of the
+    largest of its processes."""
+    process, peak = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL), 0
+    while True:
+        done, status, used = os.wait4(process.pid, os.WNOHANG)
+        if done:
+            break
+        # Not ru_maxrss, which begins with what this process held when it started the command.
+        peak = max(peak, *map(high_water, family(process.pid)))
+        time.sleep(0.05)
     if status:
         raise SystemExit(f"{' '.join(command)}\nended with status {status}; its message stands above")
-    return used.ru_utime + used.ru_stime, used.ru_maxrss / 1e3
+    return used.ru_utime + used.ru_stime, peak / 1e3
+
+
+def family(pid: int) -> list[int]:
+    """Returns a process and all that it started."""
+    children = [p for file in Path(f"/proc/{pid}/task").glob("*/children") for p in read(file).split()]
+    return [pid, *(member for child in children for member in family(int(child)))]
+
+
+def high_water(pid: int) -> int:
+    """Returns the most memory that a process has held so far, in kB; 0 if it is gone."""
+    found = re.search(r"VmHWM:\s+(\d+) kB", read(Path(f"/proc/{pid}/status")))
+    return int(found[1]) if found else 0
+
+
+def read(file: Path) -> str:
+    try:
+        return file.read_text()
+    except OSError:  # the process has just ended
+        return ""
 
 
 def repeat(dump: Path, copies: int, out: Path) -> float:
