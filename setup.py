@@ -33,6 +33,9 @@ TENSORBOARD = ["tensorboardX>=2.6"]
 QLORA = ["qwix>=0.1.8"]
 # Draws and writes report.html.
 REPORT = ["jinja2>=3.1", "matplotlib>=3.10"]
+# Preparation by shards of a dump (configs/prepare.py, beam), in an environment of its own: see launch/constraints.txt.
+# google-crc32c: Beam writes no TFRecord without it (seqio_cache_tasks).
+BEAM = [*PREP, *RETRIEVAL, "apache-beam[gcp]>=2.77", "google-crc32c>=1.7"]
 # mwparserfromhell: an independent reader of wikitext, for comparison. jsonschema, pyyaml: manifests of launch/gke.py
 # against the published schema.
 TEST = [
@@ -53,6 +56,7 @@ setup(
         "retrieval": RETRIEVAL,
         "agents": AGENTS,
         "report": REPORT,
+        "beam": BEAM,
         "tensorboard": TENSORBOARD,
         "qlora": QLORA,
         "tpu": ["jax[tpu]>=0.10.2"],

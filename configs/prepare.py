@@ -40,6 +40,12 @@ def get_config(arg: str = ""):
         "character_coverage": 0.9995 if whole else 1.0,
         "digit_pairs": True,  # '1823' is '18' '23'; else digit by digit
     })
+    # --- training passages that give no tasks; all stay in the search indices (docs/data.md) ---
+    config.filters = ConfigDict({
+        "near_duplicate": 0.0,  # estimated similarity from which a passage is a copy, 0.8 for instance; 0: none is
+        "benchmarks": (),  # e.g. ("hotpotqa=hotpot_dev_distractor_v1.json",): by titles, and by words of questions
+        "ngram": 13,  # so many words in a row, shared with a question, are contamination
+    })
     # --- SeqIO tasks ---
     config.tasks = ConfigDict({
         "epochs": 4,  # re-masked sets of the train split
@@ -66,6 +72,14 @@ def get_config(arg: str = ""):
     config.newer_dump = ""  # a later export: its articles replace the old ones in the index `fresh`, for FreshQA
     # --- what training may permute among itself ---
     config.augment = ConfigDict({"names": True, "digits": True, "months": True})
+    # --- who does the long stages: this process, or Apache Beam by shards of the dump (docs/data.md) ---
+    config.beam = ConfigDict({
+        "runner": "",  # '' for this process | DirectRunner | DataflowRunner
+        "options": (),  # of Beam and its runner, e.g. ("--direct_num_workers=2",)
+        "shard_mb": 64.0,  # of the dump, decompressed; compressed where `index` is given
+        "index": "",  # of a multistream dump: its -multistream-index.txt.bz2
+        "folder": "",  # where shards wait, gs:// for Dataflow; '' for W/data.shards
+    })
     # --- search indices: train | validation (train and validation) | all ---
     config.indices = ("train", "validation", "all")
     config.retrieval = ConfigDict({

@@ -2,12 +2,14 @@
 # Makes the virtual environment .venv with the tested versions, or finds that it is current and returns at once.
 #
 #   bash launch/setup.sh [extras]        extras of setup.py, separated by commas; default: all
+#   bash launch/setup.sh beam[,..]       Apache Beam takes other versions: an environment of its own, .venv-beam
 #
 # Needs Python 3.11 or 3.12 and nothing else. PYTHON=/path/to/python picks one.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 extras=${1:-all}
 venv=.venv
+[[ ,$extras, == *,beam,* ]] && venv=.venv-beam
 stamp=$venv/stamp
 
 fail() {
@@ -59,7 +61,7 @@ is_current && exit 0
 
 # Two commands started at once must not install into one environment.
 if command -v flock >/dev/null; then
-    exec 9>.venv.lock
+    exec 9>"$venv.lock"
     flock 9
     is_current && exit 0
 fi
@@ -74,11 +76,21 @@ elif [[ -f $stamp ]]; then
 fi
 rm -f "$stamp"
 
+# The pins for pip: those of the file, with the ones marked '#beam:' in place of their namesakes.
+constraints=launch/constraints.txt
+if [[ $venv == .venv-beam ]]; then
+    constraints=$venv/constraints.txt
+    {
+        sed -n 's/^#beam: *//p' launch/constraints.txt
+        grep -vFf <(sed -n 's/^#beam: *\([^=]*==\).*/\1/p' launch/constraints.txt) launch/constraints.txt
+    } >"$constraints"
+fi
+
 started=$SECONDS
 echo "installing masksearch_jax[$extras] into $venv (a minute or two; log: $venv/install.log)" >&2
 # Byte-compiling all of TensorFlow takes longer than installing it; Python compiles what it imports.
 if ! "$venv/bin/python" -m pip install --disable-pip-version-check --no-compile --no-input \
-    -c launch/constraints.txt -e ".[$extras]" >"$venv/install.log" 2>&1; then
+    -c "$constraints" -e ".[$extras]" >"$venv/install.log" 2>&1; then
     tail -n 20 "$venv/install.log" >&2
     fail "pip could not install masksearch_jax[$extras]; the whole log: $venv/install.log" \
         "no network? pip reads PIP_INDEX_URL and PIP_FIND_LINKS"

@@ -3,7 +3,8 @@
     python -m masksearch_jax.prepare --config=configs/prepare.py --config.dump=FILE --workdir=W
 
 W/data appears at the end, by a rename, so that it is finished where it exists; running the same line again does nothing
-then. After a kill it starts anew, but for the encoded passages in W/data.vectors, which are used as far as they go.
+then. After a kill it starts anew, but for the encoded passages in W/data.vectors and, with Apache Beam (beam.runner),
+the shards in W/data.shards, which are used as far as they go.
 This is the only entry that imports TensorFlow, and it runs as a process of its own.
 """
 
@@ -85,13 +86,16 @@ def run(cfg: Any, workdir: Path) -> dict[str, Any]:
     from masksearch_jax.prep import pipeline
 
     pipeline.check(cfg)
+    workers, shards = None, workdir / "data.shards"
+    if cfg.beam.runner:
+        workers = _beam(cfg, shards)
     shutil.rmtree(partial, ignore_errors=True)  # what a killed run left
 
     # ---- the data, then an index over it for each purpose ----
     if cfg.spans == "llm":
         content, report = _with_model(cfg, partial, workdir / "llm.sqlite")
     else:
-        content, report = pipeline.run(cfg, partial, metrics.progress_bar)
+        content, report = pipeline.run(cfg, partial, metrics.progress_bar, workers=workers)
     wanted = {name: INDICES[name] for name in cfg.indices} | (FRESH if content["newer"] else {})
     report["indices"] = _build_indices(wanted, retrieval, partial, vectors)
     report["seconds"]["indices"] = round(sum(index["seconds"] for index in report["indices"].values()), 2)
@@ -104,6 +108,7 @@ def run(cfg: Any, workdir: Path) -> dict[str, Any]:
     shutil.rmtree(data_dir, ignore_errors=True)
     partial.rename(data_dir)
     shutil.rmtree(vectors, ignore_errors=True)
+    shutil.rmtree(shards, ignore_errors=True)
     print(json.dumps(report, indent=1))
     print(f"{data_dir}: prepared in {report['seconds']['all']:.0f} s")
     return written
@@ -112,7 +117,7 @@ def run(cfg: Any, workdir: Path) -> dict[str, Any]:
 def settings(cfg: Any) -> dict[str, Any]:
     """The settings that the data depends on: of `llm` what decides a reply, where spans are asked for."""
     recorded = cfg.to_dict()
-    del recorded["overwrite"], recorded["llm"]
+    del recorded["overwrite"], recorded["llm"], recorded["beam"]  # who does it changes no record
     if cfg.spans == "llm":
         recorded["llm"] = language_model.deciding(cfg.llm)
     else:
@@ -138,6 +143,20 @@ def _with_model(cfg: Any, data_dir: Path, cache_file: Path) -> tuple[dict[str, A
     finally:
         client.close()
     return content, report | {"llm": asking.stats}
+
+
+def _beam(cfg: Any, folder: Path) -> Any:
+    """Returns the prep.pipeline.Workers of Apache Beam; raises ValueError without Beam, or for settings that cannot
+    work."""
+    try:
+        from masksearch_jax.prep.beam import pipeline as beam
+    except ImportError as error:
+        raise ValueError(
+            f"beam.runner={cfg.beam.runner!r} needs Apache Beam ({error}), which has an environment of its own: "
+            "bash launch/setup.sh beam, then .venv-beam/bin/python -m masksearch_jax.prepare .."
+        ) from None
+    beam.check(cfg)
+    return beam.Workers(cfg, folder)
 
 
 def _build_indices(

@@ -12,6 +12,8 @@ from typing import Any
 
 from array_record.python import array_record_module
 
+from masksearch_jax.data import records as record_files
+
 # ArrayRecord rounds files up to 64 KiB, so that a size says little: head and tail (the tail holds the offsets of all
 # records) are hashed too. Whole files would take minutes at Wikipedia's size.
 _EDGE = 64 * 1024
@@ -34,7 +36,10 @@ def describe_file(path: Path) -> dict[str, Any]:
 
 def fingerprint(files: Mapping[int, Sequence[Path]], **settings: Any) -> str:
     """Returns canonical JSON of the files per level and of every setting that shapes the stream."""
-    described = {str(level): [describe_file(path) for path in paths] for level, paths in sorted(files.items())}
+    described = {
+        str(level): [describe_file(file) for path in paths for file in record_files.files(path)]
+        for level, paths in sorted(files.items())
+    }
     return json.dumps({"files": described, **settings}, sort_keys=True)
 
 

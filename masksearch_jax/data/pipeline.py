@@ -26,7 +26,7 @@ from masksearch_jax.data.fingerprint import fingerprint
 _SHUFFLE_STREAM = 0x73687566
 # As Grain's own shuffle: a permutation that is computed, not stored, so that any position costs the same.
 _SHUFFLE_ROUNDS = 4
-_EPOCH_FILE = re.compile(r"epoch_(\d+)\.array_record")
+_EPOCH_FILE = re.compile(r"epoch_(\d+)\.array_record")  # or its shards, see records.files
 
 
 class Drawn(NamedTuple):
@@ -43,7 +43,7 @@ class _LevelFiles:
 
     def __init__(self, level: int, files: Sequence[Path], seed: int):
         self._level, self._seed = level, seed
-        self._sources = [grain.sources.ArrayRecordDataSource([str(path)]) for path in files]
+        self._sources = [grain.sources.ArrayRecordDataSource([str(f) for f in records.files(path)]) for path in files]
         self._ends = list(itertools.accumulate(len(source) for source in self._sources))
         empty = [str(path) for path, source in zip(files, self._sources, strict=True) if len(source) == 0]
         if empty:
@@ -248,7 +248,8 @@ def task_files(directory: Path | str, split: str, level: int | str) -> list[Path
     """Returns the epoch files of one level, or of the task of that name, in the order of their epochs; raises
     FileNotFoundError if there are none or one is missing."""
     folder = Path(directory) / split / (level if isinstance(level, str) else level_name(level))
-    found = {int(match[1]): path for path in folder.glob("*") if (match := _EPOCH_FILE.fullmatch(path.name))}
+    paths = {records.unsharded(path) for path in folder.glob("*")}
+    found = {int(match[1]): path for path in paths if (match := _EPOCH_FILE.fullmatch(path.name))}
     if sorted(found) != list(range(len(found))) or not found:
         raise FileNotFoundError(
             f"{folder} should hold epoch_0.array_record, epoch_1.array_record, .. and has epochs {sorted(found)}; "
@@ -262,11 +263,12 @@ def _existing(files: Mapping[int, Sequence[Path | str]], curriculum: Curriculum)
     paths = {int(level): [Path(path) for path in files[level]] for level in files if int(level) in curriculum.levels}
     for level, level_paths in paths.items():
         for path in level_paths:
-            if not path.exists():
+            try:
+                records.files(path)
+            except FileNotFoundError as error:
                 raise FileNotFoundError(
-                    f"{path} (level {level}) does not exist; write it with `python -m masksearch_jax.prepare` or "
-                    "`python -m masksearch_jax.synthesize`"
-                )
+                    f"level {level}: {error}, or with `python -m masksearch_jax.synthesize`"
+                ) from None
     return paths
 
 

@@ -1,11 +1,15 @@
 """On-disk schema: what prep writes and training, rollouts and evaluation read. No TensorFlow here.
 
 Every record is one msgpack map in an ArrayRecord file; a dataclass names its fields. Files of one export are
-listed, with counts and hashes, in the `manifest.json` beside them.
+listed, with counts and hashes, in the `manifest.json` beside them. `name.array_record` stands for one file, or for its
+shards `name-00000-of-00032.array_record` .. in their order: what reads a path here reads either.
 """
 
+import bisect
 import dataclasses
 import functools
+import itertools
+import re
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -17,6 +21,7 @@ from array_record.python import array_record_module
 # Random access to any record costs one read when every record is its own group.
 _WRITER_OPTIONS = "group_size:1,zstd:3"
 _READ_CHUNK = 1024
+_SHARD = re.compile(r"-(\d{5})-of-(\d{5})$")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,39 +146,79 @@ def write(path: Path | str, records: Iterable[Any]) -> int:
     return count
 
 
-def read(path: Path | str, cls: type[Record]) -> Iterator[Record]:
-    """Yields the records of one file in order; raises FileNotFoundError that names the file."""
-    if not Path(path).exists():
+def shard(path: Path | str, index: int, count: int) -> Path:
+    """Returns the path of shard `index` of `count` of a file."""
+    path = Path(path)
+    return path.with_name(f"{path.stem}-{index:05d}-of-{count:05d}{path.suffix}")
+
+
+def unsharded(path: Path | str) -> Path:
+    """Returns the path that stands for a file and its shards alike: without the number of a shard."""
+    path = Path(path)
+    return path.with_name(_SHARD.sub("", path.stem) + path.suffix)
+
+
+def files(path: Path | str) -> list[Path]:
+    """Returns the file `path`, or its shards in order.
+
+    Raises FileNotFoundError that names the file if there are neither, or if a shard is missing.
+    """
+    path = Path(path)
+    if path.exists():
+        return [path]
+    found = [one for one in path.parent.glob(f"{path.stem}-*{path.suffix}") if unsharded(one) == path]
+    if not found:
         raise FileNotFoundError(f"{path} does not exist; prepare it with `python -m masksearch_jax.prepare`")
-    reader = array_record_module.ArrayRecordReader(str(path))
-    try:
-        total = reader.num_records()
-        for start in range(0, total, _READ_CHUNK):
-            for data in reader.read(start, min(start + _READ_CHUNK, total)):
-                yield decode(cls, data)
-    finally:
-        reader.close()
+    counts = {int(_SHARD.search(one.stem)[2]) for one in found}
+    wanted = [shard(path, index, max(counts)) for index in range(max(counts))]
+    if len(counts) > 1 or sorted(found) != wanted:
+        missing = [one.name for one in wanted if one not in found]
+        raise FileNotFoundError(
+            f"{path}: {len(found)} of its shards are there, of {sorted(counts)}; missing: {missing[:3]}; "
+            "prepare the data again with `python -m masksearch_jax.prepare`"
+        )
+    return wanted
+
+
+def read(path: Path | str, cls: type[Record]) -> Iterator[Record]:
+    """Yields the records of one file, or of its shards, in order; raises FileNotFoundError that names the file."""
+    for file in files(path):
+        reader = array_record_module.ArrayRecordReader(str(file))
+        try:
+            total = reader.num_records()
+            for start in range(0, total, _READ_CHUNK):
+                for data in reader.read(start, min(start + _READ_CHUNK, total)):
+                    yield decode(cls, data)
+        finally:
+            reader.close()
 
 
 class RandomAccess:
-    """Records of one file by position, read from disk on demand. Thread-safe. `len` is the number of records."""
+    """Records of one file, or of its shards, by position, read from disk on demand. Thread-safe. `len` is the number of
+    records."""
 
     def __init__(self, path: Path | str, cls: type[Record]):
         """Raises FileNotFoundError that names the file."""
-        if not Path(path).exists():
-            raise FileNotFoundError(f"{path} does not exist; prepare it with `python -m masksearch_jax.prepare`")
         self._cls = cls
         self._lock = threading.Lock()
-        self._reader = array_record_module.ArrayRecordReader(str(path))
-        self._count = self._reader.num_records()
+        self._readers = [array_record_module.ArrayRecordReader(str(file)) for file in files(path)]
+        self._ends = list(itertools.accumulate(reader.num_records() for reader in self._readers))
 
     def __len__(self) -> int:
-        return self._count
+        return self._ends[-1]
 
     def get(self, positions: Sequence[int]) -> list[Record]:
         """Returns the records in the order asked for."""
         if not positions:
             return []
+        by_file: dict[int, list[int]] = {}  # file: places in `positions`
+        for place, position in enumerate(positions):
+            by_file.setdefault(bisect.bisect_right(self._ends, position), []).append(place)
+        found: list[bytes] = [b""] * len(positions)
         with self._lock:
-            data = self._reader.read([int(position) for position in positions])
-        return [decode(self._cls, one) for one in data]
+            for number, places in by_file.items():
+                first = self._ends[number - 1] if number else 0
+                data = self._readers[number].read([int(positions[place]) - first for place in places])
+                for place, one in zip(places, data, strict=True):
+                    found[place] = one
+        return [decode(self._cls, one) for one in found]

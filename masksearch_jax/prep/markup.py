@@ -38,6 +38,7 @@ _BARE_URL = re.compile(r"\bhttps?://[^\s\[\]<>\"]++", re.I)
 _QUOTES = re.compile(r"'{2,}")
 _BEHAVIOUR = re.compile(r"__[A-Z]{3,}__")
 _TOKEN = re.compile(r"\{\{|\}\}|\[\[(?!\[)|\]\]|^[ \t:]*\{\||^[ \t]*\|\}(?!\}(?!\}))", re.MULTILINE)
+_TOKEN_OUTSIDE_TABLES = re.compile(r"\{\{|\}\}|\[\[(?!\[)|\]\]")  # three times as fast to find
 _FILE = re.compile(r"\s*(?:file|image|media|video)\s*:", re.I)
 _CATEGORY = re.compile(r"\s*category\s*:\s*", re.I)
 # Links to other wikis: [[de:Titel]] is a side-bar entry, [[wikt:word|word]] shows text but leads out of the corpus.
@@ -148,7 +149,8 @@ class _Scan:
     def run(self) -> str:
         """Returns the resolved text."""
         position = 0
-        for match in _TOKEN.finditer(self._text):
+        has_tables = any(line.lstrip(" \t:").startswith(("{|", "|}")) for line in self._text.split("\n"))
+        for match in (_TOKEN if has_tables else _TOKEN_OUTSIDE_TABLES).finditer(self._text):
             self._frames[-1][1].append(self._text[position : match.start()])
             position = match.end()
             token = match[0].strip(" \t:")
@@ -271,7 +273,7 @@ def external_links(text: str) -> str:
     if "//" not in text:
         return text
     text = _EXTERNAL.sub(lambda m: m[1] or HOLE, text)
-    return _BARE_URL.sub(HOLE, text)
+    return _BARE_URL.sub(HOLE, text) if "://" in text else text
 
 
 def quotes(text: str) -> str:

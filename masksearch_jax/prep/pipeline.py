@@ -9,7 +9,9 @@ indices, which need no TensorFlow.
 Passages of a newer dump follow those of the dump, as split 'newer': nothing trains on them or masks them, and only the
 index `fresh` holds them, in place of the articles of the same titles.
 
-Memory holds one article at a time, the word counts of the corpus, and a sample of passages.
+Memory holds one article at a time, the word counts of the corpus, and a sample of passages. The two long stages,
+passages with their spans and the export of the tasks, may be done by others (`Workers`): prep.beam does them by shards
+of the dump, with the functions of this module on each.
 """
 
 import contextlib
@@ -21,7 +23,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import tensorflow as tf
 
@@ -30,6 +32,7 @@ from masksearch_jax.evals import benchmarks
 from masksearch_jax.prep import (
     exchangeable,
     export,
+    filters,
     lookups,
     manifest,
     passages,
@@ -51,7 +54,7 @@ AUGMENT = "augment.json"
 TOY_VOCABULARY = 1362
 DUMP_VOCABULARY = 4096
 NEWER = "newer"  # the split of passages of a newer dump
-_LINKS = "links.jsonl"  # between two stages, then removed
+LINKS = "links.jsonl"  # between two stages, then removed
 # Above this many training passages, tokens are counted and names collected on the first ones only.
 _SAMPLE = 50_000
 
@@ -74,9 +77,23 @@ class Clock:
         self.seconds[name] = round(time.perf_counter() - started, 2)
 
 
+class Workers(Protocol):
+    """Who does the two long stages instead of this process; the files may be shards (records.files)."""
+
+    def annotate(
+        self, dump: Path, splits: Splits, data_dir: Path, stats: wikipedia.DumpStats, bar: Bar
+    ) -> tuple[int, "Annotation"]:
+        """As pipeline.annotate."""
+        ...
+
+    def export(self, data_dir: Path, settings: tasks.TaskSettings, bar: Bar) -> dict[str, dict[str, list[int]]]:
+        """As export.export."""
+        ...
+
+
 def check(cfg: Any) -> None:
     """Raises ValueError or FileNotFoundError for settings that cannot work, before anything is read or written."""
-    if cfg.dump != TOY and not Path(cfg.dump).is_file():
+    if cfg.dump != TOY and not Path(cfg.dump).is_file() and not ("://" in cfg.dump and cfg.beam.runner):
         raise FileNotFoundError(
             f"dump={cfg.dump!r}: no such file; name a MediaWiki export, a corpus (.json, .json.gz), or {TOY!r}"
         )
@@ -84,6 +101,11 @@ def check(cfg: Any) -> None:
         raise FileNotFoundError(f"questions={cfg.questions!r}: no such file")
     if cfg.newer_dump and not Path(cfg.newer_dump).is_file():
         raise FileNotFoundError(f"newer_dump={cfg.newer_dump!r}: no such file; name a later export of the same wiki")
+    if cfg.beam.runner and (cfg.newer_dump or cfg.spans == "llm" or (cfg.dump == TOY and cfg.toy_benchmarks)):
+        raise ValueError(
+            f"beam.runner={cfg.beam.runner!r}: a newer dump (of the toy too: set toy_benchmarks=0) and a model's spans are "
+            "for one process; leave beam.runner empty"
+        )
     for name, file in cfg.benchmarks.items():
         if file:
             benchmarks.read(name, file)  # a bad file is told now, not after the passages
@@ -95,6 +117,7 @@ def check(cfg: Any) -> None:
     if size and size <= least:
         raise ValueError(f"tokenizer.vocab_size={size}: more than {least} are needed, or 0 to leave the choice")
     task_settings(cfg, {}, {})
+    filters.check(cfg.filters)
     if cfg.tokenizer_dir:
         chat.frame(published.PublishedTokenizer(cfg.tokenizer_dir), cfg.tasks.chat, cfg.tasks.system)
     elif cfg.tasks.chat or cfg.tasks.system:
@@ -110,8 +133,9 @@ def run(
     bar: Bar,
     finder: spans.SpanFinder | None = None,
     ahead: Callable[[Iterable[Linked]], Iterable[Linked]] = lambda found: found,
+    workers: Workers | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Prepares `data_dir`; returns (content of the manifest, content of the report).
+    """Prepares `data_dir`; returns (content of the manifest, content of the report). workers: None does all here.
 
     finder: of spans; by default the rules. ahead: what the passages pass through on their way to it, in order.
 
@@ -138,25 +162,15 @@ def run(
         dump, splits_file, question_source = toy.dump, splits_file or toy.splits, question_source or toy.questions
     splits = Splits(splits_file, cfg.shares, cfg.seed)
 
-    # ---- articles, passages ----
+    # ---- passages, and their candidate spans: what the SeqIO tasks mask ----
     stats = wikipedia.DumpStats()
-    with clock.stage("passages"), bar(dump.stat().st_size, "articles (bytes of the dump)") as show:
-        articles = _counted(read_articles(dump, cfg.skip_bad, stats), lambda _: show(stats.file_bytes))
-        cut = cut_articles(articles, splits, cfg.passages, data_dir / _LINKS)
-        added = newer_passages(newer, cfg) if newer else iter(())
-        total = records.write(data_dir / PASSAGES, _dense(cut, added))
+    if workers is None:
+        total, annotation = annotate(cfg, dump, newer, splits, data_dir, stats, bar, clock, finder, ahead)
+    else:
+        with clock.stage("passages"):
+            total, annotation = workers.annotate(dump, splits, data_dir, stats, bar)
     if not total:
         raise ValueError(f"{dump}: {stats.articles} articles gave no passage; is it a dump of articles?")
-
-    # ---- candidate spans: what the SeqIO tasks mask ----
-    with clock.stage("spans"):
-        if finder is None:
-            rare = spans.rare_terms(passage.text for passage in _old(data_dir))
-            finder = functools.partial(spans.find, rare=rare)
-        annotation = Annotation(data_dir)
-        with bar(total, "spans") as show:
-            annotation.run(_counted(ahead(with_links(data_dir)), show), finder)
-        (data_dir / _LINKS).unlink()
     if not annotation.kept["train"]:
         raise ValueError(f"{dump}: no training passage has a span to mask; raise shares.train or check the splits")
 
@@ -172,8 +186,11 @@ def run(
 
     # ---- SeqIO tasks to ArrayRecord ----
     with clock.stage("tasks"):
-        tasks.register(data_dir)
-        counts = export.export(data_dir, settings, bar)
+        if workers is None:
+            tasks.register(data_dir)
+            counts = export.export(data_dir, settings, bar)
+        else:
+            counts = workers.export(data_dir, settings, bar)
 
     # ---- what training may permute, and the numbers ----
     with clock.stage("augment"):
@@ -188,9 +205,10 @@ def run(
         "newer": _source(newer, data_dir) if newer else None,
         "seed": cfg.seed,
         "source": {
-            "path": dump.name if cfg.dump == TOY else str(dump),
-            "bytes": dump.stat().st_size,
-            "sha256": manifest.sha256(dump),
+            "path": dump.name if cfg.dump == TOY else cfg.dump,
+            "bytes": dump.stat().st_size if dump.exists() else stats.file_bytes,
+            # Of a dump in a bucket: reading all of it here would take hours.
+            "sha256": manifest.sha256(dump) if dump.exists() else "",
         },
         "tokenizer": {"sha256": opened.fingerprint, "vocab_size": opened.vocab_size},
     }
@@ -203,6 +221,38 @@ def _source(file: Path | str, data_dir: Path) -> dict[str, str]:
     path = Path(file)
     name = path.relative_to(data_dir) if path.is_relative_to(data_dir) else path
     return {"path": str(name), "sha256": manifest.sha256(path)}
+
+
+def annotate(
+    cfg: Any,
+    dump: Path,
+    newer: Path | str,
+    splits: Splits,
+    data_dir: Path,
+    stats: wikipedia.DumpStats,
+    bar: Bar,
+    clock: Clock,
+    finder: spans.SpanFinder | None,
+    ahead: Callable[[Iterable[Linked]], Iterable[Linked]],
+) -> tuple[int, "Annotation"]:
+    """Writes passages and annotated/ of a whole dump; returns how many passages there are, and what was found."""
+    with clock.stage("passages"), bar(dump.stat().st_size, "articles (bytes of the dump)") as show:
+        articles = _counted(read_articles(dump, cfg.skip_bad, stats), lambda _: show(stats.file_bytes))
+        cut = cut_articles(articles, splits, cfg.passages, data_dir / LINKS)
+        added = newer_passages(newer, cfg) if newer else iter(())
+        total = records.write(data_dir / PASSAGES, _dense(cut, added))
+    with clock.stage("spans"):
+        if finder is None:
+            rare = spans.rare_terms(passage.text for passage in _old(data_dir))
+            finder = functools.partial(spans.find, rare=rare)
+        annotation, dropped = Annotation(data_dir), filters.of_benchmarks(cfg.filters)
+        if cfg.filters.near_duplicate:
+            repeats = filters.near_duplicates(functools.partial(_old, data_dir), cfg.filters.near_duplicate)
+            dropped = dataclasses.replace(dropped, repeats=repeats)
+        with bar(total, "spans") as show:
+            annotation.run(_counted(ahead(with_links(data_dir)), show), finder, dropped.reason)
+        (data_dir / LINKS).unlink()
+    return total, annotation
 
 
 def _counted(items: Iterable[Any], show: Callable[[int], None]) -> Iterator[Any]:
@@ -264,7 +314,7 @@ def cut_articles(
 
 def with_links(data_dir: Path) -> Iterator[Linked]:
     """Yields passages together with what `cut_articles` noted; those of a newer dump, at the end, have nothing."""
-    with (data_dir / _LINKS).open(encoding="utf-8") as links:
+    with (data_dir / LINKS).open(encoding="utf-8") as links:
         for passage, line in zip(records.read(data_dir / PASSAGES, records.Passage), links, strict=False):
             anchors, categories, infobox = json.loads(line)
             yield passage, [wikitext.Anchor(*a) for a in anchors], categories, [tuple(item) for item in infobox]
@@ -274,26 +324,37 @@ class Annotation:
     """Writes annotated/<split>.tfrecord and keeps count.
 
     kept: passages with a span, by split. kinds: {kind: spans}. tagged: passages left out because they contain a tag of
-    ours. named: (text, spans of names) of training passages and their titles, for exchangeable.groups.
+    ours. dropped: those left out by prep.filters, by reason. named: (text, spans of names) of training passages and
+    their titles, for exchangeable.groups.
     """
 
     def __init__(self, data_dir: Path):
         self._data_dir = data_dir
         self.kept: Counter[str] = Counter()
         self.kinds: Counter[str] = Counter()
+        self.dropped: Counter[str] = Counter()
         self.tagged = 0
         self.named: list[tuple[str, list[tuple[int, int]]]] = []
 
-    def run(self, found: Iterable[Linked], finder: spans.SpanFinder) -> None:
+    def run(
+        self,
+        found: Iterable[Linked],
+        finder: spans.SpanFinder,
+        reason: Callable[[records.Passage], str] = lambda passage: "",
+    ) -> None:
+        """Annotates passages but those that `reason` names one for."""
         with contextlib.ExitStack() as stack:
             (self._data_dir / "annotated").mkdir(exist_ok=True)
             files = {split: str(tasks.passage_file(self._data_dir, split)) for split in SPLITS}
             writers = {split: stack.enter_context(tf.io.TFRecordWriter(file)) for split, file in files.items()}
             for passage, anchors, categories, infobox in found:
                 if passage.split == "train":
-                    self._collect_names(passage, anchors)
+                    self.collect_names(passage, anchors)
                 if tags.neutralise(passage.text) != passage.text:
                     self.tagged += 1
+                    continue
+                if left_out := reason(passage):
+                    self.dropped[left_out] += 1
                     continue
                 chosen = finder(passage.text, passage.title, anchors, categories, infobox)
                 # An answer with a separator in it would read as two.
@@ -303,10 +364,12 @@ class Annotation:
                     self.kinds.update(span.kind for span in chosen)
                     writers[passage.split].write(tasks.example(_fields(passage, chosen)))
 
-    def _collect_names(self, passage: records.Passage, anchors: list[wikitext.Anchor]) -> None:
+    def collect_names(self, passage: records.Passage, anchors: list[wikitext.Anchor]) -> bool:
+        """Notes the names of a training passage; returns whether more are wanted."""
         if len(self.named) < 2 * _SAMPLE:
             places = [(a.start, a.end) for a in anchors] + exchangeable.mentions(passage.text, passage.title)
             self.named += [(passage.text, places), (passage.title, [(0, len(passage.title))])]
+        return len(self.named) < 2 * _SAMPLE
 
 
 def _fields(passage: records.Passage, chosen: list[spans.Span]) -> dict[str, Any]:
@@ -407,6 +470,7 @@ def _report(
         "passages": dict(by_split),
         "passages_with_spans": dict(annotation.kept),
         "passages_with_our_tags": annotation.tagged,
+        "passages_dropped": dict(sorted(annotation.dropped.items())),
         "spans": dict(annotation.kinds),
         "examples": content["examples"],
         "tokens_per_passage": {

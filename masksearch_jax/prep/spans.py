@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from masksearch_jax.prep import guessing, quantities
+from masksearch_jax.prep import rare as counts
 from masksearch_jax.prep.wikitext import Anchor
 
 KINDS = ("link", "date", "number", "name", "category", "rare")
@@ -38,7 +39,6 @@ _NOT_IN_NAMES = re.compile(
 )
 _MAY_OPEN_NAMES = {"new", "early", "late", "first", "second", "one", "two", "modern"}
 _SENTENCE_START = re.compile(r"(?:^|[.!?:…][\"'”’)\]]*\s)[\"'“‘(\[]*$")
-_CLOSE = 15  # passages; about half a long article
 # Endings of verbs, adverbs, adjectives and units of measurement.
 _NO_TERM = re.compile(r".*(?:ly|ing|ed|able|ible|ful|less|ward|wards|like|wise|met(?:er|re)s?|grams?|lit(?:er|re)s?)$")
 _RARE_WORD = re.compile(r"(?<![\w'’.-])[a-z]{5,}(?:-[a-z]{3,})?(?![\w'’-])")
@@ -144,21 +144,13 @@ def rare_terms(passages: Iterable[str], share: float = 0.005, least: int = 3, mo
     passages.
 
     `passages` in the order of the dump: the passages of a term of one field lie close together (half of them at most
-    _CLOSE passages after the one before), those of an everyday word that is merely uncommon are spread out. A word of
-    one passage only is no term: with the source passage excluded from search, nothing could be found. Memory: one entry
-    for each different word.
+    15 passages after the one before: prep.rare), those of an everyday word that is merely uncommon are spread out. A
+    word of one passage only is no term: with the source passage excluded from search, nothing could be found. Memory:
+    one entry for each different word.
     """
-    seen: dict[str, list[int]] = {}  # word: [passages, close ones, last passage]
-    total = 0
-    for total, passage in enumerate(passages, 1):
-        for word in {w.lower() for w in _WORD.findall(passage)}:
-            entry = seen.setdefault(word, [0, 0, -_CLOSE])
-            entry[0] += 1
-            entry[1] += total - entry[2] <= _CLOSE and entry[2] > 0
-            entry[2] = total
-    limit = max(least, min(most, round(share * total)))
-    kept = frozenset(word for word, (count, close, _) in seen.items() if least <= count <= limit and 2 * close >= count)
-    return lambda word: word.lower() in kept
+    seen, total = counts.count(passages)
+    limit = counts.limit(total, share, least, most)
+    return counts.tester(word for word, found in seen.items() if counts.is_term(found, limit, least))
 
 
 def _links_and_dates(text: str, anchors: Sequence[Anchor]) -> list[Span]:

@@ -26,6 +26,7 @@ from pathlib import Path
 import seqio
 import tensorflow as tf
 
+from masksearch_jax.data import records
 from masksearch_jax.evals.benchmarks import BENCHMARKS
 from masksearch_jax.prep import question_metrics, ramp
 from masksearch_jax.prep import vocabulary as vocabularies
@@ -120,13 +121,13 @@ def example(fields: Mapping[str, int | str | list[int] | list[str]]) -> bytes:
     features = {
         name: feature(value if isinstance(value, list) else [value]) for name, value in fields.items() if value != []
     }
-    return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
+    return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString(deterministic=True)
 
 
 class EpochSource(seqio.TFExampleDataSource):
     """Annotated passages, `epochs[split]` times over, with the number of the pass as feature 'epoch'."""
 
-    def __init__(self, files: Mapping[str, str], epochs: Mapping[str, int], passages: Mapping[str, int]):
+    def __init__(self, files: Mapping[str, list[str]], epochs: Mapping[str, int], passages: Mapping[str, int]):
         self._epochs = dict(epochs)
         super().__init__(
             split_to_filepattern=files,
@@ -156,7 +157,7 @@ def register(data_dir: Path | str, **changes: object) -> TaskSettings:
     # An answer block ends a turn by its closing tag, so no end-of-sequence follows it.
     features = {name: seqio.Feature(vocabulary, add_eos=False) for name in ("inputs", "targets")}
     _forget()
-    files = {split: str(passage_file(data_dir, split)) for split, count in settings.passages.items() if count}
+    files = {split: _files(passage_file(data_dir, split)) for split, count in settings.passages.items() if count}
     for level in LEVELS:
         seqio.TaskRegistry.add(
             f"ramp_{level}",
@@ -205,6 +206,10 @@ def register(data_dir: Path | str, **changes: object) -> TaskSettings:
     if settings.benchmarks:
         seqio.MixtureRegistry.add(BENCHMARK_MIXTURE, [*map(benchmark_task, settings.benchmarks)], default_rate=1.0)
     return settings
+
+
+def _files(path: Path) -> list[str]:
+    return [str(file) for file in records.files(path)]
 
 
 def _forget() -> None:

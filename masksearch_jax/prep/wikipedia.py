@@ -20,6 +20,7 @@ _CHUNK = 1 << 20
 # No page of Wikipedia comes near this (the software's limit is 2 MiB of wikitext per revision).
 _LARGEST_PAGE = 1 << 28
 _PAGE_OPEN, _PAGE_CLOSE = b"<page>", b"</page>"
+_TITLE = re.compile(rb"<title>(.*?)</title>")
 _REDIRECT = re.compile(r"\s*#redirect\b", re.IGNORECASE)
 # What a bzip2 stream starts with: the header, then the magic number of its first block.
 _STREAM_START = re.compile(rb"BZh[1-9]1AY&SY")
@@ -72,6 +73,21 @@ def articles(path: Path | str, skip_bad: bool = False, stats: DumpStats | None =
     stats = DumpStats() if stats is None else stats
     _check_head(path)
     return _articles(path, skip_bad, stats)
+
+
+def raw_pages(path: Path | str, skip_bad: bool = False, stats: DumpStats | None = None) -> Iterator[bytes]:
+    """Yields the bytes of each `<page>...</page>`, of any namespace and unparsed; counts `pages` and `bad`.
+
+    Raises DumpError as `articles` does, but for pages that are no XML.
+    """
+    path = Path(path)
+    stats = DumpStats() if stats is None else stats
+    _check_head(path)
+    for page in _pages(path, skip_bad, stats):
+        yield page
+        stats.pages += 1
+        title = _TITLE.search(page)
+        stats.last_title = title[1].decode(errors="replace") if title else ""
 
 
 def _articles(path: Path, skip_bad: bool, stats: DumpStats) -> Iterator[Article]:

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from masksearch_jax.retrieval import folder, lexical, near_duplicates
+from masksearch_jax.retrieval import folder, near_duplicates
 from masksearch_jax.retrieval.interface import Query
 from masksearch_jax.retrieval.passages import PassageStore
 from masksearch_jax.retrieval.settings import EXCLUSIONS
+from masksearch_jax.text import shingles
 
 _SOURCES = 4096  # tasks whose shingles are kept
 
@@ -74,12 +75,12 @@ class ByText:
         if self.mode == "none" or query.passage_id < 0:
             return True
         source_title, source = self._source(query.passage_id)
-        same_article = lexical.words(title) == source_title
+        same_article = shingles.words(title) == source_title
         if same_article and self.mode == "article":
             return False
-        share = near_duplicates.share(source, near_duplicates.shingles_of(text))
+        share = shingles.share(source, shingles.shingles_of(text))
         return share == 0 or (share < self.threshold and not same_article)
 
     def _read_source(self, passage_id: int) -> tuple[list[str], np.ndarray]:
         passage = self._store[passage_id]
-        return lexical.words(passage.title), near_duplicates.shingles_of(passage.text)
+        return shingles.words(passage.title), shingles.shingles_of(passage.text)

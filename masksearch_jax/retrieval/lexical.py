@@ -7,11 +7,8 @@ weight at `_NONZEROS` places with random signs, all taken from a hash of the fea
 frequencies are counted in hash buckets, so memory stays constant whatever the corpus. Left out: stemming, stop words.
 """
 
-import functools
 import hashlib
 import json
-import re
-import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -19,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from masksearch_jax.retrieval import encoder
+from masksearch_jax.text.shingles import mix, word_hash, words
 
 _FREQUENCIES_FILE = "frequencies.npz"
 _BUCKETS = 1 << 22
@@ -26,44 +24,14 @@ _NONZEROS = 4
 _FIT_BATCH = 1024
 _ENCODE_BATCH = 512  # bounds the [batch, dims] float64 sums
 
-# A word is a run of letters and digits; a Chinese or Japanese character is a word of its own.
-_CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
-_WORD = re.compile(rf"[{_CJK}]|[^\W_{_CJK}]+")
-_ACCENTS = re.compile("[\u0300-\u036f]")
-
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-
-
-def words(text: str) -> list[str]:
-    """Returns the words of a text: case folded, accents of Latin, Greek and Cyrillic letters dropped."""
-    if not text.isascii():
-        text = _ACCENTS.sub("", unicodedata.normalize("NFKD", text))
-    return _WORD.findall(text.casefold())
-
-
-@functools.lru_cache(maxsize=1 << 18)
-def _word_hash(word: str) -> int:
-    # Python's own hash differs from process to process.
-    return int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little")
-
-
-def mix(x: np.ndarray) -> np.ndarray:
-    """The finaliser of splitmix64 on uint64 arrays: every output bit depends on every input bit."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
-
-
-def word_hashes(text: str) -> np.ndarray:
-    """Returns uint64 [m], one hash for each word of the text, in order; the same in every process."""
-    return np.array([_word_hash(word) for word in words(text)], np.uint64)
 
 
 def _features(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Returns (row int64 [m], hash uint64 [m]) of the distinct words and word pairs of each text, sorted by both."""
     hashes, rows = [], []
     for row, text in enumerate(texts):
-        found = [_word_hash(word) for word in words(text)]
+        found = [word_hash(word) for word in words(text)]
         hashes.extend(found)
         rows.extend([row] * len(found))
     single = np.array(hashes, np.uint64)

@@ -13,9 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from masksearch_jax.data.records import Passage
-from masksearch_jax.retrieval import lexical
+from masksearch_jax.text.shingles import shingles_of
 
-_SHINGLE_WORDS = 5
 _COMMON = 200
 _SHINGLES_AT_ONCE = 50_000_000  # 16 bytes each
 _WORDS_OF_A_PASSAGE = 100  # only sizes the parts
@@ -85,25 +84,6 @@ def _part(
     shingle, row = np.concatenate(hashes), np.concatenate(rows)
     order = np.lexsort((row, shingle))
     return shingle[order], row[order]
-
-
-def shingles_of(text: str) -> np.ndarray:
-    """Returns uint64 [m], the distinct shingles of a text, ascending; a shorter text is one shingle, an empty one
-    none."""
-    words = lexical.word_hashes(text)
-    if len(words) == 0:
-        return words
-    width = min(_SHINGLE_WORDS, len(words))
-    out = np.zeros(len(words) - width + 1, np.uint64)
-    for offset in range(width):
-        out = lexical.mix(out + words[offset : len(words) - width + 1 + offset])
-    return np.unique(out)
-
-
-def share(left: np.ndarray, right: np.ndarray) -> float:
-    """Returns which share of the shorter text's shingles (`shingles_of`) the other has too; 0 for an empty one."""
-    shorter = min(len(left), len(right))
-    return len(np.intersect1d(left, right, assume_unique=True)) / shorter if shorter else 0.0
 
 
 def _run_lengths(values: np.ndarray) -> np.ndarray:

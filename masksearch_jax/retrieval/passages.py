@@ -1,7 +1,7 @@
 """The passage store: passages by id, from the ArrayRecord file that prepare wrote.
 
-Enters: the path of `passages.array_record` (records.Passage, id = position). Leaves: passages, in order or by id,
-kept decoded in memory or read at random from disk. Left out: search, and writing (prep does that).
+Enters: the path of `passages.array_record` (records.Passage, id = position; one file or its shards). Leaves: passages,
+in order or by id, kept decoded in memory or read at random from disk. Left out: search, and writing (prep does that).
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,7 +22,7 @@ class PassageStore:
         self.path = Path(path)
         self._file = records.RandomAccess(self.path, Passage)
         if in_memory is None:
-            in_memory = self.path.stat().st_size < _IN_MEMORY_UNDER
+            in_memory = sum(file.stat().st_size for file in records.files(self.path)) < _IN_MEMORY_UNDER
         self._passages = list(records.read(self.path, Passage)) if in_memory else None
 
     def __len__(self) -> int:

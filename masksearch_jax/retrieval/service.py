@@ -85,12 +85,10 @@ class Service:
 
     def _open(self) -> dict[str, tuple[SearchTool, dict[str, Any]]]:
         data = self._workdir / "data"
-        if not (data / "passages.array_record").exists():
-            raise FileNotFoundError(
-                f"{data / 'passages.array_record'} does not exist; prepare the data with "
-                f"`python -m masksearch_jax.prepare --workdir={self._workdir}`"
-            )
-        store, opened = PassageStore(data / "passages.array_record"), {}
+        try:
+            store, opened = PassageStore(data / "passages.array_record"), {}
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{error} --workdir={self._workdir}") from None
         for name in self._settings.indices:
             tool = SearchTool.load(data / "index" / name, store, "none")
             opened[name] = tool, json.loads((data / "index" / name / folder.INDEX_FILE).read_text())

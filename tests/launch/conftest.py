@@ -44,7 +44,7 @@ def launcher(monkeypatch) -> Callable[..., Done]:
         return Done(code or 0, out.getvalue(), err.getvalue())
 
     yield run
-    for name in ("accelerators", "cloud_run", "gke", "tpu_vm"):
+    for name in ("accelerators", "cloud_run", "dataflow", "gke", "tpu_vm"):
         sys.modules.pop(name, None)
 
 

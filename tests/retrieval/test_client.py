@@ -8,11 +8,12 @@ import time
 import pytest
 import serving
 
-from masksearch_jax.retrieval import build, client, encoder, exclusion, near_duplicates, wire
+from masksearch_jax.retrieval import build, client, encoder, exclusion, wire
 from masksearch_jax.retrieval.interface import Query
 from masksearch_jax.retrieval.remote import Remote, RemoteSettings
 from masksearch_jax.retrieval.tool import SearchTool
 from masksearch_jax.retrieval.transport import Transport, TransportError
+from masksearch_jax.text import shingles
 
 SETTINGS = RemoteSettings(
     url="http://unused",
@@ -226,7 +227,7 @@ def test_a_source_is_hidden_however_another_corpus_cuts_it(make, corpus, find):
     assert len(hits) == 5
     for hit in hits:
         assert hit.text not in corpus[10].text and hit.text not in corpus[291].text[: len(hit.text)]
-        assert near_duplicates.share(*map(near_duplicates.shingles_of, (hit.text, corpus[10].text))) < 0.5
+        assert shingles.share(*map(shingles.shingles_of, (hit.text, corpus[10].text))) < 0.5
     (seen,) = make("none").search([query], 5)
     assert any(hit.text in corpus[10].text for hit in seen)
     (article,) = make("article").search([Query(corpus[10].title, 10, 3)], 8)

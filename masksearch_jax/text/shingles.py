@@ -1,0 +1,63 @@
+"""Words of a text as numbers, and its shingles: runs of words, by which two texts are found to repeat each other.
+
+Enters: text. Leaves: words, or hashes that are the same in every process, on every machine.
+"""
+
+import functools
+import hashlib
+import re
+import unicodedata
+
+import numpy as np
+
+SHINGLE_WORDS = 5
+
+# A word is a run of letters and digits; a Chinese or Japanese character is a word of its own.
+_CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
+_WORD = re.compile(rf"[{_CJK}]|[^\W_{_CJK}]+")
+_ACCENTS = re.compile("[\u0300-\u036f]")
+
+
+def words(text: str) -> list[str]:
+    """Returns the words of a text: case folded, accents of Latin, Greek and Cyrillic letters dropped."""
+    if not text.isascii():
+        text = _ACCENTS.sub("", unicodedata.normalize("NFKD", text))
+    return _WORD.findall(text.casefold())
+
+
+@functools.lru_cache(maxsize=1 << 18)
+def word_hash(word: str) -> int:
+    """Returns 64 bits; the same in every process."""
+    # Python's own hash differs from process to process.
+    return int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little")
+
+
+def mix(x: np.ndarray) -> np.ndarray:
+    """The finaliser of splitmix64 on uint64 arrays: every output bit depends on every input bit."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def word_hashes(text: str) -> np.ndarray:
+    """Returns uint64 [m], one hash for each word of the text, in order; the same in every process."""
+    return np.array([word_hash(word) for word in words(text)], np.uint64)
+
+
+def shingles_of(text: str, width: int = SHINGLE_WORDS) -> np.ndarray:
+    """Returns uint64 [m], the distinct shingles of a text, ascending; a shorter text is one shingle, an empty one
+    none."""
+    hashes = word_hashes(text)
+    if len(hashes) == 0:
+        return hashes
+    width = min(width, len(hashes))
+    out = np.zeros(len(hashes) - width + 1, np.uint64)
+    for offset in range(width):
+        out = mix(out + hashes[offset : len(hashes) - width + 1 + offset])
+    return np.unique(out)
+
+
+def share(left: np.ndarray, right: np.ndarray) -> float:
+    """Returns which share of the shorter text's shingles (`shingles_of`) the other has too; 0 for an empty one."""
+    shorter = min(len(left), len(right))
+    return len(np.intersect1d(left, right, assume_unique=True)) / shorter if shorter else 0.0
