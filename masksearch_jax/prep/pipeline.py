@@ -103,8 +103,8 @@ def check(cfg: Any) -> None:
         raise FileNotFoundError(f"newer_dump={cfg.newer_dump!r}: no such file; name a later export of the same wiki")
     if cfg.beam.runner and (cfg.newer_dump or cfg.spans == "llm" or (cfg.dump == TOY and cfg.toy_benchmarks)):
         raise ValueError(
-            f"beam.runner={cfg.beam.runner!r}: a newer dump (of the toy too: set toy_benchmarks=0) and a model's spans are "
-            "for one process; leave beam.runner empty"
+            f"beam.runner={cfg.beam.runner!r}: a newer dump (of the toy too: set toy_benchmarks=0) and a model's spans "
+            "are for one process; leave beam.runner empty"
         )
     for name, file in cfg.benchmarks.items():
         if file:

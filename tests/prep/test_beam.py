@@ -156,7 +156,8 @@ def test_the_real_slice_by_beam_is_that_of_one_process(tmp_path, filtered):
 def test_killed_twice_and_run_again_is_never_killed(tmp_path):
     command = [
         sys.executable, "-m", "masksearch_jax.prepare", "--config=configs/prepare.py", f"--workdir={tmp_path / 'w'}",
-        "--config.entities=240", "--config.tasks.epochs=2", "--config.indices=()", "--config.toy_benchmarks=0", "--config.beam.runner=DirectRunner",
+        "--config.entities=240", "--config.tasks.epochs=2", "--config.indices=()", "--config.toy_benchmarks=0",
+        "--config.beam.runner=DirectRunner",
         "--config.beam.shard_mb=0.1",
     ]  # fmt: skip
     shards = tmp_path / "w" / "data.shards"
