@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from masksearch_jax.agents import oracle
 from masksearch_jax.data import records
 from masksearch_jax.retrieval import interface
-from masksearch_jax.text import answers, prompt, tags
+from masksearch_jax.text import answers, tags
 from masksearch_jax.text.tokenizer import Tokenizer
 
 
@@ -32,7 +32,7 @@ class _Lookup(oracle.Transcript):
     def __init__(self, task: records.Task, cfg: oracle.OracleConfig, tokenizer: Tokenizer):
         super().__init__(task, cfg, tokenizer)
         self._article = 0
-        self._cues = prompt.lookup_cues(task.text)
+        self._cues = task.details["cues"].split("\n")
 
     @property
     def solved(self) -> bool:
@@ -40,8 +40,8 @@ class _Lookup(oracle.Transcript):
 
     def next_query(self) -> str:
         rest = self.task.supporting[self._article :]
-        cues = self._cues[self._article : self._article + 1]
-        return self.search(f"{tags.SPAN_SEPARATOR} ".join(rest), lambda style: " ".join([rest[0], *cues]))
+        query = f"{rest[0]} {self._cues[self._article]}"
+        return self.search(f"{tags.SPAN_SEPARATOR} ".join(rest), lambda style: query)
 
     def read(self, hits: Sequence[interface.Hit]) -> None:
         if answers.contains(self.observe(hits), self.task.answers[self._article]):

@@ -20,7 +20,6 @@ from masksearch_jax.text import stops, tags
 # Short on purpose: each word costs a small vocabulary several tokens of the episode's budget.
 NOTHING_FOUND = "nothing found"
 INVALID = "invalid:"
-_LOOK_UP, _QUOTE = "Look up", "and quote:"
 
 _ACTIONS = {tags.SEARCH: "search", tags.ANSWER: "answer"}
 _TAG = re.compile("(" + "|".join(re.escape(tag) for tag in tags.ALL if tag != tags.MASK) + ")")
@@ -67,16 +66,6 @@ def ramp_prompt(masked_text: str, instruction: str = "") -> str:
 def question_prompt(question: str, instruction: str = "") -> str:
     """Returns the prompt of a question: one space, the question, the instruction if there is one."""
     return _join(tags.neutralise(question), instruction)
-
-
-def lookup_text(asked: Sequence[tuple[str, str]]) -> str:
-    """Returns a lookup of (title, cue) each: whose article, and the words to quote from."""
-    return tags.neutralise(" ".join(f"{_LOOK_UP} {title} {_QUOTE} {cue}" for title, cue in asked))
-
-
-def lookup_cues(text: str) -> list[str]:
-    """Returns the cues of a `lookup_text`."""
-    return [part.partition(_QUOTE)[2].strip() for part in text.split(f"{_LOOK_UP} ")[1:]]
 
 
 def observation(hits: Sequence[TitledText], tokenizer: Encoder, max_tokens: int) -> list[int]:

@@ -3,7 +3,6 @@
 from masksearch_jax.agents import lookup, oracle
 from masksearch_jax.data import records
 from masksearch_jax.retrieval.interface import Hit
-from masksearch_jax.text import prompt
 from masksearch_jax.text import tokenizer as tokenizer_lib
 
 ARTICLES = {"Karn Velith": "Karn Velith was born in Ostrom.", "Brad Keshan": "Brad Keshan wrote a book."}
@@ -28,11 +27,13 @@ class Titles:
 
 
 def task(tokenizer, answers, titles) -> records.Task:
-    text = prompt.lookup_text([(title, cue) for title, cue in zip(titles, ("was born", "wrote a"), strict=False)])
+    cues = ("was born", "wrote a")[: len(titles)]
+    text = " ".join(f"Look up {title}: {cue}" for title, cue in zip(titles, cues, strict=True))
     return records.Task(
         id="train/lookup/1", kind="lookup", split="train", prompt=tokenizer.encode(f" {text}"), targets=[],
         answer_form="spans", answers=[[answer] for answer in answers], span_kinds=["quote"] * len(answers), text=text,
         paragraph="", title="", passage_id=-1, article_id=-1, supporting=list(titles),
+        details={"cues": "\n".join(cues)},
     )  # fmt: skip
 
 
