@@ -14,9 +14,14 @@ from array_record.python import array_record_module
 
 from configs import prepare as page
 from masksearch_jax import prepare
+from masksearch_jax.data import pipeline as data_pipeline
 from masksearch_jax.data import records
+from masksearch_jax.data.curriculum import Curriculum
 from masksearch_jax.prep import tasks
 from masksearch_jax.prep.beam.store import Store
+from masksearch_jax.retrieval.interface import Query
+from masksearch_jax.retrieval.passages import PassageStore
+from masksearch_jax.retrieval.tool import SearchTool
 
 pytest.importorskip("apache_beam")
 ROOT = Path(__file__).parents[2]
@@ -43,7 +48,7 @@ def two_levels(monkeypatch):
 def raw_records(data):
     """{path without shard: the bytes of its records, in order} of passages, annotated examples and tasks."""
     found = {}
-    for file in sorted(data.rglob("*.array_record")):
+    for file in sorted([*data.glob("*.array_record"), *(data / "tasks").rglob("*.array_record")]):
         reader = array_record_module.ArrayRecordReader(str(file))
         found.setdefault(records.unsharded(file).relative_to(data).as_posix(), []).extend(reader.read_all())
         reader.close()
@@ -55,7 +60,7 @@ def raw_records(data):
 
 def report_of(data):
     report = json.loads((data / "report.json").read_text())
-    return {name: value for name, value in report.items() if "second" not in name}
+    return {name: value for name, value in report.items() if "second" not in name and name != "indices"}
 
 
 def assert_equal(one, by_shards):
@@ -70,12 +75,23 @@ def assert_equal(one, by_shards):
 
 def test_the_toy_by_beam_is_the_toy_by_one_process(two_levels, tmp_path):
     one, by_shards = tmp_path / "one", tmp_path / "shards"
-    prepare.run(small(""), one)
-    written = prepare.run(small("DirectRunner"), by_shards)
+    searched = {"indices": ("train",), "retrieval": {"index": "exact", "dims": 256}}
+    prepare.run(small("", **searched), one)
+    written = prepare.run(small("DirectRunner", **searched), by_shards)
     assert_equal(one / "data", by_shards / "data")
+    # What trains and searches reads the same of either.
+    streams, indices = [], []
+    for data in (one / "data", by_shards / "data"):
+        curriculum = Curriculum(((None, {1: 0.5, 2: 0.5}),))
+        stream = data_pipeline.tasks(data / "tasks", "train", curriculum, seed=0, tokenizer_fingerprint="t")
+        streams.append([next(stream) for _ in range(400)])
+        indices.append(json.loads((data / "index" / "train" / "index.json").read_text())["passages_sha256"])
+        tool = SearchTool.load(data / "index" / "train", PassageStore(data / "passages.array_record"), "none")
+        assert tool.search([Query(streams[0][0].title)], 3)[0]
+    assert streams[0] == streams[1] and indices[0] == indices[1]
     assert len(list((by_shards / "data").glob("passages-*.array_record"))) > 1
     assert [path.name for path in by_shards.iterdir()] == ["data"]
-    assert prepare.run(small(""), by_shards) == written  # already prepared, by whomever
+    assert prepare.run(small("", **searched), by_shards) == written  # already prepared, by whomever
     listed = {name for name in written["files"] if name.startswith("tasks/")}
     assert any("-00001-of-" in name for name in listed)
     settings = tasks.register(by_shards / "data")  # and SeqIO finds the shards
