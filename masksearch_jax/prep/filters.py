@@ -24,7 +24,6 @@ _BANDS, _ROWS = 16, 4
 _SEEDS = shingles.mix(np.arange(1, _BANDS * _ROWS + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15))
 # Of passages that share a band, each is compared with so many before it: boilerplate would cost its square.
 _COMPARED = 100
-_READERS = {"hotpotqa": benchmarks.read_hotpotqa}
 
 
 class Signed(NamedTuple):
@@ -74,9 +73,10 @@ def of_benchmarks(cfg: Any) -> Filter:
     ngrams: set[int] = set()
     for entry in cfg.benchmarks:
         name, _, file = entry.partition("=")
-        if name not in _READERS or not file:
-            raise ValueError(f"filters.benchmarks: {entry!r} is not NAME=FILE with a NAME of {tuple(_READERS)}")
-        for question in _READERS[name](file):
+        if name not in benchmarks.BENCHMARKS or not file:
+            known = tuple(benchmarks.BENCHMARKS)
+            raise ValueError(f"filters.benchmarks: {entry!r} is not NAME=FILE with a NAME of {known}")
+        for question in benchmarks.read(name, file):
             titles.update(_folded(title) for title in question.supporting_titles)
             ngrams.update(_ngrams(question.question, cfg.ngram))
     return Filter(frozenset(titles), frozenset(ngrams), cfg.ngram)

@@ -134,7 +134,8 @@ class Shards:
             return index
         kept = self.store.read(self.name("annotated/done.json", index))["kept"]
         passages = {name: kept.get(name, 0) for name in SPLITS}
-        own = dataclasses.replace(settings, passages=passages, questions=dict.fromkeys(SPLITS, 0))
+        none = dict.fromkeys(SPLITS, 0)
+        own = dataclasses.replace(settings, passages=passages, questions=none, lookups={}, benchmarks={})
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch)
             for file in tokenizer_files:
