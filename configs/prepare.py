@@ -23,8 +23,10 @@ def get_config(arg: str = ""):
     config.seed = 0  # of the toy, the splits, the masks
     config.skip_bad = False  # go on past damaged pages, counting them
     config.overwrite = False  # replace data that other settings made
-    # --- salient spans: rules, or llm (asks the model below; docs/agents.md) ---
+    # --- salient spans: rules, hard, or llm (asks the model below; docs/agents.md) ---
     config.spans = "rules"
+    # hard: of the rules' spans the share that this checkpoint (runs/dapo/sft, or a published one) finds hardest.
+    config.hard = ConfigDict({"start": "", "share": 0.5})
     config.llm = llm()
     # --- splits by article ---
     config.splits = ""  # JSON {title: split}; '' for the toy's own, or a hash of the title

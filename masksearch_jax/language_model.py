@@ -68,13 +68,7 @@ def _local(settings: Any, slots: int) -> Backend:
     from masksearch_jax.trainers import state as state_lib
 
     folder, mesh = Path(settings.model), sharding.make_mesh()
-    if not settings.model or not (folder / "config.json").exists():
-        raise FileNotFoundError(
-            f"llm.model={settings.model!r} with llm.url='' has to be the folder of a trained stage (runs/dapo/dapo) or "
-            "of a published checkpoint; or set llm.url to an OpenAI-compatible server"
-        )
-    opened = _stage if (folder / "checkpoints").is_dir() else _published
-    name, model_cfg, params, tokenizer = opened(folder, mesh)
+    name, model_cfg, params, tokenizer = opened(folder, mesh, "llm.model")
     slots = -(-slots // mesh.size) * mesh.size  # they divide over any axes of it
     total = settings.total_tokens
     cfg = RolloutConfig(
@@ -83,8 +77,25 @@ def _local(settings: Any, slots: int) -> Backend:
         append_rows=(slots,), append_tokens=(8,),
     )  # fmt: skip
     params = state_lib.decode_copy(model_cfg, mesh)(params)
-    chat = settings.chat if opened is _published else ""
+    chat = "" if _is_stage(folder) else settings.chat
     return LocalModel(name, cfg, model_cfg.merged, params, tokenizer, mesh, chat, settings.temperature)
+
+
+def opened(folder: Path, mesh: Any, setting: str) -> tuple[str, Any, Any, Any]:
+    """Returns (name, ModelConfig, parameters in the TRAIN layout, tokenizer) of a stage of ours or a published folder.
+
+    Raises FileNotFoundError that names `setting` for any other folder.
+    """
+    if not (folder / "config.json").exists():
+        raise FileNotFoundError(
+            f"{setting}={str(folder)!r} has to be the folder of a trained stage (runs/dapo/dapo) or of a published "
+            "checkpoint" + ("; or set llm.url to an OpenAI-compatible server" if setting == "llm.model" else "")
+        )
+    return (_stage if _is_stage(folder) else _published)(folder, mesh)
+
+
+def _is_stage(folder: Path) -> bool:
+    return (folder / "checkpoints").is_dir()
 
 
 def _stage(folder: Path, mesh: Any) -> tuple[str, Any, Any, Any]:

@@ -34,8 +34,9 @@ INDICES = {"train": ("train",), "validation": ("train", "validation"), "all": ("
 FRESH = {"fresh": ("train", "validation", "test", "newer")}
 
 
-# How salient spans are found: prep/spans.py, or by the model of `llm` (agents/span_finder.py).
-SPANS = ("rules", "llm")
+# How salient spans are found: prep/spans.py; by the model of `llm` (agents/span_finder.py); of those of the rules the
+# ones that a checkpoint is most perplexed by (hard_spans.py).
+SPANS = ("rules", "llm", "hard")
 
 
 class SplitPassages:
@@ -94,6 +95,8 @@ def run(cfg: Any, workdir: Path) -> dict[str, Any]:
     # ---- the data, then an index over it for each purpose ----
     if cfg.spans == "llm":
         content, report = _with_model(cfg, partial, workdir / "llm.sqlite")
+    elif cfg.spans == "hard":
+        content, report = _with_checkpoint(cfg, partial)
     else:
         content, report = pipeline.run(cfg, partial, metrics.progress_bar, workers=workers)
     wanted = {name: INDICES[name] for name in cfg.indices} | (FRESH if content["newer"] else {})
@@ -120,7 +123,9 @@ def settings(cfg: Any) -> dict[str, Any]:
     del recorded["overwrite"], recorded["llm"], recorded["beam"]  # who does it changes no record
     if cfg.spans == "llm":
         recorded["llm"] = language_model.deciding(cfg.llm)
-    else:
+    if cfg.spans != "hard":
+        del recorded["hard"]
+    if cfg.spans == "rules":
         del recorded["spans"]  # older data was made by rules and does not say so
     return recorded
 
@@ -139,10 +144,29 @@ def _with_model(cfg: Any, data_dir: Path, cache_file: Path) -> tuple[dict[str, A
         return asking.ahead(found, lambda linked: (linked[0].text, linked[0].title))
 
     try:
-        content, report = pipeline.run(cfg, data_dir, metrics.progress_bar, finder, ahead)
+        content, report = pipeline.run(cfg, data_dir, metrics.progress_bar, lambda _: finder, ahead)
     finally:
         client.close()
     return content, report | {"llm": asking.stats}
+
+
+def _with_checkpoint(cfg: Any, data_dir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The pipeline with the hardest spans of a checkpoint."""
+    from masksearch_jax import hard_spans
+    from masksearch_jax.prep import pipeline
+
+    score, tokenizer = hard_spans.of_checkpoint(cfg.hard.start)
+    made: list[hard_spans.HardSpans] = []
+
+    def choose(rules: Callable[..., Any]) -> Callable[..., Any]:
+        made.append(hard_spans.HardSpans(rules, score, tokenizer, cfg.hard.share))
+        return made[0]
+
+    def ahead(found: Iterable[pipeline.Linked]) -> Iterator[pipeline.Linked]:
+        return made[0].ahead(found, lambda linked: linked[0].text)
+
+    content, report = pipeline.run(cfg, data_dir, metrics.progress_bar, choose, ahead)
+    return content, report | {"hard": dict(made[0].stats)}
 
 
 def _beam(cfg: Any, folder: Path) -> Any:

@@ -60,6 +60,7 @@ _SAMPLE = 50_000
 
 # A passage with its links and its article's categories and infobox.
 Linked = tuple[records.Passage, list[wikitext.Anchor], list[str], list[tuple[str, str]]]
+Choice = Callable[[spans.SpanFinder], spans.SpanFinder]
 # (total, label) -> context whose value is called with the number done so far, as metrics.progress_bar.
 Bar = Callable[[int, str], contextlib.AbstractContextManager[Callable[[int], None]]]
 
@@ -101,7 +102,7 @@ def check(cfg: Any) -> None:
         raise FileNotFoundError(f"questions={cfg.questions!r}: no such file")
     if cfg.newer_dump and not Path(cfg.newer_dump).is_file():
         raise FileNotFoundError(f"newer_dump={cfg.newer_dump!r}: no such file; name a later export of the same wiki")
-    if cfg.beam.runner and (cfg.newer_dump or cfg.spans == "llm" or (cfg.dump == TOY and cfg.toy_benchmarks)):
+    if cfg.beam.runner and (cfg.newer_dump or cfg.spans != "rules" or (cfg.dump == TOY and cfg.toy_benchmarks)):
         raise ValueError(
             f"beam.runner={cfg.beam.runner!r}: a newer dump (of the toy too: set toy_benchmarks=0) and a model's spans "
             "are for one process; leave beam.runner empty"
@@ -131,13 +132,14 @@ def run(
     cfg: Any,
     data_dir: Path,
     bar: Bar,
-    finder: spans.SpanFinder | None = None,
+    choose: Choice = lambda rules: rules,
     ahead: Callable[[Iterable[Linked]], Iterable[Linked]] = lambda found: found,
     workers: Workers | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Prepares `data_dir`; returns (content of the manifest, content of the report). workers: None does all here.
 
-    finder: of spans; by default the rules. ahead: what the passages pass through on their way to it, in order.
+    choose: the finder of spans, given that of the rules. ahead: what the passages pass through on their way to it, in
+    order.
 
     Raises wikipedia.DumpError for a damaged dump, ValueError for settings that cannot work or a dump that leaves
     nothing to train on.
@@ -165,7 +167,7 @@ def run(
     # ---- passages, and their candidate spans: what the SeqIO tasks mask ----
     stats = wikipedia.DumpStats()
     if workers is None:
-        total, annotation = annotate(cfg, dump, newer, splits, data_dir, stats, bar, clock, finder, ahead)
+        total, annotation = annotate(cfg, dump, newer, splits, data_dir, stats, bar, clock, choose, ahead)
     else:
         with clock.stage("passages"):
             total, annotation = workers.annotate(dump, splits, data_dir, stats, bar)
@@ -232,7 +234,7 @@ def annotate(
     stats: wikipedia.DumpStats,
     bar: Bar,
     clock: Clock,
-    finder: spans.SpanFinder | None,
+    choose: Choice,
     ahead: Callable[[Iterable[Linked]], Iterable[Linked]],
 ) -> tuple[int, "Annotation"]:
     """Writes passages and annotated/ of a whole dump; returns how many passages there are, and what was found."""
@@ -242,9 +244,8 @@ def annotate(
         added = newer_passages(newer, cfg) if newer else iter(())
         total = records.write(data_dir / PASSAGES, _dense(cut, added))
     with clock.stage("spans"):
-        if finder is None:
-            rare = spans.rare_terms(passage.text for passage in _old(data_dir))
-            finder = functools.partial(spans.find, rare=rare)
+        rare = spans.rare_terms(passage.text for passage in _old(data_dir))
+        finder = choose(functools.partial(spans.find, rare=rare))
         annotation, dropped = Annotation(data_dir), filters.of_benchmarks(cfg.filters)
         if cfg.filters.near_duplicate:
             repeats = filters.near_duplicates(functools.partial(_old, data_dir), cfg.filters.near_duplicate)
