@@ -167,7 +167,7 @@ def run(
     # ---- passages, and their candidate spans: what the SeqIO tasks mask ----
     stats = wikipedia.DumpStats()
     if workers is None:
-        total, annotation = annotate(cfg, dump, newer, splits, data_dir, stats, bar, clock, choose, ahead)
+        total, annotation = annotate(cfg, dump, splits, data_dir, stats, bar, clock, newer, choose, ahead)
     else:
         with clock.stage("passages"):
             total, annotation = workers.annotate(dump, splits, data_dir, stats, bar)
@@ -228,16 +228,17 @@ def _source(file: Path | str, data_dir: Path) -> dict[str, str]:
 def annotate(
     cfg: Any,
     dump: Path,
-    newer: Path | str,
     splits: Splits,
     data_dir: Path,
     stats: wikipedia.DumpStats,
     bar: Bar,
     clock: Clock,
-    choose: Choice,
-    ahead: Callable[[Iterable[Linked]], Iterable[Linked]],
+    newer: Path | str = "",
+    choose: Choice = lambda rules: rules,
+    ahead: Callable[[Iterable[Linked]], Iterable[Linked]] = lambda found: found,
 ) -> tuple[int, "Annotation"]:
-    """Writes passages and annotated/ of a whole dump; returns how many passages there are, and what was found."""
+    """Writes passages and annotated/ of a whole dump; returns how many passages there are, and what was found. newer:
+    a later dump, whose passages are written after. choose, ahead: as for `run`."""
     with clock.stage("passages"), bar(dump.stat().st_size, "articles (bytes of the dump)") as show:
         articles = _counted(read_articles(dump, cfg.skip_bad, stats), lambda _: show(stats.file_bytes))
         cut = cut_articles(articles, splits, cfg.passages, data_dir / LINKS)
