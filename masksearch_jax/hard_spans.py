@@ -84,7 +84,7 @@ def of_checkpoint(folder: Path | str) -> tuple[Scorer, Tokenizer]:
     """Opens a trained stage (runs/dapo/sft) or a published checkpoint. Raises FileNotFoundError that says what to name.
     """
     mesh = sharding.make_mesh(data=1, devices=jax.devices()[:1])
-    _, cfg, params, tokenizer = language_model.opened(Path(folder), mesh, "hard.start")
+    _, cfg, params, tokenizer = language_model.opened(folder, mesh, "hard.start")
 
     @jax.jit
     def forward(params, ids, segments):

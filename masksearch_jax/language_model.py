@@ -67,8 +67,8 @@ def _local(settings: Any, slots: int) -> Backend:
     from masksearch_jax.rollout.episode import EpisodeLimits
     from masksearch_jax.trainers import state as state_lib
 
-    folder, mesh = Path(settings.model), sharding.make_mesh()
-    name, model_cfg, params, tokenizer = opened(folder, mesh, "llm.model")
+    mesh = sharding.make_mesh()
+    name, model_cfg, params, tokenizer = opened(settings.model, mesh, "llm.model")
     slots = -(-slots // mesh.size) * mesh.size  # they divide over any axes of it
     total = settings.total_tokens
     cfg = RolloutConfig(
@@ -77,18 +77,19 @@ def _local(settings: Any, slots: int) -> Backend:
         append_rows=(slots,), append_tokens=(8,),
     )  # fmt: skip
     params = state_lib.decode_copy(model_cfg, mesh)(params)
-    chat = "" if _is_stage(folder) else settings.chat
+    chat = "" if _is_stage(Path(settings.model)) else settings.chat
     return LocalModel(name, cfg, model_cfg.merged, params, tokenizer, mesh, chat, settings.temperature)
 
 
-def opened(folder: Path, mesh: Any, setting: str) -> tuple[str, Any, Any, Any]:
+def opened(name: str | Path, mesh: Any, setting: str) -> tuple[str, Any, Any, Any]:
     """Returns (name, ModelConfig, parameters in the TRAIN layout, tokenizer) of a stage of ours or a published folder.
 
-    Raises FileNotFoundError that names `setting` for any other folder.
+    Raises FileNotFoundError that names `setting` for any other folder, and for ''.
     """
-    if not (folder / "config.json").exists():
+    folder = Path(name)
+    if not str(name) or not (folder / "config.json").exists():
         raise FileNotFoundError(
-            f"{setting}={str(folder)!r} has to be the folder of a trained stage (runs/dapo/dapo) or of a published "
+            f"{setting}={str(name)!r} has to be the folder of a trained stage (runs/dapo/dapo) or of a published "
             "checkpoint" + ("; or set llm.url to an OpenAI-compatible server" if setting == "llm.model" else "")
         )
     return (_stage if _is_stage(folder) else _published)(folder, mesh)
