@@ -41,6 +41,14 @@ def get_config(arg: str = ""):
     for number, change in enumerate([{}, *_CHANGES.values()]):
         stages[f"rl_{number}"] = ConfigDict({"job": "dapo", "settings": baseline | change})
     rows += [(label, f"{_WARM}/rl_{number}", "", "baseline") for number, label in enumerate(_CHANGES, start=1)]
+    # How much SFT there is before RL: fewer demonstrations, in as many steps; and none.
+    for share in (0.03, 0.1, 0.3):
+        name = f"{_WARM}_{round(100 * share)}"
+        stages[name] = stages[_WARM].copy_and_resolve_references()
+        stages[name].settings.share = share
+        rows.append((f"SFT on {share:.0%} of the demonstrations", name, "", "SFT (warm start)"))
+        rows.append((f"baseline, after SFT on {share:.0%}", f"{name}/rl_0", "", "baseline"))
+    rows.append(("baseline, without SFT", "rl_0", "", "baseline"))
     config.stages = ConfigDict(stages)
     config.grid = ConfigDict({"seeds": (0, 1, 2), "columns": ("1", "2", "3", "4"), "rows": tuple(rows)})
     return config

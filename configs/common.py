@@ -194,6 +194,7 @@ def sft() -> ConfigDict:
         "micro_batches": 1,
         # (examples, ((masks, weight), ...)) in order; None: until the end. Staged first, mixed after.
         "curriculum": ((4000, ((1, 1.0),)), (None, ((1, 0.55), (2, 0.33), (3, 0.09), (4, 0.03)))),
+        "share": 1.0,  # of the demonstrations of each level: the first ones
         "augment": True,  # permute name pieces, so that each step shows unseen names
         "seed_offset": 0,
         "optimizer": optimizer(

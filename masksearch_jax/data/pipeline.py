@@ -9,6 +9,7 @@ threads, which are slower here than none (the work is Python) and would put thei
 
 import bisect
 import itertools
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -39,12 +40,15 @@ class Drawn(NamedTuple):
 
 
 class _LevelFiles:
-    """The epoch files of one level as one endless sequence: epoch e is file e mod E, shuffled by (seed, level, e)."""
+    """The epoch files of one level as one endless sequence: epoch e is file e mod E, shuffled by (seed, level, e).
 
-    def __init__(self, level: int, files: Sequence[Path], seed: int):
+    share: of each file, rounded up, that counts: its first records."""
+
+    def __init__(self, level: int, files: Sequence[Path], seed: int, share: float = 1.0):
         self._level, self._seed = level, seed
         self._sources = [grain.sources.ArrayRecordDataSource([str(f) for f in records.files(path)]) for path in files]
-        self._ends = list(itertools.accumulate(len(source) for source in self._sources))
+        self._sizes = [math.ceil(share * len(source)) for source in self._sources]
+        self._ends = list(itertools.accumulate(self._sizes))
         empty = [str(path) for path, source in zip(files, self._sources, strict=True) if len(source) == 0]
         if empty:
             raise ValueError(f"level {level}: no records in {', '.join(empty)}; prepare the data again")
@@ -59,7 +63,10 @@ class _LevelFiles:
         # Seeds are not negative, and level -1 is.
         key = np.random.SeedSequence([_SHUFFLE_STREAM, self._seed, self._level % (1 << 32), epoch])
         shuffled = grain.experimental.index_shuffle(
-            within - start, max_index=len(source) - 1, seed=int(key.generate_state(1)[0]), rounds=_SHUFFLE_ROUNDS
+            within - start,
+            max_index=self._sizes[number] - 1,
+            seed=int(key.generate_state(1)[0]),
+            rounds=_SHUFFLE_ROUNDS,
         )
         return epoch, source[shuffled]
 
@@ -67,12 +74,12 @@ class _LevelFiles:
 class _Draws:
     """The stream of examples behind both iterators; `peek` lets a batch stop before one that is too much."""
 
-    def __init__(self, files: Mapping[int, Sequence[Path]], curriculum: Curriculum, seed: int):
+    def __init__(self, files: Mapping[int, Sequence[Path]], curriculum: Curriculum, seed: int, share: float = 1.0):
         for level in curriculum.levels:
             if not files.get(level):
                 raise ValueError(f"the curriculum draws from level {level}; there are files for {sorted(files)} only")
         self._curriculum, self._seed = curriculum, seed
-        self._levels = {level: _LevelFiles(level, files[level], seed) for level in curriculum.levels}
+        self._levels = {level: _LevelFiles(level, files[level], seed, share) for level in curriculum.levels}
         self.index = 0
         self._cursors = dict.fromkeys(curriculum.levels, 0)
 
@@ -198,11 +205,13 @@ def demonstrations(
     row_length: int,
     tokenizer_fingerprint: str,
     augmentation: PiecePermutation | None = None,
+    share: float = 1.0,
 ) -> DemonstrationIterator:
     """Returns an endless iterator of packed batches for supervised training.
 
     files: for each level its epoch files (one file is one set, read anew in each epoch). rows, row_length: shape of
-    the global batch. augmentation: permutes the pieces of each example, keyed by (seed, global index).
+    the global batch. augmentation: permutes the pieces of each example, keyed by (seed, global index). share: of each
+    file that is used, its first demonstrations.
 
     Each batch: ids, targets, positions, segments int32 [rows, row_length]; loss_mask bool [rows, row_length], True
     where the target is a token that the policy wrote (targets[t] = ids[t + 1] inside a segment); examples int32 [],
@@ -214,6 +223,8 @@ def demonstrations(
     """
     if rows < 1 or row_length < 2:
         raise ValueError(f"rows={rows} and row_length={row_length}: at least 1 and 2 are needed")
+    if not 0 < share <= 1:
+        raise ValueError(f"share={share}: a share of the demonstrations above 0 and up to 1 is needed")
     paths = _existing(files, curriculum)
     _check_lengths(paths, row_length)
     mark = fingerprint(
@@ -225,8 +236,9 @@ def demonstrations(
         row_length=row_length,
         tokenizer=tokenizer_fingerprint,
         augmentation=augmentation.describe() if augmentation is not None else None,
+        **({"share": share} if share < 1 else {}),
     )
-    return DemonstrationIterator(_Draws(paths, curriculum, seed), seed, rows, row_length, augmentation, mark)
+    return DemonstrationIterator(_Draws(paths, curriculum, seed, share), seed, rows, row_length, augmentation, mark)
 
 
 def tasks(

@@ -100,6 +100,7 @@ def run(
         augmentation=augment.load(workdir / "data" / "augment.json", tokenizer.vocab_size)
         if settings.augment
         else None,
+        share=settings.share,
     )
     # ---- model and optimizer --------------------------------------------------------------------------------------
     tx = optimizer_lib.build(settings.optimizer, state_lib.abstract_trained(model_cfg, mesh))

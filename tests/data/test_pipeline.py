@@ -96,6 +96,17 @@ def test_levels_follow_the_curriculum_and_epochs_are_complete(files):
         assert {uses[number] for number in range(count)} <= {drawn[level] // count, drawn[level] // count + 1}
 
 
+def test_a_share_is_the_first_of_each_level_and_all_of_them(files):
+    stream, seen = batches(files, share=0.25), collections.defaultdict(set)
+    for _ in range(60):
+        for ids, *_ in sequences_of(next(stream)):
+            seen[int(ids[0])].add(int(ids[1]) - 100)
+    assert seen == {1: set(range(6)), 2: set(range(5)), 3: set(range(3))}  # of 23, 17 and 11, rounded up
+    assert stream.fingerprint != batches(files).fingerprint == batches(files, share=1.0).fingerprint
+    with pytest.raises(ValueError, match="share=0"):
+        batches(files, share=0.0)
+
+
 def test_order_differs_by_epoch_and_seed(files):
     def order(seed):
         draws = pipeline._Draws(files, Curriculum([(None, {1: 1.0})]), seed)
