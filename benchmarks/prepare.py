@@ -207,14 +207,14 @@ def write_text(args: argparse.Namespace) -> None:
 
 def write_passages(args: argparse.Namespace) -> None:
     from configs import prepare as page
-    from masksearch_jax.prep import pipeline, wikipedia
+    from masksearch_jax.prep import annotated, wikipedia
     from masksearch_jax.prep.splits import Splits
 
     config = page.get_config()
-    articles = pipeline.read_articles(args.dump, False, wikipedia.DumpStats())
+    articles = annotated.read_articles(args.dump, False, wikipedia.DumpStats())
     splits = Splits("", config.shares, 0)
     links = args.out.with_suffix(".links")
-    records.write(args.out, pipeline.cut_articles(articles, splits, config.passages, links))
+    records.write(args.out, annotated.cut_articles(articles, splits, config.passages, links))
 
 
 def write_toy(args: argparse.Namespace) -> None:

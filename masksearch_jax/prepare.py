@@ -132,7 +132,7 @@ def settings(cfg: Any) -> dict[str, Any]:
 
 def _with_model(cfg: Any, data_dir: Path, cache_file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """The pipeline with a model's spans; the cache stands beside W/data, so that a run that starts anew has it."""
-    from masksearch_jax.prep import pipeline, spans
+    from masksearch_jax.prep import annotated, pipeline, spans
 
     client = language_model.connect(cfg.llm, cache_file)
     asking = SpanFinder(client, language_model.sampling(cfg.llm))
@@ -140,7 +140,7 @@ def _with_model(cfg: Any, data_dir: Path, cache_file: Path) -> tuple[dict[str, A
     def finder(passage_text: str, title: str, *_: Any) -> list[spans.Span]:
         return spans.select(passage_text, title, [spans.Span(*found) for found in asking(passage_text, title)])
 
-    def ahead(found: Iterable[pipeline.Linked]) -> Iterator[pipeline.Linked]:
+    def ahead(found: Iterable[annotated.Linked]) -> Iterator[annotated.Linked]:
         return asking.ahead(found, lambda linked: (linked[0].text, linked[0].title))
 
     try:
@@ -153,7 +153,7 @@ def _with_model(cfg: Any, data_dir: Path, cache_file: Path) -> tuple[dict[str, A
 def _with_checkpoint(cfg: Any, data_dir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """The pipeline with the hardest spans of a checkpoint."""
     from masksearch_jax import hard_spans
-    from masksearch_jax.prep import pipeline
+    from masksearch_jax.prep import annotated, pipeline
 
     score, tokenizer = hard_spans.of_checkpoint(cfg.hard.start)
     made: list[hard_spans.HardSpans] = []
@@ -162,7 +162,7 @@ def _with_checkpoint(cfg: Any, data_dir: Path) -> tuple[dict[str, Any], dict[str
         made.append(hard_spans.HardSpans(rules, score, tokenizer, cfg.hard.share))
         return made[0]
 
-    def ahead(found: Iterable[pipeline.Linked]) -> Iterator[pipeline.Linked]:
+    def ahead(found: Iterable[annotated.Linked]) -> Iterator[annotated.Linked]:
         return made[0].ahead(found, lambda linked: linked[0].text)
 
     content, report = pipeline.run(cfg, data_dir, metrics.progress_bar, choose, ahead)

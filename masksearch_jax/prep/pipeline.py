@@ -17,7 +17,6 @@ of the dump, with the functions of this module on each.
 import contextlib
 import dataclasses
 import functools
-import itertools
 import json
 import time
 from collections import Counter
@@ -30,36 +29,27 @@ import tensorflow as tf
 from masksearch_jax.data import records
 from masksearch_jax.evals import benchmarks
 from masksearch_jax.prep import (
+    annotated,
     exchangeable,
     export,
     filters,
     lookups,
     manifest,
-    passages,
     questions,
     spans,
     tasks,
     toywiki,
     wikipedia,
-    wikitext,
 )
 from masksearch_jax.prep.splits import SPLITS, Splits
-from masksearch_jax.text import chat, published, tags, tokenizer
+from masksearch_jax.text import chat, published, tokenizer
 from masksearch_jax.text.interface import Tokenizer
 
 TOY = "toy"
-PASSAGES = "passages.array_record"
 AUGMENT = "augment.json"
 # Where tokenizer.vocab_size is 0. The toy's has room for each of its name words as one piece, and for its wording.
 TOY_VOCABULARY = 1362
 DUMP_VOCABULARY = 4096
-NEWER = "newer"  # the split of passages of a newer dump
-LINKS = "links.jsonl"  # between two stages, then removed
-# Above this many training passages, tokens are counted and names collected on the first ones only.
-_SAMPLE = 50_000
-
-# A passage with its links and its article's categories and infobox.
-Linked = tuple[records.Passage, list[wikitext.Anchor], list[str], list[tuple[str, str]]]
 Choice = Callable[[spans.SpanFinder], spans.SpanFinder]
 # (total, label) -> context whose value is called with the number done so far, as metrics.progress_bar.
 Bar = Callable[[int, str], contextlib.AbstractContextManager[Callable[[int], None]]]
@@ -83,7 +73,7 @@ class Workers(Protocol):
 
     def annotate(
         self, dump: Path, splits: Splits, data_dir: Path, stats: wikipedia.DumpStats, bar: Bar
-    ) -> tuple[int, "Annotation"]:
+    ) -> tuple[int, annotated.Annotation]:
         """As pipeline.annotate."""
         ...
 
@@ -133,7 +123,7 @@ def run(
     data_dir: Path,
     bar: Bar,
     choose: Choice = lambda rules: rules,
-    ahead: Callable[[Iterable[Linked]], Iterable[Linked]] = lambda found: found,
+    ahead: Callable[[Iterable[annotated.Linked]], Iterable[annotated.Linked]] = lambda found: found,
     workers: Workers | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Prepares `data_dir`; returns (content of the manifest, content of the report). workers: None does all here.
@@ -182,7 +172,7 @@ def run(
     with clock.stage("questions"):
         benchmarked, tested = questions.annotate_benchmarks(benchmark_files, data_dir)
         asked = questions.annotate(question_source, splits, data_dir, tested) if question_source else Counter()
-        quoted = lookups.annotate(_old(data_dir), cfg.seed, data_dir) if cfg.lookups else Counter()
+        quoted = lookups.annotate(annotated.old(data_dir), cfg.seed, data_dir) if cfg.lookups else Counter()
     settings = task_settings(cfg, annotation.kept, asked, benchmarked, quoted)
     settings.save(data_dir / "annotated")
 
@@ -235,25 +225,25 @@ def annotate(
     clock: Clock,
     newer: Path | str = "",
     choose: Choice = lambda rules: rules,
-    ahead: Callable[[Iterable[Linked]], Iterable[Linked]] = lambda found: found,
-) -> tuple[int, "Annotation"]:
+    ahead: Callable[[Iterable[annotated.Linked]], Iterable[annotated.Linked]] = lambda found: found,
+) -> tuple[int, annotated.Annotation]:
     """Writes passages and annotated/ of a whole dump; returns how many passages there are, and what was found. newer:
     a later dump, whose passages are written after. choose, ahead: as for `run`."""
     with clock.stage("passages"), bar(dump.stat().st_size, "articles (bytes of the dump)") as show:
-        articles = _counted(read_articles(dump, cfg.skip_bad, stats), lambda _: show(stats.file_bytes))
-        cut = cut_articles(articles, splits, cfg.passages, data_dir / LINKS)
-        added = newer_passages(newer, cfg) if newer else iter(())
-        total = records.write(data_dir / PASSAGES, _dense(cut, added))
+        articles = _counted(annotated.read_articles(dump, cfg.skip_bad, stats), lambda _: show(stats.file_bytes))
+        cut = annotated.cut_articles(articles, splits, cfg.passages, data_dir / annotated.LINKS)
+        added = annotated.newer_passages(newer, cfg) if newer else iter(())
+        total = records.write(data_dir / annotated.PASSAGES, annotated.dense(cut, added))
     with clock.stage("spans"):
-        rare = spans.rare_terms(passage.text for passage in _old(data_dir))
+        rare = spans.rare_terms(passage.text for passage in annotated.old(data_dir))
         finder = choose(functools.partial(spans.find, rare=rare))
-        annotation, dropped = Annotation(data_dir), filters.of_benchmarks(cfg.filters)
+        annotation, dropped = annotated.Annotation(data_dir), filters.of_benchmarks(cfg.filters)
         if cfg.filters.near_duplicate:
-            repeats = filters.near_duplicates(functools.partial(_old, data_dir), cfg.filters.near_duplicate)
+            repeats = filters.near_duplicates(functools.partial(annotated.old, data_dir), cfg.filters.near_duplicate)
             dropped = dataclasses.replace(dropped, repeats=repeats)
         with bar(total, "spans") as show:
-            annotation.run(_counted(ahead(with_links(data_dir)), show), finder, dropped.reason)
-        (data_dir / LINKS).unlink()
+            annotation.run(_counted(ahead(annotated.with_links(data_dir)), show), finder, dropped.reason)
+        (data_dir / annotated.LINKS).unlink()
     return total, annotation
 
 
@@ -264,136 +254,6 @@ def _counted(items: Iterable[Any], show: Callable[[int], None]) -> Iterator[Any]
         show(count)
 
 
-def read_articles(
-    dump: Path, skip_bad: bool, stats: wikipedia.DumpStats
-) -> Iterator[tuple[int, str, wikitext.Document]]:
-    """Yields (id, title, cleaned text) of a MediaWiki export or of a benchmark's corpus, which has neither links nor
-    categories; counts into `stats`."""
-    if not dump.name.endswith(benchmarks.CORPUS_ENDINGS):
-        for article in wikipedia.articles(dump, skip_bad, stats):
-            yield article.id, article.title, wikitext.clean(article.wikitext, article.title)
-        return
-    for id, (title, text) in enumerate(benchmarks.read_corpus(dump)):
-        stats.pages, stats.articles = stats.pages + 1, stats.articles + 1
-        stats.wikitext_bytes += len(text.encode())
-        yield id, title, wikitext.Document([wikitext.Paragraph(" ".join(text.split()), [])], [], [])
-
-
-def newer_passages(dump: Path | str, cfg: Any) -> Iterator[records.Passage]:
-    """Yields the passages of a newer dump, as split 'newer' and with ids from 0."""
-    articles = read_articles(Path(dump), cfg.skip_bad, wikipedia.DumpStats())
-    for article_id, title, document in articles:
-        for passage in passages.cut(document, title, cfg.passages.words, cfg.passages.minimum):
-            yield records.Passage(-1, article_id, title, passage.text, NEWER)
-
-
-def _old(data_dir: Path) -> Iterator[records.Passage]:
-    """Yields the passages of the dump, without those of a newer one."""
-    return (p for p in records.read(data_dir / PASSAGES, records.Passage) if p.split != NEWER)
-
-
-def _dense(*parts: Iterable[records.Passage]) -> Iterator[records.Passage]:
-    """Yields the passages of all parts with ids from 0 on."""
-    for id, passage in enumerate(itertools.chain(*parts)):
-        yield dataclasses.replace(passage, id=id)
-
-
-def cut_articles(
-    articles: Iterable[tuple[int, str, wikitext.Document]], splits: Splits, settings: Any, links_file: Path
-) -> Iterator[records.Passage]:
-    """Yields the passages of all articles with dense ids; notes the links of each for the span finder."""
-    count = 0
-    with links_file.open("w", encoding="utf-8") as links:
-        for article_id, title, document in articles:
-            cut = passages.cut(document, title, settings.words, settings.minimum)
-            split = splits.of(title) if cut else ""
-            for passage in cut:
-                yield records.Passage(count, article_id, title, passage.text, split)
-                anchors = [(a.start, a.end, a.target) for a in passage.anchors]
-                links.write(json.dumps((anchors, document.categories, document.infobox)) + "\n")
-                count += 1
-
-
-def with_links(data_dir: Path) -> Iterator[Linked]:
-    """Yields passages together with what `cut_articles` noted; those of a newer dump, at the end, have nothing."""
-    with (data_dir / LINKS).open(encoding="utf-8") as links:
-        for passage, line in zip(records.read(data_dir / PASSAGES, records.Passage), links, strict=False):
-            anchors, categories, infobox = json.loads(line)
-            yield passage, [wikitext.Anchor(*a) for a in anchors], categories, [tuple(item) for item in infobox]
-
-
-class Annotation:
-    """Writes annotated/<split>.tfrecord and keeps count.
-
-    kept: passages with a span, by split. kinds: {kind: spans}. tagged: passages left out because they contain a tag of
-    ours. dropped: those left out by prep.filters, by reason. named: (text, spans of names) of training passages and
-    their titles, for exchangeable.groups.
-    """
-
-    def __init__(self, data_dir: Path):
-        self._data_dir = data_dir
-        self.kept: Counter[str] = Counter()
-        self.kinds: Counter[str] = Counter()
-        self.dropped: Counter[str] = Counter()
-        self.tagged = 0
-        self.named: list[tuple[str, list[tuple[int, int]]]] = []
-
-    def run(
-        self,
-        found: Iterable[Linked],
-        finder: spans.SpanFinder,
-        reason: Callable[[records.Passage], str] = lambda passage: "",
-    ) -> None:
-        """Annotates passages but those that `reason` names one for."""
-        with contextlib.ExitStack() as stack:
-            (self._data_dir / "annotated").mkdir(exist_ok=True)
-            files = {split: str(tasks.passage_file(self._data_dir, split)) for split in SPLITS}
-            writers = {split: stack.enter_context(tf.io.TFRecordWriter(file)) for split, file in files.items()}
-            for passage, anchors, categories, infobox in found:
-                if passage.split == "train":
-                    self.collect_names(passage, anchors)
-                if tags.neutralise(passage.text) != passage.text:
-                    self.tagged += 1
-                    continue
-                if left_out := reason(passage):
-                    self.dropped[left_out] += 1
-                    continue
-                chosen = finder(passage.text, passage.title, anchors, categories, infobox)
-                # An answer with a separator in it would read as two.
-                chosen = [s for s in chosen if tags.SPAN_SEPARATOR not in passage.text[s.start : s.end]]
-                if chosen:
-                    self.kept[passage.split] += 1
-                    self.kinds.update(span.kind for span in chosen)
-                    writers[passage.split].write(tasks.example(_fields(passage, chosen)))
-
-    def collect_names(self, passage: records.Passage, anchors: list[wikitext.Anchor]) -> bool:
-        """Notes the names of a training passage; returns whether more are wanted."""
-        if len(self.named) < 2 * _SAMPLE:
-            places = [(a.start, a.end) for a in anchors] + exchangeable.mentions(passage.text, passage.title)
-            self.named += [(passage.text, places), (passage.title, [(0, len(passage.title))])]
-        return len(self.named) < 2 * _SAMPLE
-
-
-def _fields(passage: records.Passage, chosen: list[spans.Span]) -> dict[str, Any]:
-    """The fields of ramp.FEATURES."""
-
-    def in_bytes(offset: int) -> int:
-        return len(passage.text[:offset].encode())
-
-    return {
-        "id": passage.id,
-        "article_id": passage.article_id,
-        "title": passage.title,
-        "split": passage.split,
-        "text": passage.text,
-        "starts": [in_bytes(s.start) for s in chosen],
-        "ends": [in_bytes(s.end) for s in chosen],
-        "char_starts": [s.start for s in chosen],
-        "char_ends": [s.end for s in chosen],
-        "kinds": [s.kind for s in chosen],
-    }
-
-
 def _tokenizer(cfg: Any, data_dir: Path) -> Tokenizer:
     """Copies a published one, or trains one on the texts and titles of training passages alone."""
     if cfg.tokenizer_dir:
@@ -401,7 +261,7 @@ def _tokenizer(cfg: Any, data_dir: Path) -> Tokenizer:
     settings = cfg.tokenizer
 
     def texts() -> Iterator[str]:
-        for passage in records.read(data_dir / PASSAGES, records.Passage):
+        for passage in records.read(data_dir / annotated.PASSAGES, records.Passage):
             if passage.split == "train":
                 # The title heads each passage that a search shows.
                 yield f"{passage.title}: {passage.text}"
@@ -448,7 +308,7 @@ def task_settings(
 def _report(
     content: dict[str, Any],
     stats: wikipedia.DumpStats,
-    annotation: Annotation,
+    annotation: annotated.Annotation,
     opened: Tokenizer,
     data_dir: Path,
     groups: list[list[int]],
@@ -457,9 +317,9 @@ def _report(
     """The numbers that a person wants to see of a preparation."""
     by_split: Counter[str] = Counter()
     sample: list[str] = []
-    for passage in records.read(data_dir / PASSAGES, records.Passage):
+    for passage in records.read(data_dir / annotated.PASSAGES, records.Passage):
         by_split[passage.split] += 1
-        if passage.split == "train" and len(sample) < _SAMPLE:
+        if passage.split == "train" and len(sample) < annotated.SAMPLE:
             sample.append(" " + passage.text)
     lengths = sorted(len(ids) for ids in opened.encode_batch(sample))
     megabytes = stats.wikitext_bytes / 1e6

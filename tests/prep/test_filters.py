@@ -11,7 +11,7 @@ import tensorflow as tf
 from configs import prepare as page
 from masksearch_jax import prepare
 from masksearch_jax.data import records
-from masksearch_jax.prep import filters, pipeline, tasks, toywiki, wikipedia
+from masksearch_jax.prep import annotated, filters, pipeline, tasks, toywiki, wikipedia
 from masksearch_jax.prep.splits import Splits
 
 VOCABULARY = [f"w{i}" for i in range(5000)]
@@ -136,7 +136,7 @@ def test_filtered_passages_stay_in_the_store_and_are_counted(tmp_path):
         examples = [tf.train.Example.FromString(raw.numpy()) for raw in tf.data.TFRecordDataset(file)]
         titles = {example.features.feature["title"].bytes_list.value[0].decode() for example in examples}
         assert annotation.kept["train"] == len(examples) and total == 120
-        found[name] = (data / pipeline.PASSAGES).read_bytes(), titles, dict(annotation.dropped)
+        found[name] = (data / annotated.PASSAGES).read_bytes(), titles, dict(annotation.dropped)
     assert found["plain"][0] == found["filtered"][0]
     assert found["plain"][1] - found["filtered"][1] == set(wanted) <= found["plain"][1]
     assert found["plain"][2] == {} and found["filtered"][2] == {"benchmark_title": 5}

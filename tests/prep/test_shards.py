@@ -10,7 +10,7 @@ import pytest
 from masksearch_jax.data import pipeline as data_pipeline
 from masksearch_jax.data import records
 from masksearch_jax.data.curriculum import Curriculum
-from masksearch_jax.prep import filters, pipeline, rare, spans, toywiki, wikipedia
+from masksearch_jax.prep import annotated, filters, rare, spans, toywiki, wikipedia
 from masksearch_jax.prep.beam import split
 from masksearch_jax.prep.beam.shards import Shards
 from masksearch_jax.prep.beam.store import Store
@@ -143,20 +143,20 @@ def test_shards_cut_and_annotated_are_those_of_one_process(toy, tmp_path):
 
     here = tmp_path / "here"
     here.mkdir()
-    articles = pipeline.read_articles(toy.dump, False, stats)
+    articles = annotated.read_articles(toy.dump, False, stats)
     settings = dataclasses.make_dataclass("Settings", ["words", "minimum"])(100, 40)
-    records.write(here / pipeline.PASSAGES, pipeline.cut_articles(articles, splits, settings, here / pipeline.LINKS))
-    wanted = list(records.read(here / pipeline.PASSAGES, records.Passage))
+    records.write(here / annotated.PASSAGES, annotated.cut_articles(articles, splits, settings, here / annotated.LINKS))
+    wanted = list(records.read(here / annotated.PASSAGES, records.Passage))
     test = spans.rare_terms(passage.text for passage in wanted)
     assert {word for word in joined if test(word)} == set(store.read("terms.json")["words"])
-    annotation = pipeline.Annotation(here)
-    annotation.run(pipeline.with_links(here), lambda *found: spans.find(*found, rare=test))
-    assert list(records.read(tmp_path / "store" / pipeline.PASSAGES, records.Passage)) == wanted
+    annotation = annotated.Annotation(here)
+    annotation.run(annotated.with_links(here), lambda *found: spans.find(*found, rare=test))
+    assert list(records.read(tmp_path / "store" / annotated.PASSAGES, records.Passage)) == wanted
     for name in SPLITS:
         shards = [tmp_path / "store" / work.name(f"annotated/{name}.tfrecord", i) for i in range(len(parts))]
         # Records of TFRecord files stand one behind the other, so that joined files are the file.
         assert b"".join(s.read_bytes() for s in shards) == (here / "annotated" / f"{name}.tfrecord").read_bytes()
-    marked = tmp_path / "store" / work.name(pipeline.PASSAGES, 0)
+    marked = tmp_path / "store" / work.name(annotated.PASSAGES, 0)
     before = marked.stat()
     assert work.cut(0) == counts[0] and work.annotate(0, 0) == 0
     assert marked.stat() == before  # a finished shard is not done again

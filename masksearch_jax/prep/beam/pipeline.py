@@ -24,7 +24,7 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from masksearch_jax.evals import benchmarks
-from masksearch_jax.prep import export, filters, manifest, pipeline, rare, tasks, wikipedia
+from masksearch_jax.prep import annotated, export, filters, manifest, pipeline, rare, tasks, wikipedia
 from masksearch_jax.prep.beam import shards, split
 from masksearch_jax.prep.beam.shards import Shards
 from masksearch_jax.prep.beam.store import Store, is_remote, size
@@ -101,7 +101,7 @@ class Workers:
 
     def annotate(
         self, dump: Path, splits: Splits, data_dir: Path, stats: wikipedia.DumpStats, bar: pipeline.Bar
-    ) -> tuple[int, pipeline.Annotation]:
+    ) -> tuple[int, annotated.Annotation]:
         """Writes passages and annotated/ by shards; returns how many passages there are, and what was found."""
         cfg = self._cfg
         with tempfile.TemporaryDirectory() as scratch:
@@ -119,14 +119,14 @@ class Workers:
         _add(stats, [count["stats"] for count in counts])
         stats.bad += damaged
         stats.file_bytes = size(source)
-        annotation = pipeline.Annotation(data_dir)
+        annotation = annotated.Annotation(data_dir)
         for index in range(len(parts)):
             found = self.store.read(work.name("annotated/done.json", index))
             annotation.kept.update(found["kept"])
             annotation.kinds.update(found["kinds"])
             annotation.dropped.update(found["dropped"])
             annotation.tagged += found["tagged"]
-            for name in (pipeline.PASSAGES, *(f"annotated/{one}.tfrecord" for one in SPLITS)):
+            for name in (annotated.PASSAGES, *(f"annotated/{one}.tfrecord" for one in SPLITS)):
                 self.store.get(work.name(name, index), data_dir / work.name(name, index))
         self._collect_names(work, annotation)
         return sum(count["passages"] for count in counts), annotation
@@ -187,7 +187,7 @@ class Workers:
         with bar(size(dump), "parts (bytes of the dump)") as show:
             return split.by_reading(Path(dump), self.store, most, self._cfg.skip_bad, scratch, show)
 
-    def _collect_names(self, work: Shards, annotation: pipeline.Annotation) -> None:
+    def _collect_names(self, work: Shards, annotation: annotated.Annotation) -> None:
         """Notes the names of the first training passages, as one process does."""
         for index in range(len(work.parts)):
             with tempfile.TemporaryDirectory() as scratch:

@@ -21,7 +21,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from masksearch_jax.data import records
-from masksearch_jax.prep import export, filters, pipeline, rare, spans, tasks, wikipedia
+from masksearch_jax.prep import annotated, export, filters, rare, spans, tasks, wikipedia
 from masksearch_jax.prep.beam import split
 from masksearch_jax.prep.beam.store import Store
 from masksearch_jax.prep.splits import SPLITS, Splits
@@ -57,28 +57,28 @@ class Shards:
             with tempfile.TemporaryDirectory() as scratch:
                 folder, stats = Path(scratch), wikipedia.DumpStats()
                 dump = split.fetch(self.parts[index], self.store, folder)
-                articles = pipeline.read_articles(dump, self.skip_bad, stats)
+                articles = annotated.read_articles(dump, self.skip_bad, stats)
                 settings = SimpleNamespace(words=self.words, minimum=self.minimum)
-                found = pipeline.cut_articles(articles, self.splits, settings, folder / pipeline.LINKS)
+                found = annotated.cut_articles(articles, self.splits, settings, folder / annotated.LINKS)
                 try:
-                    count = records.write(folder / pipeline.PASSAGES, found)
+                    count = records.write(folder / annotated.PASSAGES, found)
                 except wikipedia.DumpError as error:
                     raise wikipedia.DumpError(f"{self.parts[index]}: {error}") from error
-                for file in (pipeline.PASSAGES, pipeline.LINKS):
+                for file in (annotated.PASSAGES, annotated.LINKS):
                     self.store.put(folder / file, self.name(f"cut/{file}", index))
                 done = self.store.write(marker, {"passages": count, "stats": dataclasses.asdict(stats)}, folder)
         return index, done["passages"]
 
-    def linked(self, index: int, folder: Path) -> Iterator[pipeline.Linked]:
+    def linked(self, index: int, folder: Path) -> Iterator[annotated.Linked]:
         """Returns what `cut` made, ids from 0, by way of an empty local folder."""
-        for file in (pipeline.PASSAGES, pipeline.LINKS):
+        for file in (annotated.PASSAGES, annotated.LINKS):
             self.store.get(self.name(f"cut/{file}", index), folder / file)
-        return pipeline.with_links(folder)
+        return annotated.with_links(folder)
 
     def count_words(self, index: int, start: int) -> list[tuple[int, dict[str, rare.Seen]]]:
         """Returns what is seen of each word, in buckets; start: id of the shard's first passage."""
         with tempfile.TemporaryDirectory() as scratch:
-            file = self.store.get(self.name(f"cut/{pipeline.PASSAGES}", index), Path(scratch) / pipeline.PASSAGES)
+            file = self.store.get(self.name(f"cut/{annotated.PASSAGES}", index), Path(scratch) / annotated.PASSAGES)
             seen, _ = rare.count(passage.text for passage in records.read(file, records.Passage))
         buckets: dict[int, dict[str, rare.Seen]] = {}
         for word, found in seen.items():
@@ -89,7 +89,7 @@ class Shards:
     def sign(self, index: int, start: int) -> Iterator[tuple[int, filters.Signed]]:
         """Yields (band, passage with its signature) for each band of each passage."""
         with tempfile.TemporaryDirectory() as scratch:
-            file = self.store.get(self.name(f"cut/{pipeline.PASSAGES}", index), Path(scratch) / pipeline.PASSAGES)
+            file = self.store.get(self.name(f"cut/{annotated.PASSAGES}", index), Path(scratch) / annotated.PASSAGES)
             for passage in records.read(file, records.Passage):
                 if (found := filters.signature(passage.text)) is not None:
                     signed = filters.sign(dataclasses.replace(passage, id=start + passage.id), found)
@@ -115,11 +115,11 @@ class Shards:
         with tempfile.TemporaryDirectory() as scratch:
             cut, folder = Path(scratch) / "cut", Path(scratch) / "data"
             numbered = (dataclasses.replace(p, id=start + p.id) for p, *_ in self.linked(index, cut))
-            records.write(folder / pipeline.PASSAGES, numbered)
-            (cut / pipeline.LINKS).rename(folder / pipeline.LINKS)
-            annotation = pipeline.Annotation(folder)
-            annotation.run(pipeline.with_links(folder), finder, dropped.reason)
-            self.store.put(folder / pipeline.PASSAGES, self.name(pipeline.PASSAGES, index))
+            records.write(folder / annotated.PASSAGES, numbered)
+            (cut / annotated.LINKS).rename(folder / annotated.LINKS)
+            annotation = annotated.Annotation(folder)
+            annotation.run(annotated.with_links(folder), finder, dropped.reason)
+            self.store.put(folder / annotated.PASSAGES, self.name(annotated.PASSAGES, index))
             for name in SPLITS:
                 self.store.put(tasks.passage_file(folder, name), self.name(f"annotated/{name}.tfrecord", index))
             counts = ("kept", "kinds", "dropped", "tagged")

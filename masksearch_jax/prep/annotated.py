@@ -1,0 +1,162 @@
+"""From articles to annotated passages: cut, number, note the links, find the spans, write what the SeqIO tasks read.
+
+Enters: a dump (or a benchmark's corpus), splits, a span finder. Leaves: passages.array_record and
+annotated/<split>.tfrecord (ramp.FEATURES). One process does a whole dump with these functions (prep.pipeline),
+prep.beam each shard of one.
+"""
+
+import contextlib
+import dataclasses
+import itertools
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from masksearch_jax.data import records
+from masksearch_jax.evals import benchmarks
+from masksearch_jax.prep import exchangeable, passages, spans, tasks, wikipedia, wikitext
+from masksearch_jax.prep.splits import SPLITS, Splits
+from masksearch_jax.text import tags
+
+PASSAGES = "passages.array_record"
+NEWER = "newer"  # the split of passages of a newer dump
+LINKS = "links.jsonl"  # between two stages, then removed
+# Above this many training passages, tokens are counted and names collected on the first ones only.
+SAMPLE = 50_000
+
+# A passage with its links and its article's categories and infobox.
+Linked = tuple[records.Passage, list[wikitext.Anchor], list[str], list[tuple[str, str]]]
+
+
+def read_articles(
+    dump: Path, skip_bad: bool, stats: wikipedia.DumpStats
+) -> Iterator[tuple[int, str, wikitext.Document]]:
+    """Yields (id, title, cleaned text) of a MediaWiki export or of a benchmark's corpus, which has neither links nor
+    categories; counts into `stats`."""
+    if not dump.name.endswith(benchmarks.CORPUS_ENDINGS):
+        for article in wikipedia.articles(dump, skip_bad, stats):
+            yield article.id, article.title, wikitext.clean(article.wikitext, article.title)
+        return
+    for id, (title, text) in enumerate(benchmarks.read_corpus(dump)):
+        stats.pages, stats.articles = stats.pages + 1, stats.articles + 1
+        stats.wikitext_bytes += len(text.encode())
+        yield id, title, wikitext.Document([wikitext.Paragraph(" ".join(text.split()), [])], [], [])
+
+
+def newer_passages(dump: Path | str, cfg: Any) -> Iterator[records.Passage]:
+    """Yields the passages of a newer dump, as split 'newer'; `dense` numbers them."""
+    articles = read_articles(Path(dump), cfg.skip_bad, wikipedia.DumpStats())
+    for article_id, title, document in articles:
+        for passage in passages.cut(document, title, cfg.passages.words, cfg.passages.minimum):
+            yield records.Passage(-1, article_id, title, passage.text, NEWER)
+
+
+def old(data_dir: Path) -> Iterator[records.Passage]:
+    """Yields the passages of the dump, without those of a newer one."""
+    return (p for p in records.read(data_dir / PASSAGES, records.Passage) if p.split != NEWER)
+
+
+def dense(*parts: Iterable[records.Passage]) -> Iterator[records.Passage]:
+    """Yields the passages of all parts with ids from 0 on."""
+    for id, passage in enumerate(itertools.chain(*parts)):
+        yield dataclasses.replace(passage, id=id)
+
+
+def cut_articles(
+    articles: Iterable[tuple[int, str, wikitext.Document]], splits: Splits, settings: Any, links_file: Path
+) -> Iterator[records.Passage]:
+    """Yields the passages of all articles with dense ids; notes the links of each for the span finder."""
+    count = 0
+    with links_file.open("w", encoding="utf-8") as links:
+        for article_id, title, document in articles:
+            cut = passages.cut(document, title, settings.words, settings.minimum)
+            split = splits.of(title) if cut else ""
+            for passage in cut:
+                yield records.Passage(count, article_id, title, passage.text, split)
+                anchors = [(a.start, a.end, a.target) for a in passage.anchors]
+                links.write(json.dumps((anchors, document.categories, document.infobox)) + "\n")
+                count += 1
+
+
+def with_links(data_dir: Path) -> Iterator[Linked]:
+    """Yields passages together with what `cut_articles` noted; those of a newer dump, at the end, have nothing."""
+    with (data_dir / LINKS).open(encoding="utf-8") as links:
+        for passage, line in zip(records.read(data_dir / PASSAGES, records.Passage), links, strict=False):
+            anchors, categories, infobox = json.loads(line)
+            yield passage, [wikitext.Anchor(*a) for a in anchors], categories, [tuple(item) for item in infobox]
+
+
+class Annotation:
+    """Writes annotated/<split>.tfrecord and keeps count.
+
+    kept: passages with a span, by split. kinds: {kind: spans}. tagged: passages left out because they contain a tag of
+    ours. dropped: those left out by prep.filters, by reason. named: (text, spans of names) of training passages and
+    their titles, for exchangeable.groups.
+    """
+
+    def __init__(self, data_dir: Path):
+        self._data_dir = data_dir
+        self.kept: Counter[str] = Counter()
+        self.kinds: Counter[str] = Counter()
+        self.dropped: Counter[str] = Counter()
+        self.tagged = 0
+        self.named: list[tuple[str, list[tuple[int, int]]]] = []
+
+    def run(
+        self,
+        found: Iterable[Linked],
+        finder: spans.SpanFinder,
+        reason: Callable[[records.Passage], str] = lambda passage: "",
+    ) -> None:
+        """Annotates passages but those that `reason` names one for."""
+        with contextlib.ExitStack() as stack:
+            (self._data_dir / "annotated").mkdir(exist_ok=True)
+            files = {split: str(tasks.passage_file(self._data_dir, split)) for split in SPLITS}
+            writers = {split: stack.enter_context(tf.io.TFRecordWriter(file)) for split, file in files.items()}
+            for passage, anchors, categories, infobox in found:
+                if passage.split == "train":
+                    self.collect_names(passage, anchors)
+                if tags.neutralise(passage.text) != passage.text:
+                    self.tagged += 1
+                    continue
+                if left_out := reason(passage):
+                    self.dropped[left_out] += 1
+                    continue
+                chosen = finder(passage.text, passage.title, anchors, categories, infobox)
+                # An answer with a separator in it would read as two.
+                chosen = [s for s in chosen if tags.SPAN_SEPARATOR not in passage.text[s.start : s.end]]
+                if chosen:
+                    self.kept[passage.split] += 1
+                    self.kinds.update(span.kind for span in chosen)
+                    writers[passage.split].write(tasks.example(_fields(passage, chosen)))
+
+    def collect_names(self, passage: records.Passage, anchors: list[wikitext.Anchor]) -> bool:
+        """Notes the names of a training passage; returns whether more are wanted."""
+        if len(self.named) < 2 * SAMPLE:
+            places = [(a.start, a.end) for a in anchors] + exchangeable.mentions(passage.text, passage.title)
+            self.named += [(passage.text, places), (passage.title, [(0, len(passage.title))])]
+        return len(self.named) < 2 * SAMPLE
+
+
+def _fields(passage: records.Passage, chosen: list[spans.Span]) -> dict[str, Any]:
+    """The fields of ramp.FEATURES."""
+
+    def in_bytes(offset: int) -> int:
+        return len(passage.text[:offset].encode())
+
+    return {
+        "id": passage.id,
+        "article_id": passage.article_id,
+        "title": passage.title,
+        "split": passage.split,
+        "text": passage.text,
+        "starts": [in_bytes(s.start) for s in chosen],
+        "ends": [in_bytes(s.end) for s in chosen],
+        "char_starts": [s.start for s in chosen],
+        "char_ends": [s.end for s in chosen],
+        "kinds": [s.kind for s in chosen],
+    }
