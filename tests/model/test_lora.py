@@ -119,6 +119,7 @@ def test_the_gradient_is_that_of_the_merged_weights_by_the_chain_rule(kind):
             np.testing.assert_allclose(got, wanted, atol=3e-5 * np.abs(wanted).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("sizes", [(2, 2, 2, 1), (1, 4, 1, 2)])
 def test_no_mesh_changes_a_number(kind, sizes):

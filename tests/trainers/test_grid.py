@@ -28,6 +28,7 @@ def page(cfg):
     return cfg
 
 
+@pytest.mark.slow
 def test_every_cell_is_trained_once_and_read_afterwards(page, workdir, monkeypatch, capsys):
     shutil.move(workdir / "data", workdir / "seed_1" / "data")  # in place of prepare
     trained = []

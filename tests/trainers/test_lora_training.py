@@ -145,6 +145,7 @@ def test_the_optimizer_knows_the_adapters_alone():
         assert held == moments * count
 
 
+@pytest.mark.slow
 def test_a_mesh_changes_no_step_and_every_program_compiles_once():
     cfg = dataclasses.replace(MODEL, heads=4, kv_heads=2, lora=LoraConfig(2), vocab_size=64, remat="full")
     rng = np.random.default_rng(0)

@@ -182,6 +182,7 @@ def test_a_sharded_adamw_step_compiles_once():
     assert np.isfinite(value)
 
 
+@pytest.mark.slow
 def test_a_sharded_muon_step_compiles_once_and_equals_one_device():
     (one, params), (eight, sharded) = (train(mesh, "muon") for mesh in (one_device(), sharding.make_mesh(2, 2, 2)))
     np.testing.assert_allclose(one, eight, rtol=1e-5)
