@@ -6,7 +6,6 @@ Writes W/evaluate/<policy>/rows.jsonl (every episode, with its turns) and scores
 those whose questions W/data holds (docs/benchmarks.md); they search the whole index, nothing excluded.
 """
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,16 +52,18 @@ def run(job: job_lib.Job, policy: str, engine: RolloutEngine, params: Any = None
         done = 0
         for name, tasks in suites.items():
             own = INDEX_OF.get(name)
-            engine.searcher = job.searcher(own) if own and job.has_index(own) else usual
-            found = runner.evaluate(engine, params, tasks, forced_search=forced, seed=job.cfg.seed)
+            try:
+                engine.searcher = job.searcher(own) if own and job.has_index(own) else usual
+                found = runner.evaluate(engine, params, tasks, forced_search=forced, seed=job.cfg.seed)
+            finally:
+                engine.searcher = usual
             done += len(tasks)
             bar(done)
             rows += found
             scores[name] = runner.summarise(found)
-    engine.searcher = usual
     folder = job.workdir / "evaluate" / policy
     runner.write_rows(folder / "rows.jsonl", rows)
-    (folder / "scores.json").write_text(json.dumps(scores, indent=1))
+    runner.write_json(folder / "scores.json", scores)
     return scores
 
 

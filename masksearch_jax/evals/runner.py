@@ -279,6 +279,15 @@ def write_rows(path: Path | str, rows: Iterable[Row]) -> None:
     partial.replace(path)
 
 
+def write_json(path: Path | str, content: Any) -> None:
+    """Writes JSON atomically: whoever finds the file finds all of it."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    partial.replace(path)
+
+
 def read_rows(path: Path | str) -> list[Row]:
     """Returns the rows of a jsonl file; raises ValueError that names file and line for anything else."""
     rows = []

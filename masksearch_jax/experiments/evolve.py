@@ -23,7 +23,7 @@ from masksearch_jax.agents import distill
 from masksearch_jax.data import records
 from masksearch_jax.data.curriculum import level_name
 from masksearch_jax.data.pipeline import task_files
-from masksearch_jax.evals import report
+from masksearch_jax.evals import report, runner
 from masksearch_jax.experiments.clock import Clock
 from masksearch_jax.experiments.workdirs import shared_workdir
 from masksearch_jax.rollout.engine import RolloutEngine
@@ -58,9 +58,9 @@ def run(cfg: Any, workdir: Path) -> dict[str, Any]:
             params = train.train_sft(later, params=params)
         with clock(f"round_{number}/evaluate"):
             rounds.append(made | {"held_out": scored(later, params, judging)})
-        (later.workdir / "report.json").write_text(json.dumps(rounds[-1], indent=1))
+        runner.write_json(later.workdir / "report.json", rounds[-1])
     content = {"rounds": rounds, "seed": cfg.seed, "stage_seconds": clock.seconds, "config": cfg.to_dict()}
-    (workdir / "report.json").write_text(json.dumps(content, indent=1))
+    runner.write_json(workdir / "report.json", content)
     print(table(rounds))
     return content
 
@@ -131,7 +131,7 @@ def demonstrate(
     for level, found in grown.items():
         records.write(folder / f"{level_name(level)}.array_record", found)
     made["set"] = {level_name(level): len(found) for level, found in sorted(grown.items())}
-    (folder / "manifest.json").write_text(json.dumps(made, indent=1))
+    runner.write_json(folder / "manifest.json", made)  # last: where it exists the folder is finished
     return made
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from masksearch_jax import evaluate, metrics, train
 from masksearch_jax import job as job_lib
-from masksearch_jax.evals import intervals, report
+from masksearch_jax.evals import intervals, report, runner
 from masksearch_jax.experiments.clock import Clock
 from masksearch_jax.experiments.workdirs import shared_workdir
 from masksearch_jax.rollout.engine import RolloutEngine
@@ -55,7 +55,7 @@ def run(cfg: Any, workdir: Path) -> dict[str, Any]:
             scores[row.label][str(seed)] = line.scores(row)
         seconds[str(seed)] = line.clock.seconds
         content = summary(cfg, workdir, rows, scores) | {"stage_seconds": seconds, "config": cfg.to_dict()}
-        (workdir / "report.json").write_text(json.dumps(content, indent=1))  # after each seed: something to look at
+        runner.write_json(workdir / "report.json", content)  # after each seed: something to look at
     print(table(content))
     return content
 

@@ -83,9 +83,9 @@ def cut_articles(
 
 
 def with_links(data_dir: Path) -> Iterator[Linked]:
-    """Yields passages together with what `cut_articles` noted; those of a newer dump, at the end, have nothing."""
+    """Yields the passages of the dump together with what `cut_articles` noted."""
     with (data_dir / LINKS).open(encoding="utf-8") as links:
-        for passage, line in zip(records.read(data_dir / PASSAGES, records.Passage), links, strict=False):
+        for passage, line in zip(old(data_dir), links, strict=True):
             anchors, categories, infobox = json.loads(line)
             yield passage, [wikitext.Anchor(*a) for a in anchors], categories, [tuple(item) for item in infobox]
 
