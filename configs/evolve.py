@@ -30,7 +30,9 @@ def get_config(arg: str = ""):
         ),
         "samples": 4,  # trajectories for each task
         "keep": 1,  # most of them that are kept
+        "judge": "rules",  # of answers: rules (`recall`) | llm (asks `llm`; docs/agents.md)
         "recall": 1.0,  # least recall of an accepted answer
+        "judging": ConfigDict({"timeout_s": 20.0, "retries": 2, "attempts": 2}),  # each verdict of the llm
         "temperature": 1.0,
         "steps": 300,  # of SFT in each round, on the whole set, from the policy before
         "learning_rate_scale": 0.5,  # against the page's SFT, whose schedule each round runs through

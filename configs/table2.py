@@ -21,13 +21,18 @@ def get_config(arg: str = ""):
     common.check_argument(__file__, arg)
     config = page()
     config.stages = ConfigDict({
-        "base": sft(500, ((-1, 1.0),)),
-        "ramp_sft": sft(600, ((1, 0.6), (2, 0.3), (3, 0.08), (4, 0.02)), first=((1500, ((1, 1.0),)),)),
+        "base": sft(1000, ((-1, 1.0),)),
+        # A fifth are lookups still: without, a policy of this size forgets whatever is no masked passage.
+        "ramp_sft": sft(
+            600,
+            ((-1, 0.2), (1, 0.48), (2, 0.24), (3, 0.06), (4, 0.02)),
+            first=((1500, ((-1, 0.2), (1, 0.8))),),
+        ),
         "ramp_rl": rl(25, ((1, 0.75), (2, 0.25))),
         "qa_sft": sft(300, ((0, 1.0),)),
-        "qa_rl": rl(20, ((0, 1.0),)),
+        "qa_rl": rl(35, ((0, 1.0),)),
         "qa_sft_long": sft(900, ((0, 1.0),)),
-        "qa_rl_long": rl(45, ((0, 1.0),)),
+        "qa_rl_long": rl(60, ((0, 1.0),)),
     })
     config.grid.rows = (
         # label, chain of stages, policy, the row it is compared with
@@ -56,7 +61,7 @@ def page() -> ConfigDict:
     config.grid = ConfigDict({"seeds": SEEDS, "columns": COLUMNS, "rows": ()})
     config.prepare.lookups = True
     config.synthesize.probe_tasks = 0
-    config.synthesize.examples.update({"lookup": 1500, "ramp_1": 3000, "ramp_2": 1200, "qa": 10_000})
+    config.synthesize.examples.update({"lookup": 3500, "ramp_1": 3000, "ramp_2": 1200, "qa": 10_000})
     config.evaluate.episodes.update({"lookup": 200, "1": 200, "2": 100, "3": 0, "4": 0, "qa": 0})
     return config
 

@@ -157,19 +157,19 @@ def train_dapo(job: job_lib.Job, params: Any = None) -> Any:
         params = job.initial()
     evaluate = job.validation(job.cfg.validation_episodes) if job.cfg.dapo.eval_every else None
     engine = job.engine("train", temperature=job.cfg.dapo.temperature)
-    judge = answer_judge(job) if job.cfg.dapo.reward.answer == "judge" else None
+    judge = answer_judge(job, job.cfg.dapo.judge) if job.cfg.dapo.reward.answer == "judge" else None
     with jax.set_mesh(job.mesh):
         return dapo.run(
             job.cfg, job.workdir, job.model_cfg, job.mesh, engine, params=params, evaluate=evaluate, judge=judge
         )
 
 
-def answer_judge(job: job_lib.Job) -> Callable:
+def answer_judge(job: job_lib.Job, settings: Any) -> Callable:
     """The judge of `cfg.llm`, with its replies in W/llm.sqlite; process 0 alone has one to ask."""
     if not distributed.primary():
         return lambda asked: []
     client = language_model.connect(job.cfg.llm, job.workdir / "llm.sqlite")
-    return AnswerJudge(client, language_model.sampling(job.cfg.llm), **job.cfg.dapo.judge.to_dict())
+    return AnswerJudge(client, language_model.sampling(job.cfg.llm), **settings.to_dict())
 
 
 def finished(job: job_lib.Job, stage: str, steps: int) -> bool:

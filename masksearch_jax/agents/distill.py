@@ -2,22 +2,25 @@
 
 In: tasks, a rollout engine and the teacher's parameters. Out: demonstrations, and counts of what was rejected and why.
 A task is sampled several times; a trajectory is kept if it is well formed and its answer reaches a floor of token
-recall, or a judge's yes, and if it is not another of the same task over again. It is stored token by token as the
+recall, or a judge says yes, and if it is not another of the same task over again. It is stored token by token as the
 policy wrote it. Left out: rounds, and the training between them (experiments/evolve.py).
 """
 
 import collections
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
+from masksearch_jax.agents.answer_judge import Asked
 from masksearch_jax.data import records
 from masksearch_jax.rollout.request import Request
 from masksearch_jax.rollout.trajectory import StopReason, Trajectory
 from masksearch_jax.text import answers
 
-# (task, answer text) -> whether the answer is right; asked only of answers that have the asked form.
-Judge = Callable[[records.Task, str], bool]
+# [(text of the task, given answers, accepted strings of each)] -> 1.0, 0.0 or NaN, no verdict: agents/answer_judge.py.
+# Asked only of answers that have the asked form.
+Judge = Callable[[Sequence[Asked]], Sequence[float]]
 
 
 class Engine(Protocol):
@@ -65,12 +68,13 @@ def harvest(
         for sample in range(cfg.samples)
     ]
     found = engine.run(params, requests, version=cfg.round, seed=cfg.seed)
+    verdicts = judged([(tasks[i // cfg.samples], one) for i, one in enumerate(found)], cfg.recall, judge)
     out = Harvest([], collections.Counter(), 0, collections.Counter())
     solved = 0
     for number, task in enumerate(tasks):
         kept: dict[tuple[str, ...], records.Demonstration] = {}
-        for trajectory in found[number * cfg.samples : (number + 1) * cfg.samples]:
-            reason, recall = verdict(task, trajectory, cfg.recall, judge)
+        own = slice(number * cfg.samples, (number + 1) * cfg.samples)
+        for trajectory, (reason, recall) in zip(found[own], verdicts[own], strict=True):
             signature = _signature(trajectory)
             if not reason and signature in kept:
                 reason = "duplicate"
@@ -85,23 +89,40 @@ def harvest(
     return dataclasses.replace(out, solved=solved)
 
 
-def verdict(
-    task: records.Task, trajectory: Trajectory, floor: float, judge: Judge | None = None
-) -> tuple[str, float]:
-    """Returns (why a trajectory is not kept, mean token recall of its spans): '' if it is kept, else 'form',
-    'unsearched' (an answer that rests on nothing read) or 'wrong'."""
+def judged(
+    made: Sequence[tuple[records.Task, Trajectory]], floor: float, judge: Judge | None = None
+) -> list[tuple[str, float]]:
+    """Returns for each (why it is not kept, mean token recall of its spans): '' if it is kept, else 'form',
+    'unsearched' (an answer that rests on nothing read), 'wrong' or 'unjudged' (no verdict of the judge in time)."""
+    given = [_spans(task, trajectory) for task, trajectory in made]
+    recalls = [_recall(spans, task.answers) for (task, _), spans in zip(made, given, strict=True)]
+    reasons = [
+        "form" if spans is None else "unsearched" if not trajectory.searches else ""
+        for (_, trajectory), spans in zip(made, given, strict=True)
+    ]
+    open_ = [i for i, reason in enumerate(reasons) if not reason]
+    if judge is None:
+        verdicts = [float(recalls[i] >= floor) for i in open_]
+    else:
+        verdicts = judge([(made[i][0].text, given[i], made[i][0].answers) for i in open_])
+    for i, verdict in zip(open_, verdicts, strict=True):
+        reasons[i] = "unjudged" if math.isnan(verdict) else "" if verdict else "wrong"
+    return list(zip(reasons, recalls, strict=True))
+
+
+def _spans(task: records.Task, trajectory: Trajectory) -> list[str] | None:
+    """What a trajectory answers; None if it, or its answer, is not of the form that was asked for."""
     if trajectory.stop != StopReason.ANSWER or not trajectory.well_formed:
-        return "form", 0.0
+        return None
     text = answers.answer_of(trajectory.turns[-1].text)
-    spans = None if text is None else answers.spans_of(text, task.answer_form, task.text, task.masks, task.answers)
+    return None if text is None else answers.spans_of(text, task.answer_form, task.text, task.masks, task.answers)
+
+
+def _recall(spans: list[str] | None, golds: Sequence[Sequence[str]]) -> float:
+    """The mean over the spans; 0.0 where there are none."""
     if spans is None:
-        return "form", 0.0
-    scores = [answers.token_recall(span, golds) for span, golds in zip(spans, task.answers, strict=True)]
-    recall = sum(scores) / len(scores)
-    if not trajectory.searches:
-        return "unsearched", recall
-    right = recall >= floor if judge is None else judge(task, text)
-    return "" if right else "wrong", recall
+        return 0.0
+    return sum(answers.token_recall(span, gold) for span, gold in zip(spans, golds, strict=True)) / len(spans)
 
 
 def distinct(

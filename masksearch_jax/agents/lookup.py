@@ -1,8 +1,9 @@
-"""The teacher of lookups: search each named article in turn, then quote what the task asks for.
+"""The teacher of lookups: search for each article in turn, then answer with the words or the title that is asked for.
 
 In: lookup tasks (prep/lookups.py), a searcher. Out: demonstrations, as from agents/oracle.py, whose rejections these
-share. It searches by title and cue, one article a turn, and is kept where every observation shows the words to quote.
-This is what an instruct model brings along: tags, turns, the tool, quoting; nothing about masks or questions.
+share. It plans by the cues that remain, searches by name and cue, one article a turn, and is kept where every
+observation shows the answer. This is what an instruct model brings along: tags, turns, the tool, quoting; nothing
+about masks or questions.
 """
 
 from collections.abc import Iterator, Sequence
@@ -32,16 +33,15 @@ class _Lookup(oracle.Transcript):
     def __init__(self, task: records.Task, cfg: oracle.OracleConfig, tokenizer: Tokenizer):
         super().__init__(task, cfg, tokenizer)
         self._article = 0
-        self._cues = task.details["cues"].split("\n")
+        self._queries, self._cues = (task.details[name].split("\n") for name in ("queries", "cues"))
 
     @property
     def solved(self) -> bool:
         return self._article == len(self.task.supporting)
 
     def next_query(self) -> str:
-        rest = self.task.supporting[self._article :]
-        query = f"{rest[0]} {self._cues[self._article]}"
-        return self.search(f"{tags.SPAN_SEPARATOR} ".join(rest), lambda style: query)
+        thought = f"{tags.SPAN_SEPARATOR} ".join(self._cues[self._article :])
+        return self.search(thought, lambda style: self._queries[self._article])
 
     def read(self, hits: Sequence[interface.Hit]) -> None:
         if answers.contains(self.observe(hits), self.task.answers[self._article]):

@@ -17,7 +17,7 @@ from typing import Any
 
 import jax
 
-from masksearch_jax import evaluate, metrics, train
+from masksearch_jax import evaluate, language_model, metrics, train
 from masksearch_jax import job as job_lib
 from masksearch_jax.agents import distill
 from masksearch_jax.data import records
@@ -29,6 +29,7 @@ from masksearch_jax.experiments.workdirs import shared_workdir
 from masksearch_jax.rollout.engine import RolloutEngine
 from masksearch_jax.trainers import state as state_lib
 
+JUDGES = ("rules", "llm")
 _CHUNK = 256  # tasks that are sampled together, and shown as one step of progress
 
 
@@ -71,6 +72,10 @@ def check(cfg: Any) -> None:
     _teacher(cfg, 1)
     if cfg.job != "sft":
         raise ValueError(f"job={cfg.job!r}: the rounds of self-evolving distillation are SFT")
+    if cfg.evolve.judge not in JUDGES:
+        raise ValueError(f"evolve.judge={cfg.evolve.judge!r} is none of {JUDGES}")
+    if cfg.evolve.judge == "llm":
+        language_model.check(cfg.llm, "evolve.judge='llm'")
     for number, wanted in enumerate(cfg.evolve.rounds, start=1):
         if not wanted or any(level < 0 or tasks < 1 for level, tasks in wanted):
             raise ValueError(f"evolve.rounds: round {number} is {wanted}; it has to be ((level, tasks), ..)")
@@ -109,6 +114,7 @@ def demonstrate(
     if (folder / "manifest.json").exists():
         return json.loads((folder / "manifest.json").read_text())
     cfg = _teacher(job.cfg, number)
+    judge = train.answer_judge(job, job.cfg.evolve.judging) if job.cfg.evolve.judge == "llm" else None
     wanted = dict(job.cfg.evolve.rounds[number - 1])
     seen = {tuple(one.ids) for found in set_so_far.values() for one in found}
     made: dict[str, Any] = {"round": number, "levels": {}}
@@ -120,7 +126,7 @@ def demonstrate(
             outcomes, queries, new, solved = collections.Counter(), collections.Counter(), [], 0
             source = _tasks(job, level, number)
             while count and (chunk := list(itertools.islice(source, min(_CHUNK, count)))):
-                found = distill.harvest(engine, decode_params, chunk, cfg)
+                found = distill.harvest(engine, decode_params, chunk, cfg, judge)
                 new += distill.distinct(seen, found.demonstrations)
                 outcomes, queries, solved = outcomes + found.outcomes, queries + found.queries, solved + found.solved
                 count, done = count - len(chunk), done + len(chunk)

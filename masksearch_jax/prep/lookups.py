@@ -1,10 +1,11 @@
 """Lookups: tasks that teach tags and search tool, and nothing of masks or questions.
 
 Enters: the passages of a corpus. Leaves: annotated/lookup_<split>.tfrecord (ramp.QUESTION), the source of the SeqIO
-task `lookup`. A lookup names one or two articles and, for each, a few words of its text; the answer is the words that
-follow them. It is what a policy is taught before either stage where no instruct model is at hand: the base of every row
-of the table of methods. As such a model takes a request in any wording, a lookup comes in one of many, some without a
-verb, and half of them with a sentence of another passage in front.
+task `lookup`. A lookup is of one of two kinds: 'quote' names an article and two words of it, and the name, date or
+number that follows them is to be quoted; 'source' gives those words with what follows, and wants the article's title.
+It is what a policy is taught before either stage where no instruct model is at hand: the base of every row of the table
+of methods. As such a model takes a request in any wording, a lookup comes in one of many, some without a verb; every
+fourth is two in one, and half of the others have a sentence of another passage in front.
 """
 
 import contextlib
@@ -20,34 +21,76 @@ from typing import Any
 import tensorflow as tf
 
 from masksearch_jax.data import records
-from masksearch_jax.prep import tasks
+from masksearch_jax.prep import spans, tasks
 from masksearch_jax.prep.splits import SPLITS
-from masksearch_jax.text import tags
+from masksearch_jax.text import answers, tags
 
-_WORD = re.compile(r"\S+")
+KINDS = ("quote", "source")
+
 _END = re.compile(r"[.!?,;:]+$")
+_OPENING = "\"'“‘([ "
 _CUE = 2  # words that say where to quote from
+_PAIR_SHARE = 0.25  # of lookups that ask for two articles, one after the other
 _CONTEXT_SHARE = 0.5
-_WORDINGS = (
-    "Look up {title} and quote: {cue}",
-    "Look up {title}: {cue}",
-    "{title}: {cue}",
-    "{title} {cue}",
-    "{cue} ({title})",
-    "In the article on {title}, the words after {cue}.",
-    "Quote what follows {cue} in {title}.",
-    "Of {title}, {cue}",
-    "{title} is the article. {cue} is the place.",
-    "Go on from {cue}, of {title}.",
-)
-_MOST = 3  # words to quote
+_WORDINGS = {
+    "quote": (
+        "Look up {title} and quote: {cue}",
+        "Look up {title}: {cue}",
+        "{title}: {cue}",
+        "{title} {cue}",
+        "{cue} ({title})",
+        "In the article on {title}, the words after {cue}.",
+        "Quote what follows {cue} in {title}.",
+        "Of {title}, {cue}",
+        "{title} is the article. {cue} is the place.",
+        "Go on from {cue}, of {title}.",
+        "What follows {cue} in the article on {title}?",
+        "Who or what stands after {cue} in {title}?",
+        "When, where, who: {title}, {cue}?",
+    ),
+    "source": (
+        "Look up the article that says: {cue} {words}",
+        "Look up, for its title: {cue} {words}",
+        "Title: {cue} {words}",
+        "{cue} {words}",
+        "{words} ({cue})",
+        "The article with the words {cue} {words}.",
+        "Name the source of {cue} {words}.",
+        "Of {words}, {cue}",
+        "{cue} {words} is the place. Find the article.",
+        "Some article says {cue} {words}.",
+        "Which article says {cue} {words}?",
+        "What is the title of the article with {cue} {words}?",
+        "Where does it say {cue} {words}?",
+    ),
+}
 
 
 @dataclasses.dataclass(frozen=True)
-class _Asked:
+class _Place:
+    """cue, words: neighbours in the passage, within one clause, and there once."""
+
     passage: records.Passage
     cue: str
     words: str
+
+
+@dataclasses.dataclass(frozen=True)
+class _Request:
+    """query, cue: what the teacher searches by and plans with."""
+
+    said: str
+    query: str
+    cue: str
+    answer: str
+    title: str
+
+
+def _request(kind: str, place: _Place, rng: random.Random) -> _Request:
+    title = place.passage.title
+    said = rng.choice(_WORDINGS[kind]).format(title=title, cue=place.cue, words=place.words)
+    name, answer = (title, place.words) if kind == "quote" else (place.words, title)
+    return _Request(said, f"{name} {place.cue}", place.cue, answer, title)
 
 
 def annotate(passages: Iterable[records.Passage], seed: int, data_dir: Path) -> Counter[str]:
@@ -63,57 +106,54 @@ def annotate(passages: Iterable[records.Passage], seed: int, data_dir: Path) -> 
 
 
 def make(passages: Iterable[records.Passage], seed: int) -> Iterator[dict[str, Any]]:
-    """Yields the fields of ramp.QUESTION of one lookup a passage; every second one asks for the passage before as well,
-    where that is of the same split. Passages that are too short to quote from give none. extra: the cues, as a teacher
-    needs them.
+    """Yields the fields of ramp.QUESTION of the lookups of each passage, one of each kind that it has a place for; some
+    ask for what the passage before was asked as well, if of the same split. extra: article by article, the teacher's
+    query and cue.
 
-    Drawn by (seed, passage id) and the passage before alone.
+    Drawn by (seed, passage id, kind) and the passage before alone.
     """
-    before: dict[str, _Asked] = {}
+    before: dict[str, tuple[records.Passage, _Request]] = {}
     for passage in passages:
-        rng = random.Random(f"{seed} lookup {passage.id}")
-        quote = _quote(passage, rng)
-        if quote is None:
-            continue
-        asked = [_Asked(passage, *quote)]
-        last = before.get(passage.split)
-        if passage.id % 2 and last:
-            asked.insert(0, last)
-        before[passage.split] = asked[-1]
-        said = " ".join(rng.choice(_WORDINGS).format(title=one.passage.title, cue=one.cue) for one in asked)
-        if last and len(asked) == 1 and rng.random() < _CONTEXT_SHARE:
-            said = f"{_sentence(last.passage)} {said}"
-        yield {
-            "id": str(passage.id),
-            "split": passage.split,
-            "question": tags.neutralise(said),
-            "answers": [tags.neutralise(one.words) for one in asked],
-            "supporting": [one.passage.title for one in asked],
-            "extra": json.dumps({"details": {"cues": "\n".join(one.cue for one in asked)}}),
-        }
+        found, last, latest = _places(passage), before.get(passage.split), None
+        for kind in KINDS:
+            rng = random.Random(f"{seed} lookup {passage.id} {kind}")
+            # A request that holds the title which it asks for would need no search.
+            open_ = [p for p in found if kind == "quote" or not answers.contains(f"{p.cue} {p.words}", [passage.title])]
+            if not open_:
+                continue
+            request = _request(kind, rng.choice(open_), rng)
+            latest = latest or request
+            parts, said = [request], request.said
+            if last and not answers.contains(f"{_sentence(last[0])} {last[1].said}", [request.answer]):
+                if rng.random() < _PAIR_SHARE:
+                    parts, said = [last[1], request], f"{last[1].said} {said}"
+                elif rng.random() < _CONTEXT_SHARE:
+                    said = f"{_sentence(last[0])} {said}"
+            details = {"queries": [part.query for part in parts], "cues": [part.cue for part in parts]}
+            yield {
+                "id": f"{passage.id}.{kind}",
+                "split": passage.split,
+                "question": tags.neutralise(said),
+                "answers": [tags.neutralise(part.answer) for part in parts],
+                "supporting": [part.title for part in parts],
+                "extra": json.dumps({"details": {name: "\n".join(values) for name, values in details.items()}}),
+            }
+        if latest:
+            before[passage.split] = passage, latest
 
 
 def _sentence(passage: records.Passage) -> str:
     return re.split(r"(?<=[.!?])\s", passage.text, maxsplit=1)[0]
 
 
-def _quote(passage: records.Passage, rng: random.Random) -> tuple[str, str] | None:
-    """(cue, the words that follow it), both within one clause; None if no place has room for them."""
-    words = [match.group() for match in _WORD.finditer(passage.text)]
+def _places(passage: records.Passage) -> list[_Place]:
+    """Where a salient span follows _CUE words within a clause."""
     places = []
-    for at in range(len(words) - _CUE):
-        if any(_END.search(word) for word in words[at : at + _CUE]) or tags.SPAN_SEPARATOR in words[at + _CUE]:
+    for span in spans.find(passage.text, passage.title, [], [], []):
+        before = passage.text[: span.start].rstrip(_OPENING).split()[-_CUE:]
+        cue, words = " ".join(before), passage.text[span.start : span.end]
+        if len(before) < _CUE or any(_END.search(word) for word in before):
             continue
-        cue = " ".join(words[at : at + _CUE])
-        if passage.text.count(cue) == 1:
-            places.append(at)
-    if not places:
-        return None
-    at = rng.choice(places)
-    quoted = []
-    for word in words[at + _CUE : at + _CUE + _MOST]:
-        quoted.append(_END.sub("", word))
-        if _END.search(word):
-            break
-    answer = " ".join(quoted)
-    return (" ".join(words[at : at + _CUE]), answer) if answer and tags.SPAN_SEPARATOR not in answer else None
+        if tags.SPAN_SEPARATOR not in f"{words}{passage.title}" and passage.text.count(cue) == 1:
+            places.append(_Place(passage, cue, words))
+    return places

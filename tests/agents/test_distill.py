@@ -1,5 +1,7 @@
 """A checkpoint as teacher: what is kept of its trajectories, and why not."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -59,21 +61,20 @@ CFG = distill.DistillConfig(samples=4, keep=2, recall=1.0, round=3, seed=0)
     ],
 )
 def test_what_is_rejected_and_why(made, reason, recall):
-    assert distill.verdict(task(0), trajectory(task(0), 0, **made), 1.0) == (reason, recall)
+    assert distill.judged([(task(0), trajectory(task(0), 0, **made))], 1.0) == [(reason, recall)]
 
 
 def test_a_lower_floor_and_a_judge_decide_otherwise():
-    half = trajectory(task(0), 0, "Karn Dorvan")
-    assert distill.verdict(task(0), half, 0.5) == ("", 0.5)
+    made = [(task(0), trajectory(task(0), 0, answer)) for answer in ("Karn Dorvan", "Karn Velith", "nobody", None)]
+    assert [reason for reason, _ in distill.judged(made, 0.5)] == ["", "", "wrong", "form"]
     asked = []
 
-    def judge(one, text):
-        asked.append((one.id, text))
-        return text == "Karn Dorvan"
+    def judge(batch):
+        asked.extend(batch)
+        return [{"Karn Dorvan": 1.0, "Karn Velith": 0.0}.get(given[0], math.nan) for _, given, _ in batch]
 
-    assert distill.verdict(task(0), half, 1.0, judge) == ("", 0.5)
-    assert distill.verdict(task(0), trajectory(task(0), 0, "Karn Velith"), 1.0, judge)[0] == "wrong"
-    assert asked == [("t0", "Karn Dorvan"), ("t0", "Karn Velith")]
+    assert distill.judged(made, 1.0, judge) == [("", 0.5), ("wrong", 1.0), ("unjudged", 0.0), ("form", 0.0)]
+    assert asked == [(task(0).text, [given], [["Karn Velith"]]) for given in ("Karn Dorvan", "Karn Velith", "nobody")]
 
 
 def test_repeats_and_surplus_are_counted_and_tokens_kept_as_written():

@@ -33,7 +33,9 @@ def task(tokenizer, answers, titles) -> records.Task:
         id="train/lookup/1", kind="lookup", split="train", prompt=tokenizer.encode(f" {text}"), targets=[],
         answer_form="spans", answers=[[answer] for answer in answers], span_kinds=["quote"] * len(answers), text=text,
         paragraph="", title="", passage_id=-1, article_id=-1, supporting=list(titles),
-        details={"cues": "\n".join(cues)},
+        details={
+            "cues": "\n".join(cues), "queries": "\n".join(map(" ".join, zip(titles, cues, strict=True))),
+        },
     )  # fmt: skip
 
 
@@ -46,7 +48,7 @@ def test_articles_are_searched_by_title_and_quoted_in_order(tmp_path):
     made = outcome.demonstration
     written = tokenizer.decode([i for i, own in zip(made.ids, made.trainable, strict=True) if own])
     assert written.count("<search>") == 2 and written.endswith("<answer> born in Ostrom; a book</answer>")
-    assert "<think> Karn Velith; Brad Keshan</think>" in written and "<think> Brad Keshan</think>" in written
+    assert "<think> was born; wrote a</think>" in written and "<think> wrote a</think>" in written
     assert made.ids[: len(two.prompt)] == two.prompt and not any(made.trainable[: len(two.prompt)])
 
 

@@ -8,56 +8,75 @@ import pytest
 from masksearch_jax.data import records
 from masksearch_jax.prep import lookups
 
-TEXTS = [
-    "Karn Velith was born in Ostrom Dorvan on 5 May 1723. He died young.",
-    "Ostrom Dorvan is the birthplace of Karn Velith, a city of note.",
-    "Tiny.",
-    "a a a a a a",  # no cue stands once
-    "Brad Keshan wrote The Long River in 1801 and never came back.",
-]
+TEXTS = {
+    "Karn Velith": "He was born in Ostrom Dorvan on 5 May 1723. He died young.",
+    "Ostrom Dorvan": "This is the birthplace of Karn Velith, a city that was founded in 1402.",
+    "Tiny": "Tiny.",
+    "Letters": "a a a a a a",  # nothing to quote
+    "The Long River": "Brad Keshan wrote The Long River in 1801 and never came back.",
+}
 
 
 def passages(*splits):
     splits = splits or ("train",) * len(TEXTS)
-    pairs = enumerate(zip(TEXTS, splits, strict=True))
-    return [records.Passage(i, i, f"Title {i}", text, split) for i, (text, split) in pairs]
+    pairs = enumerate(zip(TEXTS.items(), splits, strict=True))
+    return [records.Passage(i, i, title, text, split) for i, ((title, text), split) in pairs]
 
 
-def test_a_lookup_quotes_what_follows_its_cue():
-    found = list(lookups.make(passages(), seed=3))
-    assert [fields["id"] for fields in found] == ["0", "1", "4"]
-    assert [len(fields["answers"]) for fields in found] == [1, 2, 1]  # the second asks for the one before as well
-    by_title = {f"Title {i}": text for i, text in enumerate(TEXTS)}
-    for fields in found:
-        cues = json.loads(fields["extra"])["details"]["cues"].split("\n")
-        assert len(cues) == len(fields["answers"]) == len(fields["supporting"])
-        for cue, answer, title in zip(cues, fields["answers"], fields["supporting"], strict=True):
-            assert title in fields["question"] and cue in fields["question"] and by_title[title].count(cue) == 1
-            assert by_title[title].split(cue)[1].startswith(f" {answer}")
-            assert 1 <= len(answer.split()) <= 3 and not answer.endswith((".", ","))
+def steps(fields):
+    """(title, query, cue, answer) of each article that a lookup asks for."""
+    details = json.loads(fields["extra"])["details"]
+    columns = (details[name].split("\n") for name in ("queries", "cues"))
+    return list(zip(fields["supporting"], *columns, fields["answers"], strict=True))
+
+
+def drawn(*splits):
+    return [fields for seed in range(20) for fields in lookups.make(passages(*splits), seed)]
+
+
+def test_a_lookup_asks_for_what_follows_its_cue_or_for_the_title():
+    for fields in drawn():
+        *_, (title, query, cue, answer) = steps(fields)
+        kind = fields["id"].partition(".")[2]
+        assert cue in fields["question"] and TEXTS[title].count(cue) == 1
+        follows = TEXTS[title].split(cue)[1].lstrip()
+        if kind == "source":
+            words = query.removesuffix(f" {cue}")
+            assert answer == title and follows.startswith(words) and words in fields["question"]
+        else:
+            assert follows.startswith(answer) and query == f"{title} {cue}"
+            assert title in fields["question"]
+    expected = {f"{passage}.{kind}" for passage in (0, 1, 4) for kind in lookups.KINDS}
+    assert {fields["id"] for fields in drawn()} == expected
 
 
 def test_it_comes_in_many_wordings_and_sometimes_after_another_sentence():
-    said = [fields["question"] for seed in range(40) for fields in lookups.make(passages(), seed)]
-    assert len({re.sub(r"Title \d", "T", one) for one in said}) > 30
-    assert any(one.startswith("Ostrom Dorvan is the birthplace") for one in said)
+    said = [fields["question"] for fields in drawn()]
+    assert len({re.sub("|".join(TEXTS), "T", one) for one in said}) > 60
+    assert any(one.startswith("This is the birthplace") for one in said)
 
 
-def test_it_is_drawn_by_seed_and_passage_alone():
+def test_no_request_gives_its_answer_away():
+    for fields in drawn():
+        assert fields["answers"][-1] not in fields["question"]
+
+
+def test_it_is_drawn_by_seed_passage_and_kind_alone():
     every = {fields["id"]: fields for fields in lookups.make(passages(), seed=3)}
-    assert list(lookups.make(passages()[1:], seed=3))[-1] == every["4"]
+    assert list(lookups.make(passages()[1:], seed=3))[-1] == every["4.source"]
     assert any(every[f["id"]] != f for seed in range(5) for f in lookups.make(passages(), seed=seed))
 
 
 def test_two_articles_of_a_lookup_are_of_one_split():
-    found = list(lookups.make(passages("test", "train", "train", "train", "train"), seed=3))
-    assert [fields["split"] for fields in found] == ["test", "train", "train"]
-    assert [len(fields["answers"]) for fields in found] == [1, 1, 1]
+    split = dict(zip(TEXTS, ("test", "train", "train", "train", "train"), strict=True))
+    made = drawn(*split.values())
+    for fields in made:
+        assert {split[title] for title in fields["supporting"]} == {fields["split"]}
+    assert any(len(fields["answers"]) == 2 for fields in made)
 
 
-@pytest.mark.parametrize("text", ["one; two three four five", "a b c; d"])
-def test_no_quote_holds_a_separator(text):
-    (passage,) = [records.Passage(0, 0, "T", text, "train")]
+@pytest.mark.parametrize("title, text", [("T", "He wrote Karn; Velith Dor."), ("A; B", "He wrote Karn Velith once.")])
+def test_no_answer_holds_a_separator(title, text):
     for seed in range(20):
-        for fields in lookups.make([passage], seed):
+        for fields in lookups.make([records.Passage(0, 0, title, text, "train")], seed):
             assert all(";" not in answer for answer in fields["answers"])

@@ -5,9 +5,11 @@ import json
 import pytest
 from ml_collections import ConfigDict
 
+from masksearch_jax import train
 from masksearch_jax.agents import distill
 from masksearch_jax.data import records
 from masksearch_jax.experiments import evolve
+from masksearch_jax.rollout.trajectory import Trajectory
 
 
 @pytest.fixture
@@ -16,7 +18,8 @@ def page(cfg):
     cfg.sft.steps = cfg.sft.checkpoint_every = cfg.sft.optimizer.total_steps = 2
     cfg.evaluate.episodes.update({"1": 4, "2": 2, "3": 0, "4": 0, "qa": 0})
     cfg.evolve = ConfigDict({
-        "rounds": (((1, 6),), ((1, 4), (2, 6))), "samples": 2, "keep": 1, "recall": 1.0, "temperature": 1.0, "steps": 2,
+        "rounds": (((1, 6),), ((1, 4), (2, 6))), "samples": 2, "keep": 1, "judge": "rules", "recall": 1.0,
+        "judging": {"timeout_s": 1.0, "retries": 0, "attempts": 1}, "temperature": 1.0, "steps": 2,
         "learning_rate_scale": 0.5,
     })  # fmt: skip
     return cfg
@@ -25,7 +28,7 @@ def page(cfg):
 @pytest.fixture
 def accepting(monkeypatch):
     """Takes any trajectory: two steps of SFT solve nothing."""
-    monkeypatch.setattr(distill, "verdict", lambda task, trajectory, floor, judge=None: ("", 1.0))
+    monkeypatch.setattr(distill, "judged", lambda made, floor, judge=None: [("", 1.0)] * len(made))
 
 
 def demonstrations(folder):
@@ -62,11 +65,37 @@ def test_the_set_grows_by_what_each_teacher_adds(page, workdir, accepting, monke
     assert again["rounds"] == content["rounds"]
 
 
+def test_a_language_model_may_judge_what_the_teacher_answers(page, workdir, monkeypatch):
+    page.evolve.judge, page.evolve.rounds, page.llm.url = "llm", (((1, 3),),), "http://localhost:9"
+    page.llm.model = "any"
+    settings, asked = [], []
+
+    def connect(job, judging):
+        settings.append((job.cfg.llm.url, judging.to_dict()))
+        return lambda batch: [asked.append(one) or 1.0 for one in batch]
+
+    monkeypatch.setattr(train, "answer_judge", connect)
+    monkeypatch.setattr(distill, "_spans", lambda task, trajectory: ["anything"] * len(task.answers))
+    monkeypatch.setattr(Trajectory, "searches", 1)
+    made = evolve.run(page, workdir)["rounds"][1]["levels"]["ramp_1"]
+    assert settings == [("http://localhost:9", page.evolve.judging.to_dict())]
+    assert len(asked) == 6 and made["outcomes"]["accepted"] == 3  # every wrong answer that it says yes to, one a task
+    assert all(given == ["anything"] for _, given, _ in asked)
+
+
 @pytest.mark.parametrize(
-    "name, value", [("rounds", (((1, 0),),)), ("rounds", ((),)), ("keep", 3), ("recall", 0.0)]
+    "name, value",
+    [
+        ("judge", "who"),
+        ("judge", "llm"),  # of which the page names none
+        ("rounds", (((1, 0),),)),
+        ("rounds", ((),)),
+        ("keep", 3),
+        ("recall", 0.0),
+    ],
 )
 def test_bad_settings_are_refused_before_any_work(page, workdir, name, value):
     page.evolve[name] = value
-    with pytest.raises(ValueError, match="rounds|keep|recall"):
+    with pytest.raises(ValueError, match="rounds|keep|recall|evolve.judge"):
         evolve.run(page, workdir)
     assert not (workdir / "demonstrations").exists()
