@@ -50,5 +50,10 @@ def get_config(arg: str = ""):
         rows.append((f"baseline, after SFT on {share:.0%}", f"{name}/rl_0", "", "baseline"))
     rows.append(("baseline, without SFT", "rl_0", "", "baseline"))
     config.stages = ConfigDict(stages)
-    config.grid = ConfigDict({"seeds": (0, 1, 2), "columns": ("1", "2", "3", "4"), "rows": tuple(rows)})
+    config.grid = ConfigDict({
+        "seeds": (0, 1, 2),
+        "at_once": 3,  # seeds side by side, a process each; 1 on an accelerator, which one process holds
+        "columns": ("1", "2", "3", "4"),
+        "rows": tuple(rows),
+    })
     return config

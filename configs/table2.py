@@ -58,7 +58,12 @@ def page() -> ConfigDict:
     """What this table and the ablations share: data of every kind, seeds, columns, short evaluations."""
     config = dapo.get_config()
     config.line = "grid"
-    config.grid = ConfigDict({"seeds": SEEDS, "columns": COLUMNS, "rows": ()})
+    config.grid = ConfigDict({
+        "seeds": SEEDS,
+        "at_once": len(SEEDS),  # seeds side by side, a process each; 1 on an accelerator, which one process holds
+        "columns": COLUMNS,
+        "rows": (),
+    })
     config.prepare.lookups = True
     config.synthesize.probe_tasks = 0
     config.synthesize.examples.update({"lookup": 3500, "ramp_1": 3000, "ramp_2": 1200, "qa": 10_000})

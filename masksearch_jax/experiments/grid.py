@@ -8,11 +8,19 @@ episodes.
 Leaves: W/seed_<s>/ with data and demonstrations, W/seed_<s>/<chain with + for />/ with the stage and its evaluation,
 and W/report.json. Killed at any moment and started again with the same line, it goes on with the first cell that is not
 finished; a finished cell is only read.
+
+`cfg.grid.at_once` seeds run side by side, each in a process of its own on one CPU device: two devices do not make a
+step of a tiny policy twice as fast. A seed's folder is locked by whoever works there.
 """
 
+import concurrent.futures
+import contextlib
 import dataclasses
+import fcntl
 import functools
 import json
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,18 +54,42 @@ def run(cfg: Any, workdir: Path) -> dict[str, Any]:
     """Trains and evaluates what is missing; returns the content of W/report.json. Raises ValueError that names the row,
     stage or setting, before anything is made."""
     rows = check(cfg)
+    if cfg.grid.at_once > 1:
+        side_by_side(cfg, workdir)  # what follows then only reads
     scores: dict[str, dict[str, Any]] = {row.label: {} for row in rows}
     seconds = {}
     for seed in cfg.grid.seeds:
         line = Line(cfg, workdir, seed)
-        line.prepare()
-        for row in rows:
-            scores[row.label][str(seed)] = line.scores(row)
+        with line.alone():
+            line.prepare()
+            for row in rows:
+                scores[row.label][str(seed)] = line.scores(row)
         seconds[str(seed)] = line.clock.seconds
         content = summary(cfg, workdir, rows, scores) | {"stage_seconds": seconds, "config": cfg.to_dict()}
         runner.write_json(workdir / "report.json", content)  # after each seed: something to look at
     print(table(content))
     return content
+
+
+def side_by_side(cfg: Any, workdir: Path) -> None:
+    """Runs the command line of this process once a seed, for that seed alone, `cfg.grid.at_once` at a time. Raises
+    ValueError that names the log of a seed that failed, once the others have ended."""
+
+    def one(seed: int) -> None:
+        log = workdir / f"seed_{seed}" / "log.txt"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        train.say(f"seed {seed}: {log}")
+        command = [
+            sys.executable, "-m", "masksearch_jax.experiment", *sys.argv[1:], f"--workdir={workdir}",
+            f"--config.grid.seeds=({seed},)", "--config.grid.at_once=1", "--config.cpu_devices=1",
+        ]  # fmt: skip
+        with log.open("a") as file:
+            if status := subprocess.run(command, stdout=file, stderr=file).returncode:
+                raise ValueError(f"seed {seed} ended with exit status {status}; {log} says why")
+
+    with concurrent.futures.ThreadPoolExecutor(cfg.grid.at_once) as pool:
+        for done in [pool.submit(one, seed) for seed in cfg.grid.seeds]:
+            done.result()
 
 
 def check(cfg: Any) -> list[Row]:
@@ -74,6 +106,8 @@ def check(cfg: Any) -> list[Row]:
             raise ValueError(f"grid.rows: {row.label!r} is compared with {row.twin!r}, which is no row")
     if len(set(labels)) < len(labels) or not rows or not cfg.grid.seeds:
         raise ValueError("grid: rows have to be named apart, and there has to be a row and a seed")
+    if cfg.grid.at_once < 1:
+        raise ValueError(f"grid.at_once={cfg.grid.at_once}: at least one seed at a time is needed")
     for name in cfg.stages:
         train.check(stage_config(cfg, name))
     return rows
@@ -96,6 +130,14 @@ class Line:
         self.cfg, self.workdir = cfg.copy_and_resolve_references(), workdir / f"seed_{seed}"
         self.cfg.seed = self.cfg.prepare.seed = seed
         self.clock = Clock(self.workdir)
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Waits until no other process works on this seed: one may have outlived the run that started it."""
+        self.workdir.mkdir(parents=True, exist_ok=True)
+        with (self.workdir / "lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
     def prepare(self) -> None:
         with self.clock("prepare"):
@@ -129,8 +171,8 @@ class Line:
         job = self.job(row.chain)
         policy = row.policy or job.cfg.job
         path = job.workdir / "evaluate" / policy / "scores.json"
-        params = self.train(row.chain)
         if not path.exists():
+            params = self.train(row.chain)
             with self.clock(f"evaluate/{row.folder}"):
                 evaluate.run(job, policy, self._engine, params)
         return json.loads(path.read_text())

@@ -22,7 +22,7 @@ def page(cfg):
         "rl": {"job": "dapo", "settings": {"iterations": 1, "dynamic_sampling": False}},
     })  # fmt: skip
     cfg.grid = ConfigDict({
-        "seeds": (1,), "columns": ("1", "2"),
+        "seeds": (1,), "at_once": 1, "columns": ("1", "2"),
         "rows": (("RAG", "base", "one_search", ""), ("SFT", "base/more", "", ""), ("RL", "base/more/rl", "", "SFT")),
     })  # fmt: skip
     return cfg
