@@ -28,6 +28,8 @@ def get_config(arg: str = ""):
     # hard: of the rules' spans the share that this checkpoint (runs/dapo/sft, or a published one) finds hardest.
     config.hard = ConfigDict({"start": "", "share": 0.5})
     config.llm = llm()
+    # Masks only what another passage states too: for a corpus of thousands of passages, where most facts stand once.
+    config.elsewhere = False
     # --- splits by article ---
     config.splits = ""  # JSON {title: split}; '' for the toy's own, or a hash of the title
     config.shares = shares(0.98, 0.01, 0.01) if whole else shares(0.6, 0.1, 0.3)

@@ -81,6 +81,8 @@ def run(cfg: Any, workdir: Path) -> dict[str, Any]:
         raise ValueError(f"spans={cfg.spans!r} is none of {SPANS}")
     if cfg.spans == "llm":
         language_model.check(cfg.llm, "spans='llm'")
+    if cfg.elsewhere and (cfg.spans != "rules" or cfg.beam.runner):
+        raise ValueError("elsewhere=True reads all spans twice, in one process: take spans='rules' and beam.runner=''")
     unknown = set(cfg.indices) - set(INDICES)
     if unknown:
         raise ValueError(f"indices={tuple(cfg.indices)}: {sorted(unknown)} is none of {tuple(INDICES)}")
@@ -125,8 +127,9 @@ def settings(cfg: Any) -> dict[str, Any]:
         recorded["llm"] = language_model.deciding(cfg.llm)
     if cfg.spans != "hard":
         del recorded["hard"]
-    if cfg.spans == "rules":
-        del recorded["spans"]  # older data was made by rules and does not say so
+    for name, older in (("spans", "rules"), ("elsewhere", False)):  # of which older data does not say a word
+        if recorded[name] == older:
+            del recorded[name]
     return recorded
 
 

@@ -111,8 +111,9 @@ class Annotation:
         found: Iterable[Linked],
         finder: spans.SpanFinder,
         reason: Callable[[records.Passage], str] = lambda passage: "",
+        keep: Callable[[records.Passage, spans.Span], bool] = lambda passage, span: True,
     ) -> None:
-        """Annotates passages but those that `reason` names one for."""
+        """Annotates passages but those that `reason` names one for, with the spans that `keep` takes."""
         with contextlib.ExitStack() as stack:
             (self._data_dir / "annotated").mkdir(exist_ok=True)
             files = {split: str(tasks.passage_file(self._data_dir, split)) for split in SPLITS}
@@ -129,6 +130,7 @@ class Annotation:
                 chosen = finder(passage.text, passage.title, anchors, categories, infobox)
                 # An answer with a separator in it would read as two.
                 chosen = [s for s in chosen if tags.SPAN_SEPARATOR not in passage.text[s.start : s.end]]
+                chosen = [s for s in chosen if keep(passage, s)]
                 if chosen:
                     self.kept[passage.split] += 1
                     self.kinds.update(span.kind for span in chosen)

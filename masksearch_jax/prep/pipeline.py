@@ -30,6 +30,7 @@ from masksearch_jax.data import records
 from masksearch_jax.evals import benchmarks
 from masksearch_jax.prep import (
     annotated,
+    elsewhere,
     exchangeable,
     export,
     filters,
@@ -241,8 +242,9 @@ def annotate(
         if cfg.filters.near_duplicate:
             repeats = filters.near_duplicates(functools.partial(annotated.old, data_dir), cfg.filters.near_duplicate)
             dropped = dataclasses.replace(dropped, repeats=repeats)
+        keep = {"keep": elsewhere.tester(data_dir, finder)} if cfg.elsewhere else {}
         with bar(total, "spans") as show:
-            annotation.run(_counted(ahead(annotated.with_links(data_dir)), show), finder, dropped.reason)
+            annotation.run(_counted(ahead(annotated.with_links(data_dir)), show), finder, dropped.reason, **keep)
         (data_dir / annotated.LINKS).unlink()
     return total, annotation
 

@@ -1,12 +1,13 @@
-"""A preparation whose spans a (scripted) language model marks."""
+"""Preparations whose spans a (scripted) language model marks, or a (scripted) checkpoint finds hard."""
 
 import json
 import re
 
+import numpy as np
 import pytest
 
 from configs import prepare as page
-from masksearch_jax import language_model, prepare
+from masksearch_jax import hard_spans, language_model, prepare
 from masksearch_jax.data import records
 from masksearch_jax.llm.client import Client, ClientSettings
 from masksearch_jax.llm.interface import Completion, Usage
@@ -58,3 +59,37 @@ def test_a_models_spans_become_tasks_and_a_run_that_starts_anew_pays_nothing(tmp
     timed = {"report.json", "index/train/index.json"}  # they hold seconds
     changed = {name for name, facts in made["files"].items() if again["files"].get(name) != facts}
     assert changed <= timed and again["files"].keys() == made["files"].keys() and marker.asked == before
+
+
+class Characters:
+    """One token a character, of the toy's ASCII."""
+
+    token_bytes = [bytes([i]) for i in range(128)]
+
+    def encode_batch(self, texts):
+        return [list(text.encode()) for text in texts]
+
+
+@pytest.mark.slow
+def test_what_a_checkpoint_finds_hard_becomes_tasks(tmp_path, monkeypatch):
+    digits = np.array([5.0 if chr(i).isdigit() else 1.0 for i in range(128)])
+    opened = []
+
+    def of_checkpoint(folder):
+        opened.append(folder)
+        return lambda rows: [digits[row] for row in rows], Characters()
+
+    monkeypatch.setattr(hard_spans, "of_checkpoint", of_checkpoint)
+    config = page.get_config()
+    config.update({"entities": 120, "spans": "hard", "indices": ("train",), "toy_benchmarks": 0})
+    config.hard.update({"start": "runs/dapo/sft", "share": 0.1})  # one span of each passage
+    config.tasks.epochs = 1
+    config.retrieval.update({"index": "exact", "dims": 256})
+    made = prepare.run(config, tmp_path)
+    assert opened == ["runs/dapo/sft"] and made["settings"]["hard"] == config.hard.to_dict()
+    report = json.loads((tmp_path / "data" / "report.json").read_text())
+    assert report["hard"]["passages"] == made["passages"] and report["hard"]["unaligned"] == 0
+    assert report["hard"]["kept"] == sum(report["spans"].values()) <= made["passages"] < report["hard"]["spans"]
+    tasks = list(records.read(tmp_path / "data/tasks/train/ramp_1/epoch_0.array_record", records.Task))
+    dated = [task for task in tasks if re.search(r"\d", task.paragraph)]
+    assert len(dated) > 30 and all(re.search(r"\d", task.answers[0][0]) for task in dated)

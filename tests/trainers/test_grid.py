@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import subprocess
+import sys
+import threading
 
 import pytest
 from ml_collections import ConfigDict
@@ -50,6 +53,42 @@ def test_every_cell_is_trained_once_and_read_afterwards(page, workdir, monkeypat
     trained.clear()
     again = grid.run(page, workdir)
     assert trained == ["base+more+rl"] and again["measured"] == content["measured"]
+
+
+def test_seeds_run_side_by_side_by_the_line_of_this_process(page, tmp_path, monkeypatch):
+    page.grid.seeds, page.grid.at_once = (4, 5, 6), 2
+    monkeypatch.setattr(sys, "argv", ["experiment.py", "--config=configs/table2.py", "--config.grid.at_once=2"])
+    commands = []
+
+    def run(command, stdout, stderr):
+        commands.append(command)
+        stdout.write("no such file")
+        return subprocess.CompletedProcess(command, returncode=int("--config.grid.seeds=(5,)" in command))
+
+    monkeypatch.setattr(subprocess, "run", run)
+    with pytest.raises(ValueError, match=r"seed 5 ended with exit status 1; .*seed_5/log.txt"):
+        grid.run(page, tmp_path)
+    assert len(commands) == 3  # one that fails leaves the others alone
+    for command in commands:
+        # Later overrides count: the seed's process works on it alone, here, and starts none of its own.
+        assert command[1:5] == ["-m", "masksearch_jax.experiment", *sys.argv[1:]]
+        assert "--config.grid.at_once=1" in command[5:] and f"--workdir={tmp_path}" in command[5:]
+    assert (tmp_path / "seed_6" / "log.txt").read_text() == "no such file"
+
+
+def test_a_seed_is_worked_on_by_one_process_at_a_time(page, tmp_path):
+    ended = threading.Event()
+
+    def enter(line):
+        with line.alone():
+            ended.set()
+
+    with grid.Line(page, tmp_path, 3).alone():
+        other = threading.Thread(target=enter, args=(grid.Line(page, tmp_path, 3),))
+        other.start()
+        assert not ended.wait(0.2)
+    assert ended.wait(5)
+    other.join()
 
 
 def test_means_and_gains_are_over_seeds(page, tmp_path, monkeypatch):
