@@ -1,6 +1,8 @@
 """What each part of stage I by RL contributes: one change at a time against one baseline, from one warm start.
 
 Command:  python -m masksearch_jax.experiment --config=configs/ablations.py --workdir=runs/ablations
+          python -m masksearch_jax.experiment --config=configs/ablations.py:judge --workdir=runs/ablations
+              --config.llm.url=URL --config.llm.model=NAME             a model that judges answers as a reward as well
 Hardware: two CPU cores.
 Expect:   W/report.json, W/report.html with the curves of every cell, and the table.
 
@@ -29,7 +31,8 @@ _CHANGES = {
 
 
 def get_config(arg: str = ""):
-    common.check_argument(__file__, arg)
+    common.check_argument(__file__, arg, "judge")
+    changes = _CHANGES | ({"reward: judge": {"reward": {"answer": "judge"}}} if arg == "judge" else {})
     config = dapo.get_config()
     config.line = "grid"
     config.synthesize.probe_tasks = 0
@@ -38,16 +41,16 @@ def get_config(arg: str = ""):
     stages = {_WARM: table2.sft(600, ((1, 0.55), (2, 0.33), (3, 0.09), (4, 0.03)), first=((1500, ((1, 1.0),)),))}
     baseline = {"iterations": _ITERATIONS, "eval_every": 0, "curriculum": _STAGED}
     rows = [("SFT (warm start)", _WARM, "", ""), ("baseline", f"{_WARM}/rl_0", "", "SFT (warm start)")]
-    for number, change in enumerate([{}, *_CHANGES.values()]):
+    for number, change in enumerate([{}, *changes.values()]):
         stages[f"rl_{number}"] = ConfigDict({"job": "dapo", "settings": baseline | change})
-    rows += [(label, f"{_WARM}/rl_{number}", "", "baseline") for number, label in enumerate(_CHANGES, start=1)]
+    rows += [(label, f"{_WARM}/rl_{number}", "", "baseline") for number, label in enumerate(changes, start=1)]
     # How much SFT there is before RL: fewer demonstrations, in as many steps; and none.
     for share in (0.03, 0.1, 0.3):
         name = f"{_WARM}_{round(100 * share)}"
         stages[name] = stages[_WARM].copy_and_resolve_references()
         stages[name].settings.share = share
         rows.append((f"SFT on {share:.0%} of the demonstrations", name, "", "SFT (warm start)"))
-        rows.append((f"baseline, after SFT on {share:.0%}", f"{name}/rl_0", "", "baseline"))
+    rows.append(("baseline, after SFT on 10%", f"{_WARM}_10/rl_0", "", "baseline"))
     rows.append(("baseline, without SFT", "rl_0", "", "baseline"))
     config.stages = ConfigDict(stages)
     config.grid = ConfigDict({

@@ -23,8 +23,9 @@ PAGES = {
     "serve_search": ("",),
     "quickstart": ("", "proof", "strong", "slice"),
     "evolve": ("",),
+    "real": ("",),
     "table2": ("",),
-    "ablations": ("",),
+    "ablations": ("", "judge"),
 }
 
 
