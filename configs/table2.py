@@ -2,7 +2,7 @@
 
 Command:  python -m masksearch_jax.experiment --config=configs/table2.py --workdir=runs/table2
 Hardware: two CPU cores.
-Expect:   W/report.json, W/report.html and the table; docs/experiments.md says what has been run of it.
+Expect:   78 minutes; W/report.json, W/report.html and the tables of docs/experiments.md.
 
 The base stands in for an instruct model: SFT on lookups, which are neither RAMP nor questions. Stage I is RAMP, stage
 II the HotpotQA-like questions; the other five columns are of benchmarks that no stage trains on. Rows that end in
