@@ -256,6 +256,7 @@ def _update(cfg, model_cfg, mesh, shape):
     return jax.device_get(state.params), means.result()
 
 
+@pytest.mark.slow
 def test_split_packing_and_mesh_change_nothing(cfg, workdir):
     model_cfg = Job(cfg, workdir).model_cfg
     single = sharding.make_mesh(1, 1, 1)

@@ -48,6 +48,7 @@ def stage(job, name, count, run):
     return run(Job(job.cfg, job.workdir))
 
 
+@pytest.mark.slow
 def test_from_sft_over_dapo_to_evaluation_and_export(job, tmp_path):
     base = convert.load_pretrained(job.cfg.pretrained, job.mesh)[1]
     whole = stage(job, "sft", 4, train.train_sft)
