@@ -35,7 +35,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.sft.curriculum = ((6000, ((1, 1.0),)), (None, ((1, 0.8), (2, 0.2))))
     config.sft.optimizer.total_steps = 1500
     config.dapo.update({
-        "iterations": 60, "row_lengths": (768,), "micro_batches": (2, 4), "eval_every": 30,
+        "iterations": 60, "row_lengths": (768,), "micro_batches": (3, 5, 8), "eval_every": 30,
         "curriculum": ((None, ((1, 0.9), (2, 0.1))),),
     })  # fmt: skip
     config.validation_levels = (1,)

@@ -38,7 +38,7 @@ def test_a_models_spans_become_tasks_and_a_run_that_starts_anew_pays_nothing(tmp
     marker = Marker()
     monkeypatch.setattr(language_model, "connect", lambda settings, cache: Client(marker, ClientSettings(), cache))
     config = page.get_config()
-    config.update({"entities": 120, "spans": "llm", "indices": ("train",)})
+    config.update({"entities": 120, "spans": "llm", "indices": ("train",), "toy_benchmarks": 0})
     config.tasks.epochs = 1
     config.retrieval.update({"index": "exact", "dims": 256})
     config.llm.model = "marker"
