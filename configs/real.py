@@ -1,9 +1,9 @@
-"""Real text, from scratch: RAMP over a corpus of Wikipedia passages, SFT then DAPO, in about an hour.
+"""Real text, from scratch: RAMP over a corpus of Wikipedia passages, SFT then DAPO.
 
 Command:  python -m masksearch_jax.experiment --config=configs/real.py --config.prepare.dump=2wiki_corpus.json.gz
               --workdir=runs/real
 Hardware: two CPU cores.
-Expect:   W/report.json, W/report.html and the table; docs/experiments.md, "Real text".
+Expect:   W/report.json, W/report.html and the table. Made for an hour; docs/experiments.md says what was run of it.
 
 The dump may be a MediaWiki export as well. Only what a second passage states is masked (prepare.elsewhere): in some
 thousand passages most facts stand once, and the source of a mask is kept from the search. Dates stand in far more

@@ -55,7 +55,7 @@ def get_config(arg: str = ""):
 
 
 def page() -> ConfigDict:
-    """What this table and the ablations share: data of every kind, seeds, columns, short evaluations."""
+    """All but stages and rows: data of every kind, seeds, columns, short evaluations."""
     config = dapo.get_config()
     config.line = "grid"
     config.grid = ConfigDict({

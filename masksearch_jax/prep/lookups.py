@@ -1,4 +1,4 @@
-"""Lookups: tasks that teach tags and search tool, and nothing of masks or questions.
+"""Lookups: tasks that teach tags and search tool, and nothing of masks or of the benchmarks' questions.
 
 Enters: the passages of a corpus. Leaves: annotated/lookup_<split>.tfrecord (ramp.QUESTION), the source of the SeqIO
 task `lookup`. A lookup is of one of two kinds: 'quote' names an article and two words of it, and the name, date or
