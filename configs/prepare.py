@@ -20,6 +20,7 @@ def get_config(arg: str = ""):
     config = ConfigDict()
     config.dump = "toy"  # or a MediaWiki export: .xml, .xml.bz2, .xml.gz; or a benchmark's corpus: .json, .json.gz
     config.entities = 3000  # articles of the toy
+    config.annals = 0.0  # share of the toy's facts that articles about neither end state as well
     config.seed = 0  # of the toy, the splits, the masks
     config.skip_bad = False  # go on past damaged pages, counting them
     config.overwrite = False  # replace data that other settings made

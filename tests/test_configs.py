@@ -24,7 +24,7 @@ PAGES = {
     "quickstart": ("", "proof", "strong", "slice"),
     "evolve": ("",),
     "real": ("",),
-    "table2": ("",),
+    "table2": ("", "annals"),
     "ablations": ("", "judge"),
 }
 

@@ -145,11 +145,10 @@ def run(
     newer, benchmark_files = cfg.newer_dump, cfg.benchmarks.to_dict()
     if cfg.dump == TOY:
         with clock.stage("toy"):
-            toy = toywiki.generate(data_dir, cfg.entities, cfg.seed, cfg.shares.to_dict())
+            world = {"entities": cfg.entities, "seed": cfg.seed, "split_shares": cfg.shares.to_dict()}
+            toy = toywiki.generate(data_dir, **world, annals=cfg.annals)
             if cfg.toy_benchmarks:
-                made = toywiki.generate_benchmarks(
-                    data_dir, cfg.toy_benchmarks, cfg.entities, cfg.seed, cfg.shares.to_dict()
-                )
+                made = toywiki.generate_benchmarks(data_dir, cfg.toy_benchmarks, **world, annals=cfg.annals)
                 benchmark_files = {name: file or made.files.get(name, "") for name, file in benchmark_files.items()}
                 newer = newer or (made.newer_dump if "freshqa" in made.files else "")
         dump, splits_file, question_source = toy.dump, splits_file or toy.splits, question_source or toy.questions

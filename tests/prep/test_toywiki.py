@@ -128,6 +128,50 @@ def test_every_link_and_every_date_stands_in_exactly_one_other_article(texts):
     assert all(3 <= len(places) <= 5 for places in mentions.values())
 
 
+def test_annals_state_the_facts_of_one_split_in_words_of_their_own(tmp_path, texts):
+    paths = toywiki.generate(tmp_path, entities=ENTITIES, seed=3, annals=0.5)
+    splits = json.loads(paths.splits.read_text())
+    written = {
+        page.findtext(f"{XML}title"): page.findtext(f"{XML}revision/{XML}text")
+        for page in ElementTree.fromstring(bz2.decompress(paths.dump.read_bytes())).iter(f"{XML}page")
+        if page.findtext(f"{XML}ns") == "0" and page.find(f"{XML}redirect") is None
+    }
+    volumes = {title: text for title, text in written.items() if title.startswith("Annals")}
+    # The rest of the encyclopedia is what it is without them.
+    assert list(splits) == list(written) and list(written)[:ENTITIES] == list(texts)
+    keywords = {wording.keyword(relation, side) for relation in wording.TEMPLATES for side in (0, 1)}
+    stated = []
+    for title, wikitext in volumes.items():
+        text = re.sub(r"\[\[Category.*|[\[\]]", "", wikitext)
+        sentences = re.findall(r"[^.]+\.", text)
+        assert 1 <= len(sentences) <= 3 and not keywords & set(re.findall(r"\w+", text))
+        for sentence in sentences:
+            one, two = (name for name in NAME.findall(sentence) if name in texts)
+            assert splits[one] == splits[two] == splits[title]
+            assert one in texts[two] and two in texts[one]
+            assert all(date in texts[one] for date in DATE.findall(sentence))
+            stated.append(frozenset((one, two)))
+    facts = sum(len(set(NAME.findall(text)) - {title}) for title, text in texts.items()) / 2
+    assert len(set(stated)) == len(stated) == pytest.approx(facts / 2, abs=2)
+    with pytest.raises(ValueError, match="annals=1.5"):
+        toywiki.generate(tmp_path / "wrong", entities=200, annals=1.5)
+    assert not (tmp_path / "wrong").exists()
+
+
+def test_annals_follow_what_changed(tmp_path):
+    toywiki.generate(tmp_path / "old", entities=200, seed=3, annals=1.0)
+    newer = toywiki.generate_benchmarks(tmp_path, 10, entities=200, seed=3, annals=1.0).newer_dump
+    old, new = (
+        {
+            (page.findtext(f"{XML}id"), page.findtext(f"{XML}title")): page.findtext(f"{XML}revision/{XML}text")
+            for page in ElementTree.fromstring(bz2.decompress(dump.read_bytes())).iter(f"{XML}page")
+        }
+        for dump in (tmp_path / "old" / "toy.xml.bz2", newer)
+    )
+    changed = [page for page in new if page[1].startswith("Annals")]
+    assert changed and all(page in old and old[page] != new[page] for page in new)
+
+
 def test_both_sides_word_a_fact_differently_and_share_its_values():
     world = build(300, 0, toywiki.DEFAULT_SHARES, wording.vocabulary())
     articles = [wording.article(world, i, random.Random(i)) for i in range(300)]

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from xml.sax.saxutils import escape, quoteattr
 
+from masksearch_jax.prep.toywiki import annals as annals_lib
 from masksearch_jax.prep.toywiki import benchmarks, changes, names, questions, wording
 from masksearch_jax.prep.toywiki.world import Entity, World, build
 
@@ -69,18 +70,22 @@ def generate(
     split_shares: Mapping[str, float] = DEFAULT_SHARES,
     first_words: int = 150,
     second_words: int = 100,
+    annals: float = 0.0,
 ) -> Paths:
     """Writes the toy encyclopedia of `entities` articles into `directory` and returns its files.
 
     Splits are disjoint clusters: no article of one names an entity of another. first_words, second_words: largest
-    pools of invented words. Raises ValueError before anything is written if the names or the splits cannot be made.
+    pools of invented words. annals: share of the facts that further articles state as well (annals.py).
+
+    Raises ValueError before anything is written if the names, the splits or the annals cannot be made.
     """
     world, articles = _written(entities, seed, split_shares, first_words, second_words)
+    volumes = annals_lib.volumes(world, annals, random.Random(f"{seed}/annals"))
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     paths = Paths(*(directory / f"toy.{name}" for name in ("xml.bz2", "splits.json", "questions.json")))
-    _write_dump(paths.dump, enumerate(_pages(world, articles, random.Random(f"{seed}/wikitext")), 1))
-    _write_json(paths.splits, {e.title: e.split for e in world.entities})
+    _write_dump(paths.dump, enumerate(_pages(world, articles, volumes, random.Random(f"{seed}/wikitext")), 1))
+    _write_json(paths.splits, {one.title: one.split for one in (*world.entities, *volumes)})
     _write_json(paths.questions, questions.make(world, articles, random.Random(f"{seed}/questions")))
     return paths
 
@@ -93,6 +98,7 @@ def generate_benchmarks(
     split_shares: Mapping[str, float] = DEFAULT_SHARES,
     first_words: int = 150,
     second_words: int = 100,
+    annals: float = 0.0,
 ) -> Editions:
     """Writes the toy's editions of the six benchmarks, `count` questions each or as many as its test split has, and
     the newer articles that FreshQA's asks about.
@@ -101,6 +107,7 @@ def generate_benchmarks(
     """
     world, articles = _written(entities, seed, split_shares, first_words, second_words)
     newer, changed = changes.renew(world, random.Random(f"{seed}/changes"))
+    volumes = annals_lib.volumes(world, annals, random.Random(f"{seed}/annals"))
     directory = Path(directory)
     files = benchmarks.write(directory / "benchmarks", world, articles, newer, changed, count, seed)
     rng = random.Random(f"{seed}/newer")
@@ -108,12 +115,15 @@ def generate_benchmarks(
     renewed |= {end for fact in changed for end in (world.facts[fact].subject, world.facts[fact].object)}
 
     def pages() -> Iterator[tuple[int, tuple[int, str, str, str]]]:
-        old = enumerate(_pages(world, articles, random.Random(f"{seed}/wikitext")), 1)
+        old = enumerate(_pages(world, articles, volumes, random.Random(f"{seed}/wikitext")), 1)
         number_of = {title: number for number, (space, title, _, target) in old if space == 0 and not target}
         for i in sorted(renewed):
             sentences = wording.article(newer, i, rng)
             text = _article_text(newer, i, sentences, lambda title: f"[[{title}]]", rng)
             yield number_of[newer.entities[i].title], (0, newer.entities[i].title, text, "")
+        for volume in volumes:
+            if not set(changed).isdisjoint(volume.facts):
+                yield number_of[volume.title], (0, volume.title, _volume_text(newer, volume), "")
 
     dump = directory / "toy.newer.xml.bz2"
     _write_dump(dump, pages(), month="2024-07")
@@ -182,7 +192,7 @@ def _sha1(text: str) -> str:
 
 
 def _pages(
-    world: World, articles: list[list[wording.Sentence]], rng: random.Random
+    world: World, articles: list[list[wording.Sentence]], volumes: list[annals_lib.Volume], rng: random.Random
 ) -> Iterator[tuple[int, str, str, str]]:
     """Yields (namespace, title, wikitext, redirect target) of every page, other pages strewn between the articles."""
     for kind, plural in _PLURALS.items():
@@ -203,6 +213,12 @@ def _pages(
             yield 0, aliases[entity.title], f"#REDIRECT [[{entity.title}]]\n\n{{{{R from sort name}}}}", entity.title
         if i % _TALK_EVERY == 0:
             yield 1, entity.title, f"Is [[{entity.title}]] complete? ~~~~", ""
+    for volume in volumes:
+        yield 0, volume.title, _volume_text(world, volume), ""
+
+
+def _volume_text(world: World, volume: annals_lib.Volume) -> str:
+    return f"{volume.text(world, lambda title: f'[[{title}]]')}\n\n[[Category:Annals]]"
 
 
 def _article_text(

@@ -10,6 +10,7 @@ import random
 import re
 from collections.abc import Callable
 
+from masksearch_jax.prep.toywiki import annals
 from masksearch_jax.prep.toywiki.world import MONTHS, RELATIONS, Fact, World
 
 # {x} the article's own entity, {o} the other one, {d} the date, {n} the number; {c} a clause with the number and {w}
@@ -167,6 +168,7 @@ def vocabulary() -> set[str]:
     """Returns every lower-case word that the wording itself can write; no name may be one of them."""
     texts = [t for sides in TEMPLATES.values() for _, templates in sides for t in templates]
     texts += [*_POPULATION, *_WEDDING, *(r for words in _REFERENCES.values() for r in words)]
+    texts += [text for templates in annals.TEMPLATES.values() for text in templates]
     texts += ["She He", *(relation.number for relation in RELATIONS), *MONTHS]
     return {w for text in texts for w in re.findall(r"[a-z]+", re.sub(r"\{.\}", " ", text).lower())}
 
