@@ -1,6 +1,7 @@
 """Pages of experiments: a grid of methods, rounds of distillation, one line over seeds."""
 
 import json
+import xml.etree.ElementTree
 
 import pytest
 from test_report_page import Reader, dapo_rows, row, section, write_log, write_policy
@@ -54,7 +55,7 @@ def test_a_grid(grid, drawing):
     reward = next(chart for chart in section(page, "Training by DAPO").charts if chart.title == "Reward")
     # Two seeds, 0.1 and 1.1: t of one degree of freedom x 0.7071 / sqrt(2).
     (curve,) = reward.curves
-    assert curve.label == "base/qa_rl" and curve.y[0] == pytest.approx(0.6)
+    assert curve.label == "Search-R1" and curve.y[0] == pytest.approx(0.6)
     assert curve.half_width[0] == pytest.approx(12.706 * 0.5)
     titles = [one.title for one in section(page, "Sample trajectories").episodes]
     assert titles == [
@@ -63,6 +64,22 @@ def test_a_grid(grid, drawing):
     ]  # fmt: skip
     assert dict(page.facts)["seeds"] == "0, 1" and dict(page.facts)["seed 0"] == "1 s"
     Reader(view.write(grid).read_text())
+
+
+def test_groups_of_rows_have_curves_of_their_own_and_charts_become_files(grid, drawing, tmp_path):
+    content = json.loads((grid / "report.json").read_text())
+    content["groups"] = [["Does RL help?", ["Search-R1"]], ["Base", ["Agent-PE"]]]
+    (grid / "report.json").write_text(json.dumps(content))
+    page = experiment_page(grid)
+    curves = {one.title: {curve.label for chart in one.charts for curve in chart.curves} for one in page.sections}
+    # The chain of a row has all its stages.
+    assert curves["Does RL help?: SFT"] == curves["Base: SFT"] == {"Agent-PE"}
+    assert curves["Does RL help?: DAPO"] == {"Search-R1"} and "Base: DAPO" not in curves
+    view.write(grid, str(tmp_path / "charts"))
+    files = {path.name: path.read_text() for path in (tmp_path / "charts").iterdir()}
+    assert len(files) == sum(len(section.charts) for section in page.sections)
+    drawn = xml.etree.ElementTree.fromstring(files["does_rl_help_dapo_reward.svg"])
+    assert drawn.tag == "{http://www.w3.org/2000/svg}svg" and "--s0: #" in drawn[0].text and "<p" not in drawn[0].text
 
 
 def test_an_incomplete_grid_is_refused(grid):

@@ -1,7 +1,8 @@
 """Sections of a grid of methods x columns x seeds, as experiments/grid.py leaves it.
 
 In: report.json with rows [{label, chain, policy, twin}], columns, seeds, measured and gains {label: {column: {mean,
-half_width}}} and tokens {label: [{kind: count} of each seed]}; W/seed_<s>/<chain with + for />/ with a cell each.
+half_width}}}, tokens {label: [{kind: count} of each seed]} and groups [title, [label, ..]]; W/seed_<s>/<chain with +
+for />/ with a cell each.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -68,26 +69,26 @@ def _charts(report: Mapping[str, Any]) -> tuple[Chart, ...]:
 
 
 def _training(workdir: Path, report: Mapping[str, Any]) -> list[Section]:
-    """Curves of every cell, cells of SFT and of DAPO apart: the mean over seeds."""
-    runs: dict[str, dict[str, list]] = {"sft": {}, "dapo": {}}
-    chains = dict.fromkeys(row["chain"] for row in report["rows"])
-    cells = dict.fromkeys("/".join(c.split("/")[:n]) for c in chains for n in range(1, len(c.split("/")) + 1))
-    for cell in cells:
-        for stage, found in runs.items():
-            of_seeds = [
-                rows
-                for seed in report["seeds"]
-                if (rows := metric_rows(workdir / f"seed_{seed}" / cell.replace("/", "+") / stage / "metrics.jsonl"))
-            ]
-            if of_seeds:
-                found[cell] = of_seeds
-    titles = {"sft": "Training by SFT", "dapo": "Training by DAPO"}
+    """Curves of cells as means over seeds, those of SFT and of DAPO apart: of all of them, or of each of the report's
+    groups of rows. A cell is called as the first row that it ends."""
     text = ("Mean over seeds; the band is the 95 % interval.",)
-    sections = [
-        Section(titles[stage], text, charts=curves.compared(found, "step" if stage == "sft" else "iteration"))
-        for stage, found in runs.items()
-    ]
+    names = {row["chain"]: row["label"] for row in reversed(report["rows"]) if not row.get("policy")}
+    chains = {label: chain for chain, label in names.items()}
+    sections = []
+    for title, labels in report.get("groups") or [("", list(chains))]:
+        wanted = dict.fromkeys(
+            "/".join(chain.split("/")[:n]) for chain in map(chains.get, labels) for n in range(1, chain.count("/") + 2)
+        )
+        for stage, called, step in (("sft", "SFT", "step"), ("dapo", "DAPO", "iteration")):
+            found = {names.get(cell, cell): _of_seeds(workdir, report, cell, stage) for cell in wanted}
+            charts = curves.compared({name: rows for name, rows in found.items() if rows}, step)
+            sections.append(Section(f"{title}: {called}" if title else f"Training by {called}", text, charts=charts))
     return [section for section in sections if section.charts]
+
+
+def _of_seeds(workdir: Path, report: Mapping[str, Any], cell: str, stage: str) -> list[curves.Rows]:
+    folders = [workdir / f"seed_{seed}" / cell.replace("/", "+") / stage for seed in report["seeds"]]
+    return [rows for folder in folders if (rows := metric_rows(folder / "metrics.jsonl"))]
 
 
 def _policies(workdir: Path, report: Mapping[str, Any]) -> dict[str, scores.Policy]:

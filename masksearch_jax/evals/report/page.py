@@ -8,6 +8,7 @@ loads, even if something slipped through. jinja2 is imported when a page is writ
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,20 @@ def write(path: Path | str, page: Page) -> Path:
     partial.write_text(render(page), encoding="utf-8")
     partial.replace(path)
     return path
+
+
+def write_charts(folder: Path | str, page: Page) -> list[Path]:
+    """Writes every chart as an SVG file of its own, `<section>-<chart>.svg`; returns their paths. Raises ImportError
+    that says what to install."""
+    style, paths = (_TEMPLATES / "page.css").read_text(encoding="utf-8"), []
+    colours = style[: style.index("* {")]  # of light and dark readers
+    for section in page.sections:
+        for chart in section.charts:
+            name = re.sub(r"[^a-z0-9]+", "_", f"{section.title} {chart.title}".lower()).strip("_")
+            paths.append(Path(folder) / f"{name}.svg")
+            paths[-1].parent.mkdir(parents=True, exist_ok=True)
+            paths[-1].write_text(plots.file(chart, colours), encoding="utf-8")
+    return paths
 
 
 def render(page: Page) -> str:

@@ -52,6 +52,14 @@ def svg(chart: Chart, key: str) -> str:
     return _for_page(file.getvalue(), chart.title, key)
 
 
+def file(chart: Chart, colours: str) -> str:
+    """Returns the chart as an SVG document. colours: style sheet that sets --ink, --paper, --rule and --s<n>."""
+    style = "svg { color: var(--ink); background: var(--paper); font-family: sans-serif; stroke-linejoin: round }"
+    head, rest = svg(chart, "c").split(">", 1)
+    head = head.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1)
+    return f"{head}>\n<style>\n{colours}{style}\n</style>{rest}\n"
+
+
 def _colour(index: int) -> str:
     return f"#0301{index % COLOURS:02x}"
 
