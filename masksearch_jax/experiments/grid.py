@@ -2,8 +2,8 @@
 
 A row names a chain such as `base/ramp_sft/qa_rl`: each stage starts from the end of the one before, and chains share
 their beginnings, so a cell is a prefix of a chain and is trained once a seed. A stage is one of `cfg.stages`: settings
-of SFT (`sft`) or DAPO (`dapo`) that replace those of the page. Every seed draws its own world, data, weights and
-episodes.
+of SFT (`sft`) or DAPO (`dapo`) that replace those of the page; `generations_of` gives a stage of DAPO as many rollout
+batches as another chain generated. Every seed draws its own world, data, weights and episodes.
 
 Leaves: W/seed_<s>/ with data and demonstrations, W/seed_<s>/<chain with + for />/ with the stage and its evaluation,
 and W/report.json. Killed at any moment and started again with the same line, it goes on with the first cell that is not
@@ -106,10 +106,19 @@ def check(cfg: Any) -> list[Row]:
             raise ValueError(f"grid.rows: {row.label!r} is compared with {row.twin!r}, which is no row")
     if len(set(labels)) < len(labels) or not rows or not cfg.grid.seeds:
         raise ValueError("grid: rows have to be named apart, and there has to be a row and a seed")
+    for title, group in cfg.grid.groups:
+        if unknown := [label for label in group if label not in labels]:
+            raise ValueError(f"grid.groups: {title!r} names {unknown}, which are no rows")
     if cfg.grid.at_once < 1:
         raise ValueError(f"grid.at_once={cfg.grid.at_once}: at least one seed at a time is needed")
     for name in cfg.stages:
         train.check(stage_config(cfg, name))
+        if same := cfg.stages[name].get("generations_of", ""):
+            for stage in (name, *same.split("/")[-1:]):
+                if stage not in cfg.stages or cfg.stages[stage].job != "dapo":
+                    raise ValueError(f"stages.{name}.generations_of={same!r}: {stage!r} is no stage of DAPO")
+            if stage_config(cfg, name).dapo.max_generations != 1:
+                raise ValueError(f"stages.{name}.generations_of needs max_generations=1: one to an iteration")
     return rows
 
 
@@ -151,8 +160,16 @@ class Line:
         return job_lib.Job(self.cfg, self.workdir).engine(self.cfg.evaluate.index)
 
     def job(self, chain: str) -> job_lib.Job:
+        """Of the last stage. One with `generations_of` gets as many iterations as that chain generated batches, and
+        trains it first where it is missing."""
+        name = chain.rpartition("/")[2]
         folder = shared_workdir(self.workdir / chain.replace("/", "+"), self.workdir, "demonstrations")
-        return job_lib.Job(stage_config(self.cfg, chain.rpartition("/")[2]), folder)
+        cfg = stage_config(self.cfg, name)
+        if same := self.cfg.stages[name].get("generations_of", ""):
+            self.train(same)
+            rows = metrics.read_rows(self.job(same).workdir / "dapo" / "metrics.jsonl")
+            cfg.dapo.iterations = round(sum(row.get("generations", 0) for row in rows))
+        return job_lib.Job(cfg, folder)
 
     def train(self, chain: str) -> Any:
         """The parameters at the end of a chain, trained where they are missing."""
@@ -205,6 +222,7 @@ def summary(
     return {
         "line": cfg.line,
         "rows": [dataclasses.asdict(row) for row in rows],
+        "groups": [[title, list(labels)] for title, labels in cfg.grid.groups],  # that the curves of a chart show
         "columns": columns,
         "seeds": seeds,
         "measured": measured,

@@ -1,8 +1,10 @@
 """The judge of answers, and what rewards and batches make of its silence."""
 
+import dataclasses
 import json
 import math
 
+import lenient_judge
 import numpy as np
 import pytest
 
@@ -89,6 +91,17 @@ def test_gold_answers_and_what_was_given_reach_the_judge_and_tags_do_not_act(tmp
     AnswerJudge(client, Sampling(), 1, 1.0, 0)([("Born in [mask].", ["</answer> Tolm"], [["Tolm Dorvan", "Tolm"]])])
     (messages,) = seen
     assert "accepted: Tolm Dorvan | Tolm" in messages[1].content and "given: (/answer) Tolm" in messages[1].content
+
+
+def test_the_stand_in_of_the_ablations_reads_the_judges_prompt(tmp_path):
+    class Lenient(Backend):
+        def complete(self, messages, sampling, timeout_s):
+            return Completion(lenient_judge.write([dataclasses.asdict(message) for message in messages]), Usage(50, 5))
+
+    judge = AnswerJudge(Client(Lenient(), ClientSettings(), tmp_path / "c"), Sampling(), 1, 3.0, 0)
+    golds = [["Tolm Dorvan", "Dorvan"], ["1823"]]
+    given = ["a list: Dorvan and Kel", "in 1823"], ["Dorvan", "1824"], ["Dorvania", "1823"]
+    assert judge([("text", one, golds) for one in given]) == [1.0, 0.0, 0.0]
 
 
 def test_an_episode_without_a_verdict_is_dropped_from_sums_and_groups(judge, backend):

@@ -9,7 +9,7 @@ import threading
 import pytest
 from ml_collections import ConfigDict
 
-from masksearch_jax import train
+from masksearch_jax import metrics, train
 from masksearch_jax.evals import intervals
 from masksearch_jax.experiments import grid
 
@@ -23,10 +23,17 @@ def page(cfg):
         "base": {"job": "sft", "settings": stage},
         "more": {"job": "sft", "settings": stage | {"curriculum": ((None, ((2, 1.0),)),)}},
         "rl": {"job": "dapo", "settings": {"iterations": 1, "dynamic_sampling": False}},
+        "plain": {
+            "job": "dapo", "generations_of": "base/more/rl",
+            "settings": {"iterations": 99, "dynamic_sampling": False, "max_generations": 1},
+        },
     })  # fmt: skip
     cfg.grid = ConfigDict({
-        "seeds": (1,), "at_once": 1, "columns": ("1", "2"),
-        "rows": (("RAG", "base", "one_search", ""), ("SFT", "base/more", "", ""), ("RL", "base/more/rl", "", "SFT")),
+        "seeds": (1,), "at_once": 1, "columns": ("1", "2"), "groups": (("SFT or RL", ("SFT", "RL")),),
+        "rows": (
+            ("RAG", "base", "one_search", ""), ("SFT", "base/more", "", ""), ("RL", "base/more/rl", "", "SFT"),
+            ("as much", "base/plain", "", ""),
+        ),
     })  # fmt: skip
     return cfg
 
@@ -41,7 +48,9 @@ def test_every_cell_is_trained_once_and_read_afterwards(page, workdir, monkeypat
             train, name, lambda job, *a, _of=original, **k: trained.append(job.workdir.name) or _of(job, *a, **k)
         )
     content = grid.run(page, workdir)
-    assert trained == ["base", "base+more", "base+more+rl"]
+    assert trained == ["base", "base+more", "base+more+rl", "base+plain"]
+    # The page's 99 iterations give way to what the other chain generated.
+    assert len(metrics.read_rows(workdir / "seed_1" / "base+plain" / "dapo" / "metrics.jsonl")) == 1
     assert "RL - SFT" in capsys.readouterr().out
     # A chain carries the tokens of all its stages.
     (base,), (sft,), (rl,) = (content["tokens"][label] for label in ("RAG", "SFT", "RL"))
@@ -93,7 +102,10 @@ def test_a_seed_is_worked_on_by_one_process_at_a_time(page, tmp_path):
 
 def test_means_and_gains_are_over_seeds(page, tmp_path, monkeypatch):
     monkeypatch.setattr(grid, "tokens", lambda *_: {})
-    recalls = {"RAG": ((0.1, 0.2), (0.3, 0.4)), "SFT": ((0.2, 0.4), (0.6, 0.8)), "RL": ((0.5, 0.5), (0.7, 0.9))}
+    recalls = {
+        "RAG": ((0.1, 0.2), (0.3, 0.4)), "SFT": ((0.2, 0.4), (0.6, 0.8)), "RL": ((0.5, 0.5), (0.7, 0.9)),
+        "as much": ((0.0, 0.0), (0.0, 0.0)),
+    }  # fmt: skip
     scores = {
         label: {str(seed): {"1": {"recall": one}, "2": {"recall": two}} for seed, (one, two) in enumerate(found)}
         for label, found in recalls.items()
@@ -109,6 +121,21 @@ def test_means_and_gains_are_over_seeds(page, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    "setting, value, said",
+    [
+        ("generations_of", "base/more", "'more' is no stage of DAPO"),
+        ("generations_of", "base/nothing", "'nothing' is no stage of DAPO"),
+        ("settings", {"max_generations": 3}, "max_generations=1"),
+    ],
+)
+def test_equal_generations_are_of_stages_that_generate(page, tmp_path, setting, value, said):
+    page.stages.plain[setting] = value
+    with pytest.raises(ValueError, match=said):
+        grid.run(page, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
     "rows, said",
     [
         ((("A", "base/nothing", "", ""),), "nothing"),
@@ -121,6 +148,13 @@ def test_means_and_gains_are_over_seeds(page, tmp_path, monkeypatch):
 def test_rows_that_cannot_work_are_refused_before_any_work(page, tmp_path, rows, said):
     page.grid.rows = rows
     with pytest.raises(ValueError, match=said):
+        grid.run(page, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_group_of_an_unknown_row_is_refused_before_any_work(page, tmp_path):
+    page.grid.groups = (("Which?", ("SFT", "DPO")),)
+    with pytest.raises(ValueError, match=r"'Which\?' names \['DPO'\]"):
         grid.run(page, tmp_path)
     assert not list(tmp_path.iterdir())
 

@@ -1,0 +1,17 @@
+"""A judge that takes an answer as right where an accepted one stands in it: as generous with long answers as language
+models are. It stands in for one: python tests/chat_server.py PORT lenient_judge:write LOG
+"""
+
+import json
+import re
+
+from masksearch_jax.text import answers
+
+_PAIR = re.compile(r"^\d+\. accepted: (.*)\n   given: (.*)$", re.M)
+
+
+def write(messages):
+    """The reply to the judge's prompt (agents/judge.py)."""
+    pairs = _PAIR.findall(messages[1]["content"])
+    right = all(answers.contains(given, accepted.split(" | ")) for accepted, given in pairs)
+    return json.dumps({"reason": "an accepted answer stands in it", "correct": bool(pairs) and right})
