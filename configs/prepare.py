@@ -76,7 +76,8 @@ def get_config(arg: str = ""):
     config.lookups = False  # tasks that teach the search tool and nothing of masks or questions (prep/lookups.py)
     config.newer_dump = ""  # a later export: its articles replace the old ones in the index `fresh`, for FreshQA
     # --- what training may permute among itself ---
-    config.augment = ConfigDict({"names": True, "digits": True, "months": True})
+    # parts: names of whole words and of parts of words, as real ones are, instead of words that are nothing else.
+    config.augment = ConfigDict({"names": True, "digits": True, "months": True, "parts": False})
     # --- who does the long stages: this process, or Apache Beam by shards of the dump (docs/data.md) ---
     config.beam = ConfigDict({
         "runner": "",  # '' for this process | DirectRunner | DataflowRunner

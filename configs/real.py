@@ -20,6 +20,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config = quickstart.get_config()
     config.prepare.dump = ""
     config.prepare.elsewhere = True
+    config.prepare.augment.parts = True
     config.prepare.passages.update({"words": 60, "minimum": 15})
     config.prepare.tasks.span_weights.update({"date": 0.1, "number": 0.1})
     config.prepare.toy_benchmarks = 0
@@ -31,13 +32,14 @@ def get_config(arg: str = "") -> ConfigDict:
     })  # fmt: skip
     config.synthesize.styles.update({"name": 0.3, "own": 0.65, "insight": 0.05})
     config.synthesize.examples.update({"ramp_1": 4000, "ramp_2": 400, "ramp_3": 0, "ramp_4": 0})
-    config.sft.update({"steps": 1500, "rows": 4, "row_length": 768, "eval_every": 500})
+    config.sft.update({"steps": 1500, "rows": 4, "row_length": 768, "eval_every": 750})
     config.sft.curriculum = ((6000, ((1, 1.0),)), (None, ((1, 0.8), (2, 0.2))))
     config.sft.optimizer.total_steps = 1500
     config.dapo.update({
-        "iterations": 60, "row_lengths": (768,), "micro_batches": (3, 5, 8), "eval_every": 30,
+        "iterations": 20, "row_lengths": (768,), "micro_batches": (3, 5, 8), "eval_every": 0,
         "curriculum": ((None, ((1, 0.9), (2, 0.1))),),
     })  # fmt: skip
+    config.dapo.optimizer.learning_rate = config.dapo.optimizer.adam_learning_rate = 3e-4
     config.validation_levels = (1,)
     config.evaluate.episodes.update({"1": 1000, "2": 200, "3": 0, "4": 0, "qa": 0})
     return config

@@ -2,10 +2,13 @@
 
 Enters: training passages with the places of names (link anchors, mentions of the title) and the tokenizer. Leaves:
 groups of piece ids, of which training may permute the members (data.augment): digits; digit pairs; months; whole words
-that only ever begin a name; whole words that only ever continue one. A piece also seen in another role is in none.
+that only ever begin a name; whole words that only ever continue one. A piece also seen in another role is in none. In
+real text hardly a word is so pure, and names are made of parts of words: `parts` takes pieces that mostly write
+capitalised words instead.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -17,6 +20,9 @@ _MONTHS = (
     "December",
 )  # fmt: skip
 _FIRST, _FOLLOWING, _OUTSIDE = 0, 1, 2
+_LETTER = re.compile(r"[^\W\d_]")
+_BEGINS = re.compile(r"▁[A-Z][^\W\d_]*")
+_GOES_ON = re.compile(r"[^\W\d_]+")
 _BYTE_PIECE = re.compile(r"<0x[0-9A-F]{2}>")
 
 
@@ -26,12 +32,15 @@ def groups(
     names: bool = True,
     digits: bool = True,
     months: bool = True,
+    parts: bool = False,
 ) -> list[list[int] | list[list[int]]]:
     """Returns the groups of two or more ids, ascending, disjoint; a member of several ids is one figure in its forms.
 
-    named: (text, character spans of the names in it); the other arguments switch the four groups (names: two of them).
+    named: (text, character spans of the names in it); the other arguments switch the four groups (names: two of them,
+    of parts if `parts`, which reads the texts alone).
     """
     found: list[list[int]] = []
+    named = list(named)
     if digits:
         for figures in FIGURES.values():
             forms = [[i for piece in figure if (i := _lookup(tokenizer, piece)) is not None] for figure in figures]
@@ -41,10 +50,8 @@ def groups(
         found.append([i for month in _MONTHS if (i := _lookup(tokenizer, "▁" + month)) is not None])
     if names:
         taken = {i for group in found for member in group for i in (member if isinstance(member, list) else [member])}
-        roles = _roles(named, tokenizer)
-        for role in (_FIRST, _FOLLOWING):
-            only = roles[role] & ~np.delete(roles, role, axis=0).any(axis=0)
-            found.append([int(i) for i in np.flatnonzero(only) if int(i) not in taken and _is_name(tokenizer, int(i))])
+        for ids in _parts((text for text, _ in named), tokenizer) if parts else _words(named, tokenizer):
+            found.append([i for i in ids if i not in taken])
     return [sorted(group) for group in found if len(group) >= 2]
 
 
@@ -63,6 +70,33 @@ def _lookup(tokenizer: Tokenizer, piece: str) -> int | None:
 def _is_name(tokenizer: Tokenizer, id: int) -> bool:
     piece = tokenizer.piece(id)
     return piece.startswith("▁") and piece[1:2].isupper()
+
+
+def _words(named: Iterable[tuple[str, Sequence[tuple[int, int]]]], tokenizer: Tokenizer) -> list[list[int]]:
+    """Returns the whole words that only ever begin a name, and those that only ever continue one."""
+    roles = _roles(named, tokenizer)
+    only = [roles[role] & ~np.delete(roles, role, axis=0).any(axis=0) for role in (_FIRST, _FOLLOWING)]
+    return [[i for i in np.flatnonzero(mask).tolist() if _is_name(tokenizer, i)] for mask in only]
+
+
+def _parts(texts: Iterable[str], tokenizer: Tokenizer) -> list[list[int]]:
+    """Returns the pieces with which words of names begin, and those with which they go on: at least as often seen in
+    capitalised words as in others. First words of sentences are capitalised anyway: they tell nothing of a piece,
+    unless it is there more than twice as often as in names ('His')."""
+    words: dict[str, Counter[str]] = {"name": Counter(), "first": Counter(), "other": Counter()}
+    for text in texts:
+        first = True
+        for word in text.split():
+            if letter := _LETTER.search(word):
+                words["other" if not letter[0].isupper() else "first" if first else "name"][word] += 1
+            first = word[-1] in ".!?"
+    seen = {role: np.zeros(tokenizer.vocab_size, int) for role in words}
+    for role, counts in words.items():
+        for word, count in counts.items():
+            np.add.at(seen[role], tokenizer.encode(f" {word}"), count)
+    kept = (seen["name"] > 0) & (seen["name"] >= seen["other"]) & (2 * seen["name"] >= seen["first"])
+    ids = np.flatnonzero(kept).tolist()
+    return [[i for i in ids if form.fullmatch(tokenizer.piece(i))] for form in (_BEGINS, _GOES_ON)]
 
 
 def _roles(named: Iterable[tuple[str, Sequence[tuple[int, int]]]], tokenizer: Tokenizer) -> np.ndarray:

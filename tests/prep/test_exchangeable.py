@@ -53,6 +53,26 @@ def test_a_piece_seen_in_another_role_is_in_no_group(world):
     assert words(tok, first) == set(FIRST) - {"Lelz"}
 
 
+def test_parts_are_pieces_of_capitalised_words(tmp_path):
+    rng = random.Random(0)
+    syllables = ("strand", "berg", "ander", "lind", "qvist", "sonn")
+    names = [f"{one}{other}".capitalize() for one in syllables for other in syllables]
+    adjectives, common, months = ("strange", "kind", "small"), ("farm", "berth", "winter"), ("March", "May")
+    texts = [
+        f"His {rng.choice(common)} was sold. The {rng.choice(adjectives)} house of {rng.choice(names)} in "
+        f"{rng.choice(months)} became that of {rng.choice(names)}."
+        for _ in range(300)
+    ]
+    tok = tokenizer.train(texts, tmp_path / "t.model", vocab_size=600, digit_pairs=True)
+    *_, begins, goes_on = exchangeable.groups([(text, ()) for text in texts], tok, digits=False, parts=True)
+    used = {i for name in names for i in tok.encode(f" {name}")}
+    assert len(begins) > 3 and len(goes_on) > 3 and set(begins + goes_on) <= used
+    assert all(tok.piece(i).startswith("▁") for i in begins) and not any(tok.piece(i).startswith("▁") for i in goes_on)
+    # Months stay among themselves; what begins sentences or common words is no part of names.
+    assert not {"▁March", "▁May", "▁His", "▁The"} & {tok.piece(i) for i in begins}
+    assert not {tok.encode(f" {word}")[0] for word in (*adjectives, *common)} & set(begins + goes_on)
+
+
 def test_switches_and_small_groups(world):
     texts, tok = world
     assert len(exchangeable.groups(named(texts), tok, digits=False)) == 3
