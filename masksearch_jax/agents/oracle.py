@@ -6,7 +6,8 @@ but never writes one into a query, and it keeps an episode only if the passages 
 span (rejection sampling), so that what it teaches can be done by reading.
 
 How good its queries are is a setting, `styles`, a probability for each of three ways to write a query about the
-subject S of a sentence with a mask:
+subject S of a mask, which is the article's title where the passage names it, or else the name next to the mask: of a
+passage from the middle of an article nobody could know the title.
   name     S alone
   own      S and the content word nearest to the mask, in the passage's own wording
   insight  S and the word with which *other* articles state such facts (learned from the index, see Associations)
@@ -33,6 +34,7 @@ STYLES = ("name", "own", "insight")
 
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z\[\"'(])")
 _NAME = re.compile(r"[^\W\d_a-z][\w'’\-]+(?:\s+[^\W\d_a-z][\w'’\-]+)*")
+_QUALIFIER = re.compile(r"\s*\([^()]*\)$")
 _WORD = re.compile(r"[^\W\d_]+(?:[-'’][^\W\d_]+)*")
 _STOP = frozenset(
     """
@@ -186,11 +188,27 @@ def fit_associations(tasks: Sequence[records.Task], searcher: interface.Searcher
     return found
 
 
+def subject_of(text: str, title: str, index: int) -> str:
+    """What a reader of a masked passage can ask about mask `index`: the title of its article if the passage names it
+    (without its '(film)'), else the name that stands nearest to the mask, '' if there is none."""
+    plain = _QUALIFIER.sub("", title)
+    if plain in text:
+        return plain
+    sentence, place = mask_sentence(text, index)
+    before, after = sentence[:place], sentence[place + len(tags.MASK) :]
+    near = [(place - before.rindex(name) - len(name), name) for name in names(before)]
+    near += [(after.index(name), name) for name in names(after)]
+    return min(near, key=lambda found: found[0])[1] if near else next(iter(names(text)), "")
+
+
+
 def write_query(task: records.Task, index: int, style: str, associations: Associations) -> str:
     """A query about mask `index`, or '' if this style has nothing to say. Never contains the answer."""
     sentence, _ = mask_sentence(task.text, index)
-    visible = [n for n in names(sentence.replace(tags.MASK, " . ")) if n not in task.title]
-    subject = [task.title]
+    subject = [subject_of(task.text, task.title, index)]
+    visible = [n for n in names(sentence.replace(tags.MASK, " . ")) if n not in subject[0]]
+    if not subject[0]:
+        return ""
     if task.span_kinds[index] in ("date", "number") and visible:
         subject.append(visible[0])  # a number says nothing about whom it concerns: name both parties
     own = own_words(task.text, index)
@@ -349,7 +367,9 @@ def hit_rate(
     """(masks whose answer stands in the top-k passages of the oracle's query in this style, masks), source excluded."""
     probes = [(t, i, write_query(t, i, style, associations)) for t in tasks for i in range(t.masks)]
     # A style that finds no word falls back to the bare name, as the oracle itself would.
-    queries = [interface.Query(q or t.title, t.passage_id, t.article_id) for t, _, q in probes]
+    queries = [
+        interface.Query(q or subject_of(t.text, t.title, i), t.passage_id, t.article_id) for t, i, q in probes
+    ]
     found = sum(
         any(answers.contains(hit.text, t.answers[i]) for hit in hits)
         for (t, i, _), hits in zip(probes, searcher.search(queries, k), strict=True)

@@ -83,8 +83,21 @@ def test_associations_learn_the_word_of_the_other_article(task):
     assert counted.best(["founded"]) == "established"
 
 
+def test_the_subject_of_a_query_stands_in_the_passage():
+    assert oracle.subject_of("Silent Hill is a film by [mask].", "Silent Hill (film)", 0) == "Silent Hill"
+    text = "In Karn Velith met [mask] and Bodr. Lelz lived in [mask] then."
+    assert oracle.subject_of(text, "History of Orland", 0) == "Karn Velith"
+    assert oracle.subject_of(text.replace("met [mask] and", "saw and met [mask], with"), "Orland", 0) == "Bodr"
+    assert oracle.subject_of(text, "Orland", 1) == "Lelz"
+    # No name in the sentence: the first one of the passage; none at all: nothing to ask.
+    assert oracle.subject_of("He met [mask]. Lelz lived.", "Orland", 0) == "Lelz"
+    assert oracle.subject_of("He met [mask] then.", "Orland", 0) == ""
+    hidden = dataclasses.replace(TASK, title="Orland", text="He met [mask] then.")
+    assert [oracle.write_query(hidden, 0, style, oracle.Associations()) for style in oracle.STYLES] == ["", "", ""]
+
+
 def test_no_query_contains_the_answer(task):
-    leaky = dataclasses.replace(task, title="Tolm Dorvan")
+    leaky = dataclasses.replace(task, title="Tolm Dorvan", text=f"{TEXT} Tolm Dorvan was far.")
     associations = oracle.Associations()
     for style in oracle.STYLES:
         assert oracle.write_query(leaky, 0, style, associations) == ""
