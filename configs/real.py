@@ -23,6 +23,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.prepare.augment.parts = True
     config.prepare.passages.update({"words": 60, "minimum": 15})
     config.prepare.tasks.span_weights.update({"date": 0.1, "number": 0.1})
+    config.prepare.tasks.epochs = 8
     config.prepare.toy_benchmarks = 0
     config.model.update({"layers": 4, "embed": 256, "heads": 4, "kv_heads": 4, "ff": 512, "scan_unroll": 4})
     config.search.hits = 3
@@ -31,7 +32,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "slots": 32, "prompt_lengths": (96, 192), "append_rows": (2, 4, 8), "append_tokens": (48, 288),
     })  # fmt: skip
     config.synthesize.styles.update({"name": 0.3, "own": 0.65, "insight": 0.05})
-    config.synthesize.examples.update({"ramp_1": 4000, "ramp_2": 400, "ramp_3": 0, "ramp_4": 0})
+    config.synthesize.examples.update({"ramp_1": 6000, "ramp_2": 400, "ramp_3": 0, "ramp_4": 0})
     config.sft.update({"steps": 1500, "rows": 4, "row_length": 768, "eval_every": 750})
     config.sft.curriculum = ((6000, ((1, 1.0),)), (None, ((1, 0.8), (2, 0.2))))
     config.sft.optimizer.total_steps = 1500
@@ -41,5 +42,6 @@ def get_config(arg: str = "") -> ConfigDict:
     })  # fmt: skip
     config.dapo.optimizer.learning_rate = config.dapo.optimizer.adam_learning_rate = 3e-4
     config.validation_levels = (1,)
+    config.policies = ("untrained", "sft", "dapo")
     config.evaluate.episodes.update({"1": 1000, "2": 200, "3": 0, "4": 0, "qa": 0})
     return config

@@ -86,7 +86,7 @@ def test_meshes_and_micro_batches_change_nothing(cfg, workdir):
     batch = _batch(model_cfg)
     params, sums = _step(model_cfg, sharding.make_mesh(1, 1, 1), 1, batch)
     assert sums["skipped"] == 0 and sums["loss"] > 0
-    for sizes, micro in (((1, 1, 1), 2), ((2, 2, 2), 1), ((4, 1, 1), 1), ((1, 2, 1), 2)):
+    for sizes, micro in (((2, 2, 2), 1), ((1, 2, 1), 2)):
         other, other_sums = _step(model_cfg, sharding.make_mesh(*sizes), micro, batch)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), params, other)
         assert np.isclose(sums["loss"], other_sums["loss"], rtol=1e-5)
