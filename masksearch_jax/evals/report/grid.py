@@ -64,7 +64,8 @@ def _charts(report: Mapping[str, Any]) -> tuple[Chart, ...]:
         found = [report["measured"][label][column] for label in labels]
         widths = tuple(_percent(one["half_width"]) for one in found)
         bars = Curve(column, tuple(map(float, range(len(labels)))), tuple(100 * one["mean"] for one in found), widths)
-        charts.append(Chart(f"{column} (95 % intervals)", "token recall x 100", "", (bars,), "bars", tuple(labels)))
+        title = f"{curves.level_label(column)} (95 % intervals)"
+        charts.append(Chart(title, "token recall x 100", "", (bars,), "bars", tuple(labels)))
     return tuple(charts)
 
 
