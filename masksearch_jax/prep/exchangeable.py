@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from masksearch_jax.text import stops
 from masksearch_jax.text.tokenizer import FIGURES, Tokenizer
 
 _MONTHS = (
@@ -82,7 +83,9 @@ def _words(named: Iterable[tuple[str, Sequence[tuple[int, int]]]], tokenizer: To
 def _parts(texts: Iterable[str], tokenizer: Tokenizer) -> list[list[int]]:
     """Returns the pieces with which words of names begin, and those with which they go on: at least as often seen in
     capitalised words as in others. First words of sentences are capitalised anyway: they tell nothing of a piece,
-    unless it is there more than twice as often as in names ('His')."""
+    unless it is there more than twice as often as in names ('His'). Left out is what can stand in a tag that ends a
+    turn ('an' in '</answer>'): where turns end may not move.
+    """
     words: dict[str, Counter[str]] = {"name": Counter(), "first": Counter(), "other": Counter()}
     for text in texts:
         first = True
@@ -95,7 +98,8 @@ def _parts(texts: Iterable[str], tokenizer: Tokenizer) -> list[list[int]]:
         for word, count in counts.items():
             np.add.at(seen[role], tokenizer.encode(f" {word}"), count)
     kept = (seen["name"] > 0) & (seen["name"] >= seen["other"]) & (2 * seen["name"] >= seen["first"])
-    ids = np.flatnonzero(kept).tolist()
+    kinds = stops.build(tokenizer).kinds
+    ids = np.flatnonzero(kept & (kinds == np.bincount(kinds).argmax())).tolist()
     return [[i for i in ids if form.fullmatch(tokenizer.piece(i))] for form in (_BEGINS, _GOES_ON)]
 
 
