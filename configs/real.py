@@ -3,7 +3,8 @@
 Command:  python -m masksearch_jax.experiment --config=configs/real.py --config.prepare.dump=2wiki_corpus.json.gz
               --workdir=runs/real
 Hardware: two CPU cores.
-Expect:   W/report.json, W/report.html and the table. Made for an hour; docs/experiments.md says what was run of it.
+Expect:   W/report.json, W/report.html and the table. Made for an hour; at this size it has not learned yet, see
+          docs/experiments.md.
 
 The dump may be a MediaWiki export as well. Only what a second passage states is masked (prepare.elsewhere): in some
 thousand passages most facts stand once, and the source of a mask is kept from the search. Dates stand in far more
