@@ -4,7 +4,8 @@ Command:  python -m masksearch_jax.experiment --config=configs/ablations.py --wo
           python -m masksearch_jax.experiment --config=configs/ablations.py:judge --workdir=runs/ablations
               --config.llm.url=URL --config.llm.model=NAME             a model that judges answers as a reward as well
 Hardware: two CPU cores.
-Expect:   78 minutes; W/report.json, W/report.html with the curves of every cell, and the table of docs/ablations.md.
+Expect:   78 minutes with the judge's row; W/report.json, W/report.html with the curves of every cell, and the table of
+          docs/ablations.md.
 
 The baseline is DAPO as configs/dapo.py has it, with fewer iterations. Columns are held-out RAMP by number of masks.
 """

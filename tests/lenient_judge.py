@@ -1,5 +1,5 @@
-"""A judge that takes an answer as right where an accepted one stands in it: as generous with long answers as language
-models are. It stands in for one: python tests/chat_server.py PORT lenient_judge:write LOG
+"""A judge that takes an answer as right where an accepted one stands in it, where no language model can be asked:
+python tests/chat_server.py PORT lenient_judge:write LOG
 """
 
 import json
