@@ -20,7 +20,7 @@ from masksearch_jax.rollout import decode, episode, scheduler, shapes
 from masksearch_jax.rollout.owners import Owners
 from masksearch_jax.rollout.request import Request
 from masksearch_jax.rollout.trajectory import Trajectory
-from masksearch_jax.text import stops, tags
+from masksearch_jax.text import stops
 from masksearch_jax.text.interface import Tokenizer
 
 
@@ -87,7 +87,7 @@ class RolloutEngine:
         self.cfg, self.model_cfg, self.tokenizer, self.searcher, self.mesh = cfg, model_cfg, tokenizer, searcher, mesh
         self.new_episode = new_episode or self._new_episode
         self._stops = stops.build(tokenizer, model_cfg.vocab_size)
-        self._fixed = np.array(sorted({tokenizer.pad_id, tokenizer.eos_id, *sum(map(tokenizer.encode, tags.ALL), [])}))
+        self._fixed = stops.fixed_ids(tokenizer)
         self._time = cfg.limits.total_tokens
         self._contexts = shapes.clipped((*cfg.context_lengths, self._time), self._time)
         self._prompt_lengths = shapes.clipped(cfg.prompt_lengths, self._time)

@@ -50,6 +50,11 @@ class StopTable:
         return bool((self.kinds[np.asarray(pieces)] == self.kinds).all())
 
 
+def fixed_ids(tokenizer: Tokenizer) -> np.ndarray:
+    """Returns, ascending, the ids of pad, eos and of what tags are written with: no permutation may move them."""
+    return np.array(sorted({tokenizer.pad_id, tokenizer.eos_id, *sum(map(tokenizer.encode, tags.ALL), [])}))
+
+
 def build(tokenizer: Tokenizer, vocab_size: int | None = None, closing: Sequence[str] = tags.CLOSING) -> StopTable:
     """Returns the table of a tokenizer.
 

@@ -25,7 +25,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from masksearch_jax import distributed, metrics
 from masksearch_jax.checkpoints import Checkpointer
-from masksearch_jax.data import augment, pipeline
+from masksearch_jax.data import pipeline
 from masksearch_jax.data.curriculum import Curriculum
 from masksearch_jax.data.fingerprint import check_fingerprint
 from masksearch_jax.model import logprobs, lora, transformer
@@ -34,7 +34,7 @@ from masksearch_jax.rl import advantages, agreement, batch, loss
 from masksearch_jax.rl.rewards import RewardConfig
 from masksearch_jax.rollout.engine import RolloutEngine
 from masksearch_jax.text import tokenizer as tokenizer_lib
-from masksearch_jax.trainers import collect
+from masksearch_jax.trainers import collect, pieces
 from masksearch_jax.trainers import optimizer as optimizer_lib
 from masksearch_jax.trainers import state as state_lib
 from masksearch_jax.trainers.sft import Evaluate, save_config
@@ -124,7 +124,7 @@ def run(
     tasks = pipeline.tasks(
         workdir / "data" / "tasks", "train", curriculum, seed=cfg.seed, tokenizer_fingerprint=tokenizer.fingerprint
     )
-    augmentation = augment.load(workdir / "data" / "augment.json", tokenizer.vocab_size) if settings.augment else None
+    augmentation = pieces.load(workdir / "data", tokenizer) if settings.augment else None
     reward_cfg = RewardConfig(**settings.reward.to_dict())
     if reward_cfg.answer == "judge" and judge is None:
         raise ValueError("dapo.reward.answer='judge': no judge was given")

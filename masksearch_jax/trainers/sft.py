@@ -20,13 +20,14 @@ import numpy as np
 
 from masksearch_jax import distributed, metrics, sharding
 from masksearch_jax.checkpoints import Checkpointer
-from masksearch_jax.data import augment, pipeline
+from masksearch_jax.data import pipeline
 from masksearch_jax.data.curriculum import Curriculum, level_name
 from masksearch_jax.data.fingerprint import check_fingerprint
 from masksearch_jax.model import logprobs, lora, transformer
 from masksearch_jax.model.config import ModelConfig
 from masksearch_jax.text import tokenizer as tokenizer_lib
 from masksearch_jax.trainers import optimizer as optimizer_lib
+from masksearch_jax.trainers import pieces
 from masksearch_jax.trainers import state as state_lib
 
 Evaluate = Callable[[Any, int], dict[str, Any]]
@@ -97,9 +98,7 @@ def run(
         rows=settings.rows,
         row_length=settings.row_length,
         tokenizer_fingerprint=tokenizer.fingerprint,
-        augmentation=augment.load(workdir / "data" / "augment.json", tokenizer.vocab_size)
-        if settings.augment
-        else None,
+        augmentation=pieces.load(workdir / "data", tokenizer) if settings.augment else None,
         share=settings.share,
     )
     # ---- model and optimizer --------------------------------------------------------------------------------------
