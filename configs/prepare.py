@@ -58,6 +58,8 @@ def get_config(arg: str = ""):
         "answer_form": "spans",  # spans | paragraph (the official form)
         "instruction": "",
         "question_instruction": "",
+        # The title before a masked passage: of one from the middle of an article nobody can tell what it is about.
+        "titles": False,
         # Around the prompts, with tokenizer_dir: '' (base models) | auto | qwen2.5 | chatml | llama3 | llama3.1 | gemma
         "chat": "",
         "system": "",  # system message of the chat template; '' for the template's own

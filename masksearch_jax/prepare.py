@@ -130,6 +130,8 @@ def settings(cfg: Any) -> dict[str, Any]:
     for name, older in (("spans", "rules"), ("elsewhere", False)):  # of which older data does not say a word
         if recorded[name] == older:
             del recorded[name]
+    if not recorded["tasks"]["titles"]:
+        del recorded["tasks"]["titles"]
     return recorded
 
 

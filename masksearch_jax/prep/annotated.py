@@ -121,7 +121,8 @@ class Annotation:
             for passage, anchors, categories, infobox in found:
                 if passage.split == "train":
                     self.collect_names(passage, anchors)
-                if tags.neutralise(passage.text) != passage.text:
+                shown = f"{passage.title} {passage.text}"
+                if tags.neutralise(shown) != shown:
                     self.tagged += 1
                     continue
                 if left_out := reason(passage):

@@ -303,6 +303,7 @@ def task_settings(
         questions={split: asked.get(split, 0) for split in SPLITS},
         benchmarks=dict(benchmarked or {}),
         lookups={split: n for split, n in (quoted or {}).items() if n},
+        titles=cfg.tasks.titles,
     )
 
 

@@ -47,6 +47,7 @@ FEATURES = {
     "kinds": tf.io.FixedLenSequenceFeature([], tf.string, allow_missing=True),
 }
 
+_SHOWN = ("text", "masked")
 _KEPT = ("id", "article_id", "epoch", "title", "split", "text")
 
 Preprocessor = Callable[[tf.data.Dataset], tf.data.Dataset]
@@ -154,6 +155,15 @@ def mask(masks: int) -> Preprocessor:
         return {**kept, "masked": masked, "answers": answers, "answer_kinds": kinds}
 
     return _over(batch)
+
+
+def entitle(titles: bool) -> Preprocessor:
+    """Puts the title and a colon before 'text' and 'masked', as a search shows passages, if `titles`."""
+
+    def batch(example: Features) -> Features:
+        return {**example, **{name: tf.strings.join([example["title"], ": ", example[name]]) for name in _SHOWN}}
+
+    return _over(batch) if titles else lambda dataset: dataset
 
 
 def word(instruction: str, answer_form: str, frame: Frame) -> Preprocessor:

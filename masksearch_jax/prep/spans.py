@@ -105,14 +105,14 @@ def find(
         *_links_and_dates(passage_text, anchors),
         *(Span(*_trimmed(passage_text, *place), "number") for place in quantities.numbers(passage_text)),
     ]
-    names = _names(passage_text)
+    named = names(passage_text)
     # 'Washington' in 'George Washington' would be read off the first name: the whole name is the candidate.
     terms = _ontology(passage_text, categories, infobox)
-    candidates += names
+    candidates += named
     candidates += [
         t
         for t in terms
-        if not any(n.start <= t.start and t.end <= n.end and n.end - n.start > t.end - t.start for n in names)
+        if not any(n.start <= t.start and t.end <= n.end and n.end - n.start > t.end - t.start for n in named)
     ]
     if rare is not None:
         candidates += [
@@ -234,7 +234,7 @@ def _terms(categories: tuple[str, ...], infobox: tuple[tuple[str, str], ...]) ->
     return patterns
 
 
-def _names(text: str) -> list[Span]:
+def names(text: str) -> list[Span]:
     """Returns runs of capitalised words that are likely names; one word must not open a sentence or be an adjective."""
     found = []
     for match in _NAME.finditer(text):

@@ -50,7 +50,7 @@ class TaskSettings:
     1 where unnamed, 0 to leave a kind unmasked. passages, questions: how many the source files hold, by split.
     chat: family of the chat template around the prompts, '' for a base model (text/chat.py). system: its system
     message, '' for the template's own. benchmarks: how many questions each holds, by name. lookups: how many the
-    source files hold, by split.
+    source files hold, by split. titles: whether the title stands before a masked passage.
     """
 
     seed: int
@@ -65,6 +65,7 @@ class TaskSettings:
     system: str = ""
     benchmarks: dict[str, int] = dataclasses.field(default_factory=dict)
     lookups: dict[str, int] = dataclasses.field(default_factory=dict)
+    titles: bool = False
 
     def __post_init__(self):
         if self.answer_form not in ANSWER_FORMS:
@@ -166,6 +167,7 @@ def register(data_dir: Path | str, **changes: object) -> TaskSettings:
                 ramp.draw(settings.seed, settings.span_weights),
                 ramp.to_batches,
                 ramp.mask(level),
+                ramp.entitle(settings.titles),
                 ramp.word(settings.instruction, settings.answer_form, frame),
                 ramp.tokenize,
                 ramp.enclose(frame),

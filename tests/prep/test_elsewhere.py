@@ -13,37 +13,52 @@ def passage(id, title, text, split="train"):
 
 
 PASSAGES = [
-    passage(0, "Karn", "He was born in Ostrom Dorvan in 1723, in the Blue House."),
-    passage(1, "Ostrom Dorvan", "A city with a blue house."),
-    passage(2, "Lint", "Lint was born in 1723.", "validation"),
-    passage(3, "Meer", "Meer was born in the Blue House of Lint.", "test"),
+    passage(0, "Karn (poet)", "He was born in Ostrom Dorvan in 1723, in the Blue House."),
+    passage(1, "Ostrom Dorvan", "A city with a blue house, where Karn was born."),
+    passage(2, "Lint", "Lint was born in 1723 near Dorvan Bridge.", "validation"),
+    passage(3, "Meer", "Meer was born in the Blue House near Lint, by Dorvan Bridge.", "test"),
+    passage(4, "Meer Street", "A street of 1723 that was named after Old Tolm."),
+    passage(5, "Hill", "A hill where Old Tolm lived."),
 ]
 
 
-def test_rows_of_words_are_counted_by_split_with_titles_and_without_case_and_articles():
+def test_passages_that_state_words_are_noted_by_split_with_titles_and_without_case_and_articles():
     wanted = {("ostrom", "dorvan"), ("blue", "house"), ("1723",), ("lint",), ("dorvan", "ostrom")}
-    found = {" ".join(words): dict(splits) for words, splits in elsewhere.count(PASSAGES, wanted).items()}
+    found = {" ".join(words): dict(splits) for words, splits in elsewhere.holders(PASSAGES, wanted).items()}
     assert found == {
-        "ostrom dorvan": {"train": 2}, "blue house": {"train": 2, "test": 1},
-        "1723": {"train": 1, "validation": 1}, "lint": {"validation": 1, "test": 1},
+        "ostrom dorvan": {"train": {0, 1}}, "blue house": {"train": {0, 1}, "test": {3}},
+        "1723": {"train": {0, 4}, "validation": {2}}, "lint": {"validation": {2}, "test": {3}},
     }  # fmt: skip
 
 
-def test_a_span_passes_where_a_second_passage_of_its_index_states_it(tmp_path, monkeypatch):
+def passing(tmp_path, monkeypatch, asked):
+    """(title, words) of the spans that pass, among all places of the words."""
     linked = [(one, [], [], []) for one in PASSAGES]
     monkeypatch.setattr(elsewhere.annotated, "with_links", lambda folder: iter(linked))
     monkeypatch.setattr(elsewhere.annotated, "old", lambda folder: iter(PASSAGES))
-    asked = ["Ostrom Dorvan", "1723", "Blue House", "Lint", "Karn"]
 
     def finder(text, *about):
         return [Span(at, at + len(words), "name") for words in asked if (at := text.find(words)) >= 0]
 
     stands = elsewhere.tester(tmp_path, finder)
-    passed = {(one.title, one.text[s.start : s.end]) for one in PASSAGES for s in finder(one.text) if stands(one, s)}
-    # 1723 stands in one training passage alone: what trains there cannot find it, what validates can.
-    assert passed == {
-        ("Karn", "Ostrom Dorvan"), ("Karn", "Blue House"), ("Lint", "1723"), ("Meer", "Blue House"), ("Meer", "Lint"),
+    return {(one.title, one.text[s.start : s.end]) for one in PASSAGES for s in finder(one.text) if stands(one, s)}
+
+
+def test_a_span_passes_where_another_passage_of_its_index_states_it_with_a_clue(tmp_path, monkeypatch):
+    # Karn's passage and the city's show each other's names. Karn's 1723 stands in Meer Street too, which knows nothing
+    # of Karn; Meer's Blue House in two passages that know nothing of Meer.
+    assert passing(tmp_path, monkeypatch, ["Ostrom Dorvan", "1723", "Blue House", "blue house", "Karn"]) == {
+        ("Karn (poet)", "Ostrom Dorvan"), ("Karn (poet)", "Blue House"), ("Ostrom Dorvan", "blue house"),
+        ("Ostrom Dorvan", "Karn"),
     }  # fmt: skip
+
+
+def test_a_mask_is_no_clue_to_itself_and_a_name_that_stands_everywhere_is_none(tmp_path, monkeypatch):
+    # Of Lint and Dorvan Bridge a test passage knows as well, which what validates may not find.
+    asked = ["Dorvan Bridge", "Lint", "Old Tolm"]
+    assert passing(tmp_path, monkeypatch, asked) == {("Meer", "Dorvan Bridge"), ("Meer", "Lint")}
+    monkeypatch.setattr(elsewhere, "RARE", 0)
+    assert passing(tmp_path, monkeypatch, asked) == set()
 
 
 @pytest.mark.parametrize("name, value", [("spans", "hard"), ("beam.runner", "DirectRunner")])

@@ -129,6 +129,16 @@ def test_forms_and_instruction(prepared):
             assert tokenizer.decode(example["targets"]) == f"<answer> {example['text'].decode()}</answer>"
             text = prompt.ramp_prompt(example["masked"].decode(), "Fill the masks.")
             assert example["inputs"].tolist() == tokenizer.encode(text)
+        plain = examples(prepared, "ramp_2", "test")
+        tasks.register(prepared, answer_form="paragraph", instruction="Fill the masks.", titles=True)
+        for before, after in zip(plain, examples(prepared, "ramp_2", "test"), strict=True):
+            title = before["title"].decode()
+            assert [after[name].decode() for name in ("masked", "text")] == [
+                f"{title}: {before[name].decode()}" for name in ("masked", "text")
+            ]
+            text = prompt.ramp_prompt(after["masked"].decode(), "Fill the masks.")
+            assert after["inputs"].tolist() == tokenizer.encode(text)
+            assert tokenizer.decode(after["targets"]) == f"<answer> {after['text'].decode()}</answer>"
         tasks.register(prepared, span_weights={"date": 0.0})
         assert not any(b"date" in example["answer_kinds"] for example in examples(prepared, "ramp_2"))
     finally:
