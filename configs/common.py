@@ -167,6 +167,10 @@ def synthesize(strong: bool = False) -> ConfigDict:
         "styles": ConfigDict(styles),
         "retry": 0.5,
         "attempts": 2,
+        # The thought before the last turn's answer quotes so many words, at most, that stand before an answer where it
+        # was found and before the mask; 0: no such thought. Demonstrations with fewer than evidence_match are left out.
+        "evidence": 0,
+        "evidence_match": 0,
         "examples": ConfigDict({"ramp_1": 6000, "ramp_2": 2400, "ramp_3": 300, "ramp_4": 50, "qa": 0}),
         "association_tasks": 2000,
         "probe_tasks": 500,

@@ -35,7 +35,7 @@ from masksearch_jax.text.interface import Tokenizer
 _CHUNK = 512
 # Teacher -> what it alone reads of `synthesize`. (Only what the oracle reads is older than the choice.)
 TEACHERS = {
-    "oracle": ("styles", "retry", "attempts", "association_tasks", "probe_tasks"),
+    "oracle": ("styles", "retry", "attempts", "evidence", "evidence_match", "association_tasks", "probe_tasks"),
     "agents": ("teacher", "agents"),
     "official": ("teacher", "official"),
 }
@@ -50,6 +50,9 @@ def settings(cfg: Any) -> dict[str, Any]:
     read = TEACHERS[wanted["teacher"]]
     for name in {name for names in TEACHERS.values() for name in names if name not in read}:
         del wanted[name]
+    for name in ("evidence", "evidence_match"):  # of which older demonstrations do not say a word
+        if not wanted.get(name):
+            wanted.pop(name, None)
     return {
         "seed": cfg.seed,
         "synthesize": wanted,
@@ -202,6 +205,8 @@ def _run_oracle(cfg: Any, workdir: Path, searcher: interface.Searcher) -> dict[s
         styles=dict(wanted.styles),
         retry=wanted.retry,
         attempts=wanted.attempts,
+        evidence=wanted.evidence,
+        evidence_match=wanted.evidence_match,
         hits=cfg.search.hits,
         observation_tokens=cfg.episode.observation_tokens,
         total_tokens=cfg.episode.total_tokens,

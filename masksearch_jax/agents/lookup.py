@@ -44,7 +44,9 @@ class _Lookup(oracle.Transcript):
         return self.search(thought, lambda style: self._queries[self._article])
 
     def read(self, hits: Sequence[interface.Hit]) -> None:
-        if answers.contains(self.observe(hits), self.task.answers[self._article]):
+        observation = self.observe(hits)
+        if answers.contains(observation, self.task.answers[self._article]):
+            self.note(observation, self.task.answers[self._article][0], self._cues[self._article])
             self._article += 1
             self.found()
         else:

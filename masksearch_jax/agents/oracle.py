@@ -54,12 +54,16 @@ _NEAR = 3
 class OracleConfig:
     """styles: probability of each query style for a first query. retry: share of misses after which the oracle
     searches again, with a style drawn anew among those it has not tried for that mask. attempts: most searches for one
-    mask. hits: passages read for each search. observation_tokens, total_tokens: as the episode limits of the
-    rollout."""
+    mask. evidence: how many words its last thought quotes before each answer, with the answer, from the passage where
+    it stands: at most so many, and only words that stand before the mask as well, so that they are found again by what
+    is asked; 0 for no such thought. evidence_match: without so many of them there is no demonstration. hits: passages
+    read for each search. observation_tokens, total_tokens: as the episode limits of the rollout."""
 
     styles: dict[str, float]
     retry: float
     attempts: int
+    evidence: int
+    evidence_match: int
     hits: int
     observation_tokens: int
     total_tokens: int
@@ -71,11 +75,16 @@ class OracleConfig:
             raise ValueError(
                 f"synthesize.styles={dict(self.styles)}: probabilities over {STYLES} that add up to 1 are needed"
             )
+        if not 0 <= self.evidence_match <= self.evidence:
+            raise ValueError(
+                f"synthesize.evidence={self.evidence}, evidence_match={self.evidence_match}: numbers of words are 0 or "
+                "more, and no more can match than are quoted"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """Either a demonstration, or the reason why there is none: 'miss', 'too_long' or 'no_query'."""
+    """Either a demonstration, or the reason why there is none: 'miss', 'too_long', 'no_query' or 'no_evidence'."""
 
     task_id: str
     demonstration: records.Demonstration | None
@@ -139,6 +148,23 @@ def plan(text: str, first: int, masks: int) -> str:
     A policy that reads its last plan knows whether to go on or to answer, however many masks a passage has.
     """
     return f"{tags.SPAN_SEPARATOR} ".join(sub_goal(text, index) for index in range(first, masks))
+
+
+def quote(shown: str, answer: str, before: str, words: int) -> tuple[str, int]:
+    """The answer with the words ahead of it in the text `shown` with which `before` ends too, `words` at most, and how
+    many these are. Of the places where the answer stands the first with most of them; ("", 0) if there is none."""
+    ending = before.split()
+    found = ("", 0)
+    for match in re.finditer(rf"(?<!\w){re.escape(answer)}(?!\w)", shown):
+        ahead = shown[: match.start()].split()[-words:]
+        alike = 0
+        for one, other in zip(reversed(ahead), reversed(ending), strict=False):
+            if answers.normalize(one) != answers.normalize(other):
+                break
+            alike += 1
+        if alike > found[1] or not found[0]:
+            found = " ".join([*ahead[len(ahead) - alike :], answer]), alike
+    return found
 
 
 class Associations:
@@ -250,7 +276,7 @@ class Transcript:
         digest = np.frombuffer(task.id.encode(), np.uint8).astype(np.uint32).tolist()
         self._rng = np.random.default_rng([cfg.seed, *digest])
         self._ids, self._trainable = list(task.prompt), [0] * len(task.prompt)
-        self._tried, self.searches, self.rejected = [], 0, ""
+        self._tried, self._thought, self.searches, self.rejected = [], "", 0, ""
 
     def search(self, thought: str, write: Callable[[str], str]) -> str:
         """Writes a search turn with the query that `write` makes in a style drawn among those not tried yet; returns
@@ -276,6 +302,14 @@ class Transcript:
         self._trainable += [0] * len(observation)
         return self._tokenizer.decode(observation)
 
+    def note(self, observation: str, answer: str, before: str) -> int:
+        """Quotes in the thought before the last turn's answer where an observation states one (see OracleConfig);
+        returns with how many words the quote leads there as `before` does."""
+        found, alike = quote(observation.removeprefix(tags.INFORMATION[0]), answer, before, self._cfg.evidence)
+        if self._cfg.evidence:
+            self._thought = f"{tags.SPAN_SEPARATOR} ".join(filter(None, [self._thought, found]))
+        return alike
+
     def found(self) -> None:
         """The part is done: the next one may take every style again."""
         self._tried = []
@@ -288,7 +322,8 @@ class Transcript:
     def finish(self) -> Outcome:
         """The demonstration with the gold answer as its last turn, unless the task was rejected or is too long."""
         if not self.rejected:
-            self._write(tags.block(tags.ANSWER, answer_text(self.task)))
+            thought = tags.block(tags.THINK, self._thought) if self._thought else ""
+            self._write(thought + tags.block(tags.ANSWER, answer_text(self.task)))
             if len(self._ids) > self._cfg.total_tokens:
                 self.rejected = "too_long"
         if self.rejected:
@@ -323,7 +358,11 @@ class _Masks(Transcript):
         return self.search(thought, lambda style: write_query(self.task, self._mask, style, self._associations))
 
     def read(self, hits: Sequence[interface.Hit]) -> None:
-        if answers.contains(self.observe(hits), self.task.answers[self._mask]):
+        observation = self.observe(hits)
+        if answers.contains(observation, self.task.answers[self._mask]):
+            sentence, place = mask_sentence(self.task.text, self._mask)
+            if self.note(observation, self.task.answers[self._mask][0], sentence[:place]) < self._cfg.evidence_match:
+                self.rejected = "no_evidence"
             self._mask += 1
             self.found()
         else:

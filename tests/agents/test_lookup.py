@@ -1,5 +1,7 @@
 """The teacher of lookups: one search for each article, in order, and only what was shown is quoted."""
 
+import dataclasses
+
 from masksearch_jax.agents import lookup, oracle
 from masksearch_jax.data import records
 from masksearch_jax.retrieval.interface import Hit
@@ -7,8 +9,8 @@ from masksearch_jax.text import tokenizer as tokenizer_lib
 
 ARTICLES = {"Karn Velith": "Karn Velith was born in Ostrom.", "Brad Keshan": "Brad Keshan wrote a book."}
 CFG = oracle.OracleConfig(
-    styles={"name": 1.0, "own": 0.0, "insight": 0.0}, retry=0.5, attempts=2, hits=1, observation_tokens=64,
-    total_tokens=400, seed=0,
+    styles={"name": 1.0, "own": 0.0, "insight": 0.0}, retry=0.5, attempts=2, evidence=0, evidence_match=0, hits=1,
+    observation_tokens=64, total_tokens=400, seed=0,
 )  # fmt: skip
 
 
@@ -49,6 +51,13 @@ def test_articles_are_searched_by_title_and_quoted_in_order(tmp_path):
     written = tokenizer.decode([i for i, own in zip(made.ids, made.trainable, strict=True) if own])
     assert written.count("<search>") == 2 and written.endswith("<answer> born in Ostrom; a book</answer>")
     assert "<think> was born; wrote a</think>" in written and "<think> wrote a</think>" in written
+    (quoting,) = lookup.synthesize(
+        [two], searcher, tokenizer, oracle.Associations(), dataclasses.replace(CFG, evidence=2)
+    )
+    thought = "<think> born in Ostrom; a book</think>"
+    assert tokenizer.decode(quoting.demonstration.ids) == tokenizer.decode(made.ids).replace(
+        "<answer>", f"{thought}<answer>"
+    )
     assert made.ids[: len(two.prompt)] == two.prompt and not any(made.trainable[: len(two.prompt)])
 
 

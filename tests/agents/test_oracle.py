@@ -51,8 +51,9 @@ def task(tokenizer):
 
 def config(**styles):
     return oracle.OracleConfig(
-        styles=styles, retry=1.0, attempts=3, hits=1, observation_tokens=64, total_tokens=400, seed=0
-    )
+        styles=styles, retry=1.0, attempts=3, evidence=0, evidence_match=0, hits=1, observation_tokens=64,
+        total_tokens=400, seed=0,
+    )  # fmt: skip
 
 
 def test_own_words_come_from_the_sentence_of_the_mask_nearest_first():
@@ -123,6 +124,38 @@ def test_demonstration_is_what_an_episode_would_hold(task, tokenizer):
     assert "birthplace of Karn Velith" in read and "established by Karn Velith" in read
     # Encoding the whole text gives the ids of its parts: no drift at the joins.
     assert tokenizer.encode(tokenizer.decode(one.ids)) == one.ids
+
+
+def test_the_last_thought_quotes_the_words_before_each_answer(task, tokenizer):
+    here = Hit(1, 1, "Tolm Dorvan", "Brad met Tolm Dorvan. Karn Velith was born in Tolm Dorvan.", 1.0)
+    library = Library()
+    library._one = lambda text: [here if "birthplace" in text else HOUSE]
+    associations = oracle.Associations()
+    for _ in range(3):
+        associations.add(["born"], ["birthplace"])
+        associations.add(["founded", "war"], ["established"])
+        associations.add(["other"], ["word"])
+    cfg = dataclasses.replace(config(insight=1.0), evidence=2)
+    (outcome,) = oracle.synthesize([task], library, tokenizer, associations, cfg)
+    text = tokenizer.decode(outcome.demonstration.ids)
+    # Of three places the one after the word before the mask. Nothing before the house is what stands before its mask.
+    said = "<think> in Tolm Dorvan; Vesh Pirael</think><answer> Tolm Dorvan; Vesh Pirael</answer>"
+    assert text.endswith(said)
+    (outcome,) = oracle.synthesize(
+        [task], library, tokenizer, associations, dataclasses.replace(cfg, evidence_match=1)
+    )
+    assert outcome == oracle.Outcome(task.id, None, "no_evidence")
+    for wrong in ({"evidence": -1}, {"evidence_match": 3}):
+        with pytest.raises(ValueError, match=r"synthesize\.evidence"):
+            dataclasses.replace(cfg, **wrong)
+
+
+def test_a_quote_is_of_whole_words_where_most_of_them_are_those_before_the_mask():
+    shown = "He met Tolm by Tolman Bay, born by Tolm, and lived by Tolm"
+    assert oracle.quote(shown, "Tolm", "Karn was born, by", 3) == ("born by Tolm", 2)
+    assert oracle.quote(shown, "Tolm", "Karn was born, by", 1) == ("by Tolm", 1)
+    assert oracle.quote(shown, "Tolm", "Karn", 3) == ("Tolm", 0)
+    assert oracle.quote(shown, "tolm", "by", 3) == ("", 0)
 
 
 def test_a_miss_is_followed_by_another_query_or_rejected(task, tokenizer):

@@ -48,8 +48,8 @@ def tokenizer(tmp_path_factory):
 def outcome(tokenizer, library, task=TASK, attempts=2, **styles):
     task = dataclasses.replace(task, prompt=tokenizer.encode(prompt.question_prompt(task.text)))
     cfg = oracle.OracleConfig(
-        styles=styles or {"own": 1.0}, retry=1.0, attempts=attempts, hits=1, observation_tokens=64, total_tokens=400,
-        seed=0,
+        styles=styles or {"own": 1.0}, retry=1.0, attempts=attempts, evidence=0, evidence_match=0, hits=1,
+        observation_tokens=64, total_tokens=400, seed=0,
     )  # fmt: skip
     (found,) = questions.synthesize([task], library, tokenizer, oracle.Associations(), cfg)
     return found
