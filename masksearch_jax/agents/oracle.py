@@ -25,6 +25,7 @@ from typing import Protocol
 
 import numpy as np
 
+from masksearch_jax.agents import evidence
 from masksearch_jax.data import records
 from masksearch_jax.retrieval import interface
 from masksearch_jax.text import answers, prompt, tags
@@ -150,23 +151,6 @@ def plan(text: str, first: int, masks: int) -> str:
     return f"{tags.SPAN_SEPARATOR} ".join(sub_goal(text, index) for index in range(first, masks))
 
 
-def quote(shown: str, answer: str, before: str, words: int) -> tuple[str, int]:
-    """The answer with the words ahead of it in the text `shown` with which `before` ends too, `words` at most, and how
-    many these are. Of the places where the answer stands the first with most of them; ("", 0) if there is none."""
-    ending = before.split()
-    found = ("", 0)
-    for match in re.finditer(rf"(?<!\w){re.escape(answer)}(?!\w)", shown):
-        ahead = shown[: match.start()].split()[-words:]
-        alike = 0
-        for one, other in zip(reversed(ahead), reversed(ending), strict=False):
-            if answers.normalize(one) != answers.normalize(other):
-                break
-            alike += 1
-        if alike > found[1] or not found[0]:
-            found = " ".join([*ahead[len(ahead) - alike :], answer]), alike
-    return found
-
-
 class Associations:
     """Which word other articles use for a fact that a sentence states in its own words.
 
@@ -225,7 +209,6 @@ def subject_of(text: str, title: str, index: int) -> str:
     near = [(place - before.rindex(name) - len(name), name) for name in names(before)]
     near += [(after.index(name), name) for name in names(after)]
     return min(near, key=lambda found: found[0])[1] if near else next(iter(names(text)), "")
-
 
 
 def write_query(task: records.Task, index: int, style: str, associations: Associations) -> str:
@@ -305,9 +288,10 @@ class Transcript:
     def note(self, observation: str, answer: str, before: str) -> int:
         """Quotes in the thought before the last turn's answer where an observation states one (see OracleConfig);
         returns with how many words the quote leads there as `before` does."""
-        found, alike = quote(observation.removeprefix(tags.INFORMATION[0]), answer, before, self._cfg.evidence)
-        if self._cfg.evidence:
-            self._thought = f"{tags.SPAN_SEPARATOR} ".join(filter(None, [self._thought, found]))
+        if not self._cfg.evidence:
+            return 0
+        found, alike = evidence.quote(observation.removeprefix(tags.INFORMATION[0]), answer, before, self._cfg.evidence)
+        self._thought = f"{tags.SPAN_SEPARATOR} ".join(filter(None, [self._thought, found]))
         return alike
 
     def found(self) -> None:
