@@ -3,8 +3,8 @@
 Command:  python -m masksearch_jax.experiment --config=configs/real.py --config.prepare.dump=2wiki_corpus.json.gz
               --workdir=runs/real
 Hardware: two CPU cores.
-Expect:   W/report.json, W/report.html and the table, in less than an hour. It learns to ask and hardly to read; what
-          was run of it, and how far, stands in docs/experiments.md.
+Expect:   W/report.json, W/report.html and the table. Made for an hour, and not run to its end as it stands; an earlier
+          setting learned to ask and hardly to read: docs/experiments.md.
 
 The dump may be a MediaWiki export as well. Only what a second passage states with a name that the masked passage shows
 is masked (prepare.elsewhere): in some thousand passages most facts stand once, and the source of a mask is kept from

@@ -43,9 +43,11 @@ def tester(data_dir: Path, finder: spans.SpanFinder) -> Callable[[records.Passag
 
         masked = _words(passage.text[span.start : span.end])
         answering = others(masked)
+        if not answering:
+            return False
         for words, start, end in _clues(passage):
             shown = (end <= span.start or span.end <= start) and not set(words) <= set(masked)
-            if answering and shown and len(found := others(words)) <= RARE and found & answering:
+            if shown and len(found := others(words)) <= RARE and found & answering:
                 return True
         return False
 

@@ -18,11 +18,14 @@ def load(data_dir: Path, tokenizer: Tokenizer) -> augment.PiecePermutation | Non
     """Returns what `augment.load` does; raises ValueError that names the file, the group and a piece."""
     path = data_dir / "augment.json"
     found = augment.load(path, tokenizer.vocab_size)
+    if found is None:
+        return None
     kinds, fixed = stops.build(tokenizer).kinds, stops.fixed_ids(tokenizer)
-    for number, group in enumerate(found.groups if found else ()):
-        moved = (kinds[group] != kinds[group[0]]) | np.isin(group, fixed)
-        if moved.any():
-            piece = tokenizer.piece(int(group[moved][0]))
+    ordinary = np.bincount(kinds).argmax()  # of pieces that say nothing of a turn's end
+    for number, group in enumerate(found.groups):
+        tagged = np.isin(group, fixed)
+        if tagged.any() or (kinds[group] != kinds[group[0]]).any():
+            piece = tokenizer.piece(int(group[tagged | (kinds[group] != ordinary)][0]))
             raise ValueError(
                 f"{path}: groups[{number}] permutes the piece {piece!r}, which can stand in a tag or end a turn; "
                 "prepare the data again, with --config.overwrite=True"
