@@ -137,6 +137,7 @@ def model() -> ConfigDict:
         "qk_norm": False,
         "tie_embeddings": True,
         "smear_keys": True,
+        "token_shift": 0,  # earlier tokens whose embeddings each token starts with
         "dtype": "float32",
         "param_dtype": "float32",
         "remat": "none",
@@ -167,8 +168,8 @@ def synthesize(strong: bool = False) -> ConfigDict:
         "styles": ConfigDict(styles),
         "retry": 0.5,
         "attempts": 2,
-        # The thought before the last turn's answer quotes so many words, at most, that stand before an answer where it
-        # was found and before the mask; 0: no such thought. Demonstrations with fewer than evidence_match are left out.
+        # Thoughts are of so many words before each mask, and the last one of these with the answer; 0: of a plan,
+        # and an answer comes without one. Where fewer than evidence_match lead to what was found, nothing is taught.
         "evidence": 0,
         "evidence_match": 0,
         "examples": ConfigDict({"ramp_1": 6000, "ramp_2": 2400, "ramp_3": 300, "ramp_4": 50, "qa": 0}),

@@ -147,11 +147,12 @@ class Job:
         folder = Path(self.cfg.start)
         saved = json.loads((folder / "config.json").read_text())["model"]
         own = json.loads(json.dumps(dataclasses.asdict(self.model_cfg)))
-        different = sorted(name for name in own if name not in families.RUN_FIELDS and saved.get(name) != own[name])
+        saved = json.loads(json.dumps(dataclasses.asdict(model_config.ModelConfig(vocab_size=1)))) | saved
+        different = sorted(name for name in own if name not in families.RUN_FIELDS and saved[name] != own[name])
         if different:
             raise ValueError(
                 f"start={folder} holds another model: "
-                + ", ".join(f"{name} is {saved.get(name)} there and {own[name]} here" for name in different)
+                + ", ".join(f"{name} is {saved[name]} there and {own[name]} here" for name in different)
             )
         data = folder.parent / "data"
         if tokenizer_lib.load(data).fingerprint != self.tokenizer.fingerprint:

@@ -12,6 +12,7 @@ language model, whose journal of every task stands in W/demonstrations/agents an
 also as official chatml records); a file of official trajectories.
 """
 
+import dataclasses
 import json
 import time
 from collections import Counter
@@ -277,9 +278,12 @@ def _write_level(
 
 
 def _tasks(workdir: Path, level: int) -> Iterator[records.Task]:
-    """Training tasks of one level, epoch after epoch."""
-    for path in sorted((workdir / "data" / "tasks" / "train" / level_name(level)).glob("epoch_*.array_record")):
-        yield from records.read(path, records.Task)
+    """Training tasks of one level, epoch after epoch; for level -2 those of level 1, whose source the search then need
+    not leave out."""
+    folder = workdir / "data" / "tasks" / "train" / level_name(1 if level == -2 else level)
+    for path in sorted(folder.glob("epoch_*.array_record")):
+        for task in records.read(path, records.Task):
+            yield dataclasses.replace(task, passage_id=-1, article_id=-1) if level == -2 else task
 
 
 def _first(source: Iterator[Any], count: int) -> list[Any]:

@@ -1,6 +1,6 @@
 """Where an observation states an answer: what the oracle quotes before it answers, as a reader would find it again.
 
-Enters: what was shown, an answer, the text before the mask. Leaves: the quote, and how many words lead there.
+Enters: what was shown, an answer, the text before the mask. Leaves: the quote, and how many of its words lead there.
 """
 
 import re
@@ -9,18 +9,15 @@ from masksearch_jax.text import answers
 
 
 def quote(shown: str, answer: str, before: str, words: int) -> tuple[str, int]:
-    """The answer with the words ahead of it in the text `shown` with which `before` ends too, `words` (1 or more) at
-    most, and how many these are. Of the places where the answer stands the first with most of them; ("", 0) if there
-    is none."""
-    ending = before.split()
-    found = ("", 0)
+    """The last `words` words (1 or more) of `before` and the answer, and after how many of these words, at most, the
+    answer stands in the text `shown`; ("", 0) if it stands nowhere there."""
+    ending = before.split()[-words:]
+    best = -1
     for match in re.finditer(rf"(?<!\w){re.escape(answer)}(?!\w)", shown):
-        ahead = shown[: match.start()].split()[-words:]
         alike = 0
-        for one, other in zip(reversed(ahead), reversed(ending), strict=False):
+        for one, other in zip(reversed(shown[: match.start()].split()), reversed(ending), strict=False):
             if answers.normalize(one) != answers.normalize(other):
                 break
             alike += 1
-        if alike > found[1] or not found[0]:
-            found = " ".join([*ahead[len(ahead) - alike :], answer]), alike
-    return found
+        best = max(best, alike)
+    return (" ".join([*ending, answer]), best) if best >= 0 else ("", 0)

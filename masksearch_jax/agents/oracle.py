@@ -55,10 +55,10 @@ _NEAR = 3
 class OracleConfig:
     """styles: probability of each query style for a first query. retry: share of misses after which the oracle
     searches again, with a style drawn anew among those it has not tried for that mask. attempts: most searches for one
-    mask. evidence: how many words its last thought quotes before each answer, with the answer, from the passage where
-    it stands: at most so many, and only words that stand before the mask as well, so that they are found again by what
-    is asked; 0 for no such thought. evidence_match: without so many of them there is no demonstration. hits: passages
-    read for each search. observation_tokens, total_tokens: as the episode limits of the rollout."""
+    mask. evidence: how many words before each mask it thinks of, before it searches and again, with the answer, before
+    it answers, so that it reads on where they lead; 0 for no such thought. evidence_match: so many of them have to lead
+    to the answer in what was found, or there is no demonstration. hits: passages read for each search.
+    observation_tokens, total_tokens: as the episode limits of the rollout."""
 
     styles: dict[str, float]
     retry: float
@@ -122,12 +122,17 @@ def names(text: str) -> list[str]:
     return found
 
 
-def mask_sentence(text: str, index: int) -> tuple[str, int]:
-    """Returns the sentence that holds mask number `index` (from 0) of `text`, and the mask's character offset in it."""
+def mask_place(text: str, index: int) -> int:
+    """The character offset of mask number `index` (from 0) of `text`."""
     place = -1
     for _ in range(index + 1):
         place = text.index(tags.MASK, place + 1)
-    start = 0
+    return place
+
+
+def mask_sentence(text: str, index: int) -> tuple[str, int]:
+    """Returns the sentence that holds mask number `index` (from 0) of `text`, and the mask's character offset in it."""
+    place, start = mask_place(text, index), 0
     for border in _SENTENCE.finditer(text):
         if border.start() > place:
             return text[start : border.start()], place - start
@@ -143,12 +148,22 @@ def sub_goal(text: str, index: int) -> str:
     return " ".join(before or after)
 
 
-def plan(text: str, first: int, masks: int) -> str:
+def plan(text: str, first: int, masks: int, evidence: int = 0) -> str:
     """The steps that remain from mask number `first` on ('born in; offices of'): the oracle's thought before a search.
+    With `evidence` they are the words before each mask that its last thought will quote, in full.
 
     A policy that reads its last plan knows whether to go on or to answer, however many masks a passage has.
     """
-    return f"{tags.SPAN_SEPARATOR} ".join(sub_goal(text, index) for index in range(first, masks))
+
+    def step(index):
+        return leading_words(text, index, evidence) if evidence else sub_goal(text, index)
+
+    return f"{tags.SPAN_SEPARATOR} ".join(map(step, range(first, masks)))
+
+
+def leading_words(text: str, index: int, count: int) -> str:
+    """The `count` words before a mask as they stand there; fewer where the text begins."""
+    return " ".join(text[: mask_place(text, index)].split()[-count:])
 
 
 class Associations:
@@ -286,8 +301,8 @@ class Transcript:
         return self._tokenizer.decode(observation)
 
     def note(self, observation: str, answer: str, before: str) -> int:
-        """Quotes in the thought before the last turn's answer where an observation states one (see OracleConfig);
-        returns with how many words the quote leads there as `before` does."""
+        """Adds an answer and the words that lead to it to the thought before the last turn's answer (see OracleConfig);
+        returns how many of them lead to it in the observation too."""
         if not self._cfg.evidence:
             return 0
         found, alike = evidence.quote(observation.removeprefix(tags.INFORMATION[0]), answer, before, self._cfg.evidence)
@@ -338,14 +353,14 @@ class _Masks(Transcript):
         return self._mask == self.task.masks
 
     def next_query(self) -> str:
-        thought = plan(self.task.text, self._mask, self.task.masks)
+        thought = plan(self.task.text, self._mask, self.task.masks, self._cfg.evidence)
         return self.search(thought, lambda style: write_query(self.task, self._mask, style, self._associations))
 
     def read(self, hits: Sequence[interface.Hit]) -> None:
         observation = self.observe(hits)
         if answers.contains(observation, self.task.answers[self._mask]):
-            sentence, place = mask_sentence(self.task.text, self._mask)
-            if self.note(observation, self.task.answers[self._mask][0], sentence[:place]) < self._cfg.evidence_match:
+            before = self.task.text[: mask_place(self.task.text, self._mask)]
+            if self.note(observation, self.task.answers[self._mask][0], before) < self._cfg.evidence_match:
                 self.rejected = "no_evidence"
             self._mask += 1
             self.found()

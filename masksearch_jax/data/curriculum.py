@@ -3,7 +3,7 @@
 Enters: phases, each a number of examples and the weights of the levels in it. Leaves: the level of global example i
 as a pure function of (seed, i), so that a resumed run, another host and another batch size all see the same order.
 Phases are counted in examples because a packed step holds a varying number of them. Level k means k masks; level 0
-means questions, level -1 lookups.
+means questions, level -1 lookups, level -2 one mask with its source in reach of the search.
 """
 
 import bisect
@@ -13,15 +13,16 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-QUESTIONS, LOOKUPS = "qa", "lookup"
-_NAMED = {0: QUESTIONS, -1: LOOKUPS}
+QUESTIONS, LOOKUPS, OPEN = "qa", "lookup", "open"
+_NAMED = {0: QUESTIONS, -1: LOOKUPS, -2: OPEN}
 
 # Keeps the draw apart from other streams that are keyed by (seed, index).
 _STREAM = 0x6C657665
 
 
 def level_name(level: int) -> str:
-    """The name of a level in folders, files and scores: 'ramp_<k>', 'qa' for level 0, 'lookup' for level -1."""
+    """The name of a level in folders, files and scores: 'ramp_<k>', 'qa' for level 0, 'lookup' for level -1, 'open' for
+    level -2."""
     return _NAMED.get(level, f"ramp_{level}")
 
 

@@ -35,6 +35,7 @@ class Cache:
     k: tuple[tuple[jax.Array, ...], ...]  # by layer and block [B, K, T_i, H]: smeared, normed, rotated keys
     v: tuple[tuple[jax.Array, ...], ...]  # by layer and block [B, K, T_i, H]
     last_key: tuple[jax.Array, ...]  # one [B, K, H] a layer: the newest key as projected, for smear_keys; else ()
+    last_ids: tuple[jax.Array, ...]  # one int32 [B, token_shift]: the newest tokens, oldest first; without a shift ()
     lengths: jax.Array  # int32 [B]
 
     @property
@@ -74,6 +75,9 @@ def abstract_cache(cfg: ModelConfig, batch: int, ends: int | Sequence[int], mesh
         k=(kv,) * cfg.layers,
         v=(kv,) * cfg.layers,
         last_key=(last,) * cfg.layers if cfg.smear_keys else (),
+        last_ids=(struct("cache.last_ids", ("batch", None), (batch, cfg.token_shift), jnp.int32),)
+        if cfg.token_shift
+        else (),
         lengths=struct("cache.lengths", ("batch",), (batch,), jnp.int32),
     )
 
@@ -143,6 +147,7 @@ def take_rows(cache: Cache, rows: jax.Array) -> Cache:
         k=tuple(map(joined, cache.k)),
         v=tuple(map(joined, cache.v)),
         last_key=tuple(map(take, cache.last_key)),
+        last_ids=tuple(map(take, cache.last_ids)),
         lengths=take(cache.lengths),
     )
 
@@ -175,6 +180,7 @@ def put_rows(cache: Cache, rows: jax.Array, sub: Cache) -> Cache:
         k=tuple(map(put_time, cache.k, sub.k)),
         v=tuple(map(put_time, cache.v, sub.v)),
         last_key=tuple(map(put, cache.last_key, sub.last_key)),
+        last_ids=tuple(map(put, cache.last_ids, sub.last_ids)),
         lengths=put(cache.lengths, sub.lengths),
     )
 

@@ -73,6 +73,9 @@ class ModelConfig:
     query_scalar: scores are divided by its square root; 0 stands for head_dim.
     attention_softcap, logit_softcap: c tanh(x / c) on attention scores and on logits; 0 turns it off.
     smear_keys: k_t <- a k_t + (1 - a) k_{t-1} before q/k norm and RoPE, a one learnable scalar per layer and head.
+    token_shift: how many earlier tokens each token knows from the start: its embedding e_t becomes e_t + sum_j w_j
+    e_{t-j}, w_j [D] learnable, j up to token_shift (a causal depthwise convolution, as of the Canon layers of Allen-Zhu
+    2025 the first). What precedes a token then needs no attention to be read off it.
     dtype: of activations, caches and the weights as used. param_dtype: of the weights as stored.
     remat: what the backward pass of a layer recomputes: 'none', 'dots' (all but matrix products), 'full' (all).
     attention: what computes the attention of whole rows in training, see packed_attention.py; appends to a cache and
@@ -111,6 +114,7 @@ class ModelConfig:
     logit_softcap: float = 0.0
     tie_embeddings: bool = True
     smear_keys: bool = True
+    token_shift: int = 0
     dtype: str = "float32"
     param_dtype: str = "float32"
     remat: str = "none"
@@ -144,7 +148,7 @@ class ModelConfig:
                 f"model.rope_fraction = {self.rope_fraction} of model.head_dim = {self.head_dim} leaves no pair of"
                 " dimensions to rotate; raise either."
             )
-        for name in ("window", "local_rope_base", "query_scalar", "attention_softcap", "logit_softcap"):
+        for name in ("token_shift", "window", "local_rope_base", "query_scalar", "attention_softcap", "logit_softcap"):
             if getattr(self, name) < 0:
                 raise ValueError(f"model.{name} = {getattr(self, name)}: must not be negative; 0 turns it off.")
         if self.lora and self.lora.base_quantisation and self.remat == "none":

@@ -97,8 +97,8 @@ class Block(nnx.Module):
 
 
 class Transformer(nnx.Module):
-    """Every parameter of the model: embedding [V, D], blocks (leading axis L), final_norm [D], unembedding [D, V], and
-    adapters (leading axis L)."""
+    """Every parameter of the model: embedding [V, D], shift [token_shift, D], blocks (leading axis L), final_norm [D],
+    unembedding [D, V], and adapters (leading axis L)."""
 
     def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
         def param(shape, axes, init, dtype=cfg.param_dtype):
@@ -115,6 +115,9 @@ class Transformer(nnx.Module):
         self.final_norm = param((cfg.embed,), ("norm",), norm_init(cfg))
         if not cfg.tie_embeddings:
             self.unembedding = param((cfg.embed, cfg.vocab_size), ("embed", "vocab"), table)
+        if cfg.token_shift:
+            # Each channel of each place with a sign and size of its own, so that the sum can be taken apart again.
+            self.shift = param((cfg.token_shift, cfg.embed), (None, "norm"), nnx.initializers.normal(0.5))
         # Last, so that the weights are those of the same seed without adapters.
         adapter = functools.partial(stacked, dtype=cfg.lora.dtype) if cfg.lora else stacked
         self.adapters = lora.Adapters(cfg, param=adapter)
@@ -248,7 +251,7 @@ def forward(cfg: ModelConfig, params: Params, ids: jax.Array, positions: jax.Arr
     if cfg.remat != "none":
         # Inside a scan nothing can be merged with the recomputation, so no barrier against it is needed.
         layer = jax.checkpoint(layer, policy=_REMAT[cfg.remat], prevent_cse=False)
-    x, _ = jax.lax.scan(layer, _embed(cfg, model, ids), (layers, local), unroll=cfg.scan_unroll)
+    x, _ = jax.lax.scan(layer, _embed(cfg, model, ids, positions), (layers, local), unroll=cfg.scan_unroll)
     return _norm(cfg, x, model.final_norm)
 
 
@@ -290,7 +293,7 @@ def extend(
     definition = nnx.split((model.blocks, model.adapters))[0]
     layers = layers or layer_weights(cfg, params)
     last_keys = cache.last_key or (None,) * cfg.layers
-    x = _embed(cfg, model, ids)
+    x = _embed(cfg, model, ids, positions, *cache.last_ids)
     extended = []
     for index, layer in enumerate(zip(cache.k, cache.v, last_keys, strict=True)):
         block, adapters = nnx.merge(definition, layers[index])
@@ -298,7 +301,14 @@ def extend(
         x, layer = block.extend(x, *seen, layer, lengths, counts, adapters)
         extended.append(layer)
     k, v, last_key = zip(*extended, strict=True)
-    cache = Cache(k=k, v=v, last_key=last_key if cfg.smear_keys else (), lengths=lengths + counts)
+    newest = (_newest(last, ids, counts) for last in cache.last_ids)
+    cache = Cache(
+        k=k,
+        v=v,
+        last_key=last_key if cfg.smear_keys else (),
+        last_ids=tuple(newest),
+        lengths=lengths + counts,
+    )
     return _norm(cfg, x, model.final_norm), cache
 
 
@@ -313,9 +323,27 @@ def _norm(cfg, x, scale):
     return rms_norm(x, scale[...], cfg.norm_eps, cfg.norm_plus_one)
 
 
-def _embed(cfg, model, ids):
+def _embed(cfg, model, ids, positions, before=None):
+    """ids, positions [B, S] -> [B, S, D]. before: int32 [B, token_shift], the tokens ahead of ids; None where ids start
+    with the first token. A token looks back as far as its position allows, so never into another segment."""
+    shift, steps = cfg.token_shift, ids.shape[1]
+    if shift:
+        ids = jnp.pad(ids, ((0, 0), (shift, 0))) if before is None else jnp.concatenate([before, ids], axis=1)
     # A gather: its gradient is a scatter-add, 0.24 ms where a one-hot product takes 35 ms (CPU, V = 486).
     x = jnp.take(model.embedding[...], ids, axis=0, mode="clip").astype(cfg.compute_dtype)
     if cfg.scale_embeddings:
         x = x * jnp.array(math.sqrt(cfg.embed), x.dtype)  # 55.43 becomes 55.5 in bfloat16, as Gemma was trained
+    if shift:
+        weights = model.shift[...].astype(x.dtype)
+        earlier = (
+            jnp.where((positions >= j)[..., None], x[:, shift - j : shift - j + steps] * weights[j - 1], 0)
+            for j in range(1, shift + 1)
+        )
+        x = x[:, shift:] + sum(earlier)
     return sharding.constrain(x, "batch", "time", None)
+
+
+def _newest(last, ids, counts):
+    """The last tokens [B, n] of rows that ended with `last` [B, n] and go on with the first counts [B] of ids."""
+    both = jnp.concatenate([last, ids], axis=1)
+    return jnp.take_along_axis(both, counts[:, None] + jnp.arange(last.shape[1]), axis=1)

@@ -54,7 +54,7 @@ def test_articles_are_searched_by_title_and_quoted_in_order(tmp_path):
     (quoting,) = lookup.synthesize(
         [two], searcher, tokenizer, oracle.Associations(), dataclasses.replace(CFG, evidence=2)
     )
-    thought = "<think> born in Ostrom; a book</think>"
+    thought = "<think> was born born in Ostrom; wrote a a book</think>"
     assert tokenizer.decode(quoting.demonstration.ids) == tokenizer.decode(made.ids).replace(
         "<answer>", f"{thought}<answer>"
     )

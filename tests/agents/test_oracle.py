@@ -71,6 +71,9 @@ def test_sub_goal_says_what_is_missing():
     assert oracle.sub_goal("[mask] was here.", 0) == "was here"
     assert oracle.plan(TEXT, 0, 2) == f"{oracle.sub_goal(TEXT, 0)}; {oracle.sub_goal(TEXT, 1)}"
     assert oracle.plan(TEXT, 1, 2) == oracle.sub_goal(TEXT, 1)
+    # What is to be read on from is quoted in full, over the end of a sentence if need be.
+    assert oracle.plan("Born 5, in [mask]. [mask] died.", 0, 2, evidence=2) == "5, in; in [mask]."
+    assert oracle.leading_words("[mask] was here.", 0, 2) == ""
 
 
 def test_associations_learn_the_word_of_the_other_article(task):
@@ -138,12 +141,12 @@ def test_the_last_thought_quotes_the_words_before_each_answer(task, tokenizer):
     cfg = dataclasses.replace(config(insight=1.0), evidence=2)
     (outcome,) = oracle.synthesize([task], library, tokenizer, associations, cfg)
     text = tokenizer.decode(outcome.demonstration.ids)
-    # Of three places the one after the word before the mask. Nothing before the house is what stands before its mask.
-    said = "<think> in Tolm Dorvan; Vesh Pirael</think><answer> Tolm Dorvan; Vesh Pirael</answer>"
+    said = "<think> 1500 in Tolm Dorvan; She founded Vesh Pirael</think><answer> Tolm Dorvan; Vesh Pirael</answer>"
     assert text.endswith(said)
     (outcome,) = oracle.synthesize(
         [task], library, tokenizer, associations, dataclasses.replace(cfg, evidence_match=1)
     )
+    # What was found on the house has no word before it that stands before its mask as well.
     assert outcome == oracle.Outcome(task.id, None, "no_evidence")
     for wrong in ({"evidence": -1}, {"evidence_match": 3}):
         with pytest.raises(ValueError, match=r"synthesize\.evidence"):

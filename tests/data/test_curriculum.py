@@ -15,8 +15,8 @@ def test_staged():
 
 
 def test_levels_have_names():
-    assert [level_name(level) for level in (0, 1, 4)] == ["qa", "ramp_1", "ramp_4"]
-    assert [level_of(level_name(level)) for level in range(5)] == list(range(5))
+    assert [level_name(level) for level in (-2, -1, 0, 1, 4)] == ["open", "lookup", "qa", "ramp_1", "ramp_4"]
+    assert [level_of(level_name(level)) for level in range(-2, 5)] == list(range(-2, 5))
 
 
 def test_last_phase_outlasts_its_examples():

@@ -47,7 +47,10 @@ def mlp(cfg, w, x):
 
 def logits(cfg, params, ids):
     """Logits float64 [S, V] of one sequence ids [S]; params: nested dict of numpy arrays."""
-    x = params["embedding"][np.asarray(ids)]
+    table = params["embedding"][np.asarray(ids)]
+    x = table.copy()
+    for j in range(1, cfg.token_shift + 1):
+        x[j:] += params["shift"][j - 1] * table[:-j]
     for index in range(cfg.layers):
         blocks = params["blocks"]
         w = {part: {name: a[index] for name, a in blocks[part].items()} for part in ("attention", "mlp")}

@@ -17,7 +17,7 @@ CONFIGS = {
         **SIZES, heads=4, kv_heads=2, mlp="swiglu", qkv_bias=True, smear_keys=False, rope_fraction=1.0
     ),
     "qwen3": ModelConfig(
-        **SIZES, heads=4, kv_heads=1, mlp="swiglu", qk_norm=True, tie_embeddings=False, smear_keys=True
+        **SIZES, heads=4, kv_heads=1, mlp="swiglu", qk_norm=True, tie_embeddings=False, smear_keys=True, token_shift=3
     ),
 }
 
