@@ -34,7 +34,6 @@ def dapo() -> ConfigDict:
         "group_size": 8,
         "groups": 16,  # trained on, once that many carry a signal
         "dynamic_sampling": True,
-        "spread": 0.0,  # of a group's scores, beyond which it carries one; above format_weight only answers make it
         "max_generations": 3,  # generation budget of one rollout batch
         "carry_over": False,  # our extension: surplus groups wait one rollout batch
         "temperature": 1.0,

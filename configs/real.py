@@ -47,11 +47,11 @@ def get_config(arg: str = "") -> ConfigDict:
     config.sft.curriculum = ((None, ((-2, 0.65), (1, 0.35))),)
     config.sft.optimizer.total_steps = 3200
     config.dapo.update({
-        "iterations": 40, "row_lengths": (448,), "micro_batches": (3, 5, 8), "eval_every": 0,
-        "curriculum": ((None, ((1, 1.0),)),), "spread": 0.15,
+        "iterations": 60, "row_lengths": (448,), "micro_batches": (3, 5, 8), "eval_every": 20,
+        "curriculum": ((None, ((1, 1.0),)),), "aggregation": "seq-mean-token-mean",
     })  # fmt: skip
     config.dapo.reward.overlong_limit = 128
-    config.dapo.optimizer.learning_rate = config.dapo.optimizer.adam_learning_rate = 1e-3
+    config.dapo.optimizer.learning_rate = config.dapo.optimizer.adam_learning_rate = 3e-4
     config.validation_levels = (1,)
     config.policies = ("untrained", "sft", "dapo")
     config.evaluate.episodes.update({"1": 700, "2": 0, "3": 0, "4": 0, "qa": 0})

@@ -170,7 +170,7 @@ class Job:
             for task in records.read(path, records.Task):
                 if len(found) == count:
                     return found
-                found.append(task)
+                found.append(task if isinstance(level, str) else task.at(level))
         return found
 
     def has_questions(self, split: str) -> bool:

@@ -12,7 +12,6 @@ language model, whose journal of every task stands in W/demonstrations/agents an
 also as official chatml records); a file of official trajectories.
 """
 
-import dataclasses
 import json
 import time
 from collections import Counter
@@ -283,7 +282,7 @@ def _tasks(workdir: Path, level: int) -> Iterator[records.Task]:
     folder = workdir / "data" / "tasks" / "train" / level_name(1 if level == -2 else level)
     for path in sorted(folder.glob("epoch_*.array_record")):
         for task in records.read(path, records.Task):
-            yield dataclasses.replace(task, passage_id=-1, article_id=-1) if level == -2 else task
+            yield task.at(level)
 
 
 def _first(source: Iterator[Any], count: int) -> list[Any]:

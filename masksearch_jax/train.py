@@ -71,6 +71,7 @@ def check(cfg: Any) -> None:
             f"rollout.top_p={cfg.rollout.top_p}, top_k={cfg.rollout.top_k}: RL samples from the whole distribution, or "
             "the log-probs of sampler and trainer disagree by construction; set top_p=1.0 and top_k=0"
         )
+    dapo.check(cfg.dapo)
     if cfg.dapo.staleness not in (0, 1):
         raise ValueError(f"dapo.staleness={cfg.dapo.staleness} is none of (0, 1): a batch is one version old at most")
     if cfg.dapo.staleness and not cfg.dapo.tis_cap:

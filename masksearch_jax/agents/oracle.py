@@ -148,22 +148,18 @@ def sub_goal(text: str, index: int) -> str:
     return " ".join(before or after)
 
 
-def plan(text: str, first: int, masks: int, evidence: int = 0) -> str:
+def plan(text: str, first: int, masks: int, leading: int = 0) -> str:
     """The steps that remain from mask number `first` on ('born in; offices of'): the oracle's thought before a search.
-    With `evidence` they are the words before each mask that its last thought will quote, in full.
+    With `leading` they are so many words before each mask, in full, as the last thought will quote them.
 
     A policy that reads its last plan knows whether to go on or to answer, however many masks a passage has.
     """
 
     def step(index):
-        return leading_words(text, index, evidence) if evidence else sub_goal(text, index)
+        before = text[: mask_place(text, index)]
+        return evidence.leading(before, leading) if leading else sub_goal(text, index)
 
     return f"{tags.SPAN_SEPARATOR} ".join(map(step, range(first, masks)))
-
-
-def leading_words(text: str, index: int, count: int) -> str:
-    """The `count` words before a mask as they stand there; fewer where the text begins."""
-    return " ".join(text[: mask_place(text, index)].split()[-count:])
 
 
 class Associations:

@@ -183,7 +183,7 @@ class TaskIterator(grain.DatasetIterator):
 
     def __next__(self) -> records.Task:
         drawn = self._draws.peek()
-        task = records.decode(records.Task, drawn.data)
+        task = records.decode(records.Task, drawn.data).at(drawn.level)
         self._draws.advance(drawn)
         return task
 
@@ -258,8 +258,9 @@ def tasks(
 
 def task_files(directory: Path | str, split: str, level: int | str) -> list[Path]:
     """Returns the epoch files of one level, or of the task of that name, in the order of their epochs; raises
-    FileNotFoundError if there are none or one is missing."""
-    folder = Path(directory) / split / (level if isinstance(level, str) else level_name(level))
+    FileNotFoundError if there are none or one is missing. Level -2 is read from the files of level 1 (`Task.at`)."""
+    name = level if isinstance(level, str) else level_name(1 if level == -2 else level)
+    folder = Path(directory) / split / name
     paths = {records.unsharded(path) for path in folder.glob("*")}
     found = {int(match[1]): path for path in paths if (match := _EPOCH_FILE.fullmatch(path.name))}
     if sorted(found) != list(range(len(found))) or not found:

@@ -26,7 +26,8 @@ _SHARD = re.compile(r"-(\d{5})-of-(\d{5})$")
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """One thing to solve: a masked passage (`kind='ramp'`), a question (`kind='qa'`) or a lookup (`kind='lookup'`).
+    """One thing to solve: a masked passage (`kind='ramp'`), a question (`kind='qa'`), a lookup (`kind='lookup'`) or a
+    masked passage whose source the search may return (`kind='open'`).
 
     prompt: token ids of the whole prompt, as tokenised by the SeqIO task; the policy continues it.
     answer_form: 'spans' (filled spans joined by '; '), 'paragraph' (the official whole paragraph) or 'whole' (all of it
@@ -66,8 +67,13 @@ class Task:
 
     @property
     def level(self) -> int:
-        """The level of the curriculum: the number of masks, 0 for a question, -1 for a lookup."""
-        return {"qa": 0, "lookup": -1}.get(self.kind, self.masks)
+        """The level of the curriculum: the number of masks, 0 for a question, -1 for a lookup, -2 for an open one."""
+        return {"qa": 0, "lookup": -1, "open": -2}.get(self.kind, self.masks)
+
+    def at(self, level: int) -> "Task":
+        """The task as a level wants it, of the records that the level is read from: for -2 with no source to leave
+        out."""
+        return dataclasses.replace(self, kind="open", passage_id=-1, article_id=-1) if level == -2 else self
 
 
 @dataclasses.dataclass(frozen=True)

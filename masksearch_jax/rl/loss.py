@@ -46,7 +46,7 @@ def policy_loss(
     (old - new), ratio, ratio_square (with ratio: the effective sample size), and entropy if given.
     Raises ValueError for settings out of range or an unknown aggregation.
     """
-    _check(clip_low, clip_high, dual_clip, aggregation, horizon)
+    check(clip_low, clip_high, dual_clip, aggregation, horizon)
     mask = mask != 0
     advantages = jnp.broadcast_to(advantages if advantages.ndim == 2 else advantages[:, None], mask.shape)
     advantages = jnp.where(mask, advantages, 0.0)
@@ -122,7 +122,8 @@ def _tokens_per_sequence(mask: jax.Array, segments: jax.Array | None) -> jax.Arr
     return jnp.zeros((mask.shape[0], mask.shape[1] + 1), jnp.float32).at[rows, own].add(mask)
 
 
-def _check(clip_low: float, clip_high: float, dual_clip: float, aggregation: str, horizon: int) -> None:
+def check(clip_low: float, clip_high: float, dual_clip: float, aggregation: str, horizon: int) -> None:
+    """Raises ValueError for settings of `policy_loss` out of range or an unknown aggregation."""
     if not 0 <= clip_low <= 1 or clip_high < 0:
         raise ValueError(f"clip_low must lie in [0, 1] and clip_high be positive, got {clip_low} and {clip_high}")
     if dual_clip and dual_clip <= 1:

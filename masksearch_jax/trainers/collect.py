@@ -19,7 +19,7 @@ from masksearch_jax import distributed
 from masksearch_jax.data import pipeline, records
 from masksearch_jax.data.augment import PiecePermutation
 from masksearch_jax.data.curriculum import level_name
-from masksearch_jax.rl import advantages, rewards, sampling
+from masksearch_jax.rl import rewards, sampling
 from masksearch_jax.rollout.engine import RolloutEngine
 from masksearch_jax.rollout.request import Request
 from masksearch_jax.rollout.trajectory import StopReason, Trajectory, Turn
@@ -85,9 +85,7 @@ def collect(
         trajectories = engine.run(params, requests, version=version, seed=seed, greedy=False, meanwhile=meanwhile)
         stats.update(engine.stats)
         new = _groups(drawn, trajectories, settings.group_size, reward_cfg, version, judge)
-        kept = [group.id for group in new]
-        if settings.dynamic_sampling:
-            kept = sampling.keep_groups({g.id: g.scores for g in new}, max(settings.spread, advantages.CONSTANT))
+        kept = sampling.keep_groups({g.id: g.scores for g in new}) if settings.dynamic_sampling else [g.id for g in new]
         pool |= {group.id: group for group in new if group.id in set(kept)}
         fresh += new
         generations += 1

@@ -71,6 +71,15 @@ def loss_fn(model_cfg: ModelConfig, settings: Any, params: Any, rows: batch.Upda
     return total, count, sums | {"loss": (total, count)}
 
 
+def check(settings: Any) -> None:
+    """Refuses settings of advantage, loss and reward that do not exist: ValueError."""
+    if settings.advantage not in advantages.MODES:
+        raise ValueError(f"dapo.advantage={settings.advantage!r} is none of {advantages.MODES}")
+    horizon = max(settings.row_lengths)
+    loss.check(settings.clip_low, settings.clip_high, settings.dual_clip, settings.aggregation, horizon)
+    RewardConfig(**settings.reward.to_dict())
+
+
 def make_programs(model_cfg: ModelConfig, settings: Any, tx: Any, mesh: Any) -> tuple[Callable, Callable]:
     """Returns two jitted programs: (params, UpdateBatch) -> log-probs [M, R, T], and (state, UpdateBatch) -> (state,
     sums). With adapters params is these alone, and both take their frozen base as a last argument."""

@@ -72,8 +72,8 @@ def test_sub_goal_says_what_is_missing():
     assert oracle.plan(TEXT, 0, 2) == f"{oracle.sub_goal(TEXT, 0)}; {oracle.sub_goal(TEXT, 1)}"
     assert oracle.plan(TEXT, 1, 2) == oracle.sub_goal(TEXT, 1)
     # What is to be read on from is quoted in full, over the end of a sentence if need be.
-    assert oracle.plan("Born 5, in [mask]. [mask] died.", 0, 2, evidence=2) == "5, in; in [mask]."
-    assert oracle.leading_words("[mask] was here.", 0, 2) == ""
+    assert oracle.plan("Born 5, in [mask]. [mask] died.", 0, 2, leading=2) == "5, in; in [mask]."
+    assert oracle.plan("[mask] was here.", 0, 1, leading=2) == ""
 
 
 def test_associations_learn_the_word_of_the_other_article(task):

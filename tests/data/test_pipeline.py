@@ -236,6 +236,18 @@ def test_tasks_read_epoch_file_e_mod_E(task_folder):
     assert drawn[:5] != drawn[15:20] or drawn[9:15] != drawn[24:30]
 
 
+def test_an_open_task_is_one_of_a_single_mask_without_its_source(task_folder):
+    curriculum = Curriculum([(None, {-2: 0.5, 1: 0.5})])
+    iterator = pipeline.tasks(task_folder, "train", curriculum, seed=0, tokenizer_fingerprint="t")
+    drawn = [next(iterator) for _ in range(30)]
+    opened = [one for one in drawn if one.level == -2]
+    assert {(one.kind, one.passage_id, one.article_id) for one in opened} == {("open", -1, -1)}
+    others = [one for one in drawn if one.level == 1]
+    assert len(others) + len(opened) == 30 and min(one.passage_id for one in others) >= 0
+    # Both read the same tasks, each with a cursor of its own.
+    assert {one.id for one in opened[:5]} == {one.id for one in others[:5]}
+
+
 def test_tasks_resume(task_folder):
     curriculum = Curriculum([(9, {1: 1.0}), (None, {0: 1.0, 1: 1.0, 2: 1.0})])
 

@@ -200,14 +200,6 @@ def test_dynamic_sampling_can_be_switched_off(cfg, workdir):
     assert [g.id for g in found.batch] == [0, 1, 2] and tasks.index == 4
 
 
-def test_a_spread_leaves_out_groups_that_differ_by_less(cfg, workdir):
-    cfg.dapo.update({"prompts": 4, "groups": 3, "max_generations": 1, "spread": 0.95})
-    found, _, _ = collect_with(cfg, workdir, lambda g, s: s == 0)
-    cfg.dapo.spread = 1.05
-    none, _, _ = collect_with(cfg, workdir, lambda g, s: s == 0)
-    assert found.batch and not none.batch  # of a right and a wrong answer: 1
-
-
 def test_surplus_waits_one_version_and_no_longer(cfg, workdir):
     cfg.dapo.update({"prompts": 4, "groups": 3, "carry_over": True})
     found, _, _ = collect_with(cfg, workdir, lambda g, s: s == 0, version=3)
@@ -298,6 +290,11 @@ def test_shapes_and_settings_are_refused_before_work(cfg, workdir):
     with pytest.raises(ValueError, match="top_p"):
         train.check(cfg)
     cfg.rollout.top_p = 1.0
+    for name, wrong in (("advantage", "mode"), ("aggregation", "sequence-mean"), ("clip_low", 2.0)):
+        kept, cfg.dapo[name] = cfg.dapo[name], wrong
+        with pytest.raises(ValueError, match=name):
+            train.check(cfg)
+        cfg.dapo[name] = kept
     cfg.dapo.staleness = 1
     with pytest.raises(ValueError, match=r"set dapo.tis_cap=2\.0"):
         train.check(cfg)
