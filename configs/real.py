@@ -3,8 +3,8 @@
 Command:  python -m masksearch_jax.experiment --config=configs/real.py --config.prepare.dump=2wiki_corpus.json.gz
               --workdir=runs/real
 Hardware: two CPU cores.
-Expect:   W/report.json, W/report.html and the table. Made for an hour, and not run to its end as it stands; an earlier
-          setting learned to ask and hardly to read: docs/experiments.md.
+Expect:   W/report.json, W/report.html and the table within an hour. Of 700 held-out masks recall 0.065 after SFT and
+          0.089 after DAPO: docs/experiments.md.
 
 The dump may be a MediaWiki export as well. Only what a second passage states with a name that the masked passage shows
 is masked (prepare.elsewhere): in some thousand passages most facts stand once, and the source of a mask is kept from
@@ -38,8 +38,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config.rollout.update({
         "slots": 32, "prompt_lengths": (72, 144), "append_rows": (2, 4, 8), "append_tokens": (48, 144),
     })  # fmt: skip
-    # Most demonstrations may find their source: there is one of nearly every mask, and to read on from the same words
-    # is learned from them. The others, a fourth of the masks, are what is asked for.
+    # Two thirds of the demonstrations may find their source: to read on from the same words is learned from these. The
+    # others are what is asked for; of three masks in five there is none, since the query does not find the answer.
     config.synthesize.styles.update({"name": 0.9, "own": 0.1, "insight": 0.0})
     config.synthesize.update({"evidence": 2, "evidence_match": 0, "retry": 0.0})
     config.synthesize.examples.update({"open": 32_000, "ramp_1": 16_000, "ramp_2": 0, "ramp_3": 0, "ramp_4": 0})
