@@ -102,14 +102,16 @@ def test_bfloat16_compute_keeps_float32_params_and_logits():
     assert {x.dtype.name for x in jax.tree.leaves(stored)} == {"bfloat16"}
 
 
-# 2 key-value heads on 4 tensor shards are replicated.
-@pytest.mark.parametrize("shape", [(2, 2, 2), (1, 2, 4)])
-def test_sharded_equals_unsharded(shape):
-    cfg = CONFIGS["qwen2"]
+# 2 key-value heads on 4 tensor shards are replicated. A token shift reaches over from one shard of time to the next.
+@pytest.mark.parametrize(
+    "name, shape, sequence", [("qwen2", (2, 2, 2), 1), ("qwen2", (1, 2, 4), 1), ("qwen3", (1, 2, 2), 2)]
+)
+def test_sharded_equals_unsharded(name, shape, sequence):
+    cfg = CONFIGS[name]
     ids = random_ids(cfg, 8, 6, seed=5)
     params = scattered_params(cfg)
     expected = unsharded_step(cfg)(params, ids)
-    mesh = sharding.make_mesh(*shape)
+    mesh = sharding.make_mesh(*shape, sequence=sequence)
     layout = transformer.param_shardings(cfg, mesh)
     whole_ = sharding.replicated(mesh)
     step = jax.jit(functools.partial(loss_and_gradient, cfg), out_shardings=(whole_, whole_, layout))

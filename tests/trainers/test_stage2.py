@@ -100,6 +100,12 @@ def test_start_gives_the_last_checkpoint_of_a_stage(asked, tmp_path):
     job = Job(cfg, workdir)
     assert_equal(job.initial(), first)
     assert_equal(evaluate.parameters(job, "untrained"), first)
+    # A stage that is older than a setting of the model was trained with its default.
+    page = workdir / "sft" / "config.json"
+    saved = json.loads(page.read_text())
+    del saved["model"]["token_shift"]
+    page.write_text(json.dumps(saved))
+    assert_equal(Job(cfg, workdir).initial(), first)
     # Another shape and another meaning of the same shapes are both refused by name.
     for name, value in (("ff", 64), ("rope_base", 500.0)):
         other = cfg.copy_and_resolve_references()
