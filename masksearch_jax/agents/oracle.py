@@ -19,36 +19,18 @@ same records.
 import collections
 import dataclasses
 import math
-import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
 
-from masksearch_jax.agents import evidence
+from masksearch_jax.agents import evidence, masked_text
 from masksearch_jax.data import records
 from masksearch_jax.retrieval import interface
 from masksearch_jax.text import answers, prompt, tags
 from masksearch_jax.text.tokenizer import Tokenizer
 
 STYLES = ("name", "own", "insight")
-
-_SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z\[\"'(])")
-_NAME = re.compile(r"[^\W\d_a-z][\w'’\-]+(?:\s+[^\W\d_a-z][\w'’\-]+)*")
-_QUALIFIER = re.compile(r"\s*\([^()]*\)$")
-_WORD = re.compile(r"[^\W\d_]+(?:[-'’][^\W\d_]+)*")
-_STOP = frozenset(
-    """
-    a an the and or but of in on at to for from by with as is are was were be been being has have had it its he she his
-    her they them their this that these those which who whom whose there here into onto over under about after before
-    during between also not no than then so such when where while both each other one two three four first second third
-    later early until since own
-    """.split()
-)
-_MONTHS = frozenset("january february march april may june july august september october november december".split())
-
-# Words of a sentence that say what its mask is; more would mix in the other facts of a long sentence.
-_NEAR = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,76 +74,6 @@ class Outcome:
     rejected: str = ""
 
 
-def content_words(text: str) -> list[str]:
-    """Lower-case words that carry meaning, in order; names, numbers, months and function words are left out."""
-    return [w for w in _WORD.findall(text) if w == w.lower() and len(w) > 2 and w not in _STOP and w not in _MONTHS]
-
-
-def own_words(text: str, index: int) -> list[str]:
-    """The content words of a mask's sentence that stand nearest to it, nearest first."""
-    sentence, place = mask_sentence(text, index)
-    return nearest(sentence[:place], sentence[place + len(tags.MASK) :])[:_NEAR]
-
-
-def nearest(before: str, after: str) -> list[str]:
-    """The content words on both sides of a place in a text, nearest first."""
-    left = [(before.rindex(w), w) for w in content_words(before.replace(tags.MASK, " "))]
-    right = [(after.index(w), w) for w in content_words(after.replace(tags.MASK, " "))]
-    return [w for _, w in sorted([(len(before) - at - len(w), w) for at, w in left] + right)]
-
-
-def names(text: str) -> list[str]:
-    """Runs of capitalised words, without a leading function word ('In Karn' gives 'Karn') and without months."""
-    found = []
-    for match in _NAME.finditer(text):
-        words = match.group().split()
-        while words and words[0].lower() in _STOP:
-            words = words[1:]
-        if words and not all(w.lower() in _MONTHS for w in words):
-            found.append(" ".join(words))
-    return found
-
-
-def mask_place(text: str, index: int) -> int:
-    """The character offset of mask number `index` (from 0) of `text`."""
-    place = -1
-    for _ in range(index + 1):
-        place = text.index(tags.MASK, place + 1)
-    return place
-
-
-def mask_sentence(text: str, index: int) -> tuple[str, int]:
-    """Returns the sentence that holds mask number `index` (from 0) of `text`, and the mask's character offset in it."""
-    place, start = mask_place(text, index), 0
-    for border in _SENTENCE.finditer(text):
-        if border.start() > place:
-            return text[start : border.start()], place - start
-        start = border.end()
-    return text[start:], place - start
-
-
-def sub_goal(text: str, index: int) -> str:
-    """The two words next to the mask, which say what is missing ('born in'): a step of the oracle's plan."""
-    sentence, place = mask_sentence(text, index)
-    before = _WORD.findall(sentence[:place].replace(tags.MASK, " "))[-2:]
-    after = _WORD.findall(sentence[place + len(tags.MASK) :].replace(tags.MASK, " "))[:2]
-    return " ".join(before or after)
-
-
-def plan(text: str, first: int, masks: int, leading: int = 0) -> str:
-    """The steps that remain from mask number `first` on ('born in; offices of'): the oracle's thought before a search.
-    With `leading` they are so many words before each mask, in full, as the last thought will quote them.
-
-    A policy that reads its last plan knows whether to go on or to answer, however many masks a passage has.
-    """
-
-    def step(index):
-        before = text[: mask_place(text, index)]
-        return evidence.leading(before, leading) if leading else sub_goal(text, index)
-
-    return f"{tags.SPAN_SEPARATOR} ".join(map(step, range(first, masks)))
-
-
 class Associations:
     """Which word other articles use for a fact that a sentence states in its own words.
 
@@ -200,38 +112,25 @@ def fit_associations(tasks: Sequence[records.Task], searcher: interface.Searcher
     probes = [(task, i) for task in tasks for i in range(task.masks)]
     queries = [interface.Query(f"{t.title} {t.answers[i][0]}", t.passage_id, t.article_id) for t, i in probes]
     for (task, i), hits in zip(probes, searcher.search(queries, k), strict=True):
-        own = own_words(task.text, i)
+        own = masked_text.own_words(task.text, i)
         for hit in hits:
             if answers.contains(f"{hit.title} {hit.text}", task.answers[i]):
-                for sentence in _SENTENCE.split(hit.text):
+                for sentence in masked_text.sentences(hit.text):
                     if task.title in sentence:
-                        found.add(own, content_words(sentence))
+                        found.add(own, masked_text.content_words(sentence))
     return found
-
-
-def subject_of(text: str, title: str, index: int) -> str:
-    """What a reader of a masked passage can ask about mask `index`: the title of its article if the passage names it
-    (without its '(film)'), else the name that stands nearest to the mask, '' if there is none."""
-    plain = _QUALIFIER.sub("", title)
-    if plain in text:
-        return plain
-    sentence, place = mask_sentence(text, index)
-    before, after = sentence[:place], sentence[place + len(tags.MASK) :]
-    near = [(place - before.rindex(name) - len(name), name) for name in names(before)]
-    near += [(after.index(name), name) for name in names(after)]
-    return min(near, key=lambda found: found[0])[1] if near else next(iter(names(text)), "")
 
 
 def write_query(task: records.Task, index: int, style: str, associations: Associations) -> str:
     """A query about mask `index`, or '' if this style has nothing to say. Never contains the answer."""
-    sentence, _ = mask_sentence(task.text, index)
-    subject = [subject_of(task.text, task.title, index)]
-    visible = [n for n in names(sentence.replace(tags.MASK, " . ")) if n not in subject[0]]
+    sentence, _ = masked_text.mask_sentence(task.text, index)
+    subject = [masked_text.subject_of(task.text, task.title, index)]
+    visible = [n for n in masked_text.names(sentence.replace(tags.MASK, " . ")) if n not in subject[0]]
     if not subject[0]:
         return ""
     if task.span_kinds[index] in ("date", "number") and visible:
         subject.append(visible[0])  # a number says nothing about whom it concerns: name both parties
-    own = own_words(task.text, index)
+    own = masked_text.own_words(task.text, index)
     keyword = ""
     if style == "own" and own:
         keyword = own[0]
@@ -349,13 +248,13 @@ class _Masks(Transcript):
         return self._mask == self.task.masks
 
     def next_query(self) -> str:
-        thought = plan(self.task.text, self._mask, self.task.masks, self._cfg.evidence)
+        thought = masked_text.plan(self.task.text, self._mask, self.task.masks, self._cfg.evidence)
         return self.search(thought, lambda style: write_query(self.task, self._mask, style, self._associations))
 
     def read(self, hits: Sequence[interface.Hit]) -> None:
         observation = self.observe(hits)
         if answers.contains(observation, self.task.answers[self._mask]):
-            before = self.task.text[: mask_place(self.task.text, self._mask)]
+            before = self.task.text[: masked_text.mask_place(self.task.text, self._mask)]
             if self.note(observation, self.task.answers[self._mask][0], before) < self._cfg.evidence_match:
                 self.rejected = "no_evidence"
             self._mask += 1
@@ -402,7 +301,8 @@ def hit_rate(
     probes = [(t, i, write_query(t, i, style, associations)) for t in tasks for i in range(t.masks)]
     # A style that finds no word falls back to the bare name, as the oracle itself would.
     queries = [
-        interface.Query(q or subject_of(t.text, t.title, i), t.passage_id, t.article_id) for t, i, q in probes
+        interface.Query(q or masked_text.subject_of(t.text, t.title, i), t.passage_id, t.article_id)
+        for t, i, q in probes
     ]
     found = sum(
         any(answers.contains(hit.text, t.answers[i]) for hit in hits)

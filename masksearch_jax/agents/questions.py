@@ -12,7 +12,7 @@ where the question says the answer, or asks yes or no, every supporting article 
 import re
 from collections.abc import Iterator, Sequence
 
-from masksearch_jax.agents import oracle
+from masksearch_jax.agents import masked_text, oracle
 from masksearch_jax.data import records
 from masksearch_jax.retrieval import interface
 from masksearch_jax.text import answers, tags
@@ -37,7 +37,7 @@ def synthesize(
 def asked_names(question: str) -> list[str]:
     """The names in a question, without the word that it begins with if that asks."""
     first, space, rest = question.partition(" ")
-    return oracle.names(first.lower() + space + rest if first.lower() in _ASKING else question)
+    return masked_text.names(first.lower() + space + rest if first.lower() in _ASKING else question)
 
 
 def goals(question: str, hops: int) -> list[str]:
@@ -45,7 +45,7 @@ def goals(question: str, hops: int) -> list[str]:
     name first ("the founder of the birthplace of X": birthplace, founder); all of them where a share is empty."""
     named = asked_names(question)
     place = question.rindex(named[-1]) if named else len(question)
-    words = [w for w in oracle.nearest(question[:place], question[place:]) if w not in _ASKING]
+    words = [w for w in masked_text.nearest(question[:place], question[place:]) if w not in _ASKING]
     shares = [words[i * len(words) // hops : (i + 1) * len(words) // hops] for i in range(hops)]
     return [" ".join(sorted(share or words, key=question.index)) for share in shares]
 
@@ -99,7 +99,7 @@ class _Question(oracle.Transcript):
             return readable[0]
         if not self.searches:
             return " ".join(asked_names(self.task.text)[:_MOST_NAMES]) or " ".join(self._goals).strip()
-        met = [n for n in oracle.names(self._shown) if not answers.contains(self.task.text, [n])]
+        met = [n for n in masked_text.names(self._shown) if not answers.contains(self.task.text, [n])]
         return str(self._rng.choice(met)) if met else ""
 
     def _query(self, subject: str, goal: str, style: str) -> str:

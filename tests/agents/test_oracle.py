@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from masksearch_jax.agents import oracle
+from masksearch_jax.agents import masked_text, oracle
 from masksearch_jax.data.records import Task
 from masksearch_jax.retrieval.interface import Hit
 from masksearch_jax.text import prompt, tags
@@ -57,23 +57,23 @@ def config(**styles):
 
 
 def test_own_words_come_from_the_sentence_of_the_mask_nearest_first():
-    assert oracle.own_words(TEXT, 0) == ["born"]
-    assert oracle.own_words(TEXT, 1) == ["founded", "war"]
-    assert "mask" not in oracle.own_words(TEXT, 0) + oracle.own_words(TEXT, 1)
+    assert masked_text.own_words(TEXT, 0) == ["born"]
+    assert masked_text.own_words(TEXT, 1) == ["founded", "war"]
+    assert "mask" not in masked_text.own_words(TEXT, 0) + masked_text.own_words(TEXT, 1)
 
 
 def test_names_leave_function_words_and_months_out():
-    assert oracle.names("In May, the Karn Velith met Tolm.") == ["Karn Velith", "Tolm"]
+    assert masked_text.names("In May, the Karn Velith met Tolm.") == ["Karn Velith", "Tolm"]
 
 
 def test_sub_goal_says_what_is_missing():
-    assert oracle.sub_goal(TEXT, 0).endswith("in")
-    assert oracle.sub_goal("[mask] was here.", 0) == "was here"
-    assert oracle.plan(TEXT, 0, 2) == f"{oracle.sub_goal(TEXT, 0)}; {oracle.sub_goal(TEXT, 1)}"
-    assert oracle.plan(TEXT, 1, 2) == oracle.sub_goal(TEXT, 1)
+    assert masked_text.sub_goal(TEXT, 0).endswith("in")
+    assert masked_text.sub_goal("[mask] was here.", 0) == "was here"
+    assert masked_text.plan(TEXT, 0, 2) == f"{masked_text.sub_goal(TEXT, 0)}; {masked_text.sub_goal(TEXT, 1)}"
+    assert masked_text.plan(TEXT, 1, 2) == masked_text.sub_goal(TEXT, 1)
     # What is to be read on from is quoted in full, over the end of a sentence if need be.
-    assert oracle.plan("Born 5, in [mask]. [mask] died.", 0, 2, leading=2) == "5, in; in [mask]."
-    assert oracle.plan("[mask] was here.", 0, 1, leading=2) == ""
+    assert masked_text.plan("Born 5, in [mask]. [mask] died.", 0, 2, leading=2) == "5, in; in [mask]."
+    assert masked_text.plan("[mask] was here.", 0, 1, leading=2) == ""
 
 
 def test_associations_learn_the_word_of_the_other_article(task):
@@ -88,14 +88,14 @@ def test_associations_learn_the_word_of_the_other_article(task):
 
 
 def test_the_subject_of_a_query_stands_in_the_passage():
-    assert oracle.subject_of("Silent Hill is a film by [mask].", "Silent Hill (film)", 0) == "Silent Hill"
+    assert masked_text.subject_of("Silent Hill is a film by [mask].", "Silent Hill (film)", 0) == "Silent Hill"
     text = "In Karn Velith met [mask] and Bodr. Lelz lived in [mask] then."
-    assert oracle.subject_of(text, "History of Orland", 0) == "Karn Velith"
-    assert oracle.subject_of(text.replace("met [mask] and", "saw and met [mask], with"), "Orland", 0) == "Bodr"
-    assert oracle.subject_of(text, "Orland", 1) == "Lelz"
+    assert masked_text.subject_of(text, "History of Orland", 0) == "Karn Velith"
+    assert masked_text.subject_of(text.replace("met [mask] and", "saw and met [mask], with"), "Orland", 0) == "Bodr"
+    assert masked_text.subject_of(text, "Orland", 1) == "Lelz"
     # No name in the sentence: the first one of the passage; none at all: nothing to ask.
-    assert oracle.subject_of("He met [mask]. Lelz lived.", "Orland", 0) == "Lelz"
-    assert oracle.subject_of("He met [mask] then.", "Orland", 0) == ""
+    assert masked_text.subject_of("He met [mask]. Lelz lived.", "Orland", 0) == "Lelz"
+    assert masked_text.subject_of("He met [mask] then.", "Orland", 0) == ""
     hidden = dataclasses.replace(TASK, title="Orland", text="He met [mask] then.")
     assert [oracle.write_query(hidden, 0, style, oracle.Associations()) for style in oracle.STYLES] == ["", "", ""]
 
