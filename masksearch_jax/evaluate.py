@@ -14,7 +14,7 @@ import jax
 
 from masksearch_jax import entry, metrics
 from masksearch_jax import job as job_lib
-from masksearch_jax.data.curriculum import LOOKUPS
+from masksearch_jax.data.curriculum import level_of
 from masksearch_jax.data.records import Task
 from masksearch_jax.evals import report, runner
 from masksearch_jax.evals.benchmarks import BENCHMARKS
@@ -71,7 +71,7 @@ def suites_of(job: job_lib.Job) -> dict[str, list[Task]]:
     """The tasks of each suite that the settings ask for and W/data holds, benchmarks last, in the paper's order."""
     wanted = job.cfg.evaluate
     suites = {
-        name: job.tasks(wanted.split, LOOKUPS if name == LOOKUPS else int(name), count)
+        name: job.tasks(wanted.split, int(name) if name.isdigit() else level_of(name), count)
         for name, count in wanted.episodes.items()
         if count and name != "qa"
     }

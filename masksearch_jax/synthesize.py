@@ -23,7 +23,7 @@ from masksearch_jax import entry, job, language_model, metrics
 from masksearch_jax.agents import imported, lookup, official, oracle, questions, solver, synthesis, transcript
 from masksearch_jax.agents.journal import Journal
 from masksearch_jax.data import records
-from masksearch_jax.data.curriculum import level_name, level_of
+from masksearch_jax.data.curriculum import level_name, level_of, task_folder
 from masksearch_jax.llm.client import Client
 from masksearch_jax.retrieval import interface
 from masksearch_jax.rollout.episode import EpisodeLimits
@@ -279,7 +279,7 @@ def _write_level(
 def _tasks(workdir: Path, level: int) -> Iterator[records.Task]:
     """Training tasks of one level, epoch after epoch; for level -2 those of level 1, whose source the search then need
     not leave out."""
-    folder = workdir / "data" / "tasks" / "train" / level_name(1 if level == -2 else level)
+    folder = workdir / "data" / "tasks" / "train" / task_folder(level)
     for path in sorted(folder.glob("epoch_*.array_record")):
         for task in records.read(path, records.Task):
             yield task.at(level)

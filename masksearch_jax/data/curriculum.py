@@ -26,6 +26,11 @@ def level_name(level: int) -> str:
     return _NAMED.get(level, f"ramp_{level}")
 
 
+def task_folder(level: int) -> str:
+    """The name of the folder that a level's tasks are read from: its own, or for level -2 that of one mask."""
+    return level_name(1 if level == -2 else level)
+
+
 def level_of(name: str) -> int:
     """The inverse of `level_name`."""
     named = {other: level for level, other in _NAMED.items()}

@@ -20,7 +20,7 @@ import numpy as np
 
 from masksearch_jax.data import packing, records
 from masksearch_jax.data.augment import PiecePermutation
-from masksearch_jax.data.curriculum import Curriculum, level_name
+from masksearch_jax.data.curriculum import Curriculum, task_folder
 from masksearch_jax.data.fingerprint import fingerprint
 
 # Keeps the shuffle seeds apart from other streams that are keyed by the same integers.
@@ -259,8 +259,7 @@ def tasks(
 def task_files(directory: Path | str, split: str, level: int | str) -> list[Path]:
     """Returns the epoch files of one level, or of the task of that name, in the order of their epochs; raises
     FileNotFoundError if there are none or one is missing. Level -2 is read from the files of level 1 (`Task.at`)."""
-    name = level if isinstance(level, str) else level_name(1 if level == -2 else level)
-    folder = Path(directory) / split / name
+    folder = Path(directory) / split / (level if isinstance(level, str) else task_folder(level))
     paths = {records.unsharded(path) for path in folder.glob("*")}
     found = {int(match[1]): path for path in paths if (match := _EPOCH_FILE.fullmatch(path.name))}
     if sorted(found) != list(range(len(found))) or not found:

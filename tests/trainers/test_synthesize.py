@@ -1,6 +1,6 @@
 """What the oracle's searches may return, by level of the demonstrations."""
 
-from masksearch_jax import synthesize
+from masksearch_jax import evaluate, synthesize
 from masksearch_jax.data import records
 from masksearch_jax.job import Job
 
@@ -38,3 +38,10 @@ def test_an_open_mask_may_find_its_source_and_no_other_may(cfg, workdir):
         return tasks[one.task_id].paragraph in text(one.ids)
 
     assert any(map(shows_source, opened)) and not any(map(shows_source, closed))
+
+
+def test_open_masks_are_a_suite_of_evaluation(cfg, workdir):
+    cfg.evaluate.episodes = {"1": 3, "open": 3}
+    suites = evaluate.suites_of(Job(cfg, workdir))
+    assert [one.id for one in suites["open"]] == [one.id for one in suites["1"]]
+    assert {one.passage_id for one in suites["open"]} == {-1} and min(one.passage_id for one in suites["1"]) >= 0
