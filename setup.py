@@ -36,10 +36,11 @@ REPORT = ["jinja2>=3.1", "matplotlib>=3.10"]
 # Preparation by shards of a dump (configs/prepare.py, beam), in an environment of its own: see launch/constraints.txt.
 # google-crc32c: Beam writes no TFRecord without it (seqio_cache_tasks).
 BEAM = [*PREP, *RETRIEVAL, "apache-beam[gcp]>=2.77", "google-crc32c>=1.7"]
-# mwparserfromhell: an independent reader of wikitext, for comparison. jsonschema, pyyaml: manifests of launch/gke.py
-# against the published schema.
+# hypothesis: inputs of the fuzz tests. mwparserfromhell: an independent reader of wikitext, for comparison. jsonschema,
+# pyyaml: manifests of launch/gke.py against the published schema.
 TEST = [
-    "jsonschema>=4.20", "mwparserfromhell>=0.7", "pytest>=8", "pytest-xdist>=3.6", "pyyaml>=6", "ruff>=0.12",
+    "hypothesis>=6.150", "jsonschema>=4.20", "mwparserfromhell>=0.7", "pytest>=8", "pytest-xdist>=3.6", "pyyaml>=6",
+    "ruff>=0.12",
     *AGENTS, *REPORT, *TENSORBOARD,
 ]  # fmt: skip
 

@@ -1,0 +1,95 @@
+"""JSON files, read and written one way: whole, without repeated keys, and named in every error.
+
+A file of ours may have been cut, edited or damaged, and a file that a user brings may hold anything. Every reader of
+JSON in the project comes through here, so that each of them says which file is bad and what to do next.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+def read_json(path: Path | str, next_step: str) -> Any:
+    """Return the value in a UTF-8 JSON file, with or without a byte-order mark.
+
+    next_step: what the user should do about a bad file, such as the command that makes it again; it ends the message.
+    Raises FileNotFoundError that names a missing file, and ValueError that names one that cannot be read, is no JSON,
+    or has an object with two keys of one name.
+    """
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} does not exist; {next_step}") from None
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror or error}); {next_step}") from error
+    try:
+        return parse_json(data)
+    except ValueError as error:
+        raise ValueError(f"{path} {error}; {next_step}") from error
+
+
+def read_json_object(path: Path | str, next_step: str, required: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return the object in a JSON file, as `read_json` does.
+
+    Raises ValueError also for a file whose value is no object, and for one without a key of `required`.
+    """
+    found = read_json(path, next_step)
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} holds a JSON {_kind(found)} where an object belongs; {next_step}")
+    missing = [name for name in required if name not in found]
+    if missing:
+        raise ValueError(f"{path} has no {', '.join(map(repr, missing))}; {next_step}")
+    return found
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Return the value of JSON text (bytes are UTF-8).
+
+    Raises ValueError whose message goes after the name of the source: "is not JSON (..)".
+    """
+    try:
+        if isinstance(text, bytes):
+            text = text.decode("utf-8-sig")
+        return json.loads(text.removeprefix("\ufeff"), object_pairs_hook=_without_repeats)
+    except _RepeatedKeyError:
+        raise
+    except UnicodeDecodeError as error:
+        raise ValueError(f"is not UTF-8 text ({error.reason} at byte {error.start})") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"is not JSON ({error})") from error
+
+
+def write_json(path: Path | str, value: Any, indent: int | None = 1) -> None:
+    """Write JSON atomically: whoever finds the file finds all of it. Parent folders are made.
+
+    Raises ValueError that names a file that cannot be written.
+    """
+    path = Path(path)
+    text = json.dumps(value, indent=indent, ensure_ascii=False) + "\n"
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written ({error.strerror or error}); free or unlock its folder") from error
+
+
+class _RepeatedKeyError(ValueError):
+    """Two keys of one name in an object: one of the values would be lost."""
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        repeated = next(name for name, _ in pairs if name in seen or seen.add(name))
+        raise _RepeatedKeyError(f"has two entries {repeated!r} in one object, of which one would be lost")
+    return found
+
+
+def _kind(value: Any) -> str:
+    names = {list: "list", str: "string", bool: "boolean", int: "number", float: "number", type(None): "null"}
+    return names.get(type(value), type(value).__name__)
