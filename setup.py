@@ -48,7 +48,9 @@ setup(
     name="masksearch_jax",
     version="0.1.0",
     description="MaskSearch (arXiv 2505.20285) on JAX and TPUs: RAMP data, SFT and DAPO with a live search tool",
-    packages=find_packages(include=["masksearch_jax", "masksearch_jax.*"]),
+    # configs/ stays at the top of the project; a wheel holds it as masksearch_jax.configs, never as `configs`.
+    packages=[*find_packages(include=["masksearch_jax", "masksearch_jax.*"]), "masksearch_jax.configs"],
+    package_dir={"masksearch_jax.configs": "configs"},
     package_data={"masksearch_jax.evals.report": ["templates/*"]},
     python_requires=">=3.11,<3.13",
     install_requires=BASE,

@@ -12,7 +12,7 @@ The baseline is DAPO as configs/dapo.py has it, with fewer iterations. Columns a
 
 from ml_collections import ConfigDict
 
-from configs import common, dapo, table2
+from masksearch_jax.configs import common, dapo, table2
 
 _WARM = "warm"
 _ITERATIONS = 20

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from configs import prepare
+from masksearch_jax.configs import prepare
 
 
 def check_argument(page: str, arg: str, *known: str) -> None:

@@ -10,7 +10,7 @@ Expect:   see README, "What the one command shows".
 
 from ml_collections import ConfigDict
 
-from configs import common, recipes
+from masksearch_jax.configs import common, recipes
 
 
 def get_config(arg: str = ""):

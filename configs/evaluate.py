@@ -6,7 +6,7 @@ Command:  python -m masksearch_jax.evaluate --config=configs/evaluate.py --workd
 Hardware: two CPU cores; the model, search and episode settings must be those of the run, and so must the argument.
 """
 
-from configs import common, recipes
+from masksearch_jax.configs import common, recipes
 
 
 def get_config(arg: str = ""):

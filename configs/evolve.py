@@ -8,7 +8,7 @@ Expect:   W/report.json and a table: a line per round with acceptance and held-o
 
 from ml_collections import ConfigDict
 
-from configs import common, sft
+from masksearch_jax.configs import common, sft
 
 
 def get_config(arg: str = ""):

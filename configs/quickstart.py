@@ -9,7 +9,7 @@ Hardware: two CPU cores.
 Expect:   see README, "What the one command shows".
 """
 
-from configs import common, dapo
+from masksearch_jax.configs import common, dapo
 
 
 def get_config(arg: str = ""):

@@ -13,8 +13,8 @@ the search. Dates stand in far more passages than state the fact, so few are mas
 
 from ml_collections import ConfigDict
 
-from configs import common, quickstart
 from configs.prepare import shares
+from masksearch_jax.configs import common, quickstart
 
 
 def get_config(arg: str = "") -> ConfigDict:

@@ -9,7 +9,7 @@ Expect:   "listening", "ready"; 200 clients for a minute: `python -m benchmarks.
 
 from ml_collections import ConfigDict
 
-from configs import common
+from masksearch_jax.configs import common
 
 
 def get_config(arg: str = ""):

@@ -8,7 +8,7 @@ Hardware: two CPU cores; a recipe needs the TPU slice that it names.
 Expect:   see README, "What the one command shows".
 """
 
-from configs import common, recipes
+from masksearch_jax.configs import common, recipes
 
 
 def get_config(arg: str = ""):

@@ -13,7 +13,7 @@ start is the folder of a finished stage: sft or dapo of stage I, or W/sft of sta
 warm start is made here, by SFT on questions (configs/stage2_sft.py).
 """
 
-from configs import common, dapo, recipes, stage2_sft
+from masksearch_jax.configs import common, dapo, recipes, stage2_sft
 
 
 def get_config(arg: str = ""):

@@ -12,7 +12,7 @@ start is the folder of a finished stage: W/sft or W/dapo of stage I, whose token
 settings give it, or W/data as a link to that of stage I). Without it, training starts from `pretrained`, or afresh.
 """
 
-from configs import common, recipes, sft
+from masksearch_jax.configs import common, recipes, sft
 
 
 def get_config(arg: str = ""):

@@ -10,7 +10,7 @@ Hardware: two CPU cores.
 Expect:   W/demonstrations/manifest.json with the counts of accepted and rejected trajectories per mask level.
 """
 
-from configs import common
+from masksearch_jax.configs import common
 
 
 def get_config(arg: str = ""):

@@ -13,7 +13,7 @@ II the HotpotQA-like questions; the other five columns are of benchmarks that no
 
 from ml_collections import ConfigDict
 
-from configs import common, dapo
+from masksearch_jax.configs import common, dapo
 
 SEEDS = (0, 1, 2)
 COLUMNS = ("hotpotqa", "fanoutqa", "musique", "two_wiki", "bamboogle", "freshqa")

@@ -14,6 +14,8 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from masksearch_jax.runtime.config_files import find_config
+
 
 def start(call: Callable[[Any, Path], Any], page: str | None) -> None:
     """Parses the flags and runs `call(settings, workdir)`. page: the default page; None makes --config a must.
@@ -21,7 +23,8 @@ def start(call: Callable[[Any, Path], Any], page: str | None) -> None:
     ValueError, FileNotFoundError and ConnectionError, which say what to do, end the process with their message and
     exit status 1.
     """
-    config = config_flags.DEFINE_config_file("config", page, "The page of settings.", lock_config=True)
+    default = page and find_config(page)
+    config = config_flags.DEFINE_config_file("config", default, "The page of settings.", lock_config=True)
     workdir = flags.DEFINE_string("workdir", None, "Everything the run makes; default runs/<name of the page>.")
     if page is None:
         flags.mark_flag_as_required("config")
@@ -43,11 +46,28 @@ def start(call: Callable[[Any, Path], Any], page: str | None) -> None:
 
     def parse(argv: list[str]) -> list[str]:
         try:
-            return flags.FLAGS(argv)
+            return flags.FLAGS(_with_found_config(argv))
         except (AttributeError, TypeError, ValueError, flags.Error, FileNotFoundError) as error:
             raise SystemExit(f"{Path(argv[0]).stem}: {error}") from None
 
     app.run(main, flags_parser=parse)
+
+
+def _with_found_config(argv: list[str]) -> list[str]:
+    """Return the arguments with the file that `--config` means: of the working directory, or shipped with the package.
+
+    Raises FileNotFoundError for one that is neither.
+    """
+    found = list(argv)
+    for i, argument in enumerate(argv):
+        if argument == "--":
+            break
+        name, separator, value = argument.partition("=")
+        if name in ("--config", "-config") and separator and value:
+            found[i] = f"--config={find_config(value)}"
+        elif name in ("--config", "-config") and not separator and i + 1 < len(argv):
+            found[i + 1] = find_config(argv[i + 1])
+    return found
 
 
 def split_cpu(devices: int) -> None:

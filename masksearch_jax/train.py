@@ -28,6 +28,7 @@ from masksearch_jax.checkpoints import Checkpointer
 from masksearch_jax.model import convert, lora
 from masksearch_jax.model.config import lora_from_config
 from masksearch_jax.retrieval import remote
+from masksearch_jax.runtime.config_files import find_config
 from masksearch_jax.trainers import dapo, sft
 
 _PREPARE_PAGE = "configs/prepare.py"
@@ -102,10 +103,11 @@ def ensure_data(cfg: Any, workdir: Path) -> None:
 
 def prepare_command(settings: ConfigDict, workdir: Path) -> list[str]:
     """The command line that prepares with `settings`: the page, and an override for each value that differs from it."""
-    defaults = _leaves(runpy.run_path(_PREPARE_PAGE)["get_config"]())
+    page = find_config(_PREPARE_PAGE)
+    defaults = _leaves(runpy.run_path(page)["get_config"]())
     changed = {name: value for name, value in _leaves(settings).items() if defaults.get(name) != value}
     return [
-        sys.executable, "-m", "masksearch_jax.prepare", f"--config={_PREPARE_PAGE}", f"--workdir={workdir}",
+        sys.executable, "-m", "masksearch_jax.prepare", f"--config={page}", f"--workdir={workdir}",
         *(f"--config.{name}={value}" for name, value in changed.items()),
     ]  # fmt: skip
 
