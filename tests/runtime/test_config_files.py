@@ -48,8 +48,8 @@ def test_a_wheel_starts_from_another_folder(tmp_path):
     small = [
         "prepare.entities=240", "prepare.tasks.epochs=1", "sft.steps=2", "sft.eval_every=0", "dapo.iterations=1",
         "dapo.eval_every=0", "dapo.prompts=8", "dapo.groups=4", "dapo.max_generations=1",
-        "synthesize.examples.ramp_1=60", "synthesize.examples.ramp_2=40", "synthesize.examples.ramp_3=0",
-        "synthesize.examples.ramp_4=0",
+        "synthesize.examples.ramp_1=60", "synthesize.examples.ramp_2=40", "synthesize.examples.ramp_3=20",
+        "synthesize.examples.ramp_4=10",
     ]  # fmt: skip
     command += [f"--config.{setting}" for setting in small]
     done = subprocess.run(command, cwd=elsewhere, env=env, capture_output=True, text=True)
