@@ -3,6 +3,8 @@
 Enters: a pytree of arrays, a JSON dict of facts (config, hashes, counters) and a data state. Leaves: numbered folders,
 each complete or absent, whatever moment the process was killed at. A thin layer over Orbax's CheckpointManager.
 Several processes write their shards of one step into one folder that all see, and any number may read it back.
+Process 0 hashes all that they wrote before the step gets its name, so each step has checksums, and nothing is restored
+before they were verified. The last step that is known to be good, because training went on from it, is never deleted.
 Left out: choosing when to save, and what belongs into a checkpoint; the trainers do that.
 """
 
@@ -17,14 +19,24 @@ import jax
 import orbax.checkpoint as ocp
 
 from masksearch_jax import distributed
+from masksearch_jax.runtime import checksums, json_files
 
 _log = logging.getLogger(__name__)
 _BYTES = "base64"
+_KNOWN_GOOD = "known_good.json"
+_CHECKSUMS, _LATE_CHECKSUMS = "checksums.json", "checksums_late.json"
+# Orbax marks a folder as committed after the checksums are there, and then adds the time to its own facts: so these
+# have checksums of their own, written when the save is waited for.
+_LATE = ("commit_success.txt", "_CHECKPOINT_METADATA")
 T = TypeVar("T")
 
 
 class MismatchError(ValueError):
     """A checkpoint that is whole but holds another tree or other shapes than asked for."""
+
+
+class DamagedError(ValueError):
+    """The files of a checkpoint are not those that were written."""
 
 
 class Checkpointer:
@@ -38,9 +50,10 @@ class Checkpointer:
         read_only: bool = False,
         in_flight_bytes: int | None = None,
     ):
-        """keep: newest steps that stay; at least 2, so that a damaged newest one leaves something to fall back to.
-        background: `save` returns once the arrays are copied off the device, and writing goes on in a thread.
-        read_only: for readers beside a running trainer; creates and cleans nothing.
+        """keep: newest steps that stay, beside the one known to be good; at least 2, so that a damaged newest leaves
+        something to fall back to.
+        background: `save` returns once the arrays are copied off the device; writing and hashing go on in a thread.
+        read_only: for readers beside a running trainer; creates and cleans nothing, and takes the newest step or none.
         in_flight_bytes: how much of the arrays is being packed and written at a time, more than any device's part of
         one; by default all at once, which took half of the parameters' size in memory beside them.
         """
@@ -50,9 +63,14 @@ class Checkpointer:
         self._read_only = read_only
         if read_only and not self.directory.is_dir():
             raise FileNotFoundError(f"{self.directory} does not exist: no checkpoint was saved there")
+        self._saving = -1
+        self._verified: set[int] = set()
+        self._background = background
+        self.known_good = self._read_known_good()
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=None if read_only else keep,
+            preservation_policy=None if read_only else _Preserve(self, keep),
             enable_async_checkpointing=background,
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._seal) if background else None,
             # What a killed save left behind; never when only reading, since it may belong to a living trainer.
             cleanup_tmp_directories=not read_only,
             create=not read_only,
@@ -71,7 +89,6 @@ class Checkpointer:
 
         state: pytree of arrays. meta: JSON data; 'step' is added. data_state: JSON data or bytes.
         """
-        self._manager.check_for_errors()
         if isinstance(data_state, bytes):
             data_state = {_BYTES: base64.b64encode(data_state).decode("ascii")}
         items = ocp.args.Composite(
@@ -79,8 +96,27 @@ class Checkpointer:
             meta=ocp.args.JsonSave({**meta, "step": step}),
             data=ocp.args.JsonSave(dict(data_state)),
         )
+        self.wait()  # one step at a time is written and hashed
+        self._saving = step
         if not self._manager.save(step, args=items, force=True):
             raise RuntimeError(f"Orbax refused to save step {step} in {self.directory}")
+        if not self._background and ocp.multihost.is_primary_host(0):
+            self._seal()
+
+    def confirm(self, step: int) -> None:
+        """Says that step `step` is good: training went on from it with finite gradients. It stays until a later one is
+        known to be good."""
+        if step == self.known_good:
+            return
+        self.known_good = step
+        if ocp.multihost.is_primary_host(0):
+            json_files.write_json(self.directory / _KNOWN_GOOD, {"step": step})
+
+    def set_aside_doubtful(self) -> int | None:
+        """Renames the steps after the one known to be good to `diverged-<step>`; returns the good one, None without."""
+        doubtful = [step for step in self.steps() if self.known_good is None or step > self.known_good]
+        self._set_aside(doubtful, "diverged")
+        return self.known_good
 
     def latest(self) -> int | None:
         """Returns the newest complete step, None if there is none."""
@@ -95,6 +131,17 @@ class Checkpointer:
         seen = json.dumps(sorted(self._manager.all_steps()))
         return json.loads(distributed.gather_bytes(seen.encode())[0])
 
+    def newest_whole(self) -> int | None:
+        """Returns the newest step if its files are those that were written, None otherwise, and says what is wrong."""
+        latest = self.latest()
+        try:
+            if latest is not None:
+                self._verify(latest)
+        except DamagedError as error:
+            _log.error("%s", error)
+            return None
+        return latest
+
     def meta(self, step: int | None = None) -> dict[str, Any]:
         """Returns the facts of a step (None: the newest readable one), for those who build their state from them."""
         return self._newest_readable(step, self._load_meta)[1]
@@ -105,20 +152,26 @@ class Checkpointer:
         """Restores (state, meta, data_state); meta['step'] says which step it was.
 
         step: None takes the newest, and falls back to older ones, loudly, while one cannot be read; what could not be
-        read is renamed to `damaged-<step>` once an older one could. A step that is named is never replaced by another.
+        read is renamed to `damaged-<step>` once an older one could. A step that is named is never replaced by another,
+        and a reader (read_only) never takes an older one than the newest.
         abstract_state: pytree of jax.ShapeDtypeStruct with shardings, the layout wanted (not that of the saver).
         partial: abstract_state may leave out branches of the saved tree, such as the optimizer.
-        Raises FileNotFoundError if there is no such step, MismatchError if the tree or a shape is not the saved one.
+        Raises FileNotFoundError if there is no such step, MismatchError if the tree or a shape is not the saved one,
+        DamagedError if the files are not those that were written.
         """
         found, result = self._newest_readable(step, lambda at: self._load(at, abstract_state, partial))
         if step is None and not self._read_only:
-            self._set_aside([newer for newer in self.steps() if newer > found])
+            self._set_aside([newer for newer in self.steps() if newer > found], "damaged")
         return result
 
     def wait(self) -> None:
         """Blocks until background saves are on disk; raises what one of them raised."""
         self._manager.wait_until_finished()
         self._manager.check_for_errors()
+        folder = self.directory / str(self._saving)
+        if self._saving >= 0 and ocp.multihost.is_primary_host(0) and folder.exists():
+            checksums.write_checksums(folder, _files(folder)[1], _LATE_CHECKSUMS)
+        self._saving = -1
 
     def close(self) -> None:
         """Waits, then frees the threads."""
@@ -130,12 +183,16 @@ class Checkpointer:
         if not steps or (step is not None and step not in steps):
             wanted = "no checkpoint" if step is None else f"no checkpoint of step {step}"
             raise FileNotFoundError(f"{self.directory} holds {wanted}; steps there: {steps}")
+        if self._read_only and step is None:
+            step = steps[-1]
         if step is not None:
+            self._verify(step)
             return step, load(step)
-        first_error: Exception | None = None
+        faults = []
         for candidate in reversed(steps):
             error = None
             try:
+                self._verify(candidate)
                 result = load(candidate)
             except MismatchError:
                 raise
@@ -143,13 +200,51 @@ class Checkpointer:
                 error = caught
             if not distributed.every(error is None):  # all processes go on from one step
                 error = error or RuntimeError(f"another process cannot read {self.directory}/{candidate}")
-                first_error = first_error or error
+                faults.append(_head(error))
                 _log.error("checkpoint %s/%d cannot be read: %s", self.directory, candidate, _head(error))
                 continue
-            if first_error is not None:
+            if faults:
                 _log.error("FELL BACK from step %d to step %d of %s", steps[-1], candidate, self.directory)
             return candidate, result
-        raise first_error
+        raise DamagedError(
+            f"{self.directory} holds no checkpoint that can be read ({'; '.join(faults)}). Put a copy of one back, or "
+            f"remove {self.directory.parent} and start again, which trains this stage anew"
+        )
+
+    def _seal(self) -> None:
+        """Writes the checksums of the step being saved; on process 0, once all have written, before its last rename."""
+        unnamed = sorted(self.directory.glob(f"{self._saving}.orbax-checkpoint-tmp*"))
+        folder = unnamed[-1] if unnamed else self.directory / str(self._saving)
+        checksums.write_checksums(folder, _files(folder)[0], _CHECKSUMS)
+
+    def _verify(self, step: int) -> None:
+        """Raises DamagedError, on all processes, unless the files of a step are those that were written."""
+        if step in self._verified:
+            return
+        faults = []
+        if ocp.multihost.is_primary_host(0):
+            folder = self.directory / str(step)
+            early, late = _files(folder)
+            faults = checksums.verify_checksums(folder, early, _CHECKSUMS)
+            if (folder / _LATE_CHECKSUMS).exists():  # not where a kill came between the two
+                faults += checksums.verify_checksums(folder, late, _LATE_CHECKSUMS)
+        said = json.dumps(faults).encode()
+        faults = json.loads(distributed.gather_bytes(said)[0])
+        if faults:
+            more = f", and {len(faults) - 1} more files" if len(faults) > 1 else ""
+            raise DamagedError(f"checkpoint {self.directory}/{step} is damaged: {faults[0]}{more}")
+        self._verified.add(step)
+
+    def _read_known_good(self) -> int | None:
+        """The step of _KNOWN_GOOD, as process 0 reads it; None without one."""
+        found = -1
+        if ocp.multihost.is_primary_host(0) and (self.directory / _KNOWN_GOOD).exists():
+            try:
+                found = int(json_files.read_json_object(self.directory / _KNOWN_GOOD, "remove it")["step"])
+            except (ValueError, KeyError, TypeError) as error:
+                _log.error("no checkpoint is known to be good: %s", error)
+        found = distributed.decide(found)
+        return found if found >= 0 else None
 
     def _load(self, step: int, abstract_state: Any, partial: bool) -> tuple[Any, dict, dict | bytes]:
         self._check_tree(step, abstract_state, partial)
@@ -189,21 +284,39 @@ class Checkpointer:
     def _load_meta(self, step: int) -> dict[str, Any]:
         return self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
 
-    def _set_aside(self, steps: Sequence[int]) -> None:
+    def _set_aside(self, steps: Sequence[int], why: str) -> None:
         if not steps:
             return
         if ocp.multihost.is_primary_host(0):
             for step in steps:
                 source = self.directory / str(step)
-                target = self.directory / f"damaged-{step}"
+                target = self.directory / f"{why}-{step}"
                 attempt = 1
                 while target.exists():
                     attempt += 1
-                    target = self.directory / f"damaged-{step}-{attempt}"
+                    target = self.directory / f"{why}-{step}-{attempt}"
                 source.rename(target)
                 _log.error("%s was renamed to %s", source, target.name)
         ocp.multihost.sync_global_processes("masksearch_jax:set_aside")
         self._manager.reload()
+
+
+def _files(folder: Path) -> tuple[list[str], list[str]]:
+    """Files of a step that are whole before it gets its name, and those that Orbax writes after that."""
+    names = [name for name in checksums.list_files(folder) if name not in (_CHECKSUMS, _LATE_CHECKSUMS)]
+    late = [name for name in names if Path(name).name in _LATE]
+    return [name for name in names if name not in late], late
+
+
+class _Preserve:
+    """Orbax's question which steps stay: the newest `keep`, and the one known to be good."""
+
+    def __init__(self, owner: Checkpointer, keep: int):
+        self._owner, self._keep = owner, keep
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        first = len(checkpoints) - self._keep
+        return [i >= first or info.step == self._owner.known_good for i, info in enumerate(checkpoints)]
 
 
 def _leaves(tree: Any) -> dict[str, Any]:

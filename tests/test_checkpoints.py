@@ -17,7 +17,7 @@ import optax
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from masksearch_jax.checkpoints import Checkpointer, MismatchError
+from masksearch_jax.checkpoints import Checkpointer, DamagedError, MismatchError
 
 
 @jax.tree_util.register_dataclass
@@ -150,9 +150,10 @@ def test_damaged_newest_falls_back_loudly(tmp_path, damage, caplog):
     shutil.rmtree(target) if target.is_dir() else target.write_bytes(b"\0" * 8)
 
     reader = Checkpointer(tmp_path, read_only=True)
-    assert reader.restore(None, abstract(state_of(0)))[1]["step"] == 2
-    with pytest.raises(Exception):  # noqa: B017 - whatever Orbax raises; a named step is never replaced by another
-        reader.restore(3, abstract(state_of(0)))
+    for step in (3, None):  # neither a named step nor a reader's newest is replaced by another
+        with pytest.raises(DamagedError, match=f"{tmp_path}/3 is damaged: {target}"):
+            reader.restore(step, abstract(state_of(0)))
+    assert reader.newest_whole() is None
     reader.close()
     assert (tmp_path / "3").exists()
 
@@ -168,6 +169,75 @@ def test_damaged_newest_falls_back_loudly(tmp_path, damage, caplog):
     saver.save(3, state_of(3), {"note": "y"}, {"index": 3})
     saver.close()
     assert Checkpointer(tmp_path, read_only=True).meta() == {"note": "y", "step": 3}
+
+
+FLIPS = [10, pytest.param(100, marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("flips", FLIPS)
+def test_single_flipped_bits_are_noticed_and_the_step_before_is_taken(tmp_path, flips, caplog):
+    """One bit of one file of the newest step, the files in turn: parameters, optimizer, JSON, Orbax's and checksums."""
+    saver = Checkpointer(tmp_path / "whole", keep=3)
+    for step in (1, 2):
+        saver.save(step, state_of(step), {"note": "x" * 200}, {"index": step, "cursors": {"ramp_1": step}})
+    saver.close()
+    files = sorted(path for path in (tmp_path / "whole" / "2").rglob("*") if path.is_file() and path.stat().st_size)
+    names = [path.relative_to(tmp_path / "whole") for path in files]
+    kinds = {name.parts[1] for name in names}
+    assert {"state", "meta", "data", "checksums.json", "_CHECKPOINT_METADATA"} <= kinds
+    rng = np.random.default_rng(0)
+    for number in range(flips):
+        folder = tmp_path / f"flip-{number}"
+        shutil.copytree(tmp_path / "whole", folder)
+        name = names[number % len(names)] if flips >= len(names) else names[rng.integers(len(names))]
+        data = bytearray((folder / name).read_bytes())
+        bit = int(rng.integers(len(data) * 8))
+        data[bit // 8] ^= 1 << bit % 8
+        (folder / name).write_bytes(data)
+        run = Checkpointer(folder, keep=3)
+        assert run.newest_whole() is None, (name, bit)
+        state, meta, data_state = run.restore(None, abstract(state_of(0)))
+        run.close()
+        assert meta["step"] == data_state["index"] == 1, (name, bit)
+        assert_same(state, state_of(1))
+        assert (folder / "damaged-2").is_dir()
+        shutil.rmtree(folder)
+
+
+def test_no_readable_checkpoint_is_a_sentence(tmp_path):
+    saver = Checkpointer(tmp_path / "sft" / "checkpoints")
+    for step in (1, 2):
+        saver.save(step, state_of(step), {}, {})
+    saver.close()
+    shutil.rmtree(tmp_path / "sft" / "checkpoints" / "2")
+    (tmp_path / "sft" / "checkpoints" / "2").mkdir()  # an empty folder is no finished step
+    (tmp_path / "sft" / "checkpoints" / "1" / "meta" / "metadata").write_text("{}")
+    run = Checkpointer(tmp_path / "sft" / "checkpoints")
+    assert run.latest() == 2 and run.newest_whole() is None
+    with pytest.raises(DamagedError, match="holds no checkpoint that can be read .*remove .*/sft and start again"):
+        run.restore(None, abstract(state_of(0)))
+    run.close()
+
+
+def test_the_step_known_to_be_good_is_not_rotated_away(tmp_path):
+    saver = Checkpointer(tmp_path, keep=2)
+    for step in range(1, 7):
+        saver.save(step, state_of(step), {}, {})
+        if step == 2:
+            saver.confirm(2)
+    saver.close()
+    saver = Checkpointer(tmp_path, keep=2)
+    assert saver.steps() == [2, 5, 6] and saver.known_good == 2
+    assert saver.set_aside_doubtful() == 2
+    assert saver.steps() == [2] and (tmp_path / "diverged-6").is_dir()
+    saver.save(3, state_of(3), {}, {})
+    saver.confirm(3)
+    for step in (4, 5, 6):
+        saver.save(step, state_of(step), {}, {})
+    saver.close()
+    assert Checkpointer(tmp_path, read_only=True).steps() == [3, 5, 6]
+    (tmp_path / "known_good.json").write_text("{")  # what is known is lost, not the run
+    assert Checkpointer(tmp_path).known_good is None
 
 
 SAVE_FOREVER = """

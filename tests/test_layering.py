@@ -43,7 +43,7 @@ OURS = {
     "model": {"sharding"},
     "text": set(),
     "sharding": set(),
-    "checkpoints": {"distributed"},
+    "checkpoints": {"distributed", "runtime.checksums"},
     "metrics": set(),
     "distributed": set(),
     "runtime": set(),
