@@ -39,7 +39,8 @@ def get_config(arg: str = ""):
     config.evaluate.episodes.update({"1": 400, "2": 200, "3": 100, "4": 100, "qa": 0})
     config.evaluate.benchmarks.update(dict.fromkeys(config.evaluate.benchmarks, 0))
     stages = {_WARM: table2.sft(600, ((1, 0.55), (2, 0.33), (3, 0.09), (4, 0.03)), first=((1500, ((1, 1.0),)),))}
-    baseline = {"iterations": _ITERATIONS, "eval_every": 0, "curriculum": _STAGED}
+    # A row that learns nothing is a result here, so no number of iterations without an update ends it.
+    baseline = {"iterations": _ITERATIONS, "eval_every": 0, "curriculum": _STAGED, "max_without_update": 0}
     rows = [("SFT (warm start)", _WARM, "", ""), ("baseline", f"{_WARM}/rl_0", "", "SFT (warm start)")]
     for number, change in enumerate([{}, *changes.values()]):
         stages[f"rl_{number}"] = ConfigDict({"job": "dapo", "settings": baseline | change})

@@ -208,6 +208,7 @@ def sft() -> ConfigDict:
         "eval_every": 700,
         "log_every": 50,
         "checkpoint_every": 100,
+        "max_without_update": 20,  # steps in a row whose gradients are not finite, after which the run stops; 0: any
     })
 
 

@@ -77,4 +77,7 @@ def dapo() -> ConfigDict:
         # --- rhythm ---
         "eval_every": 25,
         "checkpoint_every": 10,
+        # Iterations in a row without an update (no group with a signal, or no finite gradient), after which the run
+        # stops; 0: any number.
+        "max_without_update": 10,
     })

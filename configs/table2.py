@@ -89,8 +89,6 @@ def sft(steps: int, weights, first=()) -> ConfigDict:
 
 
 def rl(iterations: int, weights) -> ConfigDict:
-    """A stage of DAPO."""
-    return ConfigDict({
-        "job": "dapo",
-        "settings": {"iterations": iterations, "eval_every": 0, "curriculum": ((None, weights),)},
-    })
+    """A stage of DAPO. One that finds nothing to reward is a result of the table, and runs to its end."""
+    settings = {"iterations": iterations, "eval_every": 0, "curriculum": ((None, weights),), "max_without_update": 0}
+    return ConfigDict({"job": "dapo", "settings": settings})

@@ -176,12 +176,12 @@ def answer_judge(job: job_lib.Job, settings: Any) -> Callable:
 
 
 def finished(job: job_lib.Job, stage: str, steps: int) -> bool:
-    """True if the stage's newest checkpoint is its last step."""
+    """True if the stage's newest checkpoint is its last step, and its files are those that were written."""
     folder = job.workdir / stage / "checkpoints"
     if not distributed.decide(folder.is_dir()):
         return False
     checkpoints = Checkpointer(folder, read_only=True)
-    latest = checkpoints.latest()
+    latest = checkpoints.newest_whole()
     checkpoints.close()
     return latest is not None and latest >= steps
 

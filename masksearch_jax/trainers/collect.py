@@ -23,6 +23,7 @@ from masksearch_jax.rl import rewards, sampling
 from masksearch_jax.rollout.engine import RolloutEngine
 from masksearch_jax.rollout.request import Request
 from masksearch_jax.rollout.trajectory import StopReason, Trajectory, Turn
+from masksearch_jax.trainers.divergence import check_logprobs
 
 # Keeps the permutation of a group apart from those that SFT draws under the same seed and index.
 _PERMUTATION_STREAM = 0x64617065
@@ -74,7 +75,7 @@ def collect(
     """Generates `settings.prompts` groups at a time, at most `settings.max_generations` times, until `settings.groups`
     carry a signal (all count where `settings.dynamic_sampling` is off). A spent budget gives a smaller batch, never an
     error: the loss is a mean over the tokens that there are. meanwhile: as in `RolloutEngine.run`. judge: of answers,
-    where the reward asks for one; process 0 alone asks it.
+    where the reward asks for one; process 0 alone asks it. Raises DivergedError for log-probs that are not finite.
     """
     pool = {group.id: group for group in carried}
     fresh: list[Group] = []
@@ -83,6 +84,7 @@ def collect(
         drawn = dict(zip(range(tasks.index, tasks.index + settings.prompts), tasks, strict=False))
         requests = _requests(drawn, settings.group_size, augmentation, seed)
         trajectories = engine.run(params, requests, version=version, seed=seed, greedy=False, meanwhile=meanwhile)
+        check_logprobs(trajectories, version)
         stats.update(engine.stats)
         new = _groups(drawn, trajectories, settings.group_size, reward_cfg, version, judge)
         kept = sampling.keep_groups({g.id: g.scores for g in new}) if settings.dynamic_sampling else [g.id for g in new]

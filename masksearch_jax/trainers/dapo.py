@@ -37,6 +37,7 @@ from masksearch_jax.text import tokenizer as tokenizer_lib
 from masksearch_jax.trainers import collect, pieces
 from masksearch_jax.trainers import optimizer as optimizer_lib
 from masksearch_jax.trainers import state as state_lib
+from masksearch_jax.trainers.divergence import UpdateWatch, check_finite
 from masksearch_jax.trainers.sft import Evaluate, save_config
 
 _log = logging.getLogger(__name__)
@@ -168,6 +169,7 @@ def run(
         save_config(folder, settings, model_cfg)
     distributed.same("what they train on", identity | {"data": tasks.fingerprint, **tasks.get_state()})
     del params
+    check_finite(state.params, f"dapo at iteration {version}")
     # ---- every program of the rollouts, before the first episode: nothing compiles, or runs out of memory, later ----
     distributed.alive("compiling the programs of the rollouts")
     engine.warm_up(decode_copy(lora.join(state.params, *frozen)))
@@ -184,6 +186,9 @@ def run(
                 jax.block_until_ready(sums)
         return bool(updates)
 
+    watch = UpdateWatch("dapo", "iterations", settings.max_without_update, settings.optimizer.learning_rate, version)
+    if version:
+        watch.saved(version)
     # ---- loop: one policy version an iteration --------------------------------------------------------------------
     last = time.perf_counter()
     ahead = range(version + 1, settings.iterations + 1)
@@ -229,10 +234,12 @@ def run(
             "seconds/since_last": began - last,  # checkpoint and evaluation after the last iteration
         }
         last = ended
+        watch.add(version, {name: (value, 1.0) for name, value in row.items()})
         timing |= {f"rollout/{name}": value for name, value in found.stats.items()}
         timing |= {f"search/{name}": value for name, value in engine.searcher.stats.items()}  # since the start
         timing |= {f"judge/{name}": value for name, value in getattr(judge, "stats", {}).items()}
         log.write(version, row | timing | {"phase": phase, "prompts": tasks.index, "skipped_total": int(state.skipped)})
+        watch.settle(checkpoints, last=version == settings.iterations)
         if evaluate and settings.eval_every and version % settings.eval_every == 0 and version < settings.iterations:
             log.write(version, {f"eval/{k}": v for k, v in evaluate(lora.join(state.params, *frozen), version).items()})
         stop = distributed.preempted()
@@ -247,6 +254,7 @@ def run(
                 "waiting": [collect.to_json(group) for group in waiting],
             }
             checkpoints.save(version, state, meta, tasks.get_state())
+            watch.saved(version)
         if stop:
             checkpoints.wait()
             raise distributed.PreemptedError(f"dapo was told to stop and saved iteration {version}; start it again")

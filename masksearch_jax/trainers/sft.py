@@ -29,6 +29,7 @@ from masksearch_jax.text import tokenizer as tokenizer_lib
 from masksearch_jax.trainers import optimizer as optimizer_lib
 from masksearch_jax.trainers import pieces
 from masksearch_jax.trainers import state as state_lib
+from masksearch_jax.trainers.divergence import UpdateWatch, check_finite
 
 Evaluate = Callable[[Any, int], dict[str, Any]]
 
@@ -84,7 +85,7 @@ def run(
 
     params: where to start from (default: fresh ones from `cfg.seed`), and the base of adapters, which checkpoints do
     not hold. evaluate: (params, step) -> scores, called every `eval_every` steps. Raises ValueError for settings or
-    data that cannot work, before the first step.
+    data that cannot work, before the first step, and DivergedError when steps stop to change anything.
     """
     settings, folder = cfg[name], workdir / name
     # ---- data -----------------------------------------------------------------------------------------------------
@@ -122,6 +123,10 @@ def run(
         save_config(folder, settings, model_cfg)
     distributed.same("the data", {"fingerprint": batches.fingerprint, **batches.get_state()})
     start = int(state.step)
+    check_finite(state.params, f"{name} at step {start}")
+    watch = UpdateWatch(name, "steps", settings.max_without_update, settings.optimizer.learning_rate, start)
+    if start:
+        watch.saved(start)
     del params
     # ---- loop -----------------------------------------------------------------------------------------------------
     means, began, tokens, trained = metrics.Mean(), time.perf_counter(), 0, 0
@@ -134,6 +139,9 @@ def run(
         tokens, trained = tokens + new, trained + new
         state, sums = step_fn(state, distributed.put(batch, sharding.batch_sharding(mesh)), *frozen)
         means.add(sums)
+        watch.add(step, sums)
+        if watch.due or step == settings.steps:
+            watch.settle(checkpoints, last=step == settings.steps)
         if step % settings.log_every == 0 or step == settings.steps:
             row = means.result() | {"examples": batches.index, "phase": curriculum.phase(batches.index)}
             rate = tokens / (time.perf_counter() - began)  # evaluations in between are not in it
@@ -144,7 +152,9 @@ def run(
             began, tokens = time.perf_counter(), 0
         stop = distributed.preempted()
         if step % settings.checkpoint_every == 0 or step == settings.steps or stop:
+            watch.settle(checkpoints)
             checkpoints.save(step, state, {"data_fingerprint": batches.fingerprint} | facts, batches.get_state())
+            watch.saved(step)
         if stop:
             checkpoints.wait()
             raise distributed.PreemptedError(f"{name} was told to stop and saved step {step}; start it again to go on")

@@ -126,7 +126,7 @@ def test_the_whole_trainer_runs_where_tensorflow_does_not_exist(workdir):
 
 def test_resume_refuses_another_index(warm):
     job, params = warm
-    job.cfg.dapo.update({"iterations": 2, "checkpoint_every": 2})
+    job.cfg.dapo.update({"iterations": 2, "checkpoint_every": 2, "dynamic_sampling": False})
     finish(job, params)
     job.cfg.dapo.iterations = 4
     job.cfg.search.exclusion = "article"
