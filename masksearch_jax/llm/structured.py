@@ -43,8 +43,10 @@ def ask(
     Raises ReplyError after `attempts` bad replies, and what Client.complete raises.
     """
     conversation, fault = list(messages), ""
-    for _ in range(attempts):
-        completion = client.complete(conversation, sampling, **limits)
+    for attempt in range(attempts):
+        # A sampled reply that was as bad as the one before makes the conversation before: another seed, another reply.
+        drawn = dataclasses.replace(sampling, seed=sampling.seed + attempt) if sampling.temperature else sampling
+        completion = client.complete(conversation, drawn, **limits)
         try:
             if completion.finish == "length":
                 raise ValueError(f"the reply was cut at {sampling.max_tokens} tokens; write less")

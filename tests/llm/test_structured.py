@@ -26,6 +26,7 @@ class Reply:
             raise ValueError(f"count is {self.count}, there are {len(self.items)} items")
 
 
+GREEDY = Sampling()
 GOOD = '{"verdict": "yes", "sure": true, "count": 1, "items": [{"text": "x", "kind": "a"}]}'
 
 
@@ -67,19 +68,20 @@ class Replies:
     name = "replies"
 
     def __init__(self, *texts, finish="stop"):
-        self.texts, self.asked, self.finish = list(texts), [], finish
+        self.texts, self.asked, self.finish, self.seeds = list(texts), [], finish, []
 
     def complete(self, messages, sampling, timeout_s):
         self.asked.append(messages)
+        self.seeds.append(sampling.seed)
         return Completion(self.texts.pop(0), Usage(1, 1), self.finish)
 
     def close(self):
         pass
 
 
-def ask(tmp_path, backend, **other):
+def ask(tmp_path, backend, sampling=GREEDY, **other):
     client = Client(backend, ClientSettings(), tmp_path / "cache")
-    return structured.ask(client, [Message("user", "go")], Reply, Sampling(), **other)
+    return structured.ask(client, [Message("user", "go")], Reply, sampling, **other)
 
 
 def test_a_bad_reply_is_told_what_is_wrong(tmp_path):
@@ -98,3 +100,14 @@ def test_after_the_last_attempt_the_failure_has_a_name(tmp_path):
         ask(tmp_path / "cut", Replies(GOOD, finish="length"), attempts=1)
     with pytest.raises(structured.ReplyError, match="not today"):
         ask(tmp_path / "check", Replies(GOOD), attempts=1, check=lambda reply: "not today")
+
+
+def test_each_attempt_of_a_sampled_reply_draws_anew(tmp_path):
+    """Two bad replies that are alike make conversations that are alike."""
+    sampled = Replies("same", "same", GOOD)
+    assert ask(tmp_path, sampled, Sampling(temperature=0.7, seed=5)).count == 1
+    assert sampled.seeds == [5, 6, 7]
+    greedy = Replies("same", "same", GOOD)
+    with pytest.raises(structured.ReplyError):
+        ask(tmp_path / "greedy", greedy)
+    assert greedy.seeds == [0, 0]  # the third would say the same: it comes from the cache
