@@ -97,6 +97,10 @@ def test_a_refusal_of_every_request_is_no_silence(tmp_path):
             made = [(TASK, dataclasses.replace(trajectory("Tolm"), turns=(SEARCH, *trajectory("Tolm").turns)))]
             with pytest.raises(AccessError, match=error["message"]):
                 distill.judged(made, 1.0, judge)
+            server.asked.clear()
+            with pytest.raises(AccessError):
+                judge([("Born in [mask].", [f"Vesh {i}"], TASK.answers) for i in range(300)])
+            assert len(server.asked) < 100  # the rest is not asked
         assert judge.stats["dropped"] == 0
         filtered = (400, {"message": "flagged", "code": "data_inspection_failed"})
         server.refuse = lambda request: filtered if "Tolm 3" in request["messages"][1]["content"] else None

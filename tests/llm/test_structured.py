@@ -2,10 +2,12 @@ import dataclasses
 import json
 from typing import Literal
 
+import chat_server
 import pytest
 
 from masksearch_jax.llm import structured
 from masksearch_jax.llm.client import Client, ClientSettings
+from masksearch_jax.llm.endpoint import Endpoint
 from masksearch_jax.llm.interface import Completion, Message, Sampling, Usage
 
 
@@ -70,6 +72,20 @@ AROUND = {
 @pytest.mark.parametrize("text", AROUND.values(), ids=AROUND)
 def test_one_object_is_read_whatever_stands_around_it(text):
     assert structured.parse(text, Reply) == Reply("yes", True, 1, [Item("x", "a")])
+
+
+def test_a_server_and_a_checkpoint_give_the_same(tmp_path):
+    pytest.importorskip("openai")
+    texts = list(AROUND.values())
+    with chat_server.ChatServer(lambda messages: texts[int(messages[0]["content"])]) as server:
+        endpoint = Endpoint(server.url, "tiny")
+        client = Client(endpoint, ClientSettings(), tmp_path / "cache")
+        for number, text in enumerate(texts):
+            asked = [Message("user", str(number))]
+            found = structured.ask(client, asked, Reply, GREEDY, attempts=1)
+            assert found == structured.parse(text, Reply)
+            assert client.complete(asked, GREEDY).text == text  # kept whole: nothing is paid for twice
+        client.close()
 
 
 @pytest.mark.parametrize("value", ["</think>", "<think>", "```", "<|im_end|>", "<|channel|>final<|message|>", "a</s>"])
