@@ -59,11 +59,20 @@ class Harvest:
 
 
 def harvest(
-    engine: Engine, params: Any, tasks: Sequence[records.Task], cfg: DistillConfig, judge: Judge | None = None
+    engine: Engine,
+    params: Any,
+    tasks: Sequence[records.Task],
+    cfg: DistillConfig,
+    first: int,
+    judge: Judge | None = None,
 ) -> Harvest:
-    """Samples every task and keeps what passes."""
+    """Samples every task and keeps what passes.
+
+    first: how many tasks of this level came before these in the round. The random bits are keyed by round, level,
+    position in the level and sample, so no chunk and no level repeats those of another.
+    """
     requests = [
-        Request(task, number, sample, key=(cfg.round, number, sample), expected=task.level)
+        Request(task, number, sample, key=(cfg.round, task.level, first + number, sample), expected=task.level)
         for number, task in enumerate(tasks)
         for sample in range(cfg.samples)
     ]

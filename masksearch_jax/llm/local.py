@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from masksearch_jax.llm.interface import Completion, Message, RequestError, Sampling, TransientError, Usage
+from masksearch_jax.llm.interface import AccessError, Completion, Message, RequestError, Sampling, TransientError, Usage
 from masksearch_jax.rollout import decode, episode
 from masksearch_jax.rollout.engine import RolloutConfig, RolloutEngine
 from masksearch_jax.rollout.request import Request
@@ -103,7 +103,7 @@ class LocalModel:
 
     def complete(self, messages: Sequence[Message], sampling: Sampling, timeout_s: float) -> Completion:
         if sampling.temperature not in (0.0, self._temperature):
-            raise RequestError(f"temperature {sampling.temperature}: {self.name} samples at 0 or {self._temperature}")
+            raise AccessError(f"temperature {sampling.temperature}: {self.name} samples at 0 or {self._temperature}")
         ids = self.prompt(messages)
         if len(ids) >= self._total:
             raise RequestError(f"a prompt of {len(ids)} tokens; llm.total_tokens={self._total} holds it and the reply")
