@@ -10,6 +10,8 @@ from typing import Any
 
 from masksearch_jax.text import answers, official
 
+_OWN = (answers.token_recall, answers.f1, answers.exact_match)
+
 
 def postprocess(output: str, example: Mapping[str, Any] | None = None, is_target: bool = False) -> Any:
     """For a target, {'answers': accepted strings, 'reference': structured answer or None}; for a model's output, what
@@ -26,6 +28,8 @@ def scores_of(benchmark: str) -> Callable[..., dict[str, float]]:
     def scores(targets: Sequence[Mapping[str, Any]], predictions: Sequence[str]) -> dict[str, float]:
         rows = [
             official.score(benchmark, said, target["answers"], target["reference"])
+            if benchmark
+            else official.Scores(*(score(said, target["answers"]) for score in _OWN))
             for target, said in zip(targets, predictions, strict=True)
         ]
         means = {name: sum(getattr(row, name) for row in rows) / len(rows) for name in ("recall", "f1", "em")}
