@@ -1,9 +1,9 @@
-"""From the text of a final turn to scores against gold answers: normalisation, token recall, F1, exact match.
+"""From the text of an answer to scores against gold answers: normalisation, token recall, F1, exact match.
 
-In: decoded text of a turn or an answer, the masked passage, gold strings (all accepted forms of a span, gold first).
-Out: spans in reading order and numbers in [0, 1]. Rewards and evaluation both score spans with these functions, never
-a repeated paragraph: 13 of the 15 tokens of a copied masked passage can be right without a single span filled.
-Words are compared as SQuAD compares them, numbers, times and dates as such (scoring/number_tokens.py has the rule).
+In: an answer as the episode read it (text/prompt.py), the masked passage, gold strings (all accepted forms of a span,
+gold first). Out: spans in reading order and numbers in [0, 1]. Rewards and evaluation both score spans with these
+functions, never a repeated paragraph: 13 of the 15 tokens of a copied masked passage can be right without a single span
+filled. Words are compared as SQuAD compares them, numbers, times and dates as such (scoring/number_tokens.py).
 Left out: segmentation of scripts written without spaces (a Chinese span is one token: all or nothing) and the
 yes / no special case of HotpotQA's F1.
 """
@@ -24,7 +24,6 @@ ANSWER_FORMS = ("spans", "paragraph", "whole")
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _ANY_TAG = re.compile("|".join(map(re.escape, tags.ALL)))
-_TEMPLATE_TAGS = tuple(tag for tag in tags.ALL if tag != tags.MASK)
 # How many places a literal between two masks may be tried at; prose repeats " and " a few times, garbage without end.
 _MAX_PLACES = 16
 
@@ -137,22 +136,7 @@ def contains(text: str, golds: Sequence[str]) -> bool:
     return any(f" {' '.join(tokens(gold))} " in padded for gold in golds if gold.strip())
 
 
-# --- From a turn to spans --------------------------------------------------------------------------------------------
-
-
-def answer_of(turn_text: str) -> str | None:
-    """Returns what stands inside the answer tags of a turn, or None unless the turn ends with its only answer block.
-
-    None for: no answer, an unclosed one, two of them, text after the closing tag, other tags inside the block.
-    """
-    opening, closing = tags.ANSWER
-    text = turn_text.strip()
-    if text.count(opening) != 1 or text.count(closing) != 1 or not text.endswith(closing):
-        return None
-    content = text[text.index(opening) + len(opening) : -len(closing)]
-    if any(tag in content for tag in _TEMPLATE_TAGS):
-        return None
-    return content.strip()
+# --- From an answer to spans -----------------------------------------------------------------------------------------
 
 
 def spans_of(
