@@ -93,8 +93,6 @@ def _written(table, would: Sequence[int] | None, budget: int):
     return list(would), None
 
 
-def settings_of(folder: Path, name: str, **changes) -> None:
-    """Changes a JSON file of a tokenizer's folder; a value of None takes a key away."""
-    file = folder / name
-    content = json.loads(file.read_text()) | changes
-    file.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
+def change_json(file: Path, **changes) -> None:
+    """Changes some keys of a JSON object."""
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))

@@ -27,6 +27,11 @@ def neutralise(text: str) -> str:
     return text
 
 
+def neutralise_all_but_masks(text: str) -> str:
+    """Returns text in which masks are the only tags that survive."""
+    return MASK.join(map(neutralise, text.split(MASK)))
+
+
 def block(tags: tuple[str, str], content: str) -> str:
     """Returns `<tag> content</tag>`."""
     return f"{tags[0]} {content}{tags[1]}"
