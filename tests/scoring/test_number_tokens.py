@@ -178,7 +178,7 @@ def test_any_text_has_tokens_that_are_their_own_tokens(text):
     assert bool(tokens) == bool(unicodedata.normalize("NFKC", text).strip())
 
 
-PIECES = ["1", "1,", "1,234,", "1.", "1:", "-", "- ", "–5", "×", "1 ", "10^", "1⁵", "½", ".5", "'1", "2015-03-04"]
+PIECES = ["1", "1,234,", "1.", "1:", "–5", "×", "1 ", "1⁵", ".5", "2015-03-04"]
 
 
 @pytest.mark.parametrize("piece", PIECES)
