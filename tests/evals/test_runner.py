@@ -203,3 +203,13 @@ def test_bad_input_is_refused():
         runner.evaluate(FakeEngine(), None, [])
     with pytest.raises(ValueError, match="other tasks"):
         runner.evaluate(FakeEngine(lambda name: name + "x"), None, [make_task()])
+
+
+def test_numbers_are_compared_as_such_but_in_benchmarks():
+    task = dataclasses.replace(make_task(kind="qa", answers=(("3.5",),), form="whole"), span_kinds=["answer"])
+    for said, gold, own in (("35", "3.5", 0.0), ("5", "-5", 0.0), ("2015", "20:15", 0.0), ("−5", "-5", 1.0)):
+        asked = dataclasses.replace(task, answers=[[gold]])
+        ours, theirs = (row(answer(said), task=dataclasses.replace(asked, benchmark=name)) for name in ("", "nq"))
+        assert (ours.recall, ours.f1, ours.em) == (own,) * 3
+        # As the published script has it, right or wrong: it deletes ASCII punctuation and nothing else.
+        assert (theirs.recall, theirs.f1, theirs.em) == (1.0 - own,) * 3
