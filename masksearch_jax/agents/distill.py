@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from masksearch_jax.agents.answer_judge import Asked
 from masksearch_jax.data import records
 from masksearch_jax.rollout.request import Request
-from masksearch_jax.rollout.trajectory import StopReason, Trajectory
+from masksearch_jax.rollout.trajectory import Trajectory
 from masksearch_jax.text import answers
 
 # [(text of the task, given answers, accepted strings of each)] -> 1.0, 0.0 or NaN, no verdict: agents/answer_judge.py.
@@ -121,9 +121,7 @@ def judged(
 
 def _spans(task: records.Task, trajectory: Trajectory) -> list[str] | None:
     """What a trajectory answers; None if it, or its answer, is not of the form that was asked for."""
-    if trajectory.stop != StopReason.ANSWER or not trajectory.well_formed:
-        return None
-    text = answers.answer_of(trajectory.turns[-1].text)
+    text = trajectory.final_answer if trajectory.well_formed else None
     return None if text is None else answers.spans_of(text, task.answer_form, task.text, task.masks, task.answers)
 
 
