@@ -31,6 +31,8 @@ AGENTS = ["openai>=2.0"]
 TENSORBOARD = ["tensorboardX>=2.6"]
 # Frozen weights in 8 or 4 bits under adapters (lora.base_quantisation).
 QLORA = ["qwix>=0.1.8"]
+# Reads files of llama.cpp (masksearch_jax.convert --from=FILE.gguf).
+GGUF = ["gguf>=0.17"]
 # Draws and writes report.html.
 REPORT = ["jinja2>=3.1", "matplotlib>=3.10"]
 # Preparation by shards of a dump (configs/prepare.py, beam), in an environment of its own: see launch/constraints.txt.
@@ -41,7 +43,7 @@ BEAM = [*PREP, *RETRIEVAL, "apache-beam[gcp]>=2.77", "google-crc32c>=1.7"]
 TEST = [
     "hypothesis>=6.150", "jsonschema>=4.20", "mwparserfromhell>=0.7", "pytest>=8", "pytest-xdist>=3.6", "pyyaml>=6",
     "ruff>=0.12",
-    *AGENTS, *REPORT, *TENSORBOARD,
+    *AGENTS, *GGUF, *REPORT, *TENSORBOARD,
 ]  # fmt: skip
 
 setup(
@@ -58,6 +60,7 @@ setup(
         "prep": PREP,
         "retrieval": RETRIEVAL,
         "agents": AGENTS,
+        "gguf": GGUF,
         "report": REPORT,
         "beam": BEAM,
         "tensorboard": TENSORBOARD,

@@ -128,6 +128,8 @@ def llm() -> ConfigDict:
         "key_variable": "",  # environment variable that holds the key; '' for servers that ask for none
         "json_mode": False,  # asks the server to restrict replies to JSON, where it can
         "limit_field": "max_tokens",  # or max_completion_tokens, as newer models of OpenAI want it
+        # What is left out of each request, for servers that refuse it: of "temperature", "seed", "max_tokens".
+        "omit": (),
         "chat": "auto",  # of a published folder: auto | qwen2.5 | chatml | llama3 | llama3.1 | gemma | '' (base model)
         "total_tokens": 2048,  # of a folder: a prompt and its reply
         "temperature": 0.0,

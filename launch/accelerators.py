@@ -1,37 +1,37 @@
 """TPU slices by the name that people use: 'v5e-16' -> chips, hosts, topology, and what Cloud TPU and GKE call it.
 
-In: a name. Out: an `Accelerator`, or ValueError that lists the sizes. v5e and v6e are named by chips, v4 and v5p by
-cores, two to a chip: v5p-128 has 64 chips. Slices of v5e and v6e up to 8 chips are one host, larger ones have hosts of
-4 chips. Left out: several slices in one job, and topologies other than the usual one of a size.
+In: a name. Out: an `Accelerator`, or ValueError that lists the sizes. Which slices there are stands in one table,
+masksearch_jax/topology.py, which the recipes and the compiler read as well; this file knows only the words of Cloud TPU
+and GKE. Left out: several slices in one job, and topologies other than the usual one of a size.
 Source: the pages of each TPU version and "Plan TPUs in GKE" of the Google Cloud documentation.
 """
 
 import dataclasses
+import math
+import sys
+from pathlib import Path
 
-_FLAT = {1: "1x1", 4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"}
-_CUBES = {
-    4: "2x2x1", 8: "2x2x2", 16: "2x2x4", 32: "2x4x4", 64: "4x4x4", 128: "4x4x8", 256: "4x8x8", 512: "8x8x8",
-    1024: "8x8x16", 2048: "8x16x16",
-}  # fmt: skip
+# A launcher runs from a checkout where nothing is installed. The table needs the standard library only.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from masksearch_jax import topology  # noqa: E402
 
 
 @dataclasses.dataclass(frozen=True)
-class Generation:
-    """What the slices of one TPU version have in common."""
+class Naming:
+    """What Cloud TPU and GKE call the slices of one TPU version."""
 
     api_prefix: str
     runtime_version: str
     gke_accelerator: str
     machine_prefix: str
-    topologies: dict[int, str]  # chips -> topology
-    cores_per_chip: int  # as the names count
 
 
-GENERATIONS = {
-    "v4": Generation("v4", "tpu-ubuntu2204-base", "tpu-v4-podslice", "ct4p-hightpu", _CUBES, 2),
-    "v5e": Generation("v5litepod", "v2-alpha-tpuv5-lite", "tpu-v5-lite-podslice", "ct5lp-hightpu", _FLAT, 1),
-    "v5p": Generation("v5p", "v2-alpha-tpuv5", "tpu-v5p-slice", "ct5p-hightpu", _CUBES, 2),
-    "v6e": Generation("v6e", "v2-alpha-tpuv6e", "tpu-v6e-slice", "ct6e-standard", _FLAT, 1),
+NAMINGS = {
+    "v4": Naming("v4", "tpu-ubuntu2204-base", "tpu-v4-podslice", "ct4p-hightpu"),
+    "v5e": Naming("v5litepod", "v2-alpha-tpuv5-lite", "tpu-v5-lite-podslice", "ct5lp-hightpu"),
+    "v5p": Naming("v5p", "v2-alpha-tpuv5", "tpu-v5p-slice", "ct5p-hightpu"),
+    "v6e": Naming("v6e", "v2-alpha-tpuv6e", "tpu-v6e-slice", "ct6e-standard"),
 }
 
 
@@ -54,24 +54,24 @@ class Accelerator:
 
 
 def accelerator(name: str) -> Accelerator:
-    """The slice of that name ('v5litepod-16' is v5e-16 too); raises ValueError for one that does not exist."""
-    version, _, size = name.replace("v5litepod", "v5e").partition("-")
-    if version not in GENERATIONS:
-        raise ValueError(f"accelerator {name!r}: the version is none of {', '.join(GENERATIONS)}, as in v5e-16")
-    generation = GENERATIONS[version]
-    chips, rest = divmod(int(size), generation.cores_per_chip) if size.isdecimal() else (0, 0)
-    if rest or chips not in generation.topologies:
-        sizes = ", ".join(f"{version}-{known * generation.cores_per_chip}" for known in generation.topologies)
-        counts = "chips" if generation.cores_per_chip == 1 else "cores, two to a chip"
-        raise ValueError(f"accelerator {name!r}: {version} is named by {counts}: {sizes}")
-    per_host = chips if chips <= (8 if generation.topologies is _FLAT else 4) else 4
+    """Return the slice of a name (v5e-16, v5litepod-16 or v5e:4x4). Raises ValueError for one that does not exist."""
+    found = topology.parse(name)
+    generation = found.generation
+    usual = generation.sizes.get(found.chips)
+    if found.dims != usual:
+        instead = f"; a slice of {found.chips} chips is {'x'.join(map(str, usual))}" if usual else ""
+        raise ValueError(
+            f"accelerator {name!r}: the launchers order slices of the usual shape only{instead}. Known are "
+            f"{topology.known(generation)}"
+        )
+    naming = NAMINGS[generation.name]
     return Accelerator(
-        name=f"{version}-{size}",
-        chips=chips,
-        hosts=chips // per_host,
-        topology=generation.topologies[chips],
-        accelerator_type=f"{generation.api_prefix}-{size}",
-        runtime_version=generation.runtime_version,
-        gke_accelerator=generation.gke_accelerator,
-        machine_type=f"{generation.machine_prefix}-{per_host}t",
+        name=found.marketing_name,
+        chips=found.chips,
+        hosts=found.hosts,
+        topology="x".join(map(str, found.dims)),
+        accelerator_type=f"{naming.api_prefix}-{found.chips * generation.cores_counted}",
+        runtime_version=naming.runtime_version,
+        gke_accelerator=naming.gke_accelerator,
+        machine_type=f"{naming.machine_prefix}-{math.prod(found.host_bounds)}t",
     )

@@ -19,8 +19,10 @@ from accelerators import Accelerator, accelerator
 ROOT = Path(__file__).resolve().parent.parent
 MOUNT = "/mnt/masksearch"  # the bucket, on every host
 RETRY = 75  # EX_TEMPFAIL: not done yet, and worth going on
-# Labels, Kubernetes names (with '-slice-0-<host>' behind them) and Cloud TPU ids all take this.
 _ABSENT = ("matched no objects", "not found", "404")  # of gcloud storage, where nothing is there
+_SECONDS = {"d": 86_400, "h": 3600, "m": 60, "s": 1}
+_LONGEST_FLEX_START_S = 7 * _SECONDS["d"]
+# Labels, Kubernetes names (with '-slice-0-<host>' behind them) and Cloud TPU ids all take this.
 _NAME = re.compile(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?")
 
 
@@ -107,8 +109,11 @@ def add_create_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--extras", default="tpu,retrieval", help="what launch/setup.sh installs on each host")
     capacity = parser.add_mutually_exclusive_group()
     capacity.add_argument("--spot", action="store_true", help="cheapest; may be taken away at any moment")
-    capacity.add_argument("--flex-start", metavar="DURATION", help="e.g. 4h, 7d at most; v5e and v6e")
-    capacity.add_argument("--reserved", metavar="RESERVATION", nargs="?", const="", help="capacity you have reserved")
+    capacity.add_argument("--flex-start", metavar="DURATION", help="e.g. 4h or 1d12h, 7d at most; not v4")
+    capacity.add_argument(
+        "--reserved", metavar="RESERVATION", nargs="?", const="",
+        help="capacity you have reserved; GKE and XPK need the name of the reservation",
+    )  # fmt: skip
     parser.add_argument("--hours", type=float, help="for the cost note: how long you expect it to run")
     parser.add_argument("--price", type=float, help="for the cost note: of one chip-hour, from your price list")
 
@@ -124,15 +129,30 @@ def parse(
 ) -> tuple[argparse.Namespace, list[str], Run, Accelerator | None]:
     """The launcher's arguments, what stands behind '--' for the trainer, the run, and the slice if one is named.
 
-    Raises SystemExit with a message for a workdir or an accelerator that there is not.
+    Raises SystemExit with a message for a workdir or an accelerator that there is not, and for a duration of
+    --flex-start that is none.
     """
     at = argv.index("--") if "--" in argv else len(argv)
     args = parser.parse_args(argv[:at])
     try:
         slice_ = accelerator(args.accelerator) if "accelerator" in args else None
+        if getattr(args, "flex_start", None) is not None:
+            seconds_of(args.flex_start)
         return args, argv[at + 1 :], Run.parse(args.workdir), slice_
     except ValueError as error:
         raise SystemExit(str(error)) from None
+
+
+def seconds_of(duration: str) -> int:
+    """Return the seconds of a duration of --flex-start, such as 4h, 90m or 1d12h.
+
+    Raises ValueError for other text, and for less than a minute or more than the seven days of flex-start.
+    """
+    parts = re.findall(r"(\d+)([dhms])", duration)
+    seconds = sum(int(count) * _SECONDS[unit] for count, unit in parts)
+    if "".join(map("".join, parts)) != duration or not _SECONDS["m"] <= seconds <= _LONGEST_FLEX_START_S:
+        raise ValueError(f"--flex-start={duration}: not a duration from 1m to 7d, such as 4h, 90m or 1d12h")
+    return seconds
 
 
 def code_archive(run: Run) -> str:

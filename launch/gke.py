@@ -36,6 +36,11 @@ _UNPACK = (
 def main(argv: list[str]) -> int:
     args, overrides, run, slice_ = cloud_run.parse(_parser(), argv)
     shell = Shell(args.dry_run)
+    if args.command in ("create", "xpk") and args.reserved == "":
+        raise SystemExit(
+            "--reserved without a name: GKE would order machines on demand instead. It takes reserved TPUs by the name "
+            "of their reservation: --reserved=NAME (gcloud compute reservations list)"
+        )
     if args.command == "xpk":
         return print_xpk(run, slice_, args, overrides)
     if args.command == "create":
@@ -142,8 +147,9 @@ def node_pool_command(slice_: Accelerator, args: argparse.Namespace) -> list[str
         command += [f"--tpu-topology={slice_.topology}"]
     command += ["--scopes=cloud-platform", "--workload-metadata=GKE_METADATA"]
     if args.flex_start:
+        lifetime = f"--max-run-duration={cloud_run.seconds_of(args.flex_start)}s"
         sizes = ["--num-nodes=0", "--enable-autoscaling", "--min-nodes=0", f"--max-nodes={slice_.hosts}"]
-        return [*command, "--flex-start", *sizes, "--reservation-affinity=none"]
+        return [*command, "--flex-start", lifetime, *sizes, "--reservation-affinity=none"]
     if args.spot:
         command += ["--spot"]
     if args.reserved:
@@ -180,6 +186,11 @@ def print_xpk(run: Run, slice_: Accelerator, args: argparse.Namespace, overrides
         "--num-slices=1", f"--max-restarts={args.max_restarts}", "--restart-on-exit-codes=75", *capacity,
         f"--docker-image={args.image}", f"--storage={storage}", f"--command={unpack} {shlex.join(overrides)}".rstrip(),
     )  # fmt: skip
+    if args.flex_start:
+        shell.say(
+            f"XPK takes no duration: its flex-start nodes run for up to 7 days. To stop after {args.flex_start}: "
+            f"xpk workload delete --workload={run.name} {' '.join(where)}"
+        )
     shell.say("XPK also restarts after 42 and 127 to 255, which launch/worker.sh means as a stop")
     return 0
 

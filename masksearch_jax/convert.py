@@ -1,15 +1,17 @@
 """Entry: published checkpoints (safetensors, as transformers writes them) to ours and back.
 
     python -m masksearch_jax.convert --from=HF_FOLDER --to=W/pretrained
+    python -m masksearch_jax.convert --from=FILE.gguf --to=HF_FOLDER            a file of llama.cpp, dequantised
     python -m masksearch_jax.convert --from=W/dapo --to=HF_FOLDER --like=HF_FOLDER_IT_STARTED_FROM
     python -m masksearch_jax.convert --from=W/dapo --to=FOLDER --merge      adapters added into their base
 
 A stage that trained adapters (lora.rank) leaves as a folder of the PEFT library; with --merge as a whole model, for
 which the base is read again from where it came, or from --base.
 
-The direction follows from what --from holds: safetensors files, or a `checkpoints` folder of a stage. Ours is written
-as a stage folder: checkpoints/0 with the parameters, config.json with the model, and hf/ with the published config.json
-and the tokenizer, which the way back uses unless --like names another folder. Runs on one machine; a training job
+The direction follows from what --from holds: a .gguf file, safetensors files, or a `checkpoints` folder of a stage.
+Ours is written as a stage folder: checkpoints/0 with the parameters, config.json with the model, and hf/ with the
+published config.json and the tokenizer, which the way back uses unless --like names another folder. Runs on one
+machine; a training job
 (`--config.pretrained=HF_FOLDER`) reads a published folder itself, each host its own part.
 """
 
@@ -17,6 +19,7 @@ import dataclasses
 import json
 import math
 import shutil
+import tempfile
 from pathlib import Path
 
 import jax
@@ -26,6 +29,8 @@ from masksearch_jax import sharding
 from masksearch_jax.checkpoints import Checkpointer
 from masksearch_jax.model import config as model_config
 from masksearch_jax.model import convert, export, families, lora, peft, transformer
+from masksearch_jax.model.published import gguf
+from masksearch_jax.text.published import PublishedTokenizer
 from masksearch_jax.trainers import state as state_lib
 
 
@@ -41,6 +46,22 @@ def from_published(source: Path, target: Path, param_dtype: str = "float32") -> 
     shutil.copyfile(source / "config.json", target / "hf" / "config.json")
     export.copy_companions(source, target / "hf")
     (target / "config.json").write_text(json.dumps({"model": dataclasses.asdict(cfg)}, indent=1))
+
+
+def from_gguf(source: Path, target: Path, dtype: str = "float32") -> None:
+    """Writes the published folder `target` of a .gguf file, whole or not at all.
+
+    Raises FileExistsError if the folder holds something, ValueError if the file or its tokenizer cannot be used.
+    """
+    export.refuse_full(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f"{target.name}.", dir=target.parent) as parent:
+        made = Path(parent) / "hf"
+        gguf.convert_gguf(source, made, dtype)
+        PublishedTokenizer(made)  # refuses what is not exact to the byte
+        if target.exists():
+            target.rmdir()  # empty, or refused above
+        made.rename(target)
 
 
 def to_published(
@@ -102,20 +123,22 @@ def main(argv: list[str]) -> None:
     source, target = Path(given["from"]), Path(given["to"])
     like = Path(given["like"]) if given["like"] else None
     try:
-        if (source / "checkpoints").is_dir():
+        if source.suffix == ".gguf":
+            from_gguf(source, target, given["dtype"] or "float32")
+        elif (source / "checkpoints").is_dir():
             size = int(given["shard_gb"] * 1e9)
             to_published(
                 source, target, like, given["dtype"] or "", given["step"], size, given["merge"], given["base"] or ""
             )
         else:
             from_published(source, target, given["dtype"] or "float32")
-    except (ValueError, FileNotFoundError, FileExistsError) as error:
+    except (ValueError, FileNotFoundError, FileExistsError, ImportError) as error:
         raise SystemExit(f"convert: {error}") from error
     print(f"convert: {source} -> {target}")
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("from", None, "A published folder, or a stage folder of ours.", required=True)
+    flags.DEFINE_string("from", None, "A published folder, a .gguf file, or a stage folder of ours.", required=True)
     flags.DEFINE_string("to", None, "The folder to write.", required=True)
     flags.DEFINE_string("like", None, "A published folder to take token ids and the tokenizer from.")
     flags.DEFINE_enum("dtype", None, model_config.DTYPES, "Of the weights written; default float32, or as stored.")

@@ -40,7 +40,9 @@ def check(settings: Any, wanted_by: str) -> None:
 
 
 def endpoint(settings: Any) -> Endpoint:
-    return Endpoint(settings.url, settings.model, settings.key_variable, settings.json_mode, settings.limit_field)
+    return Endpoint(
+        settings.url, settings.model, settings.key_variable, settings.json_mode, settings.limit_field, settings.omit
+    )
 
 
 def connect(settings: Any, cache_file: Path) -> Client:

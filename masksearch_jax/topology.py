@@ -2,7 +2,8 @@
 
 Enters: a name as the Cloud console, queued resources or GKE spell it. Leaves: a `Topology`, whose `name` is what libtpu
 takes. The trap is the number: v4 and v5p names count TensorCores, two a chip (v5p-128 has 64 chips), v5e and v6e names
-count chips. Left out: what runs on it, and the compiler itself (compile.py).
+count chips. Left out: what runs on it, and the compiler itself (compile.py). The launchers read this table
+where nothing is installed, so it imports the standard library only.
 
 Figures: https://cloud.google.com/tpu/docs/v4, /v5e, /v5p, /v6e (peak bf16 rate, HBM bandwidth, host shapes). HBM is
 what the compiler lets a program have, a little less than the chip carries: for each generation the limit that libtpu
@@ -100,7 +101,7 @@ def parse(name: str) -> Topology:
         if len(dims) != axes or any(size < 1 or size % host for size, host in zip(dims, bounds, strict=False)):
             raise ValueError(
                 f"topology {name!r}: {generation.name} takes {axes} dims that hosts of"
-                f" {'x'.join(map(str, generation.host))} chips fill; known are {_known(generation)}."
+                f" {'x'.join(map(str, generation.host))} chips fill; known are {known(generation)}."
             )
         if topology.chips > max(generation.sizes):
             raise ValueError(
@@ -112,12 +113,13 @@ def parse(name: str) -> Topology:
     if rest or chips not in generation.sizes:
         counts = "TensorCores, two a chip" if generation.cores_counted == 2 else "chips"
         raise ValueError(
-            f"topology {name!r}: {generation.name} names count {counts}; known are {_known(generation)}. For another"
+            f"topology {name!r}: {generation.name} names count {counts}; known are {known(generation)}. For another"
             f" shape give its dims, {generation.name}:<dims>."
         )
     return Topology(generation, generation.sizes[chips])
 
 
-def _known(generation: Generation) -> str:
+def known(generation: Generation) -> str:
+    """Return the slices of a generation for a message: 'v6e-1 (v6e:1x1), ..'."""
     slices = [Topology(generation, dims) for dims in generation.sizes.values()]
     return ", ".join(f"{one.marketing_name} ({one.name})" for one in slices)

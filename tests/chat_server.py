@@ -13,12 +13,13 @@ from pathlib import Path
 
 
 class ChatServer:
-    """write(messages: list of {"role", "content"}) -> text. `asked` keeps requests, faults are statuses to answer with
-    first (one a request), or 'silent', 'garbage'."""
+    """write(messages: list of {"role", "content"}) -> text, or the whole body of the reply. `asked` keeps requests,
+    faults are statuses to answer with first (one a request), or 'silent', 'garbage'. refuse(request) -> (status, error
+    object) for a request that the server does not take, None for others."""
 
     def __init__(self, write, port=0, log=None):
         self.asked, self.faults, self.write, self.log = [], [], write, log
-        self.retry_after = ""
+        self.retry_after, self.refuse = "", lambda asked: None
         self._lock = threading.Lock()
         outer = self
 
@@ -58,9 +59,12 @@ class ChatServer:
             fault = self.faults.pop(0) if self.faults else 0
         if fault == "silent":
             time.sleep(1.0)
-        status, body = (fault, {"error": {"message": "no", "code": None}}) if isinstance(fault, int) and fault else (
-            200, self._completion(asked)
-        )  # fmt: skip
+        if refused := self.refuse(asked):
+            status, body = refused[0], {"error": refused[1]}
+        elif isinstance(fault, int) and fault:
+            status, body = fault, {"error": {"message": "no", "code": None}}
+        else:
+            status, body = 200, self._completion(asked)
         data = b"<html>it works</html>" if fault == "garbage" else json.dumps(body).encode()
         if self.log and status == 200:
             with self._lock, self.log.open("a") as file:
@@ -78,6 +82,8 @@ class ChatServer:
 
     def _completion(self, asked):
         text = self.write(asked["messages"])
+        if not isinstance(text, str):
+            return text
         prompt = sum(len(m["content"].split()) for m in asked["messages"])
         return {
             "id": "chatcmpl-1", "object": "chat.completion", "created": 0, "model": asked["model"],

@@ -44,7 +44,12 @@ class AnswerJudge:
     def __call__(self, asked: Sequence[Asked]) -> list[float]:
         """Returns a verdict each. Raises AccessError and BudgetSpentError: no verdict could follow."""
         with concurrent.futures.ThreadPoolExecutor(self._client.settings.concurrency) as pool:
-            return list(pool.map(self._one, asked))
+            verdicts = [pool.submit(self._one, one) for one in asked]
+            try:
+                return [verdict.result() for verdict in verdicts]
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)  # the rest would be refused as well, one by one
+                raise
 
     def _one(self, asked: Asked) -> float:
         text, given, golds = asked

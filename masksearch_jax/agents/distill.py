@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from masksearch_jax.agents.answer_judge import Asked
 from masksearch_jax.data import records
 from masksearch_jax.rollout.request import Request
-from masksearch_jax.rollout.trajectory import StopReason, Trajectory
+from masksearch_jax.rollout.trajectory import Trajectory
 from masksearch_jax.text import answers
 
 # [(text of the task, given answers, accepted strings of each)] -> 1.0, 0.0 or NaN, no verdict: agents/answer_judge.py.
@@ -59,11 +59,20 @@ class Harvest:
 
 
 def harvest(
-    engine: Engine, params: Any, tasks: Sequence[records.Task], cfg: DistillConfig, judge: Judge | None = None
+    engine: Engine,
+    params: Any,
+    tasks: Sequence[records.Task],
+    cfg: DistillConfig,
+    first: int,
+    judge: Judge | None = None,
 ) -> Harvest:
-    """Samples every task and keeps what passes."""
+    """Samples every task and keeps what passes.
+
+    first: how many tasks of this level came before these in the round. The random bits are keyed by round, level,
+    position in the level and sample, so no chunk and no level repeats those of another.
+    """
     requests = [
-        Request(task, number, sample, key=(cfg.round, number, sample), expected=task.level)
+        Request(task, number, sample, key=(cfg.round, task.level, first + number, sample), expected=task.level)
         for number, task in enumerate(tasks)
         for sample in range(cfg.samples)
     ]
@@ -112,9 +121,7 @@ def judged(
 
 def _spans(task: records.Task, trajectory: Trajectory) -> list[str] | None:
     """What a trajectory answers; None if it, or its answer, is not of the form that was asked for."""
-    if trajectory.stop != StopReason.ANSWER or not trajectory.well_formed:
-        return None
-    text = answers.answer_of(trajectory.turns[-1].text)
+    text = trajectory.final_answer if trajectory.well_formed else None
     return None if text is None else answers.spans_of(text, task.answer_form, task.text, task.masks, task.answers)
 
 

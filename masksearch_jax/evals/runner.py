@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from masksearch_jax.data.records import Task
 from masksearch_jax.rollout.request import Request
-from masksearch_jax.rollout.trajectory import StopReason, Trajectory
+from masksearch_jax.rollout.trajectory import Trajectory
 from masksearch_jax.text import answers, official, tags
 
 # Passage id -> its title and text.
@@ -131,8 +131,8 @@ def one_search_query(task: Task, words: int = 12) -> str:
 
 
 def score_row(task: Task, trajectory: Trajectory, passage_text: PassageText | None = None) -> Row:
-    """Returns the row of one episode. The answer is read from its last turn and nowhere else."""
-    text = _final_answer(trajectory)
+    """Returns the row of one episode, by the answer that the episode read."""
+    text = trajectory.final_answer
     spans = None if text is None else answers.spans_of(text, task.answer_form, task.text, task.masks, task.answers)
 
     scores = _scores(task, spans)
@@ -193,12 +193,6 @@ def _scores(task: Task, spans: Sequence[str] | None) -> list[official.Scores]:
         official.Scores(answers.token_recall(span, golds), answers.f1(span, golds), answers.exact_match(span, golds))
         for span, golds in zip(spans, task.answers, strict=True)
     ]
-
-
-def _final_answer(trajectory: Trajectory) -> str | None:
-    if trajectory.stop != StopReason.ANSWER or not trajectory.turns or trajectory.turns[-1].action != "answer":
-        return None
-    return answers.answer_of(trajectory.turns[-1].text)
 
 
 # --- Summing up ------------------------------------------------------------------------------------------------------

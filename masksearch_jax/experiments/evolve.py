@@ -126,7 +126,7 @@ def demonstrate(
             outcomes, queries, new, solved = collections.Counter(), collections.Counter(), [], 0
             source = _tasks(job, level, number)
             while count and (chunk := list(itertools.islice(source, min(_CHUNK, count)))):
-                found = distill.harvest(engine, decode_params, chunk, cfg, judge)
+                found = distill.harvest(engine, decode_params, chunk, cfg, wanted[level] - count, judge)
                 new += distill.distinct(seen, found.demonstrations)
                 outcomes, queries, solved = outcomes + found.outcomes, queries + found.queries, solved + found.solved
                 count, done = count - len(chunk), done + len(chunk)

@@ -14,10 +14,22 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from masksearch_jax.llm.cache import Cache, key_of
-from masksearch_jax.llm.interface import Backend, Completion, Message, Sampling, TransientError, UnavailableError, Usage
+from masksearch_jax.llm.interface import (
+    AccessError,
+    Backend,
+    Completion,
+    DoubtfulError,
+    Message,
+    RequestError,
+    Sampling,
+    TransientError,
+    UnavailableError,
+    Usage,
+)
 from masksearch_jax.llm.limits import Meter, RateLimiter
 
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 60.0
+_PROBE = 'Reply with the JSON object {"ok": true}.'
 _TOKENS_A_MESSAGE = 8  # that a chat template adds, about
 
 
@@ -121,7 +133,7 @@ class Client:
                     reserved = self._limiter.wait(most.prompt_tokens + most.completion_tokens)
                     self._count(requests=1, retries=int(attempt > 0))
                     try:
-                        completion = self._backend.complete(messages, sampling, timeout_s)
+                        completion = self._exchange(messages, sampling, timeout_s, pay)
                     except TransientError as error:
                         self._count(failures=1)
                         last = error
@@ -138,6 +150,23 @@ class Client:
             f"no reply of {self.model} after {retries + 1} tries; the last: {last}. What was done is kept: see that "
             "it runs, then start this line again to go on"
         ) from last
+
+    def _exchange(self, messages, sampling, timeout_s, pay: Callable[[Usage], None]) -> Completion:
+        """One exchange. Of a refusal in doubt, a minimal request with the same parameters tells what it concerns."""
+        try:
+            return self._backend.complete(messages, sampling, timeout_s)
+        except DoubtfulError as error:
+            doubt = error
+        probe = [Message(message.role, _PROBE) for message in messages]
+        self._limiter.wait(len(probe) * (len(_PROBE) + _TOKENS_A_MESSAGE) + sampling.max_tokens)
+        self._count(requests=1)
+        try:
+            usage = self._backend.complete(probe, sampling, timeout_s).usage
+        except (DoubtfulError, RequestError, AccessError) as error:
+            raise AccessError(f"{doubt}; a minimal request is refused as well: {doubt.advice}") from error
+        pay(usage)
+        self._count(prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens)
+        raise RequestError(f"{doubt} (a minimal request is not refused)") from doubt
 
     def _count(self, **counts: int) -> None:
         with self._lock:

@@ -1,38 +1,40 @@
 """A model behind an OpenAI-compatible endpoint (`/v1/chat/completions`): hosted, vLLM, SGLang, llama.cpp,
 transformers serve.
 
-Enters: a conversation. Leaves: one completion, or an error that says whether to try again. The key is read from the
-environment, so that no page, log or manifest holds one. Left out: retries (client.py switches those of the openai
-package off), streaming, tools.
+Enters: a conversation. Leaves: one completion (completion_body.py), or an error that says whether to try again
+(refusals.py). The key is read from the environment, so that no page, log or manifest holds one. Left out: retries
+(client.py; those of the openai package are off), streaming, tools.
 """
 
 import os
 from collections.abc import Sequence
 
-from masksearch_jax.llm.interface import (
-    AccessError,
-    Completion,
-    Message,
-    RequestError,
-    Sampling,
-    TransientError,
-    Usage,
-)
+from masksearch_jax.llm import refusals
+from masksearch_jax.llm.completion_body import ErrorBody, read_completion
+from masksearch_jax.llm.interface import Completion, Message, RequestError, Sampling, TransientError
 
-_ACCESS = (401, 403, 404)
-_TRANSIENT = (408, 409, 425, 429)
 _LIMIT_FIELDS = ("max_tokens", "max_completion_tokens")
-_NO_MONEY = "insufficient_quota"
+_OMITTED = ("temperature", "seed", "max_tokens")
 _NO_KEY = "none"  # for local servers, which ask for none; the package insists on one
 
 
 class Endpoint:
     """Implements `interface.Backend`."""
 
-    def __init__(self, url: str, model: str, key_variable: str = "", json_mode: bool = False, limit_field="max_tokens"):
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        key_variable: str = "",
+        json_mode: bool = False,
+        limit_field: str = "max_tokens",
+        omit: Sequence[str] = (),
+    ):
         """url: up to and with /v1. key_variable: environment variable that holds the key, '' for servers without one.
         json_mode: asks the server to restrict replies to JSON objects, which not all servers can. limit_field: what the
-        server calls the most tokens of a reply; newer models of OpenAI say 'max_completion_tokens'.
+        server calls the most tokens of a reply; newer models of OpenAI say 'max_completion_tokens'. omit: parameters to
+        leave out, some of temperature, seed and max_tokens (whatever limit_field calls it), for servers that refuse
+        them; the server's own value then holds.
 
         Raises ValueError for settings that cannot work, and if the openai package is not installed.
         """
@@ -40,6 +42,8 @@ class Endpoint:
             raise ValueError(f"llm.url={url!r} has to be http(s)://host[:port]/v1, of an OpenAI-compatible server")
         if limit_field not in _LIMIT_FIELDS:
             raise ValueError(f"llm.limit_field={limit_field!r} is none of {_LIMIT_FIELDS}")
+        if unknown := [name for name in omit if name not in _OMITTED]:
+            raise ValueError(f"llm.omit={tuple(omit)} names {unknown[0]!r}; what can be left out is {_OMITTED}")
         if not model:
             raise ValueError(f"llm.model is empty: name the model that {url} serves")
         key = os.environ.get(key_variable, "") if key_variable else _NO_KEY
@@ -52,48 +56,41 @@ class Endpoint:
                 "an endpoint needs the openai package: pip install -c launch/constraints.txt -e '.[agents]'"
             ) from None
         self.name = model
-        self._url, self._openai = url, openai
-        self._limit_field = limit_field
+        self._url, self._openai, self._server = url, openai, f"{url} ({model})"
+        self._limit_field, self._omit = limit_field, frozenset(omit)
         self._format = {"response_format": {"type": "json_object"}} if json_mode else {}
         self._client = openai.OpenAI(base_url=url, api_key=key, max_retries=0)
 
     def complete(self, messages: Sequence[Message], sampling: Sampling, timeout_s: float) -> Completion:
         openai = self._openai
+        parameters = {"temperature": sampling.temperature, "seed": sampling.seed, "max_tokens": sampling.max_tokens}
+        sent = {name: value for name, value in parameters.items() if name not in self._omit}
+        if "max_tokens" in sent:
+            sent[self._limit_field] = sent.pop("max_tokens")
         try:
-            reply = self._client.chat.completions.create(
+            # The body is read here: the package takes fields of any form for what it says they are.
+            data = self._client.chat.completions.with_raw_response.create(
                 model=self.name,
                 messages=[{"role": m.role, "content": m.content} for m in messages],
-                temperature=sampling.temperature,
-                seed=sampling.seed,
                 timeout=timeout_s,
-                **{self._limit_field: sampling.max_tokens},
+                **sent,
                 **self._format,
-            )
+            ).content
         except openai.APIStatusError as error:
-            raise self._refusal(error) from error
-        except (openai.APIConnectionError, openai.APIResponseValidationError) as error:  # a timeout is one of these
+            wait_s = _retry_after(error.response.headers.get("retry-after", ""))
+            said = error.body or error.message
+            raise refusals.refusal_error(error.status_code, said, self._server, wait_s) from error
+        except openai.APIConnectionError as error:  # a timeout is one of these
             raise TransientError(f"{self._url}: {type(error).__name__}: {error.__cause__ or error}") from error
-        except ValueError as error:  # a reply that is no JSON
-            raise TransientError(f"{self._url}: the reply cannot be read: {error}") from error
         try:
-            (choice,) = reply.choices
-            text, usage = (choice.message.content or "").encode(errors="replace").decode(), reply.usage
-            # Servers that do not count are counted by bytes: too many rather than too few.
-            counted = Usage(usage.prompt_tokens, usage.completion_tokens) if usage else _by_bytes(messages, text)
-        except (AttributeError, TypeError, ValueError) as error:
-            raise TransientError(f"{self._url}: the reply is no chat completion: {error}") from error
-        return Completion(text, counted, choice.finish_reason or "stop")
+            return read_completion(data, messages)
+        except ErrorBody as error:
+            raise refusals.body_error(error.error, self._server) from None
+        except (TransientError, RequestError) as error:
+            raise type(error)(f"{self._server}: {error}") from None
 
     def close(self) -> None:
         self._client.close()
-
-    def _refusal(self, error) -> Exception:
-        said = f"{self._url} ({self.name}): status {error.status_code}: {error.message[:300]}"
-        if error.status_code in _ACCESS or getattr(error, "code", None) == _NO_MONEY:
-            return AccessError(f"{said}; check llm.url, llm.model and llm.key_variable")
-        if error.status_code in _TRANSIENT or error.status_code >= 500:
-            return TransientError(said, _retry_after(error.response.headers.get("retry-after", "")))
-        return RequestError(said)
 
 
 def _retry_after(header: str) -> float:
@@ -102,7 +99,3 @@ def _retry_after(header: str) -> float:
         return max(0.0, float(header))
     except ValueError:
         return 0.0
-
-
-def _by_bytes(messages: Sequence[Message], text: str) -> Usage:
-    return Usage(sum(len(m.content.encode()) for m in messages), len(text.encode()))

@@ -1,7 +1,8 @@
 """What the project asks of a language model: a conversation in, text and its price in tokens out.
 
 A `Backend` is one way to a model (endpoint.py, local.py) and does one exchange; `client.Client` adds retries, limits,
-a cache and a budget around it. The errors below are all that either raises.
+a cache and a budget around it. The errors below are all that either raises; only a backend raises the transient and
+the doubtful one.
 """
 
 import dataclasses
@@ -13,7 +14,8 @@ ROLES = ("system", "user", "assistant")
 
 @dataclasses.dataclass(frozen=True)
 class Message:
-    """One message of a conversation. role: one of ROLES."""
+    """One message of a conversation. role: one of ROLES. content: half a surrogate pair in it, which no request can
+    carry, becomes '?'."""
 
     role: str
     content: str
@@ -21,6 +23,7 @@ class Message:
     def __post_init__(self):
         if self.role not in ROLES:
             raise ValueError(f"a message's role is one of {ROLES}, got {self.role!r}")
+        object.__setattr__(self, "content", self.content.encode(errors="replace").decode())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,8 +67,8 @@ class Backend(Protocol):
     def complete(self, messages: Sequence[Message], sampling: Sampling, timeout_s: float) -> Completion:
         """One exchange, without retries, within `timeout_s` seconds.
 
-        Raises TransientError if another try may succeed, RequestError if this request cannot, and AccessError if none
-        can.
+        Raises TransientError if another try may succeed, RequestError if this request cannot, AccessError if none can,
+        and DoubtfulError if the server refuses and does not say which of the two it is.
         """
         ...
 
@@ -85,7 +88,17 @@ class RequestError(ValueError):
 
 
 class AccessError(ValueError):
-    """The server refuses every request: a wrong key, a model that it does not have, an account without money."""
+    """The server refuses every request: a wrong key, a model that it does not have, an account without money, a
+    parameter that it does not take. It ends a run: no task is to blame."""
+
+
+class DoubtfulError(Exception):
+    """The server refuses, perhaps this request alone and perhaps every one: the client finds out and raises
+    RequestError or AccessError. advice: what to change if it is every one."""
+
+    def __init__(self, message: str, advice: str):
+        super().__init__(message)
+        self.advice = advice
 
 
 class UnavailableError(ConnectionError):

@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from masksearch_jax.llm.interface import Completion, Message, RequestError, Sampling, TransientError, Usage
+from masksearch_jax.llm.interface import AccessError, Completion, Message, RequestError, Sampling, TransientError, Usage
 from masksearch_jax.rollout import decode, episode
 from masksearch_jax.rollout.engine import RolloutConfig, RolloutEngine
 from masksearch_jax.rollout.request import Request
 from masksearch_jax.rollout.trajectory import StopReason, Trajectory, Turn
-from masksearch_jax.text import chat
+from masksearch_jax.text import chat, tags
 from masksearch_jax.text.interface import Tokenizer
 
 _GATHER_S = 0.02  # how long the first of a batch waits for others
@@ -103,7 +103,7 @@ class LocalModel:
 
     def complete(self, messages: Sequence[Message], sampling: Sampling, timeout_s: float) -> Completion:
         if sampling.temperature not in (0.0, self._temperature):
-            raise RequestError(f"temperature {sampling.temperature}: {self.name} samples at 0 or {self._temperature}")
+            raise AccessError(f"temperature {sampling.temperature}: {self.name} samples at 0 or {self._temperature}")
         ids = self.prompt(messages)
         if len(ids) >= self._total:
             raise RequestError(f"a prompt of {len(ids)} tokens; llm.total_tokens={self._total} holds it and the reply")
@@ -119,9 +119,11 @@ class LocalModel:
             raise TransientError(f"no reply of {self.name} within {timeout_s} s") from None
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
-        """The ids of a conversation: the system message, then all others as one user message."""
-        system = "\n\n".join(m.content for m in messages if m.role == "system")
-        rest = "\n\n".join(m.content for m in messages if m.role != "system").strip()
+        """The ids of a conversation: the system message, then all others as one user message. Passages are quoted
+        there, so no tag of ours but the mask survives."""
+        said = [(m.role, tags.neutralise_all_but_masks(m.content)) for m in messages]
+        system = "\n\n".join(content for role, content in said if role == "system")
+        rest = "\n\n".join(content for role, content in said if role != "system").strip()
         if not self._family:  # a base model knows no roles
             return chat.frame(self._tokenizer, "").encode(self._tokenizer, "\n\n".join(filter(None, [system, rest])))
         return chat.frame(self._tokenizer, self._family, system).encode(self._tokenizer, rest)

@@ -2,26 +2,25 @@
 
 Enters: a conversation and a dataclass. Leaves: an instance of it. One JSON object with exactly the fields, each of its
 declared type (str, bool, int, list[...], Literal[...], or another dataclass), no duplicate keys, no NaN; the dataclass
-may refuse values in its __post_init__ (ValueError). Nothing is ever evaluated. Around the object only blank space, one
-code fence, or a leading <think> block is allowed: many models write these whatever they are told.
+may refuse values in its __post_init__ (ValueError). Nothing is ever evaluated. What may stand around the object:
+reply_text.py.
 """
 
 import dataclasses
 import json
-import re
 import types
 import typing
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+from masksearch_jax.llm import reply_text
 from masksearch_jax.llm.client import Client
 from masksearch_jax.llm.interface import Message, Sampling
 
 Reply = TypeVar("Reply")
 
-_THOUGHT = re.compile(r"\s*<think>.*?</think>", re.DOTALL)
-_FENCE = re.compile(r"\s*```(?:json)?\s*\n(.*?)\n?\s*```\s*", re.DOTALL)
 _SHOWN = 2000  # characters of a bad reply that are told back
+_SHOWN_FAULT = 600  # characters of what is wrong with it: a value of the reply may stand in there
 
 
 class ReplyError(ValueError):
@@ -43,8 +42,10 @@ def ask(
     Raises ReplyError after `attempts` bad replies, and what Client.complete raises.
     """
     conversation, fault = list(messages), ""
-    for _ in range(attempts):
-        completion = client.complete(conversation, sampling, **limits)
+    for attempt in range(attempts):
+        # A sampled reply that was as bad as the one before makes the conversation before: another seed, another reply.
+        drawn = dataclasses.replace(sampling, seed=sampling.seed + attempt) if sampling.temperature else sampling
+        completion = client.complete(conversation, drawn, **limits)
         try:
             if completion.finish == "length":
                 raise ValueError(f"the reply was cut at {sampling.max_tokens} tokens; write less")
@@ -53,6 +54,7 @@ def ask(
                 return reply
         except ValueError as error:
             fault = str(error)
+        fault = fault[:_SHOWN_FAULT]
         # Both sides in one message, which every chat template can show.
         said = f"Your reply was:\n{completion.text[:_SHOWN]}\n\nIt cannot be used: {fault}. Reply again: {shape(kind)}"
         conversation = [*messages, Message("user", said)]
@@ -61,17 +63,13 @@ def ask(
 
 def parse(text: str, kind: type[Reply]) -> Reply:
     """Returns the one JSON object of a reply as `kind`; raises ValueError that says what is wrong."""
-    if thought := _THOUGHT.match(text):
-        text = text[thought.end() :]
-    if fence := _FENCE.fullmatch(text):
-        text = fence[1]
     try:
-        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+        value = reply_text.read_value(text, _DECODER)
+        return _read(value, kind, "the reply")
     except RecursionError:
         raise ValueError("not one JSON object: nested too deeply") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"not one JSON object: {error}") from None
-    return _read(value, kind, "the reply")
 
 
 def shape(kind: type) -> str:
@@ -127,3 +125,6 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)

@@ -5,7 +5,7 @@ once; in a small corpus most stand once, and a mask whose source is kept from th
 a passage passes if its words stand in another passage of the index that its split searches (a training mask in a
 training passage, a test mask anywhere) together with a clue: the title, or a name that the masked passage shows. A name
 that stands in more than RARE passages leads nowhere and is no clue. Words are compared as answers are
-(text.answers.normalize).
+(text.answers.tokens).
 """
 
 import collections
@@ -74,4 +74,4 @@ def _clues(passage: records.Passage) -> list[tuple[Words, int, int]]:
 
 
 def _words(text: str) -> Words:
-    return tuple(answers.normalize(text).split())
+    return tuple(answers.tokens(text))

@@ -8,14 +8,17 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from masksearch_jax.text import answers, official
+from masksearch_jax.text import answers, official, prompt
+
+_OWN = (answers.token_recall, answers.f1, answers.exact_match)
 
 
 def postprocess(output: str, example: Mapping[str, Any] | None = None, is_target: bool = False) -> Any:
     """For a target, {'answers': accepted strings, 'reference': structured answer or None}; for a model's output, what
-    stands in its answer block, or '' without a valid one."""
+    an episode would read as its answer, or '' without a valid one."""
     if not is_target:
-        return answers.answer_of(output) or ""
+        action = prompt.parse_stopped_turn(output)
+        return action.content if action.kind == "answer" else ""
     extra = json.loads(bytes(example["extra"]))
     return {"answers": [bytes(a).decode() for a in example["answers"]], "reference": extra.get("reference")}
 
@@ -26,6 +29,8 @@ def scores_of(benchmark: str) -> Callable[..., dict[str, float]]:
     def scores(targets: Sequence[Mapping[str, Any]], predictions: Sequence[str]) -> dict[str, float]:
         rows = [
             official.score(benchmark, said, target["answers"], target["reference"])
+            if benchmark
+            else official.Scores(*(score(said, target["answers"]) for score in _OWN))
             for target, said in zip(targets, predictions, strict=True)
         ]
         means = {name: sum(getattr(row, name) for row in rows) / len(rows) for name in ("recall", "f1", "em")}

@@ -1,7 +1,7 @@
 """From a trajectory to its reward: format + answer (+ length), scored on the masked spans (paper, section on rewards).
 
-In: a finished trajectory and what its task accepts. Out: a `Reward` with its parts. The answer comes out of the
-trajectory's own last turn, never out of the prompt, an observation or a repeated paragraph (design decision 10).
+In: a finished trajectory and what its task accepts. Out: a `Reward` with its parts. The answer is the one that the
+episode read (`Trajectory.final_answer`), never the prompt, an observation or a repeated paragraph (design decision 10).
 Asking a judge is the caller's business: it passes the verdict in.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from masksearch_jax.rollout.trajectory import StopReason, Trajectory
+from masksearch_jax.rollout.trajectory import Trajectory
 from masksearch_jax.text import answers
 
 ANSWER_REWARDS = ("recall", "recall_penalised", "f1", "em", "judge")
@@ -103,10 +103,8 @@ def score(
 def answered_spans(
     trajectory: Trajectory, golds: Sequence[Sequence[str]], masked_text: str, answer_form: str
 ) -> list[str] | None:
-    """Returns the spans that the trajectory's last turn fills in, or None if it does not answer in the asked form."""
-    if trajectory.stop != StopReason.ANSWER or not trajectory.turns or trajectory.turns[-1].action != "answer":
-        return None
-    text = answers.answer_of(trajectory.turns[-1].text)
+    """Returns the spans that the trajectory's answer fills in, or None if it does not answer in the asked form."""
+    text = trajectory.final_answer
     return None if text is None else answers.spans_of(text, answer_form, masked_text, len(golds), golds)
 
 

@@ -153,12 +153,12 @@ class Episode:
         return Done(stop)
 
     def _observe_forced(self, block: list[int], found: tuple[int, ...]) -> Append | Done:
-        text = tags.block(tags.SEARCH, self._forced)
-        search, opened = self.tokenizer.encode(text), self.tokenizer.encode(tags.ANSWER[0])
+        search = self.tokenizer.encode(tags.block(tags.SEARCH, self._forced))
+        opened = self.tokenizer.encode(tags.ANSWER[0])
         end = self.length + len(search)
         if not self._fits(ids := [*search, *block, *opened]):
             return Done(StopReason.TOTAL_TOKENS)
-        shown = self.tokenizer.decode(block)
+        text, shown = self.tokenizer.decode(search), self.tokenizer.decode(block)
         self.turns.append(Turn("search", self.length, end, text, query=self._forced, hits=found, observation=shown))
         self.length += len(ids)
         self._forced, self._opened = None, opened

@@ -47,7 +47,9 @@ class Trajectory:
     ids: int32 [n], as the model saw them (permuted pieces included). trainable: bool [n], True where the policy
     sampled the token. logprobs: float32 [n], the sampler's log-prob of the token, 0 where not trainable.
     versions: int32 [n], policy version that wrote the token, -1 where not trainable.
-    answer: text inside the answer tags ('' without one). group, sample: which prompt, which of its G samples.
+    answer: what the episode read inside the answer tags, '' unless it ended with ANSWER (text that the last token
+    carries past the closing tag is no part of it). It is read once, by the rules of the episode: whoever scores, keeps
+    or shows an answer takes this one and reads no turn again. group, sample: which prompt, which of its G samples.
     """
 
     task_id: str
@@ -73,9 +75,14 @@ class Trajectory:
         return sum(turn.action == "search" and not turn.error for turn in self.turns)
 
     @property
+    def final_answer(self) -> str | None:
+        """`answer`, or None if the episode did not end by answering."""
+        return self.answer if self.stop == StopReason.ANSWER and self.answer else None
+
+    @property
     def well_formed(self) -> bool:
         """True if every turn was a valid action and the last one answered."""
-        return self.stop == StopReason.ANSWER and all(turn.action != "invalid" for turn in self.turns)
+        return self.final_answer is not None and all(turn.action != "invalid" for turn in self.turns)
 
 
 def to_bytes(trajectories: Mapping[int, Trajectory]) -> bytes:

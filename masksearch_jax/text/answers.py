@@ -1,8 +1,9 @@
-"""From the text of a final turn to scores against gold answers: normalisation, token recall, F1, exact match.
+"""From the text of an answer to scores against gold answers: normalisation, token recall, F1, exact match.
 
-In: decoded text of a turn or an answer, the masked passage, gold strings (all accepted forms of a span, gold first).
-Out: spans in reading order and numbers in [0, 1]. Rewards and evaluation both score spans with these functions, never
-a repeated paragraph: 13 of the 15 tokens of a copied masked passage can be right without a single span filled.
+In: an answer as the episode read it (text/prompt.py), the masked passage, gold strings (all accepted forms of a span,
+gold first). Out: spans in reading order and numbers in [0, 1]. Rewards and evaluation both score spans with these
+functions, never a repeated paragraph: 13 of the 15 tokens of a copied masked passage can be right without a single span
+filled. Words are compared as SQuAD compares them, numbers, times and dates as such (scoring/number_tokens.py).
 Left out: segmentation of scripts written without spaces (a Chinese span is one token: all or nothing) and the
 yes / no special case of HotpotQA's F1.
 """
@@ -14,6 +15,7 @@ import string
 import unicodedata
 from collections.abc import Sequence
 
+from masksearch_jax.scoring import number_tokens
 from masksearch_jax.text import tags
 
 # An answer is 'spans' (filled spans joined by '; '), 'paragraph' (the whole passage, masks filled in) or 'whole' (all
@@ -22,7 +24,6 @@ ANSWER_FORMS = ("spans", "paragraph", "whole")
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _ANY_TAG = re.compile("|".join(map(re.escape, tags.ALL)))
-_TEMPLATE_TAGS = tuple(tag for tag in tags.ALL if tag != tags.MASK)
 # How many places a literal between two masks may be tried at; prose repeats " and " a few times, garbage without end.
 _MAX_PLACES = 16
 
@@ -43,16 +44,27 @@ def normalize(text: str) -> str:
     ('The The', '!!!'), punctuation and articles are kept, so that no two such answers become equal by vanishing.
     """
     lowered = unicodedata.normalize("NFKC", text).lower()
-    without_punctuation = "".join(char for char in lowered if not _is_punctuation(char))
-    normal = " ".join(_ARTICLES.sub(" ", without_punctuation).split())
-    return normal or " ".join(lowered.split())
+    return _without_articles(_without_punctuation(lowered)) or " ".join(lowered.split())
 
 
-def _tokens(text: str) -> list[str]:
-    return normalize(text).split()
+def tokens(text: str) -> list[str]:
+    """Returns the tokens that scores compare: of words those of `normalize`, of numbers their one spelling.
+
+    'About −3.50 °C, 1,234 m' has the tokens about, -3.5, °c, 1234, m.
+    """
+    return _without_articles(number_tokens.rewrite(text, _without_punctuation)).split() or normalize(text).split()
 
 
-def _check_golds(golds: Sequence[str]) -> None:
+def _without_punctuation(text: str) -> str:
+    return "".join(char for char in text if not _is_punctuation(char))
+
+
+def _without_articles(text: str) -> str:
+    return " ".join(_ARTICLES.sub(" ", text).split())
+
+
+def check_golds(golds: Sequence[str]) -> None:
+    """Raises ValueError if `golds` is empty or a bare string."""
     if isinstance(golds, str) or not golds:
         raise ValueError(f"golds must be a non-empty sequence of accepted strings, got {golds!r}")
 
@@ -66,7 +78,7 @@ def _shared(pred: list[str], gold: list[str]) -> int:
 
 
 def token_recall(pred: str, golds: Sequence[str]) -> float:
-    """Returns |pred ∩ gold| / |gold| over multisets of normalised tokens, best over `golds` (the paper's metric).
+    """Returns |pred ∩ gold| / |gold| over multisets of `tokens`, best over `golds` (the paper's metric).
 
     Raises ValueError if `golds` is empty or a bare string.
     """
@@ -74,20 +86,20 @@ def token_recall(pred: str, golds: Sequence[str]) -> float:
 
 
 def recall_with_length_penalty(pred: str, golds: Sequence[str], kappa: float) -> float:
-    """Returns token recall times min(1, kappa * |gold| / |pred|), lengths in normalised tokens, best over `golds`.
+    """Returns token recall times min(1, kappa * |gold| / |pred|), lengths in `tokens`, best over `golds`.
 
     kappa is how many times longer than the gold an answer may be before it costs; it counters the enumerating answers
     that plain recall pays for (paper, section on rewards). Raises ValueError unless kappa > 0.
     """
-    _check_golds(golds)
+    check_golds(golds)
     if not kappa > 0:
         raise ValueError(f"kappa must be positive, got {kappa}")
-    pred_tokens = _tokens(pred)
+    pred_tokens = tokens(pred)
     if not pred_tokens:
         return 0.0
     best = 0.0
     for gold in golds:
-        gold_tokens = _tokens(gold)
+        gold_tokens = tokens(gold)
         if gold_tokens:
             recall = _shared(pred_tokens, gold_tokens) / len(gold_tokens)
             best = max(best, recall * min(1.0, kappa * len(gold_tokens) / len(pred_tokens)))
@@ -95,12 +107,12 @@ def recall_with_length_penalty(pred: str, golds: Sequence[str], kappa: float) ->
 
 
 def f1(pred: str, golds: Sequence[str]) -> float:
-    """Returns SQuAD's token F1, best over `golds`; 0 where either side is empty."""
-    _check_golds(golds)
-    pred_tokens = _tokens(pred)
+    """Returns the F1 of `tokens`, best over `golds`; 0 where either side is empty."""
+    check_golds(golds)
+    pred_tokens = tokens(pred)
     best = 0.0
     for gold in golds:
-        gold_tokens = _tokens(gold)
+        gold_tokens = tokens(gold)
         shared = _shared(pred_tokens, gold_tokens)
         if shared:
             best = max(best, 2 * shared / (len(pred_tokens) + len(gold_tokens)))
@@ -108,38 +120,23 @@ def f1(pred: str, golds: Sequence[str]) -> float:
 
 
 def exact_match(pred: str, golds: Sequence[str]) -> float:
-    """Returns 1.0 if the normalised strings are equal for any of `golds` (and not empty), else 0.0."""
-    _check_golds(golds)
-    normal = normalize(pred)
-    return float(bool(normal) and any(normal == normalize(gold) for gold in golds))
+    """Returns 1.0 if the `tokens` are the same in the same order for any of `golds` (and not empty), else 0.0."""
+    check_golds(golds)
+    pred_tokens = tokens(pred)
+    return float(bool(pred_tokens) and any(pred_tokens == tokens(gold) for gold in golds))
 
 
 def contains(text: str, golds: Sequence[str]) -> bool:
-    """Returns True if the normalised tokens of any of `golds` stand in `text` one after the other, as whole words.
+    """Returns True if the `tokens` of any of `golds` stand in `text` one after the other, as whole words.
 
     Tags count as white space, so that a word next to `</information>` is found.
     """
-    _check_golds(golds)
-    padded = f" {normalize(_ANY_TAG.sub(' ', text))} "
-    return any(f" {normalize(gold)} " in padded for gold in golds if gold.strip())
+    check_golds(golds)
+    padded = f" {' '.join(tokens(_ANY_TAG.sub(' ', text)))} "
+    return any(f" {' '.join(tokens(gold))} " in padded for gold in golds if gold.strip())
 
 
-# --- From a turn to spans --------------------------------------------------------------------------------------------
-
-
-def answer_of(turn_text: str) -> str | None:
-    """Returns what stands inside the answer tags of a turn, or None unless the turn ends with its only answer block.
-
-    None for: no answer, an unclosed one, two of them, text after the closing tag, other tags inside the block.
-    """
-    opening, closing = tags.ANSWER
-    text = turn_text.strip()
-    if text.count(opening) != 1 or text.count(closing) != 1 or not text.endswith(closing):
-        return None
-    content = text[text.index(opening) + len(opening) : -len(closing)]
-    if any(tag in content for tag in _TEMPLATE_TAGS):
-        return None
-    return content.strip()
+# --- From an answer to spans -----------------------------------------------------------------------------------------
 
 
 def spans_of(

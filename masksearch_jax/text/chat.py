@@ -54,6 +54,8 @@ def _gemma(system: str) -> tuple[str, str]:
     return f"<bos><start_of_turn>user\n{said}", "<end_of_turn>\n<start_of_turn>model\n"
 
 
+# What ends a turn in the families below, the model's own turn included.
+TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>")
 # system message -> (what stands before the user's text, what stands after it)
 FAMILIES: dict[str, Callable[[str], tuple[str, str]]] = {
     "qwen2.5": _qwen25,

@@ -59,8 +59,7 @@ def ramp_prompt(masked_text: str, instruction: str = "") -> str:
 
     Masks survive; any other tag that the passage happens to contain is neutralised.
     """
-    passage = tags.MASK.join(tags.neutralise(part) for part in masked_text.split(tags.MASK))
-    return _join(passage, instruction)
+    return _join(tags.neutralise_all_but_masks(masked_text), instruction)
 
 
 def question_prompt(question: str, instruction: str = "") -> str:

@@ -6,7 +6,9 @@ Left out: tokenizers whose text depends on where a token stands (Llama 2, T5), w
 (text/chat.py).
 
 Text is data: `<|im_end|>` in a passage becomes ordinary tokens, never the control token. Only `encode_control`, which
-text/chat.py calls on its own templates, makes control tokens.
+text/chat.py calls on its own templates, makes control tokens. Our tags are no control tokens: where a fine-tuned
+checkpoint has added them as tokens, special or not, each is that one token, as it is one in our own tokenizers, and
+text/tags.py keeps them out of passages and results before these are encoded (design decision 9).
 """
 
 import functools
@@ -18,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import tokenizers
+
+from masksearch_jax.text import chat, tags
 
 FILES = (
     "tokenizer.json",
@@ -47,7 +51,10 @@ class PublishedTokenizer:
             raise FileNotFoundError(f"{file} does not exist; name the folder of a Hugging Face checkpoint")
         content = file.read_bytes()
         try:
-            self._tokenizer = tokenizers.Tokenizer.from_str(content.decode())
+            settings = json.loads(content)
+            special_tags = _plain_tags(settings)
+            self._settings = json.dumps(settings)
+            self._tokenizer = tokenizers.Tokenizer.from_str(self._settings)
         except Exception as error:  # the library raises nothing narrower
             raise ValueError(f"{file} is no tokenizer.json: {error}") from error
         self._tokenizer.no_padding()
@@ -58,7 +65,7 @@ class PublishedTokenizer:
         self.control = frozenset(
             token.content for token in self._tokenizer.get_added_tokens_decoder().values() if token.special
         )
-        self._decoder = _decoder(json.loads(content), file)
+        self._decoder = _decoder(settings, file)
         for probe in _PROBES:
             if (got := self.decode(self.encode(probe))) != probe:
                 raise ValueError(f"{file}: {probe!r} comes back as {got!r}; only tokenizers that keep texts are of use")
@@ -66,8 +73,10 @@ class PublishedTokenizer:
         named = _named_tokens(self.path)
         self.eos_id = self._named(named, "eos_token")
         self.pad_id = self._named(named, "pad_token") if named.get("pad_token") else self.eos_id
-        self.end_ids = self._end_ids()
-        deciding = {"eos": self.eos_id, "pad": self.pad_id, "ends": self.end_ids, "prefix": self.prefix_ids}
+        listed = self._listed_ends()
+        self.end_ids = tuple(sorted({*listed, *self._turn_ends()}))
+        deciding = {"eos": self.eos_id, "pad": self.pad_id, "ends": listed, "prefix": self.prefix_ids}
+        deciding |= {"tags": special_tags} if special_tags else {}
         self.fingerprint = hashlib.sha256(content + b"\0" + json.dumps(deciding).encode()).hexdigest()
 
     @functools.cached_property
@@ -85,7 +94,7 @@ class PublishedTokenizer:
     def encode_control(self, text: str) -> list[int]:
         """Returns the ids of a text that we wrote: names of control tokens become those tokens. Slow: it reads the
         tokenizer again, because the switch between the two ways is not thread-safe."""
-        again = tokenizers.Tokenizer.from_file(str(self.path / "tokenizer.json"))
+        again = tokenizers.Tokenizer.from_str(self._settings)
         again.no_padding()
         again.no_truncation()
         return again.encode(text, add_special_tokens=False).ids
@@ -119,7 +128,8 @@ class PublishedTokenizer:
             raise ValueError(f"{self.path / 'tokenizer_config.json'} has {key}={value!r}, which is no token")
         return self._tokenizer.token_to_id(value)
 
-    def _end_ids(self) -> tuple[int, ...]:
+    def _listed_ends(self) -> tuple[int, ...]:
+        """The end tokens that the folder names."""
         file = self.path / "generation_config.json"
         listed = json.loads(file.read_text()).get("eos_token_id", []) if file.exists() else []
         listed = [listed] if isinstance(listed, int) else listed or []
@@ -127,11 +137,29 @@ class PublishedTokenizer:
             raise ValueError(f"{file} has eos_token_id={listed}, of which the vocabulary lacks {wrong}")
         return tuple(sorted({self.eos_id, *listed}))
 
+    def _turn_ends(self) -> list[int]:
+        """What ends a turn in the frames of text/chat.py. Base checkpoints have these tokens and do not name them as
+        ends, and some instruct ones have no generation_config.json."""
+        found = map(self._tokenizer.token_to_id, chat.TURN_ENDS)
+        return [id for id in found if id is not None]
+
     def __getstate__(self) -> dict:
         return {"path": self.path}
 
     def __setstate__(self, state: dict) -> None:
         self.__init__(state["path"])
+
+
+def _plain_tags(settings: dict[str, Any]) -> list[str]:
+    """Changes a tokenizer.json so that added tokens which are our tags are found exactly where a text spells them: no
+    blank space belongs to them, and no other spelling becomes one. Returns those that were special tokens, which are
+    never found in a text otherwise."""
+    special = []
+    for token in settings.get("added_tokens") or []:
+        if token.get("content") in tags.ALL:
+            special += [token["content"]] if token.get("special") else []
+            token |= dict.fromkeys(("special", "lstrip", "rstrip", "single_word", "normalized"), False)
+    return sorted(special)
 
 
 def copy(folder: Path | str, into: Path | str) -> PublishedTokenizer:

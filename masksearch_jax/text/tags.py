@@ -20,11 +20,21 @@ SPAN_SEPARATOR = ";"
 
 
 def neutralise(text: str) -> str:
-    """Returns text in which no tag of ours survives: '<search>' becomes '(search)' (design decision 9)."""
+    """Returns text in which no tag of ours survives: '<search>' becomes '(search)' (design decision 9).
+
+    Halves of characters (lone surrogates, which JSON can spell and no tokenizer takes) become U+FFFD.
+    """
+    if not text.isascii():
+        text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     for tag in ALL:
         if tag in text:
             text = text.replace(tag, "(" + tag.strip("<>[]") + ")")
     return text
+
+
+def neutralise_all_but_masks(text: str) -> str:
+    """Returns text in which masks are the only tags that survive."""
+    return MASK.join(map(neutralise, text.split(MASK)))
 
 
 def block(tags: tuple[str, str], content: str) -> str:

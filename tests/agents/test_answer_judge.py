@@ -4,21 +4,25 @@ import dataclasses
 import json
 import math
 
+import chat_server
 import lenient_judge
 import numpy as np
 import pytest
 
 from configs import dapo as page
 from masksearch_jax import metrics, train
+from masksearch_jax.agents import distill
 from masksearch_jax.agents.answer_judge import AnswerJudge
 from masksearch_jax.data.records import Task
 from masksearch_jax.llm.client import Client, ClientSettings
+from masksearch_jax.llm.endpoint import Endpoint
 from masksearch_jax.llm.interface import AccessError, Completion, Sampling, TransientError, Usage
 from masksearch_jax.rl import batch
 from masksearch_jax.rl.rewards import RewardConfig
 from masksearch_jax.rollout.trajectory import StopReason, Trajectory, Turn
 from masksearch_jax.trainers import collect, dapo
 
+SEARCH = Turn("search", 1, 2, "", query="q", hits=(1,), observation="o")
 TASK = Task("7", "ramp", "train", [1], [], "spans", [["Tolm Dorvan"]], ["name"], "Born in [mask].", "", "", 7, 7)
 
 
@@ -77,6 +81,31 @@ def test_verdicts_are_cached_and_silence_is_no_verdict(judge, backend):
     assert judge(asked[:2]) == [1.0, 0.0] and len(backend.asked) == before
     with pytest.raises(AccessError):
         judge([("t", ["denied"], TASK.answers)])
+
+
+def test_a_refusal_of_every_request_is_no_silence(tmp_path):
+    """All NaN would look like a judge that is slow: a reward's run, and a round of self-distillation, end instead."""
+    pytest.importorskip("openai")
+    verdict = json.dumps({"reason": "so", "correct": True})
+    with chat_server.ChatServer(lambda messages: verdict) as server:
+        judge = AnswerJudge(Client(Endpoint(server.url, "m"), ClientSettings(), tmp_path / "c"), Sampling(), 2, 3.0, 0)
+        asked = [("Born in [mask].", [f"Tolm {i}"], TASK.answers) for i in range(8)]
+        for status, error in ((402, {"message": "no money"}), (422, {"message": "unknown parameter"})):
+            server.refuse = lambda request, refused=(status, error): refused
+            with pytest.raises(AccessError, match=error["message"]):
+                collect._judged([(TASK, trajectory("Tolm"))] * 4, judge)
+            made = [(TASK, dataclasses.replace(trajectory("Tolm"), turns=(SEARCH, *trajectory("Tolm").turns)))]
+            with pytest.raises(AccessError, match=error["message"]):
+                distill.judged(made, 1.0, judge)
+            server.asked.clear()
+            with pytest.raises(AccessError):
+                judge([("Born in [mask].", [f"Vesh {i}"], TASK.answers) for i in range(300)])
+            assert len(server.asked) < 100  # the rest is not asked
+        assert judge.stats["dropped"] == 0
+        filtered = (400, {"message": "flagged", "code": "data_inspection_failed"})
+        server.refuse = lambda request: filtered if "Tolm 3" in request["messages"][1]["content"] else None
+        found = judge(asked)
+    assert math.isnan(found.pop(3)) and found == [1.0] * 7 and judge.stats["dropped"] == 1
 
 
 def test_gold_answers_and_what_was_given_reach_the_judge_and_tags_do_not_act(tmp_path):

@@ -1,5 +1,6 @@
 """A checkpoint as teacher: what is kept of its trajectories, and why not."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from masksearch_jax.agents import distill
 from masksearch_jax.data import records
+from masksearch_jax.rollout import request as request_lib
 from masksearch_jax.rollout.trajectory import StopReason, Trajectory, Turn
 from masksearch_jax.text import tags
 
@@ -86,19 +88,33 @@ def test_repeats_and_surplus_are_counted_and_tokens_kept_as_written():
         trajectory(one, 3, "Karn Velith", queries=("karn",)),
         *(trajectory(two, sample, "nobody") for sample in range(4)),
     ])  # fmt: skip
-    found = distill.harvest(engine, None, [one, two], CFG)
+    found = distill.harvest(engine, None, [one, two], CFG, 0)
     assert found.outcomes == {"accepted": 2, "duplicate": 1, "surplus": 1, "wrong": 4}
     assert found.solved == 1 and found.queries == {"velith": 2, "karn": 1}
     assert [d.id for d in found.demonstrations] == ["round_3.t0.0", "round_3.t0.2"]
     first = found.demonstrations[0]
     assert first.ids == [1, 2, 3, 10, 20, 30] and first.trainable == [0, 0, 0, 1, 0, 1]
     assert (first.searches, first.recall, first.masks) == (1, 1.0, 1)
-    # Every random bit is keyed by round, task and sample.
-    assert len({request.key for request in engine.requests}) == 8 and all(r.key[0] == 3 for r in engine.requests)
+
+
+def test_no_chunk_level_or_round_draws_with_the_random_bits_of_another():
+    """The same prompt again, in a later chunk, at another level and in another round."""
+    same = task(0)
+    at_levels = [same, dataclasses.replace(same, answers=[["a"], ["b"]]), dataclasses.replace(same, kind="qa")]
+    engine = Scripted([trajectory(same, sample % 4, None) for sample in range(8)])
+    for one in at_levels:
+        for first in (0, 2, 4):
+            distill.harvest(engine, None, [one, one], CFG, first)
+    distill.harvest(engine, None, [same, same], dataclasses.replace(CFG, round=4), 0)
+    streams = {tuple(request_lib.sampling_key(CFG.seed, request.key)) for request in engine.requests}
+    assert len(streams) == len(engine.requests) == 3 * 3 * 8 + 8
+    again = Scripted(engine.trajectories)
+    distill.harvest(again, None, [same, same], CFG, 2)  # and a run that goes on draws what it drew
+    assert [r.key for r in again.requests] == [r.key for r in engine.requests[8:16]]
 
 
 def test_what_an_earlier_round_holds_is_not_added_again():
-    found = distill.harvest(Scripted([trajectory(task(0), 0, "Karn Velith")] * 4), None, [task(0)], CFG)
+    found = distill.harvest(Scripted([trajectory(task(0), 0, "Karn Velith")] * 4), None, [task(0)], CFG, 0)
     seen = set()
     assert len(list(distill.distinct(seen, found.demonstrations))) == 1
     assert not list(distill.distinct(seen, found.demonstrations))

@@ -2,11 +2,21 @@ import json
 import threading
 import time
 
+import chat_server
 import pytest
 
 from masksearch_jax.agents.span_finder import SpanFinder
 from masksearch_jax.llm.client import Client, ClientSettings
-from masksearch_jax.llm.interface import Completion, RequestError, Sampling, TransientError, UnavailableError, Usage
+from masksearch_jax.llm.endpoint import Endpoint
+from masksearch_jax.llm.interface import (
+    AccessError,
+    Completion,
+    RequestError,
+    Sampling,
+    TransientError,
+    UnavailableError,
+    Usage,
+)
 from masksearch_jax.prep import spans
 
 TEXT = "Karn Velith (born 3 May 1500) was a smith of Tolm; Tolmar made Karn Velith known in 1523."
@@ -68,6 +78,20 @@ def test_spans_stand_in_the_passage_and_what_does_not_is_counted(tmp_path):
 def test_a_passage_without_a_usable_reply_has_no_spans(tmp_path, reply):
     found = finder(tmp_path, Marker(reply))
     assert found(TEXT, "Karn") == [] and found.stats["failed"] == 1
+
+
+def test_a_refusal_of_every_request_ends_the_work_and_counts_no_passage(tmp_path):
+    pytest.importorskip("openai")
+    with chat_server.ChatServer(lambda messages: json.dumps({"spans": mark(("Tolm", "name"))})) as server:
+        found = SpanFinder(Client(Endpoint(server.url, "m"), ClientSettings(), tmp_path / "c"), Sampling())
+        server.refuse = lambda asked: (400, {"message": "bad temperature"}) if len(server.asked) > 4 else None
+        seen = []
+        with pytest.raises(AccessError, match="status 400: bad temperature.*llm.omit"):
+            for text in found.ahead((f"Passage {i} of Tolm." for i in range(20)), lambda text: (text, "T")):
+                seen.append(found(text, "T"))
+        assert all(seen) and len(seen) <= 4 and found.stats["failed"] == 0
+        server.refuse = lambda asked: (400, {"message": "flagged", "code": "content_filter"})
+        assert found("Another passage.", "T") == [] and found.stats["failed"] == 1
 
 
 def test_no_server_ends_the_work(tmp_path):

@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import json
 
+import chat_server
 import pytest
 import scripted_teacher
 
@@ -13,7 +14,14 @@ from masksearch_jax import synthesize, train
 from masksearch_jax.data import records
 from masksearch_jax.job import Job
 from masksearch_jax.llm.client import Client, ClientSettings
-from masksearch_jax.llm.interface import BudgetSpentError, Completion, TransientError, UnavailableError, Usage
+from masksearch_jax.llm.interface import (
+    AccessError,
+    BudgetSpentError,
+    Completion,
+    TransientError,
+    UnavailableError,
+    Usage,
+)
 from masksearch_jax.text import prompt, tags
 from masksearch_jax.text import tokenizer as tokenizer_lib
 
@@ -201,6 +209,51 @@ def test_a_spent_budget_ends_the_run_and_more_goes_on(cfg, workdir):
     assert 0 < done < TASKS and not (workdir / "demonstrations" / "manifest.json").exists()
     manifest = run(cfg, workdir, Teacher(), budget=100.0, **prices)
     assert manifest["levels"]["ramp_2"]["written"] == len(journal(workdir, "accepted"))
+
+
+def served(cfg, workdir, server):
+    """A run whose teacher stands behind a socket."""
+    cfg.llm.update({"url": server.url, "model": "tiny", "retries": 0})
+    cfg.synthesize.examples.ramp_2 = 20
+    return synthesize.run(cfg, workdir, Job(cfg, workdir).searcher("train"))
+
+
+@pytest.mark.parametrize(
+    "status, error, change",
+    [
+        (402, {"message": "Insufficient Balance"}, "top up the account"),
+        (400, {"message": "overdue", "code": "Arrearage", "type": "Arrearage"}, "top up the account"),
+        (422, {"message": "unknown parameter: seed"}, "llm.omit"),
+    ],
+)
+def test_a_refusal_of_every_request_ends_the_run_and_no_task_is_to_blame(cfg, workdir, made, status, error, change):
+    """It begins in the middle of a run, as when the money is spent."""
+    pytest.importorskip("openai")
+    with chat_server.ChatServer(scripted_teacher.write) as server:
+        server.refuse = lambda asked: (status, error) if len(server.asked) > 25 else None
+        with pytest.raises(AccessError, match=f"{server.url}.*status {status}: {error['message']}.*{change}"):
+            served(cfg, workdir, server)
+        assert not any(line["rejected"] == "refused" for line in journal(workdir, "rejected"))
+        done = len(journal(workdir, "accepted")) + len(journal(workdir, "rejected"))
+        assert 0 < done < 20 and not (workdir / "demonstrations" / "manifest.json").exists()
+        server.refuse = lambda asked: None
+        if status == 422:
+            cfg.llm.omit = ("seed",)
+        manifest = served(cfg, workdir, server)  # goes on where it was
+        assert "refused" not in manifest["levels"]["ramp_2"]["outcomes"]
+        assert manifest["levels"]["ramp_2"]["written"] == 20
+
+
+def test_a_content_filter_rejects_one_task(cfg, workdir, made):
+    pytest.importorskip("openai")
+    filtered = (400, {"message": "flagged", "code": "content_filter"})
+    with chat_server.ChatServer(scripted_teacher.write) as server:
+        text = made[1][0].text
+        server.refuse = lambda asked: filtered if text in asked["messages"][1]["content"] else None
+        manifest = served(cfg, workdir, server)
+    (refused,) = [line for line in journal(workdir, "rejected") if line["rejected"] == "refused"]
+    assert refused["task_id"] == made[1][0].id and "status 400: flagged" in refused["detail"]
+    assert manifest["levels"]["ramp_2"]["written"] == 20
 
 
 def test_other_settings_over_a_journal_are_refused_by_name(cfg, workdir):

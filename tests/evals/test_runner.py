@@ -9,7 +9,7 @@ import pytest
 from masksearch_jax.data.records import Task
 from masksearch_jax.evals import runner
 from masksearch_jax.rollout.trajectory import StopReason, Trajectory, Turn
-from masksearch_jax.text import tags
+from masksearch_jax.text import prompt, tags
 
 PASSAGES = {0: "Karn Velith: Karn Velith lived in Oslo.", 1: "Oslo: A city of the Oslofjord.", 2: "Hamburg: A port."}
 
@@ -43,7 +43,9 @@ def answer(text):
 
 def episode(*turns, stop=StopReason.ANSWER, name="t", tokens=5):
     n = 2 + tokens
-    return Trajectory(name, 0, 0, np.arange(n), np.arange(n) >= 2, np.zeros(n), np.zeros(n, int), 2, turns, stop, "?")
+    read = prompt.parse_stopped_turn(turns[-1].text) if turns else prompt.Action("invalid")  # as the episode reads it
+    said = read.content if read.kind == "answer" else ""
+    return Trajectory(name, 0, 0, np.arange(n), np.arange(n) >= 2, np.zeros(n), np.zeros(n, int), 2, turns, stop, said)
 
 
 def row(*turns, task=None, lookup=PASSAGES.get, **more):
@@ -77,7 +79,7 @@ def test_without_a_lookup_the_observations_are_read():
         ((answer("Oslo"),), StopReason.ANSWER),
         ((answer("[mask]; [mask]"),), StopReason.ANSWER),
         ((Turn("invalid", 2, 4, "<answer> Oslo; May 1850"),), StopReason.TURN_TOKENS),
-        ((Turn("answer", 2, 4, "<answer> Oslo</answer><answer> Oslo; May 1850</answer>"),), StopReason.ANSWER),
+        ((answer("Oslo; May 1850"),), StopReason.DEADLINE),
     ],
 )
 def test_a_missing_answer_counts_as_zero(turns, stop):
@@ -201,3 +203,13 @@ def test_bad_input_is_refused():
         runner.evaluate(FakeEngine(), None, [])
     with pytest.raises(ValueError, match="other tasks"):
         runner.evaluate(FakeEngine(lambda name: name + "x"), None, [make_task()])
+
+
+def test_numbers_are_compared_as_such_but_in_benchmarks():
+    task = dataclasses.replace(make_task(kind="qa", answers=(("3.5",),), form="whole"), span_kinds=["answer"])
+    for said, gold, own in (("35", "3.5", 0.0), ("5", "-5", 0.0), ("2015", "20:15", 0.0), ("−5", "-5", 1.0)):
+        asked = dataclasses.replace(task, answers=[[gold]])
+        ours, theirs = (row(answer(said), task=dataclasses.replace(asked, benchmark=name)) for name in ("", "nq"))
+        assert (ours.recall, ours.f1, ours.em) == (own,) * 3
+        # As the published script has it, right or wrong: it deletes ASCII punctuation and nothing else.
+        assert (theirs.recall, theirs.f1, theirs.em) == (1.0 - own,) * 3

@@ -1,6 +1,7 @@
 """The JobSet of launch/gke.py against the published schema, and what it asks of the cluster."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -156,8 +157,53 @@ def test_xpk_gets_its_own_count_of_hosts(launcher):
     assert refused.returncode == 1 and "8 chips" in refused.stderr
 
 
+def node_pool_of(launcher, *arguments: str) -> list[str]:
+    """The words of the command that makes the node pool, as a dry run shows it."""
+    done = launcher("gke", "create", WORKDIR, "--config=configs/dapo.py", "--dry-run", *arguments)
+    assert done.returncode == 0, done.stderr
+    (line,) = [line for line in done.stdout.splitlines() if "node-pools create" in line]
+    return line.removeprefix("# ").split()
+
+
+def test_each_capacity_is_what_the_node_pool_is_made_of(launcher):
+    slice_ = "--accelerator=v5e-16"
+    assert not [word for word in node_pool_of(launcher, slice_) if "spot" in word or "reserv" in word or "flex" in word]
+    assert "--spot" in node_pool_of(launcher, slice_, "--spot")
+    reserved = node_pool_of(launcher, slice_, "--reserved=mine")
+    assert {"--reservation-affinity=specific", "--reservation=mine"} <= set(reserved)
+    flexible = node_pool_of(launcher, slice_, "--flex-start=1d12h")
+    assert {"--flex-start", "--max-run-duration=129600s", "--reservation-affinity=none"} <= set(flexible)
+
+
+@pytest.mark.parametrize("command", ["create", "xpk"])
+def test_reserved_without_a_name_never_orders_machines_on_demand(launcher, command):
+    where = ("--cluster=c", "--project=p", "--zone=z") if command == "xpk" else ("--dry-run",)
+    for flag in ("--reserved", "--reserved="):
+        done = launcher(
+            "gke", command, WORKDIR, "--config=configs/dapo.py", "--accelerator=v5e-16", *where, flag
+        )  # fmt: skip
+        assert done.returncode == 1 and "--reserved=NAME" in done.stderr and not done.stdout
+
+
+def test_xpk_says_what_becomes_of_a_duration(launcher):
+    where = ("--cluster=c", "--project=p", "--zone=z", "--config=configs/dapo.py", WORKDIR)
+    done = launcher("gke", "xpk", "--accelerator=v6e-8", *where, "--flex-start=4h")
+    assert done.returncode == 0 and "--flex" in done.stdout.split()
+    assert "XPK takes no duration" in done.stdout and "xpk workload delete --workload=demo" in done.stdout
+
+
 @pytest.mark.parametrize("name", ["gke", "tpu_vm"])
-def test_a_launcher_needs_the_standard_library_only(name):
-    command = [sys.executable, "-S", f"launch/{name}.py", "create", "--help"]  # -S: without site-packages
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+def test_a_duration_that_is_none_is_refused_by_each_launcher(launcher, name):
+    where = ("--project=p", "--zone=z") if name == "tpu_vm" else ()
+    arguments = (WORKDIR, *where, "--config=configs/dapo.py", "--accelerator=v5e-16", "--dry-run", "--flex-start=week")
+    done = launcher(name, "create", *arguments)
+    assert done.returncode == 1 and "--flex-start=week" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["gke", "tpu_vm"])
+def test_a_launcher_needs_the_standard_library_only(name, tmp_path):
+    # -S: without site-packages. From another folder and without PYTHONPATH: it finds the table of slices by itself.
+    command = [sys.executable, "-S", str(ROOT / "launch" / f"{name}.py"), "create", "--help"]
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and "--accelerator" in done.stdout, done.stderr

@@ -5,7 +5,7 @@ import pytest
 
 from masksearch_jax import language_model
 from masksearch_jax.llm.endpoint import Endpoint
-from masksearch_jax.llm.interface import AccessError, Message, RequestError, Sampling, TransientError, Usage
+from masksearch_jax.llm.interface import AccessError, DoubtfulError, Message, Sampling, TransientError, Usage
 
 pytest.importorskip("openai")
 MESSAGES = [Message("system", "be brief"), Message("user", "hello there")]
@@ -37,7 +37,7 @@ def test_a_conversation_goes_out_whole_and_its_price_comes_back(server, monkeypa
     "fault, error",
     [
         (500, TransientError), (503, TransientError), (429, TransientError), (408, TransientError),
-        (400, RequestError), (413, RequestError), (401, AccessError), (404, AccessError),
+        (400, DoubtfulError), (413, DoubtfulError), (401, AccessError), (404, AccessError),
         ("garbage", TransientError), ("silent", TransientError),
     ],
 )  # fmt: skip
@@ -63,6 +63,8 @@ def test_settings_that_cannot_work_are_refused_by_name(tmp_path, monkeypatch):
         Endpoint("http://h/v1", "")
     with pytest.raises(ValueError, match="limit_field='n'"):
         Endpoint("http://h/v1", "m", limit_field="n")
+    with pytest.raises(ValueError, match="llm.omit=.* names 'top_p'"):
+        Endpoint("http://h/v1", "m", omit=("temperature", "top_p"))
     with pytest.raises(ValueError, match="llm.url='h'"):
         Endpoint("h", "m")
     from configs import prepare

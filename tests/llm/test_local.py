@@ -14,7 +14,7 @@ import tiny_published
 from configs import prepare
 from masksearch_jax import language_model, sharding
 from masksearch_jax.checkpoints import Checkpointer
-from masksearch_jax.llm.interface import Message, RequestError, Sampling, TransientError
+from masksearch_jax.llm.interface import AccessError, Message, RequestError, Sampling, TransientError
 from masksearch_jax.llm.local import LocalModel
 from masksearch_jax.model import export, transformer
 from masksearch_jax.model.config import ModelConfig
@@ -100,7 +100,7 @@ def test_what_cannot_be_asked_is_refused_and_a_late_reply_is_transient(made):
     model = made[0]
     with pytest.raises(RequestError, match="llm.total_tokens=128"):
         model.complete([Message("user", "word " * 200)], Sampling(), 300)
-    with pytest.raises(RequestError, match="samples at 0 or 0.7"):
+    with pytest.raises(AccessError, match="samples at 0 or 0.7"):  # every request has it
         model.complete(ASKED, Sampling(temperature=0.3), 300)
     with pytest.raises(TransientError, match="within 0.0 s"):
         model.complete(ASKED, Sampling(max_tokens=16, seed=99), 0.0)

@@ -14,19 +14,19 @@ TEXT = "He moved to [mask] in [mask]."
 CONFIG = rewards.RewardConfig(answer="recall", format_weight=0.1)
 
 
-def episode(*turns, stop=StopReason.ANSWER, tokens=10):
+def episode(*turns, stop=StopReason.ANSWER, tokens=10, answer="Oslo; May 1850"):
     """A trajectory whose turns are (action, text); the tokens do not matter here beyond their number."""
     return Trajectory(
         task_id="t", group=0, sample=0, ids=np.arange(tokens + 2), trainable=np.arange(tokens + 2) >= 2,
         logprobs=np.zeros(tokens + 2, np.float32), versions=np.zeros(tokens + 2, np.int32), prompt_length=2,
         turns=tuple(Turn(action, 0, 1, text, observation="<information> <answer> Oslo; May 1850</answer></information>")
                     for action, text in turns),
-        stop=stop, answer="Oslo; May 1850",
+        stop=stop, answer=answer,
     )  # fmt: skip
 
 
 def answered(text, *before, **changes):
-    return episode(*before, ("answer", f"<think> x</think><answer> {text}</answer>"), **changes)
+    return episode(*before, ("answer", f"<think> x</think><answer> {text}</answer>"), answer=text.strip(), **changes)
 
 
 def score(trajectory, cfg=CONFIG, form="spans", **more):
@@ -54,13 +54,14 @@ def test_answer_forms_of_the_reward():
 @pytest.mark.parametrize(
     "trajectory",
     [
-        episode(stop=StopReason.TURNS),  # no turn at all
-        episode(("search", "<search> q</search>"), stop=StopReason.TURNS),  # no answer; the observation holds one
-        episode(("invalid", "<answer> Oslo; May 1850"), stop=StopReason.TURN_TOKENS),  # unclosed
-        episode(("answer", "<answer> Oslo; May 1850"), stop=StopReason.ANSWER),
-        episode(("answer", "<answer> Oslo; May 1850</answer><answer> Oslo; May 1850</answer>")),  # two answers
-        episode(("answer", "<answer> Oslo; May 1850</answer>"), ("search", "<search> q</search>")),  # not the last turn
-        episode(("invalid", "text <answer> Oslo; May 1850</answer>"), stop=StopReason.TURNS),
+        # The episode read no answer, whatever the texts of its turns and observations hold.
+        episode(stop=StopReason.TURNS, answer=""),
+        episode(("search", "<search> q</search>"), stop=StopReason.TURNS, answer=""),
+        episode(("invalid", "<answer> Oslo; May 1850"), stop=StopReason.TURN_TOKENS, answer=""),
+        episode(("invalid", "text <answer> Oslo; May 1850</answer>"), stop=StopReason.TURNS, answer=""),
+        episode(("answer", "<answer> Oslo; May 1850</answer>"), answer=""),
+        # It did not end with its answer.
+        episode(("answer", "<answer> Oslo; May 1850</answer>"), stop=StopReason.DEADLINE),
         answered("Oslo"),  # wrong number of spans
         answered("Oslo; May 1850; Bergen"),
         answered("Oslo May 1850"),

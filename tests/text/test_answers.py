@@ -113,26 +113,6 @@ def test_contains_matches_whole_words():
     assert answers.contains("Born 3 May 1850.", ["x", "may 1850"])
 
 
-@pytest.mark.parametrize(
-    "text, expected",
-    [
-        ("<answer> Oslo</answer>", "Oslo"),
-        ("<think> so</think><answer> Oslo; 1850</answer>", "Oslo; 1850"),
-        ("<answer></answer>", ""),
-        ("no answer", None),
-        ("<answer> Oslo", None),
-        ("Oslo</answer>", None),
-        ("<answer> a</answer><answer> b</answer>", None),
-        ("<answer> a</answer> and more", None),
-        ("</answer><answer>", None),
-        ("<answer> <search> q</search></answer>", None),
-        ("<information> x <answer> Oslo</information></answer>", None),
-    ],
-)
-def test_answer_of(text, expected):
-    assert answers.answer_of(text) == expected
-
-
 def test_filled_spans():
     assert answers.spans_of(" Oslo; May 1850 ", "spans", "", 2) == ["Oslo", "May 1850"]
     assert answers.spans_of("Oslo", "spans", "", 2) is None

@@ -107,14 +107,15 @@ def test_tags_are_many_tokens_but_for_qwen3s_own(tmp_path):
     assert all(len(plain.encode(tag)) > 1 for tag in tags.THINK)
 
 
-def test_fingerprint_covers_all_that_decides(folder, tok, tmp_path):
+def test_fingerprint_covers_all_that_decides(kind, folder, tok, tmp_path):
     copied = published.copy(folder, tmp_path / "tokenizer")
     assert copied.fingerprint == tok.fingerprint
     assert tokenizer.load(tmp_path).fingerprint == tok.fingerprint  # a data directory holds it there
     ends = tmp_path / "tokenizer" / "generation_config.json"
     ends.write_text("{}")
     fewer = PublishedTokenizer(copied.path)
-    assert fewer.end_ids == (tok.eos_id,) and fewer.fingerprint != tok.fingerprint
+    turn_end = tok.id(CONTROL[kind])  # needs no naming
+    assert set(fewer.end_ids) == {tok.eos_id, turn_end} and fewer.fingerprint != tok.fingerprint
     file = tmp_path / "tokenizer" / "tokenizer.json"
     file.write_text(file.read_text() + "\n")
     assert PublishedTokenizer(copied.path).fingerprint != fewer.fingerprint

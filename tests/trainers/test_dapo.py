@@ -151,7 +151,8 @@ class ScriptedEngine:
 
     def _one(self, request, version):
         golds = "; ".join(a[0] for a in request.task.answers)
-        text = f"<answer> {golds if self.right(request.group, request.sample) else 'nobody'}</answer>"
+        said = golds if self.right(request.group, request.sample) else "nobody"
+        text = f"<answer> {said}</answer>"
         wrote = self.tokenizer.encode(text)
         n = len(request.task.prompt)
         ids = np.array([*request.task.prompt, *wrote], np.int32)
@@ -160,7 +161,7 @@ class ScriptedEngine:
             task_id=request.task.id, group=request.group, sample=request.sample, ids=ids, trainable=trainable,
             logprobs=np.where(trainable, -0.5, 0).astype(np.float32),
             versions=np.where(trainable, version, -1).astype(np.int32),
-            prompt_length=n, turns=(Turn("answer", n, len(ids), text),), stop=StopReason.ANSWER, answer="",
+            prompt_length=n, turns=(Turn("answer", n, len(ids), text),), stop=StopReason.ANSWER, answer=said,
         )  # fmt: skip
 
 

@@ -37,6 +37,9 @@ def demonstrations(folder):
 
 
 def test_the_set_grows_by_what_each_teacher_adds(page, workdir, accepting, monkeypatch, capsys):
+    monkeypatch.setattr(evolve, "_CHUNK", 3)
+    keys, made = [], distill.Request
+    monkeypatch.setattr(distill, "Request", lambda *a, key, **k: keys.append(key) or made(*a, key=key, **k))
     content = evolve.run(page, workdir)
     first, second, third = (demonstrations(folder / "demonstrations") for folder in (
         workdir, workdir / "round_1", workdir / "round_2"
@@ -53,6 +56,7 @@ def test_the_set_grows_by_what_each_teacher_adds(page, workdir, accepting, monke
     assert all(one["held_out"]["1"]["episodes"] == 4 for one in content["rounds"])
     assert json.loads((workdir / "round_2" / "report.json").read_text()) == content["rounds"][2]
     assert "self-evolving distillation" in capsys.readouterr().out
+    assert len(set(keys)) == len(keys) == 2 * (6 + 4 + 6)  # no two chunks, levels or rounds share random bits
     # Started again after a kill in round 2, it makes what is missing, from the same numbers.
     for name in ("demonstrations/manifest.json", "report.json", "evaluate/sft/scores.json"):
         (workdir / "round_2" / name).unlink()
@@ -60,7 +64,7 @@ def test_the_set_grows_by_what_each_teacher_adds(page, workdir, accepting, monke
     original = distill.harvest
     monkeypatch.setattr(distill, "harvest", lambda *a, **k: calls.append(a) or original(*a, **k))
     again = evolve.run(page, workdir)
-    assert len(calls) == 2  # the two levels of round 2 alone
+    assert len(calls) == 4  # two chunks of each level of round 2 alone
     assert demonstrations(workdir / "round_2" / "demonstrations") == third
     assert again["rounds"] == content["rounds"]
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from masksearch_jax.evals.report.content import Episode, Turn
 from masksearch_jax.evals.report.curves import level_label
 from masksearch_jax.evals.runner import Row
-from masksearch_jax.text import answers, tags
+from masksearch_jax.text import tags
 
 
 def chosen(rows: Sequence[Row], policy: str) -> tuple[Episode, ...]:
@@ -30,28 +30,29 @@ def episode(row: Row, title: str) -> Episode:
     if row.stop != "answer":
         facts.append(f"ended by {row.stop}")
     turns = tuple(
-        turn(one["action"], one["text"], one["query"], one["passages"], one["observation"], one["error"])
+        turn(one["action"], one["text"], one["query"], one["passages"], one["observation"], one["error"], row.answer)
         for one in row.turns
     )
     return Episode(f"{title}: {row.task_id}", row.text, tuple(map(tuple, row.golds)), ", ".join(facts), turns)
 
 
-def turn(action: str, text: str, query: str, passages: Sequence[int], observation: str, error: str) -> Turn:
-    """Returns a turn in its parts. What stands in no part of a valid action counts as thought; the text of any other
-    turn is shown as it was written."""
+def turn(
+    action: str, text: str, query: str, passages: Sequence[int], observation: str, error: str, answer: str
+) -> Turn:
+    """Returns a turn in its parts. What stands before a valid action counts as thought; the text of any other turn is
+    shown as it was written. answer: of the episode."""
     observed = observation.strip().removeprefix(tags.INFORMATION[0]).removesuffix(tags.INFORMATION[1]).strip()
     parts = {"error": error, "passages": tuple(passages), "observation": observed}
     if action == "search":
         return Turn(thought=_thought(text, tags.SEARCH), query=query, **parts)
     if action == "answer":
-        answer = answers.answer_of(text)
-        if answer is not None:
-            return Turn(thought=_thought(text, tags.ANSWER), answer=answer, **parts)
+        return Turn(thought=_thought(text, tags.ANSWER), answer=answer, **parts)
     return Turn(written=text, **parts)
 
 
 def _thought(text: str, action: tuple[str, str]) -> str:
-    before = text.rpartition(action[0])[0]
+    # A valid action has one opening tag; what follows its closing one may hold others.
+    before = text.partition(action[0])[0]
     for tag in tags.THINK:
         before = before.replace(tag, " ")
     return " ".join(before.split())

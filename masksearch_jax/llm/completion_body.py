@@ -1,0 +1,99 @@
+"""The body of a 200 reply to /v1/chat/completions, as servers write it in fact, as a `Completion`.
+
+Enters: bytes. Leaves: text, token counts and how the reply ended, or an error. Lenient where a field has several forms
+in the field: content as a string, as parts, or null beside a refusal; token counts that are missing or no numbers are
+counted by bytes, too many rather than too few. What the text says is not read here (reply_text.py).
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from masksearch_jax.llm.interface import Completion, Message, RequestError, TransientError, Usage
+
+_LENGTH = ("length", "max_tokens", "max_output_tokens", "model_length")
+_FILTERED = "content_filter"
+_MOST_TOKENS = 2**48  # a larger count is a mistake, and would not fit the cache
+
+
+class ErrorBody(Exception):
+    """A 200 reply that holds an error instead of a completion, as some proxies answer. error: what it says."""
+
+    def __init__(self, error: Any):
+        super().__init__("an error in a 200 reply")
+        self.error = error
+
+
+def parse_body(data: bytes) -> Any:
+    """Return the JSON value of a body. Raises TransientError for one that is no JSON."""
+    try:
+        return json.loads(data.decode("utf-8-sig", errors="replace"))
+    except (ValueError, RecursionError) as error:
+        raise TransientError(f"the reply cannot be read: {str(error)[:200]}") from error
+
+
+def read_completion(data: bytes, messages: Sequence[Message]) -> Completion:
+    """Return the completion in the body of a reply to `messages`.
+
+    Raises TransientError for a body that is no chat completion, RequestError for one that a content filter emptied, and
+    ErrorBody for an error.
+    """
+    body = parse_body(data)
+    if isinstance(body, dict) and body.get("error") and not body.get("choices"):
+        raise ErrorBody(body["error"])
+    choices = body.get("choices") if isinstance(body, dict) else None
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    message = choice.get("message") if isinstance(choice, dict) else None
+    if not isinstance(message, dict):
+        raise TransientError("the reply is no chat completion: it has no choices[0].message")
+    text = _cleaned(_text_of(message))
+    finish = choice.get("finish_reason")
+    finish = finish.lower() if isinstance(finish, str) and finish else "stop"
+    if finish == _FILTERED:
+        raise RequestError("the server's content filter cut the reply (finish_reason content_filter)")
+    usage = _usage(body.get("usage"), messages, text, message)
+    return Completion(text, usage, "length" if finish in _LENGTH else finish)
+
+
+def _text_of(message: dict[str, Any]) -> str:
+    content, refusal = message.get("content"), message.get("refusal")
+    if isinstance(content, list):
+        content = "".join(map(_text_of_part, content))
+    if isinstance(content, str) and (content or not isinstance(refusal, str)):
+        return content
+    if content is None or content == "":
+        return refusal if isinstance(refusal, str) else ""
+    raise TransientError("the reply is no chat completion: its content is no text")
+
+
+def _text_of_part(part: Any) -> str:
+    """The text of one part of a content: {"type": "text", "text": ..}, or a string. Thoughts and pictures have none."""
+    if isinstance(part, dict):
+        part = part.get("text")
+        if isinstance(part, dict):  # {"text": {"value": ..}}
+            part = part.get("value")
+    return part if isinstance(part, str) else ""
+
+
+def _usage(usage: Any, messages: Sequence[Message], text: str, message: dict[str, Any]) -> Usage:
+    found = usage if isinstance(usage, dict) else {}
+    thought = message.get("reasoning_content") or message.get("reasoning")
+    written = _byte_count(text) + (_byte_count(thought) if isinstance(thought, str) else 0)
+    asked = sum(_byte_count(m.content) for m in messages)
+    return Usage(_count(found.get("prompt_tokens"), asked), _count(found.get("completion_tokens"), written))
+
+
+def _count(value: Any, otherwise: int) -> int:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    is_count = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST_TOKENS
+    return value if is_count else otherwise
+
+
+def _byte_count(text: str) -> int:
+    return len(text.encode(errors="replace"))
+
+
+def _cleaned(text: str) -> str:
+    """The text without halves of surrogate pairs, which JSON can spell and UTF-8 cannot."""
+    return text.encode(errors="replace").decode()

@@ -1,0 +1,105 @@
+"""Numbers, times and dates inside an answer, written one way, so that tokens are equal where the values are.
+
+SQuAD's normalisation deletes punctuation: 3.5 becomes 35, -5 becomes 5, 20:15 becomes 2015. Here the marks that make a
+number what it is stay, the ways to write one number become one, and two numbers never grow together:
+
+    3.5, 3.50 and ٣٫٥               -> 3.5         (a decimal; 5.0 is 5, .5 is 0.5; 35 is another number)
+    1,234 and 1234 and 1'234        -> 1234        (thousands; also 1,234.5, 12,34,567 and thin spaces; 1,2 is 1 and 2)
+    -5, −5, –5, -$5 and $-5         -> -5          (a sign: a dash before a digit that follows no word and no number)
+    5, +5, $5, 5%                   -> 5           (marks that SQuAD deletes as well; £ and € stay: £5)
+    20:15 and 08:05, 8:05           -> 20:15, 8:05 (a time or a ratio; 2015 is another number)
+    1990–1995, 1990-95, 1990/91     -> two numbers each (a range, a score, a fraction: 1/2 and ½ are 1 and 2)
+    2015-03-04                      -> 4 march 2015 (an ISO date reads as '4 March 2015' and 'March 4, 2015' do)
+    10⁶, 10^6, 10⁻⁶                 -> 10^6, 10^-6 (powers are not multiplied out; × and ± are tokens of their own)
+    1.2.3 and 4.3.2015              -> as they are (versions, sections, dates with points)
+    1990., (1990), 1990,            -> 1990        (the end of a sentence is no decimal point)
+    covid-19, 5-metre, 3rd, 1990s   -> covid19, 5metre, 3rd, 1990s (words with digits stay as SQuAD has them)
+    3.5km and −3.5-metre            -> 3.5km, -3.5metre
+
+Left out: arithmetic ('1.5 million' has two tokens and is not '1,500,000', '5 km' is not '5km'), numbers in words, dates
+in other notations, spaces between thousands that are no thin spaces.
+"""
+
+import re
+import unicodedata
+from collections.abc import Callable
+
+_MONTHS = (
+    *("january", "february", "march", "april", "may", "june"),
+    *("july", "august", "september", "october", "november", "december"),
+)
+_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-")
+_POWER = re.compile(r"(?<=\d)[⁺⁻]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+")
+_VULGAR = re.compile(r"(?<=\d)(?=[¼-¾⅐-⅞↉])")
+_THIN_SPACE = re.compile(r"(?<=\d)[\u2007\u2009\u202f](?=\d{3}(?!\d))")
+_MINUS = re.compile(r"[−‐‑](?=[$£€¥]?\.?\d)|(?<=\d)[−‐‑]")
+_OPERATOR = re.compile(r"(?<=\d)\s*([×±])|([×±])(?=\s*[-–]?\.?\d)")
+_ARABIC_MARKS = re.compile(r"(?<=\d)[٫٬](?=\d)")
+
+# What a sign may follow: the start, white space, an opening bracket or quote, a currency, an operator, a mark of a
+# list. An en dash after a number and a space is a range.
+_BEFORE = r"""(?<![^\s(\[{"'“‘«$£€¥=<>~≈±×/:;,|])"""
+_SIGN = rf"{_BEFORE}(?:-|(?<!\d\s)–)"
+_NUMBER = re.compile(
+    rf"""
+    (?<!\d)(?P<year>\d{{4}})-(?P<month>0[1-9]|1[0-2])-(?P<day>0[1-9]|[12]\d|3[01])(?!\d|-\d)
+    | (?P<sign>{_SIGN}(?=[$£€¥]?\.?\d))?
+      (?P<currency>(?<=[-–])[$£€¥])?
+      (?:
+        (?P<dotted>\d+(?:\.\d+){{2,}})
+        | (?P<clock>\d+(?::\d+)+(?:\.\d+)?)
+        | (?P<power>\d+\^[-+]?\d+)
+        | (?P<whole>\d{{1,3}}(?:[,'’]\d{{3}})+(?!\d) | \d{{1,2}}(?:,\d{{2}})+,\d{{3}}(?!\d) | \d+)(?P<part>\.\d+)?
+        | (?:{_BEFORE}|(?<=[-–]))(?P<fraction>\.\d+)
+      )
+    """,
+    re.VERBOSE,
+)
+
+
+def rewrite(text: str, words: Callable[[str], str]) -> str:
+    """Return text in lower case and NFKC with each number written one way and apart from its neighbours.
+
+    words: cleans what stands between the numbers, as it cleans text without any. Letters that touch a number go on
+    touching it.
+    """
+    text = _fold(text)
+    done: list[str] = []
+    end = 0
+    for match in _NUMBER.finditer(text):
+        between = words(text[end : match.start()])
+        # Two numbers that only punctuation parts are two tokens.
+        done += [" " if end and not between else between, _written(match)]
+        end = match.end()
+    return "".join([*done, words(text[end:])])
+
+
+def _fold(text: str) -> str:
+    """Return text in lower case and NFKC, with one minus sign, ASCII digits, and '^' for what NFKC would glue on."""
+    text = _POWER.sub(lambda match: "^" + match[0].translate(_SUPERSCRIPTS), text)
+    text = _THIN_SPACE.sub("", _VULGAR.sub(" ", text))
+    text = unicodedata.normalize("NFKC", text).lower().replace("\u2044", "/")
+    if not text.isascii():
+        text = "".join(str(unicodedata.decimal(char)) if char.isdecimal() else char for char in text)
+        text = _ARABIC_MARKS.sub(lambda match: "." if match[0] == "٫" else ",", text)
+        text = _MINUS.sub("-", text)
+        text = _OPERATOR.sub(r" \1\2 ", text)
+    return text
+
+
+def _written(match: re.Match[str]) -> str:
+    """Return the one way to write the number of a match of _NUMBER."""
+    if match["year"]:
+        return f" {int(match['day'])} {_MONTHS[int(match['month']) - 1]} {match['year']} "
+    if match["dotted"]:
+        number = match["dotted"]
+    elif match["clock"]:
+        first, rest = match["clock"].split(":", 1)
+        number = f"{first.lstrip('0') or '0'}:{rest}"
+    elif match["power"]:
+        number = match["power"].replace("+", "")
+    else:
+        part = (match["part"] or match["fraction"] or "").rstrip("0").rstrip(".")
+        number = re.sub(r"[,'’]", "", match["whole"] or "0") + part
+    currency = match["currency"] if match["currency"] not in (None, "$") else ""
+    return currency + ("-" if match["sign"] and number.strip("0.:") else "") + number
