@@ -17,7 +17,8 @@ from masksearch_jax import sharding
 from masksearch_jax.checkpoints import Checkpointer
 from masksearch_jax.model import config as model_config
 from masksearch_jax.model import families, transformer
-from masksearch_jax.model.convert import read_safetensors, tensors
+from masksearch_jax.model.convert import tensors
+from masksearch_jax.model.published.safetensors_files import read_safetensors
 
 ROOT = Path(__file__).parent.parent
 CONFIG = families.to_hf(

@@ -8,7 +8,6 @@ Left out: the way back (export.py), our own checkpoints (checkpoints.py), and wh
 
 import dataclasses
 import functools
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -16,17 +15,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors.numpy
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from masksearch_jax import sharding
 from masksearch_jax.model import families, transformer
 from masksearch_jax.model.config import ModelConfig
+from masksearch_jax.model.published.safetensors_files import DTYPES, SINGLE, SafetensorsFiles
+from masksearch_jax.runtime import json_files
 
 # Rows of a file mapped into memory at a time: mapped pages count as the process's until the file is closed.
 _BLOCK_BYTES = 32 << 20
-DTYPES = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": np.dtype(jnp.bfloat16)}
-INDEX = "model.safetensors.index.json"
 
 # Our array -> (name in the file, the axes of one layer's array that make its rows, those that make its columns).
 # A linear map is stored there as [out, in], and heads and head_dim as one axis.
@@ -58,13 +56,6 @@ _TOP: dict[tuple[str, ...], _Row] = {
     ("final_norm",): ("model.norm.weight", (0,), ()),
     ("unembedding",): ("lm_head.weight", (1,), (0,)),  # [D, V]
 }
-
-
-def read_safetensors(path: Path | str) -> dict[str, np.ndarray]:
-    """Returns every tensor of one file; raises FileNotFoundError that names it."""
-    if not Path(path).exists():
-        raise FileNotFoundError(f"{path} does not exist; weights are read from safetensors files only")
-    return safetensors.numpy.load_file(path)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,20 +109,24 @@ def load_pretrained(
     folder: config.json with model.safetensors, or shards and their index; of a Gemma 3 with vision the language model
     is read. override: families.RUN_FIELDS of the ModelConfig; weights are cast to param_dtype.
     Every process calls it alike and reads what its own devices hold.
-    Raises FileNotFoundError for a missing file, ValueError for a model that the decoder does not compute, and one
-    ValueError that names all missing, surplus and ill-shaped tensors.
+    Raises FileNotFoundError for a missing file, ValueError for a model that the decoder does not compute, for files
+    that are damaged or disagree with their index (published/safetensors_files.py), for values that are not finite, and
+    one that names all missing, surplus and ill-shaped tensors.
     """
     cfg = read_config(folder, **override)
     return cfg, load_tensors(folder, cfg, tensors(cfg), transformer.abstract_params(cfg, mesh, rules))
 
 
-def load_tensors(folder: Path | str, cfg: ModelConfig, wanted: list[Tensor], abstract: Any) -> Any:
+def load_tensors(
+    folder: Path | str, cfg: ModelConfig, wanted: list[Tensor], abstract: Any, single: str = SINGLE
+) -> Any:
     """The arrays of `wanted`, read from a folder's safetensors, as a tree like `abstract`: shapes with shardings.
 
-    Raises FileNotFoundError for a missing file, and one ValueError for all missing, surplus and ill-shaped tensors.
+    single: the file of a folder without an index. Raises FileNotFoundError for a missing file, one ValueError for all
+    missing, surplus and ill-shaped tensors, and ValueError for values that are not finite.
     """
-    files = _Files(Path(folder))
-    names = files.check(wanted, cfg)
+    files = SafetensorsFiles(Path(folder), single)
+    names = _check(files, wanted, cfg)
     params = jax.tree.map(lambda _: None, abstract)
     for tensor in wanted:
         *parents, last = tensor.path
@@ -155,9 +150,8 @@ def load_tensors(folder: Path | str, cfg: ModelConfig, wanted: list[Tensor], abs
 def read_config(folder: Path | str, **override: Any) -> ModelConfig:
     """The ModelConfig of a published checkpoint's config.json; arguments and errors as `families.from_hf`."""
     path = Path(folder) / "config.json"
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist; give the folder that transformers' save_pretrained wrote")
-    return families.from_hf(json.loads(path.read_text()), str(path), **override)
+    found = json_files.read_json_object(path, "give the folder that transformers' save_pretrained wrote")
+    return families.from_hf(found, str(path), **override)
 
 
 @functools.lru_cache(maxsize=32)
@@ -209,79 +203,63 @@ def _read_slice(files, name, tensor, ranges, dtype):
     return out
 
 
-class _Files:
-    """The safetensors files of one folder: which tensor is where, of which shape."""
+def _check(files: SafetensorsFiles, wanted: list[Tensor], cfg: ModelConfig) -> dict[str, str]:
+    """Returns for each wanted name the one it has here (in a Gemma 3 with vision the language model is nested).
 
-    def __init__(self, folder: Path):
-        self.folder = folder
-        index = folder / INDEX
-        if index.exists():
-            names = set(json.loads(index.read_text())["weight_map"].values())
-        else:
-            names = {path.name for path in folder.glob("*.safetensors")}
-            if not names:
-                others = sorted(path.name for path in folder.glob("*.bin"))
-                raise FileNotFoundError(
-                    f"{folder} holds no safetensors files{f', only {others}' if others else ''}; weights are read from"
-                    " safetensors only: save the model with safe_serialization=True."
-                )
-        if absent := sorted(name for name in names if not (folder / name).exists()):
-            raise FileNotFoundError(f"{folder}: {', '.join(absent)} of its index are missing; download them again")
-        self._file: dict[str, str] = {}
-        self._header: dict[str, tuple[tuple[int, ...], str]] = {}
-        for file in sorted(names):
-            with safetensors.safe_open(folder / file, framework="numpy") as opened:
-                for name in opened.keys():  # noqa: SIM118 (a method of safetensors, not of a dict)
-                    self._file[name] = file
-                    found = opened.get_slice(name)
-                    self._header[name] = tuple(found.get_shape()), found.get_dtype()
+    Raises one ValueError that names every missing, surplus and ill-shaped tensor.
+    """
+    nested = _language_prefix(files)
+    own = {}
+    for name in files.header:
+        short = name
+        if nested and name.startswith(nested):
+            short = name.removeprefix(nested)
+            if not short.startswith(("model.", "lm_head.")):
+                short = "model." + short
+        own[short] = name
+    # A tied head may be stored a second time, and old checkpoints hold the rotary frequencies.
+    ignored = {"lm_head.weight"} if cfg.tie_embeddings else set()
+    expected = {tensor.name: tensor.file_shape for tensor in wanted}
+    problems = [f"missing: {name} {shape}" for name, shape in expected.items() if name not in own]
+    for short, name in own.items():
+        shape, dtype = files.header[name]
+        if short not in expected:
+            vision = nested and ("vision_tower." in name or "multi_modal_projector." in name)
+            if not (vision or short in ignored or short.endswith("rotary_emb.inv_freq")):
+                problems.append(f"surplus: {name} {shape}")
+        elif shape != expected[short]:
+            problems.append(f"shape: {name} is {shape}, the config says {expected[short]}")
+        elif dtype not in DTYPES:
+            problems.append(f"dtype: {name} is {dtype}, none of {', '.join(DTYPES)}")
+    if problems:
+        raise ValueError(
+            f"{files.folder}: the weights are not those of its config.json:\n  " + "\n  ".join(problems)
+        )
+    if cfg.tie_embeddings and "lm_head.weight" in own and "model.embed_tokens.weight" in expected:
+        _check_tied(files, own["lm_head.weight"], own["model.embed_tokens.weight"])
+    return {name: own[name] for name in expected}
 
-    def itemsize(self, name: str) -> int:
-        """Bytes of one number."""
-        return DTYPES[self._header[name][1]].itemsize
 
-    def read(self, name: str, rows: slice, columns: slice | None) -> np.ndarray:
-        """A slice of a tensor. The file is opened for it alone, so that no page stays mapped."""
-        with safetensors.safe_open(self.folder / self._file[name], framework="numpy") as opened:
-            found = opened.get_slice(name)
-            return found[rows] if columns is None else found[rows, columns]
+def _check_tied(files: SafetensorsFiles, head: str, embedding: str) -> None:
+    """Raises ValueError if the stored head of a model with tied embeddings is another matrix than they are.
 
-    def check(self, wanted: list[Tensor], cfg: ModelConfig) -> dict[str, str]:
-        """Returns for each wanted name the one it has here (in a Gemma 3 with vision the language model is nested).
+    transformers unties such a model; here the config decides, and the user says so in it.
+    """
+    shape = files.header[embedding][0]
+    same = files.header[head][0] == shape
+    step = max(1, _BLOCK_BYTES // (files.itemsize(embedding) * shape[1]))
+    for start in range(0, shape[0] if same else 0, step):
+        rows, columns = slice(start, min(start + step, shape[0])), slice(0, shape[1])
+        same = same and np.array_equal(files.read(head, rows, columns), files.read(embedding, rows, columns))
+    if not same:
+        raise ValueError(
+            f"{files.folder}: config.json says tie_word_embeddings, and {head} is another matrix than {embedding}; set "
+            "tie_word_embeddings to false in config.json to use it (transformers does so), or remove it from the file"
+        )
 
-        Raises one ValueError that names every missing, surplus and ill-shaped tensor.
-        """
-        nested = self._language_prefix()
-        own = {}
-        for name in self._header:
-            short = name
-            if nested and name.startswith(nested):
-                short = name.removeprefix(nested)
-                if not short.startswith(("model.", "lm_head.")):
-                    short = "model." + short
-            own[short] = name
-        # A tied head may be stored a second time, and old checkpoints hold the rotary frequencies.
-        ignored = {"lm_head.weight"} if cfg.tie_embeddings else set()
-        expected = {tensor.name: tensor.file_shape for tensor in wanted}
-        problems = [f"missing: {name} {shape}" for name, shape in expected.items() if name not in own]
-        for short, name in own.items():
-            shape, dtype = self._header[name]
-            if short not in expected:
-                vision = nested and ("vision_tower." in name or "multi_modal_projector." in name)
-                if not (vision or short in ignored or short.endswith("rotary_emb.inv_freq")):
-                    problems.append(f"surplus: {name} {shape}")
-            elif shape != expected[short]:
-                problems.append(f"shape: {name} is {shape}, the config says {expected[short]}")
-            elif dtype not in DTYPES:
-                problems.append(f"dtype: {name} is {dtype}, none of {', '.join(DTYPES)}")
-        if problems:
-            raise ValueError(
-                f"{self.folder}: the weights are not those of its config.json:\n  " + "\n  ".join(problems)
-            )
-        return {name: own[name] for name in expected}
 
-    def _language_prefix(self):
-        for prefix in ("language_model.", "model.language_model."):
-            if any(name.startswith(prefix) for name in self._header):
-                return prefix
-        return ""
+def _language_prefix(files: SafetensorsFiles) -> str:
+    for prefix in ("language_model.", "model.language_model."):
+        if any(name.startswith(prefix) for name in files.header):
+            return prefix
+    return ""

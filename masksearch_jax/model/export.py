@@ -20,7 +20,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from masksearch_jax.model import families, transformer
 from masksearch_jax.model.config import ModelConfig
-from masksearch_jax.model.convert import DTYPES, INDEX, Tensor, tensors
+from masksearch_jax.model.convert import Tensor, tensors
+from masksearch_jax.model.published.safetensors_files import DTYPES, INDEX
 
 # A folder's other files that a user of the model needs.
 COMPANIONS = (

@@ -45,6 +45,8 @@ _HF_DEFAULTS: dict[str, dict[str, Any]] = {
         "rope_local_base_freq": 1e4,
     },
 }
+_SIZE_KEYS = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+_LARGEST = (1 << 24, 10_000)  # of a width, and of a number of layers
 _ACTIVATIONS = {"swiglu": ("silu", "swish"), "geglu": ("gelu_pytorch_tanh",)}
 # Fields that say how to compute, not which model: they differ between two runs of the same weights.
 RUN_FIELDS = ("dtype", "param_dtype", "remat", "attention", "scan_unroll")
@@ -58,7 +60,13 @@ def from_hf(config: Mapping[str, Any], source: str = "config.json", **override: 
     """
     if unknown := sorted(set(override) - set(RUN_FIELDS)):
         raise ValueError(f"{source} fixes model.{', model.'.join(unknown)}; only {', '.join(RUN_FIELDS)} are free.")
-    config = text_config(config)
+    try:
+        return _from_hf(text_config(config), source, override)
+    except (TypeError, AttributeError, KeyError, ZeroDivisionError, OverflowError) as error:
+        raise ValueError(f"{source} holds a value of the wrong kind ({error}); download it again.") from error
+
+
+def _from_hf(config, source, override):
     family = config.get("model_type")
     if family not in _TRAITS:
         raise ValueError(f"{source}: model_type = {family!r} is none of {', '.join(_TRAITS)}, gemma3.")
@@ -70,6 +78,10 @@ def from_hf(config: Mapping[str, Any], source: str = "config.json", **override: 
         return config[key]
 
     _refuse(config, family, source)
+    for key in (*_SIZE_KEYS, "num_key_value_heads", "head_dim"):
+        value = config.get(key)
+        if value is not None and not (type(value) is int and 0 < value <= _LARGEST[key == "num_hidden_layers"]):
+            raise ValueError(f"{source}: {key} = {value!r} is no size of a {family} model.")
     heads, layers = need("num_attention_heads"), need("num_hidden_layers")
     values = dict(
         vocab_size=need("vocab_size"),

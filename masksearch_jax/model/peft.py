@@ -13,18 +13,23 @@ from jax.sharding import Mesh
 from masksearch_jax import sharding
 from masksearch_jax.model import convert, export, families, transformer
 from masksearch_jax.model.config import ModelConfig
+from masksearch_jax.runtime import json_files
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-# Settings of PEFT under which an adapter computes something else, unless they have one of these values.
-_PLAIN = {
-    "use_rslora": (False, None),
-    "use_dora": (False, None),
-    "fan_in_fan_out": (False, None),
+# Settings of PEFT that change nothing of what an adapter computes, or that `load` compares itself.
+_FREE = {
+    "auto_mapping", "base_model_name_or_path", "inference_mode", "lora_alpha",
+    "lora_dropout", "megatron_core", "peft_type", "peft_version", "qalora_group_size", "r", "revision",
+    "runtime_config", "target_modules", "task_type",
+}  # fmt: skip
+# The only values of other settings under which an adapter is plain LoRA on the unchanged base. Adapters that began as
+# pissa, olora, corda or loftq stand on a base that their initialisation changed.
+_PLAIN: dict[str, tuple[Any, ...]] = {
     "bias": ("none", None),
-    "rank_pattern": ({}, None),
-    "alpha_pattern": ({}, None),
-    "modules_to_save": ([], None),
+    "init_lora_weights": (True, False, None, "gaussian", "orthogonal", "eva"),
 }
+# Of every other setting, also one that is not known here.
+_OFF = (None, False, {}, [], "")
 
 
 def tensors(cfg: ModelConfig) -> list[convert.Tensor]:
@@ -81,12 +86,14 @@ def load(folder: Path | str, cfg: ModelConfig, mesh: Mesh, rules: sharding.Rules
     """
     folder = Path(folder)
     path = folder / _CONFIG
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist; give the folder that PEFT's save_pretrained wrote")
+    found = json_files.read_json_object(path, "give the folder that PEFT's save_pretrained wrote", ("r", "lora_alpha"))
     if cfg.lora is None:
         raise ValueError(f"{folder} holds adapters and this run has none; set --config.lora.rank")
-    found = json.loads(path.read_text())
-    strange = [f"{name} = {found[name]!r}" for name, plain in _PLAIN.items() if found.get(name) not in plain]
+    strange = [
+        f"{name} = {value!r}"
+        for name, value in sorted(found.items())
+        if name not in _FREE and not any(value is plain or value == plain for plain in _PLAIN.get(name, _OFF))
+    ]
     if found.get("peft_type") != "LORA" or strange:
         strange = [f"peft_type = {found.get('peft_type')!r}", *strange]
         raise ValueError(f"{path}: {', '.join(strange)}; only plain LoRA is computed here")
@@ -96,4 +103,4 @@ def load(folder: Path | str, cfg: ModelConfig, mesh: Mesh, rules: sharding.Rules
             f" {cfg.lora.rank}, alpha = {cfg.lora.alpha}; give those of the file"
         )
     abstract = transformer.abstract_params(cfg, mesh, rules)["adapters"]
-    return convert.load_tensors(folder, cfg, tensors(cfg), abstract)
+    return convert.load_tensors(folder, cfg, tensors(cfg), abstract, single=_WEIGHTS)

@@ -21,7 +21,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from masksearch_jax.model.convert import read_safetensors
+from masksearch_jax.model.published.safetensors_files import read_safetensors
 from masksearch_jax.retrieval import bert_network, encoder
 from masksearch_jax.text import wordpiece
 

@@ -12,7 +12,7 @@ import safetensors.numpy
 
 from masksearch_jax import sharding
 from masksearch_jax.model import convert, export
-from masksearch_jax.model.convert import read_safetensors
+from masksearch_jax.model.published.safetensors_files import read_safetensors
 
 
 def one_device():
@@ -112,7 +112,7 @@ def test_missing_files_are_named(tmp_path):
     bare.mkdir()
     (bare / "config.json").write_text(json.dumps(published.CONFIGS["qwen2"]))
     (bare / "pytorch_model.bin").write_bytes(b"")
-    with pytest.raises(FileNotFoundError, match=r"no safetensors files, only \['pytorch_model.bin'\]"):
+    with pytest.raises(FileNotFoundError, match="no model.safetensors; there are pytorch_model.bin"):
         convert.load_pretrained(bare, one_device())
 
 
@@ -124,7 +124,8 @@ def test_the_language_model_of_a_vision_checkpoint(prefix, tmp_path):
         json.dumps({"model_type": "gemma3", "text_config": published.CONFIGS["gemma3"]})
     )
     tower = {"model.vision_tower.x": np.zeros(3, np.float32), "multi_modal_projector.y": np.zeros(3, np.float32)}
-    safetensors.numpy.save_file(tower, nested / "vision.safetensors")
+    language = read_safetensors(nested / "model.safetensors")
+    safetensors.numpy.save_file(language | tower, nested / "model.safetensors")
     cfg, params = convert.load_pretrained(nested, one_device())
     expected_cfg, expected = convert.load_pretrained(plain, one_device())
     assert cfg == expected_cfg

@@ -12,6 +12,7 @@ import safetensors.numpy
 from masksearch_jax import sharding
 from masksearch_jax.model import convert, export, lora, peft, transformer
 from masksearch_jax.model.config import LoraConfig, ModelConfig
+from masksearch_jax.model.published.safetensors_files import read_safetensors
 
 CASES = ("qwen2", "gemma3", "llama3")
 
@@ -43,8 +44,8 @@ def test_the_file_holds_the_factors_of_what_merging_adds(case, tmp_path):
     _, cfg, params = adapted(tmp_path, case, sharding.make_mesh(2, 2, 1))
     peft.save(tmp_path / "peft", cfg, params["adapters"], "a/base")
     export.save_pretrained(tmp_path / "merged", cfg.merged, lora.merged(cfg, params))
-    factors = convert.read_safetensors(tmp_path / "peft" / "adapter_model.safetensors")
-    merged = convert.read_safetensors(tmp_path / "merged" / "model.safetensors")
+    factors = read_safetensors(tmp_path / "peft" / "adapter_model.safetensors")
+    merged = read_safetensors(tmp_path / "merged" / "model.safetensors")
     base, settings = published.weights(case), json.loads((tmp_path / "peft" / "adapter_config.json").read_text())
     assert (settings["r"], settings["lora_alpha"], settings["base_model_name_or_path"]) == (3, 6.0, "a/base")
     scale, seen = settings["lora_alpha"] / settings["r"], 0
@@ -109,7 +110,7 @@ def test_what_does_not_fit_is_named(tmp_path):
     refusal("set --config.lora.rank", cfg=cfg.merged)
     more = dataclasses.replace(cfg, lora=LoraConfig(3, 6.0, targets=("q", "o")))
     refusal(r"missing: base_model.model.model.layers.0.self_attn.o_proj.lora_A.weight \(3, 56\)", cfg=more)
-    factors = convert.read_safetensors(folder / "adapter_model.safetensors")
+    factors = read_safetensors(folder / "adapter_model.safetensors")
     safetensors.numpy.save_file(factors | {"base_model.model.lm_head.lora_A.weight": np.zeros((3, 56), np.float32)},
                                 folder / "adapter_model.safetensors")  # fmt: skip
     refusal("surplus: base_model.model.lm_head.lora_A.weight")
