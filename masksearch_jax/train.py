@@ -21,7 +21,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from masksearch_jax import distributed, entry, language_model, synthesize
+from masksearch_jax import distributed, entry, language_model, sharding, synthesize
 from masksearch_jax import job as job_lib
 from masksearch_jax.agents.answer_judge import AnswerJudge
 from masksearch_jax.checkpoints import Checkpointer
@@ -30,6 +30,7 @@ from masksearch_jax.model.config import lora_from_config
 from masksearch_jax.retrieval import remote
 from masksearch_jax.runtime.config_files import find_config
 from masksearch_jax.trainers import dapo, sft
+from masksearch_jax.trainers.rows import check_rows
 
 _PREPARE_PAGE = "configs/prepare.py"
 
@@ -63,7 +64,9 @@ def check(cfg: Any) -> None:
     adapters = lora_from_config(cfg.lora)
     if adapters and adapters.base_quantisation:
         lora.qwix()
+    mesh = sharding.make_mesh(**cfg.mesh.to_dict())
     if not (cfg.job == "dapo" and cfg.start):  # which needs no demonstrations
+        check_rows("sft", cfg.sft.rows, cfg.sft.micro_batches, mesh)
         synthesize.check(cfg)
     if cfg.job == "sft":
         return
@@ -73,6 +76,7 @@ def check(cfg: Any) -> None:
             "the log-probs of sampler and trainer disagree by construction; set top_p=1.0 and top_k=0"
         )
     dapo.check(cfg.dapo)
+    dapo.batch_shape(cfg.dapo, cfg.episode.total_tokens, mesh)
     if cfg.dapo.staleness not in (0, 1):
         raise ValueError(f"dapo.staleness={cfg.dapo.staleness} is none of (0, 1): a batch is one version old at most")
     if cfg.dapo.staleness and not cfg.dapo.tis_cap:

@@ -99,6 +99,7 @@ def test_unknown_and_ill_typed_settings_are_refused(tmp_path):
 def test_attention_that_the_devices_cannot_compute_is_refused_before_any_work(tmp_path):
     config = load("sft")
     config.model.attention = "splash"
+    config.mesh.data = 1
     with pytest.raises(ValueError, match="'splash': its kernels are for TPUs and the devices are cpu"):
         train.run(config, tmp_path)
     assert not list(tmp_path.iterdir())

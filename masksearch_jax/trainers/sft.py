@@ -30,6 +30,7 @@ from masksearch_jax.trainers import optimizer as optimizer_lib
 from masksearch_jax.trainers import pieces
 from masksearch_jax.trainers import state as state_lib
 from masksearch_jax.trainers.divergence import UpdateWatch, check_finite
+from masksearch_jax.trainers.rows import check_rows
 
 Evaluate = Callable[[Any, int], dict[str, Any]]
 
@@ -103,6 +104,7 @@ def run(
         share=settings.share,
     )
     # ---- model and optimizer --------------------------------------------------------------------------------------
+    check_rows(name, settings.rows, settings.micro_batches, mesh)
     tx = optimizer_lib.build(settings.optimizer, state_lib.abstract_trained(model_cfg, mesh))
     step_fn = make_step(model_cfg, tx, mesh, settings.micro_batches)
     # ---- own checkpoint > given parameters > fresh ones -----------------------------------------------------------
