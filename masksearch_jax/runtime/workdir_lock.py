@@ -147,7 +147,7 @@ def _owner(path: Path, wait: bool = False) -> dict[str, Any]:
             found = json_files.read_json(path, "")
         except (ValueError, FileNotFoundError):
             found = None
-        if isinstance(found, dict):
+        if isinstance(found, dict) and {"token", "machine", "pid"} <= found.keys():
             return found
         if wait:
             time.sleep(0.05)

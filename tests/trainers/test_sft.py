@@ -61,6 +61,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(cfg, ready):
     assert starts == [0, 4]
 
 
+@pytest.mark.slow
 def test_a_stage_folder_that_is_removed_under_the_run_ends_it(cfg, ready):
     def remove(params, step):
         shutil.rmtree(ready / "sft")
