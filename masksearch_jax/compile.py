@@ -403,4 +403,4 @@ def main(cfg: Any, workdir: Path) -> None:
 
 
 if __name__ == "__main__":
-    entry.start(main, None)
+    entry.start(main, None, resumable=False)

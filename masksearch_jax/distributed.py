@@ -32,17 +32,15 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-RETRY = 75  # EX_TEMPFAIL of sysexits.h
+from masksearch_jax.runtime import stop_signals
+from masksearch_jax.runtime.stop_signals import RETRY, PreemptedError
+
 # What errors of JAX say, of whatever type they are, when a peer or the network failed and not the program.
 _TRANSIENT = re.compile(
     r"^(UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED)\b|\bGloo .*failed|[Cc]oordination ?[Ss]ervice"
 )
 _SHUTDOWN_SECONDS = 60
 _MARGIN_SECONDS = 30  # how much longer than our own limits the ones behind them are: ours have the better messages
-
-
-class PreemptedError(Exception):
-    """The run was told to stop and has saved what it has; start it again."""
 
 
 class Watchdog:
@@ -86,6 +84,7 @@ class Watchdog:
 
 _watchdog: Watchdog | None = None
 _asked = itertools.count()
+_unbroken = 0
 
 
 def alive(doing: str) -> None:
@@ -145,6 +144,7 @@ def start(settings: Any) -> None:
         jax.distributed.initialize(settings.coordinator, settings.processes, settings.process_id, **limits)
     else:
         jax.distributed.initialize(**limits)
+    stop_signals.pass_interrupts_on()
     check_count(settings.processes, jax.process_count(), jax.local_device_count(), jax.device_count())
     # The first program of all: each process says how many devices it holds.
     devices = multihost_utils.process_allgather(np.int32(jax.local_device_count())).tolist()
@@ -183,11 +183,31 @@ def check_shared(folder: Path) -> None:
 
 
 def preempted() -> bool:
-    """True, for all processes at the same call, once one of them was asked to stop (SIGTERM) before it.
+    """True, for all processes at the same call, once one of them was told to stop (SIGTERM, or Ctrl-C) before it.
 
-    To be called once a step, after which the state could be saved. One process alone dies of SIGTERM, as ever.
+    To be called where the state can be saved, by all processes alike.
     """
-    return jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(next(_asked))
+    if jax.process_count() == 1:
+        return stop_signals.requested()
+    return multihost_utils.reached_preemption_sync_point(next(_asked))
+
+
+def stop_if_preempted() -> None:
+    """Raises `PreemptedError`, in all processes at the same call, once one was told to stop: for work that nothing is
+    lost of when it is given up and done again. Nothing happens within `unbroken`."""
+    if not _unbroken and preempted():
+        raise PreemptedError("told to stop; start the same line again, and it goes on")
+
+
+@contextlib.contextmanager
+def unbroken() -> Iterator[None]:
+    """Work within it changes what could not be restored: `stop_if_preempted` lets it come to its end."""
+    global _unbroken
+    _unbroken += 1
+    try:
+        yield
+    finally:
+        _unbroken -= 1
 
 
 def _end(error: BaseException) -> None:

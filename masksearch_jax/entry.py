@@ -4,8 +4,10 @@
 and `--workdir`, by default runs/<name of the page>.
 """
 
+import contextlib
 import os
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,15 +16,18 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from masksearch_jax.runtime import child_process, stop_signals
 from masksearch_jax.runtime.config_files import find_config
 
 
-def start(call: Callable[[Any, Path], Any], page: str | None) -> None:
+def start(call: Callable[[Any, Path], Any], page: str | None, resumable: bool = True) -> None:
     """Parses the flags and runs `call(settings, workdir)`. page: the default page; None makes --config a must.
 
     ValueError, FileNotFoundError and ConnectionError, which say what to do, end the process with their message and
-    exit status 1.
+    exit status 1. resumable: SIGTERM and Ctrl-C end it with exit status 75, after which the same line goes on
+    (runtime/stop_signals.py). A process that another entry started ends with that one.
     """
+    child_process.end_with_parent()
     default = page and find_config(page)
     config = config_flags.DEFINE_config_file("config", default, "The page of settings.", lock_config=True)
     workdir = flags.DEFINE_string("workdir", None, "Everything the run makes; default runs/<name of the page>.")
@@ -36,10 +41,16 @@ def start(call: Callable[[Any, Path], Any], page: str | None) -> None:
         split_cpu(config.value.get("cpu_devices", 0))
         name = Path(config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0]).stem
         try:
-            call(config.value, Path(workdir.value or f"runs/{name}"))
+            with stop_signals.listening() if resumable else contextlib.nullcontext():
+                call(config.value, Path(workdir.value or f"runs/{name}"))
+        except stop_signals.PreemptedError as error:
+            print(f"{name}: {error}", file=sys.stderr, flush=True)
+            raise SystemExit(stop_signals.RETRY) from None
         except (ValueError, FileNotFoundError, ConnectionError) as error:
             raise SystemExit(f"{name}: {error}") from error
         except subprocess.CalledProcessError as error:
+            if error.returncode == stop_signals.RETRY:  # it was told to stop, and said so
+                raise SystemExit(stop_signals.RETRY) from None
             raise SystemExit(
                 f"{name}: a step failed with exit status {error.returncode}; its message stands above"
             ) from None

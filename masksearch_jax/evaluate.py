@@ -19,6 +19,7 @@ from masksearch_jax.data.records import Task
 from masksearch_jax.evals import report, runner
 from masksearch_jax.evals.benchmarks import BENCHMARKS
 from masksearch_jax.rollout.engine import RolloutEngine
+from masksearch_jax.runtime import workdir_lock
 from masksearch_jax.trainers import state as state_lib
 
 # Which stage's weights a policy uses; the untrained model has none.
@@ -47,8 +48,12 @@ def run(job: job_lib.Job, policy: str, engine: RolloutEngine, params: Any = None
             f"nothing to evaluate: evaluate.episodes and evaluate.benchmarks ask for nothing of the split "
             f"{job.cfg.evaluate.split!r} that {job.workdir / 'data'} holds"
         )
-    rows, scores = [], {}
-    with metrics.progress_bar(sum(map(len, suites.values())), f"evaluate {policy}") as bar, jax.set_mesh(job.mesh):
+    folder, rows, scores = job.workdir / "evaluate" / policy, [], {}
+    with (
+        workdir_lock.locked(folder),
+        metrics.progress_bar(sum(map(len, suites.values())), f"evaluate {policy}") as bar,
+        jax.set_mesh(job.mesh),
+    ):
         done = 0
         for name, tasks in suites.items():
             own = INDEX_OF.get(name)
@@ -61,9 +66,8 @@ def run(job: job_lib.Job, policy: str, engine: RolloutEngine, params: Any = None
             bar(done)
             rows += found
             scores[name] = runner.summarise(found)
-    folder = job.workdir / "evaluate" / policy
-    runner.write_rows(folder / "rows.jsonl", rows)
-    runner.write_json(folder / "scores.json", scores)
+        runner.write_rows(folder / "rows.jsonl", rows)
+        runner.write_json(folder / "scores.json", scores)
     return scores
 
 

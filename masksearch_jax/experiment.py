@@ -13,6 +13,7 @@ from typing import Any
 
 from masksearch_jax import entry, view
 from masksearch_jax.experiments import evolve, grid, quickstart
+from masksearch_jax.runtime import workdir_lock
 
 _LINES = {"quickstart": quickstart.run, "evolve": evolve.run, "grid": grid.run}
 
@@ -27,8 +28,9 @@ def run(cfg: Any, workdir: Path) -> dict[str, Any]:
             f"distributed.processes={cfg.distributed.processes}: the whole line runs in one process; prepare and "
             "synthesize once, then start `python -m masksearch_jax.train` on every host"
         )
-    content = _LINES[cfg.line](cfg, workdir)
-    show(workdir)
+    with workdir_lock.locked(workdir):
+        content = _LINES[cfg.line](cfg, workdir)
+        show(workdir)
     return content
 
 

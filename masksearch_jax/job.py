@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from masksearch_jax import sharding
+from masksearch_jax import distributed, sharding
 from masksearch_jax.checkpoints import Checkpointer
 from masksearch_jax.data import pipeline, records
 from masksearch_jax.data.curriculum import QUESTIONS, level_name
@@ -25,6 +25,7 @@ from masksearch_jax.retrieval.tool import SearchTool
 from masksearch_jax.rollout.decode import Sampling
 from masksearch_jax.rollout.engine import RolloutConfig, RolloutEngine
 from masksearch_jax.rollout.episode import EpisodeLimits
+from masksearch_jax.runtime import json_files, settings_history
 from masksearch_jax.text import tokenizer as tokenizer_lib
 from masksearch_jax.text.interface import Tokenizer
 from masksearch_jax.trainers import state as state_lib
@@ -114,6 +115,8 @@ class Job:
         return self._restore(self.workdir / stage, step)
 
     def _restore(self, folder: Path, step: int | None) -> Any:
+        if (folder / "config.json").exists():  # else written by hand, or by convert
+            self._check_model(folder, str(folder), ("lora",))  # what differs in adapters is said below
         frozen = lora.split(self._base())[1] if self.model_cfg.lora else ()
         checkpoints = Checkpointer(folder / "checkpoints", read_only=True)
         meta = checkpoints.meta(step)
@@ -143,17 +146,31 @@ class Job:
         params = convert.load_pretrained(self.cfg.pretrained, mesh, **self._chosen)[1]
         return transformer.adapt(cfg, params, self.cfg.seed, mesh) if cfg.lora else params
 
-    def _started(self) -> Any:
-        folder = Path(self.cfg.start)
-        saved = json.loads((folder / "config.json").read_text())["model"]
+    def _check_model(self, folder: Path, called: str, left_out: tuple[str, ...] = ()) -> None:
+        """Raises ValueError that says what differs between the model of a stage's folder and this run's."""
+        again = f"name the folder of a trained stage, such as {self.workdir / 'sft'}"
+        saved = json_files.read_json_object(folder / "config.json", again, required=("model",))["model"]
         own = json.loads(json.dumps(dataclasses.asdict(self.model_cfg)))
         saved = json.loads(json.dumps(dataclasses.asdict(model_config.ModelConfig(vocab_size=1)))) | saved
-        different = sorted(name for name in own if name not in families.RUN_FIELDS and saved[name] != own[name])
+        free = (*families.RUN_FIELDS, *left_out)
+        different = sorted(name for name in own if name not in free and saved[name] != own[name])
         if different:
             raise ValueError(
-                f"start={folder} holds another model: "
+                f"{called} holds another model: "
                 + ", ".join(f"{name} is {saved[name]} there and {own[name]} here" for name in different)
+                + "; give the --config.model.* settings that it was trained with, or its page and argument"
             )
+
+    def _started(self) -> Any:
+        folder = Path(self.cfg.start)
+        self._check_model(folder, f"start={folder}")
+        said = {
+            name: found
+            for name, found in settings_history.changed(folder, self.cfg.to_dict()).items()
+            if name.partition(".")[0] in ("search", "episode")  # another objective, which a new stage may have
+        }
+        if said and distributed.primary():
+            settings_history.say_differences(f"start={folder}: this stage goes on", said)
         data = folder.parent / "data"
         if tokenizer_lib.load(data).fingerprint != self.tokenizer.fingerprint:
             raise ValueError(

@@ -44,6 +44,17 @@ class Mean:
         self._parts = {}
         return means
 
+    def get_state(self) -> dict[str, list[list[float]]]:
+        """Returns what was added since the last result, as JSON data, exactly."""
+        return {
+            name: [[float(np.asarray(value)) for value in pair] for pair in parts]
+            for name, parts in self._parts.items()
+        }
+
+    def set_state(self, state: Mapping[str, Iterable[Iterable[float]]]) -> None:
+        """Goes on from what `get_state` returned."""
+        self._parts = {name: [tuple(pair) for pair in parts] for name, parts in state.items()}
+
 
 class MetricsLog:
     """Rows of `<directory>/metrics.jsonl`, each {'step': n, 'time': unix seconds, name: value, ..}."""
@@ -64,6 +75,11 @@ class MetricsLog:
         if self._file is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self.path.open("a", encoding="utf-8")
+        elif not self.path.exists():
+            raise FileNotFoundError(
+                f"{self.path} was removed while the run wrote to it, and its rows are lost; start the same line again: "
+                "it goes on from its newest checkpoint"
+            )
         row = {"step": int(step), "time": round(time.time(), 3)}
         row.update({name: _plain(value) for name, value in values.items()})
         self._file.write(json.dumps(row) + "\n")

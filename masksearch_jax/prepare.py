@@ -27,6 +27,8 @@ from masksearch_jax.data.records import Passage  # noqa: E402
 from masksearch_jax.retrieval import build as index_build  # noqa: E402
 from masksearch_jax.retrieval import settings as index_settings  # noqa: E402
 from masksearch_jax.retrieval.passages import PassageStore  # noqa: E402
+from masksearch_jax.runtime import workdir_lock  # noqa: E402
+from masksearch_jax.workflows import prepared_data  # noqa: E402
 
 # Which splits each index holds: training never sees held-out text, validation none of the test split.
 INDICES = {"train": ("train",), "validation": ("train", "validation"), "all": ("train", "validation", "test")}
@@ -66,8 +68,8 @@ def run(cfg: Any, workdir: Path) -> dict[str, Any]:
     """
     from masksearch_jax.prep import manifest
 
-    data_dir, partial, vectors = workdir / "data", workdir / "data.partial", workdir / "data.vectors"
-    recorded = settings(cfg)
+    data_dir = workdir / "data"
+    recorded = prepared_data.recorded(cfg)
     if data_dir.exists() and manifest.read(data_dir) is None:
         raise ValueError(f"{data_dir} exists and prepare did not make it; take another --workdir, or move it away")
     if not cfg.overwrite and manifest.is_current(data_dir, recorded):
@@ -89,6 +91,17 @@ def run(cfg: Any, workdir: Path) -> dict[str, Any]:
     from masksearch_jax.prep import pipeline
 
     pipeline.check(cfg)
+    with workdir_lock.locked(workdir):
+        return _prepare(cfg, workdir, recorded, retrieval, started)
+
+
+def _prepare(
+    cfg: Any, workdir: Path, recorded: dict[str, Any], retrieval: index_settings.IndexSettings, started: float
+) -> dict[str, Any]:
+    """The work of `run`, in a workdir that no other run writes to."""
+    from masksearch_jax.prep import manifest, pipeline
+
+    data_dir, partial, vectors = workdir / "data", workdir / "data.partial", workdir / "data.vectors"
     workers, shards = None, workdir / "data.shards"
     if cfg.beam.runner:
         workers = _beam(cfg, shards)
@@ -117,22 +130,6 @@ def run(cfg: Any, workdir: Path) -> dict[str, Any]:
     print(json.dumps(report, indent=1))
     print(f"{data_dir}: prepared in {report['seconds']['all']:.0f} s")
     return written
-
-
-def settings(cfg: Any) -> dict[str, Any]:
-    """The settings that the data depends on: of `llm` what decides a reply, where spans are asked for."""
-    recorded = cfg.to_dict()
-    del recorded["overwrite"], recorded["llm"], recorded["beam"]  # who does it changes no record
-    if cfg.spans == "llm":
-        recorded["llm"] = language_model.deciding(cfg.llm)
-    if cfg.spans != "hard":
-        del recorded["hard"]
-    for name, older in (("spans", "rules"), ("elsewhere", False)):  # of which older data does not say a word
-        if recorded[name] == older:
-            del recorded[name]
-    if not recorded["tasks"]["titles"]:
-        del recorded["tasks"]["titles"]
-    return recorded
 
 
 def _with_model(cfg: Any, data_dir: Path, cache_file: Path) -> tuple[dict[str, Any], dict[str, Any]]:

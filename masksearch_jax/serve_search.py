@@ -60,4 +60,4 @@ def say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    entry.start(run, "configs/serve_search.py")
+    entry.start(run, "configs/serve_search.py", resumable=False)  # it drains its connections instead

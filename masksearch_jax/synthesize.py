@@ -27,6 +27,7 @@ from masksearch_jax.data.curriculum import level_name, level_of, task_folder
 from masksearch_jax.llm.client import Client
 from masksearch_jax.retrieval import interface
 from masksearch_jax.rollout.episode import EpisodeLimits
+from masksearch_jax.runtime import json_files, workdir_lock
 from masksearch_jax.text import chat
 from masksearch_jax.text import tokenizer as tokenizer_lib
 from masksearch_jax.text.interface import Tokenizer
@@ -41,8 +42,23 @@ TEACHERS = {
 }
 
 
+# Of search: what decides what a search finds and shows. Who answers it, and how patiently it is asked, does not.
+SEARCH = ("hits", "exclusion")
+
+
+def deciding(recorded: dict[str, Any]) -> dict[str, Any]:
+    """Of the settings in a manifest those that decide what was demonstrated, as JSON data: what reuse compares. Older
+    manifests hold more."""
+    found = json.loads(json.dumps(recorded))
+    found["search"] = {name: value for name, value in found.get("search", {}).items() if name in SEARCH}
+    found.get("episode", {}).pop("deadline_ticks", None)  # counts the steps of a rollout
+    found.get("synthesize", {}).pop("probe_tasks", None)  # measures the index
+    return found
+
+
 def settings(cfg: Any) -> dict[str, Any]:
-    """All that shapes the demonstrations, as JSON data: written to the manifest and compared by whoever reuses them."""
+    """All that shapes the demonstrations, as JSON data: written to the manifest; whoever reuses them compares what is
+    `deciding`."""
     wanted, model = cfg.synthesize.to_dict(), {}
     del wanted["agents"]["workers"]
     if wanted["teacher"] == "agents":
@@ -230,8 +246,13 @@ def _run_oracle(cfg: Any, workdir: Path, searcher: interface.Searcher) -> dict[s
 def _finish(manifest: dict[str, Any], target: Path, started: float) -> dict[str, Any]:
     """Writes the manifest, last: demonstrations are finished where it exists."""
     manifest["seconds"] = round(time.perf_counter() - started, 2)
-    target.mkdir(parents=True, exist_ok=True)
-    (target / "manifest.json").write_text(json.dumps(manifest, indent=1))
+    made = [name for name, level in manifest["levels"].items() if level.get("written")]
+    for name in made:
+        if not (target / f"{name}.array_record").exists():
+            raise FileNotFoundError(
+                f"{target} was removed or replaced while demonstrations were written to it; run the same line again"
+            )
+    json_files.write_json(target / "manifest.json", manifest)
     return manifest
 
 
@@ -291,8 +312,9 @@ def _first(source: Iterator[Any], count: int) -> list[Any]:
 
 def main(cfg: Any, workdir: Path) -> None:
     check(cfg)
-    searcher = job.Job(cfg, workdir).searcher("train")
-    print(json.dumps(run(cfg, workdir, searcher), indent=1))
+    with workdir_lock.locked(workdir):
+        searcher = job.Job(cfg, workdir).searcher("train")
+        print(json.dumps(run(cfg, workdir, searcher), indent=1))
 
 
 if __name__ == "__main__":

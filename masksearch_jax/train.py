@@ -9,12 +9,12 @@ from it, and DAPO takes it as its warm start, without SFT before it. So stage II
 and started again with the same line, a run goes on and ends with the same parameters bit for bit.
 """
 
-import json
+import contextlib
 import os
 import runpy
-import subprocess
+import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,11 @@ from masksearch_jax.checkpoints import Checkpointer
 from masksearch_jax.model import convert, lora
 from masksearch_jax.model.config import lora_from_config
 from masksearch_jax.retrieval import remote
+from masksearch_jax.runtime import child_process, json_files, settings_history, workdir_lock
 from masksearch_jax.runtime.config_files import find_config
 from masksearch_jax.trainers import dapo, sft
 from masksearch_jax.trainers.rows import check_rows
+from masksearch_jax.workflows import prepared_data
 
 _PREPARE_PAGE = "configs/prepare.py"
 
@@ -44,6 +46,7 @@ def run(cfg: Any, workdir: Path) -> Any:
     if cfg.model.attention != "xla":  # refused, if it must be, before data is made; xla asks nothing of the devices
         say(f"attention of training rows: {job.architecture.attention}")
     ensure_data(cfg, workdir)
+    check_stages(job)
     if cfg.job == "dapo" and cfg.start:
         return train_dapo(job)
     ensure_demonstrations(job)
@@ -91,10 +94,11 @@ def check(cfg: Any) -> None:
 
 def ensure_data(cfg: Any, workdir: Path) -> None:
     """Prepares W/data in a process of its own unless it is there. Several processes refuse and print the command
-    instead."""
-    if (workdir / "data" / "manifest.json").exists():
-        return
+    instead. Raises ValueError for data that was made with other settings than the run states."""
     command = prepare_command(cfg.prepare, workdir)
+    if (workdir / "data" / "manifest.json").exists():
+        prepared_data.check(cfg, workdir, shlex.join(command), say=distributed.primary())
+        return
     if cfg.distributed.processes > 1:
         raise ValueError(
             f"{workdir / 'data'} is not prepared, and {cfg.distributed.processes} processes would all prepare it. "
@@ -102,7 +106,7 @@ def ensure_data(cfg: Any, workdir: Path) -> None:
         )
     say(f"{workdir / 'data'} is missing: preparing it\n  {' '.join(command)}")
     # On the CPU, whatever the trainer runs on: preparation never takes an accelerator.
-    subprocess.run(command, check=True, env=os.environ | {"JAX_PLATFORMS": "cpu"})
+    child_process.run(command, check=True, env=os.environ | {"JAX_PLATFORMS": "cpu"})
 
 
 def prepare_command(settings: ConfigDict, workdir: Path) -> list[str]:
@@ -126,7 +130,7 @@ def _leaves(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
 def ensure_demonstrations(job: job_lib.Job) -> None:
     """Synthesises W/demonstrations unless they are there, or refuses if they were made with other settings."""
     target = job.workdir / "demonstrations" / "manifest.json"
-    settings = json.loads(json.dumps(synthesize.settings(job.cfg)))
+    settings = synthesize.deciding(synthesize.settings(job.cfg))
     if not target.exists():
         if job.cfg.distributed.processes > 1:
             raise ValueError(
@@ -136,17 +140,25 @@ def ensure_demonstrations(job: job_lib.Job) -> None:
             )
         say(f"{target.parent} is missing: synthesising it")
         synthesize.run(job.cfg, job.workdir, job.searcher("train"))
-    elif (made := json.loads(target.read_text())["settings"]) != settings:
-        different = sorted(name for name in settings if made.get(name) != settings[name])
+        return
+    again = f"remove {target.parent}, and the same line makes it again"
+    made = synthesize.deciding(json_files.read_json_object(target, again, required=("settings",))["settings"])
+    if made != settings:
+        there, here = (dict(settings_history.leaves(value)) for value in (made, settings))
+        different = sorted(name for name in there.keys() | here.keys() if there.get(name) != here.get(name))
         raise ValueError(
-            f"{target.parent} was made with other settings ({', '.join(f'{n}: {made.get(n)}' for n in different)}; now "
-            f"{', '.join(f'{n}: {settings[n]}' for n in different)}); remove the folder or take another --workdir"
+            f"{target.parent} was made with other settings: "
+            + "; ".join(f"{name} is {there.get(name)!r} there and {here.get(name)!r} here" for name in different)
+            + "; give the settings that it has, remove the folder, or take another --workdir"
         )
 
 
 def train_sft(job: job_lib.Job, name: str = "sft", params: Any = None) -> Any:
-    """SFT under W/<name>, or its final parameters if it is finished."""
+    """SFT under W/<name>, or its final parameters if it is finished. Raises ValueError for settings that a stage which
+    has a checkpoint was not trained with."""
+    changed = sft.stage_of(job.cfg, job.workdir, name, "sft", job.model_cfg).differences()
     if finished(job, name, job.cfg[name].steps):
+        _say_finished(job.workdir / name, changed)
         return job.parameters(name)
     evaluate = job.validation(job.cfg.validation_episodes) if job.cfg[name].eval_every else None
     if params is None:
@@ -157,8 +169,10 @@ def train_sft(job: job_lib.Job, name: str = "sft", params: Any = None) -> Any:
 
 def train_dapo(job: job_lib.Job, params: Any = None) -> Any:
     """DAPO under W/dapo from given parameters (default: what the page starts from), or its final parameters if it is
-    finished."""
+    finished. Raises ValueError for settings that a stage which has a checkpoint was not trained with."""
+    changed = sft.stage_of(job.cfg, job.workdir, "dapo", "dapo", job.model_cfg).differences()
     if finished(job, "dapo", job.cfg.dapo.iterations):
+        _say_finished(job.workdir / "dapo", changed)
         return job.parameters("dapo")
     if params is None:
         params = job.initial()
@@ -190,6 +204,20 @@ def finished(job: job_lib.Job, stage: str, steps: int) -> bool:
     return latest is not None and latest >= steps
 
 
+def _say_finished(folder: Path, changed: settings_history.Differences) -> None:
+    if changed and distributed.primary():
+        settings_history.say_differences(f"{folder} is finished, and used as it is; it", changed)
+
+
+def check_stages(job: job_lib.Job) -> None:
+    """Refuses settings that the stages of this run which have a checkpoint were not trained with, before the work that
+    comes first: ValueError."""
+    kinds = ["sft", "dapo"] if job.cfg.job == "dapo" and not job.cfg.start else [job.cfg.job]
+    for kind in kinds:
+        if (job.workdir / kind).is_dir():
+            sft.stage_of(job.cfg, job.workdir, kind, kind, job.model_cfg).differences()
+
+
 def say(text: str) -> None:
     if distributed.primary():
         print(f"train: {text}", file=sys.stderr, flush=True)
@@ -200,7 +228,23 @@ def main(cfg: Any, workdir: Path) -> None:
         settings = {name: value for name, value in _leaves(cfg).items() if name != "distributed.process_id"}
         distributed.same("their settings", settings)
         distributed.check_shared(workdir)
-        run(cfg, workdir)
+        with _alone(workdir):
+            run(cfg, workdir)
+
+
+@contextlib.contextmanager
+def _alone(workdir: Path) -> Iterator[None]:
+    """Holds the lock of the workdir, on process 0 for all of them; every process raises ValueError if it is taken."""
+    with contextlib.ExitStack() as held:
+        refusal = ""
+        try:
+            if distributed.primary():
+                held.enter_context(workdir_lock.locked(workdir))
+        except ValueError as error:
+            refusal = str(error)
+        if refusal := distributed.gather_bytes(refusal.encode())[0].decode():
+            raise ValueError(refusal)
+        yield
 
 
 if __name__ == "__main__":

@@ -113,3 +113,22 @@ def test_rows_are_valid_json_for_strict_readers(tmp_path):
         raise ValueError(constant)
 
     assert json.loads(log.path.read_text(), parse_constant=refuse)["nested"] == {"y": "nan"}
+
+
+def test_a_log_that_is_removed_under_the_run_is_an_error(tmp_path):
+    log = metrics.MetricsLog(tmp_path)
+    log.write(1, {"loss": 1.0})
+    log.path.unlink()
+    with pytest.raises(FileNotFoundError, match="metrics.jsonl was removed while the run wrote to it"):
+        log.write(2, {"loss": 1.0})
+
+
+def test_a_mean_goes_on_from_its_state_exactly():
+    parts = [{"loss": (np.float32(0.1) * k, np.float32(3.0))} for k in range(1, 8)]
+    whole, first, second = metrics.Mean(), metrics.Mean(), metrics.Mean()
+    for number, part in enumerate(parts):
+        whole.add(part)
+        (first if number < 3 else second).add(part)
+        if number == 2:
+            second.set_state(json.loads(json.dumps(first.get_state())))
+    assert second.result() == whole.result() and not second.get_state()

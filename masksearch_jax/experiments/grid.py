@@ -16,23 +16,23 @@ step of a tiny policy twice as fast. A seed's folder is locked by whoever works 
 import concurrent.futures
 import contextlib
 import dataclasses
-import fcntl
 import functools
 import json
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from masksearch_jax import evaluate, metrics, train
+from masksearch_jax import distributed, evaluate, metrics, train
 from masksearch_jax import job as job_lib
 from masksearch_jax.evals import intervals, report, runner
 from masksearch_jax.experiments.clock import Clock
 from masksearch_jax.experiments.workdirs import shared_workdir
 from masksearch_jax.rollout.engine import RolloutEngine
+from masksearch_jax.runtime import child_process, workdir_lock
 
 ONE_SEARCH = "one_search"
+_WAIT_SECONDS = 60.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +84,9 @@ def side_by_side(cfg: Any, workdir: Path) -> None:
             f"--config.grid.seeds=({seed},)", "--config.grid.at_once=1", "--config.cpu_devices=1",
         ]  # fmt: skip
         with log.open("a") as file:
-            if status := subprocess.run(command, stdout=file, stderr=file).returncode:
+            if status := child_process.run(command, stdout=file, stderr=file).returncode:
+                if status == distributed.RETRY:
+                    raise distributed.PreemptedError(f"seed {seed} was told to stop; start the same line again")
                 raise ValueError(f"seed {seed} ended with exit status {status}; {log} says why")
 
     with concurrent.futures.ThreadPoolExecutor(cfg.grid.at_once) as pool:
@@ -142,10 +144,9 @@ class Line:
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
-        """Waits until no other process works on this seed: one may have outlived the run that started it."""
-        self.workdir.mkdir(parents=True, exist_ok=True)
-        with (self.workdir / "lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        """Waits until no other process works on this seed: one may be ending that a killed run started. Raises
+        ValueError that names it if it does not end."""
+        with workdir_lock.locked(self.workdir, _WAIT_SECONDS):
             yield
 
     def prepare(self) -> None:

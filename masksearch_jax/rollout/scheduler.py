@@ -88,6 +88,7 @@ class Run:
             self.queue, self.clock = queue, PhaseClock(lambda: queue.out > 0)
             while True:
                 distributed.alive("a tick of a rollout")
+                distributed.stop_if_preempted()
                 self._collect()
                 self._settle()
                 left = len(self.requests) - self.next + len(self.live)

@@ -33,14 +33,17 @@ from masksearch_jax.model.config import ModelConfig
 from masksearch_jax.rl import advantages, agreement, batch, loss
 from masksearch_jax.rl.rewards import RewardConfig
 from masksearch_jax.rollout.engine import RolloutEngine
+from masksearch_jax.runtime import stop_signals
 from masksearch_jax.text import tokenizer as tokenizer_lib
 from masksearch_jax.trainers import collect, pieces
 from masksearch_jax.trainers import optimizer as optimizer_lib
 from masksearch_jax.trainers import state as state_lib
 from masksearch_jax.trainers.divergence import UpdateWatch, check_finite
-from masksearch_jax.trainers.sft import Evaluate, save_config
+from masksearch_jax.trainers.sft import Evaluate, stage_of
 
 _log = logging.getLogger(__name__)
+# Where a run stands between two iterations: position in the data, phase, carried groups, waiting groups.
+Position = tuple[dict[str, Any], int, list[collect.Group], list[collect.Group]]
 
 
 def policy_logprobs(model_cfg: ModelConfig, temperature: float, params: Any, rows: batch.UpdateBatch):
@@ -110,6 +113,7 @@ def update_sharding(mesh: Any) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(None, ("data", "fsdp")))
 
 
+@stop_signals.deferred()  # rollouts ask at each tick, the loop after each iteration
 def run(
     cfg: Any,
     workdir: Path,
@@ -128,6 +132,8 @@ def run(
     a changed pipeline, index, tokenizer or base on resume, before the first step.
     """
     settings, folder = cfg.dapo, workdir / "dapo"
+    stage = stage_of(cfg, workdir, "dapo", "dapo", model_cfg)
+    stage.differences()  # refused, if they must be, before anything is opened
     # ---- data and reward ------------------------------------------------------------------------------------------
     tokenizer = tokenizer_lib.load(workdir / "data")
     curriculum = Curriculum([(prompts, dict(weights)) for prompts, weights in settings.curriculum])
@@ -148,7 +154,7 @@ def run(
     log = metrics.MetricsLog(folder, primary=distributed.primary(), tensorboard=cfg.tensorboard)
     carried: list[collect.Group] = []
     waiting: list[collect.Group] = []  # a batch sampled ahead, with staleness
-    version = 0
+    version, evaluation_due = 0, False
     # All that a resumed run must agree on, beside the data.
     identity = {"index": engine.searcher.fingerprint, "tokenizer": tokenizer.fingerprint, "seed": cfg.seed}
     if params is None and (model_cfg.lora or checkpoints.latest() is None):
@@ -161,12 +167,12 @@ def run(
         check_fingerprint(meta["data_fingerprint"], tasks.fingerprint)
         check_identity(meta["identity"], identity)
         tasks.set_state(data_state)
-        version = meta["version"]
+        version, evaluation_due = meta["version"], meta.get("evaluation_due", False)
         carried, waiting = (list(map(collect.from_json, meta[name])) for name in ("carried", "waiting"))
-        log.cut(version)
     else:
         state = state_lib.create(params, model_cfg, tx, mesh)
-        save_config(folder, settings, model_cfg)
+    log.cut(version)  # also at 0: a run that was killed before its first checkpoint has left rows
+    stage.begin(version)
     distributed.same("what they train on", identity | {"data": tasks.fingerprint, **tasks.get_state()})
     del params
     check_finite(state.params, f"dapo at iteration {version}")
@@ -189,13 +195,37 @@ def run(
     watch = UpdateWatch("dapo", "iterations", settings.max_without_update, settings.optimizer.learning_rate, version)
     if version:
         watch.saved(version)
+
+    def score(version: int) -> None:
+        found = evaluate(lora.join(state.params, *frozen), version)
+        log.write(version, {f"eval/{name}": value for name, value in found.items()})
+
+    def save(version: int, position: Position, unscored: dict[str, bool]) -> None:
+        stage.check_present()
+        data_state, phase, carried, waiting = position
+        meta = {
+            "data_fingerprint": tasks.fingerprint,
+            "identity": identity,
+            **facts,
+            "version": version,
+            "phase": phase,
+            "carried": [collect.to_json(group) for group in carried],
+            "waiting": [collect.to_json(group) for group in waiting],
+            **unscored,
+        }
+        checkpoints.save(version, state, meta, data_state)
+        watch.saved(version)
+
+    if evaluation_due and evaluate:
+        score(version)
     # ---- loop: one policy version an iteration --------------------------------------------------------------------
     last = time.perf_counter()
     ahead = range(version + 1, settings.iterations + 1)
     for version in metrics.progress(ahead, len(ahead), "dapo", distributed.primary()):
         began = time.perf_counter()
         phase = curriculum.phase(tasks.index)
-        means = metrics.Mean()
+        before: Position = (tasks.get_state(), phase, carried, waiting)
+        means, unscored = metrics.Mean(), {}
         sampling_params = jax.block_until_ready(decode_copy(lora.join(state.params, *frozen)))
         sample = functools.partial(
             collect.collect, engine, sampling_params, tasks, settings, reward_cfg, augmentation,
@@ -204,7 +234,17 @@ def run(
         del sampling_params
         resharded = time.perf_counter()
         if not waiting:
-            found = sample(carried)
+            try:
+                found = sample(carried)
+            except distributed.PreemptedError:
+                # The parameters are still those of the iteration before: its end is saved, and the run that goes on
+                # samples this batch again.
+                if version - 1 not in (0, checkpoints.latest()):
+                    save(version - 1, before, {})
+                checkpoints.wait()
+                raise distributed.PreemptedError(
+                    f"dapo was told to stop and saved iteration {version - 1}; start it again"
+                ) from None
             waiting, carried = found.batch, found.carried
             means.add(found.measured)
         if not settings.staleness:
@@ -216,7 +256,8 @@ def run(
         updates = build_updates(waiting, settings, shape, reference, version - 1, means)
         waiting, scored, overlapped = [], time.perf_counter(), 0.0
         if settings.staleness:
-            found = sample(carried, meanwhile=functools.partial(train_on_next, version, updates, means, wait=True))
+            with distributed.unbroken():  # the parameters change on the way
+                found = sample(carried, meanwhile=functools.partial(train_on_next, version, updates, means, wait=True))
             waiting, carried = found.batch, found.carried
             means.add(found.measured)
             overlapped = time.perf_counter() - scored
@@ -241,24 +282,18 @@ def run(
         log.write(version, row | timing | {"phase": phase, "prompts": tasks.index, "skipped_total": int(state.skipped)})
         watch.settle(checkpoints, last=version == settings.iterations)
         if evaluate and settings.eval_every and version % settings.eval_every == 0 and version < settings.iterations:
-            log.write(version, {f"eval/{k}": v for k, v in evaluate(lora.join(state.params, *frozen), version).items()})
-        stop = distributed.preempted()
+            try:
+                score(version)
+            except distributed.PreemptedError:  # it is given up, and made by the run that goes on from here
+                unscored = {"evaluation_due": True}
+        stop = bool(unscored) or distributed.preempted()
         if version % settings.checkpoint_every == 0 or version == settings.iterations or stop:
-            meta = {
-                "data_fingerprint": tasks.fingerprint,
-                "identity": identity,
-                **facts,
-                "version": version,
-                "phase": curriculum.phase(tasks.index),
-                "carried": [collect.to_json(group) for group in carried],
-                "waiting": [collect.to_json(group) for group in waiting],
-            }
-            checkpoints.save(version, state, meta, tasks.get_state())
-            watch.saved(version)
+            save(version, (tasks.get_state(), curriculum.phase(tasks.index), carried, waiting), unscored)
         if stop:
             checkpoints.wait()
             raise distributed.PreemptedError(f"dapo was told to stop and saved iteration {version}; start it again")
     checkpoints.wait()
+    stage.check_present()
     checkpoints.close()
     log.close()
     return lora.join(state.params, *frozen)

@@ -1,14 +1,14 @@
 """Supervised fine-tuning on demonstrations: stage I of the paper on RAMP, stage II on questions, the warm start of RL.
 
 In: W/demonstrations (packed by data.pipeline, curriculum by number of masks), a mesh, a searcher for evaluation while
-training. Out: W/<name>/checkpoints, metrics.jsonl, config.json. Loss on the policy's own tokens only: prompt and
-observations are read, never learned. Killed and started again, it ends with the same parameters bit for bit. Several
-processes each build the same global batch from the one cursor, and copy their own rows of it to their devices.
+training. Out: W/<name>/checkpoints, metrics.jsonl, config.json, history.jsonl (the settings of every start). Loss on
+the policy's own tokens only: prompt and observations are read, never learned. Killed and started again, it ends with
+the same parameters bit for bit. Several processes each build the same global batch from the one cursor, and copy their
+own rows of it to their devices.
 """
 
 import dataclasses
 import functools
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +25,7 @@ from masksearch_jax.data.curriculum import Curriculum, level_name
 from masksearch_jax.data.fingerprint import check_fingerprint
 from masksearch_jax.model import logprobs, lora, transformer
 from masksearch_jax.model.config import ModelConfig
+from masksearch_jax.runtime import settings_history, stop_signals
 from masksearch_jax.text import tokenizer as tokenizer_lib
 from masksearch_jax.trainers import optimizer as optimizer_lib
 from masksearch_jax.trainers import pieces
@@ -72,6 +73,7 @@ def make_step(model_cfg: ModelConfig, tx, mesh, micro_batches: int):
     )
 
 
+@stop_signals.deferred()  # the loop asks after each step
 def run(
     cfg: Any,
     workdir: Path,
@@ -89,6 +91,8 @@ def run(
     data that cannot work, before the first step, and DivergedError when steps stop to change anything.
     """
     settings, folder = cfg[name], workdir / name
+    stage = stage_of(cfg, workdir, name, "sft", model_cfg)
+    stage.differences()  # refused, if they must be, before anything is opened
     # ---- data -----------------------------------------------------------------------------------------------------
     tokenizer = tokenizer_lib.load(workdir / "data")
     curriculum = Curriculum([(examples, dict(weights)) for examples, weights in settings.curriculum])
@@ -114,28 +118,38 @@ def run(
         params = transformer.init_params(model_cfg, cfg.seed, mesh)
     frozen = lora.split(params)[1]
     facts = state_lib.adapter_facts(model_cfg, frozen, cfg.pretrained, cfg.seed)
+    means, trained, evaluation_due = metrics.Mean(), 0, False
     if checkpoints.latest() is not None:
         state_lib.check_adapters(checkpoints.meta(), facts, folder)
         state, meta, data_state = checkpoints.restore(None, state_lib.abstract_state(model_cfg, tx, mesh))
         check_fingerprint(meta["data_fingerprint"], batches.fingerprint)
         batches.set_state(data_state)
-        log.cut(meta["step"])
+        means.set_state(meta.get("unlogged", {}))
+        trained, evaluation_due = meta.get("unlogged_tokens", 0), meta.get("evaluation_due", False)
     else:
         state = state_lib.create(params, model_cfg, tx, mesh)
-        save_config(folder, settings, model_cfg)
     distributed.same("the data", {"fingerprint": batches.fingerprint, **batches.get_state()})
     start = int(state.step)
+    log.cut(start)  # also at 0: a run that was killed before its first checkpoint has left rows
+    stage.begin(start)
     check_finite(state.params, f"{name} at step {start}")
     watch = UpdateWatch(name, "steps", settings.max_without_update, settings.optimizer.learning_rate, start)
     if start:
         watch.saved(start)
     del params
+
+    def score(step: int) -> None:
+        found = evaluate(lora.join(state.params, *frozen), step)
+        log.write(step, {f"eval/{name}": value for name, value in found.items()})
+
+    if evaluation_due and evaluate:
+        score(start)
     # ---- loop -----------------------------------------------------------------------------------------------------
-    means, began, tokens, trained = metrics.Mean(), time.perf_counter(), 0, 0
+    began, tokens = time.perf_counter(), 0
     ahead = range(start + 1, settings.steps + 1)
     for step in metrics.progress(ahead, len(ahead), name, distributed.primary()):
         distributed.alive(f"{name} step {step}")
-        batch = next(batches)
+        batch, unscored = next(batches), {}
         del batch["examples"]
         new = int(np.count_nonzero(batch["segments"]))
         tokens, trained = tokens + new, trained + new
@@ -150,26 +164,31 @@ def run(
             log.write(step, row | {"tokens": trained, "tokens_per_s": round(rate, 1)})
             began, tokens, trained = time.perf_counter(), 0, 0
         if evaluate and settings.eval_every and step % settings.eval_every == 0 and step < settings.steps:
-            log.write(step, {f"eval/{k}": v for k, v in evaluate(lora.join(state.params, *frozen), step).items()})
+            try:
+                score(step)
+            except distributed.PreemptedError:  # it is given up, and made by the run that goes on from here
+                unscored = {"evaluation_due": True}
             began, tokens = time.perf_counter(), 0
-        stop = distributed.preempted()
+        stop = bool(unscored) or distributed.preempted()
         if step % settings.checkpoint_every == 0 or step == settings.steps or stop:
             watch.settle(checkpoints)
-            checkpoints.save(step, state, {"data_fingerprint": batches.fingerprint} | facts, batches.get_state())
+            # What the next row is a mean over, so far.
+            unlogged = {"unlogged": means.get_state(), "unlogged_tokens": trained} if trained else {}
+            meta = {"data_fingerprint": batches.fingerprint} | facts | unlogged | unscored
+            stage.check_present()
+            checkpoints.save(step, state, meta, batches.get_state())
             watch.saved(step)
         if stop:
             checkpoints.wait()
             raise distributed.PreemptedError(f"{name} was told to stop and saved step {step}; start it again to go on")
     checkpoints.wait()
+    stage.check_present()
     checkpoints.close()
     log.close()
     return lora.join(state.params, *frozen)
 
 
-def save_config(folder: Path, settings: Any, model_cfg: ModelConfig) -> None:
-    """Writes the settings of a stage beside its results, so that a folder explains itself; on one process."""
-    if not distributed.primary():
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    content = {"settings": settings.to_dict(), "model": dataclasses.asdict(model_cfg)}
-    (folder / "config.json").write_text(json.dumps(content, indent=1, default=str))
+def stage_of(cfg: Any, workdir: Path, name: str, kind: str, model_cfg: ModelConfig) -> settings_history.Stage:
+    """The settings of W/<name> beside what its folder says of earlier starts. kind: 'sft' or 'dapo'."""
+    settings, model = cfg.to_dict(), dataclasses.asdict(model_cfg)
+    return settings_history.Stage(workdir / name, kind, settings, model, primary=distributed.primary())

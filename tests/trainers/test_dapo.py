@@ -8,13 +8,14 @@ import jax
 import numpy as np
 import pytest
 
-from masksearch_jax import metrics, sharding, synthesize, train
+from masksearch_jax import distributed, metrics, sharding, synthesize, train
 from masksearch_jax.data import pipeline
 from masksearch_jax.data.curriculum import Curriculum
 from masksearch_jax.job import Job
 from masksearch_jax.model import transformer
 from masksearch_jax.rl import batch as batch_lib
 from masksearch_jax.rl.rewards import Reward, RewardConfig
+from masksearch_jax.rollout.engine import RolloutEngine
 from masksearch_jax.rollout.trajectory import StopReason, Trajectory, Turn
 from masksearch_jax.trainers import collect, dapo
 from masksearch_jax.trainers import optimizer as optimizer_lib
@@ -37,15 +38,20 @@ def finish(job, params):
 
 
 @pytest.mark.parametrize("staleness", [0, 1])
-def test_resumed_equals_uninterrupted_bit_for_bit(warm, staleness):
+def test_resumed_equals_uninterrupted_bit_for_bit(warm, staleness, monkeypatch):
     job, params = warm
     job.cfg.dapo.update({"staleness": staleness, "tis_cap": 2.0 * staleness})
     job.cfg.dapo.dynamic_sampling = False  # so that every iteration has something to learn from
     whole = finish(job, params)
     (job.workdir / "dapo").rename(job.workdir / "whole")
-    job.cfg.dapo.iterations = 2
-    finish(job, params)
-    job.cfg.dapo.iterations = 4
+    # Told to stop while the fourth batch is sampled: the third iteration is saved, though a checkpoint is not due.
+    runs, run = [], RolloutEngine.run
+    with monkeypatch.context() as patch:
+        patch.setattr(RolloutEngine, "run", lambda self, *args, **more: runs.append(1) or run(self, *args, **more))
+        patch.setattr(distributed, "preempted", lambda: len(runs) > 3)
+        with pytest.raises(distributed.PreemptedError, match="saved iteration 3"):
+            finish(job, params)
+    assert len(runs) == 4
     resumed = finish(job, None)  # the checkpoint is all it needs
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(np.asarray(a), np.asarray(b)), whole, resumed)
     kept = ("step", "reward", "generated_tokens", "prompts", "phase")
@@ -131,8 +137,10 @@ def test_resume_refuses_another_index(warm):
     job.cfg.dapo.iterations = 4
     job.cfg.search.exclusion = "article"
     other = Job(job.cfg, job.workdir)
-    with pytest.raises(ValueError, match="index"):
+    with pytest.raises(ValueError, match='search.exclusion is "passage" there and "article" here'):
         finish(other, None)
+    with pytest.raises(ValueError, match="index: a there, b here"):  # built anew, with the same settings
+        dapo.check_identity({"index": "a", "seed": 0}, {"index": "b", "seed": 0})
 
 
 # --- dynamic sampling ------------------------------------------------------------------------------------------------

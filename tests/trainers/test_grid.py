@@ -69,7 +69,7 @@ def test_seeds_run_side_by_side_by_the_line_of_this_process(page, tmp_path, monk
     monkeypatch.setattr(sys, "argv", ["experiment.py", "--config=configs/table2.py", "--config.grid.at_once=2"])
     commands = []
 
-    def run(command, stdout, stderr):
+    def run(command, stdout, stderr, **more):
         commands.append(command)
         stdout.write("no such file")
         return subprocess.CompletedProcess(command, returncode=int("--config.grid.seeds=(5,)" in command))

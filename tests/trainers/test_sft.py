@@ -1,9 +1,12 @@
+import json
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from masksearch_jax import metrics, sharding, synthesize
+from masksearch_jax import distributed, metrics, sharding, synthesize
 from masksearch_jax.job import Job
 from masksearch_jax.model import transformer
 from masksearch_jax.trainers import optimizer as optimizer_lib
@@ -11,10 +14,10 @@ from masksearch_jax.trainers import sft
 from masksearch_jax.trainers import state as state_lib
 
 
-def train(cfg, workdir):
+def train(cfg, workdir, evaluate=None):
     job = Job(cfg, workdir)
     with jax.set_mesh(job.mesh):
-        return sft.run(cfg, workdir, job.model_cfg, job.mesh)
+        return sft.run(cfg, workdir, job.model_cfg, job.mesh, evaluate=evaluate)
 
 
 @pytest.fixture
@@ -29,29 +32,57 @@ def assert_equal(left, right):
 
 
 def test_resumed_equals_uninterrupted_bit_for_bit(cfg, ready):
-    whole = train(cfg, ready)
+    def score(params, step):
+        return {"first": float(np.asarray(jax.tree.leaves(params)[0]).ravel()[0])}
+
+    def told_to_stop(params, step):
+        if step == 4:  # within evaluation, a step after a row and two before the next one
+            raise distributed.PreemptedError
+        return score(params, step)
+
+    cfg.sft.update({"log_every": 3, "eval_every": 2, "checkpoint_every": 100})
+    whole = train(cfg, ready, score)
     (ready / "sft").rename(ready / "whole")
-    cfg.sft.steps = 3  # as if killed after the checkpoint of step 3; the schedule is that of 6 steps
-    half = train(cfg, ready)
-    cfg.sft.steps = 6
-    resumed = train(cfg, ready)
+    # As if killed before the first checkpoint: only rows are left, the last one cut.
+    log = ready / "sft" / "metrics.jsonl"
+    log.parent.mkdir()
+    log.write_text('{"step": 3, "loss": 9.0}\n{"step": 4, "lo')
+    with pytest.raises(distributed.PreemptedError, match="saved step 4"):
+        train(cfg, ready, told_to_stop)
+    resumed = train(cfg, ready, score)
     assert_equal(whole, resumed)
-    assert any(
-        np.any(np.asarray(a) != np.asarray(b))
-        for a, b in zip(jax.tree.leaves(half), jax.tree.leaves(whole), strict=True)
-    )
-    kept = ("step", "loss", "examples", "grad_norm")
+    timing = ("time", "tokens_per_s")
     rows = [
-        [{k: row[k] for k in kept} for row in metrics.read_rows(ready / d / "metrics.jsonl")] for d in ("whole", "sft")
+        [{k: v for k, v in row.items() if k not in timing} for row in metrics.read_rows(ready / d / "metrics.jsonl")]
+        for d in ("whole", "sft")
     ]
-    assert rows[0][-1] == rows[1][-1]
+    assert rows[0] == rows[1] and [row["step"] for row in rows[0]] == [2, 3, 4, 6]
+    starts = [json.loads(line)["step"] for line in (ready / "sft" / "history.jsonl").read_text().splitlines()]
+    assert starts == [0, 4]
+
+
+@pytest.mark.slow
+def test_a_stage_folder_that_is_removed_under_the_run_ends_it(cfg, ready):
+    def remove(params, step):
+        shutil.rmtree(ready / "sft")
+        return {}
+
+    cfg.sft.eval_every = 2
+    with pytest.raises(FileNotFoundError, match=r"w/sft.* was removed .*start the same line again"):
+        train(cfg, ready, remove)
 
 
 def test_a_changed_pipeline_is_refused_on_resume(cfg, ready):
     cfg.sft.steps = 3
     train(cfg, ready)
     cfg.sft.steps, cfg.sft.rows = 6, 2
-    with pytest.raises(ValueError, match="rows"):
+    with pytest.raises(ValueError, match="sft.rows is 4 there and 2 here"):
+        train(cfg, ready)
+    # Other data under the same settings.
+    cfg.sft.rows = 4
+    demonstrations = ready / "demonstrations" / "ramp_1.array_record"
+    shutil.copy(ready / "demonstrations" / "ramp_2.array_record", demonstrations)
+    with pytest.raises(ValueError, match="the data pipeline is not the one .*"):
         train(cfg, ready)
 
 

@@ -92,7 +92,7 @@ def test_both_stages_of_training_and_evaluation_on_questions(asked, tmp_path, mo
     assert set(name.split("/")[0] for name in job.validation(2)(trained, 1)) == {"qa"}
 
 
-def test_start_gives_the_last_checkpoint_of_a_stage(asked, tmp_path):
+def test_start_gives_the_last_checkpoint_of_a_stage(asked, tmp_path, capsys):
     cfg, workdir = asked
     cfg.job = "sft"
     first = train.run(cfg, workdir)
@@ -112,9 +112,20 @@ def test_start_gives_the_last_checkpoint_of_a_stage(asked, tmp_path):
         other.model[name] = value
         with pytest.raises(ValueError, match=f"holds another model: {name} is"):
             Job(other, workdir).initial()
+        # So are they where the stage itself is evaluated, or finished and gone on from.
+        with pytest.raises(ValueError, match=f"w/sft holds another model: {name} is"):
+            Job(other, workdir).parameters("sft")
+        with pytest.raises(ValueError, match=f"sft was trained with other settings: model.{name} is"):
+            train.train_sft(Job(other, workdir))
     other = cfg.copy_and_resolve_references()
     other.model.remat = "full"
     assert_equal(Job(other, workdir).initial(), first)
+    # Another objective is a new stage's own, and said.
+    capsys.readouterr()
+    other.search.hits, other.episode.turns = 2, 2
+    Job(other, workdir).initial()
+    said = capsys.readouterr().err
+    assert "search.hits 1 -> 2" in said and "episode.turns 3 -> 2" in said and "rollout" not in said
     # The same ids have to mean the same text.
     shutil.copytree(workdir / "data", tmp_path / "other" / "data")
     texts = [p.text for p in records.read(workdir / "data" / "passages.array_record", records.Passage)]

@@ -1,0 +1,53 @@
+"""Commands of ours as processes of their own that end with this one, however it ends.
+
+A process killed by -9 cannot end its children. So each child holds the read end of a pipe whose write end is here: when
+this process is gone, reading ends, and the child ends itself. On Linux the kernel is asked for the same, which also
+reaches a child whose interpreter is held by one long call.
+"""
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from masksearch_jax.runtime import workdir_lock
+
+_VARIABLE = "MASKSEARCH_PARENT"  # "<descriptor>:<process id>" for the child
+_PR_SET_PDEATHSIG = 1  # of linux/prctl.h
+
+
+def run(command: Sequence[str], *, env: dict[str, str] | None = None, **options: Any) -> subprocess.CompletedProcess:
+    """As `subprocess.run`, for an entry of this package: it ends with this process, and works under its locks."""
+    reader, writer = os.pipe()
+    given = {_VARIABLE: f"{reader}:{os.getpid()}", workdir_lock.VARIABLE: workdir_lock.tokens()}
+    try:
+        return subprocess.run(command, env=dict(env or os.environ) | given, pass_fds=(reader,), **options)
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+def end_with_parent() -> None:
+    """In the child, first of all: from now on it ends when the process that called `run` is gone. Elsewhere nothing."""
+    given = os.environ.pop(_VARIABLE, "")  # its own children are not to look for the pipe
+    if not given:
+        return
+    reader, parent = map(int, given.split(":"))
+    os.set_inheritable(reader, False)
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it was gone before the kernel was asked
+            os._exit(1)
+    threading.Thread(target=_watch, args=(reader,), name="parent", daemon=True).start()
+
+
+def _watch(reader: int) -> None:
+    while os.read(reader, 1):
+        pass
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,1 @@
+"""What several commands do alike: the stages of a run, and what they find of earlier ones."""

@@ -1,0 +1,86 @@
+"""Whether the data of a workdir is what a run asks for: its settings of preparation against those of the manifest.
+
+Data is often prepared by its own command, and then trained on by a page whose own defaults of preparation nobody meant.
+So what a run leaves at the default of the embedded line is taken as the data has it, and said; what it states, on its
+page or on the command line, has to be what made the data.
+"""
+
+import runpy
+import sys
+from pathlib import Path
+from typing import Any
+
+from masksearch_jax import language_model
+from masksearch_jax.runtime import json_files, settings_history
+from masksearch_jax.runtime.config_files import find_config
+
+_LINE_PAGE = "configs/common.py"
+
+
+def recorded(settings: Any) -> dict[str, Any]:
+    """The settings that the data depends on: of `llm` what decides a reply, where spans are asked for."""
+    found = settings.to_dict()
+    del found["overwrite"], found["llm"], found["beam"]  # who does it changes no record
+    if settings.spans == "llm":
+        found["llm"] = language_model.deciding(settings.llm)
+    if settings.spans != "hard":
+        del found["hard"]
+    for name, older in (("spans", "rules"), ("elsewhere", False)):  # of which older data does not say a word
+        if found[name] == older:
+            del found[name]
+    if not found["tasks"]["titles"]:
+        del found["tasks"]["titles"]
+    return found
+
+
+def check(cfg: Any, workdir: Path, again: str, say: bool = True) -> None:
+    """Compares `cfg.prepare` with the manifest of `workdir`/data; says on stderr what the data has otherwise than the
+    defaults here, if `say`.
+
+    again: the command that prepares the data with the settings here. Raises ValueError that names each setting that
+    this run states and the data was not made with.
+    """
+    data = workdir / "data"
+    manifest = json_files.read_json_object(data / "manifest.json", f"remove {data} and prepare it again:\n  {again}")
+    if "settings" not in manifest:
+        return
+    there = dict(settings_history.leaves(manifest["settings"]))
+    here, default = _leaves(cfg.prepare), _leaves(runpy.run_path(find_config(_LINE_PAGE))["line"]().prepare)
+    stated = {name for name in here.keys() | default.keys() if here.get(name) != default.get(name)}
+    if here.get("seed") == cfg.seed:  # it follows the run's seed, and nobody asked for other data
+        stated.discard("seed")
+    if here.get("dump") == "":  # a page that waits for one
+        stated.discard("dump")
+    # What only the settings here have, at its default, is newer than the data.
+    different = {name for name in there.keys() | stated if there.get(name) != here.get(name)}
+    if refused := sorted(different & stated):
+        raise ValueError(
+            f"{data} was prepared with other settings than this run asks for: "
+            + "; ".join(f"prepare.{n} is {_shown(there, n)} there and {_shown(here, n)} here" for n in refused)
+            + ". Leave them out to train on the data as it is, take another --workdir, or replace the data:\n  "
+            + f"{again} --config.overwrite=True"
+        )
+    _check_dump(data, manifest, stated, again)
+    if different and say:
+        listed = ", ".join(f"prepare.{n} {_shown(there, n)} (here {_shown(here, n)})" for n in sorted(different))
+        print(f"{data} is used as it was prepared: {listed}", file=sys.stderr, flush=True)
+
+
+def _check_dump(data: Path, manifest: dict[str, Any], stated: set[str], again: str) -> None:
+    """Raises ValueError if the dump that the run states is another file by now."""
+    source = manifest.get("source", {})
+    dump, size = Path(str(source.get("path", ""))), source.get("bytes")
+    if "dump" in stated and dump.is_file() and dump.stat().st_size != size:
+        raise ValueError(
+            f"{data} was prepared from prepare.dump={dump} when it had {size} bytes, and it has "
+            f"{dump.stat().st_size} now. Take another --workdir, or replace the data:\n  {again} "
+            "--config.overwrite=True"
+        )
+
+
+def _leaves(settings: Any) -> dict[str, Any]:
+    return dict(settings_history.leaves(settings_history.plain(recorded(settings))))
+
+
+def _shown(settings: dict[str, Any], name: str) -> str:
+    return settings_history.shown(settings[name]) if name in settings else "the default"
