@@ -19,6 +19,8 @@ from ml_collections import config_flags
 from masksearch_jax.runtime import child_process, stop_signals
 from masksearch_jax.runtime.config_files import find_config
 
+_PATIENCE = "xla_cpu_collective_call_terminate_timeout_seconds"
+
 
 def start(call: Callable[[Any, Path], Any], page: str | None, resumable: bool = True) -> None:
     """Parses the flags and runs `call(settings, workdir)`. page: the default page; None makes --config a must.
@@ -84,7 +86,11 @@ def _with_found_config(argv: list[str]) -> list[str]:
 def split_cpu(devices: int) -> None:
     """Makes a CPU host count as that many devices, before JAX is used; 0, or XLA_FLAGS that say so, leave it.
 
-    The narrow operations of a small model do not fill two cores; a batch cut in two does.
+    The narrow operations of a small model do not fill two cores; a batch cut in two does. On a machine that other work
+    keeps busy the parts may wait for one another longer than the 40 s after which XLA aborts the process by default.
     """
-    if devices and "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    given = os.environ.get("XLA_FLAGS", "")
+    if devices and "xla_force_host_platform_device_count" not in given:
         jax.config.update("jax_num_cpu_devices", devices)
+        if _PATIENCE not in given:
+            os.environ["XLA_FLAGS"] = f"{given} --{_PATIENCE}=3600".strip()
