@@ -49,7 +49,8 @@ def more_sft(job: job_lib.Job, seconds: dict[str, float]) -> job_lib.Job:
     """The job with a stage `sft_more`: as many further SFT steps, on a fresh schedule, as fit the seconds that DAPO
     took."""
     cfg = job.cfg.copy_and_resolve_references()
-    steps = max(1, round(cfg.sft.steps * seconds["dapo"] / seconds["sft"]))
+    # A schedule has more steps than its warmup, however short DAPO was.
+    steps = max(cfg.sft.optimizer.warmup + 1, round(cfg.sft.steps * seconds["dapo"] / seconds["sft"]))
     with cfg.unlocked():
         cfg.sft_more = cfg.sft.copy_and_resolve_references()
     cfg.sft_more.steps = steps
