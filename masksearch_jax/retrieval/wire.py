@@ -9,10 +9,10 @@ to the answer, which other clients do not read. Left out: sockets, searching, ex
 
 import dataclasses
 import json
-import math
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from masksearch_jax.retrieval.documents import Document, read_document
 from masksearch_jax.retrieval.interface import Hit
 
 PATH = "/retrieve"
@@ -52,17 +52,6 @@ class Request:
     texts: list[str]
     k: int
     scores: bool
-
-
-@dataclasses.dataclass(frozen=True)
-class Document:
-    """A passage as a server sent it. passage_id, article_id: numbers of ours, -1 where the server is another one."""
-
-    title: str
-    text: str
-    score: float
-    passage_id: int = -1
-    article_id: int = -1
 
 
 def request(texts: Sequence[str], k: int) -> bytes:
@@ -107,20 +96,35 @@ def response(found: Sequence[Sequence[Hit]], scores: bool, fingerprint: str) -> 
     return {"result": result, "fingerprint": fingerprint}
 
 
-def read_response(body: bytes, count: int, ours: bool) -> tuple[list[list[Document]], str]:
+def read_response(body: bytes, count: int, ours: bool, most: int | None = None) -> tuple[list[list[Document]], str]:
     """Returns (documents of each of `count` queries, fingerprint or ''). ours: read ids as numbers of our passages.
+    most: documents of a query, more are left out.
 
-    Raises ResponseError.
+    A document without text or with a score that is no number is left out (documents.py); a result of nothing else is
+    none. Raises ResponseError.
     """
     try:
-        answer = json.loads(body.decode("utf-8"))
-        result = answer["result"]
-        found = [[_document(entry, ours) for entry in entries] for entries in result]
-    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
-        raise ResponseError(f"no answer of {PATH}: {type(error).__name__}: {error}; it begins {body[:80]!r}") from None
-    if len(found) != count:
-        raise ResponseError(f"{len(found)} results for {count} queries")
-    return found, str(answer.get("fingerprint", ""))
+        answer = json.loads(body.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise ResponseError(f"no answer of {PATH}: {error}; it begins {body[:80]!r}") from None
+    result = answer.get("result") if isinstance(answer, dict) else None
+    if not isinstance(result, list):
+        raise ResponseError(f"no answer of {PATH}: it has no list named result; it begins {body[:80]!r}")
+    if len(result) != count:
+        raise ResponseError(f"{len(result)} results for {count} queries")
+    fingerprint = answer.get("fingerprint")
+    found = [_documents(entries, ours, most) for entries in result]
+    return found, fingerprint if isinstance(fingerprint, str) else ""
+
+
+def _documents(entries: Any, ours: bool, most: int | None) -> list[Document]:
+    if not isinstance(entries, list):
+        raise ResponseError(f"no answer of {PATH}: a result is {_kind(entries)}, must be a list of documents")
+    found = [one for entry in entries[:most] if (one := read_document(entry, ours)) is not None]
+    if entries[:most] and not found:
+        shown = str(type(entries[0]).__name__ if not isinstance(entries[0], dict) else sorted(entries[0]))[:200]
+        raise ResponseError(f"no answer of {PATH}: no document of a result can be read, the first one is {shown}")
+    return found
 
 
 def _entry(hit: Hit, scores: bool) -> dict[str, Any]:
@@ -130,24 +134,6 @@ def _entry(hit: Hit, scores: bool) -> dict[str, Any]:
         "contents": f'"{hit.title}"\n{hit.text}',
     }
     return {"document": document, "score": hit.score} if scores else document
-
-
-def _document(entry: dict[str, Any], ours: bool) -> Document:
-    document = entry.get("document", entry)
-    score = float(entry.get("score", 0.0))
-    if not math.isfinite(score):
-        raise ValueError(f"score {score}")
-    if "contents" in document:
-        title, _, text = document["contents"].partition("\n")
-        if len(title) > 1 and title[0] == title[-1] == '"':
-            title = title[1:-1]
-    else:  # corpora of other makers keep the two apart
-        title, text = document["title"], document["text"]
-    if not isinstance(title, str) or not isinstance(text, str):
-        raise TypeError("title and text must be strings")
-    if ours:
-        return Document(title, text, score, int(document["id"]), int(document["article_id"]))
-    return Document(title, text, score)
 
 
 def _no_constant(name: str) -> NoReturn:
