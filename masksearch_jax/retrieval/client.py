@@ -26,7 +26,7 @@ from typing import Any
 
 from masksearch_jax.retrieval import exclusion, folder, wire
 from masksearch_jax.retrieval.breaker import CircuitBreaker
-from masksearch_jax.retrieval.documents import Document, whole_characters
+from masksearch_jax.retrieval.documents import Document
 from masksearch_jax.retrieval.interface import Hit, Query, Searcher
 from masksearch_jax.retrieval.latency import Latencies
 from masksearch_jax.retrieval.passages import PassageStore
@@ -94,7 +94,7 @@ class RemoteSearcher:
         if not 1 <= k <= self._remote.limits.k:
             raise ValueError(f"k is {k}, must be 1 to {self._remote.limits.k}, the limit of {self._remote.url}")
         began, started = time.perf_counter(), self._clock()
-        texts = [whole_characters(query.text.strip()[: self._remote.limits.query_chars]) for query in queries]
+        texts = [wire.cut_query(query.text.strip(), self._remote.limits.query_chars) for query in queries]
         fetch = min(k + _OVERFETCH, self._remote.limits.k)
         found = self._find(texts, fetch, k, started)
         hits = [self._keep(query, text, found, k, fetch, started) for query, text in zip(queries, texts, strict=True)]
