@@ -23,9 +23,10 @@ def get_config(arg: str = ""):
     config.threads = 2  # searches at a time
     config.batch = 64  # queries after which a search waits for no more
     config.wait_ms = 2.0  # for others to come, where fewer wait
-    # --- limits; beyond, a client is told which ---
-    config.limits = ConfigDict({"k": 100, "queries": 256, "query_chars": 4096, "body_bytes": 1 << 20})
-    config.pending = 8192  # queries that may wait
+    # --- limits of a request; beyond, a client is told which, and a query over query_chars is cut ---
+    # 512 prompts x 5 samples in one request, as Search-R1's clients send them, are within; it is searched in parts.
+    config.limits = ConfigDict({"k": 100, "queries": 4096, "query_chars": 4096, "body_bytes": 4 << 20})
+    config.pending = 1 << 15  # queries that may wait
     config.connections = 512
     config.read_s = 10.0  # in which a request that has begun must be here, and its answer taken
     config.idle_s = 75.0  # that a connection may be silent

@@ -134,3 +134,55 @@ class FaultyServer:
                 handler.close_connection = True
             else:
                 handler.wfile.write(body)
+
+
+class ScriptedServer:
+    """A server whose `reply(asked)` says what to send: JSON data (as 200), a status, (status, headers, body) or raw
+    bytes that stand for the whole answer. `asked` is the body as JSON data; the connection ends with each answer."""
+
+    def __init__(self, reply):
+        self.reply, self.asked = reply, []
+        outer = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self):
+                asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                outer.asked.append(asked)
+                self.close_connection = True
+                with contextlib.suppress(OSError):
+                    self._send(outer.reply(asked))
+
+            def _send(self, said):
+                if isinstance(said, bytes):
+                    self.wfile.write(said)
+                    return
+                if isinstance(said, int):
+                    said = said, {}, b'{"detail": "no"}'
+                if not isinstance(said, tuple):
+                    said = 200, {}, json.dumps(said).encode()
+                status, headers, body = said
+                self.send_response(status)
+                for name, value in ({"Content-Length": str(len(body))} | headers).items():
+                    if value is not None:
+                        self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_):
+                pass
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()

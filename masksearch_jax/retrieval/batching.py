@@ -2,7 +2,9 @@
 
 Enters: texts and k of one request, on the event loop. Leaves: its hits. A call takes what waits, up to `batch` queries;
 where fewer wait it gives others `wait` seconds to come. While all threads are busy requests pile up, so that calls grow
-with the load by themselves. A result depends on its query alone (tool.py), so nobody can tell. Left out: HTTP.
+with the load by themselves. A request of more queries than a call takes is answered in parts, of which no more wait at
+a time than there are threads, so that others get their turn between them. A result depends on its query alone
+(tool.py), so nobody can tell. Left out: HTTP.
 """
 
 import asyncio
@@ -43,7 +45,7 @@ class Batcher:
         self.stats: Counter[str] = Counter()
         self._searcher, self._pool = searcher, pool
         self._batch, self._wait, self._limit = batch, wait, pending
-        self._free = asyncio.Semaphore(threads)
+        self._threads, self._free = threads, asyncio.Semaphore(threads)
         self._queue: asyncio.Queue[_Waiting] = asyncio.Queue()
         self._pending = 0
         self._calls: set[asyncio.Task] = set()
@@ -54,14 +56,24 @@ class Batcher:
             raise FullError(f"{self._pending} queries wait, the limit is {self._limit}")
         if not texts:
             return []
-        waiting = _Waiting(texts, k, asyncio.get_running_loop().create_future())
         self._pending += len(texts)
         self.stats.update(requests=1, queries=len(texts))
-        self._queue.put_nowait(waiting)
+        parts = [texts[start : start + self._batch] for start in range(0, len(texts), self._batch)]
+        turn = asyncio.Semaphore(self._threads)
         try:
-            return await waiting.future
+            found = await asyncio.gather(*(self._part(part, k, turn) for part in parts), return_exceptions=True)
         finally:
             self._pending -= len(texts)
+        for one in found:
+            if isinstance(one, BaseException):
+                raise one
+        return [hits for one in found for hits in one]
+
+    async def _part(self, texts: Sequence[str], k: int, turn: asyncio.Semaphore) -> list[list[Hit]]:
+        async with turn:
+            waiting = _Waiting(texts, k, asyncio.get_running_loop().create_future())
+            self._queue.put_nowait(waiting)
+            return await waiting.future
 
     async def run(self) -> None:
         """Answers what waits, until it is cancelled."""

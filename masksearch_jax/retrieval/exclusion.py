@@ -10,13 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from masksearch_jax.retrieval import folder, near_duplicates
+from masksearch_jax.retrieval import folder, near_duplicates, readings
 from masksearch_jax.retrieval.interface import Query
 from masksearch_jax.retrieval.passages import PassageStore
 from masksearch_jax.retrieval.settings import EXCLUSIONS
-from masksearch_jax.text import shingles
 
-_SOURCES = 4096  # tasks whose shingles are kept
+_SOURCES, _DOCUMENTS = 4096, 2048  # whose shingles are kept
+# Words in a row that two texts share. Set phrases ("is a village in the administrative district of") stay below.
+_SHARED_RUN, _UNTITLED_RUN = 20, 10
 
 
 def check(mode: str) -> str:
@@ -60,8 +61,15 @@ class Listed:
 class ByText:
     """Exclusion for a corpus of which nothing is known but the texts that it returns. Thread-safe.
 
-    Its passages are cut at other places than ours: a piece of the source's article that shares any run of five words
-    with the source is the source cut elsewhere, whatever its share of them.
+    Its passages are cut at other places than ours, and its servers split title and text in ways of their own. So a
+    document is compared whole, and a document that could be the source under any reading (readings.py) is hidden:
+
+    * it holds the source's text, or a piece of it is all that it holds;
+    * it shares `threshold` of the shingles (runs of five words) of the shorter of the two;
+    * it repeats `_SHARED_RUN` words of the source in a row; `_UNTITLED_RUN` where no title says that it is of another
+      article; any five where it is of the source's article.
+
+    Under 'article' the same holds of every passage of the article, and a document that bears its title is hidden.
     """
 
     def __init__(self, store: PassageStore, mode: str, threshold: float):
@@ -69,18 +77,30 @@ class ByText:
         self.mode, self.threshold = check(mode), threshold
         self._store = store
         self._source = functools.lru_cache(_SOURCES)(self._read_source)
+        self._document = functools.lru_cache(_DOCUMENTS)(readings.Document.read)
 
-    def allows(self, query: Query, title: str, text: str) -> bool:
-        """True if this task may see that passage."""
+    def allows(self, query: Query, title: str, text: str, titled: bool = True) -> bool:
+        """True if this task may see that document. titled: False where `title` is only a guess at its title."""
         if self.mode == "none" or query.passage_id < 0:
             return True
-        source_title, source = self._source(query.passage_id)
-        same_article = shingles.words(title) == source_title
+        source, document = self._source(query.passage_id), self._document(title, text, titled)
+        same_article = document.is_of_article(source.title)
         if same_article and self.mode == "article":
             return False
-        share = shingles.share(source, shingles.shingles_of(text))
-        return share == 0 or (share < self.threshold and not same_article)
+        if any(document.repeats(passage, same_article) for passage in source.passages):
+            return False
+        if document.share(source.shingles) >= self.threshold:
+            return False
+        run = 1 if same_article else _SHARED_RUN - 4 if document.titled else _UNTITLED_RUN - 4
+        return document.longest_run(source.shingles) < run
 
-    def _read_source(self, passage_id: int) -> tuple[list[str], np.ndarray]:
+    def _read_source(self, passage_id: int) -> readings.Source:
         passage = self._store[passage_id]
-        return shingles.words(passage.title), shingles.shingles_of(passage.text)
+        passages = [passage]
+        if self.mode == "article":  # prepare writes the passages of an article one after the other
+            for step in (-1, 1):
+                at = passage_id + step
+                while 0 <= at < len(self._store) and (other := self._store[at]).article_id == passage.article_id:
+                    passages.append(other)
+                    at += step
+        return readings.Source.read(passage.title, [one.text for one in passages])

@@ -91,15 +91,15 @@ class Remote:
             raise wire.ResponseError(f"/ready says {reply.status}: {reply.body[:200].decode(errors='replace')}")
         try:
             said = json.loads(reply.body) if reply.status == 200 else {}
-        except ValueError:
+        except (ValueError, RecursionError):
             said = {}
         if isinstance(said, dict) and "passages_sha256" in said:
-            if said["index"] != index:
+            if said.get("index") != index:
                 raise ValueError(
-                    f"search.url={url} serves the index {said['index']!r}, this needs {index!r}; write {{index}} in "
-                    "search.url (http://host:port/{index}) and serve both with --config.indices"
+                    f"search.url={url} serves the index {said.get('index')!r}, this needs {index!r}; write {{index}} "
+                    "in search.url (http://host:port/{index}) and serve both with --config.indices"
                 )
-            return cls(url, True, wire.Limits(**said["limits"]), said["fingerprint"], said["passages_sha256"])
+            return cls(url, True, *_identity(url, said))
         # Another server: does it speak the language?
         reply = transport.exchange("POST", wire.PATH, wire.request(["test"], 1), _PROBE_SECONDS)
         if reply.status >= 500:
@@ -114,3 +114,17 @@ class Remote:
                 "speaks Search-R1's /retrieve"
             ) from error
         return cls(url, False, _OTHER_LIMITS)
+
+
+def _identity(url: str, said: dict[str, Any]) -> tuple[wire.Limits, str, str]:
+    """Returns (limits, fingerprint, passages_sha256) of what a server of ours says; raises ValueError that names what
+    is missing. Limits that this version does not know are left out."""
+    limits, names = said.get("limits"), [field.name for field in dataclasses.fields(wire.Limits)]
+    for name, right in (
+        ("limits", isinstance(limits, dict) and all(type(limits.get(one)) is int for one in names)),
+        ("fingerprint", isinstance(said.get("fingerprint"), str) and said["fingerprint"] != ""),
+        ("passages_sha256", isinstance(said["passages_sha256"], str)),
+    ):
+        if not right:
+            raise ValueError(f"search.url={url} is no server of ours: what /ready says has no right {name!r}")
+    return wire.Limits(**{name: limits[name] for name in names}), said["fingerprint"], said["passages_sha256"]

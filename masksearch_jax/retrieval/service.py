@@ -2,7 +2,8 @@
 
 Enters: W/data, the names of its indices, requests. Leaves: answers. POST /retrieve searches (wire.py); GET /health says
 that the process lives, /ready that the indices are loaded and which (503 before), /stats what was asked and how long it
-took. Each path may begin with the name of an index, /train/retrieve; without it the first is meant. Exclusion is the
+took. Each path may begin with the name of an index, /train/retrieve; without it the first is meant; a slash at its end
+makes no difference. Exclusion is the
 client's: a server does not know tasks. Left out: sockets (http_server.py), gathering (batching.py).
 """
 
@@ -10,6 +11,7 @@ import asyncio
 import concurrent.futures
 import dataclasses
 import json
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -23,6 +25,7 @@ from masksearch_jax.retrieval.latency import Latencies
 from masksearch_jax.retrieval.passages import PassageStore
 from masksearch_jax.retrieval.tool import SearchTool
 
+_SLASHES = re.compile("/+")
 _LATER = (("Retry-After", "1"),)
 _METHODS = {wire.PATH: "POST", "/health": "GET", "/ready": "GET", "/stats": "GET"}
 
@@ -96,7 +99,8 @@ class Service:
 
     async def handle(self, request: Request) -> Response:
         """Answers one request."""
-        name, path = self._settings.indices[0], request.path
+        # Clients end an address with a slash, or put one before a path that has one.
+        name, path = self._settings.indices[0], _SLASHES.sub("/", request.path).rstrip("/")
         for index in self._settings.indices:
             if path.startswith(f"/{index}/"):
                 name, path = index, path.removeprefix(f"/{index}")

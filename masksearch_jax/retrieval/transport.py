@@ -11,6 +11,7 @@ import io
 import threading
 import time
 import urllib.parse
+import zlib
 
 _MOST_BYTES = 64 << 20
 
@@ -59,7 +60,7 @@ class Transport:
             return self._once(self._new(_left(deadline)), method, path, body, deadline)
         except TransportError:
             raise
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: of headers that are none
             raise TransportError(f"{type(error).__name__}: {error}") from error
 
     def close(self) -> None:
@@ -83,7 +84,7 @@ class Transport:
             if len(found) > _MOST_BYTES or (length is not None and len(found) != length):
                 raise TransportError(f"the answer has {len(found)} bytes, announced {length}, limit {_MOST_BYTES}")
             keep = not response.will_close
-            return Reply(response.status, found)
+            return Reply(response.status, _decoded(found, response.getheader("Content-Encoding", "")))
         except TimeoutError as error:
             raise TransportError(f"no whole answer to {method} {self._base + path} in time") from error
         finally:
@@ -92,6 +93,20 @@ class Transport:
                     self._idle.append(connection)
             else:
                 connection.close()
+
+
+def _decoded(body: bytes, encoding: str) -> bytes:
+    """Returns the body that a server compressed although nobody asked it to; raises TransportError."""
+    if encoding.strip().lower() not in ("gzip", "x-gzip", "deflate"):
+        return body
+    decoder = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
+    try:
+        found = decoder.decompress(body, _MOST_BYTES + 1)
+    except zlib.error as error:
+        raise TransportError(f"the answer is no {encoding}: {error}") from error
+    if len(found) > _MOST_BYTES or not decoder.eof:
+        raise TransportError(f"the answer is cut, or has over {_MOST_BYTES} bytes when it is unpacked")
+    return found
 
 
 class _Timed:

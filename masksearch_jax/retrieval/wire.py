@@ -3,31 +3,34 @@
     {"queries": ["..", ..], "topk": 3, "return_scores": true}
     {"result": [[{"document": {"id": "17", "contents": "\\"Title\\"\\ntext"}, "score": 0.8}, ..], ..]}
 
-Without scores each entry of the result is the document itself. Ours adds `article_id` to a document and `fingerprint`
-to the answer, which other clients do not read. Left out: sockets, searching, exclusion.
+SkyRL's clients send one query, {"query": ".."}, and read a result of one list. topk missing, null or 0 is the server's
+own; return_scores missing or null is false. Without scores each entry of the result is the document itself. Ours adds
+`article_id` to a document and `fingerprint` to the answer, which other clients do not read. Left out: sockets,
+searching, exclusion.
 """
 
 import dataclasses
 import json
-import math
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from masksearch_jax.retrieval.documents import Document, read_document, whole_characters
 from masksearch_jax.retrieval.interface import Hit
 
 PATH = "/retrieve"
+_MOST_PASSAGES = 1 << 16  # of an answer, which is made in memory
 _LEAST = {"k": 1, "queries": 1, "query_chars": 16, "body_bytes": 1024}
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What one request may ask for. k: passages of a query. queries: of a request. query_chars: of a query.
-    body_bytes: of a request."""
+    """What one request may ask for. k: passages of a query. queries: of a request. query_chars: of a query; a longer
+    one is cut. body_bytes: of a request."""
 
     k: int = 100
-    queries: int = 256
+    queries: int = 4096
     query_chars: int = 4096
-    body_bytes: int = 1 << 20
+    body_bytes: int = 4 << 20
 
     def __post_init__(self):
         for name, least in _LEAST.items():
@@ -54,51 +57,55 @@ class Request:
     scores: bool
 
 
-@dataclasses.dataclass(frozen=True)
-class Document:
-    """A passage as a server sent it. passage_id, article_id: numbers of ours, -1 where the server is another one."""
-
-    title: str
-    text: str
-    score: float
-    passage_id: int = -1
-    article_id: int = -1
-
-
 def request(texts: Sequence[str], k: int) -> bytes:
     """Returns the body that asks for k passages for each text."""
     return json.dumps({"queries": list(texts), "topk": k, "return_scores": True}).encode()
 
 
 def read_request(body: bytes, limits: Limits, default_k: int) -> Request:
-    """Returns what a client asks for; raises RequestError that names field and limit."""
+    """Returns what a client asks for; raises RequestError that names field and limit.
+
+    One query must not refuse the others: a long one is cut, as our own client cuts it, and halves of characters are
+    U+FFFD.
+    """
     try:
         asked = json.loads(body.decode("utf-8"), parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:  # of UTF-8, of JSON, of numbers too long, of nesting
         raise RequestError(f"the body is no JSON: {error}") from None
     if not isinstance(asked, dict):
         raise RequestError(f"the body is a {_kind(asked)}, must be an object with queries, topk, return_scores")
-    queries = asked.get("queries")
-    if not isinstance(queries, list):
-        raise RequestError(f"queries is {_kind(queries)}, must be a list of strings")
-    if len(queries) > limits.queries:
-        raise RequestError(f"queries has {len(queries)} entries, the limit is {limits.queries}", 413)
-    for i, text in enumerate(queries):
-        if not isinstance(text, str):
-            raise RequestError(f"queries[{i}] is {_kind(text)}, must be a string")
-        if len(text) > limits.query_chars:
-            raise RequestError(f"queries[{i}] has {len(text)} characters, the limit is {limits.query_chars}", 413)
-        if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
-            raise RequestError(f"queries[{i}] holds half a surrogate pair, must be text")
+    texts = [cut_query(text, limits.query_chars) for text in _queries(asked, limits)]
     k = asked.get("topk")
-    k = default_k if k is None else k
+    k = default_k if k is None or (type(k) is int and k == 0) else k
     if type(k) is not int or not 1 <= k <= limits.k:
         shown = k if type(k) is int and abs(k) < 1e9 else _kind(k)
         raise RequestError(f"topk is {shown}, must be a whole number from 1 to {limits.k}")
-    scores = asked.get("return_scores", False)
-    if not isinstance(scores, bool):
+    if len(texts) * k > max(_MOST_PASSAGES, limits.k):
+        raise RequestError(f"{len(texts)} queries of topk {k} want over {_MOST_PASSAGES} passages; ask for fewer", 413)
+    scores = asked.get("return_scores")
+    if not isinstance(scores, bool | None):
         raise RequestError(f"return_scores is {_kind(scores)}, must be true or false")
-    return Request(queries, k, scores)
+    return Request(texts, k, bool(scores))
+
+
+def cut_query(text: str, most: int) -> str:
+    """Returns the query with U+FFFD for halves of characters; a longer one without the blank space around it, cut."""
+    return whole_characters(text if len(text) <= most else text.strip()[:most])
+
+
+def _queries(asked: dict[str, Any], limits: Limits) -> list[str]:
+    name = "query" if asked.get("queries") is None and asked.get("query") is not None else "queries"
+    queries = asked.get(name)
+    if name == "query" and isinstance(queries, str):
+        queries = [queries]
+    if not isinstance(queries, list):
+        raise RequestError(f"{name} is {_kind(queries)}, must be a list of strings")
+    if len(queries) > limits.queries:
+        raise RequestError(f"{name} has {len(queries)} entries, the limit is {limits.queries}", 413)
+    for i, text in enumerate(queries):
+        if not isinstance(text, str):
+            raise RequestError(f"{name}[{i}] is {_kind(text)}, must be a string")
+    return queries
 
 
 def response(found: Sequence[Sequence[Hit]], scores: bool, fingerprint: str) -> dict[str, Any]:
@@ -107,20 +114,35 @@ def response(found: Sequence[Sequence[Hit]], scores: bool, fingerprint: str) -> 
     return {"result": result, "fingerprint": fingerprint}
 
 
-def read_response(body: bytes, count: int, ours: bool) -> tuple[list[list[Document]], str]:
+def read_response(body: bytes, count: int, ours: bool, most: int | None = None) -> tuple[list[list[Document]], str]:
     """Returns (documents of each of `count` queries, fingerprint or ''). ours: read ids as numbers of our passages.
+    most: documents of a query, more are left out.
 
-    Raises ResponseError.
+    A document without text or with a score that is no number is left out (documents.py); a result of nothing else is
+    none. Raises ResponseError.
     """
     try:
-        answer = json.loads(body.decode("utf-8"))
-        result = answer["result"]
-        found = [[_document(entry, ours) for entry in entries] for entries in result]
-    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
-        raise ResponseError(f"no answer of {PATH}: {type(error).__name__}: {error}; it begins {body[:80]!r}") from None
-    if len(found) != count:
-        raise ResponseError(f"{len(found)} results for {count} queries")
-    return found, str(answer.get("fingerprint", ""))
+        answer = json.loads(body.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise ResponseError(f"no answer of {PATH}: {error}; it begins {body[:80]!r}") from None
+    result = answer.get("result") if isinstance(answer, dict) else None
+    if not isinstance(result, list):
+        raise ResponseError(f"no answer of {PATH}: it has no list named result; it begins {body[:80]!r}")
+    if len(result) != count:
+        raise ResponseError(f"{len(result)} results for {count} queries")
+    fingerprint = answer.get("fingerprint")
+    found = [_documents(entries, ours, most) for entries in result]
+    return found, fingerprint if isinstance(fingerprint, str) else ""
+
+
+def _documents(entries: Any, ours: bool, most: int | None) -> list[Document]:
+    if not isinstance(entries, list):
+        raise ResponseError(f"no answer of {PATH}: a result is {_kind(entries)}, must be a list of documents")
+    found = [one for entry in entries[:most] if (one := read_document(entry, ours)) is not None]
+    if entries[:most] and not found:
+        shown = str(type(entries[0]).__name__ if not isinstance(entries[0], dict) else sorted(entries[0]))[:200]
+        raise ResponseError(f"no answer of {PATH}: no document of a result can be read, the first one is {shown}")
+    return found
 
 
 def _entry(hit: Hit, scores: bool) -> dict[str, Any]:
@@ -130,24 +152,6 @@ def _entry(hit: Hit, scores: bool) -> dict[str, Any]:
         "contents": f'"{hit.title}"\n{hit.text}',
     }
     return {"document": document, "score": hit.score} if scores else document
-
-
-def _document(entry: dict[str, Any], ours: bool) -> Document:
-    document = entry.get("document", entry)
-    score = float(entry.get("score", 0.0))
-    if not math.isfinite(score):
-        raise ValueError(f"score {score}")
-    if "contents" in document:
-        title, _, text = document["contents"].partition("\n")
-        if len(title) > 1 and title[0] == title[-1] == '"':
-            title = title[1:-1]
-    else:  # corpora of other makers keep the two apart
-        title, text = document["title"], document["text"]
-    if not isinstance(title, str) or not isinstance(text, str):
-        raise TypeError("title and text must be strings")
-    if ours:
-        return Document(title, text, score, int(document["id"]), int(document["article_id"]))
-    return Document(title, text, score)
 
 
 def _no_constant(name: str) -> NoReturn:

@@ -73,7 +73,8 @@ def observation(hits: Sequence[TitledText], tokenizer: Encoder, max_tokens: int)
     Tags inside titles and texts are neutralised (design decision 9). The block is cut on whole tokens and characters to
     at most `max_tokens`, its closing tag included, which is never cut. Raises ValueError if not even the tags fit.
     """
-    shown = "".join(f" {tags.neutralise(hit.title)}: {tags.neutralise(hit.text)}" for hit in hits)
+    titles = (f" {tags.neutralise(hit.title)}:" if hit.title.strip() else "" for hit in hits)  # some servers give none
+    shown = "".join(f"{title} {tags.neutralise(hit.text)}" for title, hit in zip(titles, hits, strict=True))
     return _information(shown or f" {NOTHING_FOUND}", tokenizer, max_tokens)
 
 

@@ -44,17 +44,22 @@ def word_hashes(text: str) -> np.ndarray:
     return np.array([word_hash(word) for word in words(text)], np.uint64)
 
 
-def shingles_of(text: str, width: int = SHINGLE_WORDS) -> np.ndarray:
-    """Returns uint64 [m], the distinct shingles of a text, ascending; a shorter text is one shingle, an empty one
-    none."""
-    hashes = word_hashes(text)
+def shingles_in_order(hashes: np.ndarray, width: int = SHINGLE_WORDS) -> np.ndarray:
+    """Returns uint64 [m], the shingles of a text with these `word_hashes`, one for each run of `width` words; a shorter
+    text is one shingle, an empty one none."""
     if len(hashes) == 0:
         return hashes
     width = min(width, len(hashes))
     out = np.zeros(len(hashes) - width + 1, np.uint64)
     for offset in range(width):
         out = mix(out + hashes[offset : len(hashes) - width + 1 + offset])
-    return np.unique(out)
+    return out
+
+
+def shingles_of(text: str, width: int = SHINGLE_WORDS) -> np.ndarray:
+    """Returns uint64 [m], the distinct shingles of a text, ascending; a shorter text is one shingle, an empty one
+    none."""
+    return np.unique(shingles_in_order(word_hashes(text), width))
 
 
 def share(left: np.ndarray, right: np.ndarray) -> float:

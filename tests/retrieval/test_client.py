@@ -122,13 +122,27 @@ def test_a_fault_is_retried_and_then_the_fallback_answers(make, server, corpus, 
     assert len(clock.slept) == 3
 
 
-@pytest.mark.parametrize("status", [400, 404, 413, 422])
-def test_a_refusal_is_an_error_and_no_fault(make, server, corpus, status):
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_a_query_that_is_refused_goes_to_the_fallback(make, server, corpus, local, status):
     server.faults = f"status_{status}"
-    searcher = make()
-    with pytest.raises(ValueError, match=f"refuses the request: status {status}"):
-        searcher.search([query_for(corpus, 1)], 2)
-    assert len(server.asked) == 1 and searcher.stats["failures"] == 0
+    searcher, query = make(fallback=local), query_for(corpus, 1)
+    assert searcher.search([query], 2) == local.search([query], 2)
+    assert [(asked["topk"], len(asked["queries"][0])) for asked in server.asked] == [
+        (18, len(query.text)),
+        (2, len(query.text)),
+    ]
+    assert (searcher.stats["failures"], searcher.stats["refusals"], searcher.stats["fallbacks"]) == (0, 2, 1)
+    searcher._fallback = None
+    with pytest.raises(client.SearchUnavailableError, match=f"last: status {status}"):
+        searcher.search([query], 2)
+
+
+@pytest.mark.parametrize("status", [307, 401, 404, 405, 409, 451, 501])
+def test_a_server_that_takes_no_search_any_more_is_a_failure(make, server, corpus, status):
+    server.faults = f"status_{status}"
+    searcher = make(failures=3)
+    assert searcher.search([query_for(corpus, i) for i in range(5)], 2) == [[]] * 5
+    assert len(server.asked) == 3 and searcher.stats["failures"] == 3 and searcher.breaker.state == "open"
 
 
 def test_without_a_fallback_the_search_ends(make, server, corpus):

@@ -146,10 +146,13 @@ def test_a_server_of_other_passages_excludes_by_text(url, store, workdir, corpus
     assert not {corpus[i].text for i in (10, 290, 291)} & {hit.text for hit in hits}
 
 
-def test_an_index_that_changes_under_a_run_ends_it(url, workdir, store, corpus):
-    remote = connect(url, store, workdir)
+def test_an_index_that_changes_under_a_run_answers_nothing(url, workdir, store, corpus):
+    """Its results are not those of the run: the fallback answers, and without one the run ends."""
+    remote = connect(url, store, workdir, fallback="empty", retries=0)
     remote._remote = type(remote._remote)(**{**vars(remote._remote), "fingerprint": "another"})
-    with pytest.raises(ValueError, match="has another index than when this run began"):
+    assert remote.search([Query("kalo miren")], 2) == [[]] and remote.stats["fallbacks"] == 1
+    remote._fallback = None
+    with pytest.raises(client.SearchUnavailableError, match="has another index than when this run began"):
         remote.search([Query("kalo miren")], 2)
 
 
