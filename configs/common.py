@@ -70,7 +70,7 @@ def line() -> ConfigDict:
         "search_threads": 2,
         # Ladders of program shapes; each entry costs a compilation.
         "prompt_rows": 8,
-        "prompt_lengths": (40, 64),
+        "prompt_lengths": (40, 64),  # a longer prompt takes a program of total_tokens, compiled with these
         "append_rows": (4, 8, 16),
         "append_tokens": (40, 64),
         "context_lengths": (),  # where the cache is cut along time; a program reads as far as its longest slot
