@@ -27,6 +27,7 @@ from masksearch_jax.data.records import Passage  # noqa: E402
 from masksearch_jax.retrieval import build as index_build  # noqa: E402
 from masksearch_jax.retrieval import settings as index_settings  # noqa: E402
 from masksearch_jax.retrieval.passages import PassageStore  # noqa: E402
+from masksearch_jax.workflows.settings import validate_settings  # noqa: E402
 
 # Which splits each index holds: training never sees held-out text, validation none of the test split.
 INDICES = {"train": ("train",), "validation": ("train", "validation"), "all": ("train", "validation", "test")}
@@ -66,6 +67,7 @@ def run(cfg: Any, workdir: Path) -> dict[str, Any]:
     """
     from masksearch_jax.prep import manifest
 
+    validate_settings(cfg, "prepare")
     data_dir, partial, vectors = workdir / "data", workdir / "data.partial", workdir / "data.vectors"
     recorded = settings(cfg)
     if data_dir.exists() and manifest.read(data_dir) is None:

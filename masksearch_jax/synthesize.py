@@ -30,6 +30,7 @@ from masksearch_jax.rollout.episode import EpisodeLimits
 from masksearch_jax.text import chat
 from masksearch_jax.text import tokenizer as tokenizer_lib
 from masksearch_jax.text.interface import Tokenizer
+from masksearch_jax.workflows.settings import validate_settings
 
 # Tasks that go through the index together: large enough for batched search, small enough to show progress.
 _CHUNK = 512
@@ -290,6 +291,7 @@ def _first(source: Iterator[Any], count: int) -> list[Any]:
 
 
 def main(cfg: Any, workdir: Path) -> None:
+    validate_settings(cfg)
     check(cfg)
     searcher = job.Job(cfg, workdir).searcher("train")
     print(json.dumps(run(cfg, workdir, searcher), indent=1))

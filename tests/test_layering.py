@@ -13,8 +13,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = "masksearch_jax"
 LEAVES = {"sharding", "checkpoints", "metrics", "distributed"}
-# What only entries, and the lines of stages in experiments/, may import: everything of ours.
-ENTRY_PACKAGES = {"experiments"}
+# What only entries, the lines of stages in experiments/ and workflows/ may import: everything of ours.
+ENTRY_PACKAGES = {"experiments", "workflows"}
 
 # Package -> what it may import of ours besides itself: whole packages or single modules.
 OURS = {

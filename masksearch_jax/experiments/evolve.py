@@ -124,14 +124,19 @@ def demonstrate(
         done = 0
         for level, count in wanted.items():
             outcomes, queries, new, solved = collections.Counter(), collections.Counter(), [], 0
+            left_out = 0  # tasks whose prompts leave an episode no room
             source = _tasks(job, level, number)
             while count and (chunk := list(itertools.islice(source, min(_CHUNK, count)))):
-                found = distill.harvest(engine, decode_params, chunk, cfg, judge)
+                fit, long = job.fitting(chunk)
+                found = distill.harvest(engine, decode_params, fit, cfg, judge)
+                left_out += long
                 new += distill.distinct(seen, found.demonstrations)
                 outcomes, queries, solved = outcomes + found.outcomes, queries + found.queries, solved + found.solved
                 count, done = count - len(chunk), done + len(chunk)
                 bar(done)
             made["levels"][level_name(level)] = _numbers(wanted[level] - count, outcomes, queries, new, solved)
+            if left_out:
+                made["levels"][level_name(level)]["left_out"] = left_out
             if new:
                 grown[level] = grown.get(level, []) + new
     for level, found in grown.items():

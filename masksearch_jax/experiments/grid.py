@@ -31,6 +31,7 @@ from masksearch_jax.evals import intervals, report, runner
 from masksearch_jax.experiments.clock import Clock
 from masksearch_jax.experiments.workdirs import shared_workdir
 from masksearch_jax.rollout.engine import RolloutEngine
+from masksearch_jax.workflows.settings import validate_settings
 
 ONE_SEARCH = "one_search"
 
@@ -94,6 +95,7 @@ def side_by_side(cfg: Any, workdir: Path) -> None:
 
 def check(cfg: Any) -> list[Row]:
     """Returns the rows; raises ValueError that names what cannot work."""
+    validate_settings(cfg)
     rows = [Row(*row) for row in cfg.grid.rows]
     labels = [row.label for row in rows]
     for row in rows:

@@ -32,9 +32,9 @@ class RolloutConfig:
     search_batch: queries per call. search_threads: calls at a time.
     prompt_rows: prompts per prefill. prompt_lengths, append_rows, append_tokens: ladders of program shapes; each
     entry costs a compilation, and work is padded to the next entry. Rows are rounded up to a multiple of the shards
-    that the slots lie on. Prompts longer than the last of prompt_lengths take a program of limits.total_tokens, which is
-    compiled with the others. context_lengths: where the cache is cut, in tokens; a decode or an append reads as far as
-    the first of them that holds its longest slot, and at most limits.total_tokens.
+    that the slots lie on. Prompts longer than the last of prompt_lengths take a program of limits.total_tokens, which
+    is compiled with the others. context_lengths: where the cache is cut, in tokens; a decode or an append reads as far
+    as the first of them that holds its longest slot, and at most limits.total_tokens.
     What each costs: docs/rollouts.md.
     """
 
