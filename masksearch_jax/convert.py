@@ -14,7 +14,6 @@ and the tokenizer, which the way back uses unless --like names another folder. R
 """
 
 import dataclasses
-import json
 import math
 import shutil
 from pathlib import Path
@@ -22,10 +21,11 @@ from pathlib import Path
 import jax
 from absl import app, flags, logging
 
-from masksearch_jax import sharding
+from masksearch_jax import entry, sharding
 from masksearch_jax.checkpoints import Checkpointer
 from masksearch_jax.model import config as model_config
 from masksearch_jax.model import convert, export, families, lora, peft, transformer
+from masksearch_jax.runtime.json_files import read_json_object, write_json
 from masksearch_jax.trainers import state as state_lib
 
 
@@ -40,7 +40,7 @@ def from_published(source: Path, target: Path, param_dtype: str = "float32") -> 
     checkpoints.close()
     shutil.copyfile(source / "config.json", target / "hf" / "config.json")
     export.copy_companions(source, target / "hf")
-    (target / "config.json").write_text(json.dumps({"model": dataclasses.asdict(cfg)}, indent=1))
+    write_json(target / "config.json", {"model": dataclasses.asdict(cfg)})
 
 
 def to_published(
@@ -62,7 +62,7 @@ def to_published(
     path = source / "config.json"
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; a stage folder describes its model there")
-    cfg = model_config.from_config(json.loads(path.read_text())["model"])
+    cfg = model_config.from_config(read_json_object(path, "copy the folder of the stage again", ("model",))["model"])
     if like is None and (source / "hf" / "config.json").exists():
         like = source / "hf"
     mesh = sharding.make_mesh()
@@ -109,8 +109,8 @@ def main(argv: list[str]) -> None:
             )
         else:
             from_published(source, target, given["dtype"] or "float32")
-    except (ValueError, FileNotFoundError, FileExistsError) as error:
-        raise SystemExit(f"convert: {error}") from error
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"convert: {entry.sentence(error)}") from error
     print(f"convert: {source} -> {target}")
 
 

@@ -4,6 +4,7 @@
 and `--workdir`, by default runs/<name of the page>.
 """
 
+import errno
 import os
 import subprocess
 from collections.abc import Callable
@@ -20,8 +21,7 @@ from masksearch_jax.runtime.config_files import find_config
 def start(call: Callable[[Any, Path], Any], page: str | None) -> None:
     """Parses the flags and runs `call(settings, workdir)`. page: the default page; None makes --config a must.
 
-    ValueError, FileNotFoundError and ConnectionError, which say what to do, end the process with their message and
-    exit status 1.
+    ValueError and OSError, ConnectionError among them, end the process with one sentence and exit status 1.
     """
     default = page and find_config(page)
     config = config_flags.DEFINE_config_file("config", default, "The page of settings.", lock_config=True)
@@ -37,8 +37,8 @@ def start(call: Callable[[Any, Path], Any], page: str | None) -> None:
         name = Path(config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0]).stem
         try:
             call(config.value, Path(workdir.value or f"runs/{name}"))
-        except (ValueError, FileNotFoundError, ConnectionError) as error:
-            raise SystemExit(f"{name}: {error}") from error
+        except (ValueError, OSError) as error:
+            raise SystemExit(f"{name}: {sentence(error)}") from error
         except subprocess.CalledProcessError as error:
             raise SystemExit(
                 f"{name}: a step failed with exit status {error.returncode}; its message stands above"
@@ -68,6 +68,22 @@ def _with_found_config(argv: list[str]) -> list[str]:
         elif name in ("--config", "-config") and not separator and i + 1 < len(argv):
             found[i + 1] = find_config(argv[i + 1])
     return found
+
+
+def sentence(error: Exception) -> str:
+    """What an error says; of a file system's error which file it is about, and what may help."""
+    if not isinstance(error, OSError) or error.errno is None or error.filename is None:
+        return str(error)
+    advice = {
+        errno.EACCES: "give this user the right to, or take another --workdir",
+        errno.EPERM: "give this user the right to, or take another --workdir",
+        errno.EROFS: "the file system is read-only: take another --workdir",
+        errno.ENOSPC: "the disk is full: free some of it, or take another --workdir",
+        errno.EDQUOT: "the quota is used up: free some of it, or take another --workdir",
+        errno.ENOTDIR: "something that is no folder stands in its place: move it away",
+        errno.EISDIR: "a folder stands where a file belongs: move it away",
+    }.get(error.errno, "see that it is there and can be read and written")
+    return f"{error.filename}: {error.strerror} ({type(error).__name__}); {advice}"
 
 
 def split_cpu(devices: int) -> None:

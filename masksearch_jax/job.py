@@ -25,6 +25,7 @@ from masksearch_jax.retrieval.tool import SearchTool
 from masksearch_jax.rollout.decode import Sampling
 from masksearch_jax.rollout.engine import RolloutConfig, RolloutEngine
 from masksearch_jax.rollout.episode import EpisodeLimits
+from masksearch_jax.runtime.json_files import read_json_object
 from masksearch_jax.text import tokenizer as tokenizer_lib
 from masksearch_jax.text.interface import Tokenizer
 from masksearch_jax.trainers import state as state_lib
@@ -145,7 +146,7 @@ class Job:
 
     def _started(self) -> Any:
         folder = Path(self.cfg.start)
-        saved = json.loads((folder / "config.json").read_text())["model"]
+        saved = read_json_object(folder / "config.json", "copy the folder of the stage again", ("model",))["model"]
         own = json.loads(json.dumps(dataclasses.asdict(self.model_cfg)))
         saved = json.loads(json.dumps(dataclasses.asdict(model_config.ModelConfig(vocab_size=1)))) | saved
         different = sorted(name for name in own if name not in families.RUN_FIELDS and saved[name] != own[name])

@@ -27,6 +27,7 @@ from masksearch_jax.data.curriculum import level_name, level_of, task_folder
 from masksearch_jax.llm.client import Client
 from masksearch_jax.retrieval import interface
 from masksearch_jax.rollout.episode import EpisodeLimits
+from masksearch_jax.runtime.json_files import read_json_object, write_json
 from masksearch_jax.text import chat
 from masksearch_jax.text import tokenizer as tokenizer_lib
 from masksearch_jax.text.interface import Tokenizer
@@ -169,7 +170,8 @@ def _run_official(cfg: Any, workdir: Path) -> dict[str, Any]:
     """Demonstrations of `synthesize.official.file`, those of each level up to what is asked for."""
     chosen, target, started = cfg.synthesize.official, workdir / "demonstrations", time.perf_counter()
     tokenizer = tokenizer_lib.load(workdir / "data")
-    prepared = json.loads((workdir / "data" / "manifest.json").read_text()).get("settings", {}).get("tasks", {})
+    made = read_json_object(workdir / "data" / "manifest.json", "prepare the data again")
+    prepared = made.get("settings", {}).get("tasks", {})
     frame = chat.frame(tokenizer, prepared.get("chat", ""), prepared.get("system", ""))
     limits = EpisodeLimits(**cfg.episode.to_dict())
     accepted: dict[str, list[records.Demonstration]] = {name: [] for name in cfg.synthesize.examples}
@@ -231,8 +233,7 @@ def _run_oracle(cfg: Any, workdir: Path, searcher: interface.Searcher) -> dict[s
 def _finish(manifest: dict[str, Any], target: Path, started: float) -> dict[str, Any]:
     """Writes the manifest, last: demonstrations are finished where it exists."""
     manifest["seconds"] = round(time.perf_counter() - started, 2)
-    target.mkdir(parents=True, exist_ok=True)
-    (target / "manifest.json").write_text(json.dumps(manifest, indent=1))
+    write_json(target / "manifest.json", manifest)
     return manifest
 
 

@@ -30,10 +30,12 @@ from masksearch_jax.model import convert, lora
 from masksearch_jax.model.config import lora_from_config
 from masksearch_jax.retrieval import remote
 from masksearch_jax.runtime.config_files import find_config
+from masksearch_jax.runtime.json_files import read_json_object
 from masksearch_jax.trainers import dapo, sft
 from masksearch_jax.workflows.settings import validate_settings, validate_shapes
 
 _PREPARE_PAGE = "configs/prepare.py"
+_AGAIN = "remove its folder, and start again: the demonstrations are then made anew"
 
 
 def run(cfg: Any, workdir: Path) -> Any:
@@ -135,7 +137,7 @@ def ensure_demonstrations(job: job_lib.Job) -> None:
             )
         say(f"{target.parent} is missing: synthesising it")
         synthesize.run(job.cfg, job.workdir, job.searcher("train"))
-    elif (made := json.loads(target.read_text())["settings"]) != settings:
+    elif (made := read_json_object(target, _AGAIN, ("settings", "levels"))["settings"]) != settings:
         different = sorted(name for name in settings if made.get(name) != settings[name])
         raise ValueError(
             f"{target.parent} was made with other settings ({', '.join(f'{n}: {made.get(n)}' for n in different)}; now "

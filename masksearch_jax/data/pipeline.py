@@ -45,7 +45,7 @@ class _LevelFiles:
     share: of each file, rounded up, that counts: its first records."""
 
     def __init__(self, level: int, files: Sequence[Path], seed: int, share: float = 1.0):
-        self._level, self._seed = level, seed
+        self._level, self._seed, self._paths = level, seed, list(files)
         self._sources = [grain.sources.ArrayRecordDataSource([str(f) for f in records.files(path)]) for path in files]
         self._sizes = [math.ceil(share * len(source)) for source in self._sources]
         self._ends = list(itertools.accumulate(self._sizes))
@@ -72,7 +72,10 @@ class _LevelFiles:
             seed=int(key.generate_state(1)[0]),
             rounds=_SHUFFLE_ROUNDS,
         )
-        return epoch, source[shuffled]
+        try:
+            return epoch, source[shuffled]
+        except RuntimeError as error:
+            raise records.damaged(self._paths[number], f"record {shuffled}", error) from error
 
 
 class _Draws:

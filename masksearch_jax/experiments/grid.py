@@ -18,7 +18,6 @@ import contextlib
 import dataclasses
 import fcntl
 import functools
-import json
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,6 +30,7 @@ from masksearch_jax.evals import intervals, report, runner
 from masksearch_jax.experiments.clock import Clock
 from masksearch_jax.experiments.workdirs import shared_workdir
 from masksearch_jax.rollout.engine import RolloutEngine
+from masksearch_jax.runtime.json_files import read_json_object
 from masksearch_jax.workflows.settings import validate_settings
 
 ONE_SEARCH = "one_search"
@@ -194,7 +194,7 @@ class Line:
             params = self.train(row.chain)
             with self.clock(f"evaluate/{row.folder}"):
                 evaluate.run(job, policy, self._engine, params)
-        return json.loads(path.read_text())
+        return read_json_object(path, "remove it and start again, which evaluates anew")
 
 
 def summary(

@@ -25,6 +25,7 @@ from masksearch_jax.data.curriculum import Curriculum, level_name
 from masksearch_jax.data.fingerprint import check_fingerprint
 from masksearch_jax.model import logprobs, lora, transformer
 from masksearch_jax.model.config import ModelConfig
+from masksearch_jax.runtime.json_files import write_json
 from masksearch_jax.text import tokenizer as tokenizer_lib
 from masksearch_jax.trainers import optimizer as optimizer_lib
 from masksearch_jax.trainers import pieces
@@ -158,6 +159,5 @@ def save_config(folder: Path, settings: Any, model_cfg: ModelConfig) -> None:
     """Writes the settings of a stage beside its results, so that a folder explains itself; on one process."""
     if not distributed.primary():
         return
-    folder.mkdir(parents=True, exist_ok=True)
     content = {"settings": settings.to_dict(), "model": dataclasses.asdict(model_cfg)}
-    (folder / "config.json").write_text(json.dumps(content, indent=1, default=str))
+    write_json(folder / "config.json", json.loads(json.dumps(content, default=str)))

@@ -45,6 +45,7 @@ def put(config, name, value):
     with config.ignore_type(), config.unlocked():
         for part in path:
             config = config[part]
+        del config[last]  # else an integer that follows NaN becomes a float
         config[last] = value
 
 
