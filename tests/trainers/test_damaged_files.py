@@ -181,3 +181,15 @@ def test_a_manifest_is_whole_or_not_there(cfg, workdir, monkeypatch):
         synthesize._finish({"levels": {}}, workdir / "demonstrations", 0.0)
     assert not (workdir / "demonstrations" / "manifest.json").exists()
     shutil.rmtree(workdir / "demonstrations")
+
+
+@pytest.mark.parametrize("kind", GARBAGE)
+def test_prepare_names_a_damaged_manifest_and_a_bad_question_file_before_any_work(tmp_path, kind):
+    """In the process of prepare's own settings, without TensorFlow: the manifest and the questions come first."""
+    from configs import prepare as page
+    from masksearch_jax import prepare
+
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "manifest.json").write_bytes(GARBAGE[kind])
+    said = ended("prepare", lambda: prepare.run(page.get_config(), tmp_path))
+    assert "data/manifest.json" in said and "masksearch_jax.prepare" in said
