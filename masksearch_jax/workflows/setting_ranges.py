@@ -195,7 +195,9 @@ _TRAIN = {
     **{f"prepare.{name}": rule for name, rule in _PREPARE.items()},
 }  # fmt: skip
 _SERVE = {
-    "indices": some_of(*INDICES, "fresh"), "host": text(), "port": whole(0, 65535), "k": whole(1),
+    "indices": Rule("a tuple of names of W/data/index, one or more",
+                    lambda value: texts().admits(value) and bool(value)),
+    "host": text(), "port": whole(0, 65535), "k": whole(1),
     "threads": whole(1), "batch": whole(1), "wait_ms": number(), "limits.query_chars": whole(16),
     "limits.body_bytes": whole(1024), "limits.*": whole(1), "pending": whole(1), "connections": whole(1),
     "read_s": _SECONDS, "idle_s": _SECONDS, "drain_s": number(),
