@@ -68,9 +68,12 @@ def line() -> ConfigDict:
         "search_ticks": 1,  # results enter this many ticks after the search went out
         "search_batch": 64,
         "search_threads": 2,
+        # Tasks whose prompts leave an episode (total_tokens) no room: skip leaves them out and counts them, refuse ends
+        # the run before it starts.
+        "long_prompts": "skip",
         # Ladders of program shapes; each entry costs a compilation.
         "prompt_rows": 8,
-        "prompt_lengths": (40, 64),
+        "prompt_lengths": (40, 64),  # a longer prompt takes a program of total_tokens, compiled with these
         "append_rows": (4, 8, 16),
         "append_tokens": (40, 64),
         "context_lengths": (),  # where the cache is cut along time; a program reads as far as its longest slot

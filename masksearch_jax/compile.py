@@ -179,7 +179,7 @@ def _dapo(cfg, model_cfg, mesh) -> Job:
         transformer.param_shardings(model_cfg.merged, mesh, sharding.DECODE),
     )
     time_, slots = cfg.episode.total_tokens, rollout.slots
-    length = max(shapes.clipped(rollout.prompt_lengths, time_))
+    length = max(shapes.to_the_end(rollout.prompt_lengths, time_))
     rows, tokens = max(shapes.clipped(rollout.append_rows, slots)), max(shapes.clipped(rollout.append_tokens, time_))
     cache, prefix = _cache(cfg, model_cfg, mesh), kv.abstract_cache(model_cfg, rollout.prompt_rows, length, mesh)
     sampling = decode.Sampling(settings.temperature, rollout.top_p, rollout.top_k)
@@ -252,7 +252,7 @@ def _cache(cfg, model_cfg, mesh):
 def _ends(cfg):
     """The whole cache: the program of the longest context, which costs most, is the one compiled."""
     total = cfg.episode.total_tokens
-    return shapes.clipped((*cfg.rollout.context_lengths, total), total)
+    return shapes.to_the_end(cfg.rollout.context_lengths, total)
 
 
 def per_chip(tree: Any) -> int:

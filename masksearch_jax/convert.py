@@ -16,7 +16,6 @@ machine; a training job
 """
 
 import dataclasses
-import json
 import math
 import shutil
 import tempfile
@@ -25,11 +24,12 @@ from pathlib import Path
 import jax
 from absl import app, flags, logging
 
-from masksearch_jax import sharding
+from masksearch_jax import entry, sharding
 from masksearch_jax.checkpoints import Checkpointer
 from masksearch_jax.model import config as model_config
 from masksearch_jax.model import convert, export, families, lora, peft, transformer
 from masksearch_jax.model.published import gguf
+from masksearch_jax.runtime.json_files import read_json_object, write_json
 from masksearch_jax.text.published import PublishedTokenizer
 from masksearch_jax.trainers import state as state_lib
 
@@ -45,7 +45,7 @@ def from_published(source: Path, target: Path, param_dtype: str = "float32") -> 
     checkpoints.close()
     shutil.copyfile(source / "config.json", target / "hf" / "config.json")
     export.copy_companions(source, target / "hf")
-    (target / "config.json").write_text(json.dumps({"model": dataclasses.asdict(cfg)}, indent=1))
+    write_json(target / "config.json", {"model": dataclasses.asdict(cfg)})
 
 
 def from_gguf(source: Path, target: Path, dtype: str = "float32") -> None:
@@ -83,7 +83,7 @@ def to_published(
     path = source / "config.json"
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; a stage folder describes its model there")
-    cfg = model_config.from_config(json.loads(path.read_text())["model"])
+    cfg = model_config.from_config(read_json_object(path, "copy the folder of the stage again", ("model",))["model"])
     if like is None and (source / "hf" / "config.json").exists():
         like = source / "hf"
     mesh = sharding.make_mesh()
@@ -132,8 +132,8 @@ def main(argv: list[str]) -> None:
             )
         else:
             from_published(source, target, given["dtype"] or "float32")
-    except (ValueError, FileNotFoundError, FileExistsError, ImportError) as error:
-        raise SystemExit(f"convert: {error}") from error
+    except (ValueError, OSError, ImportError) as error:
+        raise SystemExit(f"convert: {entry.sentence(error)}") from error
     print(f"convert: {source} -> {target}")
 
 

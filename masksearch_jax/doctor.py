@@ -28,6 +28,7 @@ from ml_collections import config_flags
 
 from masksearch_jax import train
 from masksearch_jax.data import fingerprint
+from masksearch_jax.runtime.json_files import read_json_object
 
 _ROOT = Path(__file__).parent.parent
 _CONSTRAINTS = _ROOT / "launch" / "constraints.txt"
@@ -269,7 +270,10 @@ def check_data(wanted: Wanted) -> list[Check]:
     if not manifest.exists():
         # One process prepares for itself; several would all do it and refuse.
         return [Check("data", False, f"{manifest} is missing: not prepared", prepare)]
-    listed = json.loads(manifest.read_text(encoding="utf-8"))["files"]
+    try:
+        listed = read_json_object(manifest, "it cannot be checked", ("files",))["files"]
+    except ValueError as error:
+        return [Check("data", False, str(error), f"copy {data} again, or: rm -r {data} && {prepare}")]
     again = f"copy {data} again, or: rm -r {data} && {prepare}"
     for name, fact in listed.items():
         path = data / name
@@ -293,7 +297,12 @@ def check_demonstrations(wanted: Wanted) -> list[Check]:
         return [Check("demonstrations", None, "no --workdir, or no page of the trainer")]
     manifest = wanted.workdir / "demonstrations" / "manifest.json"
     if manifest.exists():
-        return [Check("demonstrations", True, f"{len(json.loads(manifest.read_text())['levels'])} levels")]
+        try:
+            levels = read_json_object(manifest, "it cannot be used", ("levels",))["levels"]
+        except ValueError as error:
+            again = f"rm -r {manifest.parent}: the trainer, or masksearch_jax.synthesize, makes it again"
+            return [Check("demonstrations", False, str(error), again)]
+        return [Check("demonstrations", True, f"{len(levels)} levels")]
     if wanted.cfg.distributed.processes == 1:
         return [Check("demonstrations", None, "missing: the trainer makes them")]
     command = f"python -m masksearch_jax.synthesize --config=configs/synthesize.py --workdir={wanted.workdir}"

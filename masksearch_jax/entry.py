@@ -5,6 +5,7 @@ and `--workdir`, by default runs/<name of the page>.
 """
 
 import contextlib
+import errno
 import os
 import subprocess
 import sys
@@ -25,8 +26,8 @@ _PATIENCE = "xla_cpu_collective_call_terminate_timeout_seconds"
 def start(call: Callable[[Any, Path], Any], page: str | None, resumable: bool = True) -> None:
     """Parses the flags and runs `call(settings, workdir)`. page: the default page; None makes --config a must.
 
-    ValueError, FileNotFoundError and ConnectionError, which say what to do, end the process with their message and
-    exit status 1. resumable: SIGTERM and Ctrl-C end it with exit status 75, after which the same line goes on
+    ValueError and OSError, ConnectionError among them, end the process with one sentence and exit status 1.
+    resumable: SIGTERM and Ctrl-C end it with exit status 75, after which the same line goes on
     (runtime/stop_signals.py). A process that another entry started ends with that one.
     """
     child_process.end_with_parent()
@@ -48,8 +49,8 @@ def start(call: Callable[[Any, Path], Any], page: str | None, resumable: bool = 
         except stop_signals.PreemptedError as error:
             print(f"{name}: {error}", file=sys.stderr, flush=True)
             raise SystemExit(stop_signals.RETRY) from None
-        except (ValueError, FileNotFoundError, ConnectionError) as error:
-            raise SystemExit(f"{name}: {error}") from error
+        except (ValueError, OSError) as error:
+            raise SystemExit(f"{name}: {sentence(error)}") from error
         except subprocess.CalledProcessError as error:
             if error.returncode == stop_signals.RETRY:  # it was told to stop, and said so
                 raise SystemExit(stop_signals.RETRY) from None
@@ -81,6 +82,22 @@ def _with_found_config(argv: list[str]) -> list[str]:
         elif name in ("--config", "-config") and not separator and i + 1 < len(argv):
             found[i + 1] = find_config(argv[i + 1])
     return found
+
+
+def sentence(error: Exception) -> str:
+    """What an error says; of a file system's error which file it is about, and what may help."""
+    if not isinstance(error, OSError) or error.errno is None or error.filename is None:
+        return str(error)
+    advice = {
+        errno.EACCES: "give this user the right to, or take another --workdir",
+        errno.EPERM: "give this user the right to, or take another --workdir",
+        errno.EROFS: "the file system is read-only: take another --workdir",
+        errno.ENOSPC: "the disk is full: free some of it, or take another --workdir",
+        errno.EDQUOT: "the quota is used up: free some of it, or take another --workdir",
+        errno.ENOTDIR: "something that is no folder stands in its place: move it away",
+        errno.EISDIR: "a folder stands where a file belongs: move it away",
+    }.get(error.errno, "see that it is there and can be read and written")
+    return f"{error.filename}: {error.strerror} ({type(error).__name__}); {advice}"
 
 
 def split_cpu(devices: int) -> None:

@@ -6,6 +6,7 @@ Writes W/evaluate/<policy>/rows.jsonl (every episode, with its turns) and scores
 those whose questions W/data holds (docs/benchmarks.md); they search the whole index, nothing excluded.
 """
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from masksearch_jax.evals.benchmarks import BENCHMARKS
 from masksearch_jax.rollout.engine import RolloutEngine
 from masksearch_jax.runtime import workdir_lock
 from masksearch_jax.trainers import state as state_lib
+from masksearch_jax.workflows.settings import validate_settings, validate_shapes
 
 # Which stage's weights a policy uses; the untrained model has none.
 STAGES = {"untrained": None, "one_search": "sft", "sft": "sft", "sft_more": "sft_more", "dapo": "dapo"}
@@ -38,16 +40,12 @@ def run(job: job_lib.Job, policy: str, engine: RolloutEngine, params: Any = None
     """
     if policy not in STAGES:
         raise ValueError(f"policy={policy!r} is none of {tuple(STAGES)}")
+    suites, left_out = _fitting(job, suites_of(job))
     if params is None:
         params = parameters(job, policy)
     params = state_lib.decode_copy(job.model_cfg, job.mesh)(params)
     forced: Callable[[Task], str] | None = runner.one_search_query if policy == "one_search" else None
-    suites, usual = suites_of(job), engine.searcher
-    if not suites:
-        raise ValueError(
-            f"nothing to evaluate: evaluate.episodes and evaluate.benchmarks ask for nothing of the split "
-            f"{job.cfg.evaluate.split!r} that {job.workdir / 'data'} holds"
-        )
+    usual = engine.searcher
     folder, rows, scores = job.workdir / "evaluate" / policy, [], {}
     with (
         workdir_lock.locked(folder),
@@ -65,10 +63,36 @@ def run(job: job_lib.Job, policy: str, engine: RolloutEngine, params: Any = None
             done += len(tasks)
             bar(done)
             rows += found
-            scores[name] = runner.summarise(found)
+            scores[name] = runner.summarise(found) | {"left_out": left_out[name]}
         runner.write_rows(folder / "rows.jsonl", rows)
         runner.write_json(folder / "scores.json", scores)
     return scores
+
+
+def _fitting(job: job_lib.Job, suites: dict[str, list[Task]]) -> tuple[dict[str, list[Task]], dict[str, int]]:
+    """The suites without tasks whose prompts leave an episode no room, and how many of each that are.
+
+    Raises ValueError where nothing, or nothing of a suite, is left."""
+    if not suites:
+        raise ValueError(
+            f"nothing to evaluate: evaluate.episodes and evaluate.benchmarks ask for nothing of the split "
+            f"{job.cfg.evaluate.split!r} that {job.workdir / 'data'} holds"
+        )
+    kept, left_out = {}, {}
+    for name, tasks in suites.items():
+        kept[name], left_out[name] = job.fitting(tasks)
+        if not kept[name]:
+            raise ValueError(
+                f"none of the {len(tasks)} tasks of {name} has a prompt below episode.total_tokens="
+                f"{job.cfg.episode.total_tokens}; raise it, or ask for no episodes of {name}"
+            )
+        if left_out[name]:
+            print(
+                f"evaluate: {left_out[name]} of {len(tasks)} tasks of {name} are left out: their prompts leave an "
+                f"episode of episode.total_tokens={job.cfg.episode.total_tokens} no room",
+                file=sys.stderr,
+            )
+    return kept, left_out
 
 
 def suites_of(job: job_lib.Job) -> dict[str, list[Task]]:
@@ -95,7 +119,9 @@ def parameters(job: job_lib.Job, policy: str) -> Any:
 
 
 def main(cfg: Any, workdir: Path) -> None:
+    validate_settings(cfg)
     job = job_lib.Job(cfg, workdir)
+    validate_shapes(cfg, job.mesh)
     scores = run(job, cfg.policy, job.engine(cfg.evaluate.index))
     asked = {BENCHMARKS[name].title: score for name, score in scores.items() if name in BENCHMARKS}
     own = {name: score for name, score in scores.items() if name not in BENCHMARKS}

@@ -190,6 +190,11 @@ class Job:
                 found.append(task if isinstance(level, str) else task.at(level))
         return found
 
+    def fitting(self, found: list[records.Task]) -> tuple[list[records.Task], int]:
+        """The tasks whose prompts leave room in an episode, and how many do not; raises ValueError for these where
+        `cfg.rollout.long_prompts` is 'refuse'."""
+        return pipeline.fitting(found, self.cfg.episode.total_tokens, self.cfg.rollout.long_prompts == "refuse")
+
     def has_questions(self, split: str) -> bool:
         """True if prepare was given questions for this split."""
         return (self.workdir / "data" / "tasks" / split / QUESTIONS).is_dir()
@@ -218,7 +223,14 @@ class Validation:
 
     def __init__(self, job: Job, episodes: int):
         self._engine = job.engine("validation")
-        self._tasks = {level: job.tasks("validation", level, episodes) for level in job.cfg.validation_levels}
+        self._tasks, self._left_out = {}, {}
+        for level in job.cfg.validation_levels:
+            self._tasks[level], self._left_out[level] = job.fitting(job.tasks("validation", level, episodes))
+            if not self._tasks[level]:
+                raise ValueError(
+                    f"no validation task of {level_name(level)} has a prompt below episode.total_tokens="
+                    f"{job.cfg.episode.total_tokens}; raise it, or take the level out of validation_levels"
+                )
         self._decode_copy = state_lib.decode_copy(job.model_cfg, job.mesh)
 
     def __call__(self, params: Any, step: int) -> dict[str, float]:
@@ -227,4 +239,6 @@ class Validation:
         for level, tasks in self._tasks.items():
             summary = runner.summarise(runner.evaluate(self._engine, params, tasks))
             scores |= {f"{level_name(level)}/{name}": summary[name] for name in ("recall", "format", "searches", "hit")}
+            if self._left_out[level]:
+                scores[f"{level_name(level)}/left_out"] = self._left_out[level]
         return scores

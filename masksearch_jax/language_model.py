@@ -12,6 +12,7 @@ from typing import Any
 from masksearch_jax.llm.client import Client, ClientSettings
 from masksearch_jax.llm.endpoint import Endpoint
 from masksearch_jax.llm.interface import Backend, Sampling
+from masksearch_jax.runtime.json_files import read_json_object
 
 # Of `llm`: what decides a reply. The rest says how to ask, and may change from one run to the next.
 DECIDING = ("model", "chat", "temperature", "max_tokens")
@@ -107,7 +108,8 @@ def _stage(folder: Path, mesh: Any) -> tuple[str, Any, Any, Any]:
     from masksearch_jax.text import tokenizer
     from masksearch_jax.trainers import state as state_lib
 
-    cfg = model_config.from_config(json.loads((folder / "config.json").read_text())["model"])
+    described = read_json_object(folder / "config.json", "copy the folder of the stage again", ("model",))
+    cfg = model_config.from_config(described["model"])
     if cfg.lora:
         raise ValueError(
             f"llm.model={folder} holds adapters; merge them first: python -m masksearch_jax.convert --from={folder} "

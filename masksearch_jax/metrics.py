@@ -18,6 +18,8 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from masksearch_jax.runtime.json_files import parse_json
+
 T = TypeVar("T")
 _PLAIN_SECONDS = 10.0
 
@@ -104,10 +106,10 @@ class MetricsLog:
         if not self._primary or not self.path.exists():
             return 0
         self.close()
-        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+        lines = self.path.read_bytes().splitlines(keepends=True)
         kept = [line for line in lines if _row_step(line) <= step]
         partial = self.path.with_name(self.path.name + ".partial")
-        partial.write_text("".join(kept), encoding="utf-8")
+        partial.write_bytes(b"".join(kept))
         os.replace(partial, self.path)
         return len(lines) - len(kept)
 
@@ -119,14 +121,20 @@ class MetricsLog:
 
 
 def read_rows(path: Path | str) -> list[dict[str, Any]]:
-    """Returns the rows of a metrics.jsonl."""
-    return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+    """Returns the rows of a metrics.jsonl; raises ValueError that names file and line of what is none."""
+    rows = []
+    for number, line in enumerate(Path(path).read_bytes().splitlines(), 1):
+        try:
+            rows.append(parse_json(line))
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: {error}; start its stage again, which cuts its log") from error
+    return rows
 
 
-def _row_step(line: str) -> float:
-    """The step of a line, infinity for one that was not written to its end."""
+def _row_step(line: bytes) -> float:
+    """The step of a line, infinity for one that is damaged or was not written to its end."""
     try:
-        return json.loads(line)["step"] if line.endswith("\n") else math.inf
+        return parse_json(line)["step"] + 0 if line.endswith(b"\n") else math.inf
     except (ValueError, KeyError, TypeError):
         return math.inf
 

@@ -29,6 +29,7 @@ from masksearch_jax.retrieval import settings as index_settings  # noqa: E402
 from masksearch_jax.retrieval.passages import PassageStore  # noqa: E402
 from masksearch_jax.runtime import workdir_lock  # noqa: E402
 from masksearch_jax.workflows import prepared_data  # noqa: E402
+from masksearch_jax.workflows.settings import validate_settings  # noqa: E402
 
 # Which splits each index holds: training never sees held-out text, validation none of the test split.
 INDICES = {"train": ("train",), "validation": ("train", "validation"), "all": ("train", "validation", "test")}
@@ -68,6 +69,7 @@ def run(cfg: Any, workdir: Path) -> dict[str, Any]:
     """
     from masksearch_jax.prep import manifest
 
+    validate_settings(cfg, "prepare")
     data_dir = workdir / "data"
     recorded = prepared_data.recorded(cfg)
     if data_dir.exists() and manifest.read(data_dir) is None:

@@ -16,10 +16,12 @@ from masksearch_jax import entry
 from masksearch_jax.retrieval import wire
 from masksearch_jax.retrieval.http_server import Server, ServerLimits
 from masksearch_jax.retrieval.service import Service, ServiceSettings
+from masksearch_jax.workflows.settings import validate_settings
 
 
 def run(cfg: Any, workdir: Path) -> None:
     """Serves until it is told to stop. Raises ValueError or FileNotFoundError for settings or data that cannot work."""
+    validate_settings(cfg, "serve_search")
     limits = wire.Limits(**cfg.limits.to_dict())
     settings = ServiceSettings(
         indices=tuple(cfg.indices),

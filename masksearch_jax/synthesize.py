@@ -28,9 +28,11 @@ from masksearch_jax.llm.client import Client
 from masksearch_jax.retrieval import interface
 from masksearch_jax.rollout.episode import EpisodeLimits
 from masksearch_jax.runtime import json_files, workdir_lock
+from masksearch_jax.runtime.json_files import read_json_object
 from masksearch_jax.text import chat
 from masksearch_jax.text import tokenizer as tokenizer_lib
 from masksearch_jax.text.interface import Tokenizer
+from masksearch_jax.workflows.settings import validate_settings
 
 # Tasks that go through the index together: large enough for batched search, small enough to show progress.
 _CHUNK = 512
@@ -184,7 +186,8 @@ def _run_official(cfg: Any, workdir: Path) -> dict[str, Any]:
     """Demonstrations of `synthesize.official.file`, those of each level up to what is asked for."""
     chosen, target, started = cfg.synthesize.official, workdir / "demonstrations", time.perf_counter()
     tokenizer = tokenizer_lib.load(workdir / "data")
-    prepared = json.loads((workdir / "data" / "manifest.json").read_text()).get("settings", {}).get("tasks", {})
+    made = read_json_object(workdir / "data" / "manifest.json", "prepare the data again")
+    prepared = made.get("settings", {}).get("tasks", {})
     frame = chat.frame(tokenizer, prepared.get("chat", ""), prepared.get("system", ""))
     limits = EpisodeLimits(**cfg.episode.to_dict())
     accepted: dict[str, list[records.Demonstration]] = {name: [] for name in cfg.synthesize.examples}
@@ -311,6 +314,7 @@ def _first(source: Iterator[Any], count: int) -> list[Any]:
 
 
 def main(cfg: Any, workdir: Path) -> None:
+    validate_settings(cfg)
     check(cfg)
     with workdir_lock.locked(workdir):
         searcher = job.Job(cfg, workdir).searcher("train")

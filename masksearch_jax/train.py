@@ -21,20 +21,22 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from masksearch_jax import distributed, entry, language_model, sharding, synthesize
+from masksearch_jax import distributed, entry, language_model, synthesize
 from masksearch_jax import job as job_lib
 from masksearch_jax.agents.answer_judge import AnswerJudge
 from masksearch_jax.checkpoints import Checkpointer
+from masksearch_jax.model import config as model_config
 from masksearch_jax.model import convert, lora
 from masksearch_jax.model.config import lora_from_config
 from masksearch_jax.retrieval import remote
 from masksearch_jax.runtime import child_process, json_files, settings_history, workdir_lock
 from masksearch_jax.runtime.config_files import find_config
 from masksearch_jax.trainers import dapo, sft
-from masksearch_jax.trainers.rows import check_rows
 from masksearch_jax.workflows import prepared_data
+from masksearch_jax.workflows.settings import validate_settings, validate_shapes
 
 _PREPARE_PAGE = "configs/prepare.py"
+_AGAIN = "remove its folder, and start again: the demonstrations are then made anew"
 
 
 def run(cfg: Any, workdir: Path) -> Any:
@@ -45,6 +47,7 @@ def run(cfg: Any, workdir: Path) -> Any:
     job = job_lib.Job(cfg, workdir)
     if cfg.model.attention != "xla":  # refused, if it must be, before data is made; xla asks nothing of the devices
         say(f"attention of training rows: {job.architecture.attention}")
+    validate_shapes(cfg, job.mesh)
     ensure_data(cfg, workdir)
     check_stages(job)
     if cfg.job == "dapo" and cfg.start:
@@ -57,19 +60,20 @@ def run(cfg: Any, workdir: Path) -> Any:
 def check(cfg: Any) -> None:
     """Refuses settings that would waste a run, before anything is made. Raises ValueError that names the setting, and
     FileNotFoundError for a published folder that is not there."""
+    validate_settings(cfg)
     remote.settings_of(cfg.search)
+    adapters = lora_from_config(cfg.lora)
     if cfg.pretrained:
         convert.read_config(cfg.pretrained)
+    else:
+        model_config.from_config(cfg.model, **({} if "vocab_size" in cfg.model else {"vocab_size": 1}), lora=adapters)
     if cfg.start and not (Path(cfg.start) / "checkpoints").is_dir():
         raise ValueError(
             f"start={cfg.start} holds no checkpoints; name the folder of a trained stage, such as runs/dapo/dapo"
         )
-    adapters = lora_from_config(cfg.lora)
     if adapters and adapters.base_quantisation:
         lora.qwix()
-    mesh = sharding.make_mesh(**cfg.mesh.to_dict())
     if not (cfg.job == "dapo" and cfg.start):  # which needs no demonstrations
-        check_rows("sft", cfg.sft.rows, cfg.sft.micro_batches, mesh)
         synthesize.check(cfg)
     if cfg.job == "sft":
         return
@@ -78,10 +82,6 @@ def check(cfg: Any) -> None:
             f"rollout.top_p={cfg.rollout.top_p}, top_k={cfg.rollout.top_k}: RL samples from the whole distribution, or "
             "the log-probs of sampler and trainer disagree by construction; set top_p=1.0 and top_k=0"
         )
-    dapo.check(cfg.dapo)
-    dapo.batch_shape(cfg.dapo, cfg.episode.total_tokens, mesh)
-    if cfg.dapo.staleness not in (0, 1):
-        raise ValueError(f"dapo.staleness={cfg.dapo.staleness} is none of (0, 1): a batch is one version old at most")
     if cfg.dapo.staleness and not cfg.dapo.tis_cap:
         raise ValueError("dapo.staleness=1 needs importance weights for the lag: set dapo.tis_cap=2.0")
     if cfg.dapo.staleness and cfg.dapo.carry_over:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from absl import app, flags
 
+from masksearch_jax import entry
 from masksearch_jax.evals.report import page
 from masksearch_jax.evals.report.experiment import experiment_page, is_experiment
 from masksearch_jax.evals.report.run import run_page
@@ -33,8 +34,8 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"unexpected arguments {argv[1:]}")
     try:
         print(write(Path(flags.FLAGS.workdir), flags.FLAGS.charts))
-    except (ValueError, FileNotFoundError, ImportError) as error:
-        raise SystemExit(f"view: {error}") from error
+    except (ValueError, OSError, ImportError) as error:
+        raise SystemExit(f"view: {entry.sentence(error)}") from error
 
 
 if __name__ == "__main__":

@@ -293,6 +293,9 @@ def test_adapters_and_their_base_are_counted_once():
             cfg.sft.rows = 8
             work = compile_.job(cfg, mesh)
             resident[rank, cfg.job] = {name: size(tree) for name, tree in work.resident.items()}
+            if cfg.job == "dapo":  # any prompt that an episode may have fits the prefix
+                cache, prefix = (resident[rank, "dapo"][name] for name in ("cache", "prefix"))
+                assert prefix == cache * cfg.rollout.prompt_rows / cfg.rollout.slots
             if rank:
                 with jax.set_mesh(mesh):
                     for program in work.programs:

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = "masksearch_jax"
 LEAVES = {"sharding", "checkpoints", "metrics", "distributed"}
-# What only entries, and what several of them do alike (experiments/, workflows/), may import: everything of ours.
+# What only entries, the lines of stages in experiments/ and workflows/ may import: everything of ours.
 ENTRY_PACKAGES = {"experiments", "workflows"}
 
 # Package -> what it may import of ours besides itself: whole packages or single modules.

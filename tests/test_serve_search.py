@@ -81,9 +81,9 @@ def test_sigterm_finishes_what_is_in_flight_and_ends_with_status_0(workdir):
         ("indices", ("test",), r"data/index/test/index\.json does not exist; build the index again"),
         ("host", "256.0.0.1", r"cannot listen on host='256\.0\.0\.1'"),
         ("k", 1000, r"k is 1000, must be 1 to limits\.k = 100"),
-        ("limits.queries", 0, r"limits\.queries is 0, must be at least 1"),
-        ("threads", 0, "threads is 0, must be at least 1"),
-        ("indices", (), "indices is empty"),
+        ("limits.queries", 0, r"limits\.queries=0: it has to be .* at least 1"),
+        ("threads", 0, "threads=0: it has to be .* at least 1"),
+        ("indices", (), "indices=\(\): it has to be a tuple of names"),
     ],
 )
 def test_what_cannot_work_is_said_at_once(workdir, name, value, message):

@@ -11,6 +11,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from masksearch_jax.runtime.json_files import parse_json, read_json_object, write_json
+
 
 class Journal:
     """Thread-safe; one process at a time. `reasons` counts rejections."""
@@ -67,7 +69,7 @@ class Journal:
                 file.truncate(place)
                 break
             try:
-                line = json.loads(data)
+                line = parse_json(data)
                 task_id, rejected = line["task_id"], line["rejected"]
             except (ValueError, KeyError, TypeError) as error:
                 raise ValueError(f"{self._files[done]}, line {number}: damaged ({error}); remove the line") from error
@@ -81,10 +83,8 @@ class Journal:
 def _check(path: Path, settings: dict[str, Any]) -> None:
     settings = json.loads(json.dumps(settings))
     if not path.exists():
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text(json.dumps(settings, indent=1))
-        partial.rename(path)
-    elif (found := json.loads(path.read_text())) != settings:
+        write_json(path, settings)
+    elif (found := read_json_object(path, "remove its folder, and the tasks are asked for again")) != settings:
         names = sorted(found.keys() | settings.keys())
         pairs = [(n, found.get(n), settings.get(n)) for n in names]
         changed = [f"{n} was {before!r}, is {now!r}" for n, before, now in pairs if before != now]

@@ -5,11 +5,12 @@ written by `prepare` to augment.json. Leaves: permutations of the vocabulary, ke
 A model trained on permuted ids must copy an entity from its context, since the piece means nothing by itself.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+
+from masksearch_jax.runtime.json_files import read_json_object
 
 # Keeps the draw apart from other streams that are keyed by the same integers.
 _STREAM = 0x7065726D
@@ -65,7 +66,5 @@ def load(path: Path | str, vocab_size: int) -> PiecePermutation | None:
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; write it with `python -m masksearch_jax.prepare`")
-    data = json.loads(path.read_text())
-    if "groups" not in data:
-        raise ValueError(f"{path} has no field 'groups'; prepare the data again")
+    data = read_json_object(path, "prepare the data again", ("groups",))
     return PiecePermutation(data["groups"], vocab_size) if data["groups"] else None

@@ -10,8 +10,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from array_record.python import array_record_module
-
 from masksearch_jax.data import records as record_files
 
 # ArrayRecord rounds files up to 64 KiB, so that a size says little: head and tail (the tail holds the offsets of all
@@ -26,11 +24,9 @@ def describe_file(path: Path) -> dict[str, Any]:
         digest = hashlib.sha256(file.read(_EDGE))
         file.seek(max(0, size - _EDGE))
         digest.update(file.read(_EDGE))
-    reader = array_record_module.ArrayRecordReader(str(path))
-    try:
-        records = reader.num_records()
-    finally:
-        reader.close()
+    reader = record_files.open_file(path)
+    records = reader.num_records()
+    record_files.close(reader)
     return {"name": path.name, "bytes": size, "records": records, "edges": digest.hexdigest()[:16]}
 
 

@@ -11,7 +11,7 @@ import bisect
 import itertools
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ import numpy as np
 
 from masksearch_jax.data import packing, records
 from masksearch_jax.data.augment import PiecePermutation
-from masksearch_jax.data.curriculum import Curriculum, task_folder
+from masksearch_jax.data.curriculum import Curriculum, level_name, task_folder
 from masksearch_jax.data.fingerprint import fingerprint
 
 # Keeps the shuffle seeds apart from other streams that are keyed by the same integers.
@@ -45,13 +45,17 @@ class _LevelFiles:
     share: of each file, rounded up, that counts: its first records."""
 
     def __init__(self, level: int, files: Sequence[Path], seed: int, share: float = 1.0):
-        self._level, self._seed = level, seed
+        self._level, self._seed, self._paths = level, seed, list(files)
         self._sources = [grain.sources.ArrayRecordDataSource([str(f) for f in records.files(path)]) for path in files]
         self._sizes = [math.ceil(share * len(source)) for source in self._sources]
         self._ends = list(itertools.accumulate(self._sizes))
         empty = [str(path) for path, source in zip(files, self._sources, strict=True) if len(source) == 0]
         if empty:
             raise ValueError(f"level {level}: no records in {', '.join(empty)}; prepare the data again")
+
+    @property
+    def size(self) -> int:
+        return self._ends[-1]
 
     def read(self, cursor: int) -> tuple[int, bytes]:
         """Returns (epoch, record) at position `cursor` of the endless sequence."""
@@ -68,7 +72,10 @@ class _LevelFiles:
             seed=int(key.generate_state(1)[0]),
             rounds=_SHUFFLE_ROUNDS,
         )
-        return epoch, source[shuffled]
+        try:
+            return epoch, source[shuffled]
+        except RuntimeError as error:
+            raise records.damaged(self._paths[number], f"record {shuffled}", error) from error
 
 
 class _Draws:
@@ -91,6 +98,10 @@ class _Draws:
     def advance(self, drawn: Drawn) -> None:
         self.index += 1
         self._cursors[drawn.level] += 1
+
+    def size(self, level: int) -> int:
+        """Records of a level, all epochs of it."""
+        return self._levels[level].size
 
     def get_state(self) -> dict[str, Any]:
         return {"index": self.index, "cursors": {str(level): cursor for level, cursor in self._cursors.items()}}
@@ -169,11 +180,13 @@ class DemonstrationIterator(grain.DatasetIterator):
 
 
 class TaskIterator(grain.DatasetIterator):
-    """Tasks without end; see `tasks`."""
+    """Tasks without end; see `tasks`. left_out: how many were passed over since this iterator was made."""
 
-    def __init__(self, draws: _Draws, fingerprint: str):
+    def __init__(self, draws: _Draws, fingerprint: str, room: int | None = None):
         super().__init__()
-        self._draws = draws
+        self._draws, self._room = draws, room
+        self._passed: dict[int, int] = {}  # by level: tasks passed over in a row
+        self.left_out = 0
         self.fingerprint = fingerprint
 
     @property
@@ -182,10 +195,21 @@ class TaskIterator(grain.DatasetIterator):
         return self._draws.index
 
     def __next__(self) -> records.Task:
-        drawn = self._draws.peek()
-        task = records.decode(records.Task, drawn.data).at(drawn.level)
-        self._draws.advance(drawn)
-        return task
+        while True:
+            drawn = self._draws.peek()
+            task = records.decode(records.Task, drawn.data).at(drawn.level)
+            self._draws.advance(drawn)
+            if self._room is None or len(task.prompt) < self._room:
+                self._passed[drawn.level] = 0
+                return task
+            self.left_out += 1
+            self._passed[drawn.level] = passed = self._passed.get(drawn.level, 0) + 1
+            if passed >= self._draws.size(drawn.level):
+                raise ValueError(
+                    f"none of the {passed} tasks of {level_name(drawn.level)} has a prompt below {self._room} tokens, "
+                    f"the last one, {task.id}, has {len(task.prompt)}: raise episode.total_tokens, cut shorter "
+                    "passages (prepare.passages.words), or take the level out of the curriculum"
+                )
 
     def get_state(self) -> dict[str, Any]:
         """Returns JSON data: which task comes next."""
@@ -242,9 +266,20 @@ def demonstrations(
 
 
 def tasks(
-    directory: Path | str, split: str, curriculum: Curriculum, *, seed: int, tokenizer_fingerprint: str
+    directory: Path | str,
+    split: str,
+    curriculum: Curriculum,
+    *,
+    seed: int,
+    tokenizer_fingerprint: str,
+    room: int | None = None,
+    refuse: bool = False,
 ) -> TaskIterator:
     """Returns an endless iterator of `records.Task` under one global cursor.
+
+    room: tokens of an episode. Tasks whose prompt leaves no room in it are passed over and counted in `left_out`, by
+    the task alone, so that a resumed run passes over the same ones; refuse: they are a ValueError here, which says how
+    many there are, at the price of reading every task once.
 
     directory: the `tasks` folder that prepare wrote, `<split>/ramp_<level>/epoch_<e>.array_record` (level 0:
     `<split>/qa`). Raises FileNotFoundError for a level of the curriculum that has no files.
@@ -253,7 +288,32 @@ def tasks(
     mark = fingerprint(
         paths, kind="tasks", split=split, seed=seed, curriculum=curriculum.describe(), tokenizer=tokenizer_fingerprint
     )
-    return TaskIterator(_Draws(paths, curriculum, seed), mark)
+    if room is not None and refuse:
+        for path in (path for level_paths in paths.values() for path in level_paths):
+            fitting(records.read(path, records.Task), room, refuse=True)
+    return TaskIterator(_Draws(paths, curriculum, seed), mark, room)
+
+
+def fitting(found: Iterable[records.Task], room: int, refuse: bool = False) -> tuple[list[records.Task], int]:
+    """Returns the tasks whose prompt leaves room in an episode of `room` tokens, in order, and how many do not.
+
+    refuse: raises ValueError that counts these, and names the longest one.
+    """
+    kept: list[records.Task] = []
+    long: list[tuple[int, str]] = []
+    for task in found:
+        if len(task.prompt) < room:
+            kept.append(task)
+        else:
+            long.append((len(task.prompt), task.id))
+    if long and refuse:
+        length, name = max(long)
+        raise ValueError(
+            f"rollout.long_prompts='refuse': {len(long)} of {len(long) + len(kept)} tasks have prompts that leave an "
+            f"episode of episode.total_tokens={room} no room; the longest, task {name}, has {length} tokens. Raise "
+            f"episode.total_tokens above {length}, cut shorter passages, or set rollout.long_prompts='skip'"
+        )
+    return kept, len(long)
 
 
 def task_files(directory: Path | str, split: str, level: int | str) -> list[Path]:

@@ -6,6 +6,7 @@ shards `name-00000-of-00032.array_record` .. in their order: what reads a path h
 """
 
 import bisect
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -189,14 +190,55 @@ def files(path: Path | str) -> list[Path]:
 def read(path: Path | str, cls: type[Record]) -> Iterator[Record]:
     """Yields the records of one file, or of its shards, in order; raises FileNotFoundError that names the file."""
     for file in files(path):
-        reader = array_record_module.ArrayRecordReader(str(file))
+        reader = open_file(file)
         try:
             total = reader.num_records()
             for start in range(0, total, _READ_CHUNK):
-                for data in reader.read(start, min(start + _READ_CHUNK, total)):
-                    yield decode(cls, data)
+                end = min(start + _READ_CHUNK, total)
+                try:
+                    chunk = reader.read(start, end)
+                except (RuntimeError, ValueError, IndexError) as error:
+                    raise damaged(file, f"one of the records {start} to {end - 1}", error) from error
+                for number, data in enumerate(chunk, start):
+                    yield _decoded(cls, data, file, number)
         finally:
-            reader.close()
+            close(reader)
+
+
+def open_file(file: Path | str) -> Any:
+    """Returns a reader of one ArrayRecord file; raises ValueError that names one that is none, or is cut."""
+    reader = array_record_module.ArrayRecordReader(str(file))
+    if reader.ok():
+        return reader
+    try:  # it would count as a file of no records
+        reader.close()
+        raise RuntimeError("it is cut, or no ArrayRecord")
+    except RuntimeError as error:
+        raise damaged(file, "its end, which says where the records are", error) from error
+
+
+def close(reader: Any) -> None:
+    """Closes a reader; what it complains of then was raised when it was met."""
+    with contextlib.suppress(RuntimeError):
+        reader.close()
+
+
+def damaged(file: Path | str, what: str, error: Exception) -> ValueError:
+    """Returns the error for a file of which `what` cannot be read: its name, and the command that makes it again."""
+    folder = Path(file).parent.name
+    command = "synthesize" if folder == "demonstrations" else "prepare"
+    said = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+    return ValueError(
+        f"{file}: {what} cannot be read ({said}); copy the file again, or remove its folder "
+        f"and make it again with `python -m masksearch_jax.{command}`"
+    )
+
+
+def _decoded(cls: type[Record], data: bytes, file: Path | str, number: int) -> Record:
+    try:
+        return decode(cls, data)
+    except Exception as error:  # msgpack has many
+        raise damaged(file, f"record {number}", error) from error
 
 
 class RandomAccess:
@@ -207,7 +249,8 @@ class RandomAccess:
         """Raises FileNotFoundError that names the file."""
         self._cls = cls
         self._lock = threading.Lock()
-        self._readers = [array_record_module.ArrayRecordReader(str(file)) for file in files(path)]
+        self._files = files(path)
+        self._readers = [open_file(file) for file in self._files]
         self._ends = list(itertools.accumulate(reader.num_records() for reader in self._readers))
 
     def __len__(self) -> int:
@@ -220,11 +263,15 @@ class RandomAccess:
         by_file: dict[int, list[int]] = {}  # file: places in `positions`
         for place, position in enumerate(positions):
             by_file.setdefault(bisect.bisect_right(self._ends, position), []).append(place)
-        found: list[bytes] = [b""] * len(positions)
+        found: list[tuple[bytes, Path, int]] = [(b"", Path(), 0)] * len(positions)
         with self._lock:
             for number, places in by_file.items():
                 first = self._ends[number - 1] if number else 0
-                data = self._readers[number].read([int(positions[place]) - first for place in places])
-                for place, one in zip(places, data, strict=True):
-                    found[place] = one
-        return [decode(self._cls, one) for one in found]
+                wanted = [int(positions[place]) - first for place in places]
+                try:
+                    data = self._readers[number].read(wanted)
+                except (RuntimeError, ValueError, IndexError) as error:
+                    raise damaged(self._files[number], f"one of the records {wanted[:8]}", error) from error
+                for place, one, position in zip(places, data, wanted, strict=True):
+                    found[place] = one, self._files[number], position
+        return [_decoded(self._cls, *one) for one in found]

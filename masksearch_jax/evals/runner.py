@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from masksearch_jax.data.records import Task
 from masksearch_jax.rollout.request import Request
 from masksearch_jax.rollout.trajectory import Trajectory
+from masksearch_jax.runtime.json_files import parse_json
 from masksearch_jax.text import answers, official, tags
 
 # Passage id -> its title and text.
@@ -285,11 +286,11 @@ def write_json(path: Path | str, content: Any) -> None:
 def read_rows(path: Path | str) -> list[Row]:
     """Returns the rows of a jsonl file; raises ValueError that names file and line for anything else."""
     rows = []
-    with Path(path).open(encoding="utf-8") as file:
+    with Path(path).open("rb") as file:
         for number, line in enumerate(file, 1):
             try:
-                rows.append(Row(**json.loads(line)))
-            except (json.JSONDecodeError, TypeError) as error:
+                rows.append(Row(**parse_json(line)))
+            except (ValueError, TypeError) as error:
                 raise ValueError(
                     f"{path}, line {number}: not a row of this version ({error}); "
                     "run `python -m masksearch_jax.evaluate` again"

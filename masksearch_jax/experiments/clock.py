@@ -1,11 +1,12 @@
 """Wall time of the stages of a line, kept over restarts."""
 
 import contextlib
-import json
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+from masksearch_jax.runtime.json_files import read_json_object, write_json
 
 
 class Clock:
@@ -13,7 +14,9 @@ class Clock:
 
     def __init__(self, workdir: Path):
         self._path = workdir / "seconds.json"
-        self.seconds: dict[str, float] = json.loads(self._path.read_text()) if self._path.exists() else {}
+        self.seconds: dict[str, float] = {}
+        if self._path.exists():
+            self.seconds = read_json_object(self._path, "remove it: it holds wall times alone")
 
     @contextlib.contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
@@ -21,5 +24,4 @@ class Clock:
         began = time.perf_counter()
         yield
         self.seconds[stage] = round(self.seconds.get(stage, 0.0) + time.perf_counter() - began, 1)
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._path.write_text(json.dumps(self.seconds))
+        write_json(self._path, self.seconds)

@@ -10,7 +10,6 @@ W/report.json. Killed at any moment and started again with the same line, it goe
 
 import collections
 import itertools
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,9 +26,11 @@ from masksearch_jax.evals import report, runner
 from masksearch_jax.experiments.clock import Clock
 from masksearch_jax.experiments.workdirs import shared_workdir
 from masksearch_jax.rollout.engine import RolloutEngine
+from masksearch_jax.runtime.json_files import read_json_object
 from masksearch_jax.trainers import state as state_lib
 
 JUDGES = ("rules", "llm")
+_AGAIN = "remove its folder and start again, which makes it anew"
 _CHUNK = 256  # tasks that are sampled together, and shown as one step of progress
 
 
@@ -112,7 +113,7 @@ def demonstrate(
     which its manifest.json holds. A finished folder is left as it is."""
     folder = job.workdir / "demonstrations"
     if (folder / "manifest.json").exists():
-        return json.loads((folder / "manifest.json").read_text())
+        return read_json_object(folder / "manifest.json", _AGAIN)
     cfg = _teacher(job.cfg, number)
     judge = train.answer_judge(job, job.cfg.evolve.judging) if job.cfg.evolve.judge == "llm" else None
     wanted = dict(job.cfg.evolve.rounds[number - 1])
@@ -124,14 +125,19 @@ def demonstrate(
         done = 0
         for level, count in wanted.items():
             outcomes, queries, new, solved = collections.Counter(), collections.Counter(), [], 0
+            left_out = 0  # tasks whose prompts leave an episode no room
             source = _tasks(job, level, number)
             while count and (chunk := list(itertools.islice(source, min(_CHUNK, count)))):
-                found = distill.harvest(engine, decode_params, chunk, cfg, wanted[level] - count, judge)
+                fit, long = job.fitting(chunk)
+                found = distill.harvest(engine, decode_params, fit, cfg, wanted[level] - count, judge)
+                left_out += long
                 new += distill.distinct(seen, found.demonstrations)
                 outcomes, queries, solved = outcomes + found.outcomes, queries + found.queries, solved + found.solved
                 count, done = count - len(chunk), done + len(chunk)
                 bar(done)
             made["levels"][level_name(level)] = _numbers(wanted[level] - count, outcomes, queries, new, solved)
+            if left_out:
+                made["levels"][level_name(level)]["left_out"] = left_out
             if new:
                 grown[level] = grown.get(level, []) + new
     for level, found in grown.items():
@@ -156,12 +162,17 @@ def _numbers(tasks, outcomes, queries, new, solved) -> dict[str, Any]:
 
 def _tasks(job: job_lib.Job, level: int, number: int) -> Iterator[records.Task]:
     """Training tasks of a level without end, from where the rounds before left off."""
-    made = json.loads((job.workdir.parent / "demonstrations" / "manifest.json").read_text())["levels"]
+    made = _levels(job.workdir.parent)
     used = sum(made.get(level_name(level), {}).get("outcomes", {}).values())
     used += sum(dict(earlier).get(level, 0) for earlier in job.cfg.evolve.rounds[: number - 1])
     files = task_files(job.workdir / "data" / "tasks", "train", level)
     every = itertools.chain.from_iterable(records.read(path, records.Task) for path in itertools.cycle(files))
     return itertools.islice(every, used, None)
+
+
+def _levels(workdir: Path) -> dict[str, Any]:
+    """What the manifest of W/demonstrations says of each level."""
+    return read_json_object(workdir / "demonstrations" / "manifest.json", _AGAIN, ("levels",))["levels"]
 
 
 def _demonstrations(workdir: Path) -> dict[int, list[records.Demonstration]]:
@@ -178,13 +189,13 @@ def scored(job: job_lib.Job, params: Any, engine: RolloutEngine) -> dict[str, An
     """Held-out scores of a round's policy by level, from its scores.json where that is there."""
     path = job.workdir / "evaluate" / "sft" / "scores.json"
     if path.exists():
-        return json.loads(path.read_text())
+        return read_json_object(path, _AGAIN)
     return evaluate.run(job, "sft", engine, params)
 
 
 def _first(job: job_lib.Job, scores: dict[str, Any]) -> dict[str, Any]:
     """Round 0: the numbers of the page's teacher."""
-    made = json.loads((job.workdir / "demonstrations" / "manifest.json").read_text())["levels"]
+    made = _levels(job.workdir)
     written = {name: one["written"] for name, one in made.items() if "written" in one}
     return {"round": 0, "levels": {}, "set": written, "held_out": scores}
 

@@ -17,7 +17,6 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import functools
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -30,6 +29,8 @@ from masksearch_jax.experiments.clock import Clock
 from masksearch_jax.experiments.workdirs import shared_workdir
 from masksearch_jax.rollout.engine import RolloutEngine
 from masksearch_jax.runtime import child_process, workdir_lock
+from masksearch_jax.runtime.json_files import read_json_object
+from masksearch_jax.workflows.settings import validate_settings
 
 ONE_SEARCH = "one_search"
 _WAIT_SECONDS = 60.0
@@ -96,6 +97,7 @@ def side_by_side(cfg: Any, workdir: Path) -> None:
 
 def check(cfg: Any) -> list[Row]:
     """Returns the rows; raises ValueError that names what cannot work."""
+    validate_settings(cfg)
     rows = [Row(*row) for row in cfg.grid.rows]
     labels = [row.label for row in rows]
     for row in rows:
@@ -193,7 +195,7 @@ class Line:
             params = self.train(row.chain)
             with self.clock(f"evaluate/{row.folder}"):
                 evaluate.run(job, policy, self._engine, params)
-        return json.loads(path.read_text())
+        return read_json_object(path, "remove it and start again, which evaluates anew")
 
 
 def summary(

@@ -4,7 +4,6 @@ Prepares, synthesises, trains SFT and DAPO (and, as a control, SFT for as long a
 the held-out test split and writes W/report.json. Each stage that W already holds is reused.
 """
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,15 @@ from masksearch_jax import job as job_lib
 from masksearch_jax.evals import report, runner
 from masksearch_jax.evals.benchmarks import BENCHMARKS
 from masksearch_jax.experiments.clock import Clock
+from masksearch_jax.runtime.json_files import read_json_object
+from masksearch_jax.workflows.settings import validate_shapes
 
 
 def run(cfg: Any, workdir: Path) -> dict[str, Any]:
     """Runs what `cfg.policies` asks for; returns the content of W/report.json. Raises ValueError for bad settings."""
     started = time.perf_counter()
     train.check(cfg)
+    validate_shapes(cfg, job_lib.Job(cfg, workdir).mesh)
     clock = Clock(workdir)
     with clock("prepare"):
         train.ensure_data(cfg, workdir)
@@ -74,8 +76,10 @@ def write_report(
         "benchmarks": {name: {p: s and s[name] for p, s in by_policy.items()} for name in BENCHMARKS if name in suites},
         "gains": gains(job.workdir, [p for p, s in by_policy.items() if s]),
         "stage_seconds": seconds,
-        "prepare": json.loads((job.workdir / "data" / "report.json").read_text()),
-        "demonstrations": json.loads((job.workdir / "demonstrations" / "manifest.json").read_text())["levels"],
+        "prepare": read_json_object(job.workdir / "data" / "report.json", "prepare the data again"),
+        "demonstrations": read_json_object(
+            job.workdir / "demonstrations" / "manifest.json", "remove its folder and start again", ("levels",)
+        )["levels"],
     }
     return report.write_report(
         job.workdir / "report.json", headline, per_masks, job.cfg.seed, wall_seconds, job.cfg.to_dict(), extra

@@ -48,7 +48,10 @@ class Endpoint:
             raise ValueError(f"llm.model is empty: name the model that {url} serves")
         key = os.environ.get(key_variable, "") if key_variable else _NO_KEY
         if not key:
-            raise ValueError(f"llm.key_variable={key_variable!r}: no such environment variable; export it, or set ''")
+            raise ValueError(
+                "llm.key_variable names no environment variable that is set: it takes the name of one that holds the "
+                "key, never the key itself (which is why its value is not shown here); export it, or set ''"
+            )
         try:
             import openai
         except ImportError:

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import masksearch_jax
+from masksearch_jax.runtime.json_files import read_json_object
 
 MANIFEST = "manifest.json"
 _BLOCK = 1 << 22
+_AGAIN = "copy the data again, or remove its folder and prepare with `python -m masksearch_jax.prepare`"
 
 
 def sha256(path: Path | str) -> str:
@@ -38,7 +40,7 @@ def code_version() -> dict[str, str]:
 def read(data_dir: Path | str) -> dict[str, Any] | None:
     """Returns the manifest of finished data, None if there is none."""
     path = Path(data_dir) / MANIFEST
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    return read_json_object(path, _AGAIN, ("settings", "source")) if path.exists() else None
 
 
 def is_current(data_dir: Path | str, settings: dict[str, Any]) -> bool:

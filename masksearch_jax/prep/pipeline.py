@@ -89,8 +89,10 @@ def check(cfg: Any) -> None:
         raise FileNotFoundError(
             f"dump={cfg.dump!r}: no such file; name a MediaWiki export, a corpus (.json, .json.gz), or {TOY!r}"
         )
-    if cfg.questions and not Path(cfg.questions).is_file():
-        raise FileNotFoundError(f"questions={cfg.questions!r}: no such file")
+    if cfg.questions:
+        if not Path(cfg.questions).is_file():
+            raise FileNotFoundError(f"questions={cfg.questions!r}: no such file")
+        benchmarks.read_hotpotqa(cfg.questions)  # a bad file is told now, not after passages, spans and tokenizer
     if cfg.newer_dump and not Path(cfg.newer_dump).is_file():
         raise FileNotFoundError(f"newer_dump={cfg.newer_dump!r}: no such file; name a later export of the same wiki")
     if cfg.beam.runner and (cfg.newer_dump or cfg.spans != "rules" or (cfg.dump == TOY and cfg.toy_benchmarks)):

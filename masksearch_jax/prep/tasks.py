@@ -30,6 +30,7 @@ from masksearch_jax.data import records
 from masksearch_jax.evals.benchmarks import BENCHMARKS
 from masksearch_jax.prep import question_metrics, ramp
 from masksearch_jax.prep import vocabulary as vocabularies
+from masksearch_jax.runtime.json_files import read_json_object
 from masksearch_jax.text import chat, tokenizer
 
 LEVELS = (1, 2, 3, 4)  # the paper's 0 < k < 5
@@ -87,7 +88,7 @@ class TaskSettings:
         path = directory / SETTINGS
         if not path.exists():
             raise FileNotFoundError(f"{path} does not exist; make it with `python -m masksearch_jax.prepare`")
-        return cls(**json.loads(path.read_text()))
+        return cls(**read_json_object(path, "make it with `python -m masksearch_jax.prepare`"))
 
 
 def passage_file(data_dir: Path | str, split: str) -> Path:

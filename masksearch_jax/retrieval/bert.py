@@ -23,10 +23,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from masksearch_jax.model.published.safetensors_files import read_safetensors
 from masksearch_jax.retrieval import bert_network, encoder
+from masksearch_jax.runtime.json_files import read_json_object
 from masksearch_jax.text import wordpiece
 
 _CONFIG_FILE, _WEIGHTS_FILE = "config.json", "model.safetensors"
 _POOLING_FILE = "1_Pooling/config.json"
+_AGAIN = "build the index again with `python -m masksearch_jax.prepare`"
 # Shapes that programs are compiled for: a text is padded to the next length, a batch to the rows of its length.
 # Queries are few and answered one by one: few programs. Passages are many: padded by 8 tokens or an eighth at most.
 _QUERY_LENGTHS = (16, 32, 64, 96, 128, 192, 256, 384, 512)
@@ -140,7 +142,7 @@ class BertEncoder:
     @classmethod
     def load(cls, directory: Path | str) -> "BertEncoder":
         """Returns the encoder that `save` wrote."""
-        settings = json.loads((Path(directory) / encoder.SETTINGS_FILE).read_text())
+        settings = read_json_object(Path(directory) / encoder.SETTINGS_FILE, _AGAIN, ("kind", "fingerprint"))
         del settings["kind"], settings["fingerprint"]
         return cls(Path(directory), **settings)
 
@@ -188,9 +190,8 @@ def _read_pooling(path: Path) -> str:
         raise ValueError(
             f"{path} does not exist, so retrieval.pooling cannot be 'auto': set 'mean' (MiniLM, E5) or 'cls' (BGE)"
         )
-    modes = {
-        name for name, on in json.loads(path.read_text()).items() if name.startswith("pooling_mode") and on is True
-    }
+    said = read_json_object(path, "copy the checkpoint again")
+    modes = {name for name, on in said.items() if name.startswith("pooling_mode") and on is True}
     known = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
     if len(modes) != 1 or not modes <= set(known):
         raise ValueError(f"{path}: pooling is {sorted(modes)}, this encoder computes one of {sorted(known)}")

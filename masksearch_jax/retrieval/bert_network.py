@@ -8,7 +8,6 @@ differently).
 """
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+
+from masksearch_jax.runtime.json_files import read_json_object
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +33,7 @@ class BertConfig:
     @classmethod
     def read(cls, path: Path | str) -> "BertConfig":
         """Returns the sizes in a published config.json; raises ValueError for what this network does not compute."""
-        config = json.loads(Path(path).read_text())
+        config = read_json_object(path, "copy the checkpoint again")
         expected = {"model_type": "bert", "hidden_act": "gelu", "position_embedding_type": "absolute"}
         for name, value in expected.items():
             if config.get(name, value) != value:

@@ -8,7 +8,6 @@ Left out: updates; a changed corpus is a new build.
 
 import dataclasses
 import hashlib
-import json
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -32,6 +31,7 @@ from masksearch_jax.retrieval import (
 )
 from masksearch_jax.retrieval import encoder as encoders
 from masksearch_jax.retrieval.settings import IndexSettings, from_config
+from masksearch_jax.runtime.json_files import read_json_object
 
 Progress = Callable[[str, int, int], None]  # stage, done, total
 
@@ -123,7 +123,9 @@ def _identify(passages: Collection[Passage]) -> tuple[np.ndarray, np.ndarray, np
 def _need(settings: IndexSettings, count: int) -> capacity.Need:
     dims = settings.dims
     if settings.encoder == "bert":
-        dims = json.loads((Path(settings.encoder_dir) / "config.json").read_text())["hidden_size"]
+        dims = read_json_object(
+            Path(settings.encoder_dir) / "config.json", "copy the checkpoint again", ("hidden_size",)
+        )["hidden_size"]
     how = scann_index.plan(settings.scann, count) if _kind(settings) == "scann" else None
     return capacity.need(count, dims, how)
 

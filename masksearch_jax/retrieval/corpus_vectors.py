@@ -17,6 +17,7 @@ from typing import BinaryIO
 import numpy as np
 
 from masksearch_jax.retrieval.encoder import Encoder
+from masksearch_jax.runtime.json_files import read_json_object
 
 FORMAT = 1
 PART_ROWS = 4096  # minutes of a core by MiniLM, which is what a kill costs; 6 MB at 384 dimensions
@@ -101,7 +102,7 @@ class CorpusVectors:
     def _check_identity(self) -> None:
         path = self._directory / _IDENTITY_FILE
         if path.exists():
-            found = json.loads(path.read_text())
+            found = read_json_object(path, "remove its folder and prepare again")
             different = sorted(name for name in found | self._identity if found.get(name) != self._identity.get(name))
             if not different:
                 return

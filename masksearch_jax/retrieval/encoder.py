@@ -4,12 +4,13 @@ Enters: texts. Leaves: unit vectors, float32 [n, dims], whose inner product is t
 `lexical` (self-contained, fitted on the passages) and `bert` (Flax, published weights). Left out: BM25 (hybrid.py).
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+
+from masksearch_jax.runtime.json_files import read_json_object
 
 SETTINGS_FILE = "encoder.json"
 
@@ -43,7 +44,7 @@ def load(directory: Path | str) -> Encoder:
     path = Path(directory) / SETTINGS_FILE
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; build the index again with `python -m masksearch_jax.prepare`")
-    kind = json.loads(path.read_text())["kind"]
+    kind = read_json_object(path, "build the index again with `python -m masksearch_jax.prepare`", ("kind",))["kind"]
     if kind == "lexical":
         from masksearch_jax.retrieval import lexical
 

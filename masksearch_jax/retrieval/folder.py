@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from masksearch_jax.data import records
 from masksearch_jax.data.records import Passage
+from masksearch_jax.runtime.json_files import read_json_object
 
 Loaded = TypeVar("Loaded")
 
@@ -65,10 +66,12 @@ def read_index_file(directory: Path, only: Sequence[str] | None = None) -> dict[
     path = directory / INDEX_FILE
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; {_AGAIN}")
-    contents = json.loads(path.read_text())
+    contents = read_json_object(path, _AGAIN)
     if contents.get("format") != FORMAT:
         raise ValueError(f"{path}: format is {contents.get('format')!r}, this version reads {FORMAT}; {_AGAIN}")
-    files = contents["files"]
+    files = contents.get("files")
+    if not isinstance(files, dict) or not {*(only or ())} <= files.keys():
+        raise ValueError(f"{path} does not name its files; {_AGAIN}")
     for name, expected in files.items() if only is None else [(name, files[name]) for name in only]:
         if not (directory / name).exists():
             raise FileNotFoundError(f"{directory / name} is missing; {_AGAIN}")

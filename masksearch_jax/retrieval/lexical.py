@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from masksearch_jax.retrieval import encoder
+from masksearch_jax.runtime.json_files import read_json_object
 from masksearch_jax.text.shingles import mix, word_hash, words
 
 _FREQUENCIES_FILE = "frequencies.npz"
@@ -118,7 +119,10 @@ class LexicalEncoder:
     def load(cls, directory: Path | str) -> "LexicalEncoder":
         """Returns the encoder that `save` wrote; raises ValueError where the files disagree."""
         directory = Path(directory)
-        settings = json.loads((directory / encoder.SETTINGS_FILE).read_text())
+        settings = read_json_object(
+            directory / encoder.SETTINGS_FILE, "build the index again with `python -m masksearch_jax.prepare`",
+            ("documents", "dims", "fingerprint"),
+        )  # fmt: skip
         with np.load(directory / _FREQUENCIES_FILE) as stored:
             made = cls(settings["documents"], stored["buckets"], stored["counts"], settings["dims"])
         if made.fingerprint != settings["fingerprint"]:

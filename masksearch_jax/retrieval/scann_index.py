@@ -22,6 +22,7 @@ import numpy as np
 
 from masksearch_jax.retrieval import exact
 from masksearch_jax.retrieval.settings import ScannSettings
+from masksearch_jax.runtime.json_files import read_json_object
 
 # Sizes from ScaNN's docs/algorithms.md, confirmed by measurement: below, brute force is as fast and loses nothing.
 _BRUTE_FORCE_UNDER = 20_000
@@ -171,7 +172,8 @@ class ScannIndex:
     def load(cls, directory: Path | str) -> "ScannIndex":
         """Returns the index that `build` saved. Load only folders that you trust (checksums: see tool.load)."""
         directory = Path(directory)
-        how = Plan(**json.loads((directory / _SEARCH_FILE).read_text()))
+        again = "build the index again with `python -m masksearch_jax.prepare`"
+        how = Plan(**read_json_object(directory / _SEARCH_FILE, again))
         vectors = exact.ExactSearcher.load(directory).vectors
         load = _scann().scann_ops_pybind.load_searcher
         return cls([load(str(directory / name)) for name, _, _ in _shards(len(vectors), how.shards)], vectors, how)

@@ -10,7 +10,6 @@ client's: a server does not know tasks. Left out: sockets (http_server.py), gath
 import asyncio
 import concurrent.futures
 import dataclasses
-import json
 import re
 import threading
 import time
@@ -94,7 +93,7 @@ class Service:
             raise FileNotFoundError(f"{error} --workdir={self._workdir}") from None
         for name in self._settings.indices:
             tool = SearchTool.load(data / "index" / name, store, "none")
-            opened[name] = tool, json.loads((data / "index" / name / folder.INDEX_FILE).read_text())
+            opened[name] = tool, folder.read_index_file(data / "index" / name, only=())
         return opened
 
     async def handle(self, request: Request) -> Response:

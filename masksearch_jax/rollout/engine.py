@@ -32,8 +32,9 @@ class RolloutConfig:
     search_batch: queries per call. search_threads: calls at a time.
     prompt_rows: prompts per prefill. prompt_lengths, append_rows, append_tokens: ladders of program shapes; each
     entry costs a compilation, and work is padded to the next entry. Rows are rounded up to a multiple of the shards
-    that the slots lie on. context_lengths: where the cache is cut, in tokens; a decode or an append reads as far as
-    the first of them that holds its longest slot, and at most limits.total_tokens.
+    that the slots lie on. Prompts longer than the last of prompt_lengths take a program of limits.total_tokens, which
+    is compiled with the others. context_lengths: where the cache is cut, in tokens; a decode or an append reads as far
+    as the first of them that holds its longest slot, and at most limits.total_tokens.
     What each costs: docs/rollouts.md.
     """
 
@@ -89,8 +90,9 @@ class RolloutEngine:
         self._stops = stops.build(tokenizer, model_cfg.vocab_size)
         self._fixed = stops.fixed_ids(tokenizer)
         self._time = cfg.limits.total_tokens
-        self._contexts = shapes.clipped((*cfg.context_lengths, self._time), self._time)
-        self._prompt_lengths = shapes.clipped(cfg.prompt_lengths, self._time)
+        # Any prompt and any context fit the last rung; longer appends are fed in parts, more rows in several programs.
+        self._contexts = shapes.to_the_end(cfg.context_lengths, self._time)
+        self._prompt_lengths = shapes.to_the_end(cfg.prompt_lengths, self._time)
         self._append_tokens = shapes.clipped(cfg.append_tokens, self._time)
         self._owners = Owners(mesh, cfg.slots)
         # Every shard of the slots prefills and appends as many rows as any other.

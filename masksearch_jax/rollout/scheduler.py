@@ -210,7 +210,7 @@ class Run:
         whole = self.owners.whole
         if self.prefix[0] != batch:
             prompts = [self.prompts[index][:-1] for index in self.prefixes.first[batch]]
-            length = shapes.rung((*self.engine._prompt_lengths, self.engine._time), max(map(len, prompts)))
+            length = shapes.rung(self.engine._prompt_lengths, max(map(len, prompts)))
             ids, counts = shapes.padded(prompts, self.engine._prompt_rows, length)
             self.prefix = (batch, self.programs.prefill(self.params, whole(ids), whole(counts)))
             self.stats["prefilled"] += len(prompts)

@@ -14,6 +14,11 @@ def clipped(ladder: Sequence[int], largest: int) -> tuple[int, ...]:
     return tuple(sorted({min(size, largest) for size in ladder}))
 
 
+def to_the_end(ladder: Sequence[int], largest: int) -> tuple[int, ...]:
+    """Returns the ladder with `largest` as its last rung, so that whatever may come fits some rung of it."""
+    return clipped((*ladder, largest), largest)
+
+
 def rung(ladder: Sequence[int], size: int) -> int:
     """Returns the smallest rung that holds `size`, or the largest one."""
     return next((entry for entry in ladder if entry >= size), ladder[-1])

@@ -79,9 +79,12 @@ def collect(
     """
     pool = {group.id: group for group in carried}
     fresh: list[Group] = []
-    generations, stats = 0, collections.Counter()
+    generations, stats, left_out = 0, collections.Counter(), tasks.left_out
     while generations < settings.max_generations and (generations == 0 or len(pool) < settings.groups):
-        drawn = dict(zip(range(tasks.index, tasks.index + settings.prompts), tasks, strict=False))
+        drawn = {}
+        while len(drawn) < settings.prompts:
+            task = next(tasks)
+            drawn[tasks.index - 1] = task  # tasks that were left out have numbers of their own
         requests = _requests(drawn, settings.group_size, augmentation, seed)
         trajectories = engine.run(params, requests, version=version, seed=seed, greedy=False, meanwhile=meanwhile)
         check_logprobs(trajectories, version)
@@ -97,6 +100,7 @@ def collect(
         "kept_groups": (float(len(pool) - len(carried)), float(len(fresh))),
         "dropped_groups": (float(len(choice.dropped)), 1.0),
         "batch_groups": (float(len(choice.batch)), 1.0),
+        "left_out": (float(tasks.left_out - left_out), 1.0),  # tasks whose prompts leave an episode no room
     }
     return Collected([pool[i] for i in choice.batch], [pool[i] for i in choice.carried], measured, dict(stats))
 

@@ -138,8 +138,9 @@ def run(
     tokenizer = tokenizer_lib.load(workdir / "data")
     curriculum = Curriculum([(prompts, dict(weights)) for prompts, weights in settings.curriculum])
     tasks = pipeline.tasks(
-        workdir / "data" / "tasks", "train", curriculum, seed=cfg.seed, tokenizer_fingerprint=tokenizer.fingerprint
-    )
+        workdir / "data" / "tasks", "train", curriculum, seed=cfg.seed, tokenizer_fingerprint=tokenizer.fingerprint,
+        room=cfg.episode.total_tokens, refuse=cfg.rollout.long_prompts == "refuse",
+    )  # fmt: skip
     augmentation = pieces.load(workdir / "data", tokenizer) if settings.augment else None
     reward_cfg = RewardConfig(**settings.reward.to_dict())
     if reward_cfg.answer == "judge" and judge is None:
@@ -347,8 +348,8 @@ def build_updates(
     return updates
 
 
-def batch_shape(settings: Any, total_tokens: int, mesh: Any) -> batch.BatchShape:
-    """The ladder of update shapes.
+def batch_shape(settings: Any, total_tokens: int, mesh: Any = None) -> batch.BatchShape:
+    """The ladder of update shapes. mesh: None leaves out whether rows divide over it.
 
     Raises ValueError if an episode or a mini-batch may not fit, or if rows do not divide over the mesh.
     """
@@ -363,7 +364,7 @@ def batch_shape(settings: Any, total_tokens: int, mesh: Any) -> batch.BatchShape
             f"dapo.rows={shape.rows} x micro_batches={shape.micro} are fewer than the {trajectories} rows that a "
             "mini-batch may need; raise either"
         )
-    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    shards = mesh.shape["data"] * mesh.shape["fsdp"] if mesh is not None else 1
     if shape.rows % shards:
         raise ValueError(f"dapo.rows={shape.rows} does not divide over {shards} shards (mesh data x fsdp)")
     return shape

@@ -268,6 +268,7 @@ def test_teacher_and_judge_are_refused_by_name(cfg, workdir):
     cfg.synthesize.agents.judge = "nobody"
     with pytest.raises(ValueError, match="judge='nobody'"):
         run(cfg, workdir, Teacher())
+    cfg.synthesize.agents.judge = "rules"
     for change, message in (
         ({"teacher": "agents"}, "synthesize.teacher='agents' asks a language model, and none is connected"),
         ({"teacher": "official"}, "synthesize.official.file='': no such file"),
@@ -283,4 +284,5 @@ def stage(cfg):
     """The settings as a page of SFT has them."""
     found = sft_page.get_config()
     found.synthesize.update(cfg.synthesize)
+    found.sft.curriculum = ((None, ((2, 1.0),)),)
     return found

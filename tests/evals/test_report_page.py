@@ -180,7 +180,7 @@ def test_missing_pieces_leave_their_section_out(workdir, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"empty holds no run.*masksearch_jax.train --config=configs/dapo.py"):
         run.run_page(tmp_path / "empty")
     (workdir / "data" / "report.json").write_text("{")
-    with pytest.raises(ValueError, match=r"data/report.json is not readable JSON"):
+    with pytest.raises(ValueError, match=r"data/report.json is not JSON"):
         run.run_page(workdir)
 
 

@@ -200,12 +200,18 @@ def test_a_group_is_prefilled_once(world, mixed):
 def test_nothing_compiles_after_warm_up(world, mixed):
     fields = {"steps": 6, "append_rows": (1, 3), "append_tokens": (4, 16), "prompt_lengths": (36,)}
     engine, longer = world.engine(**fields), world.engine(**fields, context_lengths=(50,))
-    assert engine.warm_up(mixed) == 1 + 2 + 2 * 2 + 1
-    assert longer.warm_up(mixed) == 1 + 2 + 2 * (2 * 2 + 1)  # for each context
+    assert engine.warm_up(mixed) == 2 * (1 + 2) + 2 * 2 + 1  # prompts of up to 36 tokens, and of up to 120
+    assert longer.warm_up(mixed) == 2 * (1 + 2) + 2 * (2 * 2 + 1)  # for each context
     for seed, greedy in ((0, False), (1, True)):
         for one in (engine, longer):
             one.run(mixed, world.requests(5, samples=2), version=0, seed=seed, greedy=greedy)
             assert one.stats["compiles"] == 0
+        # Past the ladder, and the longest prompt that an episode of 120 tokens has room to answer.
+        beyond = world.requests(4)
+        for request, length in zip(beyond, (36, 38, 80, 119), strict=True):
+            request.task.prompt[:] = (request.task.prompt * 20)[:length]
+        engine.run(mixed, beyond, version=0, seed=seed, greedy=greedy)
+        assert engine.stats["compiles"] == 0
 
 
 SEARCHES = {"*": {"<search>": 1.0}, "<search>": {"q": 1.0}, "q": {"</search>": 1.0}, "</search>": {"q": 1.0}}

@@ -9,6 +9,12 @@ def test_rungs_hold_their_size_or_are_the_largest():
     assert [shapes.rung(ladder, size) for size in (1, 4, 5, 64, 65, 500)] == [4, 4, 16, 64, 100, 100]
 
 
+def test_a_ladder_to_the_end_holds_whatever_may_come():
+    for ladder, expected in (((40, 64), (40, 64, 256)), ((), (256,)), ((64, 256, 900), (64, 256))):
+        found = shapes.to_the_end(ladder, 256)
+        assert found == expected and all(shapes.rung(found, size) >= size for size in range(257))
+
+
 def test_row_chunks_cover_every_row_once():
     for count in range(1, 60):
         chunks = shapes.row_chunks(count, (4, 16))

@@ -1,21 +1,16 @@
 """The files of a run as a report reads them; what is not readable is named."""
 
-import json
 from pathlib import Path
 from typing import Any
+
+from masksearch_jax.runtime.json_files import parse_json, read_json_object
 
 
 def json_object(path: Path) -> dict[str, Any] | None:
     """Returns the object in a JSON file, None if there is no file. Raises ValueError that names a damaged one."""
     if not path.exists():
         return None
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise ValueError(f"{path} is not readable JSON ({error}); remove it and run its stage again") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} holds {type(found).__name__} where an object was expected; run its stage again")
-    return found
+    return read_json_object(path, "remove it and run its stage again")
 
 
 def metric_rows(path: Path) -> list[dict[str, Any]]:
@@ -27,11 +22,11 @@ def metric_rows(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(keepends=True), 1):
-        if not line.endswith("\n"):
+    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
+        if not line.endswith(b"\n"):
             break
         try:
-            row = json.loads(line)
+            row = parse_json(line)
             row["step"] + 0
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(

@@ -1,0 +1,229 @@
+"""What each setting of the configs may be, one line a setting.
+
+A name may hold '*' for the names that a section brings. What depends on several settings is in settings.py.
+"""
+
+import os
+import re
+from typing import Any
+
+from masksearch_jax.agents import synthesis
+from masksearch_jax.data.curriculum import Curriculum, level_of
+from masksearch_jax.evals import report
+from masksearch_jax.model import config as model_config
+from masksearch_jax.retrieval import remote
+from masksearch_jax.retrieval import settings as index
+from masksearch_jax.rl import advantages, loss, rewards
+from masksearch_jax.text import chat
+from masksearch_jax.trainers import optimizer
+from masksearch_jax.workflows.setting_rules import (
+    Rule,
+    flag,
+    is_number,
+    is_sequence,
+    ladder,
+    number,
+    one_of,
+    some_of,
+    text,
+    texts,
+    whole,
+)
+
+INDICES = ("train", "validation", "all")
+SPANS = ("rules", "llm", "hard")
+_SEED = whole(0, (1 << 63) - 1)
+_LEVELS = (-2, -1, 0, 1, 2, 3, 4)
+_SHARE = number(0, 1)
+_PART = number(0, 1, above=True)
+_SECONDS = number(0, above=True)
+_OFF_OR_MORE = whole(0, says="a whole number of at least 0, which turns it off")
+_EPISODES = whole(-1, says="a whole number of at least 0, or -1 for all")
+_EVERY = whole(1, says="a whole number of at least 1; more than there are steps means at the end alone")
+_DTYPE = one_of(*model_config.DTYPES)
+_CHAT = one_of("", "auto", *chat.FAMILIES)
+
+
+def _is_curriculum(value: Any) -> bool:
+    if not is_sequence(value):
+        return False
+    phases = []
+    for phase in value:
+        examples, weights = phase
+        for level, weight in weights:
+            if level not in _LEVELS or isinstance(level, bool):
+                raise ValueError(f"level {level!r} is none of {_LEVELS} (masks; 0: questions, -1: lookups, -2: open)")
+            if not is_number(weight):
+                raise ValueError(f"the weight {weight!r} of level {level} is no number")
+        if examples is not None and (isinstance(examples, bool) or not isinstance(examples, int)):
+            raise ValueError(f"{examples!r} examples: a whole number, or None in the last phase")
+        phases.append((examples, dict(weights)))
+    Curriculum(phases)
+    return True
+
+
+def _is_rounds(value: Any) -> bool:
+    return (
+        is_sequence(value)
+        and bool(value)
+        and all(
+            bool(wanted) and all(level in _LEVELS[2:] and whole(1).admits(tasks) for level, tasks in wanted)
+            for wanted in value
+        )
+    )
+
+
+def _is_variable(value: Any) -> bool:
+    """True for '' and for what can only be the name of a variable: set, or written as names are. A key is neither."""
+    if not isinstance(value, str):
+        return False
+    return not value or value in os.environ or bool(re.fullmatch(r"[A-Z][A-Z0-9]{0,19}(_[A-Z0-9]{1,19}){0,5}", value))
+
+
+CURRICULUM = Rule("((examples, ((masks, weight), ..)), ..), with None examples in the last phase alone", _is_curriculum)
+_VARIABLE = Rule(
+    "the name of an environment variable such as OPENAI_API_KEY, never the key itself; export the key under that name",
+    _is_variable,
+    secret=True,
+)
+
+_LLM = {
+    "url": text(), "model": text(), "key_variable": _VARIABLE, "json_mode": flag(),
+    "limit_field": one_of("max_tokens", "max_completion_tokens"), "chat": _CHAT, "total_tokens": whole(2),
+    "temperature": number(), "max_tokens": whole(1), "timeout_s": _SECONDS, "retries": whole(0),
+    "omit": some_of("temperature", "seed", "max_tokens", empty=True), "concurrency": whole(1), "requests_per_minute": _OFF_OR_MORE, "tokens_per_minute": _OFF_OR_MORE,
+    "prompt_price": number(), "completion_price": number(), "budget": number(),
+}  # fmt: skip
+_OPTIMIZER = {
+    "kind": one_of(*optimizer.KINDS), "learning_rate": number(), "adam_learning_rate": number(),
+    "schedule": one_of(*optimizer.SCHEDULES), "warmup": whole(0), "total_steps": whole(0), "floor": _SHARE,
+    "clip": number(), "b1": _SHARE, "b2": _SHARE, "eps": number(), "mu_dtype": one_of(*optimizer.MU_DTYPES),
+    "weight_decay": number(),
+}  # fmt: skip
+_JUDGING = {"timeout_s": _SECONDS, "retries": whole(0), "attempts": whole(1)}
+_MESH = Rule(
+    "a whole number of at least 1, or -1 for the devices that remain",
+    lambda value: whole(-1).admits(value) and value != 0,
+)
+_PREPARE = {
+    "dump": text(), "entities": whole(1), "annals": _SHARE, "seed": _SEED, "skip_bad": flag(), "overwrite": flag(),
+    "spans": one_of(*SPANS), "hard.start": text(), "hard.share": _PART, "elsewhere": flag(), "splits": text(),
+    "shares.*": _SHARE, "passages.words": whole(1), "passages.minimum": whole(0), "tokenizer_dir": text(),
+    "tokenizer.vocab_size": whole(0), "tokenizer.max_texts": whole(0), "tokenizer.character_coverage": _PART,
+    "tokenizer.digit_pairs": flag(), "filters.near_duplicate": _SHARE, "filters.benchmarks": texts(),
+    "filters.ngram": whole(2), "tasks.epochs": whole(1), "tasks.eval_epochs": whole(1),
+    "tasks.answer_form": one_of("spans", "paragraph"), "tasks.instruction": text(),
+    "tasks.question_instruction": text(), "tasks.titles": flag(), "tasks.chat": _CHAT, "tasks.system": text(),
+    "tasks.span_weights.*": number(), "questions": text(), "benchmarks.*": text(), "toy_benchmarks": whole(0),
+    "lookups": flag(), "newer_dump": text(), "augment.*": flag(),
+    "beam.runner": one_of("", "DirectRunner", "DataflowRunner"), "beam.options": texts(), "beam.shard_mb": _SECONDS,
+    "beam.index": text(), "beam.folder": text(), "indices": some_of(*INDICES),
+    "retrieval.encoder": one_of(*index.ENCODERS), "retrieval.encoder_dir": text(),
+    "retrieval.encoder_dtype": one_of(*index.ENCODER_DTYPES),
+    "retrieval.encoder_devices": one_of(*index.ENCODER_DEVICES), "retrieval.dims": whole(1),
+    "retrieval.index": one_of(*index.INDEXES), "retrieval.scann.method": one_of(*index.SCANN_METHODS),
+    "retrieval.scann.reordering": one_of(*index.SCANN_REORDERINGS), "retrieval.scann.leaves": whole(0),
+    "retrieval.scann.leaves_to_search": whole(0), "retrieval.scann.reorder": whole(0),
+    "retrieval.scann.dims_per_block": whole(1), "retrieval.scann.anisotropic_threshold": _SHARE,
+    "retrieval.scann.training_sample": whole(1), "retrieval.scann.soar": number(),
+    "retrieval.scann.shard_size": whole(1), "retrieval.hybrid": flag(), "retrieval.recall_floor": _SHARE,
+    "retrieval.near_duplicate": _SHARE, "retrieval.exclusion": one_of(*index.EXCLUSIONS),
+    **{f"llm.{name}": rule for name, rule in _LLM.items()},
+}  # fmt: skip
+_TRAIN = {
+    "line": one_of("quickstart", "evolve", "grid"), "job": one_of("sft", "dapo"), "topology": text(), "seed": _SEED,
+    "cpu_devices": whole(0), "mesh.*": _MESH, "mesh.dcn_data": whole(1), "distributed.coordinator": text(),
+    "distributed.processes": whole(1), "distributed.process_id": whole(0), "distributed.*": whole(1),
+    "pretrained": text(), "start": text(), "adapters": text(), "tensorboard": flag(),
+    "validation_episodes": whole(1, says="a whole number of at least 1, or -1 for all"),
+    "validation_levels": some_of(*_LEVELS), "policy": one_of(*report.POLICIES), "policies": some_of(*report.POLICIES),
+    # --- model ---
+    "model.mlp": one_of(*model_config.MLPS), "model.remat": one_of(*model_config.REMATS),
+    "model.attention": one_of(*model_config.ATTENTIONS), "model.dtype": _DTYPE, "model.param_dtype": _DTYPE,
+    "model.rope_scaling": one_of(*model_config.ROPE_SCALINGS), "model.rope_base": number(0, above=True),
+    "model.rope_fraction": _PART, "model.rope_factor": number(0, above=True), "model.norm_eps": number(),
+    "model.token_shift": whole(0), "model.window": whole(0), "model.local_layers": ladder(0, empty=True),
+    **{f"model.{name}": whole(1) for name in ("vocab_size", "layers", "embed", "heads", "kv_heads", "head_dim", "ff",
+                                              "scan_unroll", "rope_original_length")},
+    **{f"model.{name}": flag() for name in ("qkv_bias", "qk_norm", "tie_embeddings", "smear_keys", "norm_plus_one",
+                                            "post_norms", "scale_embeddings")},
+    "model.*": number(),
+    "lora.rank": _OFF_OR_MORE, "lora.alpha": number(0, above=True), "lora.targets": some_of(*model_config.LINEAR),
+    "lora.dtype": _DTYPE, "lora.base_quantisation": one_of(*model_config.BASE_QUANTISATIONS),
+    # --- search and episodes ---
+    "search.hits": whole(1), "search.exclusion": one_of(*index.EXCLUSIONS), "search.url": text(),
+    "search.timeout_s": _SECONDS, "search.deadline_s": _SECONDS, "search.retries": whole(0),
+    "search.failures": whole(1), "search.cooldown_s": number(), "search.ready_s": number(),
+    "search.fallback": one_of(*remote.FALLBACKS), "episode.deadline_ticks": _OFF_OR_MORE, "episode.*": whole(1),
+    "rollout.top_p": _PART, "rollout.top_k": _OFF_OR_MORE, "rollout.context_lengths": ladder(empty=True),
+    "rollout.long_prompts": one_of("skip", "refuse"),
+    **{f"rollout.{name}": ladder() for name in ("prompt_lengths", "append_rows", "append_tokens")},
+    "rollout.*": whole(1),
+    # --- demonstrations ---
+    "synthesize.teacher": one_of("oracle", "agents", "official"), "synthesize.styles.*": _SHARE,
+    "synthesize.retry": _SHARE, "synthesize.attempts": whole(1), "synthesize.agents.judge": one_of(*synthesis.JUDGES),
+    "synthesize.agents.judge_recall": _SHARE, "synthesize.agents.*": whole(1), "synthesize.official.file": text(),
+    "synthesize.official.accuracy": number(), "synthesize.*": whole(0),
+    # --- training ---
+    "sft.steps": whole(1), "sft.rows": whole(1), "sft.row_length": whole(2), "sft.micro_batches": whole(1),
+    "sft.curriculum": CURRICULUM, "sft.share": _PART, "sft.augment": flag(), "sft.seed_offset": whole(0),
+    "dapo.iterations": whole(1), "dapo.prompts": whole(1),
+    "dapo.group_size": whole(2, says="a whole number of at least 2: the advantage is over the others of a group"),
+    "dapo.groups": whole(1), "dapo.dynamic_sampling": flag(), "dapo.max_generations": whole(1),
+    "dapo.carry_over": flag(), "dapo.temperature": number(0, above=True), "dapo.curriculum": CURRICULUM,
+    "dapo.augment": flag(), "dapo.reward.answer": one_of(*rewards.ANSWER_REWARDS),
+    "dapo.reward.kappa": number(0, above=True), "dapo.reward.overlong_limit": _OFF_OR_MORE,
+    "dapo.reward.overlong_cache": whole(0), "dapo.reward.*": number(), "dapo.advantage": one_of(*advantages.MODES),
+    "dapo.clip_low": _SHARE, "dapo.clip_high": number(), "dapo.dual_clip": number(),
+    "dapo.aggregation": one_of(*loss.AGGREGATIONS), "dapo.tis_cap": number(), "dapo.staleness": whole(0, 1),
+    "dapo.alarm_prob_diff": number(), "dapo.alarm_correlation": number(-1, 1), "dapo.minibatches": whole(1),
+    "dapo.row_lengths": ladder(2), "dapo.rows": whole(1), "dapo.micro_batches": ladder(),
+    **{f"{stage}.max_without_update": _OFF_OR_MORE for stage in ("sft", "dapo")},
+    **{f"{stage}.{name}": _EVERY for stage in ("sft", "dapo") for name in ("log_every", "checkpoint_every")},
+    **{f"{stage}.eval_every": _OFF_OR_MORE for stage in ("sft", "dapo")},
+    # --- evaluation and lines of stages ---
+    "evaluate.split": one_of("train", "validation", "test"), "evaluate.index": one_of(*INDICES, "fresh"),
+    "evaluate.episodes.*": _EPISODES, "evaluate.benchmarks.*": _EPISODES, "evolve.rounds": Rule(
+        "((level, tasks), ..) for each round, with levels of 0 to 4 and at least one task", _is_rounds),
+    "evolve.samples": whole(1), "evolve.keep": whole(1), "evolve.judge": one_of("rules", "llm"),
+    "evolve.recall": _PART, "evolve.temperature": number(0, above=True), "evolve.steps": whole(1),
+    "evolve.learning_rate_scale": number(0, above=True), "grid.at_once": whole(1), "grid.columns": texts(),
+    "grid.seeds": Rule("a tuple of different whole numbers of at least 0, one or more", lambda value: is_sequence(value)
+                       and bool(value) and all(map(_SEED.admits, value)) and len(set(value)) == len(value)),
+    **{f"{section}.{name}": rule for section in ("dapo.judge", "evolve.judging") for name, rule in _JUDGING.items()},
+    **{f"{section}.optimizer.{name}": rule for section in ("sft", "dapo") for name, rule in _OPTIMIZER.items()},
+    **{f"llm.{name}": rule for name, rule in _LLM.items()},
+    **{f"prepare.{name}": rule for name, rule in _PREPARE.items()},
+}  # fmt: skip
+_SERVE = {
+    "indices": Rule("a tuple of names of W/data/index, one or more",
+                    lambda value: texts().admits(value) and bool(value)),
+    "host": text(), "port": whole(0, 65535), "k": whole(1),
+    "threads": whole(1), "batch": whole(1), "wait_ms": number(), "limits.query_chars": whole(16),
+    "limits.body_bytes": whole(1024), "limits.*": whole(1), "pending": whole(1), "connections": whole(1),
+    "read_s": _SECONDS, "idle_s": _SECONDS, "drain_s": number(),
+}  # fmt: skip
+# Kind of config -> {name: rule}; the exact name before one with '*', the longer section before the shorter.
+RANGES = {"train": _TRAIN, "prepare": _PREPARE, "serve_search": _SERVE}
+# Checked where they are read, by what they mean together (experiments/grid.py).
+READ_AS_A_WHOLE = ("grid.rows", "grid.groups", "stages.")
+
+
+def rule_of(ranges: dict[str, Rule], name: str) -> Rule | None:
+    """Returns the rule of a setting: its own, or that of its section."""
+    if name in ranges:
+        return ranges[name]
+    section = name
+    while section:
+        section = section.rpartition(".")[0]
+        if f"{section}.*" in ranges:
+            return ranges[f"{section}.*"]
+    return None
+
+
+def is_level(name: str) -> bool:
+    """True for the name of a level: 'ramp_1' .., 'qa', 'lookup', 'open'."""
+    try:
+        return level_of(name) in _LEVELS
+    except ValueError:
+        return False

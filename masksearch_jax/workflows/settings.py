@@ -1,0 +1,133 @@
+"""Every setting of a config, judged before the first second of work: alone, and against those that it works with.
+
+Enters: the config of a command. Leaves: nothing, or a ValueError that names the setting, its value and what is allowed.
+Left out: files and folders that settings name, which their readers open (train.check, prep.pipeline.check).
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from masksearch_jax.data.curriculum import Curriculum, level_name
+from masksearch_jax.retrieval import settings as index_settings
+from masksearch_jax.rollout.owners import Owners
+from masksearch_jax.trainers import dapo
+from masksearch_jax.trainers import optimizer as optimizer_lib
+from masksearch_jax.trainers.rows import check_rows
+from masksearch_jax.workflows import setting_ranges
+from masksearch_jax.workflows.setting_rules import any_like
+
+
+def validate_settings(cfg: Any, kind: str = "train") -> None:
+    """Judges all settings of a config. kind: 'train' for what starts from configs/common.py, 'prepare', or
+    'serve_search'. Raises ValueError that names the first setting that cannot work."""
+    ranges = setting_ranges.RANGES[kind]
+    for name, value in leaves(cfg):
+        if name.startswith(setting_ranges.READ_AS_A_WHOLE):
+            continue
+        (setting_ranges.rule_of(ranges, name) or any_like(value)).check(name, value)
+    if kind == "prepare":
+        _validate_prepare(cfg, "")
+    if kind != "train":
+        return
+    _validate_prepare(cfg.prepare, "prepare.")
+    _validate_synthesize(cfg)
+    if cfg.distributed.process_id >= cfg.distributed.processes:
+        raise ValueError(
+            f"distributed.process_id={cfg.distributed.process_id} with distributed.processes="
+            f"{cfg.distributed.processes}: ids are 0 to {cfg.distributed.processes - 1}"
+        )
+    for name in cfg.evaluate.episodes:
+        if not name.isdigit() and not setting_ranges.is_level(name):
+            raise ValueError(f"evaluate.episodes.{name}: suites are numbers of masks, 'qa', 'lookup' and 'open'")
+    for stage in ("sft", "dapo"):
+        if stage in cfg:
+            optimizer_lib.from_config(cfg[stage].optimizer)
+    if "sft" in cfg:
+        _validate_sft(cfg)
+    if "dapo" in cfg:
+        _validate_dapo(cfg.dapo, cfg.episode.total_tokens)
+    policies = cfg.get("policies", ())
+    if "sft_more" in policies and not {"sft", "dapo"} <= set(policies):
+        raise ValueError(f"policies={tuple(policies)}: 'sft_more' trains for as long as 'dapo' took; name that as well")
+
+
+def validate_shapes(cfg: Any, mesh: Any) -> None:
+    """Judges what has to divide over the devices of the mesh. Raises ValueError that names the setting."""
+    Owners(mesh, cfg.rollout.slots)
+    if cfg.get("job") == "sft" or (cfg.get("job") == "dapo" and not cfg.start):
+        check_rows("sft", cfg.sft.rows, cfg.sft.micro_batches, mesh)
+    if cfg.get("job") == "dapo":
+        dapo.batch_shape(cfg.dapo, cfg.episode.total_tokens, mesh)
+
+
+def leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields the dotted name and the value of every setting."""
+    for name, value in config.items():
+        if isinstance(value, ConfigDict):
+            yield from leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def _validate_prepare(cfg: Any, prefix: str) -> None:
+    shares = cfg.shares.to_dict()
+    if not math.isclose(sum(shares.values()), 1):
+        raise ValueError(f"{prefix}shares={shares}: they have to add up to 1")
+    if cfg.passages.minimum > cfg.passages.words:
+        raise ValueError(f"{prefix}passages.minimum={cfg.passages.minimum} exceeds passages.words={cfg.passages.words}")
+    if not any(cfg.tasks.span_weights.values()):
+        raise ValueError(f"{prefix}tasks.span_weights={cfg.tasks.span_weights.to_dict()}: one has to be above 0")
+    index_settings.from_config(cfg.retrieval.to_dict())
+
+
+def _validate_synthesize(cfg: Any) -> None:
+    wanted = cfg.synthesize
+    for name in wanted.examples:
+        if not setting_ranges.is_level(name):
+            raise ValueError(f"synthesize.examples.{name}: levels are ramp_1 to ramp_4, qa, lookup and open")
+    styles = wanted.styles.to_dict()
+    if wanted.teacher == "oracle" and not math.isclose(sum(styles.values()), 1.0, abs_tol=1e-6):
+        raise ValueError(f"synthesize.styles={styles}: probabilities that add up to 1 are needed")
+    if wanted.evidence_match > wanted.evidence:
+        raise ValueError(
+            f"synthesize.evidence_match={wanted.evidence_match}: no more words can match than the "
+            f"synthesize.evidence={wanted.evidence} that are quoted"
+        )
+    if wanted.teacher == "agents" and cfg.episode.turns < 2:
+        raise ValueError(f"episode.turns={cfg.episode.turns}: the agents search at least once; 2 are needed")
+
+
+def _validate_sft(cfg: Any) -> None:
+    settings = cfg.sft
+    if settings.rows % settings.micro_batches:
+        raise ValueError(
+            f"sft.rows={settings.rows} does not divide by sft.micro_batches={settings.micro_batches}; take a multiple"
+        )
+    if cfg.get("job") == "dapo" and (cfg.start or "stages" in cfg):
+        return  # no SFT on this page's demonstrations
+    curriculum = Curriculum([(examples, dict(weights)) for examples, weights in settings.curriculum])
+    lacking = [name for name in map(level_name, curriculum.levels) if not cfg.synthesize.examples.get(name, 0)]
+    if lacking:
+        raise ValueError(
+            f"sft.curriculum={settings.curriculum} draws from {', '.join(lacking)}, of which synthesize.examples asks "
+            f"for no demonstration; set synthesize.examples.{lacking[0]} above 0, or take the level out"
+        )
+
+
+def _validate_dapo(settings: Any, total_tokens: int) -> None:
+    most = settings.prompts * settings.max_generations
+    if settings.groups > most:
+        raise ValueError(
+            f"dapo.groups={settings.groups}: a rollout batch has at most {most} (dapo.prompts={settings.prompts} x "
+            f"dapo.max_generations={settings.max_generations}); raise either, or train on fewer"
+        )
+    if settings.minibatches > settings.groups * settings.group_size:
+        raise ValueError(
+            f"dapo.minibatches={settings.minibatches}: at most one for each of the "
+            f"{settings.groups * settings.group_size} trajectories (dapo.groups x dapo.group_size)"
+        )
+    dapo.check(settings)
+    dapo.batch_shape(settings, total_tokens)
