@@ -91,7 +91,8 @@ _LLM = {
     "url": text(), "model": text(), "key_variable": _VARIABLE, "json_mode": flag(),
     "limit_field": one_of("max_tokens", "max_completion_tokens"), "chat": _CHAT, "total_tokens": whole(2),
     "temperature": number(), "max_tokens": whole(1), "timeout_s": _SECONDS, "retries": whole(0),
-    "omit": some_of("temperature", "seed", "max_tokens", empty=True), "concurrency": whole(1), "requests_per_minute": _OFF_OR_MORE, "tokens_per_minute": _OFF_OR_MORE,
+    "omit": some_of("temperature", "seed", "max_tokens", empty=True), "concurrency": whole(1),
+    "requests_per_minute": _OFF_OR_MORE, "tokens_per_minute": _OFF_OR_MORE,
     "prompt_price": number(), "completion_price": number(), "budget": number(),
 }  # fmt: skip
 _OPTIMIZER = {
