@@ -116,15 +116,15 @@ class Document:
 
     titled: its title is given as such, and says something. titles: words of what could be its title. heads: the first
     words of each reading that could begin with one. own_title: how many words the title has if the text repeats it at
-    its beginning, else 0. texts: both readings. shingles: uint64 [m], those of the whole in order. title_words,
-    text_words: how many there are.
+    its beginning, else 0. texts: both readings, and the whole with its markup. shingles: uint64 [m], those of the whole
+    in order. title_words, text_words: how many there are.
     """
 
     titled: bool
     titles: list[list[str]]
     heads: list[list[str]]
     own_title: int
-    texts: tuple[Text, Text]
+    texts: tuple[Text, Text, Text]
     shingles: np.ndarray
     title_words: int
     text_words: int
@@ -141,7 +141,8 @@ class Document:
         heads = [_head(text)] if titled else [_head(text), _head(f"{title} {text}")]
         own = len(title_words) if titled and text_words[: len(title_words)] == title_words else 0
         shingled = shingles.shingles_in_order(_hashes(whole))
-        texts = Text.of(text_words), Text.of(whole)
+        raw = shingles.words(_HALVES.sub(" ", f"{title} {text}"))  # what looks like markup may hold the source
+        texts = Text.of(text_words), Text.of(whole), Text.of(raw)
         return cls(titled, titles, heads, own, texts, shingled, len(title_words), len(text_words))
 
     def is_of_article(self, title: tuple[list[str], list[str]]) -> bool:
@@ -156,8 +157,8 @@ class Document:
     def repeats(self, passage: Text, same_article: bool) -> bool:
         """True if it holds the passage, or is a piece of it. A few words under the title of another article are no
         piece: 'Tolm: a town'."""
-        text, whole = self.texts
-        if whole.is_in(passage) or passage.is_in(whole):
+        text, whole, raw = self.texts
+        if whole.is_in(passage) or passage.is_in(whole) or passage.is_in(raw):
             return True
         if self.titled and not same_article and self.text_words < shingles.SHINGLE_WORDS:
             return False

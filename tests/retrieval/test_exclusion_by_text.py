@@ -67,6 +67,7 @@ SOURCES = {
     "few words": {"contents": " ".join(WORDS[30:36])},
     "two words": {"contents": "Orla Denn"},
     "a sentence and its title": {"contents": f"{TITLE} {' '.join(WORDS[14:24])}"},
+    "within what looks like markup": {"title": "x", "text": f"[[ {' '.join(WORDS[:20])} | {' '.join(WORDS[20:])}"},
     "several passages": {"title": "Painters", "text": f"{OTHER} {OTHER} {TEXT} {NEXT} {OTHER}"},
     "half of it in another": {"title": "Painters", "text": f"{OTHER} {HALF} {OTHER}"},
     "cut elsewhere, right title": {"title": TITLE, "text": ACROSS},

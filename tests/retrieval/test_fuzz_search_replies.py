@@ -38,8 +38,20 @@ _any = st.recursive(
 _fields = {"contents": _text | _any, "title": _text | _any, "text": _text | _any, "id": _any, "article_id": _any}
 _inner = st.fixed_dictionaries({}, optional=_fields)
 _entry = _any | _inner | st.fixed_dictionaries({"document": _inner | _any}, optional={"score": _number | _any})
-_results = st.lists(st.lists(_entry, max_size=4) | _any, min_size=2, max_size=2) | st.lists(_any, max_size=3)
-_reply = st.fixed_dictionaries({"result": _results}, optional={"fingerprint": _any}) | _any
+_good = st.builds(
+    lambda text, score: {"document": {"id": "3", "article_id": 1, "contents": text}, "score": score},
+    _text,
+    st.floats(0, 1),
+)
+_mostly_good = st.lists(st.lists(_good | _good | _entry, max_size=4), min_size=2, max_size=2)
+_results = (
+    _mostly_good
+    | _mostly_good
+    | st.lists(st.lists(_entry, max_size=4) | _any, min_size=2, max_size=2)
+    | st.lists(_any, max_size=3)
+)
+_reply = st.fixed_dictionaries({"result": _results}, optional={"fingerprint": _any})
+_reply = _reply | _reply | _reply | _any
 _separators = ["\n", " ", "", ": ", "\r\n", '"\n', "\ud800", "\x00", "\u200b", "<br>", " [1] ", "&nbsp;", "\t\t", "**"]
 
 
