@@ -20,7 +20,6 @@ from masksearch_jax.llm.interface import Message, Sampling
 Reply = TypeVar("Reply")
 
 _THOUGHT = re.compile(r"\s*<think>.*?</think>", re.DOTALL)
-_FENCE = re.compile(r"\s*```(?:json)?\s*\n(.*?)\n?\s*```\s*", re.DOTALL)
 _SHOWN = 2000  # characters of a bad reply that are told back
 
 
@@ -63,8 +62,7 @@ def parse(text: str, kind: type[Reply]) -> Reply:
     """Returns the one JSON object of a reply as `kind`; raises ValueError that says what is wrong."""
     if thought := _THOUGHT.match(text):
         text = text[thought.end() :]
-    if fence := _FENCE.fullmatch(text):
-        text = fence[1]
+    text = _without_fence(text)
     try:
         value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
     except RecursionError:
@@ -72,6 +70,17 @@ def parse(text: str, kind: type[Reply]) -> Reply:
     except json.JSONDecodeError as error:
         raise ValueError(f"not one JSON object: {error}") from None
     return _read(value, kind, "the reply")
+
+
+def _without_fence(text: str) -> str:
+    """Returns what stands inside a code fence around the whole text, else the text; in linear time."""
+    body = text.strip()
+    if len(body) < 6 or not body.startswith("```") or not body.endswith("```"):
+        return text
+    inside = body[3:-3].removeprefix("json")
+    content = inside.lstrip()
+    # The opening fence has a line of its own.
+    return content.rstrip() if "\n" in inside[: len(inside) - len(content)] else text
 
 
 def shape(kind: type) -> str:
