@@ -39,15 +39,15 @@ _QUOTES = re.compile(r"'{2,}")
 _BEHAVIOUR = re.compile(r"__[A-Z]{3,}__")
 _TOKEN = re.compile(r"\{\{|\}\}|\[\[(?!\[)|\]\]|^[ \t:]*\{\||^[ \t]*\|\}(?!\}(?!\}))", re.MULTILINE)
 _TOKEN_OUTSIDE_TABLES = re.compile(r"\{\{|\}\}|\[\[(?!\[)|\]\]")  # three times as fast to find
-_FILE = re.compile(r"\s*(?:file|image|media|video)\s*:", re.I)
-_CATEGORY = re.compile(r"\s*category\s*:\s*", re.I)
+_FILE = re.compile(r"\s*+(?:file|image|media|video)\s*:", re.I)
+_CATEGORY = re.compile(r"\s*+category\s*:\s*", re.I)
 # Links to other wikis: [[de:Titel]] is a side-bar entry, [[wikt:word|word]] shows text but leads out of the corpus.
 # No space follows the colon there, as it does in 'CSI: Miami'.
 _LANGUAGE = re.compile(r"(?:[a-z]{2,3}|simple|[a-z]{2,3}-[a-z-]{2,10}|be-x-old|tokipona):(?=\S)")
 _PREFIXES = """wikt wiktionary s wikisource q wikiquote b wikibooks n wikinews v wikiversity voy wikivoyage species
  wikispecies commons c d wikidata m meta mw w:[a-z-]+ wikipedia wp template help portal user special talk project draft
  module book rfc doi pmid hdl category file image"""
-_ELSEWHERE = re.compile(rf":?\s*(?:(?:{'|'.join(_PREFIXES.split())})\s*:(?!\s)|[a-z]{{2,3}}:(?=\S))", re.I)
+_ELSEWHERE = re.compile(rf":?\s*+(?:(?:{'|'.join(_PREFIXES.split())})\s*:(?!\s)|[a-z]{{2,3}}:(?=\S))", re.I)
 _INFOBOX = re.compile(r"infobox|taxobox|speciesbox|chembox|drugbox|automatic taxobox|geobox")
 # Fields of an infobox that hold no terms of the subject: pictures, layout, coordinates, codes, addresses.
 _UNTOLD_FIELDS = """image caption logo map flag coat seal photo width size alt$ website url lat long ref footnote
@@ -56,6 +56,8 @@ _UNTOLD_FIELDS = """image caption logo map flag coat seal photo width size alt$ 
 _UNTOLD = re.compile("|".join(_UNTOLD_FIELDS.split()))
 _DEEPEST = 40  # MediaWiki's own limit on nested templates
 _LONGEST_VALUE = 300
+_LONGEST_TITLE = 255
+_MOST_FACTS = 1000  # categories and fields of infoboxes, which each passage of the page carries along
 
 
 @dataclasses.dataclass
@@ -219,7 +221,10 @@ class _Scan:
         if _FILE.match(target):
             return ""
         if category := _CATEGORY.match(target):
-            self._page.categories.append(target[category.end() :].strip().replace("_", " "))
+            name = target[category.end() :].strip().replace("_", " ")
+            # No title is longer or goes over a line's end; no page is in so many categories.
+            if len(name) <= _LONGEST_TITLE and "\n" not in name and len(self._page.categories) < _MOST_FACTS:
+                self._page.categories.append(name)
             return ""
         if _LANGUAGE.match(target) and not bar:
             return ""
@@ -227,7 +232,7 @@ class _Scan:
             return shown if bar else target
         shown = shown if bar else target.lstrip(" :")
         if bar and not shown.strip():  # the pipe trick
-            shown = re.sub(r"\s*\([^()]*\)$|,.*$", "", target.partition(":")[2] or target)
+            shown = re.sub(r"(?<!\s)\s*\([^()]*\)$|,.*$", "", target.partition(":")[2] or target)
         if _ELSEWHERE.match(target) or target.lstrip().startswith(("#", "/")):
             return shown
         return f"{LINK_OPEN}{target}{LINK_MIDDLE}{shown}{LINK_CLOSE}"
@@ -245,11 +250,12 @@ class _Scan:
             else:
                 args.append(part.strip())
         if _INFOBOX.match(name):
-            self._page.infobox += [
+            found = [
                 (key.replace("_", " "), value)
                 for key, value in named.items()
                 if value and len(value) <= _LONGEST_VALUE and not _UNTOLD.search(key)
             ]
+            self._page.infobox += found[: _MOST_FACTS - len(self._page.infobox)]
             return ""
         for number in range(1, 10):  # {{lang|1=grc|2=...}}
             if (value := named.pop(str(number), None)) is not None:

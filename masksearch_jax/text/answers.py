@@ -15,6 +15,7 @@ import unicodedata
 from collections.abc import Sequence
 
 from masksearch_jax.text import tags
+from masksearch_jax.text.normal_forms import normal_form
 
 # An answer is 'spans' (filled spans joined by '; '), 'paragraph' (the whole passage, masks filled in) or 'whole' (all
 # of it is the one span: questions, whose answers may hold a ';').
@@ -42,7 +43,7 @@ def normalize(text: str) -> str:
     '1939–45' equals '1939-45'; letters, digits, marks and symbols of every script stay. Where nothing would be left
     ('The The', '!!!'), punctuation and articles are kept, so that no two such answers become equal by vanishing.
     """
-    lowered = unicodedata.normalize("NFKC", text).lower()
+    lowered = normal_form("NFKC", text).lower()
     without_punctuation = "".join(char for char in lowered if not _is_punctuation(char))
     normal = " ".join(_ARTICLES.sub(" ", without_punctuation).split())
     return normal or " ".join(lowered.split())
