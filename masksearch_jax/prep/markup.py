@@ -1,4 +1,4 @@
-"""The structure of wikitext in linear time: comments, tags, templates, links and tables.
+"""The structure of wikitext in linear time: templates, links and tables, after comments and tags (prep.block_tags).
 
 Wikitext goes in; out comes text in which links are marked with control characters, templates are replaced by what they
 show (prep.templates) and tables, files and notes are gone, plus categories and infobox entries. Unclosed markup costs
@@ -8,21 +8,11 @@ Left out: lines and paragraphs (prep.wikitext).
 
 import dataclasses
 import re
-from bisect import bisect_right
 from collections.abc import Callable
 
-from masksearch_jax.prep import templates
-from masksearch_jax.prep.templates import BREAK, HOLE, LINK_CLOSE, LINK_MIDDLE, LINK_OPEN, LITERAL_QUOTE
+from masksearch_jax.prep import block_tags, templates
+from masksearch_jax.prep.templates import BREAK, HOLE, LINK_CLOSE, LINK_MIDDLE, LINK_OPEN
 
-# Tags whose content is not prose, and what stands for it.
-_BLOCK_TAGS = {
-    "ref": "", "math": HOLE, "chem": HOLE, "ce": HOLE, "score": BREAK, "gallery": BREAK, "source": BREAK,
-    "syntaxhighlight": BREAK, "pre": BREAK, "timeline": BREAK, "imagemap": BREAK, "hiero": HOLE, "poem": BREAK,
-    "references": "", "table": BREAK, "nowiki": "", "s": "", "del": "", "strike": "", "templatedata": "",
-    "graph": BREAK, "mapframe": "", "maplink": HOLE, "inputbox": "", "categorytree": "", "noinclude": "",
-    "ol": BREAK, "ul": BREAK, "dl": BREAK,
-}  # fmt: skip
-_TAG = re.compile(r"<(/?)(" + "|".join(sorted(_BLOCK_TAGS, key=len, reverse=True)) + r")\b([^<>]*)>", re.IGNORECASE)
 _BREAKING = re.compile(
     r"</?(?:blockquote|div|p|center|hr|h[1-6]|li|dd|dt|tr|td|th)\b[^<>]*>|(?:<br\b[^<>]*>\s*){2,}", re.I
 )
@@ -71,71 +61,10 @@ class Page:
 
 def resolve(wikitext: str, title: str) -> Page:
     """Returns the page with comments, block tags, templates, links, files and tables resolved."""
-    text = strip_comments(wikitext)
-    text = drop_blocks(text)
     page = Page()
-    scan = _Scan(text, title, page)
+    scan = _Scan(block_tags.drop(wikitext), title, page)
     page.text = _BEHAVIOUR.sub("", scan.run())
     return page
-
-
-def strip_comments(text: str) -> str:
-    """Removes <!-- comments -->; one that never ends takes the rest of the page, as in MediaWiki."""
-    if "<!--" not in text:
-        return text
-    first, *others = text.split("<!--")
-    # A piece without '-->' is a comment that goes on: at another '<!--', or to the end.
-    return first + "".join(piece.partition("-->")[2] for piece in others)
-
-
-def drop_blocks(text: str) -> str:
-    """Replaces tags whose content is no prose; an unclosed one takes the rest of its line.
-
-    A tag is paired with the next closing tag of its name, unless another one of that name opens before it. Both are
-    looked up in sorted lists, so that a page of unclosed tags takes no longer than another.
-    """
-    tokens = [(m.start(), m.end(), m[1] == "/", m[2].lower(), m[3].endswith("/"), m) for m in _TAG.finditer(text)]
-    if not tokens:
-        return text
-    opens: dict[str, list[int]] = {}
-    closes: dict[str, list[tuple[int, int]]] = {}
-    for start, end, closing, name, empty, _ in tokens:
-        if closing:
-            closes.setdefault(name, []).append((start, end))
-        elif not empty:
-            opens.setdefault(name, []).append(start)
-    parts = []
-    position = 0
-    for start, end, closing, name, empty, _ in tokens:
-        if start < position:
-            continue
-        parts.append(text[position:start])
-        position = end
-        if closing or empty:
-            continue
-        ends = closes.get(name, [])
-        index = bisect_right(ends, (start, start))
-        following = opens[name]
-        next_open = bisect_right(following, start)
-        nested = next_open < len(following) and index < len(ends) and following[next_open] < ends[index][0]
-        if index == len(ends) or (nested and name not in ("table", "ol", "ul", "dl")):
-            line_end = text.find("\n", end)
-            limit = following[next_open] if next_open < len(following) else len(text)
-            position = min(line_end if line_end >= 0 else len(text), limit)
-            continue
-        parts.append(_block(name, text[end : ends[index][0]]))
-        position = ends[index][1]
-    parts.append(text[position:])
-    return "".join(parts)
-
-
-def _block(name: str, content: str) -> str:
-    """Returns what stands for a block tag: short formulas and <nowiki> keep their text."""
-    if name == "math" and re.fullmatch(r"\s*[A-Za-z]\s*|\s*[\d.,]{1,12}\s*", content):
-        return content.strip()
-    if name == "nowiki":
-        return HOLE if re.search(r"[\[\]{}|<>*#=]", content) else content.replace("'", LITERAL_QUOTE)
-    return _BLOCK_TAGS[name]
 
 
 class _Scan:
