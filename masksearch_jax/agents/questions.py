@@ -19,7 +19,7 @@ from masksearch_jax.text import answers, tags
 from masksearch_jax.text.tokenizer import Tokenizer
 
 _ASKING = frozenset("what which who whom whose when where why how is are was were do does did has have had".split())
-_BRACKETS = re.compile(r"\s*\([^()]*\)$")  # "Lilu (mythology)" is called Lilu in a text
+_BRACKETS = re.compile(r"(?<!\s)\s*\([^()]*\)$")  # "Lilu (mythology)" is called Lilu in a text
 _MOST_NAMES = 3  # of the question, in a first query
 
 

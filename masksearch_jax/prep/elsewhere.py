@@ -22,7 +22,7 @@ from masksearch_jax.text import answers
 RARE = 10  # passages
 
 _SEARCHED = {"train": ("train",), "validation": ("train", "validation"), "test": SPLITS}
-_QUALIFIER = re.compile(r"\s*\([^()]*\)$")
+_QUALIFIER = re.compile(r"(?<!\s)\s*\([^()]*\)$")
 
 Words = tuple[str, ...]
 

@@ -10,6 +10,8 @@ import unicodedata
 from bisect import bisect_left
 from typing import NamedTuple
 
+from masksearch_jax.text.normal_forms import normal_form
+
 STOP_WORDS = frozenset(
     """
     a an the and or but nor if then than so as at by for from in into of off on onto out over per to up upon via with
@@ -64,7 +66,7 @@ def fold(text: str) -> str:
     lower = text.lower()
     if lower.isascii():
         return lower
-    folded = unicodedata.normalize("NFKD", lower.replace("ʻ", "").replace("’", "'"))
+    folded = normal_form("NFKD", lower.replace("ʻ", "").replace("’", "'"))
     return "".join(c for c in folded if not unicodedata.combining(c))
 
 
@@ -89,7 +91,7 @@ class Rest:
             if len(token.word) >= _SHARED:
                 self._by_beginning.setdefault(token.word[:_SHARED], []).append(token)
         self._acronyms = [(m.start(), m.end(), m[0].replace(".", "").rstrip("s")) for m in _ACRONYM.finditer(text)]
-        self._title = [fold(w) for w in _TOKEN.findall(re.sub(r"\s*\([^()]*\)$", "", title))]
+        self._title = [fold(w) for w in _TOKEN.findall(re.sub(r"(?<!\s)\s*\([^()]*\)$", "", title))]
 
     def gives_away(self, start: int, end: int, figures: bool) -> bool:
         """Tells whether text[start:end] can be read off the title or the passage around it.

@@ -27,7 +27,7 @@ from masksearch_jax.text import answers, tags
 
 KINDS = ("quote", "source")
 
-_END = re.compile(r"[.!?,;:]+$")
+_END = re.compile(r"(?<![.!?,;:])[.!?,;:]+$")
 _OPENING = "\"'“‘([ "
 _CUE = 2  # words that say where to quote from
 _PAIR_SHARE = 0.25  # of lookups that ask for two articles, one after the other

@@ -1,4 +1,4 @@
-"""The structure of wikitext in linear time: comments, tags, templates, links and tables.
+"""The structure of wikitext in linear time: templates, links and tables, after comments and tags (prep.block_tags).
 
 Wikitext goes in; out comes text in which links are marked with control characters, templates are replaced by what they
 show (prep.templates) and tables, files and notes are gone, plus categories and infobox entries. Unclosed markup costs
@@ -8,21 +8,11 @@ Left out: lines and paragraphs (prep.wikitext).
 
 import dataclasses
 import re
-from bisect import bisect_right
 from collections.abc import Callable
 
-from masksearch_jax.prep import templates
-from masksearch_jax.prep.templates import BREAK, HOLE, LINK_CLOSE, LINK_MIDDLE, LINK_OPEN, LITERAL_QUOTE
+from masksearch_jax.prep import block_tags, templates
+from masksearch_jax.prep.templates import BREAK, HOLE, LINK_CLOSE, LINK_MIDDLE, LINK_OPEN
 
-# Tags whose content is not prose, and what stands for it.
-_BLOCK_TAGS = {
-    "ref": "", "math": HOLE, "chem": HOLE, "ce": HOLE, "score": BREAK, "gallery": BREAK, "source": BREAK,
-    "syntaxhighlight": BREAK, "pre": BREAK, "timeline": BREAK, "imagemap": BREAK, "hiero": HOLE, "poem": BREAK,
-    "references": "", "table": BREAK, "nowiki": "", "s": "", "del": "", "strike": "", "templatedata": "",
-    "graph": BREAK, "mapframe": "", "maplink": HOLE, "inputbox": "", "categorytree": "", "noinclude": "",
-    "ol": BREAK, "ul": BREAK, "dl": BREAK,
-}  # fmt: skip
-_TAG = re.compile(r"<(/?)(" + "|".join(sorted(_BLOCK_TAGS, key=len, reverse=True)) + r")\b([^<>]*)>", re.IGNORECASE)
 _BREAKING = re.compile(
     r"</?(?:blockquote|div|p|center|hr|h[1-6]|li|dd|dt|tr|td|th)\b[^<>]*>|(?:<br\b[^<>]*>\s*){2,}", re.I
 )
@@ -39,15 +29,15 @@ _QUOTES = re.compile(r"'{2,}")
 _BEHAVIOUR = re.compile(r"__[A-Z]{3,}__")
 _TOKEN = re.compile(r"\{\{|\}\}|\[\[(?!\[)|\]\]|^[ \t:]*\{\||^[ \t]*\|\}(?!\}(?!\}))", re.MULTILINE)
 _TOKEN_OUTSIDE_TABLES = re.compile(r"\{\{|\}\}|\[\[(?!\[)|\]\]")  # three times as fast to find
-_FILE = re.compile(r"\s*(?:file|image|media|video)\s*:", re.I)
-_CATEGORY = re.compile(r"\s*category\s*:\s*", re.I)
+_FILE = re.compile(r"\s*+(?:file|image|media|video)\s*:", re.I)
+_CATEGORY = re.compile(r"\s*+category\s*:\s*", re.I)
 # Links to other wikis: [[de:Titel]] is a side-bar entry, [[wikt:word|word]] shows text but leads out of the corpus.
 # No space follows the colon there, as it does in 'CSI: Miami'.
 _LANGUAGE = re.compile(r"(?:[a-z]{2,3}|simple|[a-z]{2,3}-[a-z-]{2,10}|be-x-old|tokipona):(?=\S)")
 _PREFIXES = """wikt wiktionary s wikisource q wikiquote b wikibooks n wikinews v wikiversity voy wikivoyage species
  wikispecies commons c d wikidata m meta mw w:[a-z-]+ wikipedia wp template help portal user special talk project draft
  module book rfc doi pmid hdl category file image"""
-_ELSEWHERE = re.compile(rf":?\s*(?:(?:{'|'.join(_PREFIXES.split())})\s*:(?!\s)|[a-z]{{2,3}}:(?=\S))", re.I)
+_ELSEWHERE = re.compile(rf":?\s*+(?:(?:{'|'.join(_PREFIXES.split())})\s*:(?!\s)|[a-z]{{2,3}}:(?=\S))", re.I)
 _INFOBOX = re.compile(r"infobox|taxobox|speciesbox|chembox|drugbox|automatic taxobox|geobox")
 # Fields of an infobox that hold no terms of the subject: pictures, layout, coordinates, codes, addresses.
 _UNTOLD_FIELDS = """image caption logo map flag coat seal photo width size alt$ website url lat long ref footnote
@@ -56,6 +46,8 @@ _UNTOLD_FIELDS = """image caption logo map flag coat seal photo width size alt$ 
 _UNTOLD = re.compile("|".join(_UNTOLD_FIELDS.split()))
 _DEEPEST = 40  # MediaWiki's own limit on nested templates
 _LONGEST_VALUE = 300
+_LONGEST_TITLE = 255
+_MOST_FACTS = 1000  # categories and fields of infoboxes, which each passage of the page carries along
 
 
 @dataclasses.dataclass
@@ -69,71 +61,10 @@ class Page:
 
 def resolve(wikitext: str, title: str) -> Page:
     """Returns the page with comments, block tags, templates, links, files and tables resolved."""
-    text = strip_comments(wikitext)
-    text = drop_blocks(text)
     page = Page()
-    scan = _Scan(text, title, page)
+    scan = _Scan(block_tags.drop(wikitext), title, page)
     page.text = _BEHAVIOUR.sub("", scan.run())
     return page
-
-
-def strip_comments(text: str) -> str:
-    """Removes <!-- comments -->; one that never ends takes the rest of the page, as in MediaWiki."""
-    if "<!--" not in text:
-        return text
-    first, *others = text.split("<!--")
-    # A piece without '-->' is a comment that goes on: at another '<!--', or to the end.
-    return first + "".join(piece.partition("-->")[2] for piece in others)
-
-
-def drop_blocks(text: str) -> str:
-    """Replaces tags whose content is no prose; an unclosed one takes the rest of its line.
-
-    A tag is paired with the next closing tag of its name, unless another one of that name opens before it. Both are
-    looked up in sorted lists, so that a page of unclosed tags takes no longer than another.
-    """
-    tokens = [(m.start(), m.end(), m[1] == "/", m[2].lower(), m[3].endswith("/"), m) for m in _TAG.finditer(text)]
-    if not tokens:
-        return text
-    opens: dict[str, list[int]] = {}
-    closes: dict[str, list[tuple[int, int]]] = {}
-    for start, end, closing, name, empty, _ in tokens:
-        if closing:
-            closes.setdefault(name, []).append((start, end))
-        elif not empty:
-            opens.setdefault(name, []).append(start)
-    parts = []
-    position = 0
-    for start, end, closing, name, empty, _ in tokens:
-        if start < position:
-            continue
-        parts.append(text[position:start])
-        position = end
-        if closing or empty:
-            continue
-        ends = closes.get(name, [])
-        index = bisect_right(ends, (start, start))
-        following = opens[name]
-        next_open = bisect_right(following, start)
-        nested = next_open < len(following) and index < len(ends) and following[next_open] < ends[index][0]
-        if index == len(ends) or (nested and name not in ("table", "ol", "ul", "dl")):
-            line_end = text.find("\n", end)
-            limit = following[next_open] if next_open < len(following) else len(text)
-            position = min(line_end if line_end >= 0 else len(text), limit)
-            continue
-        parts.append(_block(name, text[end : ends[index][0]]))
-        position = ends[index][1]
-    parts.append(text[position:])
-    return "".join(parts)
-
-
-def _block(name: str, content: str) -> str:
-    """Returns what stands for a block tag: short formulas and <nowiki> keep their text."""
-    if name == "math" and re.fullmatch(r"\s*[A-Za-z]\s*|\s*[\d.,]{1,12}\s*", content):
-        return content.strip()
-    if name == "nowiki":
-        return HOLE if re.search(r"[\[\]{}|<>*#=]", content) else content.replace("'", LITERAL_QUOTE)
-    return _BLOCK_TAGS[name]
 
 
 class _Scan:
@@ -219,7 +150,10 @@ class _Scan:
         if _FILE.match(target):
             return ""
         if category := _CATEGORY.match(target):
-            self._page.categories.append(target[category.end() :].strip().replace("_", " "))
+            name = target[category.end() :].strip().replace("_", " ")
+            # No title is longer or goes over a line's end; no page is in so many categories.
+            if len(name) <= _LONGEST_TITLE and "\n" not in name and len(self._page.categories) < _MOST_FACTS:
+                self._page.categories.append(name)
             return ""
         if _LANGUAGE.match(target) and not bar:
             return ""
@@ -227,7 +161,7 @@ class _Scan:
             return shown if bar else target
         shown = shown if bar else target.lstrip(" :")
         if bar and not shown.strip():  # the pipe trick
-            shown = re.sub(r"\s*\([^()]*\)$|,.*$", "", target.partition(":")[2] or target)
+            shown = re.sub(r"(?<!\s)\s*\([^()]*\)$|,.*$", "", target.partition(":")[2] or target)
         if _ELSEWHERE.match(target) or target.lstrip().startswith(("#", "/")):
             return shown
         return f"{LINK_OPEN}{target}{LINK_MIDDLE}{shown}{LINK_CLOSE}"
@@ -245,11 +179,12 @@ class _Scan:
             else:
                 args.append(part.strip())
         if _INFOBOX.match(name):
-            self._page.infobox += [
+            found = [
                 (key.replace("_", " "), value)
                 for key, value in named.items()
                 if value and len(value) <= _LONGEST_VALUE and not _UNTOLD.search(key)
             ]
+            self._page.infobox += found[: _MOST_FACTS - len(self._page.infobox)]
             return ""
         for number in range(1, 10):  # {{lang|1=grc|2=...}}
             if (value := named.pop(str(number), None)) is not None:

@@ -10,12 +10,15 @@ import dataclasses
 import re
 
 from masksearch_jax.prep import sentences
-from masksearch_jax.prep.wikitext import Anchor, Document
+from masksearch_jax.prep.wikitext import Anchor, Document, moved_anchors
 
 _ENDS = re.compile(r"[.!?…][\"'”’»)\]]*$")
 _STARTS = re.compile(r"[\"'“‘«(\[¿¡$€£#*~−-]*(\w)")
 # Longer ones are enumerations or slips of the splitter.
 _LONGEST_SENTENCE = 150
+# Characters to a word, on average. Where there are more it is no prose; so the size of a passage has a bound, and what
+# a span finder does with one, which compares its words with each other, has a bound as well.
+_LONGEST_WORDS = 25
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,21 +69,24 @@ def _whole_sentences(text: str, anchors: list[Anchor], title: str) -> list[_Sent
         count = len(sentence.split())
         if lower or not _ENDS.search(sentence) or not 3 <= count <= _LONGEST_SENTENCE:
             continue
-        inside = [
-            Anchor(a.start - start, a.end - start, a.target) for a in anchors if start <= a.start and a.end <= end
-        ]
-        found.append(_Sentence(sentence, inside, count))
+        if len(sentence) > _LONGEST_WORDS * count:
+            continue
+        found.append(_Sentence(sentence, moved_anchors(anchors, start, end, -start), count))
     return found
 
 
 def _joined(groups: list[list[_Sentence]], minimum: int) -> list[list[_Sentence]]:
     """Joins groups of fewer than `minimum` words to their neighbours."""
     joined: list[list[_Sentence]] = []
+    last = 0  # words of the last one
     for group in groups:
-        if joined and (_words(group) < minimum or _words(joined[-1]) < minimum):
-            joined[-1] = joined[-1] + group
+        words = _words(group)
+        if joined and (words < minimum or last < minimum):
+            joined[-1].extend(group)
+            last += words
         else:
             joined.append(group)
+            last = words
     return joined
 
 

@@ -96,6 +96,7 @@ def numbers(text: str) -> list[tuple[int, int]]:
 
 def _sentence_start(text: str, start: int) -> bool:
     """Tells whether the word before `start` opens a sentence ('Some 300 men'), so that its capital means nothing."""
-    before = text[:start].rstrip()
-    word = before.rfind(" ")
+    while start and text[start - 1].isspace():
+        start -= 1
+    word = text.rfind(" ", 0, start)
     return word < 0 or text[word - 1] in '.!?"”'

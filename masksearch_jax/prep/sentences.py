@@ -68,7 +68,7 @@ def _nesting(piece: str, depth: int, quotes: int) -> tuple[int, int]:
 
 def _ends_sentence(text: str, match: re.Match[str]) -> bool:
     """Decides whether the punctuation of `match` ends a sentence, from the words on both sides."""
-    following = re.match(r"[\"'“‘«(\[¿¡]*(\w[\w'’-]*)(\.?)", text[match.end() :][:60])
+    following = re.match(r"[\"'“‘«(\[¿¡]*(\w[\w'’-]*)(\.?)", text[match.end() : match.end() + 60])
     next_word = following[1] if following else ""
     if next_word[:1].islower():
         return False

@@ -129,7 +129,7 @@ def _date(args: list[str], named: dict[str, str]) -> str:
         return ""
     year = parts[0]
     month = parts[1] if len(parts) > 1 else ""
-    if month.isdigit() and 1 <= int(month) <= 12:
+    if re.fullmatch(r"[0-9]{1,2}", month) and 1 <= int(month) <= 12:
         month = _MONTHS[int(month) - 1]
     elif month and month.title() not in _MONTHS:
         return year
@@ -153,7 +153,7 @@ def _chem2(args: list[str], _: dict[str, str]) -> str:
     """{{chem2|H2O}} is H₂O."""
     text = args[0] if args else ""
     text = re.sub(r"(?<=[A-Za-z)\]])\d+", lambda m: subscript(m[0]), text)
-    return re.sub(r"\(?(\d*[+\-])\)?$", lambda m: superscript(m[1]), text)
+    return re.sub(r"(?:\(|(?<!\d))(\d*+[+\-])\)?$", lambda m: superscript(m[1]), text)
 
 
 def _circa(prefix: str) -> Arguments:

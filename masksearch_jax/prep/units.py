@@ -53,13 +53,16 @@ _BETWEEN |= {
     "and(-)": " and ",
     "to(-)": " to ",
 }
-_NUMBER = re.compile(r"[+\-−]?(?:[\d,]*\.?\d+|\d+\.?)(?:[+\-]?\d*/\d+)?(?:e[+\-]?\d+)?")
+_NUMBER = re.compile(
+    r"[+\-−]?(?:[\d,]*+\.\d++|[\d,]++(?<=\d)|\d++\.)(?:(?:[+\-]\d*+)?/\d++)?(?:e[+\-]?\d++)?"
+)
 _SUPERSCRIPT = str.maketrans("0123456789+-−", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁻")
 
 
 def group_digits(number: str) -> str:
     """Returns the number with commas between thousands ('2381741.5' -> '2,381,741.5'); other text unchanged."""
-    match = re.fullmatch(r"([+\-−]?)(\d{4,})(\.\d+)?", number.strip())
+    # Longer ones are no numbers that a text prints, and Python reads no more than 4,300 digits.
+    match = re.fullmatch(r"([+\-−]?)(\d{4,1000})(\.\d+)?", number.strip())
     return f"{match[1]}{int(match[2]):,}{match[3] or ''}" if match else number.strip()
 
 

@@ -1,9 +1,10 @@
 """Streams a MediaWiki export: a dump file goes in, articles with their wikitext come out, in constant memory.
 
-Plain, gzip and bzip2 files (also multistream) are told apart by their first bytes. The dump is cut at `<page>` and
-`</page>` and each page is parsed on its own, so that memory never holds more than one page and damage costs the pages
-it touches, not the rest of the file. Left out: redirects, pages outside the article namespace, all revisions but the
-last. Wikitext is not interpreted here (see prep.wikitext).
+Plain, gzip and bzip2 files (also multistream, and with padding behind) are told apart by their first bytes. The dump is
+cut at `<page>` and `</page>` and each page is parsed on its own, so that memory never holds more than one page and
+damage costs the pages it touches, not the rest of the file. One export may follow another in the file, and comments and
+log items may stand between pages. Left out: redirects, pages outside the article namespace, all revisions but the last.
+Wikitext is not interpreted here (see prep.wikitext).
 """
 
 import bz2
@@ -16,12 +17,26 @@ from pathlib import Path
 from typing import BinaryIO
 from xml.etree import ElementTree
 
+from masksearch_jax.prep import site as sites
+
 _CHUNK = 1 << 20
 # No page of Wikipedia comes near this (the software's limit is 2 MiB of wikitext per revision).
 _LARGEST_PAGE = 1 << 28
 _PAGE_OPEN, _PAGE_CLOSE = b"<page>", b"</page>"
 _TITLE = re.compile(rb"<title>(.*?)</title>")
 _REDIRECT = re.compile(r"\s*#redirect\b", re.IGNORECASE)
+_REDIRECT_ABROAD = re.compile(r"\s*#[^\W\d_]+\s*:?\s*\[\[")  # '#WEITERLEITUNG [[..]]'
+# What may stand between pages: the end of an export and the head of the next one, comments, entries of logs.
+_BETWEEN = re.compile(
+    rb"(?:\s++|\xef\xbb\xbf|<!--.*?-->|</mediawiki\s*>|<\?xml.*?\?>|<!DOCTYPE[^<>]*>|<mediawiki\b[^<>]*>"
+    rb"|<siteinfo>.*?</siteinfo>|<siteinfo\s*/>|<logitem>.*?</logitem>)*+",
+    re.DOTALL,
+)
+_COMMENT_OPEN, _COMMENT_CLOSE, _EXPORT_OPEN = b"<!--", b"-->", b"<mediawiki"
+_COMMENT = re.compile(rb"<!--.*?-->", re.DOTALL)
+_PADDING = b"\0 \t\r\n"
+_LONGEST_TITLE = 255  # bytes, MediaWiki's own limit
+_LARGEST_ID = 1 << 63
 # What a bzip2 stream starts with: the header, then the magic number of its first block.
 _STREAM_START = re.compile(rb"BZh[1-9]1AY&SY")
 _BAD_READ = (EOFError, OSError, zlib.error)
@@ -38,6 +53,7 @@ class Article:
     id: int
     title: str
     wikitext: str
+    site: sites.Site = sites.ENGLISH
 
 
 @dataclasses.dataclass
@@ -60,92 +76,188 @@ class DumpStats:
     file_bytes: int = 0
 
 
-def articles(path: Path | str, skip_bad: bool = False, stats: DumpStats | None = None) -> Iterator[Article]:
+class Seen:
+    """What exports that are read as one have to agree on: one wiki, whose titles and page ids stand once.
+
+    Holds a number for each title and for each id.
+    """
+
+    def __init__(self):
+        self._titles: set[int] = set()
+        self._ids: set[int] = set()
+        self._site: tuple[sites.Site, Path] | None = None
+
+    def site(self, path: Path, head: bytes) -> sites.Site:
+        """Returns the site of an export's head; raises DumpError if it is another one than before."""
+        found = sites.read(head)
+        before, where = self._site = self._site or (found, path)
+        if found.language != before.language or (found.name and before.name and found.name != before.name):
+            raise DumpError(
+                f"{path}: holds an export of {found.name or 'a wiki'} in {found.language!r}, and {where} one of "
+                f"{before.name or 'a wiki'} in {before.language!r}; titles and page ids are those of one wiki: prepare "
+                "each with a --workdir of its own"
+            )
+        return found
+
+    def repeats(self, title: str, id: int | None = None) -> str:
+        """Notes a page; returns '' or what another page before it had as well."""
+        title_number = hash(title)
+        if title_number in self._titles:
+            return f"the title {title!r} stands a second time"
+        if id is not None and id in self._ids:
+            return f"the page id {id} stands a second time, now with the title {title!r}"
+        self._titles.add(title_number)
+        if id is not None:
+            self._ids.add(id)
+        return ""
+
+
+def articles(
+    path: Path | str, skip_bad: bool = False, stats: DumpStats | None = None, seen: Seen | None = None
+) -> Iterator[Article]:
     """Returns an iterator over the articles (namespace 0, no redirects) of a dump, in file order.
 
-    `stats`, if given, is filled in as the reading goes on. Raises DumpError: at once when the file is missing, empty
-    or no MediaWiki export; while iterating at the first damaged or truncated place, unless `skip_bad`, which counts
-    the damage in `stats.bad` and yields what could be read around it.
+    `stats`, if given, is filled in as the reading goes on; `seen` is shared by files that are read as one dump. Raises
+    DumpError: at once when the file is missing, empty or no MediaWiki export; while iterating at the first damaged or
+    truncated place, or article that stands twice, unless `skip_bad`, which counts it in `stats.bad` and yields what
+    could be read around it (of two articles the first); and for an export of another wiki.
     """
     path = Path(path)
     if not path.is_file():
         raise DumpError(f"{path}: no such file; name a MediaWiki export (.xml, .xml.bz2 or .xml.gz) in --config.dump")
     stats = DumpStats() if stats is None else stats
     _check_head(path)
-    return _articles(path, skip_bad, stats)
+    return _articles(path, skip_bad, stats, Seen() if seen is None else seen)
 
 
-def raw_pages(path: Path | str, skip_bad: bool = False, stats: DumpStats | None = None) -> Iterator[bytes]:
+def read_head(path: Path | str) -> bytes:
+    """Returns the bytes before the first page of an export, of which no more than 64 KiB are read."""
+    _check_head(Path(path))
+    with _open(Path(path)) as file:
+        try:
+            start = file.read(1 << 16)
+        except _BAD_READ:  # damage further on is for the reading to tell
+            return b""
+    return start.partition(_PAGE_OPEN)[0]
+
+
+def raw_pages(
+    path: Path | str, skip_bad: bool = False, stats: DumpStats | None = None, seen: Seen | None = None
+) -> Iterator[bytes]:
     """Yields the bytes of each `<page>...</page>`, of any namespace and unparsed; counts `pages` and `bad`.
 
-    Raises DumpError as `articles` does, but for pages that are no XML.
+    Raises DumpError as `articles` does, but for pages that are no XML; no title may stand twice in any namespace.
     """
     path = Path(path)
-    stats = DumpStats() if stats is None else stats
+    stats, seen = DumpStats() if stats is None else stats, Seen() if seen is None else seen
     _check_head(path)
-    for page in _pages(path, skip_bad, stats):
+    head = None
+    for page, latest in _pages(path, skip_bad, stats):
+        if latest is not head:
+            head = latest
+            seen.site(path, head)
+        found = _TITLE.search(page)
+        title = found[1].decode(errors="replace") if found else ""
+        if title and (repeated := seen.repeats(title)):
+            _damaged(path, stats, skip_bad, repeated, None)
+            continue
         yield page
         stats.pages += 1
-        title = _TITLE.search(page)
-        stats.last_title = title[1].decode(errors="replace") if title else ""
+        stats.last_title = title
 
 
-def _articles(path: Path, skip_bad: bool, stats: DumpStats) -> Iterator[Article]:
+def _articles(path: Path, skip_bad: bool, stats: DumpStats, seen: Seen) -> Iterator[Article]:
     """Yields articles from the pages' bytes; counts everything else."""
-    for page in _pages(path, skip_bad, stats):
+    head, site = None, sites.ENGLISH
+    for page, latest in _pages(path, skip_bad, stats):
+        if latest is not head:
+            head, site = latest, seen.site(path, latest)
         try:
             element = ElementTree.fromstring(page)
             title, identity = element.findtext("title"), element.findtext("id")
             if not title or identity is None:
                 raise ValueError("no <title> or no <id>")
+            if len(title.encode()) > _LONGEST_TITLE:
+                raise ValueError(f"a title of {len(title.encode())} bytes")
             number, namespace = int(identity), int(element.findtext("ns") or 0)
+            if not 0 <= number < _LARGEST_ID:
+                raise ValueError(f"page id {number}")
         except (ElementTree.ParseError, ValueError) as error:
             _damaged(path, stats, skip_bad, f"the next page is damaged ({error})", error)
             continue
         revisions = element.findall("revision")
         wikitext = (revisions[-1].findtext("text") if revisions else None) or ""
+        is_redirect = element.find("redirect") is not None or _REDIRECT.match(wikitext)
+        is_redirect = is_redirect or (not site.is_english and _REDIRECT_ABROAD.match(wikitext))
+        if namespace == 0 and not is_redirect and (repeated := seen.repeats(title, number)):
+            _damaged(path, stats, skip_bad, repeated, None)
+            continue
         stats.pages += 1
         stats.last_title = title
         if namespace != 0:
             stats.non_articles += 1
-        elif element.find("redirect") is not None or _REDIRECT.match(wikitext):
+        elif is_redirect:
             stats.redirects += 1
         else:
             stats.articles += 1
             stats.wikitext_bytes += len(wikitext.encode("utf-8"))
-            yield Article(number, title, wikitext)
+            yield Article(number, title, wikitext, site)
 
 
-def _pages(path: Path, skip_bad: bool, stats: DumpStats) -> Iterator[bytes]:
-    """Yields the bytes of each `<page>...</page>`; reports pages that never end and a dump that breaks off."""
+def _pages(path: Path, skip_bad: bool, stats: DumpStats) -> Iterator[tuple[bytes, bytes]]:
+    """Yields the bytes of each `<page>...</page>` with those of the head of its export, the same object for all pages
+    of one; reports pages that never end and a dump that breaks off."""
     buffer = bytearray()
     started = broken = False
+    head, comment = b"", False  # whether the buffer begins inside a comment
     for chunk in _chunks(path, skip_bad, stats):
         broken = chunk is None
         if chunk is None:  # the stream broke: the page in the buffer has lost its end
             buffer.clear()
+            comment = False
             continue
-        # Only the new bytes (and a tag cut in two by the border) can hold the end of a page.
+        # Only the new bytes (and a tag cut in two by the border) can hold the end of a page or of a comment.
         search_from = max(0, len(buffer) - len(_PAGE_CLOSE))
         buffer += chunk
         taken = 0
-        while (close := buffer.find(_PAGE_CLOSE, max(search_from, taken))) >= 0:
+        while True:
+            if comment:
+                close = buffer.find(_COMMENT_CLOSE, max(search_from, taken))
+                if close < 0:
+                    break
+                comment, taken = False, close + len(_COMMENT_CLOSE)
+            close = buffer.find(_PAGE_CLOSE, max(search_from, taken))
+            if close < 0:
+                break
             end = close + len(_PAGE_CLOSE)
-            start, last = buffer.find(_PAGE_OPEN, taken, close), buffer.rfind(_PAGE_OPEN, taken, close)
+            between = _BETWEEN.match(buffer, taken, end).end()
+            start, last = buffer.find(_PAGE_OPEN, between, close), buffer.rfind(_PAGE_OPEN, between, close)
+            inside = buffer.startswith(_COMMENT_OPEN, between)  # a comment that holds a page
+            gap = _COMMENT.sub(b"", bytes(buffer[taken : between if started or inside else max(start, between)]))
+            if started and _EXPORT_OPEN in gap and b"</mediawiki" not in gap[: gap.find(_EXPORT_OPEN)]:
+                _damaged(path, stats, skip_bad, "then the next export begins: </mediawiki> is missing before it", None)
+            if _EXPORT_OPEN in gap:
+                head = gap[gap.rfind(_EXPORT_OPEN) :]
+            if inside:
+                comment, taken = True, between + len(_COMMENT_OPEN)
+                search_from = taken
+                continue
             if start < 0:
                 _damaged(path, stats, skip_bad, "then comes a </page> without its <page>", None)
             elif last != start:
                 _damaged(path, stats, skip_bad, "the next page has no </page>", None)
-            elif started and buffer[taken:start].strip():
-                _damaged(path, stats, skip_bad, f"then comes stray text {bytes(buffer[taken : taken + 60])!r}", None)
+            elif started and buffer[between:start].strip():
+                shown = bytes(buffer[between : between + 60])
+                _damaged(path, stats, skip_bad, f"then comes stray text {shown!r}", None)
             if last >= 0:  # the innermost page is whole, whatever came before it
-                yield bytes(buffer[last:end])
+                yield bytes(buffer[last:end]), head
             started, taken = True, end
         del buffer[:taken]
         if len(buffer) > _LARGEST_PAGE:
             _damaged(path, stats, skip_bad, f"the next page is larger than {_LARGEST_PAGE >> 20} MiB", None)
             buffer.clear()
-    if not broken and not buffer.rstrip().endswith(b"</mediawiki>"):
+            comment = False
+    if not broken and (comment or not _COMMENT.sub(b"", bytes(buffer)).rstrip(_PADDING).endswith(b"</mediawiki>")):
         _damaged(path, stats, skip_bad, "then the file breaks off: </mediawiki> is missing", None)
 
 
@@ -192,12 +304,13 @@ def _chunks(path: Path, skip_bad: bool, stats: DumpStats) -> Iterator[bytes | No
     if _kind(path) == "bz2":
         yield from _bz2_chunks(path, skip_bad, stats)
         return
+    before = stats.file_bytes  # of other files
     with _open(path) as file:
         compressed = getattr(file, "fileobj", None) or file  # gzip reads from a file of its own
         while True:
             try:
                 chunk = file.read(_CHUNK)
-                stats.file_bytes = compressed.tell()
+                stats.file_bytes = before + compressed.tell()
             except _BAD_READ as error:
                 _damaged(path, stats, skip_bad, f"then the compressed stream breaks ({error})", error)
                 yield None
@@ -213,13 +326,19 @@ def _bz2_chunks(path: Path, skip_bad: bool, stats: DumpStats) -> Iterator[bytes 
     bz2.open would do for a sound file, but after damage it cannot go on with the next stream.
     """
     decompressor, stream_start, raw = None, 0, b""
+    before = stats.file_bytes  # of other files
     with path.open("rb") as file:
         while True:
             if decompressor is None or decompressor.needs_input:
                 raw = raw or file.read(_CHUNK)
-                stats.file_bytes = file.tell()
+                stats.file_bytes = before + file.tell()
                 if not raw:
                     break
+                if decompressor is None:  # a stream may be padded up to the next block of a tape or an archive
+                    padded, raw = len(raw), raw.lstrip(_PADDING)
+                    stream_start += padded - len(raw)
+                    if not raw:
+                        continue
             decompressor = decompressor or bz2.BZ2Decompressor()
             try:
                 # max_length bounds what one call returns, however well the input is compressed.

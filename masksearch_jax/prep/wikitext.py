@@ -13,12 +13,14 @@ unbalanced parentheses. `Document.dropped` counts those sentences.
 """
 
 import dataclasses
-import html
 import re
-import unicodedata
+from bisect import bisect_left
+from collections.abc import Callable, Iterable
+from operator import attrgetter
 
 from masksearch_jax.prep import markup, sentences
 from masksearch_jax.prep.templates import BREAK, HOLE, LINK_CLOSE, LINK_MIDDLE, LINK_OPEN, LITERAL_QUOTE, PRONUNCIATION
+from masksearch_jax.text.normal_forms import normal_form, unescape
 
 _SKIPPED_SECTIONS = set(
     "references,notes,notes and references,references and notes,external links,see also,further reading,bibliography,"
@@ -27,20 +29,23 @@ _SKIPPED_SECTIONS = set(
     "primary sources,secondary sources,select bibliography,external links and references,list of works,"
     "related pages,endnotes,references and further reading,other websites,selected works,image gallery".split(",")
 )
-_HEADING = re.compile(r"^(={1,6})\s*(.*?)\s*\1\s*$")
 _NOT_PROSE = ("*", "#", ";", ":", "|", "!", "{|", "----", "<")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff\ue000-\uf8ff]")
-_LINK = re.compile(f"{LINK_OPEN}([^{LINK_MIDDLE}]*){LINK_MIDDLE}([^{LINK_CLOSE}]*){LINK_CLOSE}")
+# A link that a line's end cut in two has no end here: none of the patterns looks for it beyond the next one.
+_LINK = re.compile(
+    f"{LINK_OPEN}([^{LINK_OPEN}{LINK_MIDDLE}]*){LINK_MIDDLE}([^{LINK_OPEN}{LINK_CLOSE}]*){LINK_CLOSE}"
+)
 _TRAIL = re.compile(r"[a-z]+")
-# One level of parentheses, links inside it taken as wholes.
-# Patterns here begin with a literal in each branch: the matcher then skips to where one stands.
-_PARENTHESES = re.compile(rf"(?: \(|\()((?:{LINK_OPEN}[^{LINK_CLOSE}]*{LINK_CLOSE}|[^(){LINK_OPEN}]++)*)\)")
-_CLAUSE = re.compile(rf"(?:{LINK_OPEN}[^{LINK_CLOSE}]*{LINK_CLOSE}|[^;])+")
-_SUBCLAUSE = re.compile(rf"(?:{LINK_OPEN}[^{LINK_CLOSE}]*{LINK_CLOSE}|[^,])+")
+# What a scan for parentheses stops at: whole links, parentheses, and the opening of a link without an end.
+_WHOLE_LINK = f"{LINK_OPEN}[^{LINK_OPEN}{LINK_CLOSE}]*{LINK_CLOSE}"
+_STOP = re.compile(rf"{_WHOLE_LINK}|[(){LINK_OPEN}]")
+_PARENTHESIS = re.compile(r"[()]")
+_CLAUSE = re.compile(rf"(?:{_WHOLE_LINK}|[^;])+")
+_SUBCLAUSE = re.compile(rf"(?:{_WHOLE_LINK}|[^,])+")
 _LOST = re.compile(f"[{HOLE}{PRONUNCIATION}]")
 _RESIDUE = re.compile(
-    r"\{\{|\}\}|\[\[|\]\]|''|\{\||\|\}|</?[a-zA-Z]+[^<>]*>|<ref|\(\s*[,;]*\s*\)"
+    r"\{\{|\}\}|\[\[|\]\]|''|\{\||\|\}|</?[a-zA-Z][^<>]*>|<ref|\(\s*+[,;]*+\s*+\)"
     r"|https?://|\|\s*\w+\s*=|__[A-Z]+__|" + "|".join(rf"\x0{code}" for code in range(9))
 )
 _LOOSE = [f" {mark}" for mark in ",;:.!?)"]
@@ -81,7 +86,7 @@ def clean(wikitext: str, title: str) -> Document:
     """Returns the readable part of one page; never raises on malformed wikitext, in time linear in its length."""
     if _CONTROL.search(wikitext):
         wikitext = _CONTROL.sub(lambda m: "\n" if m[0] == "\x85" else "", wikitext)
-    page = markup.resolve(unicodedata.normalize("NFC", wikitext.replace("\r\n", "\n")), title)
+    page = markup.resolve(normal_form("NFC", wikitext.replace("\r\n", "\n")), title)
     paragraphs = []
     dropped = 0
     for section, line in _prose(_inline(page.text)):
@@ -90,7 +95,7 @@ def clean(wikitext: str, title: str) -> Document:
         if paragraph is not None:
             paragraphs.append(paragraph)
     infobox = [(field, shown) for field, value in page.infobox if (shown := _shown(value, title))]
-    categories = list(dict.fromkeys(html.unescape(c) for c in page.categories))
+    categories = list(dict.fromkeys(unescape(c) for c in page.categories))
     return Document(paragraphs, categories, infobox, dropped)
 
 
@@ -103,7 +108,7 @@ def _inline(text: str) -> str:
         text = "\n\n".join([first.rstrip(" \t"), *inner, others[-1].lstrip(" \t")])
     text = markup.external_links(text)
     text = markup.quotes(text)
-    text = html.unescape(text).replace(LITERAL_QUOTE, "'")
+    text = unescape(text).replace(LITERAL_QUOTE, "'")
     if _INVISIBLE.search(text):
         text = _INVISIBLE.sub("", text)
     return text
@@ -118,7 +123,7 @@ def _prose(text: str) -> list[tuple[int, str]]:
     skipped_level = 7  # inside a left-out section of this heading level; 7: not inside one
     for line in [*text.split("\n"), ""]:
         shown = line.strip()
-        heading = _HEADING.match(shown) if shown.startswith("=") else None
+        heading = _heading(shown)
         is_prose = (
             heading is None
             and shown.strip(HOLE + PRONUNCIATION + " ") != ""
@@ -133,11 +138,19 @@ def _prose(text: str) -> list[tuple[int, str]]:
         lines = []
         if heading is not None:
             section += 1
-            level = len(heading[1])
-            name = _plain(heading[2]).strip(" .:'").lower()
+            level, name = heading[0], _plain(heading[1]).strip(" .:'").lower()
             if level <= skipped_level:
                 skipped_level = level if name in _SKIPPED_SECTIONS else 7
     return found
+
+
+def _heading(line: str) -> tuple[int, str] | None:
+    """Returns (level, text) of a heading: a line between as many '=' on both sides, at most six; None for others."""
+    if not line.startswith("="):
+        return None
+    left, right = len(line) - len(line.lstrip("=")), len(line) - len(line.rstrip("="))
+    level = min(left, right, 6, len(line) // 2)
+    return (level, line[level:-level].strip()) if level else None
 
 
 def _plain(text: str) -> str:
@@ -158,15 +171,24 @@ def _paragraph(line: str, title: str, section: int) -> tuple[Paragraph | None, i
     parts, moved = [], []
     length = 0
     for start, end in kept:
-        shift = length - start
-        moved += [
-            Anchor(a.start + shift, a.end + shift, a.target) for a in anchors if start <= a.start and a.end <= end
-        ]
+        moved += moved_anchors(anchors, start, end, length - start)
         parts.append(text[start:end])
         length += end - start + 1
     if not parts:
         return None, len(borders)
     return Paragraph(" ".join(parts), moved, section), len(borders) - len(kept)
+
+
+def moved_anchors(anchors: list[Anchor], start: int, end: int, shift: int) -> list[Anchor]:
+    """Returns the anchors inside text[start:end], moved by `shift`; `anchors` are in the order of the text."""
+    found = []
+    for place in range(bisect_left(anchors, start, key=attrgetter("start")), len(anchors)):
+        anchor = anchors[place]
+        if anchor.start >= end:
+            break
+        if anchor.end <= end:
+            found.append(Anchor(anchor.start + shift, anchor.end + shift, anchor.target))
+    return found
 
 
 def _is_sound(sentence: str) -> bool:
@@ -183,7 +205,7 @@ def _tidy(line: str) -> str:
         line = _forgive(line)
     if "(" in line:
         for _ in range(3):  # nested parentheses, innermost first
-            tidied = _PARENTHESES.sub(_tidy_parentheses, line)
+            tidied = _each_parentheses(line, _tidy_parentheses)
             if tidied == line:
                 break
             line = tidied
@@ -194,7 +216,7 @@ def _tidy(line: str) -> str:
         line = re.sub(r" ?\[ *(?:[.…]{1,3} *)?\]", "", line)
     line = re.sub(r"([“\"]) *([”\"])(?=\W)", lambda m: "" if m[1] + m[2] != '""' else m[0], line)
     if any(loose in line for loose in _LOOSE):
-        line = re.sub(r" +([,;:.!?)])(?=[ ,;:.)]|$)", r"\1", line)
+        line = re.sub(r"(?<! ) +([,;:.!?)])(?=[ ,;:.)]|$)", r"\1", line)
     line = re.sub(r"([,;])(?: ?[,;])+", r"\1", line)
     if ",." in line or ";." in line or ":." in line:
         line = re.sub(r"[,;:]\.(?=\s|$)", ".", line)
@@ -215,12 +237,50 @@ def _forgive(line: str) -> str:
     return re.sub(rf"(?<=[.!?\"”)]) {HOLE}+(?= [A-Z\"“({LINK_OPEN}]|$)", "", line)
 
 
-def _tidy_parentheses(match: re.Match[str]) -> str:
+def _each_parentheses(line: str, tidy: Callable[[str, str], str]) -> str:
+    """Replaces each innermost pair of parentheses, with the space before it, by tidy(space, inside).
+
+    A link inside a pair is taken as a whole, whatever parentheses it holds; those of a link that stands in no pair are
+    pairs as well.
+    """
+    parts: list[str] = []
+    position = 0
+    for opening, closing in _pairs(line):
+        if opening < position:
+            continue
+        start = opening - (opening > position and line[opening - 1] == " ")
+        parts += [line[position:start], tidy(line[start:opening], line[opening + 1 : closing])]
+        position = closing + 1
+    return "".join([*parts, line[position:]])
+
+
+def _pairs(line: str) -> Iterable[tuple[int, int]]:
+    """Returns the places of '(' and ')' of the pairs with nothing but text and whole links between, by the first.
+
+    A scan that starts inside a link leaves it at its end, so that what stops it is the same for all that do.
+    """
+    stops = list(_STOP.finditer(line))
+    found = []
+    after = -1  # where a scan from behind the present stop would end if that is a ')', else -1
+    for stop in reversed(stops):
+        shown = stop[0]
+        if len(shown) == 1:
+            if shown == "(" and after >= 0:
+                found.append((stop.start(), after))
+            after = stop.start() if shown == ")" else -1
+            continue
+        inner = after
+        for match in reversed(list(_PARENTHESIS.finditer(line, stop.start(), stop.end()))):
+            if match[0] == "(" and inner >= 0:
+                found.append((match.start(), inner))
+            inner = match.start() if match[0] == ")" else -1
+    return reversed(found)
+
+
+def _tidy_parentheses(lead: str, inside: str) -> str:
     """Keeps the clauses of a parenthesis that are whole; drops the parenthesis if none is."""
-    inside = match[1]
-    lead = match[0][: match[0].index("(")]
     if not _LOST.search(inside) and re.match(r"[\w\"'“]", inside) and inside[-1:] not in " ,;":
-        return match[0]
+        return f"{lead}({inside})"
     clauses = []
     for clause in _CLAUSE.findall(inside):
         if _LOST.search(clause):
@@ -264,7 +324,7 @@ def _anchored(line: str, title: str) -> tuple[str, list[Anchor]]:
 
 def _target(raw: str, title: str) -> str:
     """Returns the title a link leads to, as the dump writes titles; '' if it leads to no other article."""
-    name = html.unescape(raw).partition("#")[0].replace("_", " ").strip().lstrip(":").strip()
+    name = unescape(raw).partition("#")[0].replace("_", " ").strip().lstrip(":").strip()
     name = name[:1].upper() + name[1:]
     return "" if name == title else name
 
@@ -275,4 +335,4 @@ def _shown(value: str, title: str) -> str:
     value = re.sub(r"(?:^|\n)\s*[*#:]+\s*", ", ", value)
     text = _anchored(_tidy(_inline(value).replace("\n", " ")), title)[0]
     text = text.replace(HOLE, " ").strip(" ,;")
-    return "" if _RESIDUE.search(text) else re.sub(r"\s*,(?:\s*,)+\s*", ", ", re.sub(r" {2,}", " ", text))
+    return "" if _RESIDUE.search(text) else re.sub(r"(?<!\s)\s*,(?:\s*,)+\s*", ", ", re.sub(r" {2,}", " ", text))

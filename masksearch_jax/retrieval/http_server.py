@@ -20,7 +20,7 @@ _HEAD_BYTES = 16 << 10
 _BACKLOG = 1024
 _DISCARD_BYTES, _DISCARD_SECONDS = 8 << 20, 2.0
 _REQUEST_LINE = re.compile(r"([A-Z]+) (\S+) HTTP/(\d)\.(\d)")
-_HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*(.*?)[ \t]*")
+_HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*+((?:[^ \t\n]++|[ \t]++(?=[^ \t\n]))*+)[ \t]*")
 _LENGTH = re.compile(r"[0-9]{1,18}")
 
 

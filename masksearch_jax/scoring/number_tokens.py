@@ -57,13 +57,13 @@ _NUMBER = re.compile(
 )
 
 
-def rewrite(text: str, words: Callable[[str], str]) -> str:
+def rewrite(text: str, words: Callable[[str], str], nfkc: Callable[[str], str]) -> str:
     """Return text in lower case and NFKC with each number written one way and apart from its neighbours.
 
     words: cleans what stands between the numbers, as it cleans text without any. Letters that touch a number go on
-    touching it.
+    touching it. nfkc: brings text into that normal form.
     """
-    text = _fold(text)
+    text = _fold(text, nfkc)
     done: list[str] = []
     end = 0
     for match in _NUMBER.finditer(text):
@@ -74,11 +74,11 @@ def rewrite(text: str, words: Callable[[str], str]) -> str:
     return "".join([*done, words(text[end:])])
 
 
-def _fold(text: str) -> str:
+def _fold(text: str, nfkc: Callable[[str], str]) -> str:
     """Return text in lower case and NFKC, with one minus sign, ASCII digits, and '^' for what NFKC would glue on."""
     text = _POWER.sub(lambda match: "^" + match[0].translate(_SUPERSCRIPTS), text)
     text = _THIN_SPACE.sub("", _VULGAR.sub(" ", text))
-    text = unicodedata.normalize("NFKC", text).lower().replace("\u2044", "/")
+    text = nfkc(text).lower().replace("\u2044", "/")
     if not text.isascii():
         text = "".join(str(unicodedata.decimal(char)) if char.isdecimal() else char for char in text)
         text = _ARABIC_MARKS.sub(lambda match: "." if match[0] == "٫" else ",", text)

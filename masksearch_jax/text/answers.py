@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 from masksearch_jax.scoring import number_tokens
 from masksearch_jax.text import tags
+from masksearch_jax.text.normal_forms import normal_form
 
 # An answer is 'spans' (filled spans joined by '; '), 'paragraph' (the whole passage, masks filled in) or 'whole' (all
 # of it is the one span: questions, whose answers may hold a ';').
@@ -43,7 +44,7 @@ def normalize(text: str) -> str:
     '1939–45' equals '1939-45'; letters, digits, marks and symbols of every script stay. Where nothing would be left
     ('The The', '!!!'), punctuation and articles are kept, so that no two such answers become equal by vanishing.
     """
-    lowered = unicodedata.normalize("NFKC", text).lower()
+    lowered = _nfkc(text).lower()
     return _without_articles(_without_punctuation(lowered)) or " ".join(lowered.split())
 
 
@@ -52,7 +53,12 @@ def tokens(text: str) -> list[str]:
 
     'About −3.50 °C, 1,234 m' has the tokens about, -3.5, °c, 1234, m.
     """
-    return _without_articles(number_tokens.rewrite(text, _without_punctuation)).split() or normalize(text).split()
+    rewritten = number_tokens.rewrite(text, _without_punctuation, _nfkc)
+    return _without_articles(rewritten).split() or normalize(text).split()
+
+
+def _nfkc(text: str) -> str:
+    return normal_form("NFKC", text)
 
 
 def _without_punctuation(text: str) -> str:

@@ -18,17 +18,17 @@ import collections
 import dataclasses
 import re
 import string
-import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from masksearch_jax.text import answers
+from masksearch_jax.text.normal_forms import normal_form
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _DELETED = str.maketrans("", "", string.punctuation)
 _SPACED = str.maketrans(dict.fromkeys(string.punctuation + "‘’´`", " "))
 _STRAIGHT = str.maketrans({"‘": "'", "’": "'", "“": '"', "”": '"'})
-_GROUPED = re.compile(r"(?:\d+,)+\d+(?:\.\d+)?")
+_GROUPED = re.compile(r"(?<!\d)(?:\d++,)+\d++(?:\.\d+)?")
 _MARKS = re.compile(r"[,.?!:;]")
 
 
@@ -127,6 +127,6 @@ def _missing(reference: Any, text: str, lemmatise: Callable[[str], str]) -> int:
 
 def _fanout_normal(text: str, lemmatise: Callable[[str], str]) -> str:
     """Lower case, straight quotes, 1,234 as 1234, lemmas, no .,?!:; and single spaces."""
-    plain = unicodedata.normalize("NFC", text.lower()).translate(_STRAIGHT)
+    plain = normal_form("NFC", text.lower()).translate(_STRAIGHT)
     plain = _GROUPED.sub(lambda match: match[0].replace(",", ""), plain)
     return re.sub(r"\s+", " ", _MARKS.sub("", lemmatise(plain)))

@@ -6,9 +6,10 @@ Enters: text. Leaves: words, or hashes that are the same in every process, on ev
 import functools
 import hashlib
 import re
-import unicodedata
 
 import numpy as np
+
+from masksearch_jax.text.normal_forms import normal_form
 
 SHINGLE_WORDS = 5
 
@@ -21,7 +22,7 @@ _ACCENTS = re.compile("[\u0300-\u036f]")
 def words(text: str) -> list[str]:
     """Returns the words of a text: case folded, accents of Latin, Greek and Cyrillic letters dropped."""
     if not text.isascii():
-        text = _ACCENTS.sub("", unicodedata.normalize("NFKD", text))
+        text = _ACCENTS.sub("", normal_form("NFKD", text))
     return _WORD.findall(text.casefold())
 
 

@@ -4,6 +4,7 @@ from typing import Literal
 
 import chat_server
 import pytest
+from fuzzing import assert_grows_like_n_log_n
 
 from masksearch_jax.llm import structured
 from masksearch_jax.llm.client import Client, ClientSettings
@@ -133,6 +134,18 @@ def test_a_string_of_the_object_is_left_as_it_is(value):
 def test_anything_else_is_refused_and_says_why(text, fault):
     with pytest.raises(ValueError, match=fault):
         structured.parse(text, Reply)
+
+
+@pytest.mark.parametrize("piece", ["\n", " \n", "```", "```json\n", "\n```"])
+def test_a_fence_is_found_in_linear_time(piece):
+    """2,000 line ends behind an opening fence took 13 seconds."""
+
+    def refuse(text):
+        with pytest.raises(ValueError, match="not one JSON object"):
+            structured.parse(text, Reply)
+
+    assert_grows_like_n_log_n(refuse, lambda size: "```json" + piece * size)
+    assert_grows_like_n_log_n(refuse, lambda size: "```json" + piece * size + "x```")
 
 
 class Replies:

@@ -38,6 +38,22 @@ def links_of(source, title="Title"):
         ("Let <math>n</math> be. Then <math>\\sum_i x</math> is odd. It ends.", "Let n be. It ends."),
         ("Fish &amp; chips&nbsp;cost &lt;5&nbsp;&pound;.", "Fish & chips cost <5 £."),
         ("Literal <nowiki>''</nowiki> quotes. Next.", "Next."),
+        # what opens first counts: no comment in a reference, no reference in a comment
+        ("A fact.<ref>a<!--->b</ref> The rest stays.", "A fact. The rest stays."),
+        ("A fact.<ref>a <!-- b</ref> The rest stays.<!-- c --> So does this.", "A fact. The rest stays. So does this."),
+        ("A <nowiki><!--</nowiki> sign. The rest stays.", "The rest stays."),
+        ("Code:<pre>a <!-- b</pre>\nThe rest stays.", "The rest stays."),
+        ("A fact.<!-- <ref>never closed --> The rest stays.", "A fact. The rest stays."),
+        ("A fact.<ref>a<!-- <ref> -->b</ref> The rest stays.", "A fact. The rest stays."),
+        ("A fact.<ref name=a<!-- b -->>c</ref> The rest stays.", "A fact. The rest stays."),
+        ("A fact.<!--> The rest is gone.", "A fact."),
+        ("A fact.<!--> not here --> The rest stays.", "A fact. The rest stays."),
+        ("A fact.<ref>open <!-- a\nb --> note\nThe rest stays.", "A fact. The rest stays."),
+        # the page itself, not what others include of it
+        ("One.<noinclude> Two.</noinclude><includeonly> Never.</includeonly> <onlyinclude>Three.</onlyinclude>",
+         "One. Two. Three."),
+        ("One.<includeonly>a <!-- b</includeonly> Two.", "One. Two."),
+        ("One.<noinclude> Two.", "One. Two."),
         # templates
         ("An area of {{convert|2381741|km2|sqmi|0}} in all.", "An area of 2,381,741 square kilometres in all."),
         ("A {{convert|10|-|20|mi|km|adj=on}} walk, {{convert|6|ft|2|in|abbr=on}} tall.",
