@@ -4,12 +4,16 @@ In: fanout-final-dev.json. Out: `Question`s; `reference` is the answer as the fi
 (text/official.py), and the one accepted string is its text as the official code writes it for string metrics.
 """
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from masksearch_jax.evals import question_files as files
 from masksearch_jax.evals.question_files import Question
+
+# An answer nests two levels at most (a mapping of lists); this leaves room, and keeps what follows from running deep.
+_DEEPEST = 16
 
 FANOUTQA = "download fanoutqa/data/fanout-final-dev.json of https://github.com/zhudotexe/fanoutqa"
 
@@ -24,9 +28,11 @@ def read_fanoutqa(path: Path | str) -> list[Question]:
     for where, entry in files.numbered(path, files.read_json(Path(path), FANOUTQA)):
         if not _is_answer(entry.get("answer")):
             raise ValueError(
-                f"{where}: field 'answer' must be a string, number, bool, list or mapping, got {entry.get('answer')!r}"
+                f"{where}: field 'answer' must be a string, number, bool, list or mapping, got "
+                f"{files.shown(entry.get('answer'))}"
             )
         answer = flat(entry["answer"])
+        files.check_characters(answer, "answer", where)
         found.append(
             Question(
                 id=files.text(entry, "id", where),
@@ -51,20 +57,31 @@ def flat(answer: Any) -> str:
     return str(answer)
 
 
-def _is_answer(value: Any) -> bool:
-    if isinstance(value, dict):
-        return bool(value) and all(map(_is_answer, value.values()))
-    if isinstance(value, list):
-        return bool(value) and all(map(_is_answer, value))
-    return isinstance(value, str | int | float)  # bool is an int
+def _is_answer(value: Any, depth: int = 0) -> bool:
+    """True for a value of JSON that says something and that a record can hold: finite, of 64 bits, not deep."""
+    if isinstance(value, dict | list):
+        items = value.values() if isinstance(value, dict) else value
+        return bool(value) and depth < _DEEPEST and all(_is_answer(item, depth + 1) for item in items)
+    if isinstance(value, int):  # a bool as well
+        return -(1 << 63) <= value < 1 << 64
+    return isinstance(value, str) or (isinstance(value, float) and math.isfinite(value))
 
 
 def _titles(entry: dict[str, Any], where: str) -> Iterator[str]:
     """Yields the titles of the evidence below a question, depth first."""
+    waiting = _steps(entry, where)[::-1]
+    while waiting:
+        step = waiting.pop()
+        evidence = step.get("evidence")
+        if evidence is not None and not isinstance(evidence, dict):
+            raise ValueError(f"{where}: field 'evidence' must be an object or null, got {files.shown(evidence)}")
+        if evidence:
+            yield files.text(evidence, "title", f"{where}, evidence")
+        waiting += _steps(step, where)[::-1]
+
+
+def _steps(entry: dict[str, Any], where: str) -> list[dict[str, Any]]:
     steps = entry.get("decomposition")
     if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):
-        raise ValueError(f"{where}: field 'decomposition' must be a list of objects, got {steps!r}")
-    for step in steps:
-        if step.get("evidence"):
-            yield files.text(step["evidence"], "title", f"{where}, evidence")
-        yield from _titles(step, where)
+        raise ValueError(f"{where}: field 'decomposition' must be a list of objects, got {files.shown(steps)}")
+    return steps

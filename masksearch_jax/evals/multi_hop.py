@@ -4,6 +4,7 @@ In: a file. Out: `Question`s in file order, with the benchmark's own type, level
 FileNotFoundError that says what to download, ValueError that names file, entry and field.
 """
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,11 @@ def read_2wiki(path: Path | str) -> list[Question]:
     found = []
     for where, entry in files.numbered(path, files.read_json(path, TWO_WIKI)):
         question = _hotpotqa(entry, where)
-        question.answers.extend(a for a in aliases.get(entry.get("answer_id"), ()) if a not in question.answers)
-        found.append(question)
+        known = entry.get("answer_id")
+        if known is not None and not isinstance(known, str):
+            raise ValueError(f"{where}: field 'answer_id' must be a string or null, got {files.shown(known)}")
+        names = dict.fromkeys([*question.answers, *aliases.get(known, ())])
+        found.append(dataclasses.replace(question, answers=list(names)))
     return files.distinct(path, found, "_id")
 
 
@@ -49,12 +53,15 @@ def read_musique(path: Path | str) -> list[Question]:
     """Reads a MuSiQue file; of the full set, which asks unanswerable questions too, the answerable ones alone."""
     found = []
     for where, entry in files.numbered(path, files.read_jsonl(Path(path), MUSIQUE)):
-        if entry.get("answerable", True) is not True:
+        answerable = entry.get("answerable", True)
+        if not isinstance(answerable, bool):
+            raise ValueError(f"{where}: field 'answerable' must be true or false, got {files.shown(answerable)}")
+        if not answerable:
             continue
         steps, paragraphs = entry.get("question_decomposition"), entry.get("paragraphs")
         for field, value in (("question_decomposition", steps), ("paragraphs", paragraphs)):
             if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-                raise ValueError(f"{where}: field {field!r} must be a list of objects, got {value!r}")
+                raise ValueError(f"{where}: field {field!r} must be a list of objects, got {files.shown(value)}")
         titles = [files.text(p, "title", f"{where}, paragraphs") for p in paragraphs if p.get("is_supporting")]
         answers = [files.text(entry, "answer", where), *files.texts(entry, "answer_aliases", where)]
         found.append(
@@ -76,8 +83,7 @@ def read_bamboogle(path: Path | str) -> list[Question]:
     path = Path(path)
     if path.name.removesuffix(".gz").endswith(".json"):
         entries = [
-            {name.capitalize(): value for name, value in entry.items()}
-            for _, entry in files.numbered(path, files.read_json(path, BAMBOOGLE))
+            _capitalised(entry, where) for where, entry in files.numbered(path, files.read_json(path, BAMBOOGLE))
         ]
     else:
         entries = files.read_table(path, BAMBOOGLE, ("Question", "Answer"))
@@ -93,10 +99,25 @@ def _hotpotqa(entry: dict[str, Any], where: str) -> Question:
     if not isinstance(facts, list) or any(
         not isinstance(fact, list) or len(fact) != 2 or not isinstance(fact[0], str) for fact in facts
     ):
-        raise ValueError(f"{where}: field 'supporting_facts' must be a list of [title, sentence number], got {facts!r}")
+        raise ValueError(
+            f"{where}: field 'supporting_facts' must be a list of [title, sentence number], got {files.shown(facts)}"
+        )
     titles = list(dict.fromkeys(title for title, _ in facts))
+    for title in titles:
+        files.check_characters(title, "supporting_facts", where)
     details = {name: entry[name] for name in ("type", "level") if isinstance(entry.get(name), str)}
+    for name, value in details.items():
+        files.check_characters(value, name, where)
     return Question(texts[0], texts[1], [texts[2]], titles, details=details)
+
+
+def _capitalised(entry: dict[str, Any], where: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in entry.items():
+        if name.capitalize() in found:
+            raise ValueError(f"{where}: two fields are named {name.capitalize()!r}, of which one would be lost")
+        found[name.capitalize()] = value
+    return found
 
 
 def _aliases(folder: Path) -> dict[str, list[str]]:
@@ -104,9 +125,9 @@ def _aliases(folder: Path) -> dict[str, list[str]]:
     path = next((folder / name for name in (ALIASES, f"{ALIASES}.gz") if (folder / name).exists()), None)
     if path is None:
         return {}
-    return {
-        files.text(entry, "Q_id", where): [
-            name for field in ("aliases", "demonyms") for name in files.texts(entry, field, where) if name.strip()
-        ]
-        for where, entry in files.numbered(path, files.read_jsonl(path, TWO_WIKI))
-    }
+    found: dict[str, list[str]] = {}
+    for where, entry in files.numbered(path, files.read_jsonl(path, TWO_WIKI)):
+        names = [name for field in ("aliases", "demonyms") for name in files.texts(entry, field, where) if name.strip()]
+        # An entity that stands twice has the names of both places.
+        found.setdefault(files.text(entry, "Q_id", where), []).extend(names)
+    return found

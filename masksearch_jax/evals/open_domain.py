@@ -4,12 +4,12 @@ In: a file. Out: `Question`s in file order; none of these says which articles a 
 subject's. Raised: FileNotFoundError that says what to download, ValueError that names file, entry and field.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 from masksearch_jax.evals import question_files as files
 from masksearch_jax.evals.question_files import Question
+from masksearch_jax.runtime.json_files import parse_json
 
 FRESHQA = "export the newest sheet that https://github.com/freshllms/freshqa links to CSV"
 NQ_OPEN = "download nq_open/NQ-open.dev.jsonl of https://github.com/google-research-datasets/natural-questions"
@@ -27,7 +27,7 @@ def read_freshqa(path: Path | str) -> list[Question]:
     for where, row in files.numbered(path, rows):
         if row["split"].strip() != "TEST":
             continue
-        names = sorted((n for n in row if n.startswith("answer_") and n[7:].isdigit()), key=lambda n: int(n[7:]))
+        names = sorted((n for n in row if n.startswith("answer_") and n[7:].isdecimal()), key=lambda n: int(n[7:]))
         found.append(
             Question(
                 id=files.text(row, "id", where),
@@ -68,7 +68,9 @@ def read_triviaqa(path: Path | str) -> list[Question]:
     for where, entry in files.numbered(path, data["Data"]):
         answer = entry.get("Answer")
         if not isinstance(answer, dict):
-            raise ValueError(f"{where}: field 'Answer' must be an object, got {answer!r} (test files have none)")
+            raise ValueError(
+                f"{where}: field 'Answer' must be an object, got {files.shown(answer)} (test files have none)"
+            )
         names = [files.text(answer, "Value", where)]
         for field in ("Aliases", "NormalizedAliases", "HumanAnswers"):
             names += files.texts(answer, field, where) if field in answer else []
@@ -89,9 +91,9 @@ def read_popqa(path: Path | str) -> list[Question]:
     found = []
     for where, row in files.numbered(path, rows):
         try:
-            names = {"possible_answers": json.loads(row["possible_answers"])}
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{where}: field 'possible_answers' is not JSON ({error})") from error
+            names = {"possible_answers": parse_json(row["possible_answers"])}
+        except ValueError as error:
+            raise ValueError(f"{where}: field 'possible_answers' {error}") from error
         found.append(
             Question(
                 id=files.text(row, "id", where),

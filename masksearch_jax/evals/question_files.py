@@ -8,11 +8,17 @@ import csv
 import dataclasses
 import gzip
 import io
-import json
+import reprlib
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+from masksearch_jax.runtime.json_files import parse_json
+
+# Of what a file holds instead: enough to find it, however large and deep it is.
+_SHOWN = reprlib.Repr()
+_SHOWN.maxstring = _SHOWN.maxother = 80
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,10 +51,11 @@ def read_text(path: Path, source: str) -> str:
 
 def read_json(path: Path, source: str, kinds: Any = list) -> Any:
     """Returns what a JSON file holds; raises ValueError unless it is a non-empty value of `kinds`."""
+    text_of_file = read_text(path, source)
     try:
-        entries = json.loads(read_text(path, source))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not a readable JSON file ({error}); {source}") from error
+        entries = parse_json(text_of_file)
+    except ValueError as error:
+        raise ValueError(f"{path} {error}; {source}") from error
     if not isinstance(entries, kinds) or not entries:
         raise ValueError(f"{path} must hold a non-empty JSON list, got {type(entries).__name__}; {source}")
     return entries
@@ -59,9 +66,9 @@ def read_jsonl(path: Path, source: str) -> list[Any]:
     entries = []
     for number, line in enumerate(read_text(path, source).split("\n"), 1):  # not splitlines: strings may hold U+2028
         try:
-            entries += [json.loads(line)] if line.strip() else []
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {number}: not a line of JSON ({error}); {source}") from error
+            entries += [parse_json(line)] if line.strip() else []
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: not a line of JSON: it {error}; {source}") from error
     if not entries:
         raise ValueError(f"{path} is empty; {source}")
     return entries
@@ -70,17 +77,32 @@ def read_jsonl(path: Path, source: str) -> list[Any]:
 def read_table(path: Path, source: str, columns: tuple[str, ...], delimiter: str = ",") -> list[dict[str, str]]:
     """Returns the rows of a CSV or TSV file by column, blank ones left out.
 
-    The header is the first row that names all of `columns`: an exported spreadsheet may have notes above it.
+    The header is the first row that names all of `columns`: an exported spreadsheet may have notes above it. Each row
+    has all of `columns`; cells that a short row lacks are ''. Raises ValueError that names file and row for a row with
+    more cells than the header, which a missing quotation mark makes, and for a column that stands there twice.
     """
-    rows = list(csv.reader(io.StringIO(read_text(path, source), newline=""), delimiter=delimiter))
+    reader = csv.reader(io.StringIO(read_text(path, source), newline=""), delimiter=delimiter)
+    try:
+        rows = list(reader)
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {reader.line_num}: not a row of a table ({error}); {source}") from error
     start = next((place for place, row in enumerate(rows) if set(columns) <= {name.strip() for name in row}), None)
     if start is None:
         raise ValueError(f"{path}: no row names the columns {', '.join(columns)}; {source}")
     header = [name.strip() for name in rows[start]]
-    found = [dict(zip(header, row, strict=False)) for row in rows[start + 1 :] if any(cell.strip() for cell in row)]
+    if twice := [name for name in columns if header.count(name) > 1]:
+        raise ValueError(f"{path} has two columns {twice[0]!r}; {source}")
+    found = [row for row in rows[start + 1 :] if any(cell.strip() for cell in row)]
     if not found:
         raise ValueError(f"{path} has a header and no rows; {source}")
-    return found
+    for index, row in enumerate(found):
+        if any(cell.strip() for cell in row[len(header) :]):
+            raise ValueError(
+                f"{path}, entry {index}: {len(row)} cells for the {len(header)} columns of the header, so that some "
+                f"field holds part of another; {source}"
+            )
+    empty = dict.fromkeys(columns, "")
+    return [empty | dict(zip(header, row, strict=False)) for row in found]
 
 
 def numbered(path: Path | str, entries: Iterable[Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -93,10 +115,11 @@ def numbered(path: Path | str, entries: Iterable[Any]) -> Iterator[tuple[str, di
 
 
 def text(entry: dict[str, Any], field: str, where: str) -> str:
-    """Returns a field that must be a non-empty string."""
+    """Returns a field that must be a non-empty string of whole characters."""
     value = entry.get(field)
     if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"{where}: field {field!r} must be a non-empty string, got {value!r}")
+        raise ValueError(f"{where}: field {field!r} must be a non-empty string, got {shown(value)}")
+    check_characters(value, field, where)
     return value
 
 
@@ -104,8 +127,26 @@ def texts(entry: dict[str, Any], field: str, where: str) -> list[str]:
     """Returns a field that must be a list of strings."""
     value = entry.get(field)
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise ValueError(f"{where}: field {field!r} must be a list of strings, got {value!r}")
+        raise ValueError(f"{where}: field {field!r} must be a list of strings, got {shown(value)}")
+    for item in value:
+        check_characters(item, field, where)
     return value
+
+
+def check_characters(value: str, field: str, where: str) -> None:
+    """Raises ValueError for half of a surrogate pair, which no tokenizer and no file of ours can hold."""
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{where}: field {field!r} holds half of a surrogate pair, {value[error.start]!r}, at character "
+            f"{error.start}"
+        ) from None
+
+
+def shown(value: Any) -> str:
+    """Returns a value for a message: its outer levels, cut to a line."""
+    return _SHOWN.repr(value)
 
 
 def accepted(candidates: Iterable[str], field: str, where: str) -> list[str]:

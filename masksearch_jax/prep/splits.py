@@ -4,10 +4,11 @@ Enters: a title. Leaves: 'train', 'validation' or 'test', the same in every run 
 """
 
 import hashlib
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
+
+from masksearch_jax.runtime.json_files import read_json_object
 
 SPLITS = ("train", "validation", "test")
 
@@ -27,7 +28,7 @@ class Splits:
         if file:
             if not Path(file).is_file():
                 raise FileNotFoundError(f"splits={file}: no such file; it must hold JSON {{title: split}}")
-            self._titles = json.loads(Path(file).read_text(encoding="utf-8"))
+            self._titles = read_json_object(file, "splits has to name a file of JSON {title: split}")
             for title, split in self._titles.items():
                 if split not in SPLITS:
                     raise ValueError(f"splits={file}: {title!r} has split {split!r}, known are {SPLITS}")
