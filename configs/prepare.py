@@ -18,7 +18,9 @@ def get_config(arg: str = ""):
         raise ValueError(f"configs/prepare.py takes no argument or 'wikipedia', got {arg!r}")
     whole = arg == "wikipedia"
     config = ConfigDict()
-    config.dump = "toy"  # or a MediaWiki export: .xml, .xml.bz2, .xml.gz; or a benchmark's corpus: .json, .json.gz
+    # Or a MediaWiki export: .xml, .xml.bz2, .xml.gz; or a benchmark's corpus: .json, .json.gz. Several with commas
+    # between, or by a pattern ('dumps/enwiki-*-pages-articles*.bz2'), are read one after the other.
+    config.dump = "toy"
     config.entities = 3000  # articles of the toy
     config.annals = 0.0  # share of the toy's facts that articles about neither end state as well
     config.seed = 0  # of the toy, the splits, the masks
@@ -85,7 +87,7 @@ def get_config(arg: str = ""):
         "runner": "",  # '' for this process | DirectRunner | DataflowRunner
         "options": (),  # of Beam and its runner, e.g. ("--direct_num_workers=2",)
         "shard_mb": 64.0,  # of the dump, decompressed; compressed where `index` is given
-        "index": "",  # of a multistream dump: its -multistream-index.txt.bz2
+        "index": "",  # of a multistream dump: its -multistream-index.txt.bz2; of several dumps one each, with commas
         "folder": "",  # where shards wait, gs:// for Dataflow; '' for W/data.shards
     })
     # --- search indices: train | validation (train and validation) | all ---

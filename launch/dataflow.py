@@ -49,8 +49,8 @@ def _parser() -> argparse.ArgumentParser:
         if name == "cancel":
             command.add_argument("--job", required=True, help="id of the job, as status shows it")
         if name == "run":
-            command.add_argument("--dump", required=True, help="multistream dump, gs://..xml.bz2")
-            command.add_argument("--index", required=True, help="its index, gs://..-index.txt.bz2")
+            command.add_argument("--dump", required=True, help="multistream dumps, gs://..xml.bz2, commas between")
+            command.add_argument("--index", required=True, help="its index, gs://..-index.txt.bz2; as many as dumps")
             command.add_argument("--image", required=True, help="where the workers' image goes, without a tag")
             command.add_argument("--config", default="configs/prepare.py:wikipedia", help="page of settings")
             command.add_argument("--local", help="folder for the data on this machine; default runs/NAME")
@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
 def prepare(shell: Shell, run: Run, args: argparse.Namespace, overrides: list[str]) -> int:
     """Builds the image, prepares, and copies the data to the bucket."""
     for flag in ("dump", "index"):
-        if not getattr(args, flag).startswith("gs://"):
+        if not all(path.startswith("gs://") for path in getattr(args, flag).split(",")):
             raise SystemExit(f"--{flag}={getattr(args, flag)}: workers read buckets; gcloud storage cp it to {run.url}")
     archive = Path(cloud_run.code_archive(run)).name
     image = f"{args.image}:{archive.removeprefix('code-').partition('.')[0]}"

@@ -19,6 +19,7 @@ from typing import Any
 from masksearch_jax.agents.transcript import Search, Transcript
 from masksearch_jax.data import records
 from masksearch_jax.retrieval import interface
+from masksearch_jax.runtime.json_files import parse_json
 from masksearch_jax.text import prompt, tags
 
 INSTRUCTION = "Fill in every [mask] and repeat the whole paragraph, otherwise unchanged."
@@ -182,7 +183,7 @@ def read_lines(path: Path | str, reader: Callable[[Any], Any]) -> Iterator[Any]:
         for number, line in enumerate(file, 1):
             if line.strip():
                 try:
-                    yield reader(json.loads(line))
+                    yield reader(parse_json(line))
                 except ValueError as error:
                     yield RecordError(f"{path}, line {number}: {error}")
 
@@ -212,9 +213,9 @@ def _queries(message: dict[str, Any], place: int) -> str:
     arguments = call.get("arguments") if isinstance(call, dict) else None
     if isinstance(arguments, str):
         try:
-            arguments = json.loads(arguments)
+            arguments = parse_json(arguments)
         except ValueError as error:
-            raise RecordError(f"message {place}: function_call.arguments is no JSON: {error}") from error
+            raise RecordError(f"message {place}: function_call.arguments {error}") from error
     queries = arguments.get("queries") if isinstance(arguments, dict) else None
     if not isinstance(queries, list) or not queries or not all(isinstance(q, str) and q.strip() for q in queries):
         raise RecordError(f"message {place}: function_call.arguments has no list of queries")

@@ -59,6 +59,8 @@ def read(name: str, path: Path | str) -> list[Question]:
 def read_corpus(path: Path | str) -> list[tuple[str, str]]:
     """Returns (title, text) of each article of a benchmark's corpus, in file order; all of it is held in memory.
 
+    In a list several articles may have one title, and stay apart; in an object a title stands once.
+
     Raises FileNotFoundError or ValueError that names file, entry and field for anything but the forms that it names.
     """
     entries = files.read_json(Path(path), _CORPUS_SOURCE, list | dict)

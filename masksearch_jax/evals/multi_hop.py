@@ -83,8 +83,7 @@ def read_bamboogle(path: Path | str) -> list[Question]:
     path = Path(path)
     if path.name.removesuffix(".gz").endswith(".json"):
         entries = [
-            {name.capitalize(): value for name, value in entry.items()}
-            for _, entry in files.numbered(path, files.read_json(path, BAMBOOGLE))
+            _capitalised(entry, where) for where, entry in files.numbered(path, files.read_json(path, BAMBOOGLE))
         ]
     else:
         entries = files.read_table(path, BAMBOOGLE, ("Question", "Answer"))
@@ -112,14 +111,23 @@ def _hotpotqa(entry: dict[str, Any], where: str) -> Question:
     return Question(texts[0], texts[1], [texts[2]], titles, details=details)
 
 
+def _capitalised(entry: dict[str, Any], where: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in entry.items():
+        if name.capitalize() in found:
+            raise ValueError(f"{where}: two fields are named {name.capitalize()!r}, of which one would be lost")
+        found[name.capitalize()] = value
+    return found
+
+
 def _aliases(folder: Path) -> dict[str, list[str]]:
     """{Wikidata id: names} of the aliases file in `folder`, none without it."""
     path = next((folder / name for name in (ALIASES, f"{ALIASES}.gz") if (folder / name).exists()), None)
     if path is None:
         return {}
-    return {
-        files.text(entry, "Q_id", where): [
-            name for field in ("aliases", "demonyms") for name in files.texts(entry, field, where) if name.strip()
-        ]
-        for where, entry in files.numbered(path, files.read_jsonl(path, TWO_WIKI))
-    }
+    found: dict[str, list[str]] = {}
+    for where, entry in files.numbered(path, files.read_jsonl(path, TWO_WIKI)):
+        names = [name for field in ("aliases", "demonyms") for name in files.texts(entry, field, where) if name.strip()]
+        # An entity that stands twice has the names of both places.
+        found.setdefault(files.text(entry, "Q_id", where), []).extend(names)
+    return found

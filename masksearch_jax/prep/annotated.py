@@ -10,15 +10,14 @@ import dataclasses
 import itertools
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
 from masksearch_jax.data import records
-from masksearch_jax.evals import benchmarks
-from masksearch_jax.prep import exchangeable, passages, spans, tasks, wikipedia, wikitext
+from masksearch_jax.prep import dumps, exchangeable, passages, spans, tasks, wikipedia, wikitext
 from masksearch_jax.prep.splits import SPLITS, Splits
 from masksearch_jax.text import tags
 
@@ -32,24 +31,9 @@ SAMPLE = 50_000
 Linked = tuple[records.Passage, list[wikitext.Anchor], list[str], list[tuple[str, str]]]
 
 
-def read_articles(
-    dump: Path, skip_bad: bool, stats: wikipedia.DumpStats
-) -> Iterator[tuple[int, str, wikitext.Document]]:
-    """Yields (id, title, cleaned text) of a MediaWiki export or of a benchmark's corpus, which has neither links nor
-    categories; counts into `stats`."""
-    if not dump.name.endswith(benchmarks.CORPUS_ENDINGS):
-        for article in wikipedia.articles(dump, skip_bad, stats):
-            yield article.id, article.title, wikitext.clean(article.wikitext, article.title)
-        return
-    for id, (title, text) in enumerate(benchmarks.read_corpus(dump)):
-        stats.pages, stats.articles = stats.pages + 1, stats.articles + 1
-        stats.wikitext_bytes += len(text.encode())
-        yield id, title, wikitext.Document([wikitext.Paragraph(" ".join(text.split()), [])], [], [])
-
-
-def newer_passages(dump: Path | str, cfg: Any) -> Iterator[records.Passage]:
-    """Yields the passages of a newer dump, as split 'newer'; `dense` numbers them."""
-    articles = read_articles(Path(dump), cfg.skip_bad, wikipedia.DumpStats())
+def newer_passages(dump: str | Sequence[str], cfg: Any) -> Iterator[records.Passage]:
+    """Yields the passages of a newer dump (a setting, as of dumps.files), as split 'newer'; `dense` numbers them."""
+    articles = dumps.read_articles(dumps.files(dump, "newer_dump"), cfg.skip_bad, wikipedia.DumpStats())
     for article_id, title, document in articles:
         for passage in passages.cut(document, title, cfg.passages.words, cfg.passages.minimum):
             yield records.Passage(-1, article_id, title, passage.text, NEWER)

@@ -6,11 +6,12 @@ already; other settings over finished data are refused, naming the field.
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import masksearch_jax
+from masksearch_jax.prep import dumps
 from masksearch_jax.runtime.json_files import read_json_object
 
 MANIFEST = "manifest.json"
@@ -18,13 +19,20 @@ _BLOCK = 1 << 22
 _AGAIN = "copy the data again, or remove its folder and prepare with `python -m masksearch_jax.prepare`"
 
 
-def sha256(path: Path | str) -> str:
-    """Returns the hex digest of a file's bytes."""
+def sha256(*paths: Path | str) -> str:
+    """Returns the hex digest of a file's bytes, of several files as if they were one."""
     digest = hashlib.sha256()
-    with Path(path).open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
+    for path in paths:
+        with Path(path).open("rb") as file:
+            while block := file.read(_BLOCK):
+                digest.update(block)
     return digest.hexdigest()
+
+
+def size(paths: Sequence[Path | str]) -> int | None:
+    """Returns the bytes of files together, None if one of them is not on this machine."""
+    found = [Path(path).stat().st_size for path in paths if Path(path).is_file()]
+    return sum(found) if len(found) == len(paths) else None
 
 
 def code_version() -> dict[str, str]:
@@ -51,15 +59,24 @@ def is_current(data_dir: Path | str, settings: dict[str, Any]) -> bool:
     changed = [
         f"{name} was {before!r}, is {now!r}" for name, before, now in _differences(found["settings"], _plain(settings))
     ]
-    dump, size = Path(found["source"]["path"]), found["source"]["bytes"]
-    if not changed and dump.exists() and dump.stat().st_size != size:
-        changed = [f"the dump {dump} had {size} bytes, has {dump.stat().st_size}"]
+    dump, before = found["source"]["path"], found["source"]["bytes"]
+    now = dump_bytes(dump)
+    if not changed and now is not None and now != before:
+        changed = [f"the dump {dump} had {before} bytes, has {now}"]
     if changed:
         raise ValueError(
             f"{data_dir} was prepared with other settings: {'; '.join(changed)}. Take another --workdir, or replace "
             "the data with --config.overwrite=True"
         )
     return True
+
+
+def dump_bytes(dump: str | Sequence[str]) -> int | None:
+    """Returns the bytes of the files of the setting `dump` together, None if one of them is not here."""
+    try:
+        return size(dumps.files(dump))
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def write(data_dir: Path | str, content: dict[str, Any], files: Iterable[Path]) -> dict[str, Any]:

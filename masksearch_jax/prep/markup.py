@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable
 
 from masksearch_jax.prep import block_tags, templates
+from masksearch_jax.prep.site import CATEGORY, ENGLISH, FILE, Site
 from masksearch_jax.prep.templates import BREAK, HOLE, LINK_CLOSE, LINK_MIDDLE, LINK_OPEN
 
 _BREAKING = re.compile(
@@ -59,10 +60,10 @@ class Page:
     infobox: list[tuple[str, str]] = dataclasses.field(default_factory=list)
 
 
-def resolve(wikitext: str, title: str) -> Page:
+def resolve(wikitext: str, title: str, site: Site = ENGLISH) -> Page:
     """Returns the page with comments, block tags, templates, links, files and tables resolved."""
     page = Page()
-    scan = _Scan(block_tags.drop(wikitext), title, page)
+    scan = _Scan(block_tags.drop(wikitext), title, page, site)
     page.text = _BEHAVIOUR.sub("", scan.run())
     return page
 
@@ -70,10 +71,11 @@ def resolve(wikitext: str, title: str) -> Page:
 class _Scan:
     """One pass over the tokens `{{ }} [[ ]] {| |}` with a stack of open ones; each is resolved when it closes."""
 
-    def __init__(self, text: str, title: str, page: Page):
+    def __init__(self, text: str, title: str, page: Page, site: Site):
         self._text = text
         self._title = title
         self._page = page
+        self._site = site
         self._frames: list[tuple[str, list[str]]] = [("", [])]
         self._open = {"{{": 0, "[[": 0, "{|": 0}
 
@@ -121,7 +123,7 @@ class _Scan:
             self._frames[-1][1].append(HOLE)
             return
         content = "".join(self._frames[-1][1])
-        if "\n\n" in content and not _FILE.match(content):
+        if "\n\n" in content and not self._is_file(content):
             self._give_up(len(self._frames) - 1)
             return
         self._open["[["] -= 1
@@ -138,7 +140,7 @@ class _Scan:
             self._open[kind] -= 1
             content = "".join(parts)
             line, newline, rest = content.partition("\n")
-            if kind == "[[" and not _FILE.match(content):
+            if kind == "[[" and not self._is_file(content):
                 target, bar, shown = line.partition("|")
                 self._frames[-1][1].append((shown if bar else target) + newline + rest)
             else:
@@ -147,10 +149,11 @@ class _Scan:
     def _link(self, content: str) -> str:
         """Returns a marked link, plain text, or '' (files, categories, other languages)."""
         target, bar, shown = content.partition("|")
-        if _FILE.match(target):
+        if self._is_file(target):
             return ""
-        if category := _CATEGORY.match(target):
-            name = target[category.end() :].strip().replace("_", " ")
+        kind = self._site.kind(target)
+        if (category := _CATEGORY.match(target)) or kind == CATEGORY:
+            name = target[category.end() if category else target.index(":") + 1 :].strip().replace("_", " ")
             # No title is longer or goes over a line's end; no page is in so many categories.
             if len(name) <= _LONGEST_TITLE and "\n" not in name and len(self._page.categories) < _MOST_FACTS:
                 self._page.categories.append(name)
@@ -162,9 +165,14 @@ class _Scan:
         shown = shown if bar else target.lstrip(" :")
         if bar and not shown.strip():  # the pipe trick
             shown = re.sub(r"(?<!\s)\s*\([^()]*\)$|,.*$", "", target.partition(":")[2] or target)
-        if _ELSEWHERE.match(target) or target.lstrip().startswith(("#", "/")):
+        if _ELSEWHERE.match(target) or kind or target.lstrip().startswith(("#", "/")):
+            return shown
+        if target.lstrip()[:1] == ":" and self._site.kind(target.lstrip(" :")):
             return shown
         return f"{LINK_OPEN}{target}{LINK_MIDDLE}{shown}{LINK_CLOSE}"
+
+    def _is_file(self, target: str) -> bool:
+        return bool(_FILE.match(target)) or self._site.kind(target) == FILE
 
     def _template(self, content: str) -> str:
         """Returns what a template shows; an infobox shows nothing and leaves its fields."""

@@ -9,7 +9,8 @@ are shared evenly among its passages; a section too short for one of its own joi
 import dataclasses
 import re
 
-from masksearch_jax.prep import sentences
+from masksearch_jax.prep import languages, sentences
+from masksearch_jax.prep.site import is_english
 from masksearch_jax.prep.wikitext import Anchor, Document, moved_anchors
 
 _ENDS = re.compile(r"[.!?…][\"'”’»)\]]*$")
@@ -47,7 +48,7 @@ def cut(document: Document, title: str, words: int = 100, minimum: int = 40) -> 
         raise ValueError(f"passages need words >= 1 and 0 <= minimum <= words, got words={words}, minimum={minimum}")
     sections: list[tuple[int, list[_Sentence]]] = []
     for paragraph in document.paragraphs:
-        found = _whole_sentences(paragraph.text, paragraph.anchors, title)
+        found = _whole_sentences(paragraph.text, paragraph.anchors, title, document.language)
         if not found:
             continue
         if not sections or sections[-1][0] != paragraph.section:
@@ -59,15 +60,17 @@ def cut(document: Document, title: str, words: int = 100, minimum: int = 40) -> 
     return passages
 
 
-def _whole_sentences(text: str, anchors: list[Anchor], title: str) -> list[_Sentence]:
+def _whole_sentences(text: str, anchors: list[Anchor], title: str, language: str) -> list[_Sentence]:
     """Returns the complete sentences of one paragraph."""
+    english = is_english(language)
+    starts, ends = (_STARTS, _ENDS) if english else (languages.FIRST_LETTER, languages.LAST_MARK)
     found = []
-    for start, end in sentences.split(text):
+    for start, end in sentences.split(text, language):
         sentence = text[start:end]
-        first = _STARTS.match(sentence)
+        first = starts.match(sentence)
         lower = first is None or (first[1].islower() and sentence[:2].lower() != title[:2].lower())
-        count = len(sentence.split())
-        if lower or not _ENDS.search(sentence) or not 3 <= count <= _LONGEST_SENTENCE:
+        count = languages.count_words(sentence, language)
+        if lower or not ends.search(sentence) or not 3 <= count <= _LONGEST_SENTENCE:
             continue
         if len(sentence) > _LONGEST_WORDS * count:
             continue

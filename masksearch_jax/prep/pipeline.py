@@ -30,10 +30,12 @@ from masksearch_jax.data import records
 from masksearch_jax.evals import benchmarks
 from masksearch_jax.prep import (
     annotated,
+    dumps,
     elsewhere,
     exchangeable,
     export,
     filters,
+    languages,
     lookups,
     manifest,
     questions,
@@ -72,8 +74,12 @@ class Clock:
 class Workers(Protocol):
     """Who does the two long stages instead of this process; the files may be shards (records.files)."""
 
+    def language(self, paths: list[str]) -> str:
+        """The language of a dump that this process cannot open, as dumps.site has it."""
+        ...
+
     def annotate(
-        self, dump: Path, splits: Splits, data_dir: Path, stats: wikipedia.DumpStats, bar: Bar
+        self, paths: list[str], splits: Splits, data_dir: Path, stats: wikipedia.DumpStats, bar: Bar, language: str
     ) -> tuple[int, annotated.Annotation]:
         """As pipeline.annotate."""
         ...
@@ -85,16 +91,27 @@ class Workers(Protocol):
 
 def check(cfg: Any) -> None:
     """Raises ValueError or FileNotFoundError for settings that cannot work, before anything is read or written."""
-    if cfg.dump != TOY and not Path(cfg.dump).is_file() and not ("://" in cfg.dump and cfg.beam.runner):
-        raise FileNotFoundError(
-            f"dump={cfg.dump!r}: no such file; name a MediaWiki export, a corpus (.json, .json.gz), or {TOY!r}"
-        )
+    language = "en"
+    if cfg.dump != TOY:
+        paths = dumps.files(cfg.dump)
+        local = [path for path in paths if not dumps.is_remote(path)]
+        if len(local) < len(paths) and not cfg.beam.runner:
+            raise FileNotFoundError(
+                f"dump={cfg.dump!r}: no such file here; copy it to this machine, or read it with beam.runner"
+            )
+        language = dumps.site(local).language
+    _check_language(cfg, language)
     if cfg.questions:
         if not Path(cfg.questions).is_file():
             raise FileNotFoundError(f"questions={cfg.questions!r}: no such file")
         benchmarks.read_hotpotqa(cfg.questions)  # a bad file is told now, not after passages, spans and tokenizer
-    if cfg.newer_dump and not Path(cfg.newer_dump).is_file():
-        raise FileNotFoundError(f"newer_dump={cfg.newer_dump!r}: no such file; name a later export of the same wiki")
+    if cfg.newer_dump:
+        newer = dumps.site(dumps.files(cfg.newer_dump, "newer_dump")).language
+        if newer != language:
+            raise ValueError(
+                f"newer_dump={cfg.newer_dump!r} is in {languages.name_of(newer)}, and the dump in "
+                f"{languages.name_of(language)}; name a later export of the same wiki"
+            )
     if cfg.beam.runner and (cfg.newer_dump or cfg.spans != "rules" or (cfg.dump == TOY and cfg.toy_benchmarks)):
         raise ValueError(
             f"beam.runner={cfg.beam.runner!r}: a newer dump (of the toy too: set toy_benchmarks=0) and a model's spans "
@@ -121,6 +138,14 @@ def check(cfg: Any) -> None:
         )
 
 
+def _check_language(cfg: Any, language: str) -> None:
+    if cfg.lookups and languages.without(language, spans.KINDS):
+        raise ValueError(
+            f"lookups=True: its requests are written in English, and dump={cfg.dump!r} is in "
+            f"{languages.name_of(language)}; set lookups=False"
+        )
+
+
 def run(
     cfg: Any,
     data_dir: Path,
@@ -143,7 +168,8 @@ def run(
     data_dir.mkdir(parents=True, exist_ok=True)
 
     # ---- the dump: given, or the toy encyclopedia ----
-    dump, splits_file, question_source = Path(cfg.dump), cfg.splits, cfg.questions
+    splits_file, question_source = cfg.splits, cfg.questions
+    paths = [] if cfg.dump == TOY else dumps.files(cfg.dump)
     newer, benchmark_files = cfg.newer_dump, cfg.benchmarks.to_dict()
     if cfg.dump == TOY:
         with clock.stage("toy"):
@@ -153,20 +179,31 @@ def run(
                 made = toywiki.generate_benchmarks(data_dir, cfg.toy_benchmarks, **world, annals=cfg.annals)
                 benchmark_files = {name: file or made.files.get(name, "") for name, file in benchmark_files.items()}
                 newer = newer or (made.newer_dump if "freshqa" in made.files else "")
-        dump, splits_file, question_source = toy.dump, splits_file or toy.splits, question_source or toy.questions
+        paths, splits_file = [str(toy.dump)], splits_file or toy.splits
+        question_source = question_source or toy.questions
     splits = Splits(splits_file, cfg.shares, cfg.seed)
+    named = ", ".join(paths)
+    language = workers.language(paths) if any(map(dumps.is_remote, paths)) else dumps.site(paths).language
+    _check_language(cfg, language)
+    off = languages.without(language, spans.KINDS)
+    if off:
+        print(
+            f"{named}: in {languages.name_of(language)}. Masked are links and terms of categories and infoboxes; "
+            f"the rules for {', '.join(off)} are for English alone",
+            flush=True,
+        )
 
     # ---- passages, and their candidate spans: what the SeqIO tasks mask ----
     stats = wikipedia.DumpStats()
     if workers is None:
-        total, annotation = annotate(cfg, dump, splits, data_dir, stats, bar, clock, newer, choose, ahead)
+        total, annotation = annotate(cfg, paths, splits, data_dir, stats, bar, clock, newer, choose, ahead, language)
     else:
         with clock.stage("passages"):
-            total, annotation = workers.annotate(dump, splits, data_dir, stats, bar)
+            total, annotation = workers.annotate(paths, splits, data_dir, stats, bar, language)
     if not total:
-        raise ValueError(f"{dump}: {stats.articles} articles gave no passage; is it a dump of articles?")
+        raise ValueError(f"{named}: {stats.articles} articles gave no passage; is it a dump of articles?")
     if not annotation.kept["train"]:
-        raise ValueError(f"{dump}: no training passage has a span to mask; raise shares.train or check the splits")
+        raise ValueError(f"{named}: no training passage has a span to mask; raise shares.train or check the splits")
 
     # ---- tokenizer, questions, settings of the tasks ----
     with clock.stage("tokenizer"):
@@ -196,17 +233,19 @@ def run(
         "passages": total,
         "examples": counts,
         "benchmarks": {name: _source(file, data_dir) for name, file in benchmark_files.items() if file},
-        "newer": _source(newer, data_dir) if newer else None,
+        "newer": _newer(newer, data_dir) if newer else None,
         "seed": cfg.seed,
         "source": {
-            "path": dump.name if cfg.dump == TOY else cfg.dump,
-            "bytes": dump.stat().st_size if dump.exists() else stats.file_bytes,
+            "path": Path(paths[0]).name if cfg.dump == TOY else cfg.dump,
+            "bytes": manifest.size(paths) or stats.file_bytes,
             # Of a dump in a bucket: reading all of it here would take hours.
-            "sha256": manifest.sha256(dump) if dump.exists() else "",
+            "sha256": "" if manifest.size(paths) is None else manifest.sha256(*paths),
         },
         "tokenizer": {"sha256": opened.fingerprint, "vocab_size": opened.vocab_size},
     }
     report = _report(content, stats, annotation, opened, data_dir, groups, clock.seconds)
+    if off:
+        report |= {"language": languages.name_of(language), "spans_of_english_alone": off}
     return content, report
 
 
@@ -217,9 +256,15 @@ def _source(file: Path | str, data_dir: Path) -> dict[str, str]:
     return {"path": str(name), "sha256": manifest.sha256(path)}
 
 
+def _newer(newer: Path | str, data_dir: Path) -> dict[str, str]:
+    """As `_source`, of one file or several."""
+    paths = dumps.files(str(newer), "newer_dump")
+    return _source(paths[0], data_dir) if len(paths) == 1 else {"path": str(newer), "sha256": manifest.sha256(*paths)}
+
+
 def annotate(
     cfg: Any,
-    dump: Path,
+    paths: list[str],
     splits: Splits,
     data_dir: Path,
     stats: wikipedia.DumpStats,
@@ -228,17 +273,18 @@ def annotate(
     newer: Path | str = "",
     choose: Choice = lambda rules: rules,
     ahead: Callable[[Iterable[annotated.Linked]], Iterable[annotated.Linked]] = lambda found: found,
+    language: str = "en",
 ) -> tuple[int, annotated.Annotation]:
     """Writes passages and annotated/ of a whole dump; returns how many passages there are, and what was found. newer:
     a later dump, whose passages are written after. choose, ahead: as for `run`."""
-    with clock.stage("passages"), bar(dump.stat().st_size, "articles (bytes of the dump)") as show:
-        articles = _counted(annotated.read_articles(dump, cfg.skip_bad, stats), lambda _: show(stats.file_bytes))
+    with clock.stage("passages"), bar(manifest.size(paths) or 0, "articles (bytes of the dump)") as show:
+        articles = _counted(dumps.read_articles(paths, cfg.skip_bad, stats), lambda _: show(stats.file_bytes))
         cut = annotated.cut_articles(articles, splits, cfg.passages, data_dir / annotated.LINKS)
         added = annotated.newer_passages(newer, cfg) if newer else iter(())
         total = records.write(data_dir / annotated.PASSAGES, annotated.dense(cut, added))
     with clock.stage("spans"):
         rare = spans.rare_terms(passage.text for passage in annotated.old(data_dir))
-        finder = choose(functools.partial(spans.find, rare=rare))
+        finder = choose(functools.partial(spans.find, rare=rare, language=language))
         annotation, dropped = annotated.Annotation(data_dir), filters.of_benchmarks(cfg.filters)
         if cfg.filters.near_duplicate:
             repeats = filters.near_duplicates(functools.partial(annotated.old, data_dir), cfg.filters.near_duplicate)

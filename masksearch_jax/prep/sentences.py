@@ -1,11 +1,15 @@
-"""Sentence borders in clean English prose, by rules: text goes in, (start, end) character offsets come out.
+"""Sentence borders in clean prose, by rules: text goes in, (start, end) character offsets come out.
 
 Survives initials ('J. R. R. Tolkien'), titles ('Dr.'), decimals ('3.5'), acronyms ('U.S.'); never cuts inside
 parentheses or quotation marks that close again. When in doubt it does not cut: two sentences in one cost nothing, half
-a sentence is a malformed passage.
+a sentence is a malformed passage. The rules are those for English; for other languages the marks of every script end a
+sentence, but a full stop after a short word or a day's number, which may be an abbreviation or an ordinal.
 """
 
 import re
+
+from masksearch_jax.prep import languages
+from masksearch_jax.prep.site import is_english
 
 _END = re.compile(r"[.!?…][\"'”’»)\]]*\s+(?=[\"'“‘«(\[¿¡]*\w)")
 _WORD_BEFORE = re.compile(r"[\w.&'’-]*$")
@@ -31,18 +35,20 @@ _ACRONYM = re.compile(r"(?:[A-Za-z]\.)+[A-Za-z]")
 _LONGEST_INSIDE = 700
 
 
-def split(text: str) -> list[tuple[int, int]]:
+def split(text: str, language: str = "en") -> list[tuple[int, int]]:
     """Returns the offsets of the sentences of one paragraph, in order, without the white space between them."""
+    english = is_english(language)
+    nesting, ends_sentence = (_nesting, _ends_sentence) if english else (_nesting_abroad, _ends_sentence_abroad)
     borders = []
     start = 0
     scanned = 0
     depth = quotes = 0
-    for match in _END.finditer(text):
+    for match in (_END if english else languages.SENTENCE_END).finditer(text):
         cut = match.end()
-        depth, quotes = _nesting(text[scanned:cut], depth, quotes)
+        depth, quotes = nesting(text[scanned:cut], depth, quotes)
         scanned = cut
         inside = depth > 0 or quotes % 2 == 1
-        if (inside and cut - start < _LONGEST_INSIDE) or not _ends_sentence(text, match):
+        if (inside and cut - start < _LONGEST_INSIDE) or not ends_sentence(text, match):
             continue
         borders.append((start, cut))
         start = cut
@@ -64,6 +70,27 @@ def _nesting(piece: str, depth: int, quotes: int) -> tuple[int, int]:
             depth = max(0, depth + piece.count(opening) - piece.count(closing))
     curly = piece.count("“") - piece.count("”")
     return depth, quotes + piece.count('"') + (curly if curly else 0)
+
+
+def _nesting_abroad(piece: str, depth: int, quotes: int) -> tuple[int, int]:
+    """As `_nesting`, for the brackets of all scripts; quotation marks close in too many ways to be counted."""
+    for opening, closing in languages.PAIRS:
+        if opening in piece or closing in piece:
+            depth = max(0, depth + piece.count(opening) - piece.count(closing))
+    return depth, 0
+
+
+def _ends_sentence_abroad(text: str, match: re.Match[str]) -> bool:
+    following = text[match.end() : match.end() + 20].lstrip("\"'“‘«»„‚‹([¿¡")
+    if following[:1].islower():
+        return False
+    if not match[0].startswith("."):
+        # Without a space behind the closing mark the sentence around the quotation may go on.
+        return match[0][-1] not in languages.CLOSERS
+    before = _WORD_BEFORE.search(text, max(0, match.start() - 25), match.start())[0]
+    if before.isdigit():
+        return len(before) > 2
+    return len(before) > 3 and "." not in before
 
 
 def _ends_sentence(text: str, match: re.Match[str]) -> bool:

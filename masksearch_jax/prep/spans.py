@@ -16,12 +16,14 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
-from masksearch_jax.prep import guessing, quantities
+from masksearch_jax.prep import guessing, languages, quantities
 from masksearch_jax.prep import rare as counts
+from masksearch_jax.prep.site import is_english
 from masksearch_jax.prep.wikitext import Anchor
 
 KINDS = ("link", "date", "number", "name", "category", "rare")
 LONGEST = 8  # words
+LONGEST_SPACELESS = 24  # characters
 
 # Where spans overlap the first kind here wins, among equals the longer, then the earlier one. A date that covers a link
 # or is all of it is a date ('[[14 March]] [[1823]]').
@@ -95,12 +97,18 @@ def find(
     categories: Sequence[str],
     infobox: Sequence[tuple[str, str]],
     rare: Callable[[str], bool] | None = None,
+    language: str = "en",
 ) -> list[Span]:
     """Returns the candidate spans of one passage, sorted by start, without overlaps.
 
     anchors: links with offsets in `passage_text`. categories, infobox: of the whole article, as prep.wikitext reads
     them. rare: tells whether a lower-case word is rare in the corpus (see `rare_terms`); None finds no rare words.
+    language: other than English, links and terms of the categories and the infobox alone are found.
     """
+    if not is_english(language):
+        links = (_trimmed(passage_text, a.start, a.end) for a in anchors if _names_target_abroad(passage_text, a))
+        found = [*(Span(*place, "link") for place in links), *_ontology(passage_text, categories, infobox)]
+        return select(passage_text, title, found, language)
     candidates = [
         *_links_and_dates(passage_text, anchors),
         *(Span(*_trimmed(passage_text, *place), "number") for place in quantities.numbers(passage_text)),
@@ -123,17 +131,19 @@ def find(
     return select(passage_text, title, candidates)
 
 
-def select(passage_text: str, title: str, candidates: Iterable[Span]) -> list[Span]:
+def select(passage_text: str, title: str, candidates: Iterable[Span], language: str = "en") -> list[Span]:
     """Returns the candidates, of whatever finder, that are units of their own and cannot be guessed from the rest of
     the passage, sorted by start; where some overlap, the first by _PREFERENCE."""
     rest = guessing.Rest(passage_text, title)
     chosen: list[Span] = []
     taken = bytearray(len(passage_text))
     for span in sorted(candidates, key=lambda s: (_PREFERENCE[s.kind], s.start - s.end, s.start)):
-        if not _is_unit(passage_text, span) or any(taken[span.start : span.end]):
+        if not _is_unit(passage_text, span, languages.is_spaceless(language)) or any(taken[span.start : span.end]):
             continue
         # A span that can be guessed keeps its place: a part of it could be guessed as well.
         taken[span.start : span.end] = b"\x01" * (span.end - span.start)
+        if not is_english(language) and _is_repeated(passage_text, title, span):
+            continue
         if not rest.gives_away(span.start, span.end, span.kind in ("date", "date over link", "number")):
             chosen.append(dataclasses.replace(span, kind=span.kind.partition(" ")[0]))
     return sorted(chosen, key=lambda s: s.start)
@@ -163,6 +173,19 @@ def _links_and_dates(text: str, anchors: Sequence[Anchor]) -> list[Span]:
         found.append(Span(start, end, "date over link" if over else "date"))
     figures = {_trimmed(text, *place) for place in quantities.numbers(text)}
     return found + [Span(s, e, "number" if (s, e) in figures else "link") for s, e in links]
+
+
+def _names_target_abroad(text: str, anchor: Anchor) -> bool:
+    """Tells whether a link names what it leads to: with a capital, in a script without any, or by a shared stem."""
+    shown = text[anchor.start : anchor.end]
+    words = [_WORD.findall(guessing.fold(one)) for one in (shown, anchor.target)]
+    return not shown[:1].islower() or any(guessing.same_stem(a, b) for a in words[0] for b in words[1])
+
+
+def _is_repeated(text: str, title: str, span: Span) -> bool:
+    """Tells whether the title or the rest of the passage holds the span, with whatever ending."""
+    shown, title, text = (guessing.fold(one) for one in (text[span.start : span.end], title, text))
+    return shown in title or title in shown or text.count(shown) > 1
 
 
 def _names_target(shown: str, target: str) -> bool:
@@ -269,12 +292,16 @@ def names(text: str) -> list[Span]:
     return found
 
 
-def _is_unit(text: str, span: Span) -> bool:
-    """Tells whether a span is whole words, at most LONGEST, with balanced brackets and something to find."""
+def _is_unit(text: str, span: Span, spaceless: bool = False) -> bool:
+    """Tells whether a span is whole words, at most LONGEST, with balanced brackets and something to find. spaceless: of
+    a script without spaces between words, where a word's border shows in the script's own letters nowhere."""
     shown = text[span.start : span.end]
-    if not shown or len(shown.split()) > LONGEST:
+    if not shown or len(shown.split()) > LONGEST or (spaceless and len(shown) > LONGEST_SPACELESS):
         return False
     before, after = text[max(0, span.start - 2) : span.start], text[span.end : span.end + 2]
+    if spaceless:
+        before = before if (before + shown)[len(before) - 1 : len(before) + 1].isascii() else ""
+        after = after if (shown + after)[len(shown) - 1 : len(shown) + 1].isascii() else ""
     if before[-1:].isalnum() or after[:1].isalnum():
         return False
     if (before[-1:] in ("-", "'", "’") and before[:1].isalnum()) or (after[:1] == "-" and after[1:].isalnum()):

@@ -143,8 +143,9 @@ def read_head(path: Path | str) -> bytes:
 
 def raw_pages(
     path: Path | str, skip_bad: bool = False, stats: DumpStats | None = None, seen: Seen | None = None
-) -> Iterator[bytes]:
-    """Yields the bytes of each `<page>...</page>`, of any namespace and unparsed; counts `pages` and `bad`.
+) -> Iterator[tuple[bytes, bytes]]:
+    """Yields the bytes of each `<page>...</page>`, of any namespace and unparsed, with those of the head of its export;
+    counts `pages` and `bad`.
 
     Raises DumpError as `articles` does, but for pages that are no XML; no title may stand twice in any namespace.
     """
@@ -161,7 +162,7 @@ def raw_pages(
         if title and (repeated := seen.repeats(title)):
             _damaged(path, stats, skip_bad, repeated, None)
             continue
-        yield page
+        yield page, head
         stats.pages += 1
         stats.last_title = title
 

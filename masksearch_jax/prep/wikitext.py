@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable
 from operator import attrgetter
 
 from masksearch_jax.prep import markup, sentences
+from masksearch_jax.prep.site import ENGLISH, Site, is_english
 from masksearch_jax.prep.templates import BREAK, HOLE, LINK_CLOSE, LINK_MIDDLE, LINK_OPEN, LITERAL_QUOTE, PRONUNCIATION
 from masksearch_jax.text.normal_forms import normal_form, unescape
 
@@ -37,6 +38,7 @@ _LINK = re.compile(
     f"{LINK_OPEN}([^{LINK_OPEN}{LINK_MIDDLE}]*){LINK_MIDDLE}([^{LINK_OPEN}{LINK_CLOSE}]*){LINK_CLOSE}"
 )
 _TRAIL = re.compile(r"[a-z]+")
+_TRAIL_ABROAD = re.compile(r"[^\W\d_]+")  # in lower case; scripts without cases write no trails
 # What a scan for parentheses stops at: whole links, parentheses, and the opening of a link without an end.
 _WHOLE_LINK = f"{LINK_OPEN}[^{LINK_OPEN}{LINK_CLOSE}]*{LINK_CLOSE}"
 _STOP = re.compile(rf"{_WHOLE_LINK}|[(){LINK_OPEN}]")
@@ -73,30 +75,34 @@ class Paragraph:
 class Document:
     """An article's prose, categories (without 'Category:') and infobox entries (field, shown value), in page order.
 
-    dropped: sentences left out because something in them could not be shown.
+    dropped: sentences left out because something in them could not be shown. language: of the wiki, as in xml:lang.
     """
 
     paragraphs: list[Paragraph]
     categories: list[str]
     infobox: list[tuple[str, str]]
     dropped: int = 0
+    language: str = ENGLISH.language
 
 
-def clean(wikitext: str, title: str) -> Document:
-    """Returns the readable part of one page; never raises on malformed wikitext, in time linear in its length."""
+def clean(wikitext: str, title: str, site: Site = ENGLISH) -> Document:
+    """Returns the readable part of one page; never raises on malformed wikitext, in time linear in its length.
+
+    site: the wiki that the page is of, for the names of its namespaces and its sentences.
+    """
     if _CONTROL.search(wikitext):
         wikitext = _CONTROL.sub(lambda m: "\n" if m[0] == "\x85" else "", wikitext)
-    page = markup.resolve(normal_form("NFC", wikitext.replace("\r\n", "\n")), title)
+    page = markup.resolve(normal_form("NFC", wikitext.replace("\r\n", "\n")), title, site)
     paragraphs = []
     dropped = 0
     for section, line in _prose(_inline(page.text)):
-        paragraph, lost = _paragraph(line, title, section)
+        paragraph, lost = _paragraph(line, title, section, site.language)
         dropped += lost
         if paragraph is not None:
             paragraphs.append(paragraph)
     infobox = [(field, shown) for field, value in page.infobox if (shown := _shown(value, title))]
     categories = list(dict.fromkeys(unescape(c) for c in page.categories))
-    return Document(paragraphs, categories, infobox, dropped)
+    return Document(paragraphs, categories, infobox, dropped, site.language)
 
 
 def _inline(text: str) -> str:
@@ -158,13 +164,13 @@ def _plain(text: str) -> str:
     return _LOST.sub("", _LINK.sub(lambda m: m[2], text))
 
 
-def _paragraph(line: str, title: str, section: int) -> tuple[Paragraph | None, int]:
+def _paragraph(line: str, title: str, section: int, language: str) -> tuple[Paragraph | None, int]:
     """Builds text and anchors of one paragraph; returns it (None if nothing is left) and the sentences dropped."""
     line = _tidy(line)
-    text, anchors = _anchored(line, title)
+    text, anchors = _anchored(line, title, language)
     if not any(c.isalpha() for c in text):
         return None, 0
-    borders = sentences.split(text)
+    borders = sentences.split(text, language)
     kept = [b for b in borders if _is_sound(text[b[0] : b[1]])]
     if len(kept) == len(borders) and borders[0][0] == 0 and borders[-1][1] == len(text):
         return Paragraph(text, anchors, section), 0
@@ -294,8 +300,9 @@ def _tidy_parentheses(lead: str, inside: str) -> str:
     return f"{lead}({inside})" if inside.strip(" ;,") else ""
 
 
-def _anchored(line: str, title: str) -> tuple[str, list[Anchor]]:
+def _anchored(line: str, title: str, language: str = ENGLISH.language) -> tuple[str, list[Anchor]]:
     """Writes the line's text once, noting where each link's shown text starts and ends (white space outside)."""
+    trail_of = _TRAIL if is_english(language) else _TRAIL_ABROAD
     parts: list[str] = []
     anchors: list[Anchor] = []
     length = position = 0
@@ -303,7 +310,7 @@ def _anchored(line: str, title: str) -> tuple[str, list[Anchor]]:
         before = line[position : match.start()]
         shown = match[2]
         position = match.end()
-        if trail := _TRAIL.match(line, position):  # [[bus]]es links 'buses'
+        if (trail := trail_of.match(line, position)) and trail[0].islower():  # [[bus]]es links 'buses'
             shown += trail[0]
             position = trail.end()
         # A space on both sides of a border would be two.

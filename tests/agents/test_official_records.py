@@ -109,7 +109,7 @@ def _broken():
         (lambda r: r["messages"].pop(3), "message 3 is of 'assistant'"),
         (lambda r: r["messages"].pop(1), "one user message"),
         (lambda r: r["messages"][2].pop("function_call"), "message 2: .* no list of queries"),
-        (lambda r: r["messages"][2]["function_call"].update(arguments="__import__('os')"), "no JSON"),
+        (lambda r: r["messages"][2]["function_call"].update(arguments="__import__('os')"), "not JSON"),
         (lambda r: r["messages"][2].update(content="<answer> x</answer>"), "message 2 .* is no <search> turn"),
         (lambda r: r["messages"][3].update(content="plain"), "message 3 holds no <information>"),
         (lambda r: r["ext"].update(response_acc="good"), "response_acc"),

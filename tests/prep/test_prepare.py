@@ -15,7 +15,7 @@ from configs import prepare as page
 from masksearch_jax import prepare
 from masksearch_jax.data import augment, records
 from masksearch_jax.evals import benchmarks
-from masksearch_jax.prep import annotated, manifest, pipeline, spans, tasks, wikipedia
+from masksearch_jax.prep import annotated, dumps, manifest, pipeline, spans, tasks, wikipedia
 from masksearch_jax.prep.splits import Splits
 from masksearch_jax.retrieval.passages import PassageStore
 from masksearch_jax.text import tokenizer
@@ -272,7 +272,7 @@ def test_a_benchmark_is_named_on_the_command_line(monkeypatch):
 
 def test_masks_on_real_text_refill_and_tokenise_alike(data_dir, tmp_path):
     dump = data_dir / "enwiki-shortened.xml.bz2"
-    articles = itertools.islice(annotated.read_articles(dump, False, wikipedia.DumpStats()), 12)
+    articles = itertools.islice(dumps.read_articles([dump], False, wikipedia.DumpStats()), 12)
     config = page.get_config()
     splits = Splits("", config.shares, 0)
     found = list(annotated.cut_articles(articles, splits, config.passages, tmp_path / "links.jsonl"))
@@ -301,7 +301,7 @@ def test_a_benchmarks_corpus_is_plain_text(tmp_path):
     texts = {"Tolm": [sentence, "\n It grew over many years."], "Karn Velith": ["He lived there for a while."]}
     (tmp_path / "corpus.json").write_text(json.dumps(texts))
     stats = wikipedia.DumpStats()
-    found = list(annotated.read_articles(tmp_path / "corpus.json", False, stats))
+    found = list(dumps.read_articles([tmp_path / "corpus.json"], False, stats))
     assert [(id, title) for id, title, _ in found] == [(0, "Tolm"), (1, "Karn Velith")] and stats.articles == 2
     splits = Splits("", page.shares(1.0, 0.0, 0.0), 0)
     cut = list(annotated.cut_articles(found, splits, page.get_config().passages, tmp_path / "links.jsonl"))

@@ -10,7 +10,7 @@ import pytest
 from masksearch_jax.data import pipeline as data_pipeline
 from masksearch_jax.data import records
 from masksearch_jax.data.curriculum import Curriculum
-from masksearch_jax.prep import annotated, filters, rare, spans, toywiki, wikipedia
+from masksearch_jax.prep import annotated, dumps, filters, rare, spans, toywiki, wikipedia
 from masksearch_jax.prep.beam import split
 from masksearch_jax.prep.beam.shards import Shards
 from masksearch_jax.prep.beam.store import Store
@@ -55,7 +55,7 @@ def articles_of(parts, store, folder):
 
 def test_parts_read_are_the_dump(toy, tmp_path):
     store, seen = Store(tmp_path / "store"), []
-    arguments = (toy.dump, store, 40_000, False, tmp_path, seen.append)
+    arguments = ([toy.dump], store, 40_000, False, tmp_path, seen.append)
     parts, damaged = split.by_reading(*arguments)
     assert len(parts) > 3 and damaged == 0 and seen[-1] == toy.dump.stat().st_size
     assert list(articles_of(parts, store, tmp_path)) == list(wikipedia.articles(toy.dump))
@@ -126,7 +126,7 @@ def test_shards_cut_and_annotated_are_those_of_one_process(toy, tmp_path):
     """What Beam calls, called here in another order."""
     splits, stats = Splits(toy.splits, SHARES, 0), wikipedia.DumpStats()
     store = Store(tmp_path / "store")
-    parts, _ = split.by_reading(toy.dump, store, 60_000, False, tmp_path, lambda done: None)
+    parts, _ = split.by_reading([toy.dump], store, 60_000, False, tmp_path, lambda done: None)
     work = Shards(store, parts, splits, words=100, minimum=40, skip_bad=False, filter=filters.Filter())
     counts = sorted(work.cut(index) for index in reversed(range(len(parts))))
     starts = [sum(count for _, count in counts[:index]) for index in range(len(parts))]
@@ -143,7 +143,7 @@ def test_shards_cut_and_annotated_are_those_of_one_process(toy, tmp_path):
 
     here = tmp_path / "here"
     here.mkdir()
-    articles = annotated.read_articles(toy.dump, False, stats)
+    articles = dumps.read_articles([toy.dump], False, stats)
     settings = dataclasses.make_dataclass("Settings", ["words", "minimum"])(100, 40)
     records.write(here / annotated.PASSAGES, annotated.cut_articles(articles, splits, settings, here / annotated.LINKS))
     wanted = list(records.read(here / annotated.PASSAGES, records.Passage))

@@ -23,8 +23,7 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from masksearch_jax.evals import benchmarks
-from masksearch_jax.prep import annotated, export, filters, manifest, pipeline, rare, tasks, wikipedia
+from masksearch_jax.prep import annotated, dumps, export, filters, languages, manifest, pipeline, rare, tasks, wikipedia
 from masksearch_jax.prep.beam import shards, split
 from masksearch_jax.prep.beam.shards import Shards
 from masksearch_jax.prep.beam.store import Store, is_remote, size
@@ -41,15 +40,23 @@ _DECIDING = ("dump", "entities", "seed", "skip_bad", "splits", "shares", "passag
 def check(cfg: Any) -> None:
     """Raises ValueError or FileNotFoundError for settings of `beam` that cannot work, before any work."""
     settings = cfg.beam
-    if cfg.dump.endswith(benchmarks.CORPUS_ENDINGS):
+    paths = [] if cfg.dump == pipeline.TOY else dumps.files(cfg.dump)
+    if any(map(dumps.is_corpus, paths)):
         raise ValueError(
             f"dump={cfg.dump!r}, beam.runner={settings.runner!r}: a corpus is read whole, which needs beam.runner=''"
         )
     if not settings.shard_mb > 0:
         raise ValueError(f"beam.shard_mb={settings.shard_mb}: more than 0 is needed")
     if settings.index:
-        size(settings.index)
-    elif is_remote(cfg.dump):
+        indices = _indices(settings.index)
+        for index in indices:
+            size(index)
+        if len(indices) != max(len(paths), 1):
+            raise ValueError(
+                f"dump={cfg.dump!r}, beam.index={settings.index!r}: {len(paths)} dumps and {len(indices)} indices; "
+                "name one index for each dump, in the same order, with commas between"
+            )
+    elif any(map(is_remote, paths)):
         raise ValueError(
             f"dump={cfg.dump!r}: workers read it by parts, which needs a multistream dump and its index, beam.index="
             "gs://..-multistream-index.txt.bz2; or copy the dump here and name the local file"
@@ -100,17 +107,22 @@ class Workers:
         self._shards: Shards | None = None
 
     def annotate(
-        self, dump: Path, splits: Splits, data_dir: Path, stats: wikipedia.DumpStats, bar: pipeline.Bar
+        self,
+        paths: list[str],
+        splits: Splits,
+        data_dir: Path,
+        stats: wikipedia.DumpStats,
+        bar: pipeline.Bar,
+        language: str = "en",
     ) -> tuple[int, annotated.Annotation]:
         """Writes passages and annotated/ by shards; returns how many passages there are, and what was found."""
         cfg = self._cfg
         with tempfile.TemporaryDirectory() as scratch:
-            source = cfg.dump if is_remote(cfg.dump) else str(dump)
-            self._claim(source, Path(scratch))
-            parts, damaged = self._parts(source, Path(scratch), bar)
+            self._claim(paths, Path(scratch))
+            parts, damaged = self._parts(paths, Path(scratch), bar)
         work = self._shards = Shards(
             self.store, parts, splits, cfg.passages.words, cfg.passages.minimum, cfg.skip_bad,
-            filters.of_benchmarks(cfg.filters),
+            filters.of_benchmarks(cfg.filters), language,
         )  # fmt: skip
         if parts:
             with self._pipeline("annotate") as root:
@@ -118,7 +130,7 @@ class Workers:
         counts = [self.store.read(work.name("cut/done.json", index)) for index in range(len(parts))]
         _add(stats, [count["stats"] for count in counts])
         stats.bad += damaged
-        stats.file_bytes = size(source)
+        stats.file_bytes = sum(map(size, paths))
         annotation = annotated.Annotation(data_dir)
         for index in range(len(parts)):
             found = self.store.read(work.name("annotated/done.json", index))
@@ -159,12 +171,19 @@ class Workers:
         print(f"beam: {name} by {cfg.runner}, shards in {self.store.root}", flush=True)
         return beam.Pipeline(options=PipelineOptions([f"--runner={runner}", *cfg.options]))
 
-    def _claim(self, dump: str, scratch: Path) -> None:
+    def language(self, paths: list[str]) -> str:
+        """The language of dumps in a bucket, from their heads; raises as dumps.site."""
+        seen = wikipedia.Seen()
+        found = [seen.site(Path(path), split.head(path)).language for path in paths][0]
+        languages.check(found, paths[0])
+        return found
+
+    def _claim(self, paths: list[str], scratch: Path) -> None:
         """Raises ValueError if what is in the store was made from something else."""
         recorded = self._cfg.to_dict()
         made_from = {name: recorded[name] for name in _DECIDING}
         made_from |= {name: recorded["beam"][name] for name in ("shard_mb", "index")}
-        made_from |= {"bytes": size(dump), "code": manifest.code_version()["sha256"]}
+        made_from |= {"bytes": sum(map(size, paths)), "code": manifest.code_version()["sha256"]}
         found = self.store.read(SETTINGS)
         if found is None:
             self.store.write(SETTINGS, made_from, scratch)
@@ -180,12 +199,12 @@ class Workers:
                 f"{'; '.join(changed)}. Remove it, or take those settings again"
             )
 
-    def _parts(self, dump: str, scratch: Path, bar: pipeline.Bar) -> tuple[list[split.Part], int]:
+    def _parts(self, paths: list[str], scratch: Path, bar: pipeline.Bar) -> tuple[list[split.Part], int]:
         cfg, most = self._cfg.beam, int(self._cfg.beam.shard_mb * 1e6)
         if cfg.index:
-            return split.by_index(dump, cfg.index, most), 0
-        with bar(size(dump), "parts (bytes of the dump)") as show:
-            return split.by_reading(Path(dump), self.store, most, self._cfg.skip_bad, scratch, show)
+            return split.by_indices(paths, _indices(cfg.index), most, self._cfg.skip_bad), 0
+        with bar(sum(map(size, paths)), "parts (bytes of the dump)") as show:
+            return split.by_reading(paths, self.store, most, self._cfg.skip_bad, scratch, show)
 
     def _collect_names(self, work: Shards, annotation: annotated.Annotation) -> None:
         """Notes the names of the first training passages, as one process does."""
@@ -194,6 +213,10 @@ class Workers:
                 for passage, anchors, *_ in work.linked(index, Path(scratch)):
                     if passage.split == "train" and not annotation.collect_names(passage, anchors):
                         return
+
+
+def _indices(setting: str) -> list[str]:
+    return [index.strip() for index in setting.split(",")]
 
 
 def _annotate(root: beam.Pipeline, work: Shards, counted: bool, near_duplicate: float) -> None:

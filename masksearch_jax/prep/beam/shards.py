@@ -21,7 +21,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from masksearch_jax.data import records
-from masksearch_jax.prep import annotated, export, filters, rare, spans, tasks, wikipedia
+from masksearch_jax.prep import annotated, dumps, export, filters, rare, spans, tasks, wikipedia
 from masksearch_jax.prep.beam import split
 from masksearch_jax.prep.beam.store import Store
 from masksearch_jax.prep.splits import SPLITS, Splits
@@ -35,7 +35,8 @@ _REGISTRY = threading.Lock()
 
 @dataclasses.dataclass(frozen=True)
 class Shards:
-    """The shards of one dump. words, minimum: of prep.passages. filter: what is known without the passages."""
+    """The shards of one dump. words, minimum: of prep.passages. filter: what is known without the passages.
+    language: of the wiki."""
 
     store: Store
     parts: Sequence[split.Part]
@@ -44,6 +45,7 @@ class Shards:
     minimum: int
     skip_bad: bool
     filter: filters.Filter
+    language: str = "en"
 
     def name(self, file: str, index: int) -> str:
         folder, _, last = file.rpartition("/")
@@ -57,7 +59,7 @@ class Shards:
             with tempfile.TemporaryDirectory() as scratch:
                 folder, stats = Path(scratch), wikipedia.DumpStats()
                 dump = split.fetch(self.parts[index], self.store, folder)
-                articles = annotated.read_articles(dump, self.skip_bad, stats)
+                articles = dumps.read_articles([dump], self.skip_bad, stats)
                 settings = SimpleNamespace(words=self.words, minimum=self.minimum)
                 found = annotated.cut_articles(articles, self.splits, settings, folder / annotated.LINKS)
                 try:
@@ -109,7 +111,7 @@ class Shards:
         if self.store.has(marker):
             return index
         terms = self.store.read(TERMS)
-        finder = functools.partial(spans.find, rare=rare.tester(terms["words"]))
+        finder = functools.partial(spans.find, rare=rare.tester(terms["words"]), language=self.language)
         # Of all repeats, those of this shard alone would do; there are few.
         dropped = dataclasses.replace(self.filter, repeats=frozenset(terms["repeats"]))
         with tempfile.TemporaryDirectory() as scratch:

@@ -6,17 +6,22 @@ other dump is decompressed once, here, and its pages are written into files, eac
 parts end depends on the dump and the size asked for alone, so that a killed preparation finds its parts again.
 """
 
+import array
 import bz2
 import dataclasses
+import functools
 import gzip
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from masksearch_jax.prep import wikipedia
 from masksearch_jax.prep.beam.store import Store, open_read, size
 
 _HEAD, _TAIL = b"<mediawiki>\n", b"</mediawiki>\n"
+_LONGEST_HEAD = 1 << 16  # of the dump, which names its language and its namespaces
 _BLOCK = 1 << 20
 
 
@@ -32,9 +37,9 @@ class Part:
         return f"{self.name}, bytes {self.start} to {self.end}" if self.end else self.name
 
 
-def by_index(dump: str, index: str, most: int) -> list[Part]:
+def by_index(dump: str, index: str, most: int, titles: array.array | None = None) -> list[Part]:
     """Returns ranges of about `most` compressed bytes. index: the dump's own, lines of offset:page:title, as .bz2 or
-    plain. Raises ValueError for an index of another dump."""
+    plain. titles: gets a number for each title. Raises ValueError for an index of another dump."""
     total = size(dump)
     size(index)
     starts: list[int] = []
@@ -46,6 +51,8 @@ def by_index(dump: str, index: str, most: int) -> list[Part]:
                 raise ValueError(f"{index}, line {number}: {line[:60]!r} is not of the form offset:page:title")
             if not starts or int(offset) != starts[-1]:
                 starts.append(int(offset))
+            if titles is not None:
+                titles.append(hash(rest[1].strip()))
     if not starts or starts != sorted(starts) or starts[-1] >= total:
         raise ValueError(f"{index}: {len(starts)} places in a file of {total} bytes, {dump}; it is of another dump")
     parts, first = [], starts[0]
@@ -63,8 +70,37 @@ def by_index(dump: str, index: str, most: int) -> list[Part]:
     return parts
 
 
+def by_indices(dumps: Sequence[str], indices: Sequence[str], most: int, skip_bad: bool = False) -> list[Part]:
+    """Returns the parts of several dumps by the index of each, in the same order, as `by_index` does.
+
+    Raises ValueError as that, and for titles that stand twice, unless `skip_bad`.
+    """
+    if len(dumps) != len(indices):
+        raise ValueError(f"{len(dumps)} dumps and {len(indices)} indices; beam.index has to name one for each dump")
+    titles = array.array("q")
+    parts = [part for pair in zip(dumps, indices, strict=True) for part in by_index(*pair, most, titles)]
+    numbers = np.sort(np.frombuffer(titles, np.int64)) if titles else np.zeros(0, np.int64)
+    if (repeats := int((numbers[1:] == numbers[:-1]).sum())) and not skip_bad:
+        raise ValueError(
+            f"{', '.join(indices)}: {repeats} titles stand a second time; each page has to be in one dump alone. Leave "
+            "out the dump that repeats others, or take all of them with --config.skip_bad=True"
+        )
+    return parts
+
+
+@functools.lru_cache(maxsize=64)
+def head(dump: str) -> bytes:
+    """Returns the bytes before the first page of a bzip2 dump, in a bucket or here."""
+    with open_read(dump) as file:
+        try:
+            found = bz2.BZ2Decompressor().decompress(file.read(_BLOCK), max_length=_LONGEST_HEAD)
+        except OSError as error:
+            raise ValueError(f"{dump}: is no bzip2 file from its first byte on ({error})") from error
+    return found.partition(b"<page>")[0]
+
+
 def by_reading(
-    dump: Path, store: Store, most: int, skip_bad: bool, scratch: Path, show: Callable[[int], None]
+    dumps: Sequence[Path | str], store: Store, most: int, skip_bad: bool, scratch: Path, show: Callable[[int], None]
 ) -> tuple[list[Part], int]:
     """Writes parts of about `most` bytes of pages into the store; returns them and the damaged places skipped.
 
@@ -83,12 +119,13 @@ def by_reading(
         if not store.has(parts[-1].name):
             store.put(waiting, parts[-1].name)
 
-    for page in wikipedia.raw_pages(dump, skip_bad, stats):
+    seen = wikipedia.Seen()
+    for page, own_head in (found for dump in dumps for found in wikipedia.raw_pages(dump, skip_bad, stats, seen)):
         if file is None:
             parts.append(Part(f"source/pages-{len(parts):05d}.xml.gz"))
             # What an earlier run finished is read past, not compressed again.
             file = open(os.devnull, "wb") if store.has(parts[-1].name) else gzip.open(waiting, "wb", compresslevel=1)
-            file.write(_HEAD)
+            file.write(own_head or _HEAD)
         file.write(page + b"\n")
         written += len(page)
         show(stats.file_bytes)
@@ -107,7 +144,7 @@ def fetch(part: Part, store: Store, folder: Path) -> Path:
         return store.get(part.name, folder / "part.xml.gz")
     local = folder / "part.xml.bz2"
     with open_read(part.name) as dump, local.open("wb") as target:
-        target.write(bz2.compress(_HEAD))
+        target.write(bz2.compress(head(part.name) or _HEAD))
         dump.seek(part.start)
         left = part.end - part.start
         while left and (block := dump.read(min(left, _BLOCK))):
