@@ -31,7 +31,7 @@ def bad_values(name, value):
         # What a name allows is no one's business here: see ANY_STRING.
         free = name in ANY_STRING or name.startswith(("prepare.llm.url", "prepare.llm.model", "prepare.benchmarks."))
         return [3, *([] if free else ["no such thing"])]
-    may_be_empty = ("rollout.context_lengths", "model.local_layers", "beam.options", "filters.benchmarks")
+    may_be_empty = ("rollout.context_lengths", "model.local_layers", "beam.options", "filters.benchmarks", "llm.omit")
     texts = ("beam.options", "filters.benchmarks", "grid.columns")
     return [
         bad for bad in BAD_ITEMS
@@ -118,7 +118,7 @@ def test_what_does_not_divide_over_the_devices_is_judged_before_any_work(tmp_pat
     for name, value, message in (("rollout.slots", 63, "rollout.slots=63"), ("dapo.rows", 6, "dapo.rows=6")):
         config = load("dapo")
         config.mesh.data, config.mesh.fsdp = 4, 2
-        config.dapo.rows, config.dapo.micro_batches = 8, (4, 8)
+        config.dapo.rows, config.dapo.micro_batches, config.sft.rows = 8, (4, 8), 16
         put(config, name, value)
         with pytest.raises(ValueError, match=message):
             train.run(config, tmp_path)
@@ -155,4 +155,6 @@ def test_a_setting_that_is_new_has_a_range_by_its_kind():
         with pytest.raises(ValueError, match=name):
             validate_settings(config)
         put(config, name, {"sft.new_count": 3, "sft.new_names": ("a",)}[name])
-    validate_shapes(load("sft"), train.job_lib.Job(load("sft"), None).mesh)
+    sft = load("sft")
+    sft.mesh.data = 1
+    validate_shapes(sft, train.job_lib.Job(sft, None).mesh)
