@@ -1,0 +1,1 @@
+"""Published checkpoints: files of other projects, read into folders that the rest of the package understands."""
