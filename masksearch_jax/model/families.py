@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from masksearch_jax.model.config import ModelConfig, from_config
+from masksearch_jax.model.published import config_checks
 
 # What a family is beyond its sizes. Dict order is the order in which `to_hf` recognises them.
 _GEMMA = {"mlp": "geglu", "post_norms": True, "norm_plus_one": True, "scale_embeddings": True}
@@ -100,16 +101,19 @@ def _from_hf(config, source, override):
         **_rope(config, family, source),
         **_TRAITS[family],
     )
-    return from_config({"smear_keys": False, "rope_fraction": 1.0, "scan_unroll": 1, **values, **override})
+    try:
+        return from_config({"smear_keys": False, "rope_fraction": 1.0, "scan_unroll": 1, **values, **override})
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
 
 
 def text_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """The language model's part of a config.json: all of it, or that of a Gemma 3 with vision."""
     if config.get("model_type") != "gemma3":
         return dict(config)
-    outer = {
-        k: config[k] for k in ("bos_token_id", "eos_token_id", "pad_token_id", "dtype", "torch_dtype") if k in config
-    }
+    shared = ("bos_token_id", "eos_token_id", "pad_token_id", "dtype", "torch_dtype")
+    shared += ("tie_word_embeddings", "quantization_config")
+    outer = {k: config[k] for k in shared if k in config}
     return {**outer, **config.get("text_config", {}), "model_type": "gemma3_text"}
 
 
@@ -118,6 +122,7 @@ _NULL_IS_DEFAULT = ("head_dim", "num_key_value_heads", "vocab_size", "rope_theta
 
 
 def _refuse(config, family, source):
+    config_checks.check(config, family, source)
     flags = ("attention_bias", "mlp_bias", "use_bidirectional_attention", "quantization_config")
     wrong = [key for key in flags if config.get(key)]
     if wrong:

@@ -23,6 +23,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from masksearch_jax.model.published.safetensors_files import read_safetensors
 from masksearch_jax.retrieval import bert_network, encoder
+from masksearch_jax.retrieval.bert_checks import check_modules, check_vocabulary
 from masksearch_jax.runtime.json_files import read_json_object
 from masksearch_jax.text import wordpiece
 
@@ -64,7 +65,9 @@ class BertEncoder:
         }
         most = self._settings["max_length"]
         self._tokenizer = wordpiece.WordPiece(directory, most)
-        self._graph, params = bert_network.from_tensors(config, read_safetensors(directory / _WEIGHTS_FILE), dtype)
+        check_vocabulary(self._tokenizer.vocab_size, config.vocab_size, directory)
+        weights = directory / _WEIGHTS_FILE
+        self._graph, params = bert_network.from_tensors(config, read_safetensors(weights), dtype, weights)
         self._host = _Placed(params, [_cpu()])
         self._passages = _Placed(params, jax.local_devices()) if devices == "local" else self._host
         # {tokens that a text is padded to: rows of a batch of such texts}, ascending
@@ -93,6 +96,7 @@ class BertEncoder:
         for name in (_CONFIG_FILE, _WEIGHTS_FILE):
             if not (directory / name).exists():
                 raise FileNotFoundError(f"retrieval.encoder_dir = {directory} has no {name}")
+        check_modules(directory)
         if pooling == "auto":
             pooling = _read_pooling(directory / _POOLING_FILE)
         return cls(directory, pooling, query_prefix, passage_prefix, max_length, dtype, devices)

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from masksearch_jax.retrieval import bert_checks
 from masksearch_jax.runtime.json_files import read_json_object
 
 
@@ -38,6 +39,7 @@ class BertConfig:
         for name, value in expected.items():
             if config.get(name, value) != value:
                 raise ValueError(f"{path}: {name} is {config[name]!r}, this encoder computes {value!r} only")
+        bert_checks.check_config(config, path)
         return cls(
             vocab_size=config["vocab_size"],
             positions=config["max_position_embeddings"],
@@ -150,21 +152,25 @@ _DENSE = {
 _NORMS = {"attention_norm": ("attention.output.LayerNorm",), "output_norm": ("output.LayerNorm",)}
 
 
-def from_tensors(config: BertConfig, tensors: dict[str, np.ndarray], dtype: str = "float32") -> tuple[Any, Any]:
+def from_tensors(
+    config: BertConfig, tensors: dict[str, np.ndarray], dtype: str = "float32", path: Path = Path("the checkpoint")
+) -> tuple[Any, Any]:
     """Returns (graph, params), as `nnx.split` does, of the network with the tensors of a checkpoint, on no device yet.
 
-    dtype: of the dense weights and the word table, and so of the products. Raises ValueError that names a missing
-    tensor or one of another shape.
+    dtype: of the dense weights and the word table, and so of the products. path: the tensors' file, for messages.
+    Raises ValueError that names a missing tensor, one of another shape, and one that has no place in the network.
     """
     tensors = {name.removeprefix("bert."): tensor for name, tensor in tensors.items()}
     graph, params = nnx.split(nnx.eval_shape(lambda: Bert(config, jnp.dtype(dtype))))
     abstract = nnx.to_pure_dict(params)
+    read = set()
 
     def get(name: str, shape: tuple[int, ...]) -> np.ndarray:
         if name not in tensors:
-            raise ValueError(f"the checkpoint has no tensor {name!r}; is it a BERT encoder?")
+            raise ValueError(f"{path} has no tensor {name!r}; is it a BERT encoder?")
         if tensors[name].shape != shape:
-            raise ValueError(f"tensor {name!r} is {tensors[name].shape}, config.json says {shape}")
+            raise ValueError(f"{path}: tensor {name!r} is {tensors[name].shape}, config.json says {shape}")
+        read.add(name)
         return tensors[name]
 
     def side_by_side(names: list[str], leaf: jax.ShapeDtypeStruct) -> np.ndarray:
@@ -181,5 +187,6 @@ def from_tensors(config: BertConfig, tensors: dict[str, np.ndarray], dtype: str 
         }
         for layer, of in abstract["layers"].items()
     }
+    bert_checks.check_tensors(tensors, read, path)
     nnx.replace_by_pure_dict(params, values)
     return graph, params

@@ -13,6 +13,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from masksearch_jax.runtime.json_files import read_json_object
 from masksearch_jax.text.interface import Tokenizer
 
 _QWEN25_SYSTEM = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
@@ -129,9 +130,9 @@ def published_family(folder: Path | str) -> str:
     """Returns the family of the chat template in a checkpoint's folder; raises ValueError if it holds none we know."""
     folder = Path(folder)
     template, config = folder / "chat_template.jinja", folder / "tokenizer_config.json"
-    text = template.read_text(encoding="utf-8") if template.exists() else ""
+    text = template.read_text(encoding="utf-8", errors="replace") if template.exists() else ""
     if not text and config.exists():
-        found = json.loads(config.read_text(encoding="utf-8")).get("chat_template") or ""
+        found = read_json_object(config, "download the folder again").get("chat_template") or ""
         text = found if isinstance(found, str) else json.dumps(found)  # or a list of named ones
     for family, mark in _MARKS.items():
         if mark in text:

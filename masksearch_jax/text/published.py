@@ -15,13 +15,14 @@ import functools
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import tokenizers
 
-from masksearch_jax.text import chat, tags
+from masksearch_jax.runtime.json_files import read_json_object
+from masksearch_jax.text import chat, tags, tokenizer_errors
 
 FILES = (
     "tokenizer.json",
@@ -39,9 +40,21 @@ _BYTE_FALLBACK = [
 ]
 
 
+def _naming_the_folder(read: Callable[[Any, Path | str], None]) -> Callable[[Any, Path | str], None]:
+    """The same method, whose every failure names a file of the folder."""
+
+    @functools.wraps(read)
+    def named(self: Any, folder: Path | str) -> None:
+        with tokenizer_errors.naming(Path(folder) / "tokenizer.json"):
+            read(self, folder)
+
+    return named
+
+
 class PublishedTokenizer:
     """Text to ids and back (text.interface.Tokenizer). Thread-safe; pickles by its path."""
 
+    @_naming_the_folder
     def __init__(self, folder: Path | str):
         """Reads a folder. Raises FileNotFoundError that names what is missing, ValueError for a tokenizer that is not
         exact to the byte, or without an end-of-sequence token."""
@@ -123,16 +136,18 @@ class PublishedTokenizer:
 
     def _named(self, named: dict[str, Any], key: str) -> int:
         value = named.get(key)
-        value = value["content"] if isinstance(value, dict) else value
-        if value is None or self._tokenizer.token_to_id(value) is None:
+        value = value.get("content") if isinstance(value, dict) else value
+        if not isinstance(value, str) or self._tokenizer.token_to_id(value) is None:
             raise ValueError(f"{self.path / 'tokenizer_config.json'} has {key}={value!r}, which is no token")
         return self._tokenizer.token_to_id(value)
 
     def _listed_ends(self) -> tuple[int, ...]:
         """The end tokens that the folder names."""
         file = self.path / "generation_config.json"
-        listed = json.loads(file.read_text()).get("eos_token_id", []) if file.exists() else []
-        listed = [listed] if isinstance(listed, int) else listed or []
+        listed = _read(file).get("eos_token_id")
+        listed = listed if isinstance(listed, list) else [] if listed is None else [listed]
+        if any(type(i) is not int for i in listed):
+            raise ValueError(f"{file} has eos_token_id={listed!r:.100}, where token ids belong; download it again")
         if wrong := [i for i in listed if i not in self._pieces]:
             raise ValueError(f"{file} has eos_token_id={listed}, of which the vocabulary lacks {wrong}")
         return tuple(sorted({self.eos_id, *listed}))
@@ -176,10 +191,14 @@ def _named_tokens(folder: Path) -> dict[str, Any]:
     """The tokens with a role, by role; tokenizer_config.json over special_tokens_map.json."""
     named: dict[str, Any] = {}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        if (folder / name).exists():
-            read = json.loads((folder / name).read_text(encoding="utf-8"))
-            named |= {role: token for role, token in read.items() if role.endswith("_token") and token is not None}
+        read = _read(folder / name)
+        named |= {role: token for role, token in read.items() if role.endswith("_token") and token is not None}
     return named
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The object in a JSON file, {} where there is none."""
+    return read_json_object(path, "download it again") if path.exists() else {}
 
 
 def _decoder(settings: dict[str, Any], file: Path):

@@ -3,11 +3,13 @@
 Enters: texts. Leaves: token ids with [CLS] and [SEP], cut to a length. Left out: our own SentencePiece models.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import tokenizers
+
+from masksearch_jax.runtime.json_files import read_json_object
+from masksearch_jax.text import tokenizer_errors
 
 FILES = ("tokenizer.json", "vocab.txt", "tokenizer_config.json")
 
@@ -16,19 +18,27 @@ class WordPiece:
     """Loaded from a checkpoint folder; thread-safe."""
 
     def __init__(self, directory: Path | str, max_length: int):
-        """Raises FileNotFoundError that names what was looked for."""
+        """Raises FileNotFoundError that names what was looked for, ValueError that names a file which is none."""
         directory = Path(directory)
-        if (directory / "tokenizer.json").exists():
-            self._tokenizer = tokenizers.Tokenizer.from_file(str(directory / "tokenizer.json"))
-        elif (directory / "vocab.txt").exists():
-            config = directory / "tokenizer_config.json"
-            lowercase = json.loads(config.read_text()).get("do_lower_case", True) if config.exists() else True
-            self._tokenizer = tokenizers.BertWordPieceTokenizer(str(directory / "vocab.txt"), lowercase=lowercase)
+        whole, vocabulary, config = (directory / name for name in FILES)
+        if whole.exists():
+            with tokenizer_errors.naming(whole):
+                self._tokenizer = tokenizers.Tokenizer.from_file(str(whole))
+                self._tokenizer.encode("a")  # what panics does so here
+        elif vocabulary.exists():
+            settings = read_json_object(config, "copy the checkpoint again") if config.exists() else {}
+            lowercase = settings.get("do_lower_case", True)
+            if not isinstance(lowercase, bool):
+                raise ValueError(f"{config}: do_lower_case is {lowercase!r:.100}, true or false belongs there")
+            with tokenizer_errors.naming(vocabulary):
+                self._tokenizer = tokenizers.BertWordPieceTokenizer(str(vocabulary), lowercase=lowercase)
         else:
             raise FileNotFoundError(f"{directory} has neither tokenizer.json nor vocab.txt")
         # The file may carry its own limits (MiniLM: padded and cut to 128).
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_length)
+        # Ids run from 0 to below it.
+        self.vocab_size = 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Returns token ids for each text, special tokens included, at most `max_length` long."""
