@@ -57,20 +57,23 @@ def masked_passages(task: str, split: str, answer_form: str) -> Iterator[tuple[i
     for batch in _batches(task, split):
         columns = (batch[name] for name in _RAMP_COLUMNS)
         for id, article, epoch, title, text, masked, answers, kinds, inputs, targets in zip(*columns, strict=True):
-            yield epoch, records.Task(
-                id=f"{split}/{task}/{epoch}/{id}",
-                kind="ramp",
-                split=split,
-                prompt=inputs,
-                targets=targets,
-                answer_form=answer_form,
-                answers=[[answer] for answer in answers],
-                span_kinds=kinds,
-                text=masked,
-                paragraph=text,
-                title=title,
-                passage_id=id,
-                article_id=article,
+            yield (
+                epoch,
+                records.Task(
+                    id=f"{split}/{task}/{epoch}/{id}",
+                    kind="ramp",
+                    split=split,
+                    prompt=inputs,
+                    targets=targets,
+                    answer_form=answer_form,
+                    answers=[[answer] for answer in answers],
+                    span_kinds=kinds,
+                    text=masked,
+                    paragraph=text,
+                    title=title,
+                    passage_id=id,
+                    article_id=article,
+                ),
             )
 
 
@@ -86,24 +89,27 @@ def questions(task: str, split: str) -> Iterator[tuple[int, records.Task]]:
         columns = (batch[name] for name in ("id", "question", "answers", "supporting", "extra", "inputs", "targets"))
         for id, question, answers, supporting, extra, inputs, targets in zip(*columns, strict=True):
             extra = json.loads(extra)
-            yield 0, records.Task(
-                id=f"{split}/{task}/{id}",
-                kind=tasks.LOOKUP if lookup else "qa",
-                split=split,
-                prompt=inputs,
-                targets=targets,
-                answer_form="spans" if lookup else "whole",
-                answers=[[answer] for answer in answers] if lookup else [answers],
-                span_kinds=["quote"] * len(answers) if lookup else ["answer"],
-                text=question,
-                paragraph="",
-                title="",
-                passage_id=-1,
-                article_id=-1,
-                supporting=supporting,
-                benchmark=task.removeprefix(tasks.BENCHMARK_PREFIX) if task not in ("qa", tasks.LOOKUP) else "",
-                reference=extra.get("reference"),
-                details=extra.get("details", {}),
+            yield (
+                0,
+                records.Task(
+                    id=f"{split}/{task}/{id}",
+                    kind=tasks.LOOKUP if lookup else "qa",
+                    split=split,
+                    prompt=inputs,
+                    targets=targets,
+                    answer_form="spans" if lookup else "whole",
+                    answers=[[answer] for answer in answers] if lookup else [answers],
+                    span_kinds=["quote"] * len(answers) if lookup else ["answer"],
+                    text=question,
+                    paragraph="",
+                    title="",
+                    passage_id=-1,
+                    article_id=-1,
+                    supporting=supporting,
+                    benchmark=task.removeprefix(tasks.BENCHMARK_PREFIX) if task not in ("qa", tasks.LOOKUP) else "",
+                    reference=extra.get("reference"),
+                    details=extra.get("details", {}),
+                ),
             )
 
 

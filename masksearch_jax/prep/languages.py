@@ -13,8 +13,8 @@ _NAMES = dict(
     for pair in """
     af=Afrikaans am=Amharic ar=Arabic arz=Egyptian_Arabic ast=Asturian az=Azerbaijani be=Belarusian bg=Bulgarian
     bn=Bengali bo=Tibetan br=Breton bs=Bosnian ca=Catalan ceb=Cebuano cs=Czech cy=Welsh da=Danish de=German
-    dz=Dzongkha el=Greek eo=Esperanto es=Spanish et=Estonian eu=Basque fa=Persian fi=Finnish fr=French ga=Irish
-    gl=Galician gu=Gujarati he=Hebrew hi=Hindi hr=Croatian hu=Hungarian hy=Armenian id=Indonesian is=Icelandic
+    dz=Dzongkha el=Greek en=English eo=Esperanto es=Spanish et=Estonian eu=Basque fa=Persian fi=Finnish fr=French
+    ga=Irish gl=Galician gu=Gujarati he=Hebrew hi=Hindi hr=Croatian hu=Hungarian hy=Armenian id=Indonesian is=Icelandic
     it=Italian ja=Japanese jv=Javanese ka=Georgian kk=Kazakh km=Khmer kn=Kannada ko=Korean ku=Kurdish la=Latin lo=Lao
     lt=Lithuanian lv=Latvian mk=Macedonian ml=Malayalam mn=Mongolian mr=Marathi ms=Malay my=Burmese ne=Nepali nl=Dutch
     nn=Norwegian_Nynorsk no=Norwegian nb=Norwegian pa=Punjabi pl=Polish ps=Pashto pt=Portuguese ro=Romanian ru=Russian
@@ -32,9 +32,7 @@ LINKS_ONLY = ("link", "category")
 # Marks behind which a space has to follow, and marks that need none.
 CLOSERS = "\"'”’»«“›)]}」』】》〉）"
 _CLOSERS, _OPENERS = re.escape(CLOSERS), "\"'“‘«»„‚‹(\\[¿¡「『【《〈（"
-SENTENCE_END = re.compile(
-    rf"(?:[.!?…؟۔։][{_CLOSERS}]*+\s+|[。！？｡।॥។።།၊။]++[{_CLOSERS}]*+\s*)(?=[{_OPENERS}]*+\w)"
-)
+SENTENCE_END = re.compile(rf"(?:[.!?…؟۔։][{_CLOSERS}]*+\s+|[。！？｡।॥។።།၊။]++[{_CLOSERS}]*+\s*)(?=[{_OPENERS}]*+\w)")
 LAST_MARK = re.compile(rf"[.!?…؟۔։。！？｡।॥។።།။][{_CLOSERS}]*+$")
 FIRST_LETTER = re.compile(rf"[{_OPENERS}$€£#*~−-]*(\w)")
 PAIRS = ("()", "[]", "（）", "「」", "『』", "《》", "„“")

@@ -32,8 +32,8 @@ _BETWEEN = re.compile(
     rb"|<siteinfo>.*?</siteinfo>|<siteinfo\s*/>|<logitem>.*?</logitem>)*+",
     re.DOTALL,
 )
-_COMMENT_OPEN, _COMMENT_CLOSE, _EXPORT_OPEN = b"<!--", b"-->", b"<mediawiki"
-_COMMENT = re.compile(rb"<!--.*?-->", re.DOTALL)
+_COMMENT_OPEN, _COMMENT_CLOSE = b"<!--", b"-->"
+_EXPORT_OPEN, _EXPORT_CLOSE = b"<mediawiki", b"</mediawiki"
 _PADDING = b"\0 \t\r\n"
 _LONGEST_TITLE = 255  # bytes, MediaWiki's own limit
 _LARGEST_ID = 1 << 63
@@ -210,7 +210,8 @@ def _pages(path: Path, skip_bad: bool, stats: DumpStats) -> Iterator[tuple[bytes
     of one; reports pages that never end and a dump that breaks off."""
     buffer = bytearray()
     started = broken = False
-    head, comment = b"", False  # whether the buffer begins inside a comment
+    head, ended = b"", False  # of the export that is being read, and whether it has come to its end
+    comment = False  # whether the buffer begins inside one
     for chunk in _chunks(path, skip_bad, stats):
         broken = chunk is None
         if chunk is None:  # the stream broke: the page in the buffer has lost its end
@@ -234,11 +235,14 @@ def _pages(path: Path, skip_bad: bool, stats: DumpStats) -> Iterator[tuple[bytes
             between = _BETWEEN.match(buffer, taken, end).end()
             start, last = buffer.find(_PAGE_OPEN, between, close), buffer.rfind(_PAGE_OPEN, between, close)
             inside = buffer.startswith(_COMMENT_OPEN, between)  # a comment that holds a page
-            gap = _COMMENT.sub(b"", bytes(buffer[taken : between if started or inside else max(start, between)]))
-            if started and _EXPORT_OPEN in gap and b"</mediawiki" not in gap[: gap.find(_EXPORT_OPEN)]:
+            gap = _without_comments(bytes(buffer[taken : between if started or inside else max(start, between)]))
+            opening, closing = gap.find(_EXPORT_OPEN), gap.rfind(_EXPORT_CLOSE)
+            if started and opening >= 0 and not (ended or _EXPORT_CLOSE in gap[:opening]):
                 _damaged(path, stats, skip_bad, "then the next export begins: </mediawiki> is missing before it", None)
-            if _EXPORT_OPEN in gap:
+            if opening >= 0:
                 head = gap[gap.rfind(_EXPORT_OPEN) :]
+            if max(opening, closing) >= 0:
+                ended = closing > gap.rfind(_EXPORT_OPEN)
             if inside:
                 comment, taken = True, between + len(_COMMENT_OPEN)
                 search_from = taken
@@ -252,14 +256,27 @@ def _pages(path: Path, skip_bad: bool, stats: DumpStats) -> Iterator[tuple[bytes
                 _damaged(path, stats, skip_bad, f"then comes stray text {shown!r}", None)
             if last >= 0:  # the innermost page is whole, whatever came before it
                 yield bytes(buffer[last:end]), head
-            started, taken = True, end
+            started, ended, taken = True, False, end
         del buffer[:taken]
         if len(buffer) > _LARGEST_PAGE:
             _damaged(path, stats, skip_bad, f"the next page is larger than {_LARGEST_PAGE >> 20} MiB", None)
             buffer.clear()
             comment = False
-    if not broken and (comment or not _COMMENT.sub(b"", bytes(buffer)).rstrip(_PADDING).endswith(b"</mediawiki>")):
+    rest = _without_comments(bytes(buffer)).rstrip(_PADDING)
+    if not broken and (comment or not (rest.endswith(b"</mediawiki>") or (ended and not rest))):
         _damaged(path, stats, skip_bad, "then the file breaks off: </mediawiki> is missing", None)
+
+
+def _without_comments(data: bytes) -> bytes:
+    """Returns the bytes without comments; one that does not end stays."""
+    parts, position = [], 0
+    while (start := data.find(_COMMENT_OPEN, position)) >= 0:
+        end = data.find(_COMMENT_CLOSE, start + len(_COMMENT_OPEN))
+        if end < 0:
+            break
+        parts.append(data[position:start])
+        position = end + len(_COMMENT_CLOSE)
+    return b"".join([*parts, data[position:]])
 
 
 def _damaged(path: Path, stats: DumpStats, skip_bad: bool, what: str, cause: Exception | None) -> None:

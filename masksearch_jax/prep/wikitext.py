@@ -34,9 +34,7 @@ _NOT_PROSE = ("*", "#", ";", ":", "|", "!", "{|", "----", "<")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff\ue000-\uf8ff]")
 # A link that a line's end cut in two has no end here: none of the patterns looks for it beyond the next one.
-_LINK = re.compile(
-    f"{LINK_OPEN}([^{LINK_OPEN}{LINK_MIDDLE}]*){LINK_MIDDLE}([^{LINK_OPEN}{LINK_CLOSE}]*){LINK_CLOSE}"
-)
+_LINK = re.compile(f"{LINK_OPEN}([^{LINK_OPEN}{LINK_MIDDLE}]*){LINK_MIDDLE}([^{LINK_OPEN}{LINK_CLOSE}]*){LINK_CLOSE}")
 _TRAIL = re.compile(r"[a-z]+")
 _TRAIL_ABROAD = re.compile(r"[^\W\d_]+")  # in lower case; scripts without cases write no trails
 # What a scan for parentheses stops at: whole links, parentheses, and the opening of a link without an end.
