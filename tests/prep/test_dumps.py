@@ -293,7 +293,7 @@ def test_two_german_files_become_tasks(tmp_path, capsys):
             one, two, three = (f"{names[(i * k + k) % 10]}{'abcdef'[i % 6]}" for k in (1, 3, 7))
             text = (
                 f"'''Schloss {i}''' liegt bei [[{one}]] und gehört der Familie von [[{two}]]. "
-                f"Es wurde am 3. Mai 1823 von dem Baumeister [[{three}er]] errichtet. Die Anlage steht heute unter Schutz.\n"
+                f"Es wurde am 3. Mai 1823 von dem Baumeister [[{three}er]] errichtet. Die Anlage steht unter Schutz.\n"
                 "[[Kategorie:Schlösser]]"
             )
             pages.append(page(i, f"Schloss {i}", text))
