@@ -207,11 +207,11 @@ def write_text(args: argparse.Namespace) -> None:
 
 def write_passages(args: argparse.Namespace) -> None:
     from configs import prepare as page
-    from masksearch_jax.prep import annotated, wikipedia
+    from masksearch_jax.prep import annotated, dumps, wikipedia
     from masksearch_jax.prep.splits import Splits
 
     config = page.get_config()
-    articles = annotated.read_articles(args.dump, False, wikipedia.DumpStats())
+    articles = dumps.read_articles([args.dump], False, wikipedia.DumpStats())
     splits = Splits("", config.shares, 0)
     links = args.out.with_suffix(".links")
     records.write(args.out, annotated.cut_articles(articles, splits, config.passages, links))

@@ -279,3 +279,34 @@ def test_a_language_without_sentence_ends_is_refused_by_name(tmp_path):
     config.newer_dump = str(write(tmp_path, FIRST.encode(), "en.xml"))
     with pytest.raises(ValueError, match=r"newer_dump=.* is in English, and the dump in German"):
         pipeline.check(config)
+
+
+@pytest.mark.slow
+def test_two_german_files_become_tasks(tmp_path, capsys):
+    """The whole preparation: passages of both files, links as masks, and what is off said and kept in the report."""
+    from masksearch_jax import prepare
+
+    names = "Arnheim Bergdorf Corvin Dornfeld Elmau Falkenau Gernsee Hollabrunn Ilmenau Jettingen".split()
+    for part in range(2):
+        pages = []
+        for i in range(part * 30, part * 30 + 30):
+            one, two, three = (f"{names[(i * k + k) % 10]}{'abcdef'[i % 6]}" for k in (1, 3, 7))
+            text = (
+                f"'''Schloss {i}''' liegt bei [[{one}]] und gehört der Familie von [[{two}]]. "
+                f"Es wurde am 3. Mai 1823 von dem Baumeister [[{three}er]] errichtet. Die Anlage steht unter Schutz.\n"
+                "[[Kategorie:Schlösser]]"
+            )
+            pages.append(page(i, f"Schloss {i}", text))
+        (tmp_path / f"dewiki-{part}.xml.bz2").write_bytes(bz2.compress((GERMAN + "".join(pages) + END).encode()))
+    config = settings_page.get_config()
+    config.dump = str(tmp_path / "dewiki-*.xml.bz2")
+    config.tasks.epochs = 1
+    config.retrieval.index, config.retrieval.dims = "exact", 256
+    config.tokenizer.vocab_size = 600
+    made = prepare.run(config, tmp_path / "w")
+    assert "in German. Masked are links" in capsys.readouterr().out
+    report = json.loads((tmp_path / "w" / "data" / "report.json").read_text())
+    assert report["articles"] == 60 and report["spans"].keys() <= {"link", "category"}
+    assert report["language"] == "German" and report["spans_of_english_alone"] == ["date", "number", "name", "rare"]
+    assert made["source"]["path"] == config.dump and made["source"]["bytes"] == manifest.size(dumps.files(config.dump))
+    assert prepare.run(config, tmp_path / "w") == made  # already prepared

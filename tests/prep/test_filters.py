@@ -131,7 +131,7 @@ def test_filtered_passages_stay_in_the_store_and_are_counted(tmp_path):
         data = tmp_path / name
         data.mkdir()
         chosen, stats = Splits(toy.splits, config.shares, 0), wikipedia.DumpStats()
-        total, annotation = pipeline.annotate(config, toy.dump, chosen, data, stats, no_bar, pipeline.Clock())
+        total, annotation = pipeline.annotate(config, [toy.dump], chosen, data, stats, no_bar, pipeline.Clock())
         file = str(tasks.passage_file(data, "train"))
         examples = [tf.train.Example.FromString(raw.numpy()) for raw in tf.data.TFRecordDataset(file)]
         titles = {example.features.feature["title"].bytes_list.value[0].decode() for example in examples}
