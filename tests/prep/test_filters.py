@@ -105,7 +105,7 @@ def test_what_benchmarks_ask_about_is_dropped_from_training_alone(tmp_path):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"near_duplicate": 1.5}, r"filters\.near_duplicate=1\.5: a similarity from 0"),
+        ({"near_duplicate": 1.5}, r"filters\.near_duplicate=1\.5: it has to be a number of at least 0 and at most 1"),
         ({"ngram": 1}, r"filters\.ngram=1"),
         ({"benchmarks": ("q.json",)}, "'q.json' is not NAME=FILE with a NAME of .*hotpotqa"),
         ({"benchmarks": ("hotpotqa=missing.json",)}, "missing.json does not exist; download"),

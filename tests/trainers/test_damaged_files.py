@@ -33,7 +33,7 @@ def call(command, workdir, cfg, tmp_path):
         from configs import serve_search as page
 
         settings = serve_search.ServiceSettings(
-            ("all",), 3, serve_search.wire.Limits(**page.get_config().limits.to_dict()), 1, 8, 1.0, 512
+            ("all",), 3, serve_search.wire.Limits(**page.get_config().limits.to_dict()), 1, 8, 1.0, 1 << 15
         )
         serve_search.Service(workdir, settings, dict)._open()
     elif command == "convert":
