@@ -69,12 +69,15 @@ def check(cfg: Any, workdir: Path, again: str, say: bool = True) -> None:
 def _check_dump(data: Path, manifest: dict[str, Any], stated: set[str], again: str) -> None:
     """Raises ValueError if the dump that the run states is another file by now."""
     source = manifest.get("source", {})
-    dump, size = Path(str(source.get("path", ""))), source.get("bytes")
-    if "dump" in stated and dump.is_file() and dump.stat().st_size != size:
+    dump, size = str(source.get("path", "")), source.get("bytes")
+    files = [Path(name.strip()) for name in dump.split(",")]
+    if "dump" not in stated or not all(file.is_file() for file in files):
+        return
+    now = sum(file.stat().st_size for file in files)
+    if now != size:
         raise ValueError(
-            f"{data} was prepared from prepare.dump={dump} when it had {size} bytes, and it has "
-            f"{dump.stat().st_size} now. Take another --workdir, or replace the data:\n  {again} "
-            "--config.overwrite=True"
+            f"{data} was prepared from prepare.dump={dump} when it had {size} bytes, and it has {now} now. Take "
+            f"another --workdir, or replace the data:\n  {again} --config.overwrite=True"
         )
 
 
