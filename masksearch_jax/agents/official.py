@@ -167,11 +167,16 @@ def read_trajectory(record: Any) -> Trajectory:
 def blanks(text: str, answer: str) -> int:
     """The masks of what a user asked, less those that only its instruction names: as many as an answer that repeats the
     paragraph fills; all of them where the answer has another form."""
-    for count in range(text.count(tags.MASK), 0, -1):
-        *before, _ = text.split(tags.MASK, count)
-        if re.match(".+?".join(map(re.escape, before)), answer, re.DOTALL):
-            return count
-    return text.count(tags.MASK)
+    first, *others = text.split(tags.MASK)[:-1] or [None]
+    if first is None or not answer.startswith(first):
+        return text.count(tags.MASK)
+    filled, place = 1, len(first)
+    for literal in others:  # a mask is filled with something, so the next literal stands further on
+        found = answer.find(literal, place + 1)
+        if found < 0:
+            break
+        filled, place = filled + 1, found + len(literal)
+    return filled
 
 
 def read_lines(path: Path | str, reader: Callable[[Any], Any]) -> Iterator[Any]:
@@ -200,7 +205,8 @@ def _fields(record: Any, **types: type) -> list[Any]:
 def _turn(turn: list[str], place: int, kind: tuple[str, str]) -> tuple[str, str]:
     """(thought, content) of an assistant's text: a think block or none, then a block of `kind`."""
     role, text = turn
-    wanted = re.fullmatch(
+    # Whether the block ends is seen first: the pattern would look for its end from each place where it may begin.
+    wanted = text.rstrip().endswith(kind[1]) and re.fullmatch(
         rf"\s*(?:<think>(.*?)</think>)?\s*{re.escape(kind[0])}(.*){re.escape(kind[1])}\s*", text, re.DOTALL
     )
     if role != "assistant" or not wanted:
