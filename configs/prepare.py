@@ -78,6 +78,9 @@ def get_config(arg: str = ""):
     })  # fmt: skip
     config.toy_benchmarks = 100  # with the toy: questions in its own edition of each of the paper's six; 0 for none
     config.lookups = False  # tasks that teach the search tool and nothing of masks or questions (prep/lookups.py)
+    # Files like those of `dump` whose articles are searched (in the index `all`) and never masked, demonstrated or used
+    # for a tokenizer; the dump's own articles of the same titles are left out. For the articles of a benchmark.
+    config.search_only = ""
     config.newer_dump = ""  # a later export: its articles replace the old ones in the index `fresh`, for FreshQA
     # --- what training may permute among itself ---
     # parts: names of whole words and of parts of words, as real ones are, instead of words that are nothing else.

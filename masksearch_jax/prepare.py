@@ -31,10 +31,15 @@ from masksearch_jax.runtime import workdir_lock  # noqa: E402
 from masksearch_jax.workflows import prepared_data  # noqa: E402
 from masksearch_jax.workflows.settings import validate_settings  # noqa: E402
 
-# Which splits each index holds: training never sees held-out text, validation none of the test split.
-INDICES = {"train": ("train",), "validation": ("train", "validation"), "all": ("train", "validation", "test")}
+# Which splits each index holds: training never sees held-out text, validation none of the test split, and what is only
+# searched (prep/search_only.py) stands with the test split.
+INDICES = {
+    "train": ("train",),
+    "validation": ("train", "validation"),
+    "all": ("train", "validation", "test", "search_only"),
+}
 # Made where there is a newer dump, whose articles stand in it instead of those of the same titles.
-FRESH = {"fresh": ("train", "validation", "test", "newer")}
+FRESH = {"fresh": (*INDICES["all"], "newer")}
 
 
 # How salient spans are found: prep/spans.py; by the model of `llm` (agents/span_finder.py); of those of the rules the

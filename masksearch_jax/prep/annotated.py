@@ -40,8 +40,8 @@ def newer_passages(dump: str | Sequence[str], cfg: Any) -> Iterator[records.Pass
 
 
 def old(data_dir: Path) -> Iterator[records.Passage]:
-    """Yields the passages of the dump, without those of a newer one."""
-    return (p for p in records.read(data_dir / PASSAGES, records.Passage) if p.split != NEWER)
+    """Yields the passages of the dump, without those of a newer one and those that are only searched."""
+    return (p for p in records.read(data_dir / PASSAGES, records.Passage) if p.split in SPLITS)
 
 
 def dense(*parts: Iterable[records.Passage]) -> Iterator[records.Passage]:

@@ -44,8 +44,10 @@ def files(setting: str | Path | Sequence[str], name: str = "dump") -> list[str]:
     for path in found:
         if not is_remote(path) and not Path(path).is_file():
             what = "name a MediaWiki export, a corpus (.json, .json.gz), or 'toy'"
-            if name != "dump":
+            if name == "newer_dump":
                 what = "name a later export of the same wiki"
+            elif name != "dump":
+                what = "name a MediaWiki export or a corpus (.json, .json.gz)"
             raise FileNotFoundError(f"{name}={path!r}: no such file; {what}")
     if repeated := next((path for path in found if found.count(path) > 1), None):
         raise ValueError(f"{name}={setting!r}: {repeated} stands twice")

@@ -48,7 +48,7 @@ class Filter:
         """Returns 'benchmark_title', 'benchmark_ngram', 'near_duplicate', or '' for a passage that gives tasks."""
         if passage.split != "train":
             return ""
-        if self.titles and _folded(passage.title) in self.titles:
+        if self.titles and title_key(passage.title) in self.titles:
             return "benchmark_title"
         if self.ngrams and not self.ngrams.isdisjoint(_ngrams(passage.text, self.n)):
             return "benchmark_ngram"
@@ -77,12 +77,13 @@ def of_benchmarks(cfg: Any) -> Filter:
             known = tuple(benchmarks.BENCHMARKS)
             raise ValueError(f"filters.benchmarks: {entry!r} is not NAME=FILE with a NAME of {known}")
         for question in benchmarks.read(name, file):
-            titles.update(_folded(title) for title in question.supporting_titles)
+            titles.update(title_key(title) for title in question.supporting_titles)
             ngrams.update(_ngrams(question.question, cfg.ngram))
     return Filter(frozenset(titles), frozenset(ngrams), cfg.ngram)
 
 
-def _folded(title: str) -> str:
+def title_key(title: str) -> str:
+    """Return a title as titles are compared: its words."""
     return " ".join(shingles.words(title))
 
 

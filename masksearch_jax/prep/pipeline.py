@@ -39,6 +39,7 @@ from masksearch_jax.prep import (
     lookups,
     manifest,
     questions,
+    search_only,
     spans,
     tasks,
     toywiki,
@@ -112,10 +113,13 @@ def check(cfg: Any) -> None:
                 f"newer_dump={cfg.newer_dump!r} is in {languages.name_of(newer)}, and the dump in "
                 f"{languages.name_of(language)}; name a later export of the same wiki"
             )
-    if cfg.beam.runner and (cfg.newer_dump or cfg.spans != "rules" or (cfg.dump == TOY and cfg.toy_benchmarks)):
+    if cfg.search_only:
+        dumps.site([path for path in dumps.files(cfg.search_only, "search_only") if not dumps.is_remote(path)])
+    one_process = cfg.newer_dump or cfg.search_only or cfg.spans != "rules"
+    if cfg.beam.runner and (one_process or (cfg.dump == TOY and cfg.toy_benchmarks)):
         raise ValueError(
-            f"beam.runner={cfg.beam.runner!r}: a newer dump (of the toy too: set toy_benchmarks=0) and a model's spans "
-            "are for one process; leave beam.runner empty"
+            f"beam.runner={cfg.beam.runner!r}: a newer dump (of the toy too: set toy_benchmarks=0), search-only "
+            "articles and a model's spans are for one process; leave beam.runner empty"
         )
     for name, file in cfg.benchmarks.items():
         if file:
@@ -233,7 +237,8 @@ def run(
         "passages": total,
         "examples": counts,
         "benchmarks": {name: _source(file, data_dir) for name, file in benchmark_files.items() if file},
-        "newer": _newer(newer, data_dir) if newer else None,
+        "newer": _several(newer, data_dir, "newer_dump") if newer else None,
+        "search_only": _several(cfg.search_only, data_dir, "search_only") if cfg.search_only else None,
         "seed": cfg.seed,
         "source": {
             "path": Path(paths[0]).name if cfg.dump == TOY else cfg.dump,
@@ -256,10 +261,10 @@ def _source(file: Path | str, data_dir: Path) -> dict[str, str]:
     return {"path": str(name), "sha256": manifest.sha256(path)}
 
 
-def _newer(newer: Path | str, data_dir: Path) -> dict[str, str]:
-    """As `_source`, of one file or several."""
-    paths = dumps.files(str(newer), "newer_dump")
-    return _source(paths[0], data_dir) if len(paths) == 1 else {"path": str(newer), "sha256": manifest.sha256(*paths)}
+def _several(setting: Path | str, data_dir: Path, name: str) -> dict[str, str]:
+    """As `_source`, of the one file or the several that the setting `name` names."""
+    paths = dumps.files(str(setting), name)
+    return _source(paths[0], data_dir) if len(paths) == 1 else {"path": str(setting), "sha256": manifest.sha256(*paths)}
 
 
 def annotate(
@@ -279,21 +284,43 @@ def annotate(
     a later dump, whose passages are written after. choose, ahead: as for `run`."""
     with clock.stage("passages"), bar(manifest.size(paths) or 0, "articles (bytes of the dump)") as show:
         articles = _counted(dumps.read_articles(paths, cfg.skip_bad, stats), lambda _: show(stats.file_bytes))
-        cut = annotated.cut_articles(articles, splits, cfg.passages, data_dir / annotated.LINKS)
+        superseded: list[str] = []
+        articles = search_only.without(articles, search_only.titles(cfg), superseded.append)
+        ids = _Highest()
+        cut = annotated.cut_articles(ids.seen(articles), splits, cfg.passages, data_dir / annotated.LINKS)
         added = annotated.newer_passages(newer, cfg) if newer else iter(())
-        total = records.write(data_dir / annotated.PASSAGES, annotated.dense(cut, added))
+        searched = search_only.cut(cfg, lambda: ids.highest + 1)
+        total = records.write(data_dir / annotated.PASSAGES, annotated.dense(cut, added, searched))
+        stats.superseded = len(superseded)
     with clock.stage("spans"):
         rare = spans.rare_terms(passage.text for passage in annotated.old(data_dir))
         finder = choose(functools.partial(spans.find, rare=rare, language=language))
         annotation, dropped = annotated.Annotation(data_dir), filters.of_benchmarks(cfg.filters)
         if cfg.filters.near_duplicate:
-            repeats = filters.near_duplicates(functools.partial(annotated.old, data_dir), cfg.filters.near_duplicate)
+            repeats = filters.near_duplicates(functools.partial(_compared, data_dir), cfg.filters.near_duplicate)
             dropped = dataclasses.replace(dropped, repeats=repeats)
         keep = {"keep": elsewhere.tester(data_dir, finder)} if cfg.elsewhere else {}
         with bar(total, "spans") as show:
             annotation.run(_counted(ahead(annotated.with_links(data_dir)), show), finder, dropped.reason, **keep)
         (data_dir / annotated.LINKS).unlink()
     return total, annotation
+
+
+class _Highest:
+    """The highest id of the articles seen so far; -1 before the first one."""
+
+    def __init__(self):
+        self.highest = -1
+
+    def seen(self, articles: Iterable[search_only.Article]) -> Iterator[search_only.Article]:
+        for article in articles:
+            self.highest = max(self.highest, article[0])
+            yield article
+
+
+def _compared(data_dir: Path) -> Iterator[records.Passage]:
+    """Yields what no training passage may repeat: the passages of the dump, and those that are only searched."""
+    return (p for p in records.read(data_dir / annotated.PASSAGES, records.Passage) if p.split != annotated.NEWER)
 
 
 def _counted(items: Iterable[Any], show: Callable[[int], None]) -> Iterator[Any]:
@@ -379,6 +406,7 @@ def _report(
         "non_articles": stats.non_articles,
         "damaged": stats.bad,
         "articles": content["articles"],
+        "articles_superseded": stats.superseded,
         "passages": dict(by_split),
         "passages_with_spans": dict(annotation.kept),
         "passages_with_our_tags": annotation.tagged,

@@ -63,7 +63,7 @@ class DumpStats:
     pages = redirects + non_articles + articles; `bad` counts damaged places that were skipped (pages that could not
     be parsed, breaks of the compressed stream); `wikitext_bytes` is the UTF-8 size of the articles' wikitext;
     `last_title` the last page that was read whole. `file_bytes` is how much of the (compressed) file was read, for
-    progress.
+    progress. `superseded` counts the articles that were left out because a search-only one has their title.
     """
 
     pages: int = 0
@@ -74,6 +74,7 @@ class DumpStats:
     wikitext_bytes: int = 0
     last_title: str = ""
     file_bytes: int = 0
+    superseded: int = 0
 
 
 class Seen:

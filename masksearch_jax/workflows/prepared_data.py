@@ -25,7 +25,8 @@ def recorded(settings: Any) -> dict[str, Any]:
         found["llm"] = language_model.deciding(settings.llm)
     if settings.spans != "hard":
         del found["hard"]
-    for name, older in (("spans", "rules"), ("elsewhere", False)):  # of which older data does not say a word
+    # Older data does not say a word of these.
+    for name, older in (("spans", "rules"), ("elsewhere", False), ("search_only", "")):
         if found[name] == older:
             del found[name]
     if not found["tasks"]["titles"]:

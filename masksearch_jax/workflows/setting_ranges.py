@@ -116,7 +116,7 @@ _PREPARE = {
     "tasks.answer_form": one_of("spans", "paragraph"), "tasks.instruction": text(),
     "tasks.question_instruction": text(), "tasks.titles": flag(), "tasks.chat": _CHAT, "tasks.system": text(),
     "tasks.span_weights.*": number(), "questions": text(), "benchmarks.*": text(), "toy_benchmarks": whole(0),
-    "lookups": flag(), "newer_dump": text(), "augment.*": flag(),
+    "lookups": flag(), "newer_dump": text(), "search_only": text(), "augment.*": flag(),
     "beam.runner": one_of("", "DirectRunner", "DataflowRunner"), "beam.options": texts(), "beam.shard_mb": _SECONDS,
     "beam.index": text(), "beam.folder": text(), "indices": some_of(*INDICES),
     "retrieval.encoder": one_of(*index.ENCODERS), "retrieval.encoder_dir": text(),

@@ -4,6 +4,7 @@ import functools
 import hashlib
 import itertools
 import json
+from pathlib import Path
 
 import pytest
 import seqio
@@ -17,15 +18,21 @@ from masksearch_jax.data import augment, records
 from masksearch_jax.evals import benchmarks
 from masksearch_jax.prep import annotated, dumps, manifest, pipeline, spans, tasks, wikipedia
 from masksearch_jax.prep.splits import Splits
+from masksearch_jax.retrieval.interface import Query
 from masksearch_jax.retrieval.passages import PassageStore
+from masksearch_jax.retrieval.tool import SearchTool
 from masksearch_jax.text import tokenizer
 from masksearch_jax.text.published import PublishedTokenizer
 from masksearch_jax.text.tokenizer import Tokenizer
+
+# Search-only articles, of words that stand nowhere else: whatever reads them shows it.
+SEARCHED = str(Path(__file__).with_name("searched.json"))
 
 
 def small():
     config = page.get_config()
     config.entities = 240
+    config.search_only = SEARCHED
     config.tasks.epochs = 2
     config.retrieval.index = "exact"
     config.retrieval.dims = 256
@@ -75,7 +82,7 @@ def test_report_agrees_with_the_files(toy):
     report = json.loads((workdir / "data" / "report.json").read_text())
     found = passages_of(workdir)
     assert [p.id for p in found] == list(range(len(found))) and report["articles"] == 240
-    splits = ("train", "validation", "test", "newer")
+    splits = ("train", "validation", "test", "newer", "search_only")
     assert report["passages"] == {s: sum(p.split == s for p in found) for s in splits}
     assert report["examples"] == written["examples"] and sum(report["spans"].values()) > 2 * len(found)
     assert report["wikitext_mb_per_second"] > 0 and set(report["indices"]) == {"train", "validation", "all", "fresh"}
@@ -88,17 +95,51 @@ def test_newer_articles_replace_the_old_ones_in_one_index_alone(toy):
     workdir, written = toy
     found = passages_of(workdir)
     newer, old = [p for p in found if p.split == "newer"], [p for p in found if p.split != "newer"]
-    assert newer and found == old + newer  # ids of the others are what they are without a newer dump
+    first_searched = next(p.id for p in found if p.split == "search_only")
+    old, searched = old[: first_searched - len(newer)], old[first_searched - len(newer) :]
+    assert newer and found == old + newer + searched  # ids of the others are what they are without these
     renewed = {p.title: p.article_id for p in newer}
     assert all(renewed[p.title] == p.article_id and p.split == "test" for p in old if p.title in renewed)
     store = PassageStore(workdir / "data" / "passages.array_record")
     fresh = list(prepare.SplitPassages(store, prepare.FRESH["fresh"]))
-    assert fresh == [p for p in old if p.title not in renewed] + newer
+    assert fresh == [p for p in old if p.title not in renewed] + newer + searched
     assert json.loads((workdir / "data" / "report.json").read_text())["indices"]["fresh"]["passages"] == len(fresh)
     # Nothing is masked in them.
     first = newer[0].id
     for split, by_task in written["examples"].items():
         assert all(t.passage_id < first for task in by_task for t in tasks_of(workdir, split, task))
+
+
+def test_search_only_articles_are_found_and_nothing_else(toy):
+    workdir, written = toy
+    data, found = workdir / "data", passages_of(workdir)
+    searched = [p for p in found if p.split == "search_only"]
+    assert len(searched) == 4 and written["search_only"]["sha256"]
+    assert not {p.article_id for p in searched} & {
+        p.article_id for p in found if p.split not in ("search_only", "newer")
+    }
+    tool = {
+        index: SearchTool.load(data / "index" / index, PassageStore(data / "passages.array_record"), "none")
+        for index in ("train", "validation", "all", "fresh")
+    }
+    titles = {
+        index: [hit.title for hit in one.search([Query("Quixjaw 2 zqfort")], 2)[0]] for index, one in tool.items()
+    }
+    assert "Quixjaw 2" in titles["all"] and "Quixjaw 2" in titles["fresh"]
+    assert not any("Quixjaw" in title for index in ("train", "validation") for title in titles[index])
+    # No task masks them, and no token was made of them.
+    read = [
+        task
+        for split, by_task in written["examples"].items()
+        for task in by_task
+        for task in tasks_of(workdir, split, task)
+    ]
+    assert read and not {task.passage_id for task in read} & {p.id for p in searched}
+    assert not any("Quixjaw" in task.text for task in read)
+    assert not any(
+        "zq" in piece
+        for piece in map(Tokenizer(data / "tokenizer.model").piece, range(written["tokenizer"]["vocab_size"]))
+    )
 
 
 def test_benchmarks_are_test_questions(toy):
@@ -127,7 +168,7 @@ def test_held_out_names_are_nowhere_in_training(toy):
     for split, found in asked.items():
         assert found and {titles[title] for q in found for title in q.supporting} == {split}
     assert len({q.text for found in asked.values() for q in found}) == sum(map(len, asked.values()))
-    assert all(p.split in (titles[p.title], "newer") for p in passages_of(workdir))
+    assert all(p.split in (titles[p.title], "newer") for p in passages_of(workdir) if p.split != "search_only")
     # The tokenizer is a function of training text alone.
     texts = (f"{p.title}: {p.text}" for p in train)
     again = tokenizer.train(texts, workdir / "again.model", pipeline.TOY_VOCABULARY, digit_pairs=True)
@@ -172,9 +213,7 @@ def test_a_changed_dump_is_noticed(tmp_path):
     dump = tmp_path / "dump.xml"
     dump.write_text("<mediawiki>")
     (tmp_path / "data").mkdir()
-    manifest.write(
-        tmp_path / "data", {"settings": {"dump": str(dump)}, "source": {"path": str(dump), "bytes": 11}}, []
-    )
+    manifest.write(tmp_path / "data", {"settings": {"dump": str(dump)}, "source": {"path": str(dump), "bytes": 11}}, [])
     assert manifest.is_current(tmp_path / "data", {"dump": str(dump)})
     dump.write_text("<mediawiki>..")
     with pytest.raises(ValueError, match="had 11 bytes, has 13"):
@@ -189,6 +228,11 @@ def test_a_changed_dump_is_noticed(tmp_path):
         ("questions", __file__, "test_prepare.py is not JSON"),
         ("splits", "/nowhere.json", "splits=/nowhere.json: no such file"),
         ("benchmarks.musique", "/nowhere.jsonl", "/nowhere.jsonl does not exist; run download_data.sh"),
+        (
+            "search_only",
+            "/nowhere.json",
+            "search_only='/nowhere.json': no such file; name a MediaWiki export or a corpus",
+        ),
         ("newer_dump", "/nowhere.xml", "newer_dump='/nowhere.xml': no such file"),
         ("shares.train", 0.9, "shares="),
         ("passages.minimum", 101, "passages.minimum=101 exceeds"),
