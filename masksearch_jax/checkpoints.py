@@ -9,6 +9,7 @@ Left out: choosing when to save, and what belongs into a checkpoint; the trainer
 """
 
 import base64
+import hashlib
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -141,6 +142,11 @@ class Checkpointer:
             _log.error("%s", error)
             return None
         return latest
+
+    def fingerprint(self, step: int) -> str:
+        """Returns the sha256 of a step's checksums: the same for the same files alone, '' for a step without any."""
+        path = self.directory / str(step) / _CHECKSUMS
+        return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
 
     def meta(self, step: int | None = None) -> dict[str, Any]:
         """Returns the facts of a step (None: the newest readable one), for those who build their state from them."""

@@ -3,9 +3,12 @@
     python -m masksearch_jax.evaluate --config=configs/evaluate.py --workdir=W --config.policy=dapo
 
 Writes W/evaluate/<policy>/rows.jsonl (every episode, with its turns) and scores.json, and prints tables. Benchmarks are
-those whose questions W/data holds (docs/benchmarks.md); they search the whole index, nothing excluded.
+those whose questions W/data holds (docs/benchmarks.md); they search the whole index, nothing excluded. An evaluation
+that was killed and is started again goes on with the suite that it was at.
 """
 
+import dataclasses
+import hashlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +18,7 @@ import jax
 
 from masksearch_jax import entry, metrics
 from masksearch_jax import job as job_lib
+from masksearch_jax.checkpoints import Checkpointer
 from masksearch_jax.data.curriculum import level_of
 from masksearch_jax.data.records import Task
 from masksearch_jax.evals import report, runner
@@ -22,51 +26,95 @@ from masksearch_jax.evals.benchmarks import BENCHMARKS
 from masksearch_jax.rollout.engine import RolloutEngine
 from masksearch_jax.runtime import workdir_lock
 from masksearch_jax.trainers import state as state_lib
+from masksearch_jax.workflows.evaluated_suites import EvaluatedSuites
 from masksearch_jax.workflows.settings import validate_settings, validate_shapes
 
 # Which stage's weights a policy uses; the untrained model has none.
-STAGES = {"untrained": None, "one_search": "sft", "sft": "sft", "sft_more": "sft_more", "dapo": "dapo"}
+STAGES = {"untrained": None, "rag": None, "one_search": "sft", "sft": "sft", "sft_more": "sft_more", "dapo": "dapo"}
+# One search is written for these, and they answer: retrieval-augmented generation without agency.
+FORCED = ("rag", "one_search")
 # FreshQA asks about now: it searches the newer articles where prepare was given some.
 INDEX_OF = {"freshqa": "fresh"}
 
 
-def run(job: job_lib.Job, policy: str, engine: RolloutEngine, params: Any = None) -> dict[str, dict[str, Any]]:
+def run(
+    job: job_lib.Job, policy: str, engine: RolloutEngine, params: Any = None, reuse: bool = False
+) -> dict[str, dict[str, Any]]:
     """Evaluates one policy greedily; returns {'1': summary, .., 'qa': summary, 'hotpotqa': summary, ..} and writes
     rows and scores.
 
     policy: a key of STAGES. params: its parameters; by default those of the stage's last checkpoint. engine: over the
-    index that all suites search but those of INDEX_OF.
+    index that all suites search but those of INDEX_OF. reuse: read the scores of an evaluation of the same weights,
+    tasks and settings that came to its end. One that was killed goes on in any case, where params is not given.
     Raises ValueError for an unknown policy or nothing to evaluate, FileNotFoundError for a stage without a checkpoint.
     """
     if policy not in STAGES:
         raise ValueError(f"policy={policy!r} is none of {tuple(STAGES)}")
     suites, left_out = _fitting(job, suites_of(job))
+    folder, rows, scores = job.workdir / "evaluate" / policy, [], {}
+    identity = _identity(job, policy, suites) if params is None else None
+    if reuse and (found := EvaluatedSuites(folder, identity).finished()):
+        print(f"evaluate: {folder} has the scores of {policy} already", file=sys.stderr, flush=True)
+        return found
     if params is None:
         params = parameters(job, policy)
     params = state_lib.decode_copy(job.model_cfg, job.mesh)(params)
-    forced: Callable[[Task], str] | None = runner.one_search_query if policy == "one_search" else None
+    forced: Callable[[Task], str] | None = runner.one_search_query if policy in FORCED else None
     usual = engine.searcher
-    folder, rows, scores = job.workdir / "evaluate" / policy, [], {}
     with (
         workdir_lock.locked(folder),
         metrics.progress_bar(sum(map(len, suites.values())), f"evaluate {policy}") as bar,
         jax.set_mesh(job.mesh),
     ):
-        done = 0
+        done, kept = 0, EvaluatedSuites(folder, identity)
         for name, tasks in suites.items():
-            own = INDEX_OF.get(name)
-            try:
-                engine.searcher = job.searcher(own) if own and job.has_index(own) else usual
-                found = runner.evaluate(engine, params, tasks, forced_search=forced, seed=job.cfg.seed)
-            finally:
-                engine.searcher = usual
+            found = kept.rows(name)
+            if found is None:
+                own = INDEX_OF.get(name)
+                try:
+                    engine.searcher = job.searcher(own) if own and job.has_index(own) else usual
+                    found = runner.evaluate(engine, params, tasks, forced_search=forced, seed=job.cfg.seed)
+                finally:
+                    engine.searcher = usual
+                kept.add(name, found)
             done += len(tasks)
             bar(done)
             rows += found
             scores[name] = runner.summarise(found) | {"left_out": left_out[name]}
-        runner.write_rows(folder / "rows.jsonl", rows)
-        runner.write_json(folder / "scores.json", scores)
+        kept.finish(rows, scores)
     return scores
+
+
+def _identity(job: job_lib.Job, policy: str, suites: dict[str, list[Task]]) -> dict[str, Any]:
+    """What decides the rows of a policy: its weights, the tasks with their prompts, and the settings of an episode."""
+    cfg = job.cfg
+    digest = hashlib.sha256()
+    for task in (task for name in suites for task in suites[name]):
+        digest.update(f"{task.id} {list(task.prompt)}\n".encode())
+    return {
+        "weights": _weights(job, STAGES[policy]),
+        "suites": {name: len(tasks) for name, tasks in suites.items()},
+        "tasks": digest.hexdigest(),
+        "index": cfg.evaluate.index,
+        "model": dataclasses.asdict(job.model_cfg),
+        "episode": cfg.episode.to_dict(),
+        "search": {name: cfg.search[name] for name in ("hits", "exclusion", "url")},
+        "sampling": {name: cfg.rollout[name] for name in ("steps", "search_ticks", "top_p", "top_k")},
+        "seed": cfg.seed,
+    }
+
+
+def _weights(job: job_lib.Job, stage: str | None) -> dict[str, Any]:
+    """Names the weights of a policy: by the checksums of a checkpoint, or by the published files."""
+    folder = job.workdir / stage if stage else Path(job.cfg.start) if job.cfg.start else None
+    if folder is None:
+        files = sorted(Path(job.cfg.pretrained).glob("*.safetensors")) if job.cfg.pretrained else []
+        return {"pretrained": {str(file): [file.stat().st_size, file.stat().st_mtime_ns] for file in files}}
+    checkpoints = Checkpointer(folder / "checkpoints", read_only=True)
+    step = checkpoints.latest()
+    found = {"stage": str(folder), "step": step, "sha256": checkpoints.fingerprint(step) if step is not None else ""}
+    checkpoints.close()
+    return found
 
 
 def _fitting(job: job_lib.Job, suites: dict[str, list[Task]]) -> tuple[dict[str, list[Task]], dict[str, int]]:

@@ -41,7 +41,7 @@ def run(cfg: Any, workdir: Path) -> dict[str, Any]:
     by_policy = {}
     for policy in report.POLICIES:
         with clock(f"evaluate/{policy}"):
-            by_policy[policy] = evaluate.run(job, policy, engine) if policy in cfg.policies else None
+            by_policy[policy] = evaluate.run(job, policy, engine, reuse=True) if policy in cfg.policies else None
     content = write_report(job, by_policy, clock.seconds, time.perf_counter() - started)
     print_tables(content)
     return content
@@ -100,11 +100,16 @@ def gains(workdir: Path, policies: list[str]) -> dict[str, Any]:
 
 
 def print_tables(content: dict[str, Any]) -> None:
+    asked = content["config"]["policies"]
+
+    def shown(scores: dict[str, Any]) -> dict[str, Any]:
+        return {policy: summary for policy, summary in scores.items() if policy in asked}
+
     for level, scores in content["per_masks"].items():
-        print(report.table(scores, f"\nheld-out RAMP, {level} mask{'s' if level != '1' else ''}"))
-    print(report.by_kind_table({p: content[p] for p in report.POLICIES}, "\nrecall by kind of span, 1 mask"))
+        print(report.table(shown(scores), f"\nheld-out RAMP, {level} mask{'s' if level != '1' else ''}"))
+    print(report.by_kind_table(shown({p: content[p] for p in report.POLICIES}), "\nrecall by kind of span, 1 mask"))
     if any(content["qa"].values()):
-        print(report.table(content["qa"], "\nquestions over two articles (never trained on)"))
+        print(report.table(shown(content["qa"]), "\nquestions over two articles (never trained on)"))
     if content["benchmarks"]:
         by_policy = {
             policy: {BENCHMARKS[name].title: scores[policy] for name, scores in content["benchmarks"].items()}

@@ -108,3 +108,37 @@ def test_hotpotqa_and_fanoutqa_from_their_official_files(data_dir, tmp_path):
     assert all(row.loose is not None for row in rows if row.benchmark == "fanoutqa")
     # Untrained weights answer nothing; the scores say so instead of failing.
     assert scores["hotpotqa"]["recall"] < 0.2 and 0.0 <= scores["fanoutqa"]["loose"] < 0.2
+
+
+def test_a_killed_evaluation_goes_on_with_its_next_suite(asked, monkeypatch, capsys):
+    cfg, workdir, _, _ = asked
+    job, played, kills = Job(cfg, workdir), [], ["fanoutqa"]
+    engine, play = job.engine("all"), runner.evaluate
+
+    def counted(engine, params, tasks, **other):
+        played.append(tasks[0].benchmark)
+        if played[-1] in kills:
+            raise OSError("killed in the second suite")
+        return play(engine, params, tasks, **other)
+
+    monkeypatch.setattr(runner, "evaluate", counted)
+    with pytest.raises(OSError, match="killed"):
+        evaluate.run(job, "untrained", engine)
+    kills.clear()
+    folder = workdir / "evaluate" / "untrained"
+    assert not (folder / "scores.json").exists()
+    scores = evaluate.run(job, "untrained", engine)
+    assert played == ["hotpotqa", "fanoutqa", "fanoutqa", "freshqa"] and not (folder / "suites").exists()
+    # As an evaluation in one go has them.
+    assert evaluate.run(job, "untrained", engine, job.initial()) == scores
+    rows = (folder / "rows.jsonl").read_bytes()
+    # Given parameters leave no name; the same weights by name are scored once, and read from then on.
+    played.clear()
+    assert evaluate.run(job, "untrained", engine, reuse=True) == scores and len(played) == 3
+    assert evaluate.run(job, "untrained", engine, reuse=True) == scores and len(played) == 3
+    assert (folder / "rows.jsonl").read_bytes() == rows
+    assert "has the scores of untrained already" in capsys.readouterr().err
+    # With another limit these are other episodes.
+    cfg.episode.turns = cfg.episode.turns - 1
+    evaluate.run(Job(cfg, workdir), "untrained", engine, reuse=True)
+    assert len(played) == 6

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 # The policies of report.json, and what each entry must hold.
-POLICIES = ("untrained", "one_search", "sft", "sft_more", "dapo")
+POLICIES = ("untrained", "rag", "one_search", "sft", "sft_more", "dapo")
 SCORES = ("recall", "em", "f1", "format", "searches", "tokens", "episodes")
 
 # Shown where some summary has it: FanOutQA's.
@@ -29,6 +29,7 @@ _COLUMNS = {
 }
 LABELS = {
     "untrained": "untrained",
+    "rag": "untrained, one forced search",
     "one_search": "SFT, one retrieval",
     "sft": "SFT",
     "sft_more": "SFT, as long as DAPO",

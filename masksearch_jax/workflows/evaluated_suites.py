@@ -1,0 +1,57 @@
+"""What an evaluation has scored so far, kept on disk: a killed one goes on with its next suite, a finished one is read.
+
+Enters: the folder of a policy, and what decides its rows (`identity`: weights, tasks, settings). Leaves, in that
+folder, suites/<suite>.jsonl while the evaluation runs, and at its end rows.jsonl, scores.json and identity.json. An
+evaluation of another identity starts anew, and replaces the finished one only at its own end.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from masksearch_jax.evals import runner
+from masksearch_jax.runtime.json_files import read_json_object, write_json
+
+_IDENTITY = "identity.json"
+
+
+class EvaluatedSuites:
+    """The suites of one policy. identity: JSON data; None keeps nothing, for weights that no file vouches for."""
+
+    def __init__(self, folder: Path, identity: Mapping[str, Any] | None):
+        self._folder, self._parts = folder, folder / "suites"
+        self._identity = None if identity is None else json.loads(json.dumps(identity))
+        if self._identity is None or _read(self._parts / _IDENTITY) != self._identity:
+            shutil.rmtree(self._parts, ignore_errors=True)
+
+    def finished(self) -> dict[str, dict[str, Any]] | None:
+        """Return {suite: summary} of an evaluation of this identity that came to its end, None without one."""
+        if self._identity is None or _read(self._folder / _IDENTITY) != self._identity:
+            return None
+        return _read(self._folder / "scores.json")
+
+    def rows(self, suite: str) -> list[runner.Row] | None:
+        """Return the rows of a suite that was scored before a kill, None of any other."""
+        path = self._parts / f"{suite}.jsonl"
+        return runner.read_rows(path) if path.exists() else None
+
+    def add(self, suite: str, rows: Sequence[runner.Row]) -> None:
+        """Keep the rows of a suite until `finish`."""
+        if self._identity is not None:
+            runner.write_rows(self._parts / f"{suite}.jsonl", rows)
+            write_json(self._parts / _IDENTITY, self._identity)
+
+    def finish(self, rows: Sequence[runner.Row], scores: Mapping[str, Any]) -> None:
+        """Write rows.jsonl and scores.json, and then what says whose they are."""
+        (self._folder / _IDENTITY).unlink(missing_ok=True)
+        runner.write_rows(self._folder / "rows.jsonl", rows)
+        runner.write_json(self._folder / "scores.json", scores)
+        if self._identity is not None:
+            write_json(self._folder / _IDENTITY, self._identity)
+        shutil.rmtree(self._parts, ignore_errors=True)
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    return read_json_object(path, "remove it, and evaluate again") if path.exists() else None
