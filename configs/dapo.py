@@ -76,6 +76,7 @@ def dapo() -> ConfigDict:
         "optimizer": common.optimizer("adamw", 5e-4, b2=0.98, warmup=24),
         # --- rhythm ---
         "eval_every": 25,
+        "show_every": 10,  # iterations after which one sampled episode is printed as text; 0: never
         "checkpoint_every": 10,
         # Iterations in a row without an update (no group with a signal, or no finite gradient), after which the run
         # stops; 0: any number.

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from masksearch_jax import distributed, sharding
+from masksearch_jax import distributed, metrics, sharding
 from masksearch_jax.checkpoints import Checkpointer
 from masksearch_jax.data import pipeline, records
 from masksearch_jax.data.curriculum import QUESTIONS, level_name
@@ -22,6 +22,7 @@ from masksearch_jax.retrieval import client, remote
 from masksearch_jax.retrieval.interface import Searcher
 from masksearch_jax.retrieval.passages import PassageStore
 from masksearch_jax.retrieval.tool import SearchTool
+from masksearch_jax.rollout import shown
 from masksearch_jax.rollout.decode import Sampling
 from masksearch_jax.rollout.engine import RolloutConfig, RolloutEngine
 from masksearch_jax.rollout.episode import EpisodeLimits
@@ -232,13 +233,25 @@ class Validation:
                     f"{job.cfg.episode.total_tokens}; raise it, or take the level out of validation_levels"
                 )
         self._decode_copy = state_lib.decode_copy(job.model_cfg, job.mesh)
+        self._primary = distributed.primary()
 
     def __call__(self, params: Any, step: int) -> dict[str, float]:
         params = self._decode_copy(params)
         scores = {}
         for level, tasks in self._tasks.items():
-            summary = runner.summarise(runner.evaluate(self._engine, params, tasks))
+            rows = runner.evaluate(self._engine, params, tasks)
+            summary = runner.summarise(rows)
+            told = ", ".join(f"{name} {summary[name]:.3f}" for name in ("recall", "format", "hit"))
+            metrics.say("validation", f"step {step}, {level_name(level)}: {told}\n{_one_of(rows, step)}", self._primary)
             scores |= {f"{level_name(level)}/{name}": summary[name] for name in ("recall", "format", "searches", "hit")}
             if self._left_out[level]:
                 scores[f"{level_name(level)}/left_out"] = self._left_out[level]
         return scores
+
+
+def _one_of(rows: list[runner.Row], step: int) -> str:
+    """One episode as text, another one at each step."""
+    row = rows[step % len(rows)]
+    heading = f"{row.task_id}: {row.tokens} tokens, recall {row.recall:.2f}"
+    turns = ((turn["text"], turn["error"], turn["observation"]) for turn in row.turns)
+    return shown.episode_text(heading, row.text, row.golds, turns)

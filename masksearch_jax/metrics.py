@@ -5,6 +5,7 @@ lines. Only the primary process writes or prints; callers say which one that is,
 """
 
 import contextlib
+import dataclasses
 import json
 import math
 import os
@@ -162,26 +163,47 @@ def _summary_writer() -> type:
     return SummaryWriter
 
 
-def progress(iterable: Iterable[T], total: int | None, label: str, primary: bool = True) -> Iterator[T]:
-    """Yields from `iterable` and shows how many items are done; total: how many there are, None if unknown."""
+def progress(
+    iterable: Iterable[T],
+    total: int | None,
+    label: str,
+    primary: bool = True,
+    note: "Note | None" = None,
+) -> Iterator[T]:
+    """Yields from `iterable` and shows how many items are done; total: how many there are, None if unknown. note: what
+    stands behind that on the same line."""
     with progress_bar(total, label, primary) as done:
         for count, item in enumerate(iterable, start=1):
             yield item
-            done(count)
+            done(count, note.text if note else "")
+
+
+@dataclasses.dataclass
+class Note:
+    """What a stage says of its progress beside the count, such as its loss and tokens a second."""
+
+    text: str = ""
+
+
+def say(label: str, text: str, primary: bool = True) -> None:
+    """Prints one line for a person, on stderr: what a stage begins, goes on from, or has made."""
+    if primary:
+        print(f"{label}: {text}", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
-def progress_bar(total: int | None, label: str, primary: bool = True) -> Iterator[Callable[[int], None]]:
-    """Shows how far a long step is, with an ETA; yields a function to call with the number of things done so far.
+def progress_bar(total: int | None, label: str, primary: bool = True) -> Iterator[Callable[..., None]]:
+    """Shows how far a long step is, with an ETA; yields a function to call with the number of things done so far, and
+    with a note that is shown beside it.
 
     A bar on a terminal, elsewhere a line every ten seconds and one at the end. Goes to stderr: stdout is for results.
     """
     if not primary:
-        yield lambda done: None
+        yield lambda done, note="": None
     elif sys.stderr.isatty():
         with _bar() as bar:
             task = bar.add_task(label, total=total)
-            yield lambda done: bar.update(task, completed=done)
+            yield lambda done, note="": bar.update(task, completed=done, description=f"{label} {note}".strip())
     else:
         lines = _Lines(total, label)
         try:
@@ -208,11 +230,11 @@ class _Lines:
 
     def __init__(self, total: int | None, label: str):
         self._total, self._label = total, label
-        self._done = 0
+        self._done, self._note = 0, ""
         self._start = self._shown = time.monotonic()
 
-    def update(self, done: int) -> None:
-        self._done = done
+    def update(self, done: int, note: str = "") -> None:
+        self._done, self._note = done, note
         if time.monotonic() - self._shown >= _PLAIN_SECONDS:
             self.show(ended=False)
 
@@ -223,7 +245,7 @@ class _Lines:
         line += f" in {_clock(seconds)}"
         if not ended and self._total is not None and self._done:
             line += f", eta {_clock(seconds * (self._total - self._done) / self._done)}"
-        print(line, file=sys.stderr, flush=True)
+        print(line + (f", {self._note}" if self._note else ""), file=sys.stderr, flush=True)
 
 
 def _clock(seconds: float) -> str:

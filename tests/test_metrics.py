@@ -89,6 +89,19 @@ def test_progress_lines_in_a_pipe(monkeypatch, capsys):
     assert last == "work: 6/6 in 1:00"
 
 
+def test_a_note_stands_behind_the_count(monkeypatch, capsys):
+    clock = iter(range(0, 1000, 12))
+    monkeypatch.setattr(metrics.time, "monotonic", lambda: next(clock))
+    note = metrics.Note()
+    for step in metrics.progress(range(1, 3), 2, "sft", note=note):
+        note.text = f"loss {1 / step:.3f}"
+    first, *_, last = capsys.readouterr().err.splitlines()
+    assert first == "sft: 1/2 in 0:24, eta 0:24, loss 1.000" and last.endswith(", loss 0.500")
+    metrics.say("sft", "done", primary=False)
+    metrics.say("sft", "goes on")
+    assert capsys.readouterr().err == "sft: goes on\n"
+
+
 def test_progress_left_early_says_how_far(capsys):
     with pytest.raises(KeyError), metrics.progress_bar(None, "scan") as done:
         done(5)

@@ -20,6 +20,7 @@ from masksearch_jax.data import pipeline, records
 from masksearch_jax.data.augment import PiecePermutation
 from masksearch_jax.data.curriculum import level_name
 from masksearch_jax.rl import rewards, sampling
+from masksearch_jax.rollout import shown
 from masksearch_jax.rollout.engine import RolloutEngine
 from masksearch_jax.rollout.request import Request
 from masksearch_jax.rollout.trajectory import StopReason, Trajectory, Turn
@@ -51,12 +52,13 @@ class Group:
 @dataclasses.dataclass(frozen=True)
 class Collected:
     """batch: groups to train on now. carried: surplus for the next rollout batch. measured: name -> (sum, count).
-    stats: the engine's, summed over the generations."""
+    stats: the engine's, summed over the generations. example: the first episode as text for a person."""
 
     batch: list[Group]
     carried: list[Group]
     measured: dict[str, tuple[float, float]]
     stats: dict[str, float]
+    example: str = ""
 
 
 def collect(
@@ -79,7 +81,7 @@ def collect(
     """
     pool = {group.id: group for group in carried}
     fresh: list[Group] = []
-    generations, stats, left_out = 0, collections.Counter(), tasks.left_out
+    generations, stats, left_out, example = 0, collections.Counter(), tasks.left_out, ""
     while generations < settings.max_generations and (generations == 0 or len(pool) < settings.groups):
         drawn = {}
         while len(drawn) < settings.prompts:
@@ -90,6 +92,9 @@ def collect(
         check_logprobs(trajectories, version)
         stats.update(engine.stats)
         new = _groups(drawn, trajectories, settings.group_size, reward_cfg, version, judge)
+        if not example:
+            task, reward = next(iter(drawn.values())), new[0].rewards[0]
+            example = shown.trajectory_text(task, trajectories[0], f"reward {reward.total:.2f}")
         kept = sampling.keep_groups({g.id: g.scores for g in new}) if settings.dynamic_sampling else [g.id for g in new]
         pool |= {group.id: group for group in new if group.id in set(kept)}
         fresh += new
@@ -102,7 +107,8 @@ def collect(
         "batch_groups": (float(len(choice.batch)), 1.0),
         "left_out": (float(tasks.left_out - left_out), 1.0),  # tasks whose prompts leave an episode no room
     }
-    return Collected([pool[i] for i in choice.batch], [pool[i] for i in choice.carried], measured, dict(stats))
+    batch, carried = ([pool[i] for i in chosen] for chosen in (choice.batch, choice.carried))
+    return Collected(batch, carried, measured, dict(stats), example)
 
 
 def _requests(

@@ -179,6 +179,9 @@ def run(
     check_finite(state.params, f"dapo at iteration {version}")
     # ---- every program of the rollouts, before the first episode: nothing compiles, or runs out of memory, later ----
     distributed.alive("compiling the programs of the rollouts")
+    begin = f"goes on from iteration {version}" if version else "from the start"
+    say = functools.partial(metrics.say, "dapo", primary=distributed.primary())
+    say(f"{begin} to iteration {settings.iterations}; compiling the programs of the rollouts")
     engine.warm_up(decode_copy(lora.join(state.params, *frozen)))
 
     def train_on_next(version: int, updates: list[batch.UpdateBatch], means: metrics.Mean, wait: bool = False) -> bool:
@@ -220,9 +223,9 @@ def run(
     if evaluation_due and evaluate:
         score(version)
     # ---- loop: one policy version an iteration --------------------------------------------------------------------
-    last = time.perf_counter()
+    last, note = time.perf_counter(), metrics.Note()
     ahead = range(version + 1, settings.iterations + 1)
-    for version in metrics.progress(ahead, len(ahead), "dapo", distributed.primary()):
+    for version in metrics.progress(ahead, len(ahead), "dapo", distributed.primary(), note):
         began = time.perf_counter()
         phase = curriculum.phase(tasks.index)
         before: Position = (tasks.get_state(), phase, carried, waiting)
@@ -281,6 +284,9 @@ def run(
         timing |= {f"search/{name}": value for name, value in engine.searcher.stats.items()}  # since the start
         timing |= {f"judge/{name}": value for name, value in getattr(judge, "stats", {}).items()}
         log.write(version, row | timing | {"phase": phase, "prompts": tasks.index, "skipped_total": int(state.skipped)})
+        note.text = _in_a_line(row, ended - began)
+        if settings.show_every and (version == 1 or version % settings.show_every == 0):
+            say(f"iteration {version}, {note.text}\n{found.example}")
         watch.settle(checkpoints, last=version == settings.iterations)
         if evaluate and settings.eval_every and version % settings.eval_every == 0 and version < settings.iterations:
             try:
@@ -297,7 +303,15 @@ def run(
     stage.check_present()
     checkpoints.close()
     log.close()
+    say(f"done: iteration {settings.iterations} in {folder / 'checkpoints'}")
     return lora.join(state.params, *frozen)
+
+
+def _in_a_line(row: dict[str, float], seconds: float) -> str:
+    """What a person wants to see of an iteration that took so many seconds."""
+    wanted = {"reward": "reward", "reward_answer": "answer", "reward_format": "form", "generated_tokens": "tokens"}
+    found = [f"{label} {row[name]:.3g}" for name, label in wanted.items() if name in row]
+    return ", ".join([*found, f"{seconds:.0f} s an iteration"])
 
 
 def _on_devices(old_logprobs: Callable, params: Any, frozen: tuple, mesh: Any, update: batch.UpdateBatch) -> np.ndarray:

@@ -145,9 +145,10 @@ def run(
     if evaluation_due and evaluate:
         score(start)
     # ---- loop -----------------------------------------------------------------------------------------------------
-    began, tokens = time.perf_counter(), 0
+    began, tokens, note = time.perf_counter(), 0, metrics.Note()
     ahead = range(start + 1, settings.steps + 1)
-    for step in metrics.progress(ahead, len(ahead), name, distributed.primary()):
+    metrics.say(name, f"{_from(start)} to step {settings.steps}; the first step compiles", distributed.primary())
+    for step in metrics.progress(ahead, len(ahead), name, distributed.primary(), note):
         distributed.alive(f"{name} step {step}")
         batch, unscored = next(batches), {}
         del batch["examples"]
@@ -162,6 +163,7 @@ def run(
             row = means.result() | {"examples": batches.index, "phase": curriculum.phase(batches.index)}
             rate = tokens / (time.perf_counter() - began)  # evaluations in between are not in it
             log.write(step, row | {"tokens": trained, "tokens_per_s": round(rate, 1)})
+            note.text = f"loss {row.get('loss', float('nan')):.3f}, {rate:,.0f} tokens/s"
             began, tokens, trained = time.perf_counter(), 0, 0
         if evaluate and settings.eval_every and step % settings.eval_every == 0 and step < settings.steps:
             try:
@@ -185,7 +187,12 @@ def run(
     stage.check_present()
     checkpoints.close()
     log.close()
+    metrics.say(name, f"done: step {settings.steps} in {folder / 'checkpoints'}", distributed.primary())
     return lora.join(state.params, *frozen)
+
+
+def _from(step: int) -> str:
+    return f"goes on from step {step}" if step else "from the start"
 
 
 def stage_of(cfg: Any, workdir: Path, name: str, kind: str, model_cfg: ModelConfig) -> settings_history.Stage:
