@@ -38,6 +38,7 @@ def line() -> ConfigDict:
     config.model = model()
     config.pretrained = ""  # folder of a published checkpoint that SFT starts from, instead of fresh parameters
     config.start = ""  # folder of a trained stage, such as runs/dapo/dapo, to start from at its last checkpoint instead
+    config.warm_start = True  # SFT before DAPO; False: DAPO starts from the model as it is given
     config.lora = lora()
     config.adapters = ""  # folder of a PEFT adapter of lora's settings that SFT starts from, instead of a fresh one
     config.search = ConfigDict({

@@ -1,6 +1,7 @@
 """Entry: a whole line of stages from one page, resumable at any point; what each writes stands in its module.
 
     python -m masksearch_jax.experiment --config=configs/quickstart.py --workdir=W    a dump to a before/after table
+    python -m masksearch_jax.experiment --config=configs/language_model.py --workdir=W    the same for a published model
     python -m masksearch_jax.experiment --config=configs/evolve.py --workdir=W        self-evolving distillation
     python -m masksearch_jax.experiment --config=configs/table2.py --workdir=W        the methods of the paper's Table 2
 
@@ -14,8 +15,9 @@ from typing import Any
 from masksearch_jax import entry, view
 from masksearch_jax.experiments import evolve, grid, quickstart
 from masksearch_jax.runtime import workdir_lock
+from masksearch_jax.workflows import language_model
 
-_LINES = {"quickstart": quickstart.run, "evolve": evolve.run, "grid": grid.run}
+_LINES = {"quickstart": quickstart.run, "language_model": language_model.run, "evolve": evolve.run, "grid": grid.run}
 
 
 def run(cfg: Any, workdir: Path) -> dict[str, Any]:

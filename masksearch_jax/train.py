@@ -50,7 +50,7 @@ def run(cfg: Any, workdir: Path) -> Any:
     validate_shapes(cfg, job.mesh)
     ensure_data(cfg, workdir)
     check_stages(job)
-    if cfg.job == "dapo" and cfg.start:
+    if cfg.job == "dapo" and (cfg.start or not cfg.warm_start):
         return train_dapo(job)
     ensure_demonstrations(job)
     params = train_sft(job)
@@ -73,7 +73,7 @@ def check(cfg: Any) -> None:
         )
     if adapters and adapters.base_quantisation:
         lora.qwix()
-    if not (cfg.job == "dapo" and cfg.start):  # which needs no demonstrations
+    if not (cfg.job == "dapo" and (cfg.start or not cfg.warm_start)):  # which needs no demonstrations
         synthesize.check(cfg)
     if cfg.job == "sft":
         return
@@ -212,7 +212,8 @@ def _say_finished(folder: Path, changed: settings_history.Differences) -> None:
 def check_stages(job: job_lib.Job) -> None:
     """Refuses settings that the stages of this run which have a checkpoint were not trained with, before the work that
     comes first: ValueError."""
-    kinds = ["sft", "dapo"] if job.cfg.job == "dapo" and not job.cfg.start else [job.cfg.job]
+    warm = job.cfg.job == "dapo" and job.cfg.warm_start and not job.cfg.start
+    kinds = ["sft", "dapo"] if warm else [job.cfg.job]
     for kind in kinds:
         if (job.workdir / kind).is_dir():
             sft.stage_of(job.cfg, job.workdir, kind, kind, job.model_cfg).differences()

@@ -26,13 +26,15 @@ def run(cfg: Any, workdir: Path) -> dict[str, Any]:
     with clock("prepare"):
         train.ensure_data(cfg, workdir)
     job = job_lib.Job(cfg, workdir)
-    with clock("synthesize"):
-        train.ensure_demonstrations(job)
-    with clock("sft"):
-        sft = train.train_sft(job)
+    sft = None
+    if cfg.warm_start or not {"one_search", "sft", "sft_more"}.isdisjoint(cfg.policies):
+        with clock("synthesize"):
+            train.ensure_demonstrations(job)
+        with clock("sft"):
+            sft = train.train_sft(job)
     if "dapo" in cfg.policies:
         with clock("dapo"):
-            train.train_dapo(job, sft)
+            train.train_dapo(job, sft if cfg.warm_start else None)
     if "sft_more" in cfg.policies:
         with clock("sft_more"):
             train.train_sft(more_sft(job, clock.seconds), "sft_more", sft)
@@ -77,13 +79,19 @@ def write_report(
         "gains": gains(job.workdir, [p for p, s in by_policy.items() if s]),
         "stage_seconds": seconds,
         "prepare": read_json_object(job.workdir / "data" / "report.json", "prepare the data again"),
-        "demonstrations": read_json_object(
-            job.workdir / "demonstrations" / "manifest.json", "remove its folder and start again", ("levels",)
-        )["levels"],
+        "demonstrations": _demonstrated(job.workdir),
     }
     return report.write_report(
         job.workdir / "report.json", headline, per_masks, job.cfg.seed, wall_seconds, job.cfg.to_dict(), extra
     )
+
+
+def _demonstrated(workdir: Path) -> dict[str, Any]:
+    """Counts of demonstrations by level; {} where none were asked for."""
+    manifest = workdir / "demonstrations" / "manifest.json"
+    if not manifest.exists():
+        return {}
+    return read_json_object(manifest, "remove its folder and start again", ("levels",))["levels"]
 
 
 def gains(workdir: Path, policies: list[str]) -> dict[str, Any]:

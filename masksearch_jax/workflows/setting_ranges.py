@@ -132,8 +132,9 @@ _PREPARE = {
     **{f"llm.{name}": rule for name, rule in _LLM.items()},
 }  # fmt: skip
 _TRAIN = {
-    "line": one_of("quickstart", "evolve", "grid"), "job": one_of("sft", "dapo"), "topology": text(), "seed": _SEED,
-    "cpu_devices": whole(0), "mesh.*": _MESH, "mesh.dcn_data": whole(1), "distributed.coordinator": text(),
+    "line": one_of("quickstart", "language_model", "evolve", "grid"), "job": one_of("sft", "dapo"),
+    "topology": text(), "seed": _SEED, "warm_start": flag(), "cpu_devices": whole(0), "mesh.*": _MESH,
+    "mesh.dcn_data": whole(1), "distributed.coordinator": text(),
     "distributed.processes": whole(1), "distributed.process_id": whole(0), "distributed.*": whole(1),
     "pretrained": text(), "start": text(), "adapters": text(), "tensorboard": flag(),
     "validation_episodes": whole(1, says="a whole number of at least 1, or -1 for all"),

@@ -57,7 +57,7 @@ def validate_settings(cfg: Any, kind: str = "train") -> None:
 def validate_shapes(cfg: Any, mesh: Any) -> None:
     """Judges what has to divide over the devices of the mesh. Raises ValueError that names the setting."""
     Owners(mesh, cfg.rollout.slots)
-    if cfg.get("job") == "sft" or (cfg.get("job") == "dapo" and not cfg.start):
+    if cfg.get("job") == "sft" or (cfg.get("job") == "dapo" and cfg.warm_start and not cfg.start):
         check_rows("sft", cfg.sft.rows, cfg.sft.micro_batches, mesh)
     if cfg.get("job") == "dapo":
         dapo.batch_shape(cfg.dapo, cfg.episode.total_tokens, mesh)
@@ -106,7 +106,7 @@ def _validate_sft(cfg: Any) -> None:
         raise ValueError(
             f"sft.rows={settings.rows} does not divide by sft.micro_batches={settings.micro_batches}; take a multiple"
         )
-    if cfg.get("job") == "dapo" and (cfg.start or "stages" in cfg):
+    if cfg.get("job") == "dapo" and (cfg.start or not cfg.warm_start or "stages" in cfg):
         return  # no SFT on this page's demonstrations
     curriculum = Curriculum([(examples, dict(weights)) for examples, weights in settings.curriculum])
     lacking = [name for name in map(level_name, curriculum.levels) if not cfg.synthesize.examples.get(name, 0)]

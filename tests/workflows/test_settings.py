@@ -16,7 +16,8 @@ ANY_STRING = {
     "pretrained", "start", "adapters", "distributed.coordinator", "search.url", "llm.url", "llm.model", "topology",
     "synthesize.official.file", "prepare.dump", "prepare.hard.start", "prepare.splits", "prepare.tokenizer_dir",
     "prepare.tasks.instruction", "prepare.tasks.question_instruction", "prepare.tasks.system", "prepare.questions",
-    "prepare.newer_dump", "prepare.search_only", "prepare.beam.index", "prepare.beam.folder", "prepare.retrieval.encoder_dir", "host",
+    "prepare.newer_dump", "prepare.search_only", "prepare.beam.index", "prepare.beam.folder",
+    "prepare.retrieval.encoder_dir", "host",
 }  # fmt: skip
 
 

@@ -1,0 +1,114 @@
+"""A published language model learns to search real text: zero-shot, RAG, SFT and DAPO on the same held-out tasks.
+
+Command:  bash launch/language_model.sh                     fetches SmolLM2-135M-Instruct, then the line below
+          python -m masksearch_jax.experiment --config=configs/language_model.py --workdir=W
+          .. --config=configs/language_model.py:short       in 40 minutes: does form and finding rise?
+          .. --config=configs/language_model.py:proof --config.seed=S --workdir=W/seed_S     the evidence, a seed a call
+          .. --config=configs/language_model.py:rl          DAPO straight from the instruct model
+          .. --config=configs/language_model.py:evolve      one round of self-evolving distillation
+          .. --config.pretrained=FOLDER                     any published folder; --config.prepare.dump=FILE any dump
+Hardware: two CPU cores and 16 GB; a GPU as it is.
+Expect:   docs/language_model.md.
+
+The data is that of the folder that MASKSEARCH_DATA names: 2WikiMultiHopQA's corpus, masked; HotpotQA's articles, which
+are only searched; 100 of its questions, which nothing is trained on. Without the folder it is the toy encyclopedia.
+"""
+
+import os
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from masksearch_jax.configs import common, dapo
+from masksearch_jax.configs.prepare import shares
+
+_CORPUS, _ARTICLES, _QUESTIONS = "2wiki_corpus.json.gz", "hotpotqa_100_corpus.json.gz", "hotpotqa_100.json.gz"
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    common.check_argument(__file__, arg, "short", "proof", "rl", "evolve")
+    config = dapo.get_config()
+    config.line = "language_model"
+    config.pretrained = "runs/smollm2"  # bash launch/smollm2.sh makes it
+    config.policies = ("untrained", "rag", "sft", "dapo")
+    _data(config)
+    _episodes(config)
+    _training(config)
+    if arg:
+        {"short": _short, "proof": _proof, "rl": _rl, "evolve": _evolve}[arg](config)
+    return config
+
+
+def _data(config: ConfigDict) -> None:
+    """Passages of 60 words, masked where another passage states the answer; the model's own tokenizer and template."""
+    folder = Path(os.environ.get("MASKSEARCH_DATA", ""))
+    real = bool(os.environ.get("MASKSEARCH_DATA")) and (folder / _CORPUS).is_file()
+    prepare = config.prepare
+    prepare.tokenizer_dir = config.get_ref("pretrained")
+    prepare.passages.update({"words": 60, "minimum": 15})
+    prepare.tasks.update({"titles": True, "epochs": 4, "chat": "auto", "instruction": "default"})
+    prepare.tasks.question_instruction = "default"
+    prepare.tasks.span_weights.update({"date": 0.25, "number": 0.25})
+    if real:
+        prepare.dump, prepare.search_only = str(folder / _CORPUS), str(folder / _ARTICLES)
+        prepare.benchmarks.hotpotqa = str(folder / _QUESTIONS)
+        prepare.elsewhere = True
+        prepare.shares = shares(0.8, 0.05, 0.15)
+        # Nothing that is trained on repeats a held-out passage or an article or a question of the benchmark.
+        prepare.filters.update({"near_duplicate": 0.8, "benchmarks": (f"hotpotqa={folder / _QUESTIONS}",)})
+
+
+def _episodes(config: ConfigDict) -> None:
+    config.search.hits = 2
+    config.episode.update({
+        "turns": 4, "turn_tokens": 96, "observation_tokens": 224, "total_tokens": 768, "deadline_ticks": 0,
+    })  # fmt: skip
+    config.rollout.update({
+        "slots": 32, "steps": 8, "prompt_rows": 4, "prompt_lengths": (192, 256), "append_rows": (2, 4, 8),
+        "append_tokens": (64, 224), "context_lengths": (256, 384, 512),
+    })  # fmt: skip
+    config.evaluate.episodes.update({"1": 200, "2": 0, "3": 0, "4": 0, "qa": 0})
+    config.evaluate.benchmarks.update(dict.fromkeys(config.evaluate.benchmarks, 0))
+    config.evaluate.benchmarks.hotpotqa = 100
+    config.validation_levels, config.validation_episodes = (1,), 48
+
+
+def _training(config: ConfigDict) -> None:
+    config.synthesize.update({"retry": 0.0, "association_tasks": 0, "probe_tasks": 200})
+    config.synthesize.styles.update({"name": 1.0, "own": 0.0, "insight": 0.0})
+    config.synthesize.examples.update({"ramp_1": 1500, "ramp_2": 0, "ramp_3": 0, "ramp_4": 0})
+    config.sft.update({
+        "steps": 80, "rows": 4, "row_length": 768, "augment": False, "eval_every": 0, "log_every": 1,
+        "checkpoint_every": 10, "curriculum": ((None, ((1, 1.0),)),),
+    })  # fmt: skip
+    config.sft.optimizer.update({
+        "kind": "adamw", "learning_rate": 2e-4, "warmup": 5, "total_steps": 80, "weight_decay": 0.01,
+    })  # fmt: skip
+    config.dapo.update({
+        "iterations": 10, "prompts": 8, "group_size": 8, "groups": 8, "max_generations": 1, "minibatches": 1,
+        "augment": False, "eval_every": 0, "checkpoint_every": 1, "show_every": 1,
+        "curriculum": ((None, ((1, 1.0),)),), "row_lengths": (768,), "rows": 4, "micro_batches": (8, 16),
+    })  # fmt: skip
+    config.dapo.reward.update({"overlong_limit": 224, "overlong_cache": 64})
+    config.dapo.optimizer.update({"kind": "adamw", "learning_rate": 1e-5, "warmup": 2})
+
+
+def _short(config: ConfigDict) -> None:
+    config.sft.steps = config.sft.optimizer.total_steps = 24
+    config.dapo.iterations = 1
+    config.policies = ("untrained", "sft")
+    config.evaluate.episodes["1"], config.evaluate.benchmarks.hotpotqa = 64, 24
+
+
+def _proof(config: ConfigDict) -> None:
+    config.policies = ("untrained", "few_shot", "rag", "sft", "sft_more", "dapo")
+    config.evaluate.episodes.update({"1": 500, "2": 100, "3": 100, "4": 100})
+
+
+def _rl(config: ConfigDict) -> None:
+    config.warm_start = False
+    config.policies = ("untrained", "dapo")
+
+
+def _evolve(config: ConfigDict) -> None:
+    config.line, config.job = "evolve", "sft"

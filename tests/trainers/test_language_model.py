@@ -1,0 +1,64 @@
+"""The line of a published model, on a tiny fresh one: rules, paired differences, reuse; what is refused first."""
+
+import json
+
+import pytest
+
+from configs import language_model as page
+from masksearch_jax.evals import runner
+from masksearch_jax.workflows import language_model
+from masksearch_jax.workflows.settings import validate_settings
+
+
+@pytest.fixture
+def short(cfg):
+    cfg.policies = ("untrained", "rag", "dapo")
+    cfg.warm_start = False
+    cfg.dapo.update({"iterations": 1, "dynamic_sampling": False})
+    cfg.evaluate.episodes.update({"1": 8, "2": 4, "3": 0, "4": 0, "qa": 0})
+    return cfg
+
+
+def test_the_report_has_rules_and_paired_differences(short, workdir, capsys):
+    content = language_model.run(short, workdir)
+    saved = json.loads((workdir / "report.json").read_text())
+    assert saved["rules"] == content["rules"] and set(saved["rules"]) == {"1", "2"}
+    one = saved["rules"]["1"]
+    assert one["tasks"] == 8 and 0 <= one["recall"] <= 1 and 0 < one["found"] <= 1
+    # DAPO started from the model as it was: no demonstrations, no SFT.
+    assert not (workdir / "sft").exists() and saved["demonstrations"] == {} and saved["sft"] is None
+    pairs = saved["differences"]["1"]
+    assert list(pairs) == ["rag - untrained", "dapo - untrained", "dapo - rag"]
+    rows = {p: runner.read_rows(workdir / "evaluate" / p / "rows.jsonl") for p in ("rag", "dapo")}
+    recalls = {p: [row.recall for row in own if row.masks == 1] for p, own in rows.items()}
+    wanted = sum(b - a for a, b in zip(recalls["rag"], recalls["dapo"], strict=True)) / 8
+    assert pairs["dapo - rag"]["recall"]["difference"] == pytest.approx(wanted)
+    # The untrained model, with one forced search: an answer that was opened for it.
+    assert {row.searches for row in rows["rag"]} <= {0, 1}
+    shown = capsys.readouterr().out
+    assert "a title query finds the answer of" in shown and "differences on 2" in shown
+    # Again with the same line: nothing is played a second time.
+    before = (workdir / "evaluate" / "dapo" / "rows.jsonl").stat().st_mtime_ns
+    again = language_model.run(short, workdir)
+    assert again["differences"] == content["differences"] and again["rules"] == content["rules"]
+    assert (workdir / "evaluate" / "dapo" / "rows.jsonl").stat().st_mtime_ns == before
+
+
+def test_a_missing_model_is_told_first(short, workdir, tmp_path):
+    short.pretrained = str(tmp_path / "none")
+    with pytest.raises(FileNotFoundError, match=r"pretrained='.*none': no model there .*launch/smollm2.sh"):
+        language_model.run(short, workdir)
+
+
+@pytest.mark.parametrize("data", [False, True])
+@pytest.mark.parametrize("argument", ["", "short", "proof", "rl", "evolve"])
+def test_every_variant_of_the_page_is_sound(argument, data, tmp_path, monkeypatch):
+    monkeypatch.delenv("MASKSEARCH_DATA", raising=False)
+    if data:
+        monkeypatch.setenv("MASKSEARCH_DATA", str(tmp_path))
+        (tmp_path / "2wiki_corpus.json.gz").touch()
+    config = page.get_config(argument)
+    validate_settings(config)
+    assert (config.prepare.dump == "toy") is not data and bool(config.prepare.search_only) is data
+    config.pretrained = "elsewhere"
+    assert config.prepare.tokenizer_dir == "elsewhere"  # the data follows the model
