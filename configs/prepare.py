@@ -46,6 +46,7 @@ def get_config(arg: str = ""):
         "max_texts": 1_000_000 if whole else 0,  # 0: all
         "character_coverage": 0.9995 if whole else 1.0,
         "digit_pairs": True,  # '1823' is '18' '23'; else digit by digit
+        "added_tags": False,  # with tokenizer_dir: our tags are added tokens, whose embeddings SFT trains
     })
     # --- training passages that give no tasks; all stay in the search indices (docs/data.md) ---
     config.filters = ConfigDict({

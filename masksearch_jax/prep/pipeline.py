@@ -46,7 +46,7 @@ from masksearch_jax.prep import (
     wikipedia,
 )
 from masksearch_jax.prep.splits import SPLITS, Splits
-from masksearch_jax.text import chat, published, tokenizer
+from masksearch_jax.text import added_tags, chat, published, tokenizer
 from masksearch_jax.text.interface import Tokenizer
 
 TOY = "toy"
@@ -133,6 +133,11 @@ def check(cfg: Any) -> None:
         raise ValueError(f"tokenizer.vocab_size={size}: more than {least} are needed, or 0 to leave the choice")
     task_settings(cfg, {}, {})
     filters.check(cfg.filters)
+    if cfg.tokenizer.added_tags and not cfg.tokenizer_dir:
+        raise ValueError(
+            "tokenizer.added_tags=True is for a published tokenizer (tokenizer_dir); in one that is trained here each "
+            "tag is a token anyway"
+        )
     if cfg.tokenizer_dir:
         chat.frame(published.PublishedTokenizer(cfg.tokenizer_dir), cfg.tasks.chat, cfg.tasks.system)
     elif cfg.tasks.chat or cfg.tasks.system:
@@ -333,7 +338,10 @@ def _counted(items: Iterable[Any], show: Callable[[int], None]) -> Iterator[Any]
 def _tokenizer(cfg: Any, data_dir: Path) -> Tokenizer:
     """Copies a published one, or trains one on the texts and titles of training passages alone."""
     if cfg.tokenizer_dir:
-        return published.copy(cfg.tokenizer_dir, data_dir / tokenizer.PUBLISHED)
+        opened = published.copy(cfg.tokenizer_dir, data_dir / tokenizer.PUBLISHED)
+        if cfg.tokenizer.added_tags and added_tags.add_tags(opened.path):
+            opened = published.PublishedTokenizer(opened.path)
+        return opened
     settings = cfg.tokenizer
 
     def texts() -> Iterator[str]:

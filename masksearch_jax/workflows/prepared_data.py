@@ -29,6 +29,8 @@ def recorded(settings: Any) -> dict[str, Any]:
     for name, older in (("spans", "rules"), ("elsewhere", False), ("search_only", "")):
         if found[name] == older:
             del found[name]
+    if not found["tokenizer"]["added_tags"]:
+        del found["tokenizer"]["added_tags"]
     if not found["tasks"]["titles"]:
         del found["tasks"]["titles"]
     return found

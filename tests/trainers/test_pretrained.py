@@ -3,11 +3,14 @@
 import jax
 import numpy as np
 import pytest
+import tiny_published
 
 from masksearch_jax import evaluate, sharding, train
 from masksearch_jax.job import Job
 from masksearch_jax.model import export, transformer
 from masksearch_jax.model.config import ModelConfig
+from masksearch_jax.text import added_tags, tags
+from masksearch_jax.text.published import PublishedTokenizer
 
 
 def published(folder, vocab_size):
@@ -43,3 +46,25 @@ def test_a_model_with_too_few_embeddings_is_refused(cfg, workdir, tmp_path):
     cfg.pretrained = str(tmp_path / "published")
     with pytest.raises(ValueError, match=f"{pieces - 1} embeddings for the {pieces} pieces"):
         _ = Job(cfg, workdir).model_cfg
+
+
+def test_our_tags_as_added_tokens_get_rows_that_sft_trains(cfg, workdir, tmp_path):
+    """The published vocabulary ends where the tags begin: as prepare.tokenizer.added_tags leaves a tokenizer."""
+    before = PublishedTokenizer(tiny_published.qwen(tmp_path / "data", thinking=False))
+    folder = tmp_path / "published"
+    expected = published(folder, before.vocab_size)
+    tiny_published.qwen(folder, thinking=False)
+    added_tags.add_tags(tmp_path / "data")
+    cfg.pretrained = str(folder)
+    job = Job(cfg, workdir)
+    job.__dict__["tokenizer"] = PublishedTokenizer(tmp_path / "data")
+    assert job.model_cfg.vocab_size == before.vocab_size + len(tags.ALL)
+    found = job.initial()
+    np.testing.assert_array_equal(found["embedding"][: before.vocab_size], expected["embedding"])
+    row = np.asarray(expected["embedding"])[before.encode("<search>")].mean(0)
+    np.testing.assert_allclose(found["embedding"][before.vocab_size + tags.ALL.index("<search>")], row, rtol=1e-5)
+    cfg.lora.rank = 4
+    refused = Job(cfg, workdir)
+    refused.__dict__["tokenizer"] = job.tokenizer
+    with pytest.raises(ValueError, match=r"lora.rank=4 with prepare.tokenizer.added_tags"):
+        _ = refused.model_cfg

@@ -1,0 +1,48 @@
+"""Our tags as added tokens of a published tokenizer."""
+
+import json
+
+import pytest
+import tiny_published
+
+from masksearch_jax.text import added_tags, prompt, tags
+from masksearch_jax.text.published import PublishedTokenizer
+
+
+def test_each_tag_is_one_id_after_the_published_ones(tmp_path):
+    folder = tiny_published.qwen(tmp_path / "qwen", thinking=False)
+    before = PublishedTokenizer(folder)
+    added = added_tags.add_tags(folder)
+    after = PublishedTokenizer(folder)
+    assert added == list(tags.ALL) and after.vocab_size == before.vocab_size + len(added)
+    turn = "<think> who?</think><search> Karn Velith</search>"
+    assert after.decode(after.encode(turn)) == turn and len(after.encode(turn)) < len(before.encode(turn))
+    for place, tag in enumerate(added):
+        assert after.encode(tag) == [before.vocab_size + place]
+        assert after.token_bytes[before.vocab_size + place] == tag.encode()
+    # Other text keeps its ids, and what a passage spells is neutralised before it is encoded.
+    assert after.encode(" Karn was born in 1984.") == before.encode(" Karn was born in 1984.")
+    assert not {*after.encode(prompt.question_prompt(turn))} & {after.vocab_size - 1 - n for n in range(len(added))}
+    assert after.fingerprint != before.fingerprint and after.eos_id == before.eos_id and after.end_ids == before.end_ids
+    # A second time there is nothing to add.
+    content = (folder / "tokenizer.json").read_bytes()
+    assert added_tags.add_tags(folder) == [] and (folder / "tokenizer.json").read_bytes() == content
+
+
+def test_tags_that_the_vocabulary_has_stay_what_they_are(tmp_path):
+    folder = tiny_published.qwen(tmp_path / "qwen", thinking=True)
+    think = PublishedTokenizer(folder).id("<think>")
+    assert added_tags.add_tags(folder) == [tag for tag in tags.ALL if tag not in tags.THINK]
+    assert PublishedTokenizer(folder).encode("<think>") == [think]
+
+
+def test_what_they_were_spelled_with(tmp_path):
+    folder = tiny_published.qwen(tmp_path / "qwen")
+    published = PublishedTokenizer(folder)
+    assert added_tags.former_ids(["<search>"], folder) == [published.encode("<search>")]
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path):
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"model": {"vocab": [["a", -1.0]]}}))
+    with pytest.raises(ValueError, match=r"tokenizer.json has no vocabulary of tokens by id"):
+        added_tags.add_tags(tmp_path)
