@@ -175,6 +175,14 @@ def synthesize(strong: bool = False) -> ConfigDict:
         # and an answer comes without one. Where fewer than evidence_match lead to what was found, nothing is taught.
         "evidence": 0,
         "evidence_match": 0,
+        # words: the thoughts above, for a policy that can only copy. For a language model: sentences | brief, which say
+        # what is missing, then quote what was read, and have no use for `evidence`; a turn fits episode.turn_tokens.
+        "wording": "words",
+        "speech": ConfigDict({
+            "clue_words": 4,  # that a clue shows on each side of its mask
+            "quote_words": 24,  # of a quotation
+            "shared_words": 1,  # of the mask's sentence and the title, that a quotation has; else nothing is taught
+        }),
         "examples": ConfigDict({"ramp_1": 6000, "ramp_2": 2400, "ramp_3": 300, "ramp_4": 50, "qa": 0}),
         "association_tasks": 2000,
         "probe_tasks": 500,

@@ -14,6 +14,7 @@ from masksearch_jax.model import config as model_config
 from masksearch_jax.retrieval import remote
 from masksearch_jax.retrieval import settings as index
 from masksearch_jax.rl import advantages, loss, rewards
+from masksearch_jax.teachers import speech
 from masksearch_jax.text import chat
 from masksearch_jax.trainers import optimizer
 from masksearch_jax.workflows.setting_rules import (
@@ -164,7 +165,8 @@ _TRAIN = {
     "synthesize.teacher": one_of("oracle", "agents", "official"), "synthesize.styles.*": _SHARE,
     "synthesize.retry": _SHARE, "synthesize.attempts": whole(1), "synthesize.agents.judge": one_of(*synthesis.JUDGES),
     "synthesize.agents.judge_recall": _SHARE, "synthesize.agents.*": whole(1), "synthesize.official.file": text(),
-    "synthesize.official.accuracy": number(), "synthesize.*": whole(0),
+    "synthesize.official.accuracy": number(), "synthesize.wording": one_of(*speech.STYLES),
+    "synthesize.speech.shared_words": whole(0), "synthesize.speech.*": whole(1), "synthesize.*": whole(0),
     # --- training ---
     "sft.steps": whole(1), "sft.rows": whole(1), "sft.row_length": whole(2), "sft.micro_batches": whole(1),
     "sft.curriculum": CURRICULUM, "sft.share": _PART, "sft.augment": flag(), "sft.seed_offset": whole(0),
