@@ -180,8 +180,8 @@ def synthesize(strong: bool = False) -> ConfigDict:
         "wording": "words",
         "speech": ConfigDict({
             "clue_words": 4,  # that a clue shows on each side of its mask
-            "quote_words": 24,  # of a quotation
-            "shared_words": 1,  # of the mask's sentence and the title, that a quotation has; else nothing is taught
+            "quote_words": 20,  # of a quotation
+            "shared_words": 2,  # that a quotation and the mask's sentence have both, or nothing is taught
         }),
         "examples": ConfigDict({"ramp_1": 6000, "ramp_2": 2400, "ramp_3": 300, "ramp_4": 50, "qa": 0}),
         "association_tasks": 2000,

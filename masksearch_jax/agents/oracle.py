@@ -36,8 +36,6 @@ from masksearch_jax.text.tokenizer import Tokenizer
 STYLES = ("name", "own", "insight")
 # How much of its clues and quotations a turn keeps, until it fits.
 _SHARES = (1.0, 0.7, 0.4, 0.2)
-# Words that a quotation has to share with the sentence of a mask that was not asked for.
-_SHARED_UNASKED = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,9 +47,10 @@ class OracleConfig:
     to the answer in what was found, or there is no demonstration. hits: passages read for each search.
     observation_tokens, total_tokens: as the episode limits of the rollout.
 
-    wording: 'words', or a style of teachers/speech.py, which reads what follows and none of evidence, evidence_match.
+    wording: 'words', or a style of teachers/speech.py, which reads what follows and none of evidence, evidence_match;
+    its queries are those of `write_title_query`.
     clue_words, quote_words: of its clues, on each side of a mask, and of its quotations. shared_words: so many words a
-    quotation shares with the sentence of its mask and the title of the passage, or there is no demonstration.
+    quotation shares with the sentence of its mask, the article's title aside, or there is no demonstration.
     turn_tokens: as the episode limit; a turn is shortened to it, or there is no demonstration."""
 
     styles: dict[str, float]
@@ -65,8 +64,8 @@ class OracleConfig:
     seed: int
     wording: str = "words"
     clue_words: int = 4
-    quote_words: int = 24
-    shared_words: int = 1
+    quote_words: int = 20
+    shared_words: int = 2
     turn_tokens: int = 0
 
     def __post_init__(self):
@@ -159,6 +158,20 @@ def write_query(task: records.Task, index: int, style: str, associations: Associ
     if style != "name" and not keyword:
         return ""
     query = " ".join([*subject, keyword]).strip()
+    return "" if answers.contains(query, task.answers[index]) else query
+
+
+def write_title_query(task: records.Task, index: int, style: str, associations: Associations) -> str:
+    """As `write_query`, for a language model: the title as the passage has it, its '(film)' with it, and no second
+    name; in the style 'own' two words after it. Among two passages of 8,841 of real text the title found the answers of
+    0.42 of 687 dates and numbers (a subject and a second name: 0.41) and 0.45 of 2,613 names (0.44); with two words
+    0.40 and 0.46."""
+    subject = task.title if task.title in task.text else masked_text.subject_of(task.text, task.title, index)
+    own = masked_text.own_words(task.text, index)
+    keyword = {"name": "", "own": " ".join(own[:2]), "insight": associations.best(own)}[style]
+    if not subject or (style != "name" and not keyword):
+        return ""
+    query = f"{subject} {keyword}".strip()
     return "" if answers.contains(query, task.answers[index]) else query
 
 
@@ -296,16 +309,16 @@ class _Masks(Transcript):
         super().__init__(task, cfg, tokenizer)
         self._associations, self._open, self._failed = associations, list(range(task.masks)), False
         if self._speech:
-            spans = zip(task.span_kinds, task.answers, strict=True)
-            self._gaps = [gaps.gap_of(task.text, i, kind, golds[0]) for i, (kind, golds) in enumerate(spans)]
+            text, spans = task.text.removeprefix(f"{task.title}: "), zip(task.span_kinds, task.answers, strict=True)
+            self._gaps = [gaps.gap_of(text, i, kind, golds[0]) for i, (kind, golds) in enumerate(spans)]
 
     @property
     def solved(self) -> bool:
         return not self._open
 
     def next_query(self) -> str:
-        mask = self._open[0]
-        return self.search(self._think, lambda style: write_query(self.task, mask, style, self._associations))
+        mask, write = self._open[0], write_title_query if self._speech else write_query
+        return self.search(self._think, lambda style: write(self.task, mask, style, self._associations))
 
     def read(self, hits: Sequence[interface.Hit]) -> None:
         observation, mask = self.observe(hits), self._open[0]
@@ -340,10 +353,9 @@ class _Masks(Transcript):
             golds, gap = self.task.answers[mask], self._gaps[mask]
             if not answers.contains(observation, golds):
                 continue
-            about = f"{self.task.title} {gap.before} {gap.after}"
-            quote = quotes.find(observation, [hit.title for hit in hits], golds, about)
-            needed = self._cfg.shared_words if mask == asked else max(_SHARED_UNASKED, self._cfg.shared_words)
-            if quote and quote.shared >= needed:
+            about, titles = f"{gap.before} {gap.after}", [hit.title for hit in hits]
+            quote = quotes.find(observation, titles, golds, about, self.task.title)
+            if quote and quote.shared >= self._cfg.shared_words:
                 self._said.append(self._speech.reading(self._gaps, mask, quote, golds[0]))
                 read.append(mask)
             elif mask == asked:

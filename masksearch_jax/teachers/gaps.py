@@ -1,7 +1,7 @@
 """What stands around a mask, and what kind of thing it hides: how a teacher names a gap in words.
 
 Enters: the text of a masked passage, the number of a mask, the kind of its span and its answer. Leaves: a `Gap`, with a
-noun for what is missing ("year", "number of people", "name of a person") and the words on both sides of the mask. The
+noun for what is missing ("year", "number of people", "person") and the words on both sides of the mask. The
 answer gives the noun its kind and is in no clue: a clue holds the passage's own words.
 """
 
@@ -58,7 +58,7 @@ class Gap:
     @property
     def a_noun(self) -> str:
         """The noun with its article: 'a year', 'an amount of money'."""
-        return f"{'an' if self.noun[0] in 'aeiou' else 'a'} {self.noun}"
+        return with_article(self.noun)
 
     def clue(self, words: int) -> str:
         """The mask between the last `words` words before it and the first `words` after it, as the passage has them."""
@@ -66,7 +66,13 @@ class Gap:
         right = [m.end() for m in re.finditer(r"\S+", self.after)][:words]
         before = self.before[left[0] :] if left else ""
         after = self.after[: right[-1]] if right else ""
-        return f"{before}{tags.MASK}{after}".rstrip(" .,;:")
+        if not re.search(r"\w", after):  # the end of the sentence
+            after = ""
+        return f"{before}{tags.MASK}{after}".rstrip(" .,;:([")
+
+
+def with_article(noun: str) -> str:
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
 def gap_of(text: str, index: int, kind: str, answer: str) -> Gap:
@@ -92,8 +98,8 @@ def noun_of(kind: str, answer: str, before: str = "", after: str = "") -> str:
         return f"number of {unit[1]}" if unit and unit[1] not in _NO_UNIT else "number"
     if any(char.isupper() for char in answer):
         if _PERSON.search(before):
-            return "name of a person"
-        return "name of a place" if _PLACE.search(before) else "name"
+            return "person"
+        return "place" if _PLACE.search(before) else "name"
     if kind == "name":
         return "name"
     return "word" if len(answer.split()) == 1 else "term"

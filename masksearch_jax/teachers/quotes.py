@@ -11,11 +11,13 @@ from collections.abc import Sequence
 from masksearch_jax.teachers import sentences
 from masksearch_jax.text import answers, tags
 
+_FEWEST = 6  # words of a quotation that ends before its sentence does
+
 
 @dataclasses.dataclass(frozen=True)
 class Quote:
-    """sentence: of the observation. start, end: characters in it where the answer stands. shared: how many words it
-    shares, with the title of its passage, with what was asked for."""
+    """sentence: of the observation. start, end: characters in it where the answer, or the title that holds it, stands.
+    shared: how many words it shares, with the title of its passage, with what was asked for."""
 
     sentence: str
     start: int
@@ -23,23 +25,18 @@ class Quote:
     shared: int
 
     def around(self, words: int) -> str:
-        """The sentence, or where it is longer than `words` words a part of it with the answer in its last third."""
+        """The sentence, or where it is longer than `words` words a part of it: from its start if that holds the answer,
+        else with the answer in its last quarter; it ends with the answer's clause if that ends in time."""
         places = [m.span() for m in re.finditer(r"\S+", self.sentence)]
         if len(places) <= words:
             return self.sentence
         first, last = self._covered(places)
         # What stands before an answer says more of it than what stands after it.
-        last = min(len(places) - 1, last + max(0, words - (last - first + 1)) // 4)
-        first = max(0, min(first, last - words + 1))
-        last = max(last, min(len(places) - 1, first + words - 1))
-        return self.sentence[places[first][0] : places[last][1]]
-
-    def up_to_answer(self, words: int) -> str:
-        """The sentence up to the end of the answer; its last `words` words where that is longer."""
-        places = [m.span() for m in re.finditer(r"\S+", self.sentence[: self.end])]
-        first, last = self._covered(places)
-        start = max(0, min(first, last - words + 1))
-        return self.sentence[places[start][0] : self.end]
+        start = 0 if last < words else max(0, min(first, last + 1 - words + words // 4))
+        longest = self.sentence[places[start][0] : places[max(last, min(len(places), start + words) - 1)][1]]
+        covered = max(self.end, places[min(start + _FEWEST, len(places)) - 1][1]) - places[start][0]
+        clause = re.search(r"[,;:](?=\s)", longest[covered:])
+        return longest[: covered + clause.start()] if clause else longest.rstrip(" ,;:")
 
     def _covered(self, places: Sequence[tuple[int, int]]) -> tuple[int, int]:
         """The first and the last word that the answer touches."""
@@ -47,24 +44,24 @@ class Quote:
         return inside[0], inside[-1]
 
 
-def find(shown: str, titles: Sequence[str], golds: Sequence[str], about: str) -> Quote | None:
+def find(shown: str, titles: Sequence[str], golds: Sequence[str], about: str, own_title: str = "") -> Quote | None:
     """Returns the sentence that states one of `golds` and shares most words with `about`, the first among equals; None
     where no single sentence states it.
 
-    shown: a decoded observation. titles: of the passages that it shows, in order. A first sentence is quoted with the
-    title before it where the answer is the title.
+    shown: a decoded observation. titles: of the passages that it shows, in order. own_title: of the article that is
+    asked about. Its words count for nothing, as most of what a search for it finds holds them; named in another article
+    it counts as one word. A first sentence is quoted with the title before it where the answer is the title.
     """
-    wanted, best = sentences.content(about), None
+    own = _without_brackets(own_title)
+    wanted, best = sentences.content(about) - sentences.content(own_title), None
     for title, text in passages(shown, titles):
         for number, sentence in enumerate(sentences.split(text)):
-            place = locate(sentence, golds)
-            if place is None and number == 0 and title:
-                sentence = f"{title}: {sentence}"
-                place = locate(sentence, golds)
-            if place is None:
-                continue
             shared = len(wanted & sentences.content(f"{title} {sentence}"))
-            if best is None or shared > best.shared:
+            shared += bool(own) and own in sentence and own not in title
+            place = locate(sentence, golds)
+            if place is None and number == 0 and locate(_without_brackets(title), golds):
+                sentence, place = f"{title}: {sentence}", (0, len(title))
+            if place and (best is None or shared > best.shared):
                 best = Quote(sentence, *place, shared)
     return best
 
@@ -93,10 +90,14 @@ def passages(shown: str, titles: Sequence[str]) -> list[tuple[str, str]]:
         if title.strip() and found >= 0:
             place = found + len(head)
             starts.append((found, place, head[1:-1]))
+    if not starts:
+        return [("", body.strip())]
     ends = [start for start, _, _ in starts[1:]] + [len(body)]
-    return [(title, body[begin:end].strip()) for (_, begin, title), end in zip(starts, ends, strict=True)] or [
-        ("", body.strip())
-    ]
+    return [(title, body[begin:end].strip()) for (_, begin, title), end in zip(starts, ends, strict=True)]
+
+
+def _without_brackets(title: str) -> str:
+    return re.sub(r"\s*\([^()]*\)$", "", title)
 
 
 def locate(sentence: str, golds: Sequence[str]) -> tuple[int, int] | None:

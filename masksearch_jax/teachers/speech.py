@@ -6,15 +6,16 @@ function of a share: 1.0 gives all of it, less gives shorter clues and quotation
 Two styles, for a policy that is a language model; the third, 'words', is that of agents/oracle.py, for a policy that
 can only copy.
   sentences  short sentences in several wordings, drawn for each task
-  brief      one wording, a clue and a noun, and a quotation that ends with the answer: half of the tokens
+  brief      one wording, a clue and a noun, and half as long a quotation: two thirds of the tokens
 Every wording holds for any clue: a clue or a quotation stands in quotation marks, a noun has its own article.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from masksearch_jax.teachers.gaps import Gap
+from masksearch_jax.teachers.gaps import Gap, with_article
 from masksearch_jax.teachers.quotes import Quote
 
 STYLES = ("words", "brief", "sentences")
@@ -22,8 +23,9 @@ Draft = Callable[[float], str]
 
 _ORDINALS = ("first", "second", "third", "fourth")
 _NUMBERS = ("no", "one", "two", "three", "four")
+_PLURALS = {"person": "people", "century": "centuries"}
 _FEWEST_CLUE_WORDS = 2
-_FEWEST_QUOTE_WORDS = 6
+_FEWEST_QUOTE_WORDS = 8
 
 _ONE_GAP = (
     'The gap in "{clue}" is {a_noun}. I look up {query}.',
@@ -41,9 +43,9 @@ _MISS = (
     "That search did not help: I still need {a_noun}. I look up {query}.",
 )
 _READ = (
-    'The text says: {quote} So the missing {noun} is {answer}',
-    'I read: {quote} So the {noun} is {answer}',
-    'It says: {quote} So {answer} fills the gap.',
+    "The text says: {quote} So the missing {noun} is {answer}",
+    "I read: {quote} So the {noun} is {answer}",
+    "It says: {quote} So {answer} fills the gap.",
 )
 _READ_ONE_OF_SEVERAL = (
     "The text says: {quote} So the {ordinal} gap is {answer}",
@@ -104,11 +106,13 @@ class Speech:
     def reading(self, gaps: Sequence[Gap], index: int, quote: Quote, answer: str) -> Draft:
         """The quotation that fills gap `index`, and what follows from it."""
         if self._brief:
-            return lambda share: _quoted(quote.up_to_answer(self._quoted_words(share) // 2))
+            return lambda share: _stopped(f'"{quote.around(self._quoted_words(share) // 2)}": {answer}')
         wording = self._one_of(_READ if len(gaps) == 1 else _READ_ONE_OF_SEVERAL)
         return lambda share: _stopped(
             wording.format(
-                quote=_quoted(quote.around(self._quoted_words(share))), noun=gaps[index].noun, answer=answer,
+                quote=_quoted(quote.around(self._quoted_words(share))),
+                noun=gaps[index].noun,
+                answer=answer,
                 ordinal=_ordinal(index, len(gaps)),
             )  # fmt: skip
         )
@@ -160,7 +164,8 @@ class Speech:
         if len(others) == 1 and share == 1:
             gap = gaps[others[0]]
             return f'Then I need {gap.a_noun} for "{gap.clue(_FEWEST_CLUE_WORDS)}". '
-        return f"Then I need {_listed([gaps[i].a_noun for i in others])}. "
+        nouns = Counter(gaps[i].noun for i in others)
+        return f"Then I need {_listed([_counted(noun, count) for noun, count in nouns.items()])}. "
 
 
 def joined(drafts: Sequence[Draft]) -> Draft:
@@ -170,6 +175,15 @@ def joined(drafts: Sequence[Draft]) -> Draft:
 
 def _ordinal(index: int, count: int) -> str:
     return "last" if index == count - 1 and count > 2 else _ORDINALS[index]
+
+
+def _counted(noun: str, count: int) -> str:
+    """'a year', 'two years': a noun that may have words after it ('number of people') with its number."""
+    if count == 1:
+        return with_article(noun)
+    head, space, rest = noun.partition(" ")
+    plural = _PLURALS.get(head, f"{head}s")
+    return f"{_NUMBERS[count]} {plural}{space}{rest}"
 
 
 def _listed(words: Sequence[str]) -> str:
