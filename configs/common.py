@@ -90,6 +90,7 @@ def line() -> ConfigDict:
     config.evaluate = ConfigDict({
         "split": "test",
         "index": "all",  # every passage, held-out ones included: what a deployed tool would search
+        "examples": 2,  # worked ones before each task of the policy few_shot
         "episodes": ConfigDict({"1": 900, "2": 200, "3": 200, "4": 200, "qa": 100}),
         # Episodes of each benchmark in the data; 0 leaves it out, -1 takes all of its questions.
         "benchmarks": ConfigDict(dict.fromkeys(config.prepare.benchmarks, 100)),

@@ -15,7 +15,7 @@ from masksearch_jax.retrieval import remote
 from masksearch_jax.retrieval import settings as index
 from masksearch_jax.rl import advantages, loss, rewards
 from masksearch_jax.teachers import speech
-from masksearch_jax.text import chat
+from masksearch_jax.text import chat, instructions
 from masksearch_jax.trainers import optimizer
 from masksearch_jax.workflows.setting_rules import (
     Rule,
@@ -116,7 +116,7 @@ _PREPARE = {
     "filters.ngram": whole(2), "tasks.epochs": whole(1), "tasks.eval_epochs": whole(1),
     "tasks.answer_form": one_of("spans", "paragraph"), "tasks.instruction": text(),
     "tasks.question_instruction": text(), "tasks.titles": flag(), "tasks.chat": _CHAT, "tasks.system": text(),
-    "tasks.span_weights.*": number(), "questions": text(), "benchmarks.*": text(), "toy_benchmarks": whole(0),
+    "tasks.instruction_place": one_of(*instructions.PLACES), "tasks.span_weights.*": number(), "questions": text(), "benchmarks.*": text(), "toy_benchmarks": whole(0),
     "lookups": flag(), "newer_dump": text(), "augment.*": flag(),
     "beam.runner": one_of("", "DirectRunner", "DataflowRunner"), "beam.options": texts(), "beam.shard_mb": _SECONDS,
     "beam.index": text(), "beam.folder": text(), "indices": some_of(*INDICES),
@@ -186,7 +186,8 @@ _TRAIN = {
     **{f"{stage}.eval_every": _OFF_OR_MORE for stage in ("sft", "dapo")},
     # --- evaluation and lines of stages ---
     "evaluate.split": one_of("train", "validation", "test"), "evaluate.index": one_of(*INDICES, "fresh"),
-    "evaluate.episodes.*": _EPISODES, "evaluate.benchmarks.*": _EPISODES, "evolve.rounds": Rule(
+    "evaluate.episodes.*": _EPISODES, "evaluate.benchmarks.*": _EPISODES, "evaluate.examples": whole(1),
+    "evolve.rounds": Rule(
         "((level, tasks), ..) for each round, with levels of 0 to 4 and at least one task", _is_rounds),
     "evolve.samples": whole(1), "evolve.keep": whole(1), "evolve.judge": one_of("rules", "llm"),
     "evolve.recall": _PART, "evolve.temperature": number(0, above=True), "evolve.steps": whole(1),
