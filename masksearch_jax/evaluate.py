@@ -22,10 +22,18 @@ from masksearch_jax.evals.benchmarks import BENCHMARKS
 from masksearch_jax.rollout.engine import RolloutEngine
 from masksearch_jax.runtime import workdir_lock
 from masksearch_jax.trainers import state as state_lib
+from masksearch_jax.workflows import few_shot
 from masksearch_jax.workflows.settings import validate_settings, validate_shapes
 
 # Which stage's weights a policy uses; the untrained model has none.
-STAGES = {"untrained": None, "one_search": "sft", "sft": "sft", "sft_more": "sft_more", "dapo": "dapo"}
+STAGES = {
+    "untrained": None,
+    "few_shot": None,
+    "one_search": "sft",
+    "sft": "sft",
+    "sft_more": "sft_more",
+    "dapo": "dapo",
+}
 # FreshQA asks about now: it searches the newer articles where prepare was given some.
 INDEX_OF = {"freshqa": "fresh"}
 
@@ -35,12 +43,16 @@ def run(job: job_lib.Job, policy: str, engine: RolloutEngine, params: Any = None
     rows and scores.
 
     policy: a key of STAGES. params: its parameters; by default those of the stage's last checkpoint. engine: over the
-    index that all suites search but those of INDEX_OF.
+    index that all suites search but those of INDEX_OF; 'few_shot', whose prompts are longer, takes one of its own.
     Raises ValueError for an unknown policy or nothing to evaluate, FileNotFoundError for a stage without a checkpoint.
     """
     if policy not in STAGES:
         raise ValueError(f"policy={policy!r} is none of {tuple(STAGES)}")
-    suites, left_out = _fitting(job, suites_of(job))
+    suites = suites_of(job)
+    if policy == "few_shot":
+        job, suites = few_shot.extend(job, suites)
+        engine = job.engine(job.cfg.evaluate.index)
+    suites, left_out = _fitting(job, suites)
     if params is None:
         params = parameters(job, policy)
     params = state_lib.decode_copy(job.model_cfg, job.mesh)(params)

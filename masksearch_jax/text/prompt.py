@@ -60,12 +60,18 @@ def ramp_prompt(masked_text: str, instruction: str = "", place: str = "after") -
 
     Masks survive; any other tag that the passage happens to contain is neutralised.
     """
-    return _join(tags.neutralise_all_but_masks(masked_text), instruction, place)
+    return f" {placed(tags.neutralise_all_but_masks(masked_text), instruction, place)}"
 
 
 def question_prompt(question: str, instruction: str = "", place: str = "after") -> str:
     """Returns the prompt of a question: one space, the question, the instruction if there is one, as `ramp_prompt`."""
-    return _join(tags.neutralise(question), instruction, place)
+    return f" {placed(tags.neutralise(question), instruction, place)}"
+
+
+def placed(body: str, instruction: str, place: str) -> str:
+    """Returns a text with the instruction after or before it."""
+    before, after = instructions.around(instruction, place)
+    return f"{before}{body}{after}"
 
 
 def observation(hits: Sequence[TitledText], tokenizer: Encoder, max_tokens: int) -> list[int]:
@@ -109,11 +115,6 @@ def parse_stopped_turn(text: str) -> Action:
     one. What the last token carries past it stays in the trajectory as the model wrote it and says nothing."""
     end = stops.closed_at(text)
     return parse_turn(text if end < 0 else text[:end])
-
-
-def _join(body: str, instruction: str, place: str) -> str:
-    before, after = instructions.around(instruction, place)
-    return f" {before}{body}{after}"
 
 
 def _information(body: str, tokenizer: Encoder, max_tokens: int | None) -> list[int]:

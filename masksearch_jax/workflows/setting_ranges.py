@@ -42,6 +42,7 @@ _OFF_OR_MORE = whole(0, says="a whole number of at least 0, which turns it off")
 _EPISODES = whole(-1, says="a whole number of at least 0, or -1 for all")
 _EVERY = whole(1, says="a whole number of at least 1; more than there are steps means at the end alone")
 _DTYPE = one_of(*model_config.DTYPES)
+_POLICIES = (*report.POLICIES, *report.OPTIONAL_POLICIES)
 _CHAT = one_of("", "auto", *chat.FAMILIES)
 
 
@@ -116,8 +117,8 @@ _PREPARE = {
     "filters.ngram": whole(2), "tasks.epochs": whole(1), "tasks.eval_epochs": whole(1),
     "tasks.answer_form": one_of("spans", "paragraph"), "tasks.instruction": text(),
     "tasks.question_instruction": text(), "tasks.titles": flag(), "tasks.chat": _CHAT, "tasks.system": text(),
-    "tasks.instruction_place": one_of(*instructions.PLACES), "tasks.span_weights.*": number(), "questions": text(), "benchmarks.*": text(), "toy_benchmarks": whole(0),
-    "lookups": flag(), "newer_dump": text(), "augment.*": flag(),
+    "tasks.instruction_place": one_of(*instructions.PLACES), "tasks.span_weights.*": number(), "questions": text(),
+    "benchmarks.*": text(), "toy_benchmarks": whole(0), "lookups": flag(), "newer_dump": text(), "augment.*": flag(),
     "beam.runner": one_of("", "DirectRunner", "DataflowRunner"), "beam.options": texts(), "beam.shard_mb": _SECONDS,
     "beam.index": text(), "beam.folder": text(), "indices": some_of(*INDICES),
     "retrieval.encoder": one_of(*index.ENCODERS), "retrieval.encoder_dir": text(),
@@ -138,7 +139,7 @@ _TRAIN = {
     "distributed.processes": whole(1), "distributed.process_id": whole(0), "distributed.*": whole(1),
     "pretrained": text(), "start": text(), "adapters": text(), "tensorboard": flag(),
     "validation_episodes": whole(1, says="a whole number of at least 1, or -1 for all"),
-    "validation_levels": some_of(*_LEVELS), "policy": one_of(*report.POLICIES), "policies": some_of(*report.POLICIES),
+    "validation_levels": some_of(*_LEVELS), "policy": one_of(*_POLICIES), "policies": some_of(*_POLICIES),
     # --- model ---
     "model.mlp": one_of(*model_config.MLPS), "model.remat": one_of(*model_config.REMATS),
     "model.attention": one_of(*model_config.ATTENTIONS), "model.dtype": _DTYPE, "model.param_dtype": _DTYPE,
