@@ -91,6 +91,7 @@ def line() -> ConfigDict:
     config.evaluate = ConfigDict({
         "split": "test",
         "index": "all",  # every passage, held-out ones included: what a deployed tool would search
+        "examples": 2,  # worked ones before each task of the policy few_shot
         "episodes": ConfigDict({"1": 900, "2": 200, "3": 200, "4": 200, "qa": 100}),
         # Episodes of each benchmark in the data; 0 leaves it out, -1 takes all of its questions.
         "benchmarks": ConfigDict(dict.fromkeys(config.prepare.benchmarks, 100)),
@@ -176,6 +177,14 @@ def synthesize(strong: bool = False) -> ConfigDict:
         # and an answer comes without one. Where fewer than evidence_match lead to what was found, nothing is taught.
         "evidence": 0,
         "evidence_match": 0,
+        # words: the thoughts above, for a policy that can only copy. For a language model: sentences | brief, which say
+        # what is missing, then quote what was read, and have no use for `evidence`; a turn fits episode.turn_tokens.
+        "wording": "words",
+        "speech": ConfigDict({
+            "clue_words": 4,  # that a clue shows on each side of its mask
+            "quote_words": 20,  # of a quotation
+            "shared_words": 2,  # that a quotation and the mask's sentence have both, or nothing is taught
+        }),
         "examples": ConfigDict({"ramp_1": 6000, "ramp_2": 2400, "ramp_3": 300, "ramp_4": 50, "qa": 0}),
         "association_tasks": 2000,
         "probe_tasks": 500,

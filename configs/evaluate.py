@@ -12,7 +12,9 @@ from masksearch_jax.configs import common, recipes
 def get_config(arg: str = ""):
     common.check_argument(__file__, arg, "slice", *recipes.RECIPES)
     config = common.line()
-    config.policy = "dapo"  # untrained (or what `start`, `pretrained` hold) | one_search | sft | sft_more | dapo
+    # untrained (or what `start`, `pretrained` hold) | few_shot (that, with worked examples in its prompts) | one_search
+    # | sft | sft_more | dapo
+    config.policy = "dapo"
     if arg == "slice":
         common.real_text(config)
     elif arg:

@@ -74,7 +74,7 @@ def _episodes(config: ConfigDict) -> None:
 
 
 def _training(config: ConfigDict) -> None:
-    config.synthesize.update({"retry": 0.0, "association_tasks": 0, "probe_tasks": 200})
+    config.synthesize.update({"wording": "sentences", "retry": 0.0, "association_tasks": 0, "probe_tasks": 200})
     config.synthesize.styles.update({"name": 1.0, "own": 0.0, "insight": 0.0})
     config.synthesize.examples.update({"ramp_1": 1500, "ramp_2": 0, "ramp_3": 0, "ramp_4": 0})
     config.sft.update({

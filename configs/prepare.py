@@ -59,13 +59,16 @@ def get_config(arg: str = ""):
         "epochs": 4,  # re-masked sets of the train split
         "eval_epochs": 1,  # of the others
         "answer_form": "spans",  # spans | paragraph (the official form)
+        # What masked passages and questions ask for: '' for a policy from scratch; default (task, tags and answers, for
+        # an instruct model); short (the task alone, beside system=default); or a text of your own.
         "instruction": "",
         "question_instruction": "",
+        "instruction_place": "after",  # the passage or question | before it
         # The title before a masked passage: of one from the middle of an article nobody can tell what it is about.
         "titles": False,
         # Around the prompts, with tokenizer_dir: '' (base models) | auto | qwen2.5 | chatml | llama3 | llama3.1 | gemma
         "chat": "",
-        "system": "",  # system message of the chat template; '' for the template's own
+        "system": "",  # message of the chat template; '' for the template's own; default (tags and answers); or a text
         # How likely a span is to be masked, by kind; 0 leaves a kind alone.
         "span_weights": ConfigDict({
             "link": 1.0, "date": 1.0, "number": 1.0, "name": 1.0, "category": 1.0, "rare": 1.0,

@@ -26,11 +26,20 @@ from masksearch_jax.evals.benchmarks import BENCHMARKS
 from masksearch_jax.rollout.engine import RolloutEngine
 from masksearch_jax.runtime import workdir_lock
 from masksearch_jax.trainers import state as state_lib
+from masksearch_jax.workflows import few_shot
 from masksearch_jax.workflows.evaluated_suites import EvaluatedSuites
 from masksearch_jax.workflows.settings import validate_settings, validate_shapes
 
 # Which stage's weights a policy uses; the untrained model has none.
-STAGES = {"untrained": None, "rag": None, "one_search": "sft", "sft": "sft", "sft_more": "sft_more", "dapo": "dapo"}
+STAGES = {
+    "untrained": None,
+    "few_shot": None,
+    "rag": None,
+    "one_search": "sft",
+    "sft": "sft",
+    "sft_more": "sft_more",
+    "dapo": "dapo",
+}
 # One search is written for these, and they answer: retrieval-augmented generation without agency.
 FORCED = ("rag", "one_search")
 # FreshQA asks about now: it searches the newer articles where prepare was given some.
@@ -44,18 +53,24 @@ def run(
     rows and scores.
 
     policy: a key of STAGES. params: its parameters; by default those of the stage's last checkpoint. engine: over the
-    index that all suites search but those of INDEX_OF. reuse: read the scores of an evaluation of the same weights,
-    tasks and settings that came to its end. One that was killed goes on in any case, where params is not given.
+    index that all suites search but those of INDEX_OF; 'few_shot', whose prompts are longer, takes one of its own.
+    reuse: read the scores of an evaluation of the same weights, tasks and settings that came to its end. One that was
+    killed goes on in any case, where params is not given.
     Raises ValueError for an unknown policy or nothing to evaluate, FileNotFoundError for a stage without a checkpoint.
     """
     if policy not in STAGES:
         raise ValueError(f"policy={policy!r} is none of {tuple(STAGES)}")
-    suites, left_out = _fitting(job, suites_of(job))
+    suites = suites_of(job)
+    if policy == "few_shot":
+        job, suites = few_shot.extend(job, suites)
+    suites, left_out = _fitting(job, suites)
     folder, rows, scores = job.workdir / "evaluate" / policy, [], {}
     identity = _identity(job, policy, suites) if params is None else None
     if reuse and (found := EvaluatedSuites(folder, identity).finished()):
         print(f"evaluate: {folder} has the scores of {policy} already", file=sys.stderr, flush=True)
         return found
+    if policy == "few_shot":
+        engine = job.engine(job.cfg.evaluate.index)
     if params is None:
         params = parameters(job, policy)
     params = state_lib.decode_copy(job.model_cfg, job.mesh)(params)

@@ -29,7 +29,7 @@ from masksearch_jax.retrieval import interface
 from masksearch_jax.rollout.episode import EpisodeLimits
 from masksearch_jax.runtime import json_files, workdir_lock
 from masksearch_jax.runtime.json_files import read_json_object
-from masksearch_jax.text import chat
+from masksearch_jax.text import chat, instructions
 from masksearch_jax.text import tokenizer as tokenizer_lib
 from masksearch_jax.text.interface import Tokenizer
 from masksearch_jax.workflows.settings import validate_settings
@@ -38,7 +38,10 @@ from masksearch_jax.workflows.settings import validate_settings
 _CHUNK = 512
 # Teacher -> what it alone reads of `synthesize`. (Only what the oracle reads is older than the choice.)
 TEACHERS = {
-    "oracle": ("styles", "retry", "attempts", "evidence", "evidence_match", "association_tasks", "probe_tasks"),
+    "oracle": (
+        "styles", "retry", "attempts", "evidence", "evidence_match", "association_tasks", "probe_tasks", "wording",
+        "speech",
+    ),
     "agents": ("teacher", "agents"),
     "official": ("teacher", "official"),
 }
@@ -71,6 +74,8 @@ def settings(cfg: Any) -> dict[str, Any]:
     for name in ("evidence", "evidence_match"):  # of which older demonstrations do not say a word
         if not wanted.get(name):
             wanted.pop(name, None)
+    if wanted.get("wording") == "words":
+        del wanted["wording"], wanted["speech"]
     return {
         "seed": cfg.seed,
         "synthesize": wanted,
@@ -188,7 +193,7 @@ def _run_official(cfg: Any, workdir: Path) -> dict[str, Any]:
     tokenizer = tokenizer_lib.load(workdir / "data")
     made = read_json_object(workdir / "data" / "manifest.json", "prepare the data again")
     prepared = made.get("settings", {}).get("tasks", {})
-    frame = chat.frame(tokenizer, prepared.get("chat", ""), prepared.get("system", ""))
+    frame = chat.frame(tokenizer, prepared.get("chat", ""), instructions.text_of("system", prepared.get("system", "")))
     limits = EpisodeLimits(**cfg.episode.to_dict())
     accepted: dict[str, list[records.Demonstration]] = {name: [] for name in cfg.synthesize.examples}
     outcomes = Counter[str]()
@@ -230,6 +235,7 @@ def _run_oracle(cfg: Any, workdir: Path, searcher: interface.Searcher) -> dict[s
         observation_tokens=cfg.episode.observation_tokens,
         total_tokens=cfg.episode.total_tokens,
         seed=cfg.seed,
+        **_wording(cfg),
     )
     associations = oracle.fit_associations(_first(_tasks(workdir, 1), wanted.association_tasks), searcher)
     manifest: dict[str, Any] = {"settings": settings(cfg), "levels": {}}
@@ -244,6 +250,14 @@ def _run_oracle(cfg: Any, workdir: Path, searcher: interface.Searcher) -> dict[s
             }
         manifest["levels"][name] = made
     return _finish(manifest, target, started)
+
+
+def _wording(cfg: Any) -> dict[str, Any]:
+    """The settings of sentences; the wording of single words has none, and no limit of a turn."""
+    wanted = cfg.synthesize
+    if wanted.wording == "words":
+        return {}
+    return {"wording": wanted.wording, "turn_tokens": cfg.episode.turn_tokens, **wanted.speech.to_dict()}
 
 
 def _finish(manifest: dict[str, Any], target: Path, started: float) -> dict[str, Any]:

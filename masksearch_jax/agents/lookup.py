@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from masksearch_jax.agents import oracle
 from masksearch_jax.data import records
 from masksearch_jax.retrieval import interface
+from masksearch_jax.teachers import quotes, speech
 from masksearch_jax.text import answers, tags
 from masksearch_jax.text.tokenizer import Tokenizer
 
@@ -40,14 +41,30 @@ class _Lookup(oracle.Transcript):
         return self._article == len(self.task.supporting)
 
     def next_query(self) -> str:
-        thought = f"{tags.SPAN_SEPARATOR} ".join(self._cues[self._article :])
-        return self.search(thought, lambda style: self._queries[self._article])
+        return self.search(self._think, lambda style: self._queries[self._article])
+
+    def _think(self, query: str) -> speech.Draft:
+        if not self._speech:
+            thought = f"{tags.SPAN_SEPARATOR} ".join(self._cues[self._article :])
+            return lambda share: thought
+        said = self._speech.asking(query, len(self._queries), is_first=not self._article)
+        return speech.joined([*self._said, said])
 
     def read(self, hits: Sequence[interface.Hit]) -> None:
-        observation = self.observe(hits)
-        if answers.contains(observation, self.task.answers[self._article]):
-            self.note(observation, self.task.answers[self._article][0], self._cues[self._article])
+        observation, golds = self.observe(hits), self.task.answers[self._article]
+        if answers.contains(observation, golds):
+            if self._speech:
+                self._quote(observation, [hit.title for hit in hits], golds)
+            else:
+                self.note(observation, golds[0], self._cues[self._article])
             self._article += 1
             self.found()
         else:
             self.rejected = "miss"
+
+    def _quote(self, observation: str, titles: Sequence[str], golds: Sequence[str]) -> None:
+        quote = quotes.find(observation, titles, golds, self._queries[self._article])
+        if quote:
+            self._said += [self._speech.quoting(quote), self._speech.answering(golds[0])]
+        else:
+            self.rejected = "no_evidence"

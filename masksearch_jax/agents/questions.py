@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from masksearch_jax.agents import masked_text, oracle
 from masksearch_jax.data import records
 from masksearch_jax.retrieval import interface
+from masksearch_jax.teachers import quotes, speech
 from masksearch_jax.text import answers, tags
 from masksearch_jax.text.tokenizer import Tokenizer
 
@@ -63,17 +64,24 @@ class _Question(oracle.Transcript):
         super().__init__(task, cfg, tokenizer)
         self._associations, self._missing, self._hops = associations, list(task.supporting), len(task.supporting) or 1
         self._goals, self._read, self._shown, self.solved = goals(task.text, self._hops), task.text, "", False
+        self._titles, self._failed = [], False
         # Words that no passage has to state: a verdict, or one of the things that the question names.
         self._given = task.answers[0][0].lower() in ("yes", "no") or answers.contains(task.text, task.answers[0])
 
     def next_query(self) -> str:
         hop = self._hops - max(len(self._missing), 1)
         subject = self._subject()
-        thought = f"{tags.SPAN_SEPARATOR} ".join(filter(None, dict.fromkeys(self._goals[hop:]))) or subject
-        return self.search(thought, lambda style: self._query(subject, self._goals[hop], style))
+
+        def think(query: str) -> speech.Draft:
+            if self._speech:
+                return self._speak(query)
+            thought = f"{tags.SPAN_SEPARATOR} ".join(filter(None, dict.fromkeys(self._goals[hop:]))) or subject
+            return lambda share: thought
+
+        return self.search(think, lambda style: self._query(subject, self._goals[hop], style))
 
     def read(self, hits: Sequence[interface.Hit]) -> None:
-        self._shown = self.observe(hits)
+        self._shown, self._titles = self.observe(hits), [hit.title for hit in hits]
         supporting = [h for h in hits if h.title in self.task.supporting and f"{h.title}:" in self._shown]
         before = self._readable()
         self._read += " " + self._shown
@@ -84,10 +92,43 @@ class _Question(oracle.Transcript):
         else:
             stated = answers.contains(self._shown, self.task.answers[0])
             self.solved = stated and bool(supporting or not self.task.supporting)
+        self._failed = False
         if new or self._readable() != before:
             self.found()
         elif not self.solved:
+            self._failed = True
             self.missed()
+        if self._speech:
+            self._quote(new)
+
+    def hidden(self) -> list[list[str]]:
+        return [] if self._given else list(self.task.answers)
+
+    def _speak(self, query: str) -> speech.Draft:
+        """What was read, if it names what is asked next, and the next search."""
+        if self._failed:
+            said = self._speech.asking_again(query)
+        else:
+            said = self._speech.asking(query, self._hops, is_first=not self.searches)
+        return speech.joined([*self._said, said])
+
+    def _quote(self, new: Sequence[str]) -> None:
+        """Quotes what leads on: the answer, the next subject, or, where the question says the answer, what it is about.
+        Rejects an answer that no single sentence states."""
+        asked, golds = f"{self.task.text} {' '.join(self.task.supporting)}", self.task.answers[0]
+        if self.solved and not self._given:
+            quote = quotes.find(self._shown, self._titles, golds, asked)
+            if quote is None:
+                self.rejected = self.rejected or "no_evidence"
+                return
+        elif self._given:
+            quote = quotes.nearest(self._shown, self._titles, " ".join([self.task.text, *new])) if new else None
+        else:
+            readable = self._readable()
+            quote = quotes.find(self._shown, self._titles, readable[:1], asked) if readable else None
+        self._said = [self._speech.quoting(quote)] if quote else []
+        if self.solved:
+            self._said.append(self._speech.answering(golds[0]))
 
     def _readable(self) -> list[str]:
         """The names of missing titles that a reader knows by now."""

@@ -41,12 +41,17 @@ def run(cfg: Any, workdir: Path) -> dict[str, Any]:
     del sft
     engine = job.engine(cfg.evaluate.index)
     by_policy = {}
-    for policy in report.POLICIES:
+    for policy in shown(cfg):
         with clock(f"evaluate/{policy}"):
             by_policy[policy] = evaluate.run(job, policy, engine, reuse=True) if policy in cfg.policies else None
     content = write_report(job, by_policy, clock.seconds, time.perf_counter() - started)
     print_tables(content)
     return content
+
+
+def shown(cfg: Any) -> list[str]:
+    """The policies of a report: the usual ones, whether asked for or not, and others that `cfg.policies` names."""
+    return [*report.POLICIES, *(policy for policy in report.OPTIONAL_POLICIES if policy in cfg.policies)]
 
 
 def more_sft(job: job_lib.Job, seconds: dict[str, float]) -> job_lib.Job:
@@ -110,18 +115,19 @@ def gains(workdir: Path, policies: list[str]) -> dict[str, Any]:
 def print_tables(content: dict[str, Any]) -> None:
     asked = content["config"]["policies"]
 
-    def shown(scores: dict[str, Any]) -> dict[str, Any]:
+    def only(scores: dict[str, Any]) -> dict[str, Any]:
         return {policy: summary for policy, summary in scores.items() if policy in asked}
 
+    policies = [policy for policy in (*report.POLICIES, *report.OPTIONAL_POLICIES) if policy in content]
     for level, scores in content["per_masks"].items():
-        print(report.table(shown(scores), f"\nheld-out RAMP, {level} mask{'s' if level != '1' else ''}"))
-    print(report.by_kind_table(shown({p: content[p] for p in report.POLICIES}), "\nrecall by kind of span, 1 mask"))
+        print(report.table(only(scores), f"\nheld-out RAMP, {level} mask{'s' if level != '1' else ''}"))
+    print(report.by_kind_table(only({p: content[p] for p in policies}), "\nrecall by kind of span, 1 mask"))
     if any(content["qa"].values()):
-        print(report.table(shown(content["qa"]), "\nquestions over two articles (never trained on)"))
+        print(report.table(only(content["qa"]), "\nquestions over two articles (never trained on)"))
     if content["benchmarks"]:
         by_policy = {
             policy: {BENCHMARKS[name].title: scores[policy] for name, scores in content["benchmarks"].items()}
-            for policy in report.POLICIES
+            for policy in policies
             if content[policy]
         }
         print(report.benchmark_table(by_policy, "\nbenchmarks, recall x 100"))

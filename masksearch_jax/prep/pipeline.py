@@ -46,7 +46,7 @@ from masksearch_jax.prep import (
     wikipedia,
 )
 from masksearch_jax.prep.splits import SPLITS, Splits
-from masksearch_jax.text import added_tags, chat, published, tokenizer
+from masksearch_jax.text import added_tags, chat, instructions, published, tokenizer
 from masksearch_jax.text.interface import Tokenizer
 
 TOY = "toy"
@@ -139,12 +139,16 @@ def check(cfg: Any) -> None:
             "tag is a token anyway"
         )
     if cfg.tokenizer_dir:
-        chat.frame(published.PublishedTokenizer(cfg.tokenizer_dir), cfg.tasks.chat, cfg.tasks.system)
+        chat.frame(published.PublishedTokenizer(cfg.tokenizer_dir), cfg.tasks.chat, _system(cfg))
     elif cfg.tasks.chat or cfg.tasks.system:
         raise ValueError(
             f"tasks.chat={cfg.tasks.chat!r}, tasks.system={cfg.tasks.system[:60]!r}: a chat template needs the "
             "tokenizer of its model; name its folder in tokenizer_dir"
         )
+
+
+def _system(cfg: Any) -> str:
+    return instructions.text_of("system", cfg.tasks.system)
 
 
 def _check_language(cfg: Any, language: str) -> None:
@@ -376,10 +380,11 @@ def task_settings(
         seed=cfg.seed,
         epochs=epochs,
         answer_form=cfg.tasks.answer_form,
-        instruction=cfg.tasks.instruction,
-        question_instruction=cfg.tasks.question_instruction,
+        instruction=instructions.text_of("instruction", cfg.tasks.instruction),
+        question_instruction=instructions.text_of("question_instruction", cfg.tasks.question_instruction),
+        instruction_place=cfg.tasks.instruction_place,
         chat=cfg.tasks.chat,
-        system=cfg.tasks.system,
+        system=_system(cfg),
         # 1 is the default; each weight named costs a comparison for each span.
         span_weights={kind: weight for kind, weight in cfg.tasks.span_weights.items() if weight != 1.0},
         passages={split: kept.get(split, 0) for split in SPLITS},

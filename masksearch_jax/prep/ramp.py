@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 import seqio
 import tensorflow as tf
 
-from masksearch_jax.text import tags
+from masksearch_jax.text import instructions, tags
 from masksearch_jax.text.chat import Frame
 
 _BATCH = 256
@@ -166,35 +166,36 @@ def entitle(titles: bool) -> Preprocessor:
     return _over(batch) if titles else lambda dataset: dataset
 
 
-def word(instruction: str, answer_form: str, frame: Frame) -> Preprocessor:
+def word(instruction: str, answer_form: str, frame: Frame, place: str = "after") -> Preprocessor:
     """Adds the strings 'inputs' (as text.prompt.ramp_prompt words it) and 'targets' (the answer block).
 
     frame: gives what stands left and right of the text of 'inputs'; its control tokens come with `enclose`.
 
     answer_form 'spans' fills the masks in order, 'paragraph' repeats the passage unmasked (the official form).
+    place: of the instruction (text/instructions.py).
     """
     opening, closing = tags.ANSWER
+    before, after = instructions.around(instruction, place)
 
     def batch(example: Features) -> Features:
         if answer_form == "paragraph":
             content = example["text"]
         else:
             content = tf.strings.reduce_join(example["answers"], axis=1, separator=tags.SPAN_SEPARATOR + " ")
-        said = f" {instruction}" if instruction else ""
-        inputs = tf.strings.join([frame.left, example["masked"], said, frame.right])
+        inputs = tf.strings.join([frame.left, before, example["masked"], after, frame.right])
         return {**example, "inputs": inputs, "targets": tf.strings.join([opening, " ", content, closing])}
 
     return _over(batch)
 
 
-def word_question(instruction: str, frame: Frame, every: bool = False) -> Preprocessor:
+def word_question(instruction: str, frame: Frame, every: bool = False, place: str = "after") -> Preprocessor:
     """Adds 'inputs' (as text.prompt.question_prompt words it) and 'targets': the first accepted answer, or, where
     `answers` are not alternatives but spans, every one of them."""
     opening, closing = tags.ANSWER
+    before, after = instructions.around(instruction, place)
 
     def batch(example: Features) -> Features:
-        said = f" {instruction}" if instruction else ""
-        inputs = tf.strings.join([frame.left, example["question"], said, frame.right])
+        inputs = tf.strings.join([frame.left, before, example["question"], after, frame.right])
         if every:
             gold = tf.strings.reduce_join(example["answers"], axis=1, separator=tags.SPAN_SEPARATOR + " ")
         else:

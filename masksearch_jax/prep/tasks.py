@@ -31,7 +31,7 @@ from masksearch_jax.evals.benchmarks import BENCHMARKS
 from masksearch_jax.prep import question_metrics, ramp
 from masksearch_jax.prep import vocabulary as vocabularies
 from masksearch_jax.runtime.json_files import read_json_object
-from masksearch_jax.text import chat, tokenizer
+from masksearch_jax.text import chat, instructions, tokenizer
 
 LEVELS = (1, 2, 3, 4)  # the paper's 0 < k < 5
 MIXTURES = {"ramp_1_2": (1, 2), "ramp_1_2_3": (1, 2, 3), "ramp_all": LEVELS}
@@ -47,7 +47,8 @@ class TaskSettings:
     """What, beside the passages, decides the examples; kept in annotated/tasks.json.
 
     seed: base seed of the mask draws. epochs: re-masked sets by split. answer_form: 'spans' or 'paragraph'.
-    instruction, question_instruction: appended to the prompts. span_weights: weight of a span in the draw by kind,
+    instruction, question_instruction: texts in the prompts. instruction_place: 'after' the passage or question, or
+    'before' it. span_weights: weight of a span in the draw by kind,
     1 where unnamed, 0 to leave a kind unmasked. passages, questions: how many the source files hold, by split.
     chat: family of the chat template around the prompts, '' for a base model (text/chat.py). system: its system
     message, '' for the template's own. benchmarks: how many questions each holds, by name. lookups: how many the
@@ -67,10 +68,12 @@ class TaskSettings:
     benchmarks: dict[str, int] = dataclasses.field(default_factory=dict)
     lookups: dict[str, int] = dataclasses.field(default_factory=dict)
     titles: bool = False
+    instruction_place: str = "after"
 
     def __post_init__(self):
         if self.answer_form not in ANSWER_FORMS:
             raise ValueError(f"answer_form={self.answer_form!r} is none of {ANSWER_FORMS}")
+        instructions.around("", self.instruction_place)
         for kind, weight in self.span_weights.items():
             if not weight >= 0:
                 raise ValueError(f"span_weights[{kind!r}]={weight}: a weight is 0 or more")
@@ -169,7 +172,7 @@ def register(data_dir: Path | str, **changes: object) -> TaskSettings:
                 ramp.to_batches,
                 ramp.mask(level),
                 ramp.entitle(settings.titles),
-                ramp.word(settings.instruction, settings.answer_form, frame),
+                ramp.word(settings.instruction, settings.answer_form, frame, settings.instruction_place),
                 ramp.tokenize,
                 ramp.enclose(frame),
                 ramp.from_batches,
@@ -186,7 +189,9 @@ def register(data_dir: Path | str, **changes: object) -> TaskSettings:
             source=seqio.TFExampleDataSource(files, ramp.QUESTION, num_input_examples=counts),
             preprocessors=[
                 ramp.to_batches,
-                ramp.word_question(settings.question_instruction, frame, every=name == LOOKUP),
+                ramp.word_question(
+                    settings.question_instruction, frame, every=name == LOOKUP, place=settings.instruction_place
+                ),
                 ramp.tokenize,
                 ramp.enclose(frame),
                 ramp.from_batches,

@@ -15,7 +15,7 @@ import re
 from collections.abc import Sequence
 from typing import Protocol
 
-from masksearch_jax.text import stops, tags
+from masksearch_jax.text import instructions, stops, tags
 
 # Short on purpose: each word costs a small vocabulary several tokens of the episode's budget.
 NOTHING_FOUND = "nothing found"
@@ -54,17 +54,24 @@ class Action:
     error: str = ""
 
 
-def ramp_prompt(masked_text: str, instruction: str = "") -> str:
-    """Returns the prompt of a RAMP task: one space, the masked passage, the instruction if there is one.
+def ramp_prompt(masked_text: str, instruction: str = "", place: str = "after") -> str:
+    """Returns the prompt of a RAMP task: one space, the masked passage, the instruction if there is one after it, or
+    before it (text/instructions.py).
 
     Masks survive; any other tag that the passage happens to contain is neutralised.
     """
-    return _join(tags.neutralise_all_but_masks(masked_text), instruction)
+    return f" {placed(tags.neutralise_all_but_masks(masked_text), instruction, place)}"
 
 
-def question_prompt(question: str, instruction: str = "") -> str:
-    """Returns the prompt of a question: one space, the question, the instruction if there is one."""
-    return _join(tags.neutralise(question), instruction)
+def question_prompt(question: str, instruction: str = "", place: str = "after") -> str:
+    """Returns the prompt of a question: one space, the question, the instruction if there is one, as `ramp_prompt`."""
+    return f" {placed(tags.neutralise(question), instruction, place)}"
+
+
+def placed(body: str, instruction: str, place: str) -> str:
+    """Returns a text with the instruction after or before it."""
+    before, after = instructions.around(instruction, place)
+    return f"{before}{body}{after}"
 
 
 def observation(hits: Sequence[TitledText], tokenizer: Encoder, max_tokens: int) -> list[int]:
@@ -108,10 +115,6 @@ def parse_stopped_turn(text: str) -> Action:
     one. What the last token carries past it stays in the trajectory as the model wrote it and says nothing."""
     end = stops.closed_at(text)
     return parse_turn(text if end < 0 else text[:end])
-
-
-def _join(body: str, instruction: str) -> str:
-    return f" {body} {instruction}" if instruction else f" {body}"
 
 
 def _information(body: str, tokenizer: Encoder, max_tokens: int | None) -> list[int]:

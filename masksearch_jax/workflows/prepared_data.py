@@ -33,6 +33,8 @@ def recorded(settings: Any) -> dict[str, Any]:
         del found["tokenizer"]["added_tags"]
     if not found["tasks"]["titles"]:
         del found["tasks"]["titles"]
+    if found["tasks"]["instruction_place"] == "after":  # of which older data does not say a word
+        del found["tasks"]["instruction_place"]
     return found
 
 

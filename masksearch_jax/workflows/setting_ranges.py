@@ -14,7 +14,8 @@ from masksearch_jax.model import config as model_config
 from masksearch_jax.retrieval import remote
 from masksearch_jax.retrieval import settings as index
 from masksearch_jax.rl import advantages, loss, rewards
-from masksearch_jax.text import chat
+from masksearch_jax.teachers import speech
+from masksearch_jax.text import chat, instructions
 from masksearch_jax.trainers import optimizer
 from masksearch_jax.workflows.setting_rules import (
     Rule,
@@ -41,6 +42,7 @@ _OFF_OR_MORE = whole(0, says="a whole number of at least 0, which turns it off")
 _EPISODES = whole(-1, says="a whole number of at least 0, or -1 for all")
 _EVERY = whole(1, says="a whole number of at least 1; more than there are steps means at the end alone")
 _DTYPE = one_of(*model_config.DTYPES)
+_POLICIES = (*report.POLICIES, *report.OPTIONAL_POLICIES)
 _CHAT = one_of("", "auto", *chat.FAMILIES)
 
 
@@ -115,8 +117,9 @@ _PREPARE = {
     "filters.benchmarks": texts(), "filters.ngram": whole(2), "tasks.epochs": whole(1), "tasks.eval_epochs": whole(1),
     "tasks.answer_form": one_of("spans", "paragraph"), "tasks.instruction": text(),
     "tasks.question_instruction": text(), "tasks.titles": flag(), "tasks.chat": _CHAT, "tasks.system": text(),
-    "tasks.span_weights.*": number(), "questions": text(), "benchmarks.*": text(), "toy_benchmarks": whole(0),
-    "lookups": flag(), "newer_dump": text(), "search_only": text(), "augment.*": flag(),
+    "tasks.instruction_place": one_of(*instructions.PLACES), "tasks.span_weights.*": number(), "questions": text(),
+    "benchmarks.*": text(), "toy_benchmarks": whole(0), "lookups": flag(), "newer_dump": text(), "search_only": text(),
+    "augment.*": flag(),
     "beam.runner": one_of("", "DirectRunner", "DataflowRunner"), "beam.options": texts(), "beam.shard_mb": _SECONDS,
     "beam.index": text(), "beam.folder": text(), "indices": some_of(*INDICES),
     "retrieval.encoder": one_of(*index.ENCODERS), "retrieval.encoder_dir": text(),
@@ -138,7 +141,7 @@ _TRAIN = {
     "distributed.processes": whole(1), "distributed.process_id": whole(0), "distributed.*": whole(1),
     "pretrained": text(), "start": text(), "adapters": text(), "tensorboard": flag(),
     "validation_episodes": whole(1, says="a whole number of at least 1, or -1 for all"),
-    "validation_levels": some_of(*_LEVELS), "policy": one_of(*report.POLICIES), "policies": some_of(*report.POLICIES),
+    "validation_levels": some_of(*_LEVELS), "policy": one_of(*_POLICIES), "policies": some_of(*_POLICIES),
     # --- model ---
     "model.mlp": one_of(*model_config.MLPS), "model.remat": one_of(*model_config.REMATS),
     "model.attention": one_of(*model_config.ATTENTIONS), "model.dtype": _DTYPE, "model.param_dtype": _DTYPE,
@@ -165,7 +168,8 @@ _TRAIN = {
     "synthesize.teacher": one_of("oracle", "agents", "official"), "synthesize.styles.*": _SHARE,
     "synthesize.retry": _SHARE, "synthesize.attempts": whole(1), "synthesize.agents.judge": one_of(*synthesis.JUDGES),
     "synthesize.agents.judge_recall": _SHARE, "synthesize.agents.*": whole(1), "synthesize.official.file": text(),
-    "synthesize.official.accuracy": number(), "synthesize.*": whole(0),
+    "synthesize.official.accuracy": number(), "synthesize.wording": one_of(*speech.STYLES),
+    "synthesize.speech.shared_words": whole(0), "synthesize.speech.*": whole(1), "synthesize.*": whole(0),
     # --- training ---
     "sft.steps": whole(1), "sft.rows": whole(1), "sft.row_length": whole(2), "sft.micro_batches": whole(1),
     "sft.curriculum": CURRICULUM, "sft.share": _PART, "sft.augment": flag(), "sft.seed_offset": whole(0),
@@ -185,7 +189,8 @@ _TRAIN = {
     **{f"{stage}.eval_every": _OFF_OR_MORE for stage in ("sft", "dapo")}, "dapo.show_every": _OFF_OR_MORE,
     # --- evaluation and lines of stages ---
     "evaluate.split": one_of("train", "validation", "test"), "evaluate.index": one_of(*INDICES, "fresh"),
-    "evaluate.episodes.*": _EPISODES, "evaluate.benchmarks.*": _EPISODES, "evolve.rounds": Rule(
+    "evaluate.episodes.*": _EPISODES, "evaluate.benchmarks.*": _EPISODES, "evaluate.examples": whole(1),
+    "evolve.rounds": Rule(
         "((level, tasks), ..) for each round, with levels of 0 to 4 and at least one task", _is_rounds),
     "evolve.samples": whole(1), "evolve.keep": whole(1), "evolve.judge": one_of("rules", "llm"),
     "evolve.recall": _PART, "evolve.temperature": number(0, above=True), "evolve.steps": whole(1),

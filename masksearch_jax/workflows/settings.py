@@ -96,6 +96,11 @@ def _validate_synthesize(cfg: Any) -> None:
             f"synthesize.evidence_match={wanted.evidence_match}: no more words can match than the "
             f"synthesize.evidence={wanted.evidence} that are quoted"
         )
+    if wanted.wording != "words" and wanted.evidence:
+        raise ValueError(
+            f"synthesize.wording={wanted.wording!r} quotes sentences, and synthesize.evidence={wanted.evidence} is for "
+            "the wording 'words'; set synthesize.evidence=0"
+        )
     if wanted.teacher == "agents" and cfg.episode.turns < 2:
         raise ValueError(f"episode.turns={cfg.episode.turns}: the agents search at least once; 2 are needed")
 

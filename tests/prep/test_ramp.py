@@ -139,6 +139,10 @@ def test_forms_and_instruction(prepared):
             text = prompt.ramp_prompt(after["masked"].decode(), "Fill the masks.")
             assert after["inputs"].tolist() == tokenizer.encode(text)
             assert tokenizer.decode(after["targets"]) == f"<answer> {after['text'].decode()}</answer>"
+        tasks.register(prepared, instruction="Fill the masks.", instruction_place="before")
+        for example in examples(prepared, "ramp_2", "test")[:10]:
+            text = prompt.ramp_prompt(example["masked"].decode(), "Fill the masks.", "before")
+            assert text.startswith(" Fill the masks.\n\n") and example["inputs"].tolist() == tokenizer.encode(text)
         tasks.register(prepared, span_weights={"date": 0.0})
         assert not any(b"date" in example["answer_kinds"] for example in examples(prepared, "ramp_2"))
     finally:

@@ -73,6 +73,8 @@ def test_prompts_start_with_one_space_and_keep_only_masks():
     assert prompt.ramp_prompt("Karn was [mask] in <search> [mask].") == " Karn was [mask] in (search) [mask]."
     assert prompt.ramp_prompt("a [mask]", "Fill in.") == " a [mask] Fill in."
     assert prompt.question_prompt("Who <answer>?", "Be short.") == " Who (answer)? Be short."
+    assert prompt.question_prompt("Who?", "Be short.", "before") == " Be short.\n\nWho?"
+    assert prompt.ramp_prompt("a [mask]", "", "before") == " a [mask]"
 
 
 def test_observation_shows_hits_and_neutralises_their_tags(tokenizer):

@@ -77,6 +77,8 @@ def _made(tmp_path_factory) -> Path:
     for index, splits in (("train", ["train"]), ("validation", ["train", "validation"]), ("all", list(_SPLITS))):
         held = [p for p in passages if p.split in splits]
         build.build(data / "index" / index, held, {"encoder": "lexical", "index": "exact", "dims": 512})
+    (data / "annotated").mkdir()
+    (data / "annotated" / "tasks.json").write_text(json.dumps({"instruction": "", "question_instruction": ""}))
     (data / "manifest.json").write_text("{}")
     (data / "report.json").write_text("{}")
     return workdir

@@ -11,7 +11,7 @@ from masksearch_jax.job import Job
 
 @pytest.fixture
 def short(cfg):
-    cfg.policies = report.POLICIES
+    cfg.policies = (*report.POLICIES, *report.OPTIONAL_POLICIES)
     cfg.sft.steps = cfg.sft.checkpoint_every = cfg.sft.optimizer.total_steps = 2
     cfg.dapo.update({"iterations": 1, "dynamic_sampling": False})
     cfg.evaluate.episodes.update({"1": 8, "2": 4, "3": 0, "4": 0, "qa": 4})
@@ -21,7 +21,7 @@ def short(cfg):
 def test_the_line_ends_in_a_report_of_every_policy(short, workdir, capsys):
     content = quickstart.run(short, workdir)
     saved = json.loads((workdir / "report.json").read_text())
-    for policy in report.POLICIES:
+    for policy in short.policies:
         assert set(report.SCORES) <= set(saved[policy])
         rows = read_rows(workdir / "evaluate" / policy / "rows.jsonl")
         assert [sum(row.masks == level for row in rows) for level in (1, 2)] == [8, 4]

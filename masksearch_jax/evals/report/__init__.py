@@ -8,6 +8,7 @@ nowhere else.
 
 from masksearch_jax.evals.report.tables import (
     LABELS,
+    OPTIONAL_POLICIES,
     POLICIES,
     SCORES,
     aligned,
@@ -17,4 +18,7 @@ from masksearch_jax.evals.report.tables import (
     write_report,
 )
 
-__all__ = ["LABELS", "POLICIES", "SCORES", "aligned", "benchmark_table", "by_kind_table", "table", "write_report"]
+__all__ = [
+    "LABELS", "OPTIONAL_POLICIES", "POLICIES", "SCORES", "aligned", "benchmark_table", "by_kind_table", "table",
+    "write_report",
+]  # fmt: skip

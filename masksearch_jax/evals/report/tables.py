@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 # The policies of report.json, and what each entry must hold.
-POLICIES = ("untrained", "rag", "one_search", "sft", "sft_more", "dapo")
+POLICIES = ("untrained", "one_search", "sft", "sft_more", "dapo")
+# Policies that a report shows where they were asked for.
+OPTIONAL_POLICIES = ("few_shot", "rag")
 SCORES = ("recall", "em", "f1", "format", "searches", "tokens", "episodes")
 
 # Shown where some summary has it: FanOutQA's.
@@ -29,6 +31,7 @@ _COLUMNS = {
 }
 LABELS = {
     "untrained": "untrained",
+    "few_shot": "untrained, worked examples",
     "rag": "untrained, one forced search",
     "one_search": "SFT, one retrieval",
     "sft": "SFT",

@@ -1,0 +1,104 @@
+"""Worked examples in prompts: where they come from, what surrounds them, and what an episode may write beside them."""
+
+import dataclasses
+import json
+import shutil
+
+import pytest
+
+from masksearch_jax import evaluate, synthesize
+from masksearch_jax.data import records
+from masksearch_jax.evals import runner
+from masksearch_jax.job import Job
+from masksearch_jax.text import question_examples, tags
+from masksearch_jax.workflows import few_shot
+
+INSTRUCTION = "Fill in each [mask]."
+
+
+@pytest.fixture
+def demonstrated(cfg, workdir):
+    """A job whose W has demonstrations, and the settings of prompts that prepare would have written."""
+    cfg.synthesize.examples.update({"ramp_1": 12, "ramp_2": 4})
+    cfg.evaluate.episodes.update({"1": 3, "2": 2, "3": 0, "4": 0, "qa": 0})
+    job = Job(cfg, workdir)
+    synthesize.run(cfg, workdir, job.searcher("train"))
+    made = {"instruction": INSTRUCTION, "question_instruction": "Answer.", "instruction_place": "before"}
+    (workdir / "data" / "annotated" / "tasks.json").write_text(json.dumps(made))
+    return job
+
+
+def text_of(job, task):
+    return job.tokenizer.decode(task.prompt)
+
+
+def test_masked_passages_get_demonstrations_of_training_tasks(demonstrated):
+    suites = evaluate.suites_of(demonstrated)
+    job, extended = few_shot.extend(demonstrated, suites)
+    train = {t.text for n in (1, 2) for t in synthesize._tasks(job.workdir, n)}
+    for name in ("1", "2"):
+        for before, after in zip(suites[name], extended[name], strict=True):
+            text = text_of(job, after)
+            assert text.startswith(f" {INSTRUCTION}\n\nExample: ") and text.endswith(f"\n\nNow: {before.text}")
+            *shown, _ = text.removeprefix(f" {INSTRUCTION}\n\n").split("\n\n")
+            assert len(shown) == demonstrated.cfg.evaluate.examples == 2
+            for one in shown:
+                asked, turns = one.removeprefix("Example: ").split("\n")
+                assert asked in train and asked.count(tags.MASK) == int(name)
+                assert turns.count("<answer>") == 1 and turns.endswith("</answer>") and "<information>" in turns
+            assert dataclasses.replace(after, prompt=before.prompt) == before
+    # What the examples take is added to an episode, so that as much may be written as without them.
+    most = max(len(task.prompt) for tasks in suites.values() for task in tasks)
+    longest = max(len(task.prompt) for tasks in extended.values() for task in tasks)
+    added = job.cfg.episode.total_tokens - demonstrated.cfg.episode.total_tokens
+    assert added >= longest - most and added % 64 == 0
+    assert max(job.cfg.rollout.prompt_lengths) == max(demonstrated.cfg.rollout.prompt_lengths) + added
+    assert demonstrated.cfg.episode.total_tokens == 160  # the other policies' episodes are as they were
+
+
+def test_questions_get_the_toys_and_no_tag_of_theirs_survives(demonstrated):
+    question = records.Task(
+        id="q", kind="qa", split="test", prompt=[], targets=[], answer_form="whole", answers=[["x"]],
+        span_kinds=["answer"], text="Who wrote <answer> x</answer>?", paragraph="", title="", passage_id=-1,
+        article_id=-1, benchmark="hotpotqa",
+    )  # fmt: skip
+    job, extended = few_shot.extend(demonstrated, {"hotpotqa": [question]})
+    words = few_shot.Wording.load(job.workdir / "data", job.tokenizer)
+    plain = few_shot.prompt.placed("Now: Who wrote (answer) x(/answer)?", "Answer.", "before")
+    assert words.with_examples(question, []).prompt == words.frame.encode(job.tokenizer, plain)
+    shown = "".join(f"Example: {one}\n\n" for one in question_examples.EXAMPLES[:2])
+    whole = few_shot.prompt.placed(f"{shown}Now: Who wrote (answer) x(/answer)?", "Answer.", "before")
+    assert extended["hotpotqa"][0].prompt == words.frame.encode(job.tokenizer, whole)
+    demonstrated.cfg.evaluate.examples = 50
+    with pytest.raises(ValueError, match=r"evaluate\.examples=50: there are 4 for qa"):
+        few_shot.extend(demonstrated, {"hotpotqa": [question]})
+
+
+@pytest.mark.slow
+def test_the_policy_is_evaluated_on_the_tasks_of_the_others(demonstrated):
+    job = demonstrated
+    params, engine = job.initial(), job.engine("all")
+    rows = {}
+    for policy in ("untrained", "few_shot"):
+        evaluate.run(job, policy, engine, params)
+        rows[policy] = runner.read_rows(job.workdir / "evaluate" / policy / "rows.jsonl")
+    assert [row.task_id for row in rows["few_shot"]] == [row.task_id for row in rows["untrained"]]
+    assert len(rows["few_shot"]) == 5
+
+
+def test_what_is_missing_is_said_with_the_command(demonstrated):
+    suites = evaluate.suites_of(demonstrated)
+    demonstrated.cfg.evaluate.examples = 13
+    with pytest.raises(ValueError, match=r"evaluate\.examples=13: there are 12 for ramp"):
+        few_shot.extend(demonstrated, {"1": suites["1"]})
+    demonstrated.cfg.evaluate.examples = 2
+    # Three masks get the examples of two, where nobody demonstrated three.
+    three = dataclasses.replace(suites["2"][0], answers=[["a"], ["b"], ["c"]])
+    assert few_shot.examples(demonstrated, three) == few_shot.examples(demonstrated, suites["2"][0])
+    other = demonstrated.workdir / "data" / "tasks" / "train" / "ramp_1"
+    shutil.rmtree(other)
+    with pytest.raises(ValueError, match="was made of other tasks"):
+        few_shot.extend(demonstrated, {"1": suites["1"]})
+    shutil.rmtree(demonstrated.workdir / "demonstrations")
+    with pytest.raises(FileNotFoundError, match=r"masksearch_jax\.synthesize"):
+        few_shot.extend(demonstrated, {"1": suites["1"]})
