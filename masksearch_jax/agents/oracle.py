@@ -169,6 +169,7 @@ class Transcript:
         digest = np.frombuffer(task.id.encode(), np.uint8).astype(np.uint32).tolist()
         self._rng = np.random.default_rng([cfg.seed, *digest])
         self._ids, self._trainable = list(task.prompt), [0] * len(task.prompt)
+        self._opened = prompt.opened_thought(task.prompt, tokenizer)  # for the first turn
         self._tried, self._thought, self.searches, self.rejected = [], "", 0, ""
 
     def search(self, thought: str, write: Callable[[str], str]) -> str:
@@ -231,7 +232,8 @@ class Transcript:
         )  # fmt: skip
 
     def _write(self, text: str) -> None:
-        ids = self._tokenizer.encode(text)
+        ids = self._tokenizer.encode(prompt.after_opened(text, self._opened))
+        self._opened = ""
         self._ids += ids
         self._trainable += [1] * len(ids)
 

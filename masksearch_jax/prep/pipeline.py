@@ -45,7 +45,7 @@ from masksearch_jax.prep import (
     wikipedia,
 )
 from masksearch_jax.prep.splits import SPLITS, Splits
-from masksearch_jax.text import chat, published, tokenizer
+from masksearch_jax.text import chat_template, published, tokenizer
 from masksearch_jax.text.interface import Tokenizer
 
 TOY = "toy"
@@ -129,12 +129,14 @@ def check(cfg: Any) -> None:
         raise ValueError(f"tokenizer.vocab_size={size}: more than {least} are needed, or 0 to leave the choice")
     task_settings(cfg, {}, {})
     filters.check(cfg.filters)
+    variables = chat_template.read_variables(cfg.tasks.chat_variables)
     if cfg.tokenizer_dir:
-        chat.frame(published.PublishedTokenizer(cfg.tokenizer_dir), cfg.tasks.chat, cfg.tasks.system)
-    elif cfg.tasks.chat or cfg.tasks.system:
+        opened = published.PublishedTokenizer(cfg.tokenizer_dir, cfg.tasks.chat)
+        chat_template.open_chat_template(opened, cfg.tasks.chat, cfg.tasks.system, variables)
+    elif cfg.tasks.chat or cfg.tasks.system or variables:
         raise ValueError(
-            f"tasks.chat={cfg.tasks.chat!r}, tasks.system={cfg.tasks.system[:60]!r}: a chat template needs the "
-            "tokenizer of its model; name its folder in tokenizer_dir"
+            f"tasks.chat={cfg.tasks.chat!r}, tasks.system={cfg.tasks.system[:60]!r}, tasks.chat_variables={variables}: "
+            "a chat template needs the tokenizer of its model; name its folder in tokenizer_dir"
         )
 
 
@@ -306,7 +308,7 @@ def _counted(items: Iterable[Any], show: Callable[[int], None]) -> Iterator[Any]
 def _tokenizer(cfg: Any, data_dir: Path) -> Tokenizer:
     """Copies a published one, or trains one on the texts and titles of training passages alone."""
     if cfg.tokenizer_dir:
-        return published.copy(cfg.tokenizer_dir, data_dir / tokenizer.PUBLISHED)
+        return published.copy(cfg.tokenizer_dir, data_dir / tokenizer.PUBLISHED, cfg.tasks.chat)
     settings = cfg.tokenizer
 
     def texts() -> Iterator[str]:
@@ -345,6 +347,7 @@ def task_settings(
         question_instruction=cfg.tasks.question_instruction,
         chat=cfg.tasks.chat,
         system=cfg.tasks.system,
+        chat_variables=chat_template.read_variables(cfg.tasks.chat_variables),
         # 1 is the default; each weight named costs a comparison for each span.
         span_weights={kind: weight for kind, weight in cfg.tasks.span_weights.items() if weight != 1.0},
         passages={split: kept.get(split, 0) for split in SPLITS},

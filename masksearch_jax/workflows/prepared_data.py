@@ -30,6 +30,8 @@ def recorded(settings: Any) -> dict[str, Any]:
             del found[name]
     if not found["tasks"]["titles"]:
         del found["tasks"]["titles"]
+    if not found["tasks"]["chat_variables"]:
+        del found["tasks"]["chat_variables"]
     return found
 
 
