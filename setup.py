@@ -12,6 +12,7 @@ BASE = [
     "flax>=0.12.8",
     "grain>=0.2.18",
     "jax>=0.10.2",
+    "jinja2>=3.1.6",
     "ml_collections>=1.1.0",
     "msgpack>=1.1",
     "numpy>=2.0",
@@ -33,8 +34,8 @@ TENSORBOARD = ["tensorboardX>=2.6"]
 QLORA = ["qwix>=0.1.8"]
 # Reads files of llama.cpp (masksearch_jax.convert --from=FILE.gguf).
 GGUF = ["gguf>=0.17"]
-# Draws and writes report.html.
-REPORT = ["jinja2>=3.1", "matplotlib>=3.10"]
+# Draws the plots of report.html.
+REPORT = ["matplotlib>=3.10"]
 # Preparation by shards of a dump (configs/prepare.py, beam), in an environment of its own: see launch/constraints.txt.
 # google-crc32c: Beam writes no TFRecord without it (seqio_cache_tasks).
 BEAM = [*PREP, *RETRIEVAL, "apache-beam[gcp]>=2.77", "google-crc32c>=1.7"]

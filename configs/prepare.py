@@ -66,9 +66,11 @@ def get_config(arg: str = ""):
         "instruction_place": "after",  # the passage or question | before it
         # The title before a masked passage: of one from the middle of an article nobody can tell what it is about.
         "titles": False,
-        # Around the prompts, with tokenizer_dir: '' (base models) | auto | qwen2.5 | chatml | llama3 | llama3.1 | gemma
+        # Around the prompts, with tokenizer_dir: '' (base models) | auto (the chat template that the folder holds; an
+        # error without one) | a file FILE.jinja in its place
         "chat": "",
         "system": "",  # message of the chat template; '' for the template's own; default (tags and answers); or a text
+        "chat_variables": (),  # values for the template, e.g. ("enable_thinking=False",) of Qwen3
         # How likely a span is to be masked, by kind; 0 leaves a kind alone.
         "span_weights": ConfigDict({
             "link": 1.0, "date": 1.0, "number": 1.0, "name": 1.0, "category": 1.0, "rare": 1.0,
@@ -139,7 +141,10 @@ def llm() -> ConfigDict:
         "limit_field": "max_tokens",  # or max_completion_tokens, as newer models of OpenAI want it
         # What is left out of each request, for servers that refuse it: of "temperature", "seed", "max_tokens".
         "omit": (),
-        "chat": "auto",  # of a published folder: auto | qwen2.5 | chatml | llama3 | llama3.1 | gemma | '' (base model)
+        # Of a published folder: auto (the chat template that it holds; an error without one) | a file FILE.jinja | ''
+        # (base models).
+        "chat": "auto",
+        "chat_variables": (),  # values for the template, e.g. ("enable_thinking=False",) of Qwen3
         "total_tokens": 2048,  # of a folder: a prompt and its reply
         "temperature": 0.0,
         "max_tokens": 512,  # of a reply

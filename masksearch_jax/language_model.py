@@ -20,7 +20,8 @@ DECIDING = ("model", "chat", "temperature", "max_tokens")
 
 def deciding(settings: Any) -> dict[str, Any]:
     """The part of a page's `llm` that what is made with it depends on, for manifests."""
-    return {name: settings[name] for name in DECIDING}
+    variables = list(settings.chat_variables)
+    return {name: settings[name] for name in DECIDING} | ({"chat_variables": variables} if variables else {})
 
 
 def sampling(settings: Any) -> Sampling:
@@ -68,10 +69,12 @@ def _local(settings: Any, slots: int) -> Backend:
     from masksearch_jax.llm.local import LocalModel
     from masksearch_jax.rollout.engine import RolloutConfig
     from masksearch_jax.rollout.episode import EpisodeLimits
+    from masksearch_jax.text import chat_template
     from masksearch_jax.trainers import state as state_lib
 
     mesh = sharding.make_mesh()
-    name, model_cfg, params, tokenizer = opened(settings.model, mesh, "llm.model")
+    chat = "" if _is_stage(Path(settings.model)) else settings.chat
+    name, model_cfg, params, tokenizer = opened(settings.model, mesh, "llm.model", chat)
     slots = -(-slots // mesh.size) * mesh.size  # they divide over any axes of it
     total = settings.total_tokens
     cfg = RolloutConfig(
@@ -80,13 +83,18 @@ def _local(settings: Any, slots: int) -> Backend:
         append_rows=(slots,), append_tokens=(8,),
     )  # fmt: skip
     params = state_lib.decode_copy(model_cfg, mesh)(params)
-    chat = "" if _is_stage(Path(settings.model)) else settings.chat
-    return LocalModel(name, cfg, model_cfg.merged, params, tokenizer, mesh, chat, settings.temperature)
+    variables = chat_template.read_variables(settings.chat_variables) if chat else {}
+    if not _is_stage(Path(settings.model)) and (variables or chat != chat_template.AUTO):
+        # The cache of replies goes by name, and this model reads other prompts than the folder's own.
+        template = tokenizer.chat_template.text if chat and tokenizer.chat_template else ""
+        name += "+" + hashlib.sha256(json.dumps([template, variables]).encode()).hexdigest()[:8]
+    return LocalModel(name, cfg, model_cfg.merged, params, tokenizer, mesh, chat, settings.temperature, variables)
 
 
-def opened(name: str | Path, mesh: Any, setting: str) -> tuple[str, Any, Any, Any]:
+def opened(name: str | Path, mesh: Any, setting: str, chat: str = "") -> tuple[str, Any, Any, Any]:
     """Returns (name, ModelConfig, parameters in the TRAIN layout, tokenizer) of a stage of ours or a published folder.
 
+    chat: of a published folder, the file of a chat template in place of its own (text.published.PublishedTokenizer).
     Raises FileNotFoundError that names `setting` for any other folder, and for ''.
     """
     folder = Path(name)
@@ -95,7 +103,7 @@ def opened(name: str | Path, mesh: Any, setting: str) -> tuple[str, Any, Any, An
             f"{setting}={str(name)!r} has to be the folder of a trained stage (runs/dapo/dapo) or of a published "
             "checkpoint" + ("; or set llm.url to an OpenAI-compatible server" if setting == "llm.model" else "")
         )
-    return (_stage if _is_stage(folder) else _published)(folder, mesh)
+    return _stage(folder, mesh) if _is_stage(folder) else _published(folder, mesh, chat)
 
 
 def _is_stage(folder: Path) -> bool:
@@ -121,12 +129,13 @@ def _stage(folder: Path, mesh: Any) -> tuple[str, Any, Any, Any]:
     return f"{folder.resolve()}@{meta['step']}", cfg, state["params"], tokenizer.load(folder.parent / "data")
 
 
-def _published(folder: Path, mesh: Any) -> tuple[str, Any, Any, Any]:
+def _published(folder: Path, mesh: Any, chat: str) -> tuple[str, Any, Any, Any]:
     from masksearch_jax.model import convert
-    from masksearch_jax.text import published
+    from masksearch_jax.text.published import PublishedTokenizer
 
     files = sorted([folder / "config.json", *folder.glob("*.safetensors")])
     facts = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+    tokenizer = PublishedTokenizer(folder, chat)  # a bad one is told before the weights load
     cfg, params = convert.load_pretrained(folder, mesh)
-    return f"{folder.resolve()}@{digest}", cfg, params, published.PublishedTokenizer(folder)
+    return f"{folder.resolve()}@{digest}", cfg, params, tokenizer

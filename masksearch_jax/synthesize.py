@@ -29,7 +29,7 @@ from masksearch_jax.retrieval import interface
 from masksearch_jax.rollout.episode import EpisodeLimits
 from masksearch_jax.runtime import json_files, workdir_lock
 from masksearch_jax.runtime.json_files import read_json_object
-from masksearch_jax.text import chat, instructions
+from masksearch_jax.text import chat_template, instructions
 from masksearch_jax.text import tokenizer as tokenizer_lib
 from masksearch_jax.text.interface import Tokenizer
 from masksearch_jax.workflows.settings import validate_settings
@@ -193,11 +193,14 @@ def _run_official(cfg: Any, workdir: Path) -> dict[str, Any]:
     tokenizer = tokenizer_lib.load(workdir / "data")
     made = read_json_object(workdir / "data" / "manifest.json", "prepare the data again")
     prepared = made.get("settings", {}).get("tasks", {})
-    frame = chat.frame(tokenizer, prepared.get("chat", ""), instructions.text_of("system", prepared.get("system", "")))
+    variables = chat_template.read_variables(prepared.get("chat_variables", ()))
+    template = chat_template.open_chat_template(
+        tokenizer, prepared.get("chat", ""), instructions.text_of("system", prepared.get("system", "")), variables
+    )
     limits = EpisodeLimits(**cfg.episode.to_dict())
     accepted: dict[str, list[records.Demonstration]] = {name: [] for name in cfg.synthesize.examples}
     outcomes = Counter[str]()
-    for outcome in imported.demonstrations(chosen.file, tokenizer, frame, limits, chosen.accuracy):
+    for outcome in imported.demonstrations(chosen.file, tokenizer, template, limits, chosen.accuracy):
         reason, one = outcome.rejected, outcome.demonstration
         if one is not None:
             name = level_name(one.masks)

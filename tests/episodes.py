@@ -12,6 +12,7 @@ from masksearch_jax.data.records import Task
 from masksearch_jax.rollout import episode
 from masksearch_jax.rollout.trajectory import Trajectory
 from masksearch_jax.text import stops
+from masksearch_jax.text.prompt import opened_thought
 
 # Tokens that close a tag and go on, whole. SmolLM2's vocabulary has 19 that end in or go on after '>'.
 GOING_ON = ("</answer>.", "</answer>\n\n", "</answer></", "</answer><search> x</search>", "</search>.", "</answer>é")
@@ -43,15 +44,17 @@ class Played:
     appended: list[list[int]]
 
 
-def play(tokenizer, turns: Iterable[Sequence[int]], search: Callable, limits=None, forced: str | None = None) -> Played:
+def play(
+    tokenizer, turns: Iterable[Sequence[int]], search: Callable, limits=None, forced: str | None = None, prompt=(3, 4)
+) -> Played:
     """Plays an episode: each item of `turns` holds the tokens that the policy would go on to write in that turn.
 
     A turn ends as on the device: by the table of text/stops.py, or at its budget. search: query -> hits. Without a
-    further turn the episode meets its deadline.
+    further turn the episode meets its deadline. prompt: its token ids.
     """
     table, limits = stops.build(tokenizer), limits or episode.EpisodeLimits(turn_tokens=256, total_tokens=4096)
-    ids, trainable, appended = [3, 4], [False, False], []
-    state = episode.Episode(len(ids), limits, tokenizer, forced)
+    ids, trainable, appended = list(prompt), [False] * len(prompt), []
+    state = episode.Episode(len(ids), limits, tokenizer, forced, opened_thought(prompt, tokenizer))
     turns = iter(turns)
     following = episode.Search(state.forced_query) if forced is not None else None
     while not isinstance(following, episode.Done):
@@ -73,7 +76,7 @@ def play(tokenizer, turns: Iterable[Sequence[int]], search: Callable, limits=Non
     return Played(
         Trajectory(
             task_id="t", group=0, sample=0, ids=np.array(ids, np.int32), trainable=np.array(trainable, bool),
-            logprobs=np.zeros(n, np.float32), versions=np.zeros(n, np.int32), prompt_length=2,
+            logprobs=np.zeros(n, np.float32), versions=np.zeros(n, np.int32), prompt_length=len(prompt),
             turns=tuple(state.turns), stop=following.stop, answer=state.answer,
         ),
         appended,

@@ -78,7 +78,7 @@ THIRD_PARTY = {
         "gguf": {"model.published"},
         "qwix": {"model.lora"},
     },
-    "text": {"sentencepiece", "tokenizers"},
+    "text": {"sentencepiece": None, "tokenizers": None, "jinja2": {"text.jinja_sandbox"}},
     "scoring": set(),
     "sharding": {"jax", "flax"},
     "checkpoints": {"orbax", "grain", "jax"},

@@ -20,6 +20,7 @@ from tokenizers import (
 
 _LETTERS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_TEMPLATES = Path(__file__).parent / "text" / "chat_templates"
 TEXTS = [
     "<think> the river city was founded near Tolmar.</think><search> Karn Velith birthplace</search>\n",
     "<think>\nnaïve São 日本 words\n</think>\n\n<search>born in 1984</search>\n\n",
@@ -61,6 +62,11 @@ def _save(made: Tokenizer, folder: Path, config: dict, ends: list[str]) -> Path:
     return folder
 
 
+def published_template(name: str) -> str:
+    """The chat template of a published model (text/chat_templates/README.md)."""
+    return (_TEMPLATES / f"{name}.jinja").read_text(encoding="utf-8")
+
+
 def qwen(folder: Path, thinking: bool = True, template: str = "") -> Path:
     """As Qwen3 (or 2.5 without `thinking`): no beginning-of-sequence token, '<think>' one token that is no control."""
     made = _byte_level(r"\p{N}", normalizers.NFC())
@@ -72,7 +78,7 @@ def qwen(folder: Path, thinking: bool = True, template: str = "") -> Path:
         "tokenizer_class": "Qwen2Tokenizer",
         "eos_token": "<|im_end|>",
         "pad_token": "<|endoftext|>",
-        "chat_template": template or "{{ '<|im_start|>' }}",
+        "chat_template": template or published_template("qwen3" if thinking else "qwen2.5"),
     }
     return _save(made, folder, config, ["<|im_end|>", "<|endoftext|>"])
 
@@ -87,7 +93,7 @@ def llama(folder: Path, template: str = "") -> Path:
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": "<|begin_of_text|>",
         "eos_token": {"__type": "AddedToken", "content": "<|eot_id|>", "special": True},
-        "chat_template": template or "{{ '<|start_header_id|>' }}",
+        "chat_template": template or published_template("llama3.1"),
     }
     return _save(made, folder, config, ["<|end_of_text|>", "<|eot_id|>"])
 
@@ -115,9 +121,19 @@ def gemma(folder: Path, template: str = "") -> Path:
         "eos_token": "<eos>",
         "pad_token": "<pad>",
         "unk_token": "<unk>",
-        "chat_template": template or "{{ '<start_of_turn>' }}",
+        "chat_template": template or published_template("gemma3"),
     }
     return _save(made, folder, config, ["<eos>", "<end_of_turn>"])
+
+
+def reasoner(folder: Path) -> Path:
+    """As a distilled DeepSeek-R1: its chat template opens the thought of the reply, '<think>\\n'."""
+    qwen(folder, template=published_template("deepseek-r1-distill"))
+    made = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    made.add_tokens([AddedToken(token, normalized=False) for token in ("<｜User｜>", "<｜Assistant｜>")])
+    made.add_special_tokens([AddedToken("<｜end▁of▁sentence｜>", normalized=False, special=True)])
+    made.save(str(folder / "tokenizer.json"))
+    return folder
 
 
 MAKERS = {"qwen": qwen, "llama": llama, "gemma": gemma}

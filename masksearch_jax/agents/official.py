@@ -97,7 +97,7 @@ def read_pair(record: Any) -> Pair:
 
 
 def task_of(pair: Pair, id: str, encode: Callable[[str], list[int]], split: str = "train") -> records.Task:
-    """The task of a pair, in the answer form 'spans'. encode: text -> ids of a prompt (chat.Frame.encode). Nothing is
+    """The task of a pair, in the answer form 'spans'. encode: text -> ids of a prompt (ChatTemplate.encode). Nothing is
     known of where it was cut from, so search excludes nothing."""
     body = prompt.ramp_prompt(pair.text).strip()
     return records.Task(

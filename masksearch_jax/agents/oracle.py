@@ -202,6 +202,7 @@ class Transcript:
         digest = np.frombuffer(task.id.encode(), np.uint8).astype(np.uint32).tolist()
         self._rng = np.random.default_rng([cfg.seed, *digest])
         self._ids, self._trainable = list(task.prompt), [0] * len(task.prompt)
+        self._opened = prompt.opened_thought(task.prompt, tokenizer)  # for the first turn
         self._tried, self._thought, self.searches, self.rejected = [], "", 0, ""
         # Wordings have draws of their own: with any of them a task is searched for alike.
         self._speech, self._said, self._asked, self._known = None, [], set(), task.text
@@ -286,14 +287,14 @@ class Transcript:
         """Appends a turn; one in sentences is made to fit the limit of a turn, or rejected."""
         for share in _SHARES if self._speech else (1.0,):
             text = (tags.block(tags.THINK, draft(share)) if draft else "") + action
-            ids = self._tokenizer.encode(text)
+            ids = self._tokenizer.encode(prompt.after_opened(text, self._opened))
             if not self._cfg.turn_tokens or len(ids) <= self._cfg.turn_tokens:
                 break
         else:
             self.rejected = "long_turn"
         if self._speech and any(self._leaks(text, golds) for golds in self.hidden()):
             self.rejected = "leak"
-        self._said = []
+        self._said, self._opened = [], ""
         self._ids += ids
         self._trainable += [1] * len(ids)
 

@@ -67,14 +67,18 @@ def demonstration(
 ) -> tuple[records.Demonstration | None, str]:
     """Returns (demonstration with id `name`, '') or (None, reason): 'turn_too_long', 'too_many_turns', 'too_long',
     'invalid_turn'."""
-    rules = episode.Episode(len(task.prompt), limits, tokenizer)
+    opened = prompt.opened_thought(task.prompt, tokenizer)
+    rules = episode.Episode(len(task.prompt), limits, tokenizer, opened=opened)
     ids, trainable = list(task.prompt), [0] * len(task.prompt)
 
     def too_long(turn: Sequence[int]) -> str:
         return "turn_too_long" if len(turn) > limits.turn_tokens else "too_long"
 
+    def written(text: str) -> list[int]:
+        return tokenizer.encode(text if rules.turns else prompt.after_opened(text, opened))
+
     for one in done.searches:
-        turn = tokenizer.encode(one.text)
+        turn = written(one.text)
         if len(turn) > rules.budget:
             return None, too_long(turn)
         following = rules.end_turn(turn, episode.Ending.STOP)
@@ -87,7 +91,7 @@ def demonstration(
             return None, "too_long"
         ids += [*turn, *shown.ids]
         trainable += [1] * len(turn) + [0] * len(shown.ids)
-    turn = tokenizer.encode(done.text)
+    turn = written(done.text)
     if len(turn) > rules.budget:
         return None, too_long(turn)
     following = rules.end_turn(turn, episode.Ending.STOP)

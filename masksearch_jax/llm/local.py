@@ -2,8 +2,8 @@
 
 Enters: conversations, from as many threads as there are. Leaves: completions. What is asked at about the same time
 shares a run of the engine. A reply ends with an end token, at its limit, or (as the decode programs are the policy's)
-with a closing tag of ours. Left out: several system messages, and what a chat template writes for earlier turns: a
-conversation becomes one user message.
+with a closing tag of ours. A thought that the chat template has opened stands in the reply with its tag. Left out:
+several system messages, and what a chat template writes for earlier turns: a conversation becomes one user message.
 """
 
 import concurrent.futures
@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import queue
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,9 +21,11 @@ from masksearch_jax.rollout import decode, episode
 from masksearch_jax.rollout.engine import RolloutConfig, RolloutEngine
 from masksearch_jax.rollout.request import Request
 from masksearch_jax.rollout.trajectory import StopReason, Trajectory, Turn
-from masksearch_jax.text import chat, tags
+from masksearch_jax.text import prompt, tags
+from masksearch_jax.text.chat_template import ChatTemplate, open_chat_template
 from masksearch_jax.text.interface import Tokenizer
 
+_MOST_TEMPLATES = 64  # kept, one for each system message; the agents have a few
 _GATHER_S = 0.02  # how long the first of a batch waits for others
 _FINISH = {episode.Ending.STOP: StopReason.ANSWER, episode.Ending.EOS: StopReason.EOS}
 
@@ -65,10 +67,12 @@ class _Reply:
         self.budget = min(request.task.max_tokens, total_tokens - prompt_length)
         self.turns: list[Turn] = []
         self._start, self._tokenizer = prompt_length, tokenizer
+        self._opened = prompt.opened_thought(request.task.prompt, tokenizer)
 
     def end_turn(self, ids: Sequence[int], ending: episode.Ending) -> episode.Done:
         kept = ids[:-1] if ending == episode.Ending.EOS else ids
-        self.turns.append(Turn("answer", self._start, self._start + len(ids), self._tokenizer.decode(kept)))
+        text = self._opened + self._tokenizer.decode(kept)
+        self.turns.append(Turn("answer", self._start, self._start + len(ids), text))
         return episode.Done(_FINISH.get(ending, StopReason.TURN_TOKENS))
 
 
@@ -83,12 +87,17 @@ class LocalModel:
         params: Any,
         tokenizer: Tokenizer,
         mesh: Any,
-        family: str,
+        chat: str,
         temperature: float,
+        chat_variables: Mapping[str, Any] | None = None,
     ):
-        """cfg: slots, ladders and limits.total_tokens (prompt and reply). params: in the DECODE layout. family: as
-        text.chat.frame. temperature: the one that is not 0 (greedy), compiled in. Raises ValueError as the engine."""
-        self.name, self._params, self._tokenizer, self._family = name, params, tokenizer, family
+        """cfg: slots, ladders and limits.total_tokens (prompt and reply). params: in the DECODE layout. chat,
+        chat_variables: as text.chat_template.open_chat_template. temperature: the one that is not 0 (greedy), compiled
+        in. Raises ValueError as the engine, and for a chat template that does not work."""
+        self.name, self._params, self._tokenizer = name, params, tokenizer
+        self._chat, self._chat_variables = chat, dict(chat_variables or {})
+        self._templates: dict[str, ChatTemplate] = {}  # by system message
+        self._template("")  # what is wrong with it is told now
         self._temperature, self._total = temperature, cfg.limits.total_tokens
         cfg = dataclasses.replace(cfg, sampling=decode.Sampling(temperature or 1.0))
 
@@ -124,9 +133,19 @@ class LocalModel:
         said = [(m.role, tags.neutralise_all_but_masks(m.content)) for m in messages]
         system = "\n\n".join(content for role, content in said if role == "system")
         rest = "\n\n".join(content for role, content in said if role != "system").strip()
-        if not self._family:  # a base model knows no roles
-            return chat.frame(self._tokenizer, "").encode(self._tokenizer, "\n\n".join(filter(None, [system, rest])))
-        return chat.frame(self._tokenizer, self._family, system).encode(self._tokenizer, rest)
+        if not self._chat:  # a base model knows no roles
+            system, rest = "", "\n\n".join(filter(None, [system, rest]))
+        return self._template(system).encode(self._tokenizer, rest)
+
+    def _template(self, system: str) -> ChatTemplate:
+        """The chat template with a system message. Threads that ask at once may open one twice, to no harm."""
+        found = self._templates.get(system)
+        if found is None:
+            found = open_chat_template(self._tokenizer, self._chat, system, self._chat_variables)
+            if len(self._templates) >= _MOST_TEMPLATES:
+                self._templates.clear()
+            self._templates[system] = found
+        return found
 
     def close(self) -> None:
         self._waiting.put(None)

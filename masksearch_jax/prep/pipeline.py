@@ -46,7 +46,7 @@ from masksearch_jax.prep import (
     wikipedia,
 )
 from masksearch_jax.prep.splits import SPLITS, Splits
-from masksearch_jax.text import added_tags, chat, instructions, published, tokenizer
+from masksearch_jax.text import added_tags, chat_template, instructions, published, tokenizer
 from masksearch_jax.text.interface import Tokenizer
 
 TOY = "toy"
@@ -138,12 +138,14 @@ def check(cfg: Any) -> None:
             "tokenizer.added_tags=True is for a published tokenizer (tokenizer_dir); in one that is trained here each "
             "tag is a token anyway"
         )
+    variables = chat_template.read_variables(cfg.tasks.chat_variables)
     if cfg.tokenizer_dir:
-        chat.frame(published.PublishedTokenizer(cfg.tokenizer_dir), cfg.tasks.chat, _system(cfg))
-    elif cfg.tasks.chat or cfg.tasks.system:
+        opened = published.PublishedTokenizer(cfg.tokenizer_dir, cfg.tasks.chat)
+        chat_template.open_chat_template(opened, cfg.tasks.chat, _system(cfg), variables)
+    elif cfg.tasks.chat or cfg.tasks.system or variables:
         raise ValueError(
-            f"tasks.chat={cfg.tasks.chat!r}, tasks.system={cfg.tasks.system[:60]!r}: a chat template needs the "
-            "tokenizer of its model; name its folder in tokenizer_dir"
+            f"tasks.chat={cfg.tasks.chat!r}, tasks.system={cfg.tasks.system[:60]!r}, tasks.chat_variables={variables}: "
+            "a chat template needs the tokenizer of its model; name its folder in tokenizer_dir"
         )
 
 
@@ -342,9 +344,9 @@ def _counted(items: Iterable[Any], show: Callable[[int], None]) -> Iterator[Any]
 def _tokenizer(cfg: Any, data_dir: Path) -> Tokenizer:
     """Copies a published one, or trains one on the texts and titles of training passages alone."""
     if cfg.tokenizer_dir:
-        opened = published.copy(cfg.tokenizer_dir, data_dir / tokenizer.PUBLISHED)
+        opened = published.copy(cfg.tokenizer_dir, data_dir / tokenizer.PUBLISHED, cfg.tasks.chat)
         if cfg.tokenizer.added_tags and added_tags.add_tags(opened.path):
-            opened = published.PublishedTokenizer(opened.path)
+            opened = tokenizer.load(data_dir)
         return opened
     settings = cfg.tokenizer
 
@@ -385,6 +387,7 @@ def task_settings(
         instruction_place=cfg.tasks.instruction_place,
         chat=cfg.tasks.chat,
         system=_system(cfg),
+        chat_variables=chat_template.read_variables(cfg.tasks.chat_variables),
         # 1 is the default; each weight named costs a comparison for each span.
         span_weights={kind: weight for kind, weight in cfg.tasks.span_weights.items() if weight != 1.0},
         passages={split: kept.get(split, 0) for split in SPLITS},

@@ -13,11 +13,13 @@ from masksearch_jax.text import answers, official, prompt
 _OWN = (answers.token_recall, answers.f1, answers.exact_match)
 
 
-def postprocess(output: str, example: Mapping[str, Any] | None = None, is_target: bool = False) -> Any:
+def postprocess(
+    output: str, example: Mapping[str, Any] | None = None, is_target: bool = False, opened: str = ""
+) -> Any:
     """For a target, {'answers': accepted strings, 'reference': structured answer or None}; for a model's output, what
-    an episode would read as its answer, or '' without a valid one."""
+    an episode would read as its answer, or '' without a valid one. opened: as prompt.opened_thought of the prompts."""
     if not is_target:
-        action = prompt.parse_stopped_turn(output)
+        action = prompt.parse_stopped_turn(opened + output)
         return action.content if action.kind == "answer" else ""
     extra = json.loads(bytes(example["extra"]))
     return {"answers": [bytes(a).decode() for a in example["answers"]], "reference": extra.get("reference")}

@@ -18,7 +18,7 @@ import seqio
 import tensorflow as tf
 
 from masksearch_jax.text import instructions, tags
-from masksearch_jax.text.chat import Frame
+from masksearch_jax.text.chat_template import ChatTemplate
 
 _BATCH = 256
 
@@ -47,6 +47,8 @@ FEATURES = {
     "kinds": tf.io.FixedLenSequenceFeature([], tf.string, allow_missing=True),
 }
 
+# Blank space as Python's str.strip has it, for TensorFlow's regular expressions.
+_BLANK = "[" + "".join(rf"\x{{{code:x}}}" for code in range(0x3001) if chr(code).isspace()) + "]+"
 _SHOWN = ("text", "masked")
 _KEPT = ("id", "article_id", "epoch", "title", "split", "text")
 
@@ -166,10 +168,10 @@ def entitle(titles: bool) -> Preprocessor:
     return _over(batch) if titles else lambda dataset: dataset
 
 
-def word(instruction: str, answer_form: str, frame: Frame, place: str = "after") -> Preprocessor:
+def word(instruction: str, answer_form: str, template: ChatTemplate, place: str = "after") -> Preprocessor:
     """Adds the strings 'inputs' (as text.prompt.ramp_prompt words it) and 'targets' (the answer block).
 
-    frame: gives what stands left and right of the text of 'inputs'; its control tokens come with `enclose`.
+    template: gives what stands left and right of the text of 'inputs'; its control tokens come with `enclose`.
 
     answer_form 'spans' fills the masks in order, 'paragraph' repeats the passage unmasked (the official form).
     place: of the instruction (text/instructions.py).
@@ -182,20 +184,22 @@ def word(instruction: str, answer_form: str, frame: Frame, place: str = "after")
             content = example["text"]
         else:
             content = tf.strings.reduce_join(example["answers"], axis=1, separator=tags.SPAN_SEPARATOR + " ")
-        inputs = tf.strings.join([frame.left, before, example["masked"], after, frame.right])
+        inputs = _message(template, tf.strings.join([before, example["masked"], after]))
         return {**example, "inputs": inputs, "targets": tf.strings.join([opening, " ", content, closing])}
 
     return _over(batch)
 
 
-def word_question(instruction: str, frame: Frame, every: bool = False, place: str = "after") -> Preprocessor:
+def word_question(
+    instruction: str, template: ChatTemplate, every: bool = False, place: str = "after"
+) -> Preprocessor:
     """Adds 'inputs' (as text.prompt.question_prompt words it) and 'targets': the first accepted answer, or, where
     `answers` are not alternatives but spans, every one of them."""
     opening, closing = tags.ANSWER
     before, after = instructions.around(instruction, place)
 
     def batch(example: Features) -> Features:
-        inputs = tf.strings.join([frame.left, before, example["question"], after, frame.right])
+        inputs = _message(template, tf.strings.join([before, example["question"], after]))
         if every:
             gold = tf.strings.reduce_join(example["answers"], axis=1, separator=tags.SPAN_SEPARATOR + " ")
         else:
@@ -205,17 +209,27 @@ def word_question(instruction: str, frame: Frame, every: bool = False, place: st
     return _over(batch)
 
 
+def _message(template: ChatTemplate, text: tf.Tensor) -> tf.Tensor:
+    """The texts [B] between a template's control tokens, as ChatTemplate.encode joins them."""
+    if template.trims in ("strip", "lstrip"):
+        text = tf.strings.regex_replace(text, rf"\A{_BLANK}", "")
+    if template.trims in ("strip", "rstrip"):
+        text = tf.strings.regex_replace(text, rf"{_BLANK}\z", "")
+    return tf.strings.join([template.left, text, template.right])
+
+
 def tokenize(dataset: tf.data.Dataset, output_features: Mapping[str, seqio.Feature]) -> tf.data.Dataset:
     """Encodes 'inputs' and 'targets' of batches with the features' vocabularies: ragged int32 [B, (tokens)]."""
     return seqio.preprocessors.tokenize(dataset, output_features, copy_pretokenized=False)
 
 
-def enclose(frame: Frame) -> Preprocessor:
+def enclose(template: ChatTemplate) -> Preprocessor:
     """Puts the control tokens of a prompt around the token ids of 'inputs', ragged int32 [B, (tokens)]."""
 
     def batch(example: Features) -> Features:
         rows = tf.shape(example["targets"].row_lengths())[0]
-        parts = [tf.repeat(tf.constant([ids], tf.int32), rows, axis=0) for ids in (frame.prefix_ids, frame.suffix_ids)]
+        outer = (template.prefix_ids, template.suffix_ids)
+        parts = [tf.repeat(tf.constant([ids], tf.int32), rows, axis=0) for ids in outer]
         return {**example, "inputs": tf.concat([parts[0], example["inputs"], parts[1]], axis=1)}
 
-    return _over(batch) if frame.prefix_ids or frame.suffix_ids else lambda dataset: dataset
+    return _over(batch) if template.prefix_ids or template.suffix_ids else lambda dataset: dataset

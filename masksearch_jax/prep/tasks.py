@@ -18,10 +18,12 @@ One pass over a task's 'train' split is all its epochs in order, each with masks
 """
 
 import dataclasses
+import functools
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import seqio
 import tensorflow as tf
@@ -31,7 +33,7 @@ from masksearch_jax.evals.benchmarks import BENCHMARKS
 from masksearch_jax.prep import question_metrics, ramp
 from masksearch_jax.prep import vocabulary as vocabularies
 from masksearch_jax.runtime.json_files import read_json_object
-from masksearch_jax.text import chat, instructions, tokenizer
+from masksearch_jax.text import chat_template, instructions, prompt, tokenizer
 
 LEVELS = (1, 2, 3, 4)  # the paper's 0 < k < 5
 MIXTURES = {"ramp_1_2": (1, 2), "ramp_1_2_3": (1, 2, 3), "ramp_all": LEVELS}
@@ -50,9 +52,10 @@ class TaskSettings:
     instruction, question_instruction: texts in the prompts. instruction_place: 'after' the passage or question, or
     'before' it. span_weights: weight of a span in the draw by kind,
     1 where unnamed, 0 to leave a kind unmasked. passages, questions: how many the source files hold, by split.
-    chat: family of the chat template around the prompts, '' for a base model (text/chat.py). system: its system
-    message, '' for the template's own. benchmarks: how many questions each holds, by name. lookups: how many the
-    source files hold, by split. titles: whether the title stands before a masked passage.
+    chat: '' for prompts without a chat template, else those of the tokenizer's own (text/chat_template.py). system: its
+    system message, '' for the template's own. chat_variables: values for the template. benchmarks: how many questions
+    each holds, by name. lookups: how many the source files hold, by split. titles: whether the title stands before a
+    masked passage.
     """
 
     seed: int
@@ -69,6 +72,7 @@ class TaskSettings:
     lookups: dict[str, int] = dataclasses.field(default_factory=dict)
     titles: bool = False
     instruction_place: str = "after"
+    chat_variables: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         if self.answer_form not in ANSWER_FORMS:
@@ -158,7 +162,8 @@ def register(data_dir: Path | str, **changes: object) -> TaskSettings:
     settings = dataclasses.replace(TaskSettings.load(data_dir / "annotated"), **changes)
     opened = tokenizer.load(data_dir)
     vocabulary = vocabularies.of(opened)
-    frame = chat.frame(opened, settings.chat, settings.system)
+    template = chat_template.open_chat_template(opened, settings.chat, settings.system, settings.chat_variables)
+    thought = prompt.opened_thought(template.encode(opened, "x"), opened)  # of every prompt
     # An answer block ends a turn by its closing tag, so no end-of-sequence follows it.
     features = {name: seqio.Feature(vocabulary, add_eos=False) for name in ("inputs", "targets")}
     _forget()
@@ -172,9 +177,9 @@ def register(data_dir: Path | str, **changes: object) -> TaskSettings:
                 ramp.to_batches,
                 ramp.mask(level),
                 ramp.entitle(settings.titles),
-                ramp.word(settings.instruction, settings.answer_form, frame, settings.instruction_place),
+                ramp.word(settings.instruction, settings.answer_form, template, settings.instruction_place),
                 ramp.tokenize,
-                ramp.enclose(frame),
+                ramp.enclose(template),
                 ramp.from_batches,
                 seqio.CacheDatasetPlaceholder(),
             ],
@@ -190,15 +195,15 @@ def register(data_dir: Path | str, **changes: object) -> TaskSettings:
             preprocessors=[
                 ramp.to_batches,
                 ramp.word_question(
-                    settings.question_instruction, frame, every=name == LOOKUP, place=settings.instruction_place
+                    settings.question_instruction, template, every=name == LOOKUP, place=settings.instruction_place
                 ),
                 ramp.tokenize,
-                ramp.enclose(frame),
+                ramp.enclose(template),
                 ramp.from_batches,
                 seqio.CacheDatasetPlaceholder(),
             ],
             output_features=features,
-            postprocess_fn=None if name == LOOKUP else question_metrics.postprocess,
+            postprocess_fn=None if name == LOOKUP else functools.partial(question_metrics.postprocess, opened=thought),
             metric_fns=[] if name == LOOKUP else [question_metrics.scores_of(benchmark)],
         )
 

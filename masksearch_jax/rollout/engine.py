@@ -20,6 +20,7 @@ from masksearch_jax.rollout import decode, episode, scheduler, shapes
 from masksearch_jax.rollout.owners import Owners
 from masksearch_jax.rollout.request import Request
 from masksearch_jax.rollout.trajectory import Trajectory
+from masksearch_jax.text import prompt as prompt_text
 from masksearch_jax.text import stops
 from masksearch_jax.text.interface import Tokenizer
 
@@ -158,7 +159,8 @@ class RolloutEngine:
         return programs.compiled - before
 
     def _new_episode(self, request: Request, prompt_length: int) -> episode.Episode:
-        return episode.Episode(prompt_length, self.cfg.limits, self.tokenizer, request.forced_search)
+        opened = prompt_text.opened_thought(request.task.prompt, self.tokenizer)
+        return episode.Episode(prompt_length, self.cfg.limits, self.tokenizer, request.forced_search, opened)
 
     def _prompt(self, request: Request) -> np.ndarray:
         """Returns the prompt as the model sees it; raises ValueError naming the task."""

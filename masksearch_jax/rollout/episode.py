@@ -14,6 +14,7 @@ Rules, where the literature leaves a choice:
 * An observation is appended whole, with room for one more token, or the episode ends with TOTAL_TOKENS.
 * A forced search (the one-retrieval baseline) is written for the policy, with `<answer>` after its observation; the
   policy completes that answer, and the episode ends there, valid or not.
+* A thought that the prompt has opened (text/prompt.py) belongs to the first turn's text. A forced search closes it.
 """
 
 import dataclasses
@@ -79,8 +80,14 @@ class Episode:
     """Counts tokens and turns, and decides. `length` is prompt + everything written or appended so far."""
 
     def __init__(
-        self, prompt_length: int, limits: EpisodeLimits, tokenizer: Tokenizer, forced_search: str | None = None
+        self,
+        prompt_length: int,
+        limits: EpisodeLimits,
+        tokenizer: Tokenizer,
+        forced_search: str | None = None,
+        opened: str = "",
     ):
+        """opened: the end of the prompt that has opened the first turn's thought (prompt.opened_thought), or ''."""
         self.limits = limits
         self.tokenizer = tokenizer
         self.length = prompt_length
@@ -89,6 +96,7 @@ class Episode:
         self._forced = None if forced_search is None else tags.neutralise(forced_search).strip()
         self._turn_limit = limits.turns if forced_search is None else _FORCED_TURNS
         self._opened: list[int] = []  # tokens of the current turn that were written for the policy
+        self._prompted = opened  # text of the current turn that stands in the prompt
 
     @property
     def budget(self) -> int:
@@ -103,7 +111,7 @@ class Episode:
     def end_turn(self, ids: Sequence[int], ending: Ending) -> Search | Append | Done:
         """Takes the ids of a finished turn (its closing token included) and says what happens next."""
         start = self.length - len(self._opened)
-        text = self.tokenizer.decode([*self._opened, *ids])
+        text = self._read(ids)
         self._opened = []
         self.length += len(ids)
         if ending == Ending.STOP:
@@ -140,12 +148,17 @@ class Episode:
         """Ends the episode at its deadline; `ids` is the unfinished turn, empty while a search is out."""
         if len(ids):
             start = self.length - len(self._opened)
-            text = self.tokenizer.decode([*self._opened, *ids])
+            text = self._read(ids)
             self.length += len(ids)
             self.turns.append(Turn("invalid", start, self.length, text, error=CANCELLED))
         elif self.turns and self.turns[-1].action == "search" and not self.turns[-1].observation:
             self.turns[-1] = dataclasses.replace(self.turns[-1], error=CANCELLED)
         return Done(StopReason.DEADLINE)
+
+    def _read(self, ids: Sequence[int]) -> str:
+        """Return the text of the current turn, with what was written of it before the policy."""
+        prompted, self._prompted = self._prompted, ""
+        return prompted + self.tokenizer.decode([*self._opened, *ids])
 
     def _refuse(self, stop: StopReason) -> Done:
         if self.turns[-1].action == "search":
@@ -153,12 +166,12 @@ class Episode:
         return Done(stop)
 
     def _observe_forced(self, block: list[int], found: tuple[int, ...]) -> Append | Done:
-        search = self.tokenizer.encode(tags.block(tags.SEARCH, self._forced))
+        search = self.tokenizer.encode(prompt.after_opened(tags.block(tags.SEARCH, self._forced), self._prompted))
         opened = self.tokenizer.encode(tags.ANSWER[0])
         end = self.length + len(search)
         if not self._fits(ids := [*search, *block, *opened]):
             return Done(StopReason.TOTAL_TOKENS)
-        text, shown = self.tokenizer.decode(search), self.tokenizer.decode(block)
+        text, shown = self._read(search), self.tokenizer.decode(block)
         self.turns.append(Turn("search", self.length, end, text, query=self._forced, hits=found, observation=shown))
         self.length += len(ids)
         self._forced, self._opened = None, opened

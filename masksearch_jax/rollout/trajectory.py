@@ -26,8 +26,9 @@ class StopReason(enum.StrEnum):
 class Turn:
     """One model turn. action: 'search', 'answer' or 'invalid'. start, end: its tokens in `Trajectory.ids`.
 
-    query: what was searched. hits: passage ids returned. observation: what the environment said to it, hits or
-    a correction, as readable text ('' if nothing was appended).
+    text: what its tokens say; of the first turn, after the thought's opening if that stands in the prompt. query: what
+    was searched. hits: passage ids returned. observation: what the environment said to it, hits or a correction, as
+    readable text ('' if nothing was appended).
     """
 
     action: str

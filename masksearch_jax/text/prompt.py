@@ -5,6 +5,9 @@ One turn of the policy is an optional `<think> ...</think>` and then exactly one
 and an invalid turn with an information block that names the fault. Blocks touch each other and every text starts with
 one space after its opening tag (text/tags.py), so that tokenising the parts equals tokenising the whole.
 
+A chat template may have opened the thought of the first turn already: its prompts end in `<think>` and a line end.
+That end is then part of the turn's text, and whoever writes the turn goes on from it.
+
 Enters: passages, questions, hits, decoded turns. Leaves: text, token ids, actions. Left out: limits and turns
 (rollout/episode.py) and rewards (rl/).
 """
@@ -21,6 +24,7 @@ from masksearch_jax.text import instructions, stops, tags
 NOTHING_FOUND = "nothing found"
 INVALID = "invalid:"
 
+_TAIL = 24  # tokens that hold an opening tag and blank space after it, even byte by byte
 _ACTIONS = {tags.SEARCH: "search", tags.ANSWER: "answer"}
 _TAG = re.compile("(" + "|".join(re.escape(tag) for tag in tags.ALL if tag != tags.MASK) + ")")
 
@@ -32,6 +36,12 @@ class Encoder(Protocol):
     def token_bytes(self) -> Sequence[bytes]: ...
 
     def encode(self, text: str) -> list[int]: ...
+
+
+class Decoder(Protocol):
+    """The part of text.interface.Tokenizer that reads."""
+
+    def decode(self, ids: Sequence[int]) -> str: ...
 
 
 class TitledText(Protocol):
@@ -72,6 +82,29 @@ def placed(body: str, instruction: str, place: str) -> str:
     """Returns a text with the instruction after or before it."""
     before, after = instructions.around(instruction, place)
     return f"{before}{body}{after}"
+
+
+def opened_thought(prompt_ids: Sequence[int], tokenizer: Decoder) -> str:
+    """Return the end of a prompt that has opened a thought for the policy ('<think>\n'), '' for any other prompt.
+
+    prompt_ids: in the tokenizer's own vocabulary. What a task's text spells opens none: its tags are neutralised.
+    """
+    _, opening, after = tokenizer.decode(list(prompt_ids[-_TAIL:])).rpartition(tags.THINK[0])
+    return "" if after.strip() else opening + after
+
+
+def after_opened(turn: str, opened: str) -> str:
+    """Return what is left to write of a turn after a prompt that ends in `opened` (`opened_thought`).
+
+    A turn without a thought closes the one that was opened.
+    """
+    if not opened:
+        return turn
+    opening, closing = tags.THINK
+    if not turn.startswith(opening):
+        return closing + turn
+    rest = turn[len(opening) :]
+    return rest.removeprefix(" ") if opened[-1].isspace() else rest
 
 
 def observation(hits: Sequence[TitledText], tokenizer: Encoder, max_tokens: int) -> list[int]:

@@ -2,13 +2,15 @@
 
 Enters: a folder with tokenizer.json and tokenizer_config.json (generation_config.json is read if it is there), as
 Qwen2.5, Qwen3, Llama 3 and Gemma 3 checkpoints carry them. Leaves: ids, or text, exact to the byte (text.interface).
-Left out: tokenizers whose text depends on where a token stands (Llama 2, T5), which are refused; and chat templates
-(text/chat.py).
+Left out: tokenizers whose text depends on where a token stands (Llama 2, T5), which are refused; and what a chat
+template writes (text/chat_template.py).
 
-Text is data: `<|im_end|>` in a passage becomes ordinary tokens, never the control token. Only `encode_control`, which
-text/chat.py calls on its own templates, makes control tokens. Our tags are no control tokens: where a fine-tuned
-checkpoint has added them as tokens, special or not, each is that one token, as it is one in our own tokenizers, and
-text/tags.py keeps them out of passages and results before these are encoded (design decision 9).
+Text is data: `<|im_end|>` in a passage becomes ordinary tokens, never the control token. Only `encode_control` and
+`cut_control`, which text/chat_template.py calls on texts of the template, make control tokens: the special tokens of
+the folder, and other added tokens that its chat template spells (`<｜User｜>` of DeepSeek). Our tags are no control
+tokens: where a fine-tuned checkpoint has added them as tokens, special or not, each is that one token, as it is one in
+our own tokenizers, and text/tags.py keeps them out of passages and results before these are encoded (design decision
+9).
 """
 
 import functools
@@ -22,15 +24,19 @@ from typing import Any
 import tokenizers
 
 from masksearch_jax.runtime.json_files import read_json_object
-from masksearch_jax.text import chat, tags, tokenizer_errors
+from masksearch_jax.text import added_tokens, chat_template, tokenizer_errors
 
 FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "generation_config.json",
-    "chat_template.jinja",
+    chat_template.FILE,
 )
+# What ends a turn in widely used chat templates. Base checkpoints have these tokens and no template.
+TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>")
+# The roles that a chat template may name, as transformers hands them over.
+_ROLES = tuple(f"{role}_token" for role in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
 _PROBES = ("a", " a", "a ", "  <search> X</search>\n\n", "Na\u00efve \u65e5\u672c \U0001f388 1984.")
 # The decoder of Gemma's SentencePiece models: '▁' is a space, '<0xE2>' a byte, and nothing is stripped.
 _BYTE_FALLBACK = [
@@ -40,13 +46,13 @@ _BYTE_FALLBACK = [
 ]
 
 
-def _naming_the_folder(read: Callable[[Any, Path | str], None]) -> Callable[[Any, Path | str], None]:
+def _naming_the_folder(read: Callable[[Any, Path | str, str], None]) -> Callable[..., None]:
     """The same method, whose every failure names a file of the folder."""
 
     @functools.wraps(read)
-    def named(self: Any, folder: Path | str) -> None:
+    def named(self: Any, folder: Path | str, chat: str = chat_template.AUTO) -> None:
         with tokenizer_errors.naming(Path(folder) / "tokenizer.json"):
-            read(self, folder)
+            read(self, folder, chat)
 
     return named
 
@@ -55,17 +61,27 @@ class PublishedTokenizer:
     """Text to ids and back (text.interface.Tokenizer). Thread-safe; pickles by its path."""
 
     @_naming_the_folder
-    def __init__(self, folder: Path | str):
-        """Reads a folder. Raises FileNotFoundError that names what is missing, ValueError for a tokenizer that is not
-        exact to the byte, or without an end-of-sequence token."""
-        self.path = Path(folder)
+    def __init__(self, folder: Path | str, chat: str = chat_template.AUTO):
+        """Reads a folder. chat: the file of a chat template in place of the folder's own ('auto').
+
+        Raises FileNotFoundError that names what is missing, ValueError for a tokenizer that is not exact to the byte,
+        or without an end-of-sequence token."""
+        self.path, self._chat = Path(folder), chat
         file = self.path / "tokenizer.json"
         if not file.exists():
             raise FileNotFoundError(f"{file} does not exist; name the folder of a Hugging Face checkpoint")
         content = file.read_bytes()
+        named = _named_tokens(self.path)
+        self.special_tokens = _contents(named)
+        self.chat_template = chat_template.find_template(self.path, chat)
+        said = after = ""
+        if self.chat_template is not None:
+            written, after = chat_template.render_reply(self.chat_template, self.special_tokens)
+            said = self.chat_template.text + written
         try:
             settings = json.loads(content)
-            special_tags = _plain_tags(settings)
+            special_tags = added_tokens.make_tags_plain(settings)
+            spelled = added_tokens.make_control(settings, said)
             self._settings = json.dumps(settings)
             self._tokenizer = tokenizers.Tokenizer.from_str(self._settings)
         except Exception as error:  # the library raises nothing narrower
@@ -78,18 +94,19 @@ class PublishedTokenizer:
         self.control = frozenset(
             token.content for token in self._tokenizer.get_added_tokens_decoder().values() if token.special
         )
+        self._control_ids = frozenset(map(self._tokenizer.token_to_id, self.control))
         self._decoder = _decoder(settings, file)
         for probe in _PROBES:
             if (got := self.decode(self.encode(probe))) != probe:
                 raise ValueError(f"{file}: {probe!r} comes back as {got!r}; only tokenizers that keep texts are of use")
         self.prefix_ids = self._prefix(file)
-        named = _named_tokens(self.path)
         self.eos_id = self._named(named, "eos_token")
         self.pad_id = self._named(named, "pad_token") if named.get("pad_token") else self.eos_id
         listed = self._listed_ends()
-        self.end_ids = tuple(sorted({*listed, *self._turn_ends()}))
+        self.end_ids = tuple(sorted({*listed, *self._turn_ends(after)}))
         deciding = {"eos": self.eos_id, "pad": self.pad_id, "ends": listed, "prefix": self.prefix_ids}
         deciding |= {"tags": special_tags} if special_tags else {}
+        deciding |= {"control": spelled} if spelled else {}
         self.fingerprint = hashlib.sha256(content + b"\0" + json.dumps(deciding).encode()).hexdigest()
 
     @functools.cached_property
@@ -105,12 +122,28 @@ class PublishedTokenizer:
         return [found.ids for found in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     def encode_control(self, text: str) -> list[int]:
-        """Returns the ids of a text that we wrote: names of control tokens become those tokens. Slow: it reads the
-        tokenizer again, because the switch between the two ways is not thread-safe."""
+        """Returns the ids of a text that we or a template wrote: names of control tokens become those tokens."""
+        return self._of_templates.encode(text, add_special_tokens=False).ids
+
+    def cut_control(self, text: str) -> list[str | int]:
+        """Returns a text of a template, cut at its control tokens: their ids, and the texts between them. Blank space
+        that belongs to a control token (its lstrip, rstrip) is in no text."""
+        read = self._of_templates.encode(text, add_special_tokens=False)
+        found, place = [], 0
+        for id, (start, end) in zip(read.ids, read.offsets, strict=True):
+            if id in self._control_ids:
+                found += [text[place:start], id] if start > place else [id]
+                place = end
+        return [*found, text[place:]] if place < len(text) else found
+
+    @functools.cached_property
+    def _of_templates(self) -> tokenizers.Tokenizer:
+        """The same tokenizer, to which names of control tokens are the tokens. Two of them, because the switch between
+        the two ways is not thread-safe."""
         again = tokenizers.Tokenizer.from_str(self._settings)
         again.no_padding()
         again.no_truncation()
-        return again.encode(text, add_special_tokens=False).ids
+        return again
 
     def decode(self, ids: Sequence[int]) -> str:
         """Returns the text of a whole id list: a character may be spread over several tokens, so texts of parts do not
@@ -152,39 +185,41 @@ class PublishedTokenizer:
             raise ValueError(f"{file} has eos_token_id={listed}, of which the vocabulary lacks {wrong}")
         return tuple(sorted({self.eos_id, *listed}))
 
-    def _turn_ends(self) -> list[int]:
-        """What ends a turn in the frames of text/chat.py. Base checkpoints have these tokens and do not name them as
-        ends, and some instruct ones have no generation_config.json."""
-        found = map(self._tokenizer.token_to_id, chat.TURN_ENDS)
-        return [id for id in found if id is not None]
+    def _turn_ends(self, after: str) -> set[int]:
+        """What ends a turn: by the chat template, after a reply, and by the known names. Base checkpoints have those
+        tokens and do not name them as ends, and some instruct ones have no generation_config.json."""
+        written = max((name for name in self.control if after.lstrip().startswith(name)), key=len, default="")
+        found = map(self._tokenizer.token_to_id, (written, *TURN_ENDS))
+        return {id for id in found if id is not None}
 
     def __getstate__(self) -> dict:
-        return {"path": self.path}
+        return {"path": self.path, "chat": self._chat}
 
     def __setstate__(self, state: dict) -> None:
-        self.__init__(state["path"])
+        self.__init__(state["path"], state["chat"])
 
 
-def _plain_tags(settings: dict[str, Any]) -> list[str]:
-    """Changes a tokenizer.json so that added tokens which are our tags are found exactly where a text spells them: no
-    blank space belongs to them, and no other spelling becomes one. Returns those that were special tokens, which are
-    never found in a text otherwise."""
-    special = []
-    for token in settings.get("added_tokens") or []:
-        if token.get("content") in tags.ALL:
-            special += [token["content"]] if token.get("special") else []
-            token |= dict.fromkeys(("special", "lstrip", "rstrip", "single_word", "normalized"), False)
-    return sorted(special)
-
-
-def copy(folder: Path | str, into: Path | str) -> PublishedTokenizer:
-    """Copies what makes a tokenizer from a checkpoint folder to `into` and opens it there."""
+def copy(folder: Path | str, into: Path | str, chat: str = chat_template.AUTO) -> PublishedTokenizer:
+    """Copies what makes a tokenizer from a checkpoint folder to `into` and opens it there. chat: as PublishedTokenizer;
+    a file becomes the chat template of `into`."""
     into = Path(into)
     into.mkdir(parents=True, exist_ok=True)
     for name in FILES:
         if (Path(folder) / name).exists():
             shutil.copyfile(Path(folder) / name, into / name)
+    if chat not in ("", chat_template.AUTO):
+        shutil.copyfile(chat, into / chat_template.FILE)
     return PublishedTokenizer(into)
+
+
+def _contents(named: dict[str, Any]) -> dict[str, str]:
+    """The names of the tokens with a role that chat templates know."""
+    found = {}
+    for role in _ROLES:
+        value = named.get(role)
+        value = value.get("content") if isinstance(value, dict) else value
+        found |= {role: value} if isinstance(value, str) else {}
+    return found
 
 
 def _named_tokens(folder: Path) -> dict[str, Any]:

@@ -17,8 +17,8 @@ from masksearch_jax import job as job_lib
 from masksearch_jax.data import records
 from masksearch_jax.data.curriculum import level_name
 from masksearch_jax.runtime import json_files
-from masksearch_jax.text import chat, prompt, question_examples, tags
-from masksearch_jax.text.chat import Frame
+from masksearch_jax.text import prompt, question_examples, tags
+from masksearch_jax.text.chat_template import ChatTemplate, open_chat_template
 from masksearch_jax.text.interface import Tokenizer
 
 _CANDIDATES = 100  # demonstrations among which the shortest are taken
@@ -100,7 +100,7 @@ class Wording:
     """What prepare put around the texts of tasks."""
 
     tokenizer: Tokenizer
-    frame: Frame
+    template: ChatTemplate
     instruction: str
     question_instruction: str
     place: str
@@ -112,7 +112,9 @@ class Wording:
         made: dict[str, Any] = json_files.read_json_object(path, "prepare the data again", required=("instruction",))
         return cls(
             tokenizer,
-            chat.frame(tokenizer, made.get("chat", ""), made.get("system", "")),
+            open_chat_template(
+                tokenizer, made.get("chat", ""), made.get("system", ""), made.get("chat_variables", {})
+            ),
             made["instruction"],
             made.get("question_instruction", ""),
             made.get("instruction_place", "after"),
@@ -125,7 +127,7 @@ class Wording:
         text = tags.neutralise_all_but_masks(task.text) if masked else tags.neutralise(task.text)
         body = "".join(f"Example: {one}\n\n" for one in shown) + f"Now: {text}"
         said = prompt.placed(body, self.instruction if masked else self.question_instruction, self.place)
-        return dataclasses.replace(task, prompt=self.frame.encode(self.tokenizer, said))
+        return dataclasses.replace(task, prompt=self.template.encode(self.tokenizer, said))
 
 
 def _is_masked(task: records.Task) -> bool:

@@ -35,6 +35,8 @@ def recorded(settings: Any) -> dict[str, Any]:
         del found["tasks"]["titles"]
     if found["tasks"]["instruction_place"] == "after":  # of which older data does not say a word
         del found["tasks"]["instruction_place"]
+    if not found["tasks"]["chat_variables"]:
+        del found["tasks"]["chat_variables"]
     return found
 
 

@@ -15,7 +15,8 @@ from masksearch_jax.retrieval import remote
 from masksearch_jax.retrieval import settings as index
 from masksearch_jax.rl import advantages, loss, rewards
 from masksearch_jax.teachers import speech
-from masksearch_jax.text import chat, instructions
+from masksearch_jax.text import instructions
+from masksearch_jax.text.chat_template import read_variables
 from masksearch_jax.trainers import optimizer
 from masksearch_jax.workflows.setting_rules import (
     Rule,
@@ -43,7 +44,14 @@ _EPISODES = whole(-1, says="a whole number of at least 0, or -1 for all")
 _EVERY = whole(1, says="a whole number of at least 1; more than there are steps means at the end alone")
 _DTYPE = one_of(*model_config.DTYPES)
 _POLICIES = (*report.POLICIES, *report.OPTIONAL_POLICIES)
-_CHAT = one_of("", "auto", *chat.FAMILIES)
+_CHAT = Rule(
+    "'' for a base model, 'auto' for the chat template that the tokenizer's folder holds, or a file FILE.jinja",
+    lambda value: isinstance(value, str) and (value in ("", "auto") or value.endswith(".jinja")),
+)
+_CHAT_VARIABLES = Rule(
+    "a tuple of name=value, such as ('enable_thinking=False',)",
+    lambda value: texts().admits(value) and bool(read_variables(value) or not value),
+)
 
 
 def _is_curriculum(value: Any) -> bool:
@@ -92,6 +100,7 @@ _VARIABLE = Rule(
 _LLM = {
     "url": text(), "model": text(), "key_variable": _VARIABLE, "json_mode": flag(),
     "limit_field": one_of("max_tokens", "max_completion_tokens"), "chat": _CHAT, "total_tokens": whole(2),
+    "chat_variables": _CHAT_VARIABLES,
     "temperature": number(), "max_tokens": whole(1), "timeout_s": _SECONDS, "retries": whole(0),
     "omit": some_of("temperature", "seed", "max_tokens", empty=True), "concurrency": whole(1),
     "requests_per_minute": _OFF_OR_MORE, "tokens_per_minute": _OFF_OR_MORE,
@@ -117,6 +126,7 @@ _PREPARE = {
     "filters.benchmarks": texts(), "filters.ngram": whole(2), "tasks.epochs": whole(1), "tasks.eval_epochs": whole(1),
     "tasks.answer_form": one_of("spans", "paragraph"), "tasks.instruction": text(),
     "tasks.question_instruction": text(), "tasks.titles": flag(), "tasks.chat": _CHAT, "tasks.system": text(),
+    "tasks.chat_variables": _CHAT_VARIABLES,
     "tasks.instruction_place": one_of(*instructions.PLACES), "tasks.span_weights.*": number(), "questions": text(),
     "benchmarks.*": text(), "toy_benchmarks": whole(0), "lookups": flag(), "newer_dump": text(), "search_only": text(),
     "augment.*": flag(),

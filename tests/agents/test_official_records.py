@@ -11,7 +11,7 @@ from masksearch_jax.agents.transcript import Search, Transcript, demonstration
 from masksearch_jax.data.records import Task
 from masksearch_jax.retrieval.interface import Hit
 from masksearch_jax.rollout.episode import EpisodeLimits
-from masksearch_jax.text import chat, prompt
+from masksearch_jax.text import chat_template, prompt
 from masksearch_jax.text import tokenizer as tokenizer_lib
 
 TEXT = "In [mask], Karn Velith: a smith, was born in [mask]."
@@ -42,8 +42,8 @@ def test_a_pair_comes_back_as_the_task_it_was(task, tokenizer):
         "title": "Karn Velith",
     }  # fmt: skip
     assert official.read_pair(record) == pair
-    frame = chat.frame(tokenizer, "")
-    assert official.task_of(pair, task.id, lambda text: frame.encode(tokenizer, text)) == task
+    template = chat_template.open_chat_template(tokenizer, "")
+    assert official.task_of(pair, task.id, lambda text: template.encode(tokenizer, text)) == task
     with pytest.raises(official.RecordError, match="is a question"):
         official.pair_of(dataclasses.replace(task, kind="qa"))
 

@@ -14,13 +14,15 @@ import tiny_published
 from configs import prepare
 from masksearch_jax import language_model, sharding
 from masksearch_jax.checkpoints import Checkpointer
+from masksearch_jax.llm import local, reply_text
 from masksearch_jax.llm.interface import AccessError, Message, RequestError, Sampling, TransientError
 from masksearch_jax.llm.local import LocalModel
 from masksearch_jax.model import export, transformer
 from masksearch_jax.model.config import ModelConfig
 from masksearch_jax.rollout.engine import RolloutConfig
-from masksearch_jax.rollout.episode import EpisodeLimits
-from masksearch_jax.text import chat, published
+from masksearch_jax.rollout.episode import Ending, EpisodeLimits
+from masksearch_jax.rollout.request import Request
+from masksearch_jax.text import chat_template, published
 
 ASKED = [Message("system", "Answer."), *(Message("user", text) for text in ("Karn was born in", "x", "?"))]
 TOTAL = 128
@@ -40,7 +42,7 @@ def made(tmp_path_factory):
         slots=4, limits=EpisodeLimits(1, 16, 64, TOTAL), prompt_rows=2, prompt_lengths=(64, TOTAL), append_rows=(4,),
         append_tokens=(8,),
     )  # fmt: skip
-    model = LocalModel("tiny@0", rollout, cfg, params, tokenizer, mesh, "chatml", 0.7)
+    model = LocalModel("tiny@0", rollout, cfg, params, tokenizer, mesh, "auto", 0.7)
     yield model, cfg, params, tokenizer, folder
     model.close()
 
@@ -112,13 +114,20 @@ def test_a_published_folder_is_opened_by_its_settings(made, tmp_path):
     export.save_pretrained(tmp_path / "model", cfg, params)
     export.copy_companions(folder, tmp_path / "model")
     settings = prepare.llm()
-    settings.update({"model": str(tmp_path / "model"), "chat": "chatml", "total_tokens": TOTAL, "max_tokens": 6})
+    settings.update({"model": str(tmp_path / "model"), "chat": "auto", "total_tokens": TOTAL, "max_tokens": 6})
     settings.update({"concurrency": 2})
     client = language_model.connect(settings, tmp_path / "cache.sqlite")
     reply = client.complete(ASKED, language_model.sampling(settings))
     assert reply.text == model.complete(ASKED, Sampling(max_tokens=6), 300).text
     assert client.stats["requests"] == 1 and str(tmp_path / "model") in client.model
+    # Replies of another prompt are another model's in the cache.
     client.close()
+    settings.chat_variables = ("enable_thinking=False",)
+    other = language_model.connect(settings, tmp_path / "cache.sqlite")
+    assert other.model != client.model and other.model.startswith(client.model)
+    other.complete(ASKED, language_model.sampling(settings))
+    assert other.stats["requests"] == 1 and other.stats["cache_hits"] == 0
+    other.close()
 
 
 def test_a_stage_of_ours_is_opened_by_its_settings(made, tmp_path):
@@ -133,8 +142,35 @@ def test_a_stage_of_ours_is_opened_by_its_settings(made, tmp_path):
     client = language_model.connect(settings, tmp_path / "cache.sqlite")
     reply = client.complete(ASKED, language_model.sampling(settings))
     # A base model reads plain text.
-    ids = chat.frame(tokenizer, "").encode(tokenizer, "Answer.\n\nKarn was born in\n\nx\n\n?")
+    ids = chat_template.open_chat_template(tokenizer, "").encode(tokenizer, "Answer.\n\nKarn was born in\n\nx\n\n?")
     written = by_hand(cfg, params, tokenizer, ids, 6)
     assert reply.text == tokenizer.decode([i for i in written if i not in tokenizer.end_ids]).strip()
     assert client.model.endswith("sft@7") and reply.usage.prompt_tokens == len(ids)
     client.close()
+
+
+def test_a_thought_that_the_template_opens_is_part_of_the_reply(tmp_path):
+    """So that whoever reads the reply finds where the thought ends."""
+    tok = published.PublishedTokenizer(tiny_published.reasoner(tmp_path / "r1"))
+    template = chat_template.open_chat_template(tok, "auto")
+    asked = local._Prompt("x", template.encode(tok, "Who?"), 50)
+    reply = local._Reply(Request(asked, 0, 0, (0,)), len(asked.prompt), TOTAL, tok)
+    reply.end_turn(tok.encode('so</think>{"name": "Oslo"}'), Ending.LIMIT)
+    assert reply.turns[0].text == '<think>\nso</think>{"name": "Oslo"}'
+    assert reply_text.read_value(reply.turns[0].text, json.JSONDecoder()) == {"name": "Oslo"}
+
+
+def test_prompts_of_many_system_messages(made):
+    model, _, _, tokenizer, _ = made
+    for number in range(200):
+        (system, user) = (Message("system", f"Be {number}."), Message("user", " x "))
+        asked = f"<|im_start|>system\nBe {number}.<|im_end|>\n<|im_start|>user\nx<|im_end|>\n<|im_start|>assistant\n"
+        assert model.prompt([system, user]) == tokenizer.encode_control(asked)
+    assert len(model._templates) <= local._MOST_TEMPLATES
+
+
+def test_template_variables_decide_replies_where_they_are_given():
+    settings = prepare.llm()
+    assert "chat_variables" not in language_model.deciding(settings)
+    settings.chat_variables = ("enable_thinking=False",)
+    assert language_model.deciding(settings)["chat_variables"] == ["enable_thinking=False"]

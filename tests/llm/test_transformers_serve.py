@@ -71,7 +71,7 @@ def url(folder):
 @pytest.mark.slow
 def test_greedy_replies_and_counts_are_those_of_the_same_folder_opened_here(folder, url, tmp_path):
     settings = prepare.llm()
-    settings.update({"model": str(folder), "chat": "chatml", "total_tokens": 256, "max_tokens": 8, "concurrency": 2})
+    settings.update({"model": str(folder), "chat": "auto", "total_tokens": 256, "max_tokens": 8, "concurrency": 2})
     local = language_model.connect(settings, tmp_path / "local.sqlite")
     settings.url = url
     remote = language_model.connect(settings, tmp_path / "remote.sqlite")

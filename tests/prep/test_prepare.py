@@ -243,7 +243,10 @@ def test_a_changed_dump_is_noticed(tmp_path):
         ("indices", ("train", "some"), "'some'"),
         ("retrieval.encoder", "word2vec", "retrieval.encoder='word2vec' is none of"),
         ("tokenizer_dir", "/nowhere", "/nowhere/tokenizer.json does not exist"),
-        ("tasks.chat", "chatml", "tasks.chat='chatml'.*tokenizer_dir"),
+        ("tasks.chat", "auto", "tasks.chat='auto'.*tokenizer_dir"),
+        ("tasks.chat", "qwen2.5", "tasks.chat='qwen2.5': it has to be '' for a base model, 'auto'"),
+        ("tasks.chat_variables", ("enable_thinking=False",), "={'enable_thinking': False}: a chat template needs"),
+        ("tasks.chat_variables", ("enable_thinking",), "'enable_thinking' is no name=value"),
         ("tasks.system", "Be short.", "tasks.system='Be short.'.*tokenizer_dir"),
     ],
 )
@@ -263,10 +266,14 @@ def test_data_for_a_published_model(tmp_path, monkeypatch):
     config = small()
     config.entities, config.indices, config.toy_benchmarks = 60, ("train",), 0
     config.tokenizer_dir = str(tiny_published.qwen(tmp_path / "checkpoint"))
-    config.tasks.chat, config.tasks.system = "gemma", "Use <search>."
-    with pytest.raises(ValueError, match="chat='gemma': the tokenizer .*checkpoint has no control tokens"):
+    config.tasks.chat, config.tasks.system = str(tmp_path / "bad.jinja"), "Use <search>."
+    with pytest.raises(FileNotFoundError, match="bad.jinja does not exist; name a file of a Jinja template"):
+        prepare.run(config, tmp_path / "w")
+    Path(config.tasks.chat).write_text("{% if %}")
+    with pytest.raises(ValueError, match="bad.jinja, line 1: the chat template is no Jinja"):
         prepare.run(config, tmp_path / "w")
     config.tasks.chat = "auto"
+    config.tasks.chat_variables = ("enable_thinking=False",)
     written = prepare.run(config, tmp_path / "w")
     data = tmp_path / "w" / "data"
     tok = tokenizer.load(data)
@@ -278,7 +285,7 @@ def test_data_for_a_published_model(tmp_path, monkeypatch):
     for task in tasks_of(tmp_path / "w", "train", "ramp_1"):
         assert tok.decode(task.prompt) == (
             f"<|im_start|>system\nUse <search>.<|im_end|>\n<|im_start|>user\n{task.text}<|im_end|>\n"
-            "<|im_start|>assistant\n"
+            "<|im_start|>assistant\n<think>\n\n</think>\n\n"
         )
         assert tok.decode(task.targets) == f"<answer> {task.answers[0][0]}</answer>"
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 import tiny_published
 
 from masksearch_jax.prep import export, tasks, vocabulary
-from masksearch_jax.text import chat, prompt, published
+from masksearch_jax.text import chat_template, prompt, published
 from masksearch_jax.text.tokenizer import Tokenizer
 
 
@@ -100,12 +100,11 @@ def test_refusals(prepared, registered, tmp_path):
 
 @pytest.fixture(scope="module", params=tiny_published.MAKERS)
 def of_a_checkpoint(request, prepared, tmp_path_factory):
-    """The prepared data with the tokenizer of a published model instead: (directory, tokenizer, chat family)."""
+    """The prepared data with the tokenizer of a published model instead: (directory, tokenizer, kind)."""
     directory = tmp_path_factory.mktemp(request.param)
     shutil.copytree(prepared / "annotated", directory / "annotated")
     folder = tiny_published.MAKERS[request.param](directory / "checkpoint")
-    family = {"qwen": "chatml", "llama": "llama3.1", "gemma": "gemma"}[request.param]
-    yield directory, published.copy(folder, directory / "tokenizer"), family
+    yield directory, published.copy(folder, directory / "tokenizer"), request.param
     tasks.register(prepared)
 
 
@@ -123,18 +122,51 @@ def test_tasks_run_with_the_tokenizer_of_a_checkpoint(of_a_checkpoint, prepared,
     assert {e["inputs"].dtype.name for e in dataset.as_numpy_iterator()} == {"int32"}
 
 
+# Around a text, with a system message.
+WHOLE = {
+    "qwen": ("<|im_start|>system\nUse <search>.<|im_end|>\n<|im_start|>user\n",
+             "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"),
+    "llama": ("<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nCutting Knowledge Date: December 2023\n"
+              "Today Date: 26 Jul 2024\n\nUse <search>.<|eot_id|><|start_header_id|>user<|end_header_id|>\n\n",
+              "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"),
+    "gemma": ("<bos><start_of_turn>user\nUse <search>.\n\n", "<end_of_turn>\n<start_of_turn>model\n"),
+}  # fmt: skip
+
+
 def test_chat_prompts_are_those_of_the_whole_template(of_a_checkpoint):
-    directory, tokenizer, family = of_a_checkpoint
-    settings = tasks.register(directory, chat="auto" if family != "llama3.1" else family, system="Use <search>.")
-    assert (settings.chat, settings.system) == ("auto" if family != "llama3.1" else family, "Use <search>.")
-    before, after = chat.FAMILIES[family]("Use <search>.")
+    directory, tokenizer, kind = of_a_checkpoint
+    variables = {"enable_thinking": False} if kind == "qwen" else {}
+    # The templates of the other two drop blank space around a message.
+    blank = "" if kind == "qwen" else " \n\u2003"
+    changes = {"chat": "auto", "system": "Use <search>.", "chat_variables": variables}
+    settings = tasks.register(directory, **changes, question_instruction="Briefly." + blank)
+    assert (settings.chat, settings.system, settings.chat_variables) == ("auto", "Use <search>.", variables)
+    template = chat_template.open_chat_template(tokenizer, "auto", "Use <search>.", variables)
+    before, after = WHOLE[kind]
     for task, name in (("ramp_1", "masked"), ("qa", "question")):
         dataset = seqio.get_mixture_or_task(task).get_dataset(sequence_length=None, split="test", shuffle=False)
         for example in dataset.as_numpy_iterator():
-            body = example[name].decode() + (" Answer briefly." if task == "qa" else "")
+            body = example[name].decode() + (" Briefly." if task == "qa" else "")
             assert example["inputs"].tolist() == tokenizer.encode_control(before + body + after)
+            assert example["inputs"].tolist() == template.encode(tokenizer, body + blank)
     (record,) = [record for _, record in export.masked_passages("ramp_1", "test", "spans")][:1]
     assert tokenizer.decode(record.prompt) == before + record.text + after
+
+
+def test_outputs_after_a_thought_that_the_prompt_opened_are_read(prepared, tmp_path):
+    """By SeqIO's own evaluators too."""
+    shutil.copytree(prepared / "annotated", tmp_path / "annotated")
+    tokenizer = published.copy(tiny_published.reasoner(tmp_path / "checkpoint"), tmp_path / "tokenizer")
+    output = "so</think><answer> Oslo</answer>"
+    try:
+        for chat, read in (("", ""), ("auto", "Oslo")):
+            tasks.register(tmp_path, chat=chat)
+            task = seqio.get_mixture_or_task("qa")
+            (example,) = task.get_dataset(sequence_length=None, split="test", shuffle=False).as_numpy_iterator()
+            assert tokenizer.decode(example["inputs"]).endswith("<think>\n") == bool(chat)
+            assert task.postprocess_fn(output, example=example, is_target=False) == read
+    finally:
+        tasks.register(prepared)
 
 
 def test_vocabulary_of_a_checkpoint(of_a_checkpoint):

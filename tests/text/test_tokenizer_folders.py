@@ -5,10 +5,10 @@ import shutil
 
 import pytest
 import tiny_published
+from episodes import change_json
 from fuzzing import fuzz
 from hypothesis import strategies as st
 
-from masksearch_jax.text import chat
 from masksearch_jax.text.published import PublishedTokenizer
 
 FILES = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
@@ -92,12 +92,16 @@ def test_the_first_token_may_end_a_text(wholes, tmp_path):
 def test_a_damaged_chat_template_is_named(wholes, tmp_path):
     folder = tmp_path / "copy"
     shutil.copytree(wholes["qwen"][0], folder)
-    (folder / "tokenizer_config.json").write_text("[1]")
-    with pytest.raises(ValueError, match="tokenizer_config.json holds a JSON list"):
-        chat.published_family(folder)
+    change_json(folder / "tokenizer_config.json", chat_template=["x"])
+    with pytest.raises(ValueError, match=r"tokenizer_config.json has chat_template=\['x'\], where a template belongs"):
+        PublishedTokenizer(folder)
+    named = [{"name": "tool_use", "template": "x"}, {"name": "rag"}]
+    change_json(folder / "tokenizer_config.json", chat_template=named)
+    with pytest.raises(ValueError, match="has the chat templates 'tool_use', 'rag' and none named 'default'"):
+        PublishedTokenizer(folder)
     (folder / "chat_template.jinja").write_bytes(b"\xff\xfe{{ x }}")
-    with pytest.raises(ValueError, match="a chat template of no known family"):
-        chat.published_family(folder)
+    with pytest.raises(ValueError, match="chat_template.jinja cannot be read as UTF-8"):
+        PublishedTokenizer(folder)
 
 
 _SMALL = st.one_of(st.none(), st.booleans(), st.integers(-3, 10**12), st.floats(), st.text(max_size=5))

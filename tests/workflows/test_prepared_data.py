@@ -47,7 +47,7 @@ def test_the_line_that_made_the_data_finds_it_again(tmp_path, capsys, module, ar
         ({"prepare__dump": "no/such.xml"}, 'prepare.dump is "toy" there and "no/such.xml" here'),
         ({"prepare__entities": 99}, "prepare.entities is 3000 there and 99 here"),
         ({"prepare__retrieval__hybrid": True}, "prepare.retrieval.hybrid is false there and true here"),
-        ({"prepare__tasks__chat": "qwen2.5"}, "prepare.tasks.chat is"),
+        ({"prepare__tasks__chat": "auto"}, "prepare.tasks.chat is"),
         ({"prepare__tasks__titles": True}, "prepare.tasks.titles is the default there and true here"),
         ({"prepare__spans": "hard"}, "prepare.spans is the default there"),
         ({"prepare__questions": "q.json"}, "prepare.questions is"),
@@ -66,7 +66,7 @@ def test_what_a_run_states_has_to_have_made_the_data(tmp_path, changes, said):
     "changes",
     [
         {}, {"dump": "wiki.xml.bz2"}, {"retrieval__hybrid": True}, {"tasks__titles": True}, {"spans": "hard"},
-        {"tokenizer_dir": "published", "tasks__chat": "qwen2.5"},
+        {"tokenizer_dir": "published", "tasks__chat": "auto"},
     ],
     ids=str,
 )  # fmt: skip

@@ -32,7 +32,10 @@ def bad_values(name, value):
         # What a name allows is no one's business here: see ANY_STRING.
         free = name in ANY_STRING or name.startswith(("prepare.llm.url", "prepare.llm.model", "prepare.benchmarks."))
         return [3, *([] if free else ["no such thing"])]
-    may_be_empty = ("rollout.context_lengths", "model.local_layers", "beam.options", "filters.benchmarks", "llm.omit")
+    may_be_empty = (
+        "rollout.context_lengths", "model.local_layers", "beam.options", "filters.benchmarks", "llm.omit",
+        "chat_variables",
+    )  # fmt: skip
     texts = ("beam.options", "filters.benchmarks", "grid.columns")
     return [
         bad for bad in BAD_ITEMS
