@@ -6,8 +6,9 @@ the dimensions and Muon each matter.
 """
 
 from pathlib import Path
+from typing import Any
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 
 from masksearch_jax.configs import prepare
 
@@ -204,7 +205,8 @@ def synthesize(strong: bool = False) -> ConfigDict:
 
 
 def sft() -> ConfigDict:
-    """Muon for the stacked matrices and Adam for the rest, one epoch or so over the demonstrations."""
+    """Muon for the stacked matrices and Adam for the rest, one epoch or so over the demonstrations. A page gives it
+    `published_defaults`."""
     return ConfigDict({
         "steps": 1400,
         "rows": 10,
@@ -223,6 +225,38 @@ def sft() -> ConfigDict:
         "checkpoint_every": 100,
         "max_without_update": 20,  # steps in a row whose gradients are not finite, after which the run stops; 0: any
     })
+
+
+class ByModel(FieldReference):
+    """A setting with two defaults: one for a policy from scratch, one where `pretrained` names a published model. What
+    a page or the command line sets is neither."""
+
+    def __init__(self, scratch: Any, published: Any, pretrained: FieldReference):
+        self._published, self._pretrained = published, pretrained
+        super().__init__(scratch)
+        self._given = False
+
+    def set(self, value: Any, type_safe: bool = True) -> None:
+        self._given = True
+        super().set(value, type_safe)
+
+    def get(self) -> Any:
+        return super().get() if self._given or not self._pretrained.get() else self._published
+
+    def __getstate__(self) -> dict[str, Any]:  # copies and pickles
+        return {"value": super().__getstate__(), "own": (self._published, self._pretrained, self._given)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state["value"])
+        self._published, self._pretrained, self._given = state["own"]
+
+
+def published_defaults(config: ConfigDict, stage: str, learning_rate: float) -> None:
+    """Gives a stage's optimizer the defaults AdamW and `learning_rate` for a published model, which Muon at 0.02 would
+    ruin: what the field fine-tunes models of 0.5 to 8 billion parameters with. One of 135 million bears more."""
+    settings, pretrained = config[stage].optimizer, config.get_ref("pretrained")
+    for name, value in {"kind": "adamw", "learning_rate": learning_rate, "adam_learning_rate": learning_rate}.items():
+        settings[name] = ByModel(settings[name], value, pretrained)
 
 
 def optimizer(kind: str, learning_rate: float, **other) -> ConfigDict:

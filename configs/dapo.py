@@ -19,6 +19,8 @@ def get_config(arg: str = ""):
     config.job = "dapo"
     config.sft = common.sft()
     config.dapo = dapo()
+    common.published_defaults(config, "sft", 1e-5)
+    common.published_defaults(config, "dapo", 1e-6)
     if arg == "slice":
         common.real_text(config)
     elif arg:

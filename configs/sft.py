@@ -16,6 +16,7 @@ def get_config(arg: str = ""):
     config = common.line()
     config.job = "sft"
     config.sft = common.sft()
+    common.published_defaults(config, "sft", 1e-5)
     if arg == "slice":
         common.real_text(config)
     elif arg:

@@ -304,9 +304,11 @@ def _write_level(
             "questions come from prepare's --config.questions=FILE, and those about held-out articles are held out"
         )
     if not accepted:
+        why = f"the index hardly states a fact twice; raise search.hits (now {teacher.hits})"
+        if max(outcomes, key=outcomes.__getitem__) == "long_turn":
+            why = f"its turns do not fit; raise episode.turn_tokens (now {teacher.turn_tokens})"
         raise ValueError(
-            f"no trajectory of {name} was accepted ({dict(outcomes)}): the index hardly states a fact twice; "
-            f"set synthesize.examples.{name}=0, or raise search.hits (now {teacher.hits})"
+            f"no trajectory of {name} was accepted ({dict(outcomes)}): {why}, or set synthesize.examples.{name}=0"
         )
     records.write(workdir / "demonstrations" / f"{name}.array_record", accepted)
     return {

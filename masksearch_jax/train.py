@@ -163,6 +163,7 @@ def train_sft(job: job_lib.Job, name: str = "sft", params: Any = None) -> Any:
     evaluate = job.validation(job.cfg.validation_episodes) if job.cfg[name].eval_every else None
     if params is None:
         params = job.initial()
+    say_optimizer(job.cfg, name)
     with jax.set_mesh(job.mesh):
         return sft.run(job.cfg, job.workdir, job.model_cfg, job.mesh, name=name, params=params, evaluate=evaluate)
 
@@ -179,6 +180,7 @@ def train_dapo(job: job_lib.Job, params: Any = None) -> Any:
     evaluate = job.validation(job.cfg.validation_episodes) if job.cfg.dapo.eval_every else None
     engine = job.engine("train", temperature=job.cfg.dapo.temperature)
     judge = answer_judge(job, job.cfg.dapo.judge) if job.cfg.dapo.reward.answer == "judge" else None
+    say_optimizer(job.cfg, "dapo")
     with jax.set_mesh(job.mesh):
         return dapo.run(
             job.cfg, job.workdir, job.model_cfg, job.mesh, engine, params=params, evaluate=evaluate, judge=judge
@@ -217,6 +219,13 @@ def check_stages(job: job_lib.Job) -> None:
     for kind in kinds:
         if (job.workdir / kind).is_dir():
             sft.stage_of(job.cfg, job.workdir, kind, kind, job.model_cfg).differences()
+
+
+def say_optimizer(cfg: Any, stage: str) -> None:
+    """Says which optimizer trains a published model: its defaults are others than those from scratch."""
+    if cfg.pretrained:
+        chosen = cfg[stage].optimizer
+        say(f"{stage}: {chosen.kind} at a learning rate of {chosen.learning_rate:g}, on {cfg.pretrained}")
 
 
 def say(text: str) -> None:

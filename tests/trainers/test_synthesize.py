@@ -1,8 +1,11 @@
 """What the oracle's searches may return, by level of the demonstrations."""
 
+import pytest
+
 from masksearch_jax import evaluate, synthesize
 from masksearch_jax.data import records
 from masksearch_jax.job import Job
+from masksearch_jax.workflows.settings import validate_settings
 
 
 class Recording:
@@ -45,3 +48,31 @@ def test_open_masks_are_a_suite_of_evaluation(cfg, workdir):
     suites = evaluate.suites_of(Job(cfg, workdir))
     assert [one.id for one in suites["open"]] == [one.id for one in suites["1"]]
     assert {one.passage_id for one in suites["open"]} == {-1} and min(one.passage_id for one in suites["1"]) >= 0
+
+
+def test_the_wording_of_thoughts_is_recorded_where_it_is_not_the_usual_one(cfg, workdir):
+    usual = synthesize.settings(cfg)["synthesize"]
+    assert not {"wording", "speech"} & usual.keys()  # as older demonstrations are
+    cfg.synthesize.wording = "sentences"
+    cfg.synthesize.speech.shared_words = 1
+    cfg.episode.update({"turn_tokens": 400, "total_tokens": 2000})
+    assert synthesize.settings(cfg)["synthesize"] == usual | {
+        "wording": "sentences", "speech": {"clue_words": 4, "quote_words": 20, "shared_words": 1}
+    }  # fmt: skip
+    found, _ = made(cfg, workdir, "ramp_2")
+    tasks = {task.id: task for task in synthesize._tasks(workdir, 2)}
+    tokenizer = Job(cfg, workdir).tokenizer
+    for one in found:
+        turns = tokenizer.decode(one.ids[len(tasks[one.task_id].prompt) :])
+        assert "There are two gaps." in turns and "first gap" in turns and turns.count('"') >= 4
+    cfg.synthesize.evidence = 2
+    with pytest.raises(ValueError, match=r"synthesize\.wording='sentences' .* synthesize\.evidence=2"):
+        validate_settings(cfg)
+
+
+def test_turns_that_cannot_fit_are_counted_by_name(cfg, workdir):
+    cfg.synthesize.wording = "sentences"
+    cfg.synthesize.speech.shared_words = 1
+    cfg.episode.turn_tokens = 12
+    with pytest.raises(ValueError, match=r"ramp_1 .*long_turn.* raise episode\.turn_tokens \(now 12\)"):
+        made(cfg, workdir, "ramp_1")
