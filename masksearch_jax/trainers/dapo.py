@@ -79,6 +79,11 @@ def check(settings: Any) -> None:
     """Refuses settings of advantage, loss and reward that do not exist: ValueError."""
     if settings.advantage not in advantages.MODES:
         raise ValueError(f"dapo.advantage={settings.advantage!r} is none of {advantages.MODES}")
+    if settings.old_logprobs == "sampler" and (settings.staleness or settings.tis_cap):
+        raise ValueError(
+            f"dapo.old_logprobs='sampler' with dapo.staleness={settings.staleness}, dapo.tis_cap={settings.tis_cap}: "
+            "importance weights are of the trainer's log-probs over the sampler's; set old_logprobs='trainer'"
+        )
     horizon = max(settings.row_lengths)
     loss.check(settings.clip_low, settings.clip_high, settings.dual_clip, settings.aggregation, horizon)
     RewardConfig(**settings.reward.to_dict())
@@ -332,7 +337,8 @@ def build_updates(
 
     old_logprobs: under the parameters of policy `version`, so it is asked before the first optimizer step. How far the
     sampler's log-probs of that version's tokens are from them goes into `means`, and on the log where it alarms; and
-    how many versions the tokens are behind.
+    how many versions the tokens are behind. With settings.old_logprobs 'sampler' the denominator is what the sampler
+    reported, and nothing is recomputed or compared: on the first of the updates `approx_kl` then is the mismatch.
     """
     if not groups:
         return []
@@ -343,12 +349,15 @@ def build_updates(
     if all(np.isnan(advantage) for _, advantage in items):  # the judge was silent on each
         return []
     updates = batch.build(items, settings.minibatches, shape)
+    for update in updates:
+        means.add({"staleness": (float((version - update.versions)[update.mask].sum()), float(update.tokens))})
+    if settings.old_logprobs == "sampler":
+        return updates
     pairs = []
     for i, update in enumerate(updates):
         recomputed = np.asarray(old_logprobs(update))
         current = update.mask & (update.versions == version)
         pairs.append((recomputed[current], update.sampler_logp[current]))
-        means.add({"staleness": (float((version - update.versions)[update.mask].sum()), float(update.tokens))})
         updates[i] = batch.with_old_logp(update, recomputed, None if settings.staleness else version)
     measured = agreement.measure(*(np.concatenate(side) for side in zip(*pairs, strict=True)))
     means.add(measured)

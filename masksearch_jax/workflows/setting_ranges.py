@@ -197,6 +197,7 @@ _TRAIN = {
     **{f"{stage}.max_without_update": _OFF_OR_MORE for stage in ("sft", "dapo")},
     **{f"{stage}.{name}": _EVERY for stage in ("sft", "dapo") for name in ("log_every", "checkpoint_every")},
     **{f"{stage}.eval_every": _OFF_OR_MORE for stage in ("sft", "dapo")}, "dapo.show_every": _OFF_OR_MORE,
+    "dapo.old_logprobs": one_of("trainer", "sampler"),
     # --- evaluation and lines of stages ---
     "evaluate.split": one_of("train", "validation", "test"), "evaluate.index": one_of(*INDICES, "fresh"),
     "evaluate.episodes.*": _EPISODES, "evaluate.benchmarks.*": _EPISODES, "evaluate.examples": whole(1),

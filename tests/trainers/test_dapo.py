@@ -104,6 +104,21 @@ def test_a_sampler_that_disagrees_raises_the_alarm(cfg, workdir, caplog):
     assert "over dapo.alarm_prob_diff=0.01" in caplog.text and "tis_cap=2" in caplog.text
 
 
+def test_log_probs_of_the_sampler_may_be_the_denominator(cfg, workdir):
+    """One forward pass less; the update is that of recomputed ones, as the sampler's numbers are the trainer's."""
+    model_cfg = Job(cfg, workdir).model_cfg
+    shape = batch_lib.BatchShape((64,), 4, (1,), packed=False)
+    means, groups = metrics.Mean(), _groups(model_cfg)
+    recomputed = dapo.build_updates(groups, cfg.dapo, shape, lambda u: u.sampler_logp, 0, metrics.Mean())
+    cfg.dapo.old_logprobs = "sampler"
+    sampled = dapo.build_updates(groups, cfg.dapo, shape, lambda u: pytest.fail("nothing is recomputed"), 0, means)
+    jax.tree.map(np.testing.assert_array_equal, recomputed, sampled)
+    assert means.result() == {"staleness": 0.0}
+    cfg.dapo.tis_cap = 2.0
+    with pytest.raises(ValueError, match=r"dapo.old_logprobs='sampler' with dapo.staleness=0, dapo.tis_cap=2.0"):
+        train.check(cfg)
+
+
 WITHOUT_TENSORFLOW = """
 import sys
 for name in ("tensorflow", "tensorflow_text", "seqio", "tensorflow_datasets", "clu", "keras"):
