@@ -4,13 +4,18 @@
     python -m benchmarks.rollout --search_ms=50            each search takes 50 ms: how long does the device wait?
     python -m benchmarks.rollout --groups=125 --rounds=1   1,000 episodes: does anything compile after warm-up?
     python -m benchmarks.rollout --peer='PYTHON FOLDER'    the peer's tunix_rollout.py in turn with ours; the ratio
+    python -m benchmarks.rollout --pretrained=HF_FOLDER    32 episodes of a published model
+    python -m benchmarks.rollout --pretrained=HF_FOLDER --peer='PYTHON FOLDER'   beside smollm2_hf_rollout.py
 
 Both sides generate and append the same number of tokens in each turn, and one warm-up round is not counted. Ours also
 computes the log-prob of every token, as RL needs it. Numbers of shared machines differ by the hour: read the ratio.
+Peak memory is that of the whole process, compilation included, and of the largest peer.
 """
 
 import dataclasses
+import functools
 import json
+import resource
 import statistics
 import subprocess
 import sys
@@ -23,26 +28,31 @@ import numpy as np
 from absl import app, flags
 
 from benchmarks import workload
-from masksearch_jax import sharding
+from masksearch_jax import entry, sharding
 from masksearch_jax.data.records import Task
-from masksearch_jax.model import logprobs, transformer
+from masksearch_jax.model import convert, logprobs, transformer
+from masksearch_jax.model.config import ModelConfig
 from masksearch_jax.retrieval import interface
 from masksearch_jax.rollout import decode, episode
 from masksearch_jax.rollout import engine as engines
 from masksearch_jax.rollout.request import Request
 from masksearch_jax.rollout.trajectory import StopReason, Trajectory
+from masksearch_jax.trainers import state
 
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Measured rounds.")
 _SEARCH_MS = flags.DEFINE_float("search_ms", 0.0, "What each search takes, in milliseconds.")
 _DEVICES = flags.DEFINE_integer("cpu_devices", 2, "Devices that a CPU host counts as.")
-_SLOTS = flags.DEFINE_integer("slots", 40, "Episodes at a time.")
+_SLOTS = flags.DEFINE_integer("slots", 0, "Episodes at a time; 0: 40, or 32 of a published model.")
 _STEPS = flags.DEFINE_integer("steps", 8, "Decode steps per tick.")
 _TICKS = flags.DEFINE_integer("search_ticks", 1, "Ticks that a search may take before the engine waits for it.")
 _CONTEXTS = flags.DEFINE_list("context_lengths", ["256", "384", "512", "640", "784"], "Where the cache is cut.")
 _ROWS = flags.DEFINE_list("append_rows", ["2", "4", "8"], "Rows of an append.")
-_GROUPS = flags.DEFINE_integer("groups", 16, "Prompts, of 8 episodes each; the peer knows 16.")
+_GROUPS = flags.DEFINE_integer("groups", 0, "Prompts, of 8 episodes each; 0: 16, or 4 of a published model.")
 _LONGER = flags.DEFINE_integer("longer", 0, "Tokens added to every prompt, which the peer does not know.")
 _PEER = flags.DEFINE_string("peer", "", "Python of the peer's environment and folder of its scripts: runs it in turn.")
+_PRETRAINED = flags.DEFINE_string("pretrained", "", "Folder of a published model, instead of the small one.")
+_DTYPE = flags.DEFINE_string("dtype", "float32", "model.dtype of a published model.")
+_TENSOR = flags.DEFINE_integer("tensor", 1, "Devices that a published model's weights are cut over.")
 
 _TOTAL = 912  # the longest episode has 784, and the peer's cache 128 more
 _CHECKED = 16  # episodes whose log-probs are held against one forward pass
@@ -52,9 +62,11 @@ class Ids:
     """A tokenizer of ids without text: nothing that is sampled ends a turn, so that lengths are the workload's."""
 
     path, fingerprint = Path("ids"), "ids"
-    vocab_size, pad_id, eos_id = workload.MODEL.vocab_size, 0, 2
+    pad_id, eos_id = 0, 2
     end_ids, prefix_ids = (), []
-    token_bytes = [b" "] * workload.MODEL.vocab_size
+
+    def __init__(self, vocab_size: int):
+        self.vocab_size, self.token_bytes = vocab_size, [b" "] * vocab_size
 
     def encode(self, text: str) -> list[int]:
         return []
@@ -65,9 +77,9 @@ class Scripted:
 
     forced_query, answer = None, ""
 
-    def __init__(self, script: workload.Episode, rng: np.random.Generator):
+    def __init__(self, script: workload.Episode, rng: np.random.Generator, vocab_size: int):
         self.turns: list = []
-        self._left, self._rng = list(script.turns), rng
+        self._left, self._rng, self._vocab_size = list(script.turns), rng, vocab_size
 
     @property
     def budget(self) -> int:
@@ -82,7 +94,7 @@ class Scripted:
 
     def observe(self, hits):
         (_, observed), *self._left = self._left
-        return episode.Append(_random_ids(self._rng, observed))
+        return episode.Append(_random_ids(self._rng, observed, self._vocab_size))
 
 
 class Slow:
@@ -98,23 +110,38 @@ class Slow:
         return [[] for _ in queries]
 
 
-def _random_ids(rng, count):
-    return rng.integers(3, workload.MODEL.vocab_size - 2, count).tolist()
+def _random_ids(rng, count, vocab_size):
+    return rng.integers(3, vocab_size - 2, count).tolist()
 
 
-def requests(episodes: list[workload.Episode]) -> list[Request]:
+@functools.cache
+def _mesh() -> jax.sharding.Mesh:
+    return sharding.make_mesh(data=-1, fsdp=1, tensor=_TENSOR.value) if _PRETRAINED.value else sharding.make_mesh()
+
+
+def model() -> tuple[ModelConfig, transformer.Params]:
+    """The small model with random weights, or the published one; parameters as rollouts read them."""
+    if not _PRETRAINED.value:
+        return workload.MODEL, transformer.init_params(workload.MODEL, 0, _mesh())
+    cfg, params = convert.load_pretrained(_PRETRAINED.value, _mesh(), dtype=_DTYPE.value)
+    return cfg, jax.block_until_ready(state.decode_copy(cfg, _mesh())(params))
+
+
+def requests(episodes: list[workload.Episode], vocab_size: int) -> list[Request]:
     rng, prompts = np.random.default_rng(0), {}
     found = []
     for number, one in enumerate(episodes):
-        prompt = prompts.setdefault(one.group, _random_ids(rng, one.prompt))
+        prompt = prompts.setdefault(one.group, _random_ids(rng, one.prompt, vocab_size))
         task = Task(str(number), "ramp", "train", prompt, [], "spans", [], [], "", "", "", -1, -1)
         found.append(Request(task, one.group, number, (number,)))
     return found
 
 
-def engine(episodes: list[workload.Episode], searcher: interface.Searcher) -> engines.RolloutEngine:
+def engine(
+    model_cfg: ModelConfig, episodes: list[workload.Episode], searcher: interface.Searcher
+) -> engines.RolloutEngine:
     cfg = engines.RolloutConfig(
-        slots=_SLOTS.value,
+        slots=_SLOTS.value or (32 if _PRETRAINED.value else 40),
         limits=episode.EpisodeLimits(
             turns=8, turn_tokens=96, observation_tokens=128, total_tokens=_TOTAL + _LONGER.value
         ),
@@ -132,24 +159,23 @@ def engine(episodes: list[workload.Episode], searcher: interface.Searcher) -> en
     rng = np.random.default_rng(1)
     return engines.RolloutEngine(
         cfg,
-        workload.MODEL,
-        Ids(),
+        model_cfg,
+        Ids(model_cfg.vocab_size),
         searcher,
-        sharding.make_mesh(),
-        new_episode=lambda request, length: Scripted(episodes[request.sample], rng),
+        _mesh(),
+        new_episode=lambda request, length: Scripted(episodes[request.sample], rng, model_cfg.vocab_size),
     )
 
 
 def ours() -> tuple[Callable[[int], tuple[float, dict[str, float]]], Callable[[], float]]:
     """Returns two functions: one that runs round n -> (tokens a second, the engine's statistics), warmed up; and one
     that tells by how much log-probs of the last round are off."""
-    episodes = [
-        dataclasses.replace(one, prompt=one.prompt + _LONGER.value) for one in workload.episodes(_GROUPS.value)
-    ]
+    groups = _GROUPS.value or (4 if _PRETRAINED.value else 16)
+    episodes = [dataclasses.replace(one, prompt=one.prompt + _LONGER.value) for one in workload.episodes(groups)]
     wanted = sum(generated for one in episodes for generated, _ in one.turns)
-    device = engine(episodes, Slow(_SEARCH_MS.value / 1000))
-    params = transformer.init_params(workload.MODEL, 0, device.mesh)
-    work, found = requests(episodes), []
+    model_cfg, params = model()
+    device = engine(model_cfg, episodes, Slow(_SEARCH_MS.value / 1000))
+    work, found = requests(episodes, model_cfg.vocab_size), []
     device.warm_up(params)
 
     def run(number: int):
@@ -163,10 +189,10 @@ def ours() -> tuple[Callable[[int], tuple[float, dict[str, float]]], Callable[[]
         return generated / seconds, device.stats
 
     run(0)
-    return run, lambda: disagreement(params, found[:_CHECKED])
+    return run, lambda: disagreement(model_cfg, params, found[:_CHECKED])
 
 
-def disagreement(params, trajectories: list[Trajectory]) -> float:
+def disagreement(model_cfg: ModelConfig, params, trajectories: list[Trajectory]) -> float:
     """The largest difference between the engine's log-probs and those of one forward pass over whole episodes."""
     width = max(len(one.ids) for one in trajectories)
     shape = (len(trajectories), width)
@@ -180,8 +206,8 @@ def disagreement(params, trajectories: list[Trajectory]) -> float:
     @jax.jit
     def forward(params):
         positions = np.broadcast_to(np.arange(width, dtype=np.int32), shape)
-        hidden = transformer.forward(workload.MODEL, params, ids, positions, segments)
-        return logprobs.token_logprobs(workload.MODEL, params, hidden, targets, 1.0, wanted=wanted)[0]
+        hidden = transformer.forward(model_cfg, params, ids, positions, segments)
+        return logprobs.token_logprobs(model_cfg, params, hidden, targets, 1.0, wanted=wanted)[0]
 
     expected = np.asarray(forward(params))
     return max(
@@ -192,12 +218,15 @@ def disagreement(params, trajectories: list[Trajectory]) -> float:
 
 def peer(python: str, folder: str) -> dict:
     """One round of the peer's script, after its own warm-up round."""
-    done = subprocess.run([python, "tunix_rollout.py"], cwd=folder, check=True, capture_output=True, text=True)
+    command = [python, "tunix_rollout.py"]
+    if _PRETRAINED.value:
+        command = [python, "smollm2_hf_rollout.py", _PRETRAINED.value, f"--groups={_GROUPS.value or 4}"]
+    done = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
 def main(_) -> None:
-    jax.config.update("jax_num_cpu_devices", _DEVICES.value)
+    entry.split_cpu(_DEVICES.value)
     run, check = ours()
     rates, ratios, compiles, shares, idle, tails = [], [], 0, [], [], []
     for number in range(1, _ROUNDS.value + 1):
@@ -222,9 +251,12 @@ def main(_) -> None:
         "logprob_max_diff": check(),
         "tail_idle_while_searching": round(statistics.median(share for _, share in tails), 4),
         "ticks": stats["ticks"],
+        "peak_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2),
+        "peer_peak_gb": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6, 2) if ratios else None,
         "settings": {
             flag.name: flag.value
-            for flag in (_SLOTS, _STEPS, _TICKS, _SEARCH_MS, _DEVICES, _ROUNDS, _CONTEXTS, _ROWS, _GROUPS, _LONGER)
+            for flag in (_SLOTS, _STEPS, _TICKS, _SEARCH_MS, _DEVICES, _ROUNDS, _CONTEXTS, _ROWS, _GROUPS, _LONGER,
+                         _PRETRAINED, _DTYPE, _TENSOR)
         },
     }))  # fmt: skip
 

@@ -1,10 +1,16 @@
-"""SFT: tokens a second of one optimizer step on the peers' shape, every token trained on. Prints one JSON line.
+"""SFT: tokens a second of one optimizer step on the peers' shape. Prints one JSON line.
 
-    python -m benchmarks.sft                            8 rows of 512 tokens, AdamW, float32
+    python -m benchmarks.sft                            8 rows of 512 tokens, all trained on, AdamW, float32
     python -m benchmarks.sft --peer='PYTHON FOLDER'     the peer's tunix_sft.py in turn with ours; the ratio
+    python -m benchmarks.sft --pretrained=HF_FOLDER     a published model: 4 rows of 640, the last 15 % trained on
+    python -m benchmarks.sft --pretrained=HF_FOLDER --peer='PYTHON FOLDER'   beside the peer's smollm2_torch_sft.py
+
+Peak memory is that of the whole process, compilation included, and of the largest peer.
 """
 
+import dataclasses
 import json
+import resource
 import statistics
 import subprocess
 import sys
@@ -16,26 +22,36 @@ from absl import app, flags
 
 from benchmarks import workload
 from configs import common
-from masksearch_jax import distributed, sharding
-from masksearch_jax.model import transformer
+from masksearch_jax import distributed, entry, sharding
+from masksearch_jax.model import config as model_config
+from masksearch_jax.model import convert, lora, transformer
 from masksearch_jax.trainers import optimizer, sft, state
 
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Measured rounds.")
-_STEPS = flags.DEFINE_integer("steps", 10, "Optimizer steps of a round.")
+_STEPS = flags.DEFINE_integer("steps", 0, "Optimizer steps of a round; 0: 10 of the small model, 1 of a published one.")
 _DEVICES = flags.DEFINE_integer("cpu_devices", 2, "Devices that a CPU host counts as.")
 _PEER = flags.DEFINE_string("peer", "", "Python of the peer's environment and folder of its scripts: runs it in turn.")
+_PRETRAINED = flags.DEFINE_string("pretrained", "", "Folder of a published model to train, instead of the small one.")
+_ROWS = flags.DEFINE_integer("rows", 4, "Rows of a published model's batch.")
+_LENGTH = flags.DEFINE_integer("length", 640, "Tokens of such a row; all rows are full.")
+_TRAINED = flags.DEFINE_integer("trained", 15, "Percent of such a row that is trained on: its last tokens.")
+_ATTENTION = flags.DEFINE_string("attention", "auto", "model.attention of a published model.")
+_DTYPE = flags.DEFINE_string("dtype", "float32", "model.dtype of a published model.")
+_REMAT = flags.DEFINE_string("remat", "none", "model.remat of a published model.")
+_RANK = flags.DEFINE_integer("lora_rank", 0, "Trains adapters of this rank; 0: all weights.")
 
 
-def batch(rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Full rows of random ids: int32 and bool [rows, length], as data.pipeline makes them."""
-    shape = workload.SFT_ROWS, workload.SFT_LENGTH
-    ids = rng.integers(3, workload.MODEL.vocab_size, shape, dtype=np.int32)
-    mask = np.ones(shape, bool)
-    mask[:, -1] = False  # nothing follows
+def batch(rng: np.random.Generator, vocab_size: int, rows: int, length: int, trained: int) -> dict[str, np.ndarray]:
+    """Full rows of random ids, the last `trained` targets of each wanted: int32 and bool [rows, length], as
+    data.pipeline makes them."""
+    shape = rows, length
+    ids = rng.integers(3, vocab_size, shape, dtype=np.int32)
+    mask = np.zeros(shape, bool)
+    mask[:, length - trained - 1 : -1] = True  # nothing follows the last token
     return {
         "ids": ids,
         "targets": np.roll(ids, -1, axis=1),
-        "positions": np.tile(np.arange(shape[1], dtype=np.int32), (shape[0], 1)),
+        "positions": np.tile(np.arange(length, dtype=np.int32), (rows, 1)),
         "segments": np.ones(shape, np.int32),
         "loss_mask": mask,
     }
@@ -43,28 +59,52 @@ def batch(rng: np.random.Generator) -> dict[str, np.ndarray]:
 
 def peer(python: str, folder: str) -> float:
     """Tokens a second of one round of the peer's script."""
-    done = subprocess.run([python, "tunix_sft.py"], cwd=folder, check=True, capture_output=True, text=True)
+    command = [python, "tunix_sft.py"]
+    if _PRETRAINED.value:
+        shape = [f"--rows={_ROWS.value}", f"--length={_LENGTH.value}"]
+        command = [python, "smollm2_torch_sft.py", _PRETRAINED.value, *shape, "--steps=2"]
+    done = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
     return json.loads(done.stdout.strip().splitlines()[-1])["tokens_per_s"]
 
 
+def model(mesh) -> tuple[model_config.ModelConfig, transformer.Params]:
+    """The small model with random weights, or the published one, with fresh adapters if they are asked for."""
+    if not _PRETRAINED.value:
+        return workload.MODEL, transformer.init_params(workload.MODEL, 0, mesh)
+    chosen = {"attention": _ATTENTION.value, "dtype": _DTYPE.value, "remat": _REMAT.value}
+    cfg, params = convert.load_pretrained(_PRETRAINED.value, mesh, **chosen)
+    if not _RANK.value:
+        return cfg, params
+    cfg = dataclasses.replace(cfg, lora=model_config.LoraConfig(_RANK.value))
+    return cfg, transformer.adapt(cfg, params, 0, mesh)
+
+
 def main(_) -> None:
-    jax.config.update("jax_num_cpu_devices", _DEVICES.value)
-    mesh = sharding.make_mesh()
+    entry.split_cpu(_DEVICES.value)
+    mesh = sharding.make_mesh(data=-1, fsdp=1) if _PRETRAINED.value else sharding.make_mesh()
     rng = np.random.default_rng(0)
     rates, ratios = [], []
+    rows, length, trained = workload.SFT_ROWS, workload.SFT_LENGTH, workload.SFT_LENGTH - 1
+    steps = _STEPS.value or 10
+    if _PRETRAINED.value:
+        rows, length, trained = _ROWS.value, _LENGTH.value, _LENGTH.value * _TRAINED.value // 100
+        steps = _STEPS.value or 1
     with jax.set_mesh(mesh):
-        tx = optimizer.build(common.optimizer("adamw", 1e-4), transformer.abstract_params(workload.MODEL, mesh))
-        step = sft.make_step(workload.MODEL, tx, mesh, 1)
-        train = state.create(transformer.init_params(workload.MODEL, 0, mesh), workload.MODEL, tx, mesh)
+        cfg, params = model(mesh)
+        tx = optimizer.build(common.optimizer("adamw", 1e-5 if _PRETRAINED.value else 1e-4),
+                             state.abstract_trained(cfg, mesh))  # fmt: skip
+        step = sft.make_step(cfg, tx, mesh, 1)
+        train, frozen = state.create(params, cfg, tx, mesh), lora.split(params)[1]
+        del params
         for number in range(_ROUNDS.value + 1):
             began = time.perf_counter()
-            for _ in range(_STEPS.value):
-                train, sums = step(train, distributed.put(batch(rng), sharding.batch_sharding(mesh)))
+            for _ in range(steps):
+                made = batch(rng, cfg.vocab_size, rows, length, trained)
+                train, sums = step(train, distributed.put(made, sharding.batch_sharding(mesh)), *frozen)
             jax.block_until_ready(train)
             if number == 0:
                 continue  # compilation
-            tokens = _STEPS.value * workload.SFT_ROWS * workload.SFT_LENGTH
-            rates.append(tokens / (time.perf_counter() - began))
+            rates.append(steps * rows * length / (time.perf_counter() - began))
             if _PEER.value:
                 ratios.append(rates[-1] / peer(*_PEER.value.split()))
     loss, count = sums["loss"]
@@ -74,7 +114,13 @@ def main(_) -> None:
         "ratio": round(statistics.median(ratios), 2) if ratios else None,
         "ratios": [round(ratio, 2) for ratio in ratios],
         "loss": round(float(loss / count), 4),
-        "settings": {flag.name: flag.value for flag in (_STEPS, _DEVICES, _ROUNDS)},
+        "peak_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2),
+        "peer_peak_gb": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6, 2) if ratios else None,
+        "settings": {
+            flag.name: flag.value
+            for flag in (_STEPS, _DEVICES, _ROUNDS, _PRETRAINED, _ROWS, _LENGTH, _TRAINED, _ATTENTION, _DTYPE, _REMAT,
+                         _RANK)
+        },
     }))  # fmt: skip
 
 

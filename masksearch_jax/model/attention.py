@@ -17,6 +17,7 @@ from flax import nnx
 
 from masksearch_jax.model import cache as kv
 from masksearch_jax.model.config import ModelConfig
+from masksearch_jax.model.linear import from_heads, to_heads
 from masksearch_jax.model.lora import Adapters
 
 # Below any score, and finite: a row of padding that sees nothing gets a uniform softmax, never NaN.
@@ -194,7 +195,7 @@ class Attention(nnx.Module):
         """x [B, S, D] -> q [B, N, S, H], k and v [B, K, S, H], before smear, norm and rotation."""
 
         def one(name, weight, bias):
-            y = adapters(name, x, jnp.einsum("bsd,dnh->bnsh", x, weight[...].astype(x.dtype)))
+            y = adapters(name, x, to_heads(x, weight[...]))
             return y if bias is None else y + bias[...].astype(x.dtype)[:, None, :]
 
         biases = (self.q_bias, self.k_bias, self.v_bias) if self.cfg.qkv_bias else (None,) * 3
@@ -217,4 +218,4 @@ class Attention(nnx.Module):
         return apply_rope(q, *rope), apply_rope(k, *rope)
 
     def _output(self, heads, adapters):
-        return adapters("o", heads, jnp.einsum("bnsh,nhd->bsd", heads, self.o[...].astype(heads.dtype)))
+        return adapters("o", heads, from_heads(heads, self.o[...]))

@@ -15,7 +15,7 @@ MLPS = ("swiglu", "geglu", "relu2")
 ROPE_SCALINGS = ("none", "linear", "llama3")
 REMATS = ("none", "dots", "full")
 DTYPES = ("float32", "bfloat16")
-ATTENTIONS = ("xla", "splash", "cudnn", "auto")
+ATTENTIONS = ("xla", "blocked", "splash", "cudnn", "auto")
 LINEAR = ("q", "k", "v", "o", "gate", "up", "down")
 BASE_QUANTISATIONS = ("", "int8", "nf4")
 

@@ -3,9 +3,11 @@
 Axes as in transformer.py. Enters: q, k, v after norm, smear and rotation, the segments of each row, and whether the
 layer is a local one (data of the layer scan). Leaves: the heads' outputs. `ModelConfig.attention` names the backend:
   xla     matrix products and a softmax; any shape, dtype and device; holds the scores [N, S, S] of a row
+  blocked the same in tiles (blocked_attention.py); any shape, dtype and device; holds no scores, skips tiles unseen
   splash  the Pallas kernels that come with JAX for TPUs; holds no scores and skips tiles that no query sees
   cudnn   cuDNN's fused attention through jax.nn; holds no scores, but a mask [S, S] of each row
-  auto    splash on TPUs, cudnn on GPUs, xla elsewhere and for whatever these refuse; `choose` decides it
+  auto    splash on TPUs, cudnn on GPUs, blocked on CPUs for long rows, xla elsewhere and for whatever these refuse;
+          `choose` decides it
 docs/attention.md says what of this was checked, compiled and executed.
 Left out: appending to a cache and decoding. There a row's length is data: the kernels' masks are static, few queries
 leave nothing to fuse, and a step is bound by reading the cache, which XLA does once.
@@ -21,11 +23,14 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from masksearch_jax import sharding
 from masksearch_jax.model.attention import attend
+from masksearch_jax.model.blocked_attention import attend_in_tiles
 from masksearch_jax.model.config import ModelConfig
 
 _PLATFORM = {"splash": "tpu", "cudnn": "gpu"}
 # Sides of a tile of scores, the largest that divides the row. 128 is what the kernels can do with.
 _TILES = (512, 256, 128)
+# Rows from which 'auto' takes tiles on a CPU.
+_LONG = 512
 
 
 def choose(cfg: ModelConfig, mesh: Mesh | AbstractMesh, lengths: Iterable[int]) -> ModelConfig:
@@ -36,7 +41,8 @@ def choose(cfg: ModelConfig, mesh: Mesh | AbstractMesh, lengths: Iterable[int]) 
     lengths = tuple(lengths)
     if cfg.attention == "auto":
         able = (name for name in _PLATFORM if not _refusal(cfg, name, mesh, lengths))
-        return dataclasses.replace(cfg, attention=next(able, "xla"))
+        plain = "blocked" if _platform(mesh) == "cpu" and max(lengths, default=0) >= _LONG else "xla"
+        return dataclasses.replace(cfg, attention=next(able, plain))
     if reason := _refusal(cfg, cfg.attention, mesh, lengths):
         raise ValueError(f"model.attention = {cfg.attention!r}: {reason}; set it to 'xla', or to 'auto' to have it so.")
     return cfg
@@ -44,10 +50,9 @@ def choose(cfg: ModelConfig, mesh: Mesh | AbstractMesh, lengths: Iterable[int]) 
 
 def _refusal(cfg, backend, mesh, lengths, devices=True):
     """Why a backend cannot; '' if it can. devices: whether those of the mesh count."""
-    if backend == "xla":
+    if backend in ("xla", "blocked"):
         return ""
-    device, parts = mesh.abstract_mesh.abstract_device, mesh.shape.get("sequence", 1)
-    platform = device.platform if device else jax.default_backend()
+    platform, parts = _platform(mesh), mesh.shape.get("sequence", 1)
     if devices and platform != _PLATFORM[backend]:
         return f"its kernels are for {_PLATFORM[backend].upper()}s and the devices are {platform}"
     if backend == "splash":
@@ -66,6 +71,11 @@ def _refusal(cfg, backend, mesh, lengths, devices=True):
         if refused:
             return reason
     return ""
+
+
+def _platform(mesh):
+    device = mesh.abstract_mesh.abstract_device
+    return device.platform if device else jax.default_backend()
 
 
 def attend_packed(
@@ -90,7 +100,7 @@ def attend_packed(
         cfg = choose(cfg, mesh, (q.shape[2],))
     if reason := _refusal(cfg, cfg.attention, mesh, (q.shape[2],), devices=cfg.attention == "cudnn"):
         raise ValueError(f"model.attention = {cfg.attention!r}: {reason}; set it to 'xla' or 'auto'.")
-    compute = {"xla": _xla, "splash": _splash, "cudnn": _cudnn}[cfg.attention]
+    compute = {"xla": _xla, "blocked": _blocked, "splash": _splash, "cudnn": _cudnn}[cfg.attention]
     return compute(cfg, q, k, v, segments, local)
 
 
@@ -106,6 +116,22 @@ def _visible(cfg, segments, local):
     if local is not None:
         seen &= (distance < cfg.window) | ~local
     return (segments[:, :, None] == segments[:, None, :]) & seen
+
+
+def _blocked(cfg, q, k, v, segments, local):
+    everything = 1 << 30  # a window that holds any row
+    window = everything if local is None else jnp.where(local, cfg.window, everything)
+    kernel = functools.partial(attend_in_tiles, softcap=cfg.attention_softcap)
+    return _on_shards(
+        kernel,
+        q / cfg.score_divisor,
+        k,
+        v,
+        (segments, ("batch", "time")),
+        (segments, ("batch", None)),
+        (jnp.arange(q.shape[2]), ("time",)),
+        (jnp.int32(window), ()),
+    )
 
 
 def _cudnn(cfg, q, k, v, segments, local, implementation="cudnn"):

@@ -27,6 +27,7 @@ from masksearch_jax.model import lora
 from masksearch_jax.model.attention import Attention, norm_init, rms_norm, rope_tables
 from masksearch_jax.model.cache import Cache
 from masksearch_jax.model.config import ModelConfig
+from masksearch_jax.model.linear import linear
 from masksearch_jax.model.packed_attention import attend_packed
 
 Params = dict[str, Any]
@@ -50,17 +51,17 @@ class Mlp(nnx.Module):
         self.down = param((cfg.ff, cfg.embed), ("ff", "embed"), out)
 
     def __call__(self, x: jax.Array, adapters: lora.Adapters) -> jax.Array:
-        def linear(name, x):
-            return adapters(name, x, x @ getattr(self, name)[...].astype(x.dtype))
+        def mapped(name, x):
+            return adapters(name, x, linear(x, getattr(self, name)[...]))
 
-        up = linear("up", x)
+        up = mapped("up", x)
         if self.cfg.mlp == "swiglu":
-            hidden = jax.nn.silu(linear("gate", x)) * up
+            hidden = jax.nn.silu(mapped("gate", x)) * up
         elif self.cfg.mlp == "geglu":
-            hidden = jax.nn.gelu(linear("gate", x), approximate=True) * up
+            hidden = jax.nn.gelu(mapped("gate", x), approximate=True) * up
         else:
             hidden = jnp.square(jax.nn.relu(up))
-        return linear("down", hidden)
+        return mapped("down", hidden)
 
 
 class Block(nnx.Module):
@@ -256,7 +257,12 @@ def forward(cfg: ModelConfig, params: Params, ids: jax.Array, positions: jax.Arr
 
 
 def layer_weights(cfg: ModelConfig, params: Params) -> list[Any]:
-    """The weights of each layer by itself, dequantised: what `extend` takes from the stacked arrays."""
+    """The weights of each layer by itself, dequantised: what `extend` takes from the stacked arrays.
+
+    params may hold them as `layers`, taken apart once for many calls.
+    """
+    if "layers" in params:
+        return params["layers"]
     model = nnx.merge(_definition(cfg)[0], params)
     stacked = nnx.split((model.blocks, model.adapters))[1]
     return [lora.dequantised(jax.tree.map(lambda w, i=index: w[i], stacked)) for index in range(cfg.layers)]
@@ -278,7 +284,8 @@ def extend(
     finite and meaningless elsewhere. Donate the cache to have it updated in place. layers: `layer_weights`, for a loop
     that takes them apart once.
     """
-    model = nnx.merge(_definition(cfg)[0], params)
+    layers = layers or layer_weights(cfg, params)
+    model = nnx.merge(_definition(cfg)[0], {name: x for name, x in params.items() if name != "layers"})
     lengths = cache.lengths
     counts = jnp.clip(jnp.minimum(counts, jnp.minimum(ids.shape[1], cache.time - lengths)), 0)
     positions = lengths[:, None] + jnp.arange(ids.shape[1])  # [B, S]
@@ -291,7 +298,6 @@ def extend(
         )
 
     definition = nnx.split((model.blocks, model.adapters))[0]
-    layers = layers or layer_weights(cfg, params)
     last_keys = cache.last_key or (None,) * cfg.layers
     x = _embed(cfg, model, ids, positions, *cache.last_ids)
     extended = []

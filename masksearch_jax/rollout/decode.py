@@ -143,6 +143,17 @@ class Programs:
         self.admit = jax.jit(_admit, donate_argnums=0, out_shardings=layout)
         self.append = jax.jit(functools.partial(_append, model_cfg, mesh), donate_argnums=1, out_shardings=layout)
         self.decode = jax.jit(decode, donate_argnums=1, out_shardings=(layout, small))
+        self._layers = jax.jit(functools.partial(transformer.layer_weights, model_cfg))
+
+    def prepare(self, params):
+        """Returns the parameters as the programs read them fastest, for as many calls as use the same ones.
+
+        XLA on CPU copies the slice of a stacked array wherever it is used: half of the time of a decode of 4 steps of
+        135 million parameters. There each layer's weights become arrays of their own. Others read slices in place.
+        """
+        if not _on_cpu(self._mesh):
+            return params
+        return {**params, "layers": self._layers(params)}
 
     def new_cache(self) -> kv.Cache:
         return kv.init_cache(self._model_cfg, self._slots, self._ends, self._mesh)
@@ -150,7 +161,12 @@ class Programs:
     @property
     def compiled(self) -> int:
         """Programs compiled so far, all shapes counted."""
-        return sum(program._cache_size() for program in (self.prefill, self.admit, self.append, self.decode))
+        programs = (self.prefill, self.admit, self.append, self.decode, self._layers)
+        return sum(program._cache_size() for program in programs)
+
+
+def _on_cpu(mesh):
+    return mesh.devices.flat[0].platform == "cpu"
 
 
 def _prefill(cfg, mesh, params, ids, counts):
@@ -215,9 +231,7 @@ def _decode(cfg, mesh, sampling, steps, stops, params, cache, registers, greedy)
     slots = registers.shape[0]
     keys = jax.lax.bitcast_convert_type(registers[:, KEY0 : KEY1 + 1], jnp.uint32)
     kinds, transitions = jnp.asarray(stops.kinds), jnp.asarray(stops.steps)
-    # XLA on CPU copies the slice of a stacked array wherever it is used: a sixth of a step. Others read it in place.
-    on_cpu = mesh.devices.flat[0].platform == "cpu"
-    layers = transformer.layer_weights(cfg, params) if on_cpu else None
+    layers = transformer.layer_weights(cfg, params) if _on_cpu(mesh) else None
 
     def running(state):
         return (state["step"] < steps) & (state["budget"] > 0).any()

@@ -128,6 +128,7 @@ class RolloutEngine:
         order = shapes.longest_first([r.group for r in requests], [r.expected for r in requests])
         with jax.set_mesh(self.mesh):
             requests, prompts = [requests[i] for i in order], [prompts[i] for i in order]
+            params = self.programs.prepare(params)
             run = scheduler.Run(self, params, requests, prompts, seed, greedy, meanwhile)
             found = dict(zip(order, run.to_end(version), strict=True))
         self.stats = run.stats
@@ -138,7 +139,7 @@ class RolloutEngine:
         cfg, programs, whole = self.cfg, self.programs, self._owners.whole
         before = programs.compiled
         with jax.set_mesh(self.mesh):
-            cache = programs.new_cache()
+            params, cache = programs.prepare(params), programs.new_cache()
             for length in self._prompt_lengths:
                 ids, counts = shapes.padded([], self._prompt_rows, length)
                 prefix = programs.prefill(params, whole(ids), whole(counts))

@@ -1,4 +1,5 @@
-"""Backends of training attention against plain numpy: splash interpreted, cuDNN's call computed by XLA, and on a GPU.
+"""Backends of training attention against plain numpy: tiles in XLA, splash interpreted, cuDNN's call computed by XLA,
+and on a GPU.
 
 On a machine with a GPU the last test runs this file as a program on it; elsewhere it is skipped.
 """
@@ -18,7 +19,7 @@ import numpy as np
 import pytest
 
 from masksearch_jax import sharding
-from masksearch_jax.model import packed_attention, transformer
+from masksearch_jax.model import blocked_attention, packed_attention, transformer
 from masksearch_jax.model.config import ModelConfig
 
 ROOT = Path(__file__).parent.parent.parent
@@ -107,6 +108,66 @@ def test_splash_on_a_mesh(sizes, sequence, local):
     assert_same(CFG, by("splash", CFG), mesh, (local,))
 
 
+@pytest.mark.parametrize("length", [256, 200, 90])  # two tiles; one that is not whole; less than one
+def test_tiles_equal_plain_attention(length):
+    assert_same(CFG, by("blocked", CFG), length=length)
+
+
+def test_tiles_with_softcap_in_local_and_global_layers():
+    cfg = dataclasses.replace(CFG, attention_softcap=3.0)
+    assert_same(cfg, by("blocked", cfg), locals_=(True, False), length=300)
+
+
+# As for splash: rows and heads cut; fewer key-value heads than shards; queries cut, with and without a window.
+@pytest.mark.parametrize(
+    ("sizes", "sequence", "local"),
+    [((1, 2, 2), 1, None), ((2, 1, 4), 1, None), ((1, 1, 2), 2, True), ((1, 1, 2), 2, None)],
+)
+def test_tiles_on_a_mesh(sizes, sequence, local):
+    assert_same(CFG, by("blocked", CFG), sharding.make_mesh(*sizes, sequence=sequence), (local,), length=600)
+
+
+def test_tiles_in_bfloat16_keep_to_its_precision():
+    q, k, v, segments, weight = arrays()
+    out, exact = value_and_gradients(by("xla", CFG), q, k, v, segments, weight)
+    low = (jnp.asarray(x, jnp.bfloat16) for x in (q, k, v))
+    found = value_and_gradients(by("blocked", BF16), *low, segments, weight)
+    real = (segments > 0)[:, None, :, None]
+    for a, b in [(found[0] * real, out * real), *zip(found[1], exact, strict=True)]:
+        assert a.dtype == jnp.bfloat16 or a.dtype == np.float32
+        assert np.abs(np.float32(a) - b).max() < 0.02 * np.abs(b).max()
+
+
+def test_tiles_hold_no_scores():
+    """Temporaries of forward and backward pass are less than the scores of one head of one row."""
+    length = 1024
+    q, k, v, segments, weight = arrays(length=length)
+
+    def temporaries(backend):
+        def loss(q, k, v):
+            return (by(backend, CFG)(q, k, v, segments) * weight).sum()
+
+        compiled = jax.jit(jax.grad(loss, (0, 1, 2))).lower(q, k, v).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    scores = 4 * length * length
+    assert temporaries("xla") > 8 * scores > 8 * temporaries("blocked")
+
+
+def test_tiles_that_nobody_sees_are_skipped():
+    index = np.arange(512)
+    segments = np.where(index < 384, 1 + index // 128, 0)[None].astype(np.int32)
+    tiles = segments.reshape(1, 4, 128)
+
+    def ranges(window):
+        return blocked_attention._ranges(tiles, tiles, 0, window, 128)[0].tolist()
+
+    assert ranges(1 << 30) == [[0, 1], [1, 2], [2, 3], [0, 0]]  # each its own segment; padding nothing
+    tiles = np.ones_like(tiles)
+    assert ranges(1 << 30) == [[0, 1], [0, 2], [0, 3], [0, 4]]
+    assert ranges(129) == [[0, 1], [0, 2], [1, 3], [2, 4]]
+
+
 def cudnn_by_xla(cfg):
     """The call that cuDNN gets, computed by XLA."""
 
@@ -162,6 +223,9 @@ def test_a_model_with_local_layers_and_remat():
     (_, hidden), found = step(dataclasses.replace(cfg, attention="splash"), params)
     np.testing.assert_allclose(hidden[:, :110], expected[:, :110], atol=1e-5)
     jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-4), found, gradients)
+    (_, hidden), found = step(dataclasses.replace(cfg, attention="blocked"), params)
+    np.testing.assert_allclose(hidden[:, :110], expected[:, :110], atol=1e-5)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-4), found, gradients)
 
 
 def devices(platform, sequence=1):
@@ -185,6 +249,8 @@ BF16 = dataclasses.replace(CFG, dtype="bfloat16")
         (BF16, devices("gpu"), (256,), "cudnn"),
         (CFG, devices("gpu"), (256,), "xla"),
         (BF16, devices("cpu"), (256,), "xla"),
+        (CFG, devices("cpu"), (640,), "blocked"),
+        (CFG, devices("cpu"), (256, 640), "blocked"),
     ],
 )
 def test_auto_takes_what_can(cfg, mesh, lengths, chosen):

@@ -159,10 +159,13 @@ def test_stops_match_tags_of_several_tokens_within_the_turn(world):
     ]
 
 
-def test_prefill_admit_append_equal_one_extend(world, mixed_rows):
-    params = world.params(mixed_rows)
+@pytest.mark.parametrize("prepared", [False, True])
+def test_prefill_admit_append_equal_one_extend(world, mixed_rows, prepared):
+    whole = world.params(mixed_rows)
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
     programs = decode.programs(world.model_cfg, mesh, 4, (4, 120), 4, decode.Sampling(), table_of(world, {}))
+    params = programs.prepare(whole) if prepared else whole
+    assert ("layers" in params) == prepared
     ids = np.random.default_rng(0).integers(20, 300, (3, 9)).astype(np.int32)
     prefix = programs.prefill(params, ids[:2, :5], np.array([5, 3], np.int32))
     # Prompt 1 goes to slots 3 and 0, prompt 0 to slot 2; the fourth row falls off the end.
@@ -172,7 +175,7 @@ def test_prefill_admit_append_equal_one_extend(world, mixed_rows):
     assert np.asarray(cache.lengths).tolist() == [3, 0, 9, 5]
     expected = jax.jit(transformer.extend, static_argnums=0)(
         world.model_cfg,
-        params,
+        whole,
         programs.new_cache(),
         np.stack([ids[1], ids[0], ids[0], np.concatenate([ids[1, :3], ids[1, 5:7], ids[1, :4]])]),
         np.array([3, 0, 9, 5], np.int32),

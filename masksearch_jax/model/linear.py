@@ -1,0 +1,46 @@
+"""Linear maps of [B, S, ..] activations, in the form of product that the device computes best.
+
+A product over several axes of its operands is what XLA on CPU turns into transposed copies: of a weight [D, N, H] at
+each use, and of both activations for its gradient. There a large weight is multiplied as the matrix that it is. Of a
+small one the copies cost nothing worth saving, and elsewhere the compiler chooses layouts by itself.
+"""
+
+import jax
+import jax.numpy as jnp
+
+_LARGE = 1 << 16  # numbers of a weight
+
+
+def linear(x: jax.Array, weight: jax.Array) -> jax.Array:
+    """x [B, S, D] times weight [D, F] -> [B, S, F] in the dtype of x."""
+    weight = weight.astype(x.dtype)
+    if not _as_matrix(weight):
+        return x @ weight
+    return (x.reshape(-1, x.shape[2]) @ weight).reshape(*x.shape[:2], -1)
+
+
+def to_heads(x: jax.Array, weight: jax.Array) -> jax.Array:
+    """x [B, S, D] times weight [D, N, H] -> [B, N, S, H] in the dtype of x."""
+    weight = weight.astype(x.dtype)
+    if not _as_matrix(weight):
+        return jnp.einsum("bsd,dnh->bnsh", x, weight)
+    return linear(x, weight.reshape(x.shape[2], -1)).reshape(*x.shape[:2], *weight.shape[1:]).swapaxes(1, 2)
+
+
+def from_heads(heads: jax.Array, weight: jax.Array) -> jax.Array:
+    """heads [B, N, S, H] times weight [N, H, D] -> [B, S, D] in the dtype of heads."""
+    weight = weight.astype(heads.dtype)
+    if not _as_matrix(weight):
+        return jnp.einsum("bnsh,nhd->bsd", heads, weight)
+    batch, _, steps, _ = heads.shape
+    return linear(heads.swapaxes(1, 2).reshape(batch, steps, -1), weight.reshape(-1, weight.shape[2]))
+
+
+def _as_matrix(weight):
+    return weight.size >= _LARGE and on_cpu()
+
+
+def on_cpu() -> bool:
+    """True if what is traced now is for CPUs: the devices of `jax.set_mesh`, or without a mesh the default ones."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return (device.platform if device else jax.default_backend()) == "cpu"
