@@ -19,7 +19,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from masksearch_jax.configs import common, dapo
+from masksearch_jax.configs import common, dapo, evolve
 from masksearch_jax.configs.prepare import shares
 
 _CORPUS, _ARTICLES, _QUESTIONS = "2wiki_corpus.json.gz", "hotpotqa_100_corpus.json.gz", "hotpotqa_100.json.gz"
@@ -30,6 +30,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config = dapo.get_config()
     config.line = "language_model"
     config.pretrained = "runs/smollm2"  # bash launch/smollm2.sh makes it
+    config.model.attention = "auto"  # of the device; docs/attention.md
     config.policies = ("untrained", "rag", "sft", "dapo")
     _data(config)
     _episodes(config)
@@ -112,3 +113,5 @@ def _rl(config: ConfigDict) -> None:
 
 def _evolve(config: ConfigDict) -> None:
     config.line, config.job = "evolve", "sft"
+    config.evolve = evolve.get_config().evolve
+    config.evolve.update({"rounds": (((1, 600),),), "steps": 40})

@@ -24,6 +24,7 @@ PAGES = {
     "quickstart": ("", "proof", "strong", "slice"),
     "evolve": ("",),
     "real": ("",),
+    "language_model": ("", "short", "proof", "rl", "evolve"),
     "table2": ("", "annals"),
     "ablations": ("", "judge"),
 }
