@@ -47,8 +47,9 @@ def _data(config: ConfigDict) -> None:
     prepare = config.prepare
     prepare.tokenizer_dir = config.get_ref("pretrained")
     prepare.passages.update({"words": 60, "minimum": 15})
-    prepare.tasks.update({"titles": True, "epochs": 4, "chat": "auto", "instruction": "default"})
-    prepare.tasks.question_instruction = "default"
+    # The system message says what the tags mean, the message of the user what is wanted.
+    prepare.tasks.update({"titles": True, "epochs": 4, "chat": "auto", "system": "default"})
+    prepare.tasks.update({"instruction": "short", "question_instruction": "short"})
     prepare.tasks.span_weights.update({"date": 0.25, "number": 0.25})
     if real:
         prepare.dump, prepare.search_only = str(folder / _CORPUS), str(folder / _ARTICLES)
@@ -75,8 +76,8 @@ def _episodes(config: ConfigDict) -> None:
 
 
 def _training(config: ConfigDict) -> None:
-    config.synthesize.update({"wording": "sentences", "retry": 0.0, "association_tasks": 0, "probe_tasks": 200})
-    config.synthesize.styles.update({"name": 1.0, "own": 0.0, "insight": 0.0})
+    config.synthesize.update({"wording": "sentences", "retry": 1.0, "association_tasks": 0, "probe_tasks": 200})
+    config.synthesize.styles.update({"name": 0.9, "own": 0.1, "insight": 0.0})
     config.synthesize.examples.update({"ramp_1": 1500, "ramp_2": 0, "ramp_3": 0, "ramp_4": 0})
     config.sft.update({
         "steps": 80, "rows": 4, "row_length": 768, "augment": False, "eval_every": 0, "log_every": 1,
