@@ -40,6 +40,7 @@ from masksearch_jax.prep import (
     manifest,
     questions,
     search_only,
+    shown_titles,
     spans,
     tasks,
     toywiki,
@@ -306,6 +307,8 @@ def annotate(
     with clock.stage("spans"):
         rare = spans.rare_terms(passage.text for passage in annotated.old(data_dir))
         finder = choose(functools.partial(spans.find, rare=rare, language=language))
+        if cfg.tasks.titles:
+            finder = shown_titles.without_title(finder)
         annotation, dropped = annotated.Annotation(data_dir), filters.of_benchmarks(cfg.filters)
         if cfg.filters.near_duplicate:
             repeats = filters.near_duplicates(functools.partial(_compared, data_dir), cfg.filters.near_duplicate)

@@ -122,7 +122,7 @@ class Workers:
             parts, damaged = self._parts(paths, Path(scratch), bar)
         work = self._shards = Shards(
             self.store, parts, splits, cfg.passages.words, cfg.passages.minimum, cfg.skip_bad,
-            filters.of_benchmarks(cfg.filters), language,
+            filters.of_benchmarks(cfg.filters), language, cfg.tasks.titles,
         )  # fmt: skip
         if parts:
             with self._pipeline("annotate") as root:

@@ -21,7 +21,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from masksearch_jax.data import records
-from masksearch_jax.prep import annotated, dumps, export, filters, rare, spans, tasks, wikipedia
+from masksearch_jax.prep import annotated, dumps, export, filters, rare, shown_titles, spans, tasks, wikipedia
 from masksearch_jax.prep.beam import split
 from masksearch_jax.prep.beam.store import Store
 from masksearch_jax.prep.splits import SPLITS, Splits
@@ -46,6 +46,7 @@ class Shards:
     skip_bad: bool
     filter: filters.Filter
     language: str = "en"
+    titles: bool = False  # whether prompts show them
 
     def name(self, file: str, index: int) -> str:
         folder, _, last = file.rpartition("/")
@@ -112,6 +113,8 @@ class Shards:
             return index
         terms = self.store.read(TERMS)
         finder = functools.partial(spans.find, rare=rare.tester(terms["words"]), language=self.language)
+        if self.titles:
+            finder = shown_titles.without_title(finder)
         # Of all repeats, those of this shard alone would do; there are few.
         dropped = dataclasses.replace(self.filter, repeats=frozenset(terms["repeats"]))
         with tempfile.TemporaryDirectory() as scratch:
