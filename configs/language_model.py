@@ -7,13 +7,15 @@ Command:  bash launch/language_model.sh                     fetches SmolLM2-135M
           .. --config=configs/language_model.py:rl          DAPO straight from the instruct model
           .. --config=configs/language_model.py:evolve      one round of self-evolving distillation
           .. --config.pretrained=FOLDER                     any published folder; --config.prepare.dump=FILE any dump
-Hardware: two CPU cores and 16 GB; a GPU as it is.
+          python -m masksearch_jax.compile --config=configs/language_model.py:qwen2.5-1.5b    for v6e-8, not started there
+Hardware: two CPU cores and 16 GB; a GPU as it is; qwen2.5-1.5b a v6e-8.
 Expect:   docs/language_model.md.
 
 The data is that of the folder that MASKSEARCH_DATA names: 2WikiMultiHopQA's corpus, masked; HotpotQA's articles, which
 are only searched; 100 of its questions, which nothing is trained on. Without the folder it is the toy encyclopedia.
 """
 
+import dataclasses
 import os
 from pathlib import Path
 
@@ -26,7 +28,7 @@ _CORPUS, _ARTICLES, _QUESTIONS = "2wiki_corpus.json.gz", "hotpotqa_100_corpus.js
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    common.check_argument(__file__, arg, "short", "proof", "rl", "evolve")
+    common.check_argument(__file__, arg, *_VARIANTS)
     config = dapo.get_config()
     config.line = "language_model"
     config.pretrained = "runs/smollm2"  # bash launch/smollm2.sh makes it
@@ -36,7 +38,7 @@ def get_config(arg: str = "") -> ConfigDict:
     _episodes(config)
     _training(config)
     if arg:
-        {"short": _short, "proof": _proof, "rl": _rl, "evolve": _evolve}[arg](config)
+        _VARIANTS[arg](config)
     return config
 
 
@@ -116,3 +118,19 @@ def _evolve(config: ConfigDict) -> None:
     config.line, config.job = "evolve", "sft"
     config.evolve = evolve.get_config().evolve
     config.evolve.update({"rounds": (((1, 600),),), "steps": 40})
+
+
+def _qwen(config: ConfigDict) -> None:
+    """Qwen2.5-1.5B-Instruct on eight chips, with the data, the episodes and the batches of the small model."""
+    from masksearch_jax.model import families  # here, so that other pages import no jax
+
+    config.pretrained = "runs/qwen2.5-1.5b-instruct"
+    config.topology = "v6e-8"
+    config.mesh.update({"data": 1, "fsdp": -1, "tensor": 2})
+    chosen = {"dtype": "bfloat16", "param_dtype": "float32", "remat": "full", "attention": "auto"}
+    model = dataclasses.asdict(families.named("qwen2.5-1.5b", **chosen))
+    del model["lora"]  # a section of its own
+    config.model = ConfigDict(model)
+
+
+_VARIANTS = {"short": _short, "proof": _proof, "rl": _rl, "evolve": _evolve, "qwen2.5-1.5b": _qwen}

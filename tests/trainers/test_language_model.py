@@ -51,7 +51,7 @@ def test_a_missing_model_is_told_first(short, workdir, tmp_path):
 
 
 @pytest.mark.parametrize("data", [False, True])
-@pytest.mark.parametrize("argument", ["", "short", "proof", "rl", "evolve"])
+@pytest.mark.parametrize("argument", ["", "short", "proof", "rl", "evolve", "qwen2.5-1.5b"])
 def test_every_variant_of_the_page_is_sound(argument, data, tmp_path, monkeypatch):
     monkeypatch.delenv("MASKSEARCH_DATA", raising=False)
     if data:
