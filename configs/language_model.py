@@ -7,7 +7,7 @@ Command:  bash launch/language_model.sh                     fetches SmolLM2-135M
           .. --config=configs/language_model.py:rl          DAPO straight from the instruct model
           .. --config=configs/language_model.py:evolve      one round of self-evolving distillation
           .. --config.pretrained=FOLDER                     any published folder; --config.prepare.dump=FILE any dump
-          python -m masksearch_jax.compile --config=configs/language_model.py:qwen2.5-1.5b    for v6e-8, not started there
+          python -m masksearch_jax.compile --config=configs/language_model.py:qwen2.5-1.5b    for v6e-8
 Hardware: two CPU cores and 16 GB; a GPU as it is; qwen2.5-1.5b a v6e-8.
 Expect:   docs/language_model.md.
 
