@@ -33,6 +33,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.line = "language_model"
     config.pretrained = "runs/smollm2"  # bash launch/smollm2.sh makes it
     config.model.attention = "auto"  # of the device; docs/attention.md
+    config.mesh.update({"data": 1, "fsdp": -1})  # two CPU devices share weights and optimizer: 8 GB instead of 10
     config.policies = ("untrained", "rag", "sft", "dapo")
     _data(config)
     _episodes(config)
@@ -68,8 +69,9 @@ def _episodes(config: ConfigDict) -> None:
         "turns": 4, "turn_tokens": 96, "observation_tokens": 224, "total_tokens": 768, "deadline_ticks": 0,
     })  # fmt: skip
     config.rollout.update({
-        "slots": 32, "steps": 8, "prompt_rows": 4, "prompt_lengths": (192, 256), "append_rows": (2, 4, 8),
-        "append_tokens": (64, 224), "context_lengths": (256, 384, 512),
+        # Each program unrolls 30 layers and compiles for ten seconds, so there are few; half an observation at a time.
+        "slots": 32, "steps": 8, "prompt_rows": 4, "prompt_lengths": (256,), "append_rows": (4,),
+        "append_tokens": (112,), "context_lengths": (512,),
     })  # fmt: skip
     config.evaluate.episodes.update({"1": 200, "2": 0, "3": 0, "4": 0, "qa": 0})
     config.evaluate.benchmarks.update(dict.fromkeys(config.evaluate.benchmarks, 0))
@@ -91,7 +93,8 @@ def _training(config: ConfigDict) -> None:
     config.dapo.update({
         "iterations": 10, "prompts": 8, "group_size": 8, "groups": 8, "max_generations": 1, "minibatches": 1,
         "augment": False, "eval_every": 0, "checkpoint_every": 1, "show_every": 1,
-        "curriculum": ((None, ((1, 1.0),)),), "row_lengths": (768,), "rows": 4, "micro_batches": (8, 16),
+        "curriculum": ((None, ((1, 1.0),)),), "row_lengths": (768,), "rows": 4, "micro_batches": (4, 8, 16),
+        "old_logprobs": "sampler",  # which computes as the trainer does, in float32
     })  # fmt: skip
     config.dapo.reward.update({"overlong_limit": 224, "overlong_cache": 64})
     config.dapo.optimizer.update({"kind": "adamw", "learning_rate": 1e-5, "warmup": 2})
