@@ -180,13 +180,13 @@ def ours() -> tuple[Callable[[int], tuple[float, dict[str, float]]], Callable[[]
 
     def run(number: int):
         nonlocal found
-        began = time.perf_counter()
+        began, busy = time.perf_counter(), time.process_time()
         found = device.run(params, work, version=0, seed=number)
-        seconds = time.perf_counter() - began
+        seconds, busy = time.perf_counter() - began, time.process_time() - busy
         generated = sum(one.generated for one in found)
         if generated != wanted:
             raise ValueError(f"generated {generated} tokens, the workload has {wanted}")
-        return generated / seconds, device.stats
+        return generated / seconds, device.stats | {"cpu_s": busy}
 
     run(0)
     return run, lambda: disagreement(model_cfg, params, found[:_CHECKED])
@@ -228,7 +228,7 @@ def peer(python: str, folder: str) -> dict:
 def main(_) -> None:
     entry.split_cpu(_DEVICES.value)
     run, check = ours()
-    rates, ratios, compiles, shares, idle, tails = [], [], 0, [], [], []
+    rates, ratios, compiles, shares, idle, tails, cpu = [], [], 0, [], [], [], []
     for number in range(1, _ROUNDS.value + 1):
         rate, stats = run(number)
         rates.append(rate)
@@ -237,13 +237,18 @@ def main(_) -> None:
         shares.append({name: stats[name] / stats["seconds"] for name in phases})
         idle.append(stats["idle_searching_s"] / (stats["seconds"] - stats["tail_s"]))
         tails.append((stats["tail_s"] / stats["seconds"], stats["tail_idle_searching_s"] / stats["tail_s"]))
+        cpu.append(stats["cpu_s"])
         if _PEER.value:
             ratios.append(rate / peer(*_PEER.value.split())["tokens_per_s"])
+        # A round of a published model takes minutes.
+        print(f"round {number}: {rate:.1f} tokens/s", *map("beside the peer x {:.2f}".format, ratios[-1:]),
+              file=sys.stderr)  # fmt: skip
     print(json.dumps({
         "benchmark": "rollout",
         "tokens_per_s": round(statistics.median(rates), 1),
         "ratio": round(statistics.median(ratios), 2) if ratios else None,
         "ratios": [round(ratio, 2) for ratio in ratios],
+        "cpu_s": round(statistics.median(cpu), 1),  # processor seconds of a round, which other work hardly moves
         "compiles_after_warm_up": compiles,
         "shares": {name: round(statistics.median(s[name] for s in shares), 3) for name in shares[0]},
         "idle_while_searching": round(statistics.median(idle), 4),  # share of the time before the tail

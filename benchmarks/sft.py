@@ -81,9 +81,9 @@ def model(mesh) -> tuple[model_config.ModelConfig, transformer.Params]:
 
 def main(_) -> None:
     entry.split_cpu(_DEVICES.value)
-    mesh = sharding.make_mesh(data=-1, fsdp=1) if _PRETRAINED.value else sharding.make_mesh()
+    mesh = sharding.make_mesh()
     rng = np.random.default_rng(0)
-    rates, ratios = [], []
+    rates, ratios, cpu = [], [], []
     rows, length, trained = workload.SFT_ROWS, workload.SFT_LENGTH, workload.SFT_LENGTH - 1
     steps = _STEPS.value or 10
     if _PRETRAINED.value:
@@ -97,7 +97,7 @@ def main(_) -> None:
         train, frozen = state.create(params, cfg, tx, mesh), lora.split(params)[1]
         del params
         for number in range(_ROUNDS.value + 1):
-            began = time.perf_counter()
+            began, busy = time.perf_counter(), time.process_time()
             for _ in range(steps):
                 made = batch(rng, cfg.vocab_size, rows, length, trained)
                 train, sums = step(train, distributed.put(made, sharding.batch_sharding(mesh)), *frozen)
@@ -105,14 +105,19 @@ def main(_) -> None:
             if number == 0:
                 continue  # compilation
             rates.append(steps * rows * length / (time.perf_counter() - began))
+            cpu.append((time.process_time() - busy) / steps)
             if _PEER.value:
                 ratios.append(rates[-1] / peer(*_PEER.value.split()))
+            # A round of a published model takes minutes.
+            print(f"round {number}: {rates[-1]:.1f} tokens/s", *map("beside the peer x {:.2f}".format, ratios[-1:]),
+                  file=sys.stderr)  # fmt: skip
     loss, count = sums["loss"]
     print(json.dumps({
         "benchmark": "sft",
         "tokens_per_s": round(statistics.median(rates), 1),
         "ratio": round(statistics.median(ratios), 2) if ratios else None,
         "ratios": [round(ratio, 2) for ratio in ratios],
+        "cpu_s": round(statistics.median(cpu), 2),  # processor seconds of a step, which other work hardly moves
         "loss": round(float(loss / count), 4),
         "peak_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2),
         "peer_peak_gb": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6, 2) if ratios else None,
