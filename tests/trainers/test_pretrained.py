@@ -48,21 +48,24 @@ def test_a_model_with_too_few_embeddings_is_refused(cfg, workdir, tmp_path):
         _ = Job(cfg, workdir).model_cfg
 
 
-def test_our_tags_as_added_tokens_get_rows_that_sft_trains(cfg, workdir, tmp_path):
-    """The published vocabulary ends where the tags begin: as prepare.tokenizer.added_tags leaves a tokenizer."""
+@pytest.mark.parametrize("spare", [0, 30])
+def test_our_tags_as_added_tokens_get_rows_that_sft_trains(spare, cfg, workdir, tmp_path):
+    """The published rows end where the tags begin, or go on: as prepare.tokenizer.added_tags leaves a tokenizer."""
     before = PublishedTokenizer(tiny_published.qwen(tmp_path / "data", thinking=False))
     folder = tmp_path / "published"
-    expected = published(folder, before.vocab_size)
+    expected = np.asarray(published(folder, before.vocab_size + spare)["embedding"])
     tiny_published.qwen(folder, thinking=False)
     added_tags.add_tags(tmp_path / "data")
     cfg.pretrained = str(folder)
     job = Job(cfg, workdir)
     job.__dict__["tokenizer"] = PublishedTokenizer(tmp_path / "data")
-    assert job.model_cfg.vocab_size == before.vocab_size + len(tags.ALL)
-    found = job.initial()
-    np.testing.assert_array_equal(found["embedding"][: before.vocab_size], expected["embedding"])
-    row = np.asarray(expected["embedding"])[before.encode("<search>")].mean(0)
-    np.testing.assert_allclose(found["embedding"][before.vocab_size + tags.ALL.index("<search>")], row, rtol=1e-5)
+    rows = len(expected) if spare else -(-(before.vocab_size + len(tags.ALL)) // 16) * 16
+    found = np.asarray(job.initial()["embedding"])
+    assert job.model_cfg.vocab_size == rows == len(found)
+    np.testing.assert_array_equal(found[: before.vocab_size], expected[: before.vocab_size])
+    for place, tag in enumerate(tags.ALL):
+        row = expected[before.encode(tag)].mean(0)
+        np.testing.assert_allclose(found[before.vocab_size + place], row, rtol=1e-5, atol=1e-7)
     cfg.lora.rank = 4
     refused = Job(cfg, workdir)
     refused.__dict__["tokenizer"] = job.tokenizer
