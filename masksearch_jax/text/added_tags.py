@@ -35,8 +35,8 @@ def add_tags(folder: Path) -> list[str]:
 
 
 def former_ids(tokenizer: Tokenizer, published: Path) -> dict[int, list[int]]:
-    """Return {id of an added tag: the ids that spelled it before}, for every tag that `tokenizer` has as a token and the
-    tokenizer of the folder `published` has not; {} for a tokenizer of another kind, or a folder without one.
+    """Return {id of an added tag: the ids that spelled it before}: of every tag that is a token of `tokenizer` and none
+    of the folder `published`. {} for a tokenizer of another kind, and for a folder without one.
 
     Raises as PublishedTokenizer.
     """
