@@ -10,9 +10,9 @@ which the base is read again from where it came, or from --base.
 
 The direction follows from what --from holds: a .gguf file, safetensors files, or a `checkpoints` folder of a stage.
 Ours is written as a stage folder: checkpoints/0 with the parameters, config.json with the model, and hf/ with the
-published config.json and the tokenizer, which the way back uses unless --like names another folder. Runs on one
-machine; a training job
-(`--config.pretrained=HF_FOLDER`) reads a published folder itself, each host its own part.
+published config.json and the tokenizer, which the way back uses unless --like names another folder. A stage that was
+trained with added tags (prepare.tokenizer.added_tags) leaves with the tokenizer of W/data, which has them. Runs on one
+machine; a training job (`--config.pretrained=HF_FOLDER`) reads a published folder itself, each host its own part.
 """
 
 import dataclasses
@@ -30,6 +30,7 @@ from masksearch_jax.model import config as model_config
 from masksearch_jax.model import convert, export, families, lora, peft, transformer
 from masksearch_jax.model.published import gguf
 from masksearch_jax.runtime.json_files import read_json_object, write_json
+from masksearch_jax.text import added_tags, tokenizer
 from masksearch_jax.text.published import PublishedTokenizer
 from masksearch_jax.trainers import state as state_lib
 
@@ -99,7 +100,17 @@ def to_published(
             return
         params = lora.merged(cfg, lora.join(params, _base(source, cfg, mesh, meta, base)))
         like = like or (Path(base) if base else None)
-    export.save_pretrained(target, cfg.merged, params, like=like, dtype=dtype, shard_bytes=shard_bytes)
+    trained_with = source.parent / "data" / tokenizer.PUBLISHED
+    added = like is not None and (trained_with / "tokenizer.json").exists() and _added_tags(trained_with, like)
+    export.save_pretrained(
+        target, cfg.merged, params, like=like, dtype=dtype, shard_bytes=shard_bytes,
+        tokenizer=trained_with if added else None,
+    )  # fmt: skip
+
+
+def _added_tags(trained_with: Path, like: Path) -> bool:
+    """True if training used a tokenizer with tags of ours that the one of `like` lacks."""
+    return bool(added_tags.former_ids(PublishedTokenizer(trained_with), like))
 
 
 def _base(source, cfg, mesh, meta, base):

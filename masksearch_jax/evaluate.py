@@ -101,15 +101,18 @@ def run(
 
 
 def _identity(job: job_lib.Job, policy: str, suites: dict[str, list[Task]]) -> dict[str, Any]:
-    """What decides the rows of a policy: its weights, the tasks with their prompts, and the settings of an episode."""
-    cfg = job.cfg
+    """What decides the rows of a policy: its weights, the tasks with their prompts and answers, what is searched, and
+    the settings of an episode."""
+    cfg, manifest = job.cfg, job.workdir / "data" / "manifest.json"
     digest = hashlib.sha256()
     for task in (task for name in suites for task in suites[name]):
-        digest.update(f"{task.id} {list(task.prompt)}\n".encode())
+        digest.update(f"{task.id} {list(task.prompt)} {task.answers} {task.reference}\n".encode())
     return {
         "weights": _weights(job, STAGES[policy]),
         "suites": {name: len(tasks) for name, tasks in suites.items()},
         "tasks": digest.hexdigest(),
+        # Lists the checksums of the passages and indices. Data that was written by hand has none.
+        "data": hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest.exists() else "",
         "index": cfg.evaluate.index,
         "model": dataclasses.asdict(job.model_cfg),
         "episode": cfg.episode.to_dict(),
@@ -122,14 +125,21 @@ def _identity(job: job_lib.Job, policy: str, suites: dict[str, list[Task]]) -> d
 def _weights(job: job_lib.Job, stage: str | None) -> dict[str, Any]:
     """Names the weights of a policy: by the checksums of a checkpoint, or by the published files."""
     folder = job.workdir / stage if stage else Path(job.cfg.start) if job.cfg.start else None
+    # A policy that nothing has trained may have adapters of a PEFT folder over its base.
+    adapters = _published_files(job.cfg.adapters) if stage is None else {}
     if folder is None:
-        files = sorted(Path(job.cfg.pretrained).glob("*.safetensors")) if job.cfg.pretrained else []
-        return {"pretrained": {str(file): [file.stat().st_size, file.stat().st_mtime_ns] for file in files}}
+        return {"pretrained": _published_files(job.cfg.pretrained), "adapters": adapters}
     checkpoints = Checkpointer(folder / "checkpoints", read_only=True)
     step = checkpoints.latest()
     found = {"stage": str(folder), "step": step, "sha256": checkpoints.fingerprint(step) if step is not None else ""}
     checkpoints.close()
-    return found
+    return found | {"adapters": adapters}
+
+
+def _published_files(folder: str) -> dict[str, list[int]]:
+    """Size and time of each file of weights in a published folder; {} for ''."""
+    files = sorted(Path(folder).glob("*.safetensors")) if folder else []
+    return {str(file): [file.stat().st_size, file.stat().st_mtime_ns] for file in files}
 
 
 def _fitting(job: job_lib.Job, suites: dict[str, list[Task]]) -> tuple[dict[str, list[Task]], dict[str, int]]:

@@ -28,7 +28,7 @@ from masksearch_jax.rollout.decode import Sampling
 from masksearch_jax.rollout.engine import RolloutConfig, RolloutEngine
 from masksearch_jax.rollout.episode import EpisodeLimits
 from masksearch_jax.runtime import json_files, settings_history
-from masksearch_jax.text import added_tags, tags
+from masksearch_jax.text import added_tags
 from masksearch_jax.text import tokenizer as tokenizer_lib
 from masksearch_jax.text.interface import Tokenizer
 from masksearch_jax.trainers import state as state_lib
@@ -65,23 +65,20 @@ class Job:
         found = self.architecture
         if not self.cfg.pretrained:
             return dataclasses.replace(found, vocab_size=self.tokenizer.vocab_size)
-        if found.vocab_size < self.tokenizer.vocab_size:  # more rows than pieces are padding, as published
-            if self._added_tags(found.vocab_size):
-                shards = self.mesh.shape["tensor"]
-                return dataclasses.replace(found, vocab_size=-(-self.tokenizer.vocab_size // shards) * shards)
+        rows = added_rows.rows_for(found.vocab_size, list(self._added_tags))
+        if rows < self.tokenizer.vocab_size:  # more rows than pieces are padding, as published
             raise ValueError(
                 f"pretrained={self.cfg.pretrained}: {found.vocab_size} embeddings for the {self.tokenizer.vocab_size} "
                 f"pieces of {self.workdir / 'data'}; prepare with --config.tokenizer_dir={self.cfg.pretrained}"
             )
-        return found
+        return dataclasses.replace(found, vocab_size=rows)
 
-    def _added_tags(self, published: int) -> list[str]:
-        """The tokens of the tokenizer from id `published` on, if all are tags of ours (prepare.tokenizer.added_tags);
-        [] otherwise. Raises ValueError for adapters, which leave embeddings as they are."""
-        found = [self.tokenizer.piece(id) for id in range(published, self.tokenizer.vocab_size)]
-        if not found or not set(found) <= set(tags.ALL):
-            return []
-        if self.cfg.lora.rank:
+    @functools.cached_property
+    def _added_tags(self) -> dict[int, list[int]]:
+        """{id: the ids that spelled it before} of the tags that prepare.tokenizer.added_tags added. Raises ValueError
+        for adapters, which leave embeddings as they are."""
+        found = added_tags.former_ids(self.tokenizer, Path(self.cfg.pretrained))
+        if found and self.cfg.lora.rank:
             raise ValueError(
                 f"lora.rank={self.cfg.lora.rank} with prepare.tokenizer.added_tags: adapters leave the embeddings of "
                 "the new tags untrained; set lora.rank=0, or prepare without added_tags"
@@ -163,9 +160,8 @@ class Job:
         if not self.cfg.pretrained:
             return transformer.init_params(cfg, self.cfg.seed, mesh)
         read, params = convert.load_pretrained(self.cfg.pretrained, mesh, **self._chosen)
-        if read.vocab_size < cfg.vocab_size:
-            ids = added_tags.former_ids(self._added_tags(read.vocab_size), Path(self.cfg.pretrained))
-            params = added_rows.extend_embeddings(read, params, ids, mesh, cfg.vocab_size)[1]
+        if self._added_tags:
+            params = added_rows.extend_embeddings(read, params, self._added_tags, mesh, cfg.vocab_size)[1]
         return transformer.adapt(cfg, params, self.cfg.seed, mesh) if cfg.lora else params
 
     def _check_model(self, folder: Path, called: str, left_out: tuple[str, ...] = ()) -> None:

@@ -46,11 +46,14 @@ def save_pretrained(
     like: Path | str | None = None,
     dtype: str = "",
     shard_bytes: int = 5 * 10**9,
+    tokenizer: Path | str | None = None,
 ) -> None:
     """Writes a folder that transformers loads: config.json, safetensors shards, and the companions of `like`.
 
     like: a published folder of the same model, which the ids of special tokens, generation_config.json and the
     tokenizer are taken from. dtype: of the weights as written; '' keeps param_dtype. shard_bytes: largest file.
+    tokenizer: a folder with the tokenizer that training used, where it added tokens to that of `like`; the embedding
+    may then have other rows than `like` says.
     One tensor is written at a time, and the folder appears when it is whole.
     Raises FileExistsError for a folder that holds something, ValueError for a model of no published family or for
     parameters that lie on devices of other processes.
@@ -60,6 +63,8 @@ def save_pretrained(
     if not all(leaf.is_fully_addressable for leaf in jax.tree.leaves(params)):
         raise ValueError(f"{folder}: parameters of several processes; save a checkpoint and convert it on one machine")
     base = json.loads((Path(like) / "config.json").read_text()) if like is not None else None
+    if base is not None and tokenizer is not None:
+        base = families.text_config(base) | {"vocab_size": cfg.vocab_size}
     config = families.to_hf(cfg, dtype, base)
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
@@ -73,8 +78,8 @@ def save_pretrained(
         index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(places.items()))}
         (part / INDEX).write_text(json.dumps(index, indent=1))
     (part / "config.json").write_text(json.dumps(config, indent=1))
-    if like is not None:
-        copy_companions(like, part)
+    for companions in filter(None, (like, tokenizer)):
+        copy_companions(companions, part)
     if folder.exists():
         folder.rmdir()
     part.rename(folder)

@@ -1,14 +1,15 @@
 """Our tags as added tokens of a published tokenizer: one id each, instead of the three or four that they are as text.
 
 Enters: a folder with tokenizer.json. Leaves: the same file with a token for each tag that the vocabulary lacks, with
-ids after the last one. The model's embedding grows by as many rows (model/published/added_rows.py), which SFT trains.
+ids after the last one. Each gets a row of the model's embedding (model/published/added_rows.py), which SFT trains: one
+of the spare rows that some models are published with, or a new one.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from masksearch_jax.runtime.json_files import read_json_object, write_json
 from masksearch_jax.text import tags
+from masksearch_jax.text.interface import Tokenizer
 
 
 def add_tags(folder: Path) -> list[str]:
@@ -33,9 +34,25 @@ def add_tags(folder: Path) -> list[str]:
     return missing
 
 
-def former_ids(tokens: Sequence[str], published: Path) -> list[list[int]]:
-    """Return for each added token the ids that spelled it in the published tokenizer, in order."""
+def former_ids(tokenizer: Tokenizer, published: Path) -> dict[int, list[int]]:
+    """Return {id of an added tag: the ids that spelled it before}: of every tag that is a token of `tokenizer` and none
+    of the folder `published`. {} for a tokenizer of another kind, and for a folder without one.
+
+    Raises as PublishedTokenizer.
+    """
     from masksearch_jax.text.published import PublishedTokenizer
 
-    tokenizer = PublishedTokenizer(published)
-    return [tokenizer.encode(token) for token in tokens]
+    if not isinstance(tokenizer, PublishedTokenizer) or not (published / "tokenizer.json").exists():
+        return {}
+    ids = {tag: id for tag in tags.ALL if (id := _id(tokenizer, tag)) is not None}
+    if not ids:
+        return {}
+    before = PublishedTokenizer(published)
+    return {id: before.encode(tag) for tag, id in ids.items() if _id(before, tag) is None}
+
+
+def _id(tokenizer: Tokenizer, tag: str) -> int | None:
+    try:
+        return tokenizer.id(tag)
+    except KeyError:
+        return None

@@ -37,9 +37,14 @@ def test_tags_that_the_vocabulary_has_stay_what_they_are(tmp_path):
 
 
 def test_what_they_were_spelled_with(tmp_path):
-    folder = tiny_published.qwen(tmp_path / "qwen")
-    published = PublishedTokenizer(folder)
-    assert added_tags.former_ids(["<search>"], folder) == [published.encode("<search>")]
+    published = PublishedTokenizer(tiny_published.qwen(tmp_path / "published", thinking=True))
+    tagged = tiny_published.qwen(tmp_path / "tagged", thinking=True)
+    assert added_tags.former_ids(PublishedTokenizer(tagged), published.path) == {}  # its own '<think>' was not added
+    added = added_tags.add_tags(tagged)
+    found = added_tags.former_ids(PublishedTokenizer(tagged), published.path)
+    assert found == {published.vocab_size + place: published.encode(tag) for place, tag in enumerate(added)}
+    assert added_tags.former_ids(PublishedTokenizer(tagged), tagged) == {}
+    assert added_tags.former_ids(PublishedTokenizer(tagged), tmp_path) == {}
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path):

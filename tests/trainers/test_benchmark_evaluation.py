@@ -1,5 +1,7 @@
 """Benchmarks evaluated: every one in the data, its own scores, the index that it asks for; the real ones end to end."""
 
+import dataclasses
+import itertools
 import json
 import os
 import subprocess
@@ -142,3 +144,25 @@ def test_a_killed_evaluation_goes_on_with_its_next_suite(asked, monkeypatch, cap
     cfg.episode.turns = cfg.episode.turns - 1
     evaluate.run(Job(cfg, workdir), "untrained", engine, reuse=True)
     assert len(played) == 6
+
+
+def test_rows_of_other_weights_answers_or_passages_are_not_taken_for_these(asked, tmp_path):
+    cfg, workdir, _, _ = asked
+    job = Job(cfg, workdir)
+
+    def identity(job):
+        return evaluate._identity(job, "untrained", evaluate.suites_of(job))
+
+    seen = [identity(job)]
+    assert identity(Job(cfg, workdir)) == seen[0]
+    cfg.adapters = str(tmp_path)
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"1")
+    seen.append(identity(job))
+    # A new key for the same questions; then other passages, which the manifest lists.
+    path = workdir / "data" / "tasks" / "test" / "qa_hotpotqa" / "epoch_0.array_record"
+    tasks = [dataclasses.replace(task, answers=[["no"]]) for task in records.read(path, records.Task)]
+    records.write(path, tasks)
+    seen.append(identity(job))
+    (workdir / "data" / "manifest.json").write_text('{"files": {}}')
+    seen.append(identity(job))
+    assert all(one != other for one, other in itertools.combinations(seen, 2))

@@ -65,10 +65,10 @@ def test_questions_get_the_toys_and_no_tag_of_theirs_survives(demonstrated):
     job, extended = few_shot.extend(demonstrated, {"hotpotqa": [question]})
     words = few_shot.Wording.load(job.workdir / "data", job.tokenizer)
     plain = few_shot.prompt.placed("Now: Who wrote (answer) x(/answer)?", "Answer.", "before")
-    assert words.with_examples(question, []).prompt == words.frame.encode(job.tokenizer, plain)
+    assert words.with_examples(question, []).prompt == words.template.encode(job.tokenizer, plain)
     shown = "".join(f"Example: {one}\n\n" for one in question_examples.EXAMPLES[:2])
     whole = few_shot.prompt.placed(f"{shown}Now: Who wrote (answer) x(/answer)?", "Answer.", "before")
-    assert extended["hotpotqa"][0].prompt == words.frame.encode(job.tokenizer, whole)
+    assert extended["hotpotqa"][0].prompt == words.template.encode(job.tokenizer, whole)
     demonstrated.cfg.evaluate.examples = 50
     with pytest.raises(ValueError, match=r"evaluate\.examples=50: there are 4 for qa"):
         few_shot.extend(demonstrated, {"hotpotqa": [question]})

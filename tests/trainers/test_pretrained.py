@@ -1,14 +1,19 @@
 """Training that starts from a published folder: `--config.pretrained=HF_FOLDER`."""
 
+import dataclasses
+import shutil
+
 import jax
 import numpy as np
 import pytest
 import tiny_published
 
-from masksearch_jax import evaluate, sharding, train
+from masksearch_jax import convert, evaluate, sharding, train
+from masksearch_jax.checkpoints import Checkpointer
 from masksearch_jax.job import Job
 from masksearch_jax.model import export, transformer
 from masksearch_jax.model.config import ModelConfig
+from masksearch_jax.runtime.json_files import write_json
 from masksearch_jax.text import added_tags, tags
 from masksearch_jax.text.published import PublishedTokenizer
 
@@ -48,22 +53,37 @@ def test_a_model_with_too_few_embeddings_is_refused(cfg, workdir, tmp_path):
         _ = Job(cfg, workdir).model_cfg
 
 
-def test_our_tags_as_added_tokens_get_rows_that_sft_trains(cfg, workdir, tmp_path):
-    """The published vocabulary ends where the tags begin: as prepare.tokenizer.added_tags leaves a tokenizer."""
+@pytest.mark.parametrize("spare", [0, 30])
+def test_our_tags_as_added_tokens_get_rows_that_sft_trains(spare, cfg, workdir, tmp_path):
+    """The published rows end where the tags begin, or go on: as prepare.tokenizer.added_tags leaves a tokenizer."""
     before = PublishedTokenizer(tiny_published.qwen(tmp_path / "data", thinking=False))
     folder = tmp_path / "published"
-    expected = published(folder, before.vocab_size)
+    expected = np.asarray(published(folder, before.vocab_size + spare)["embedding"])
     tiny_published.qwen(folder, thinking=False)
     added_tags.add_tags(tmp_path / "data")
     cfg.pretrained = str(folder)
     job = Job(cfg, workdir)
     job.__dict__["tokenizer"] = PublishedTokenizer(tmp_path / "data")
-    assert job.model_cfg.vocab_size == before.vocab_size + len(tags.ALL)
-    found = job.initial()
-    np.testing.assert_array_equal(found["embedding"][: before.vocab_size], expected["embedding"])
-    row = np.asarray(expected["embedding"])[before.encode("<search>")].mean(0)
-    np.testing.assert_allclose(found["embedding"][before.vocab_size + tags.ALL.index("<search>")], row, rtol=1e-5)
-    cfg.lora.rank = 4
+    rows = len(expected) if spare else -(-(before.vocab_size + len(tags.ALL)) // 16) * 16
+    found = np.asarray(job.initial()["embedding"])
+    assert job.model_cfg.vocab_size == rows == len(found)
+    np.testing.assert_array_equal(found[: before.vocab_size], expected[: before.vocab_size])
+    for place, tag in enumerate(tags.ALL):
+        row = expected[before.encode(tag)].mean(0)
+        np.testing.assert_allclose(found[before.vocab_size + place], row, rtol=1e-5, atol=1e-7)
+    # A stage of this model leaves with its tokenizer, and training starts from what it left without adding anything.
+    shutil.copytree(tmp_path / "data", workdir / "data" / "tokenizer")
+    checkpoints = Checkpointer(workdir / "sft" / "checkpoints", background=False)
+    checkpoints.save(1, {"params": job.initial()}, {}, {})
+    checkpoints.close()
+    write_json(workdir / "sft" / "config.json", {"model": dataclasses.asdict(job.model_cfg)})
+    convert.to_published(workdir / "sft", tmp_path / "left", like=folder)
+    assert PublishedTokenizer(tmp_path / "left").encode("<search>") == job.tokenizer.encode("<search>")
+    cfg.pretrained = str(tmp_path / "left")
+    again = Job(cfg, workdir)
+    again.__dict__["tokenizer"] = job.tokenizer
+    np.testing.assert_array_equal(again.initial()["embedding"], found)
+    cfg.pretrained, cfg.lora.rank = str(folder), 4
     refused = Job(cfg, workdir)
     refused.__dict__["tokenizer"] = job.tokenizer
     with pytest.raises(ValueError, match=r"lora.rank=4 with prepare.tokenizer.added_tags"):

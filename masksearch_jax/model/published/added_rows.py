@@ -1,12 +1,13 @@
 """Rows of the embedding for tokens that were added to a published vocabulary.
 
-Enters: parameters as published, and for each new token the ids that spelled it before. Leaves: parameters with a row
-more for each, the mean of the rows of those ids: a place where the model has seen such text, rather than nowhere.
+Enters: parameters as published, and for each new token the ids that spelled it before. Leaves: parameters in which the
+row of each new token is the mean of the rows of those ids: a place where the model has seen such text, rather than
+nowhere. A model may be published with more rows than its tokenizer has tokens; new tokens take these first.
 """
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,24 +17,34 @@ from jax.sharding import Mesh
 from masksearch_jax.model import transformer
 from masksearch_jax.model.config import ModelConfig
 
+# Rows are a multiple of this, whatever the mesh, so that a checkpoint can be read on another mesh.
+_MULTIPLE = 16
+
+
+def rows_for(published: int, new_ids: Sequence[int]) -> int:
+    """Return how many rows an embedding of `published` rows has with the tokens `new_ids`: as many, if these fit."""
+    needed = max(new_ids, default=-1) + 1
+    return published if needed <= published else -(-needed // _MULTIPLE) * _MULTIPLE
+
 
 def extend_embeddings(
-    cfg: ModelConfig, params: Any, former_ids: Sequence[Sequence[int]], mesh: Mesh, rows: int
+    cfg: ModelConfig, params: Any, former_ids: Mapping[int, Sequence[int]], mesh: Mesh, rows: int
 ) -> tuple[ModelConfig, Any]:
     """Return the ModelConfig and the parameters with `rows` rows of the embedding, in the TRAIN layout.
 
-    former_ids: by new token, the ids whose rows are averaged, in float32; the new rows follow the published ones. Rows
-    that are left after these are padding, the mean of all published rows. Raises ValueError if `rows` has no room.
+    former_ids: {id of a new token: the ids whose rows are averaged, in float32}. Rows that are added beside those are
+    padding, the mean of all published rows. Raises ValueError if `rows` has no room.
     """
-    if rows < cfg.vocab_size + len(former_ids):
-        raise ValueError(f"{rows} rows have no room for {cfg.vocab_size} published and {len(former_ids)} new ones")
+    if rows < max(cfg.vocab_size, max(former_ids, default=-1) + 1):
+        raise ValueError(f"{rows} rows have no room for {cfg.vocab_size} published ones and ids to {max(former_ids)}")
     wider = dataclasses.replace(cfg, vocab_size=rows)
-    padding = rows - cfg.vocab_size - len(former_ids)
+    places = jnp.array(list(former_ids), jnp.int32)
 
     def extended(table):
         wide = table.astype(jnp.float32)
-        new = [wide[jnp.array(ids)].mean(0) for ids in former_ids] + [wide.mean(0)] * padding
-        return jnp.concatenate([table, jnp.stack(new).astype(table.dtype)])
+        padding = jnp.broadcast_to(wide.mean(0), (rows - cfg.vocab_size, table.shape[1]))
+        new = jnp.stack([wide[jnp.array(ids)].mean(0) for ids in former_ids.values()])
+        return jnp.concatenate([table, padding.astype(table.dtype)]).at[places].set(new.astype(table.dtype))
 
     layouts = transformer.param_shardings(wider.merged, mesh)
     params = dict(params)
