@@ -92,7 +92,8 @@ def _tasks(workdir: Path, level: int, wanted: set[str]) -> dict[str, records.Tas
 
 
 def _worked(task: records.Task, one: records.Demonstration, tokenizer: Tokenizer) -> str:
-    return f"{tags.neutralise_all_but_masks(task.text)}\n{tokenizer.decode(one.ids[len(task.prompt) :])}"
+    opened = prompt.opened_thought(task.prompt, tokenizer)  # of the first turn, which the ids do not repeat
+    return f"{tags.neutralise_all_but_masks(task.text)}\n{opened}{tokenizer.decode(one.ids[len(task.prompt) :])}"
 
 
 @dataclasses.dataclass(frozen=True)
