@@ -363,10 +363,10 @@ class _Masks(Transcript):
                 self.rejected = "no_evidence"
         self._open = [mask for mask in self._open if mask not in read]
         self._failed = asked not in read
-        if self._failed:
-            self.missed()
-        else:
+        if not self._failed:
             self.found()
+        elif not self.rejected:
+            self.missed()
 
 
 def answer_text(task: records.Task) -> str:

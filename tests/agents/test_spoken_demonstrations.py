@@ -150,7 +150,8 @@ def test_a_miss_is_said_and_another_query_follows(tokenizer):
 
 def test_a_quotation_has_to_fit_what_was_asked_for(tokenizer):
     task = dataclasses.replace(masked(1), text="Karn Velith: Karn Velith sang of the sea near [mask].")
-    assert made(tokenizer, task, Library(), config(shared_words=2)).rejected == "no_evidence"
+    for retry in (1.0, 0.0):
+        assert made(tokenizer, task, Library(), config(shared_words=2, retry=retry)).rejected == "no_evidence"
     assert made(tokenizer, task, Library(), config(shared_words=1)).demonstration
 
 
