@@ -278,7 +278,7 @@ def _source(file: Path | str, data_dir: Path) -> dict[str, str]:
 
 
 def _several(setting: Path | str, data_dir: Path, name: str) -> dict[str, str]:
-    """As `_source`, of the one file or the several that the setting `name` names."""
+    """As `_source`, for a setting that names one file or several. name: of the setting, for messages."""
     paths = dumps.files(str(setting), name)
     return _source(paths[0], data_dir) if len(paths) == 1 else {"path": str(setting), "sha256": manifest.sha256(*paths)}
 

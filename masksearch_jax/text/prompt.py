@@ -79,7 +79,7 @@ def question_prompt(question: str, instruction: str = "", place: str = "after") 
 
 
 def placed(body: str, instruction: str, place: str) -> str:
-    """Returns a text with the instruction after or before it."""
+    """Return a text with the instruction after or before it."""
     before, after = instructions.around(instruction, place)
     return f"{before}{body}{after}"
 
