@@ -177,6 +177,10 @@ def write_title_query(task: records.Task, index: int, style: str, associations: 
     return "" if answers.contains(query, task.answers[index]) else query
 
 
+def _writer(wording: str) -> Callable[[records.Task, int, str, Associations], str]:
+    return write_query if wording == "words" else write_title_query
+
+
 class Episode(Protocol):
     """What differs by kind of task: which part of it is worked on, and how an observation is judged."""
 
@@ -320,7 +324,7 @@ class _Masks(Transcript):
         return not self._open
 
     def next_query(self) -> str:
-        mask, write = self._open[0], write_title_query if self._speech else write_query
+        mask, write = self._open[0], _writer(self._cfg.wording)
         return self.search(self._think, lambda style: write(self.task, mask, style, self._associations))
 
     def read(self, hits: Sequence[interface.Hit]) -> None:
@@ -403,10 +407,17 @@ def run(episodes: Sequence[Episode], searcher: interface.Searcher, hits: int) ->
 
 
 def hit_rate(
-    tasks: Sequence[records.Task], searcher: interface.Searcher, associations: Associations, style: str, k: int
+    tasks: Sequence[records.Task],
+    searcher: interface.Searcher,
+    associations: Associations,
+    style: str,
+    k: int,
+    wording: str = "words",
 ) -> tuple[int, int]:
-    """(masks whose answer stands in the top-k passages of the oracle's query in this style, masks), source excluded."""
-    probes = [(t, i, write_query(t, i, style, associations)) for t in tasks for i in range(t.masks)]
+    """(masks whose answer stands in the top-k passages of the oracle's query in this style, masks), source excluded.
+    wording: as OracleConfig."""
+    write = _writer(wording)
+    probes = [(t, i, write(t, i, style, associations)) for t in tasks for i in range(t.masks)]
     # A style that finds no word falls back to the bare name, as the oracle itself would.
     queries = [
         interface.Query(q or masked_text.subject_of(t.text, t.title, i), t.passage_id, t.article_id)
