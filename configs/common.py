@@ -205,8 +205,8 @@ def synthesize(strong: bool = False) -> ConfigDict:
 
 
 def sft() -> ConfigDict:
-    """Muon for the stacked matrices and Adam for the rest, one epoch or so over the demonstrations. A page gives it
-    `published_defaults`."""
+    """Muon for the stacked matrices and Adam for the rest, one epoch or so over the demonstrations. Pages call
+    `published_defaults` on it."""
     return ConfigDict({
         "steps": 1400,
         "rows": 10,
@@ -228,8 +228,8 @@ def sft() -> ConfigDict:
 
 
 class ByModel(FieldReference):
-    """A setting with two defaults: one for a policy from scratch, one where `pretrained` names a published model. What
-    a page or the command line sets is neither."""
+    """A setting with two defaults: one for a policy from scratch, one where `pretrained` names a published model. A
+    value that a page or the command line sets replaces both."""
 
     def __init__(self, scratch: Any, published: Any, pretrained: FieldReference):
         self._published, self._pretrained = published, pretrained
@@ -252,8 +252,11 @@ class ByModel(FieldReference):
 
 
 def published_defaults(config: ConfigDict, stage: str, learning_rate: float) -> None:
-    """Gives a stage's optimizer the defaults AdamW and `learning_rate` for a published model, which Muon at 0.02 would
-    ruin: what the field fine-tunes models of 0.5 to 8 billion parameters with. One of 135 million bears more."""
+    """Make AdamW at `learning_rate` the default of a stage's optimizer for a published model.
+
+    Muon at 0.02, the default from scratch, would ruin one. The rates that pages give are those with which models of 0.5
+    to 8 billion parameters are usually fine-tuned; one of 135 million bears higher ones.
+    """
     settings, pretrained = config[stage].optimizer, config.get_ref("pretrained")
     for name, value in {"kind": "adamw", "learning_rate": learning_rate, "adam_learning_rate": learning_rate}.items():
         settings[name] = ByModel(settings[name], value, pretrained)

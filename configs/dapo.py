@@ -64,8 +64,8 @@ def dapo() -> ConfigDict:
         "clip_high": 0.28,
         "dual_clip": 10.0,
         "aggregation": "token-mean",
-        # Denominator of the ratio: of the trainer, by one more forward pass, or as the sampler reported them, for one
-        # that computes in the trainer's dtype.
+        # Log-probs below the ratio: trainer (computed anew, by one more forward pass) | sampler (as it reported them;
+        # for a sampler that computes in the trainer's dtype).
         "old_logprobs": "trainer",
         "tis_cap": 0.0,  # truncated importance sampling towards the sampler's log-probs; 0 is off
         "staleness": 0,  # 1: the next batch is sampled while this one is trained on; wants tis_cap (2.0)

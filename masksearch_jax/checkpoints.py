@@ -144,7 +144,7 @@ class Checkpointer:
         return latest
 
     def fingerprint(self, step: int) -> str:
-        """Returns the sha256 of a step's checksums: the same for the same files alone, '' for a step without any."""
+        """Return the sha256 of a step's checksums, which names its files; '' for a step without checksums."""
         path = self.directory / str(step) / _CHECKSUMS
         return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
 

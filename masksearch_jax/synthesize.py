@@ -247,7 +247,7 @@ def _run_oracle(cfg: Any, workdir: Path, searcher: interface.Searcher) -> dict[s
         made = _write_level(workdir, level, count, searcher, tokenizer, associations, teacher) if count else {}
         # How often search can find the answer at all, also for levels that get no demonstrations.
         if level > 0 and (probe := _first(_tasks(workdir, level), wanted.probe_tasks)):
-            found = {s: oracle.hit_rate(probe, searcher, associations, s, k=3) for s in oracle.STYLES}
+            found = {s: oracle.hit_rate(probe, searcher, associations, s, 3, wanted.wording) for s in oracle.STYLES}
             made["oracle_top3_contains_answer"] = {
                 style: {"found": hits, "masks": masks, "rate": hits / masks} for style, (hits, masks) in found.items()
             }

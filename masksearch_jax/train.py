@@ -33,7 +33,7 @@ from masksearch_jax.runtime import child_process, json_files, settings_history, 
 from masksearch_jax.runtime.config_files import find_config
 from masksearch_jax.trainers import dapo, sft
 from masksearch_jax.workflows import prepared_data
-from masksearch_jax.workflows.settings import validate_settings, validate_shapes
+from masksearch_jax.workflows.settings import trains_sft, validate_settings, validate_shapes
 
 _PREPARE_PAGE = "configs/prepare.py"
 _AGAIN = "remove its folder, and start again: the demonstrations are then made anew"
@@ -73,7 +73,7 @@ def check(cfg: Any) -> None:
         )
     if adapters and adapters.base_quantisation:
         lora.qwix()
-    if not (cfg.job == "dapo" and (cfg.start or not cfg.warm_start)):  # which needs no demonstrations
+    if trains_sft(cfg):  # on demonstrations
         synthesize.check(cfg)
     if cfg.job == "sft":
         return

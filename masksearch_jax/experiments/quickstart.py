@@ -14,7 +14,7 @@ from masksearch_jax.evals import report, runner
 from masksearch_jax.evals.benchmarks import BENCHMARKS
 from masksearch_jax.experiments.clock import Clock
 from masksearch_jax.runtime.json_files import read_json_object
-from masksearch_jax.workflows.settings import validate_shapes
+from masksearch_jax.workflows.settings import OF_SFT, validate_shapes
 
 
 def run(cfg: Any, workdir: Path) -> dict[str, Any]:
@@ -26,10 +26,11 @@ def run(cfg: Any, workdir: Path) -> dict[str, Any]:
     with clock("prepare"):
         train.ensure_data(cfg, workdir)
     job = job_lib.Job(cfg, workdir)
-    sft = None
-    if cfg.warm_start or not {"one_search", "sft", "sft_more"}.isdisjoint(cfg.policies):
+    sft, wanted = None, cfg.warm_start or not OF_SFT.isdisjoint(cfg.policies)
+    if wanted or "few_shot" in cfg.policies:  # whose examples are demonstrations
         with clock("synthesize"):
             train.ensure_demonstrations(job)
+    if wanted:
         with clock("sft"):
             sft = train.train_sft(job)
     if "dapo" in cfg.policies:

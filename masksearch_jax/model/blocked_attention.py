@@ -3,8 +3,9 @@
 Axes as in transformer.py; G = N / K query heads share a key-value head. A tile is the scores of `TILE` queries of the
 G heads of one key-value head against `TILE` keys. It is computed, used and dropped, with a running softmax
 (FlashAttention, arXiv 2205.14135; the running maximum and sum of Milakov and Gimelshein, arXiv 1805.02867). The
-backward pass computes each tile again from the log-sum-exp of its queries. A tile that no query of it may see is
-skipped: above the diagonal, before a local window, of other segments, and all of padding.
+backward pass computes each tile again from the log-sum-exp of its queries. A tile is
+skipped if none of its queries may see any of its keys: it lies above the diagonal or before a local window, or it holds
+other segments or padding alone.
 Left out: on which devices this runs and how a mesh cuts its arguments (packed_attention.py).
 """
 

@@ -1,8 +1,8 @@
 """Linear maps of [B, S, ..] activations, in the form of product that the device computes best.
 
-A product over several axes of its operands is what XLA on CPU turns into transposed copies: of a weight [D, N, H] at
-each use, and of both activations for its gradient. There a large weight is multiplied as the matrix that it is. Of a
-small one the copies cost nothing worth saving, and elsewhere the compiler chooses layouts by itself.
+XLA on CPU makes transposed copies for a product over several axes: of a weight [D, N, H] at each use, and of both
+activations for its gradient. So on CPU a large weight is multiplied as a matrix, which needs no copies. The copies of a
+small weight cost too little to matter. On other devices the compiler chooses the layouts itself.
 """
 
 import jax

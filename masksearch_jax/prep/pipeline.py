@@ -115,7 +115,10 @@ def check(cfg: Any) -> None:
                 f"{languages.name_of(language)}; name a later export of the same wiki"
             )
     if cfg.search_only:
-        dumps.site([path for path in dumps.files(cfg.search_only, "search_only") if not dumps.is_remote(path)])
+        searched = dumps.files(cfg.search_only, "search_only")
+        if remote := next(filter(dumps.is_remote, searched), None):
+            raise FileNotFoundError(f"search_only={remote!r}: no such file here; copy it to this machine")
+        dumps.site(searched)
     one_process = cfg.newer_dump or cfg.search_only or cfg.spans != "rules"
     if cfg.beam.runner and (one_process or (cfg.dump == TOY and cfg.toy_benchmarks)):
         raise ValueError(
@@ -226,7 +229,9 @@ def run(
         opened = _tokenizer(cfg, data_dir)
     with clock.stage("questions"):
         benchmarked, tested = questions.annotate_benchmarks(benchmark_files, data_dir)
-        asked = questions.annotate(question_source, splits, data_dir, tested) if question_source else Counter()
+        asked = Counter()
+        if question_source:
+            asked = questions.annotate(question_source, splits, data_dir, tested, search_only.titles(cfg))
         quoted = lookups.annotate(annotated.old(data_dir), cfg.seed, data_dir) if cfg.lookups else Counter()
     settings = task_settings(cfg, annotation.kept, asked, benchmarked, quoted)
     settings.save(data_dir / "annotated")
@@ -274,7 +279,7 @@ def _source(file: Path | str, data_dir: Path) -> dict[str, str]:
 
 
 def _several(setting: Path | str, data_dir: Path, name: str) -> dict[str, str]:
-    """As `_source`, of the one file or the several that the setting `name` names."""
+    """As `_source`, for a setting that names one file or several. name: of the setting, for messages."""
     paths = dumps.files(str(setting), name)
     return _source(paths[0], data_dir) if len(paths) == 1 else {"path": str(setting), "sha256": manifest.sha256(*paths)}
 

@@ -2,8 +2,9 @@
 
 Enters: files in their official formats and the splits of articles. Leaves: annotated/qa_<split>.tfrecord and
 annotated/qa_<benchmark>_test.tfrecord (ramp.QUESTION). A question of `qa` is as held-out as the most held-out article
-it rests on, so that no training question tells a test fact. Benchmarks are for testing alone: all their questions are
-in the split test, and a question of `qa` that a benchmark asks too goes there with them.
+it rests on, so that no training question tells a test fact; search-only articles count as test articles. Benchmarks are
+for testing alone: all their questions are in the split test, and a question of `qa` that a benchmark asks too goes
+there with them.
 """
 
 import contextlib
@@ -15,15 +16,21 @@ from pathlib import Path
 import tensorflow as tf
 
 from masksearch_jax.evals import benchmarks
-from masksearch_jax.prep import tasks
+from masksearch_jax.prep import filters, tasks
 from masksearch_jax.prep.splits import SPLITS, Splits
 from masksearch_jax.text import answers, tags
 
 
-def annotate(file: Path | str, splits: Splits, data_dir: Path, tested: Set[str] = frozenset()) -> Counter[str]:
+def annotate(
+    file: Path | str,
+    splits: Splits,
+    data_dir: Path,
+    tested: Set[str] = frozenset(),
+    searched: Set[str] = frozenset(),
+) -> Counter[str]:
     """Writes the questions of a file by split and returns their numbers.
 
-    tested: normalised questions of benchmarks, which no other split than test may hold.
+    tested: normalised questions of benchmarks, which no other split than test may hold. searched: as `split_of`.
     """
     counts: Counter[str] = Counter()
     with contextlib.ExitStack() as stack:
@@ -31,7 +38,7 @@ def annotate(file: Path | str, splits: Splits, data_dir: Path, tested: Set[str] 
         writers = {split: stack.enter_context(tf.io.TFRecordWriter(file)) for split, file in files.items()}
         for question in benchmarks.read_hotpotqa(file):
             asked = answers.normalize(question.question)
-            split = tasks.BENCHMARK_SPLIT if asked in tested else split_of(question, splits)
+            split = tasks.BENCHMARK_SPLIT if asked in tested else split_of(question, splits, searched)
             counts[split] += 1
             writers[split].write(_example(question, split))
     return counts
@@ -54,9 +61,14 @@ def annotate_benchmarks(files: Mapping[str, str], data_dir: Path) -> tuple[dict[
     return counts, tested
 
 
-def split_of(question: benchmarks.Question, splits: Splits) -> str:
-    """The last split, in the order train, validation, test, of the question's articles; by its id if it names none."""
+def split_of(question: benchmarks.Question, splits: Splits, searched: Set[str] = frozenset()) -> str:
+    """The last split, in the order train, validation, test, of the question's articles; by its id if it names none.
+
+    searched: titles of search-only articles (search_only.titles); a question that rests on one is a test question.
+    """
     titles = question.supporting_titles or [question.id]
+    if any(filters.title_key(title) in searched for title in question.supporting_titles):
+        return SPLITS[-1]
     return max((splits.of(title) for title in titles), key=SPLITS.index)
 
 

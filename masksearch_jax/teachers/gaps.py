@@ -76,7 +76,7 @@ def with_article(noun: str) -> str:
 
 
 def gap_of(text: str, index: int, kind: str, answer: str) -> Gap:
-    """Returns the gap of mask number `index` (from 0) of `text`. kind, answer: the kind of its span, and the span."""
+    """Return the gap of mask number `index` (from 0) of `text`. kind, answer: the kind of its span, and the span."""
     parts = text.split(tags.MASK)
     # Both sides end at a neighbouring mask, so that a clue holds one mask.
     before, after = tags.neutralise(parts[index]), tags.neutralise(parts[index + 1])
@@ -86,7 +86,7 @@ def gap_of(text: str, index: int, kind: str, answer: str) -> Gap:
 
 
 def noun_of(kind: str, answer: str, before: str = "", after: str = "") -> str:
-    """Returns a noun for a span of a kind (prep.spans.KINDS). before, after: its sentence on both sides of it."""
+    """Return a noun for a span of a kind (prep.spans.KINDS). before, after: its sentence on both sides of it."""
     if kind == "date":
         return next((noun for pattern, noun in _DATES if pattern.fullmatch(answer)), "date")
     if kind == "number":

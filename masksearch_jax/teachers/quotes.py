@@ -45,7 +45,7 @@ class Quote:
 
 
 def find(shown: str, titles: Sequence[str], golds: Sequence[str], about: str, own_title: str = "") -> Quote | None:
-    """Returns the sentence that states one of `golds` and shares most words with `about`, the first among equals; None
+    """Return the sentence that states one of `golds` and shares most words with `about`, the first among equals; None
     where no single sentence states it.
 
     shown: a decoded observation. titles: of the passages that it shows, in order. own_title: of the article that is
@@ -67,7 +67,7 @@ def find(shown: str, titles: Sequence[str], golds: Sequence[str], about: str, ow
 
 
 def nearest(shown: str, titles: Sequence[str], about: str) -> Quote | None:
-    """Returns the sentence that shares most words with `about`, as a quote of all of it; None for an empty
+    """Return the sentence that shares most words with `about`, as a quote of all of it; None for an empty
     observation."""
     wanted, best = sentences.content(about), None
     for title, text in passages(shown, titles):
@@ -79,7 +79,7 @@ def nearest(shown: str, titles: Sequence[str], about: str) -> Quote | None:
 
 
 def passages(shown: str, titles: Sequence[str]) -> list[tuple[str, str]]:
-    """Returns (title, text) of each passage of a decoded observation, as far as it is shown."""
+    """Return (title, text) of each passage of a decoded observation, as far as it is shown."""
     body = shown
     for tag in tags.INFORMATION:
         body = body.replace(tag, "")
@@ -101,7 +101,7 @@ def _without_brackets(title: str) -> str:
 
 
 def locate(sentence: str, golds: Sequence[str]) -> tuple[int, int] | None:
-    """Returns the characters of a sentence where one of `golds` stands: as it is spelled, else as answers are compared
+    """Return the characters of a sentence where one of `golds` stands: as it is spelled, else as answers are compared
     (text.answers.contains); None where none does."""
     for gold in golds:
         for flags in (0, re.IGNORECASE):

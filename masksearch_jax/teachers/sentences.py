@@ -23,7 +23,7 @@ _STOP = frozenset(
 
 
 def borders(text: str) -> list[tuple[int, int]]:
-    """Returns (end of a sentence, start of the next one) in characters."""
+    """Return (end of a sentence, start of the next one) in characters."""
     return [
         match.span() for match in _BORDER.finditer(text)
         if not _ABBREVIATION.search(text[max(0, match.start() - 12) : match.start()])
@@ -31,7 +31,7 @@ def borders(text: str) -> list[tuple[int, int]]:
 
 
 def split(text: str) -> list[str]:
-    """Returns the sentences of a text, without the blank space between them."""
+    """Return the sentences of a text, without the blank space between them."""
     starts, ends = [0], []
     for end, start in borders(text):
         # Closing quotation marks before the blank space belong to the sentence.
@@ -41,17 +41,17 @@ def split(text: str) -> list[str]:
 
 
 def first(text: str) -> str:
-    """Returns the beginning of a text up to the end of its first sentence."""
+    """Return the beginning of a text up to the end of its first sentence."""
     found = borders(text)
     return text[: found[0][0]] if found else text
 
 
 def last(text: str) -> str:
-    """Returns the end of a text from the start of its last sentence on."""
+    """Return the end of a text from the start of its last sentence on."""
     found = borders(text)
     return text[found[-1][1] :] if found else text
 
 
 def content(text: str) -> set[str]:
-    """Returns the words of a text that say something, in the form in which answers are compared."""
+    """Return the words of a text that say something, in the form in which answers are compared."""
     return set(answers.tokens(text)) - _STOP

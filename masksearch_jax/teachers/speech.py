@@ -169,7 +169,7 @@ class Speech:
 
 
 def joined(drafts: Sequence[Draft]) -> Draft:
-    """Returns the draft that says all of them, one after the other."""
+    """Return the draft that says all of them, one after the other."""
     return lambda share: " ".join(draft(share) for draft in drafts)
 
 

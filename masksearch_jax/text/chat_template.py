@@ -6,7 +6,7 @@ template ends a turn. The ids are those of transformers' `apply_chat_template(ad
 (tests/text/test_chat_template.py). Left out: several turns, tools, images (a search happens inside the model's one
 turn), and how Jinja is run (text/jinja_sandbox.py).
 
-What a task or a system message spells is data, whatever the template: control tokens come of the template alone. So the
+What a task or a system message spells is data, whatever the template: only the template makes control tokens. So the
 template is rendered with marks in place of the two messages and cut there. Its parts are encoded with control tokens,
 once; what stands between the last control token and the message is encoded together with the message, as text, because
 merges may cross that border. No task renders anything.
@@ -143,8 +143,8 @@ def open_chat_template(
     chat: '' for a base model, whose prompt is one space and the text, after the beginning-of-sequence token if the
     tokenizer has one; anything else for the template that the tokenizer was opened with (`find_template`). system: the
     system message, '' for the template's own. variables: values for the template, such as {"enable_thinking": False}.
-    Raises ValueError that names the file: without a template, for one that fails, that shows the message of the user
-    not once or changed, and for variables that it does not read.
+    Raises ValueError that names the file: if there is no template, if it fails, if it does not show the user's message
+    exactly once and unchanged, and for variables that it does not read.
     """
     variables = dict(variables or {})
     if not chat:
@@ -172,8 +172,8 @@ def open_chat_template(
 def render_reply(source: TemplateSource, special_tokens: Mapping[str, str]) -> tuple[str, str]:
     """Return (all that a template writes around a message and the reply to it, what it writes after the reply).
 
-    special_tokens: by role ('eos_token'). Both are '' for a template that cannot be rendered so: whoever asks for its
-    prompts is told why.
+    special_tokens: by role ('eos_token'). Both are '' for a template that cannot be rendered in this way;
+    `open_chat_template` says why.
     """
     messages = [{"role": "user", "content": _USER}, {"role": "assistant", "content": _REPLY}]
     try:

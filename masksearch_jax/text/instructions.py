@@ -24,12 +24,12 @@ PLACES = ("after", "before")
 
 
 def text_of(setting: str, value: str) -> str:
-    """Returns the text that a value of a setting stands for. setting: a key of NAMED."""
+    """Return the text that a value of a setting stands for. setting: a key of NAMED."""
     return NAMED[setting].get(value, value)
 
 
 def around(instruction: str, place: str) -> tuple[str, str]:
-    """Returns what an instruction puts before and after the text of a task. Raises ValueError for another place."""
+    """Return what an instruction puts before and after the text of a task. Raises ValueError for another place."""
     if place not in PLACES:
         raise ValueError(f"instruction_place={place!r} is none of {PLACES}")
     if not instruction:

@@ -21,10 +21,10 @@ from jinja2 import ext, meta, nodes, runtime, sandbox, utils
 
 # Templates that write today's date where they can ask for it fall back to this one (Llama 3.1, 3.2).
 _TODAY = datetime.datetime(2024, 7, 26)
-_MOST_STEPS = 20_000  # rounds of loops, and calls; a template that is meant well takes some hundred
+_MOST_STEPS = 20_000  # rounds of loops, and calls; an honest template takes a few hundred
 _MOST_CHARACTERS = 1_000_000
 _MOST_BITS = 4096  # of a whole number
-_FILE = "<template>"  # what Jinja calls a template of no file
+_FILE = "<template>"  # the file name that Jinja gives to a template that was a string
 
 
 class SandboxedTemplate:

@@ -79,7 +79,7 @@ def question_prompt(question: str, instruction: str = "", place: str = "after") 
 
 
 def placed(body: str, instruction: str, place: str) -> str:
-    """Returns a text with the instruction after or before it."""
+    """Return a text with the instruction after or before it."""
     before, after = instructions.around(instruction, place)
     return f"{before}{body}{after}"
 
@@ -90,7 +90,7 @@ def opened_thought(prompt_ids: Sequence[int], tokenizer: Decoder) -> str:
     prompt_ids: in the tokenizer's own vocabulary. What a task's text spells opens none: its tags are neutralised.
     """
     _, opening, after = tokenizer.decode(list(prompt_ids[-_TAIL:])).rpartition(tags.THINK[0])
-    return "" if after.strip() else opening + after
+    return "" if not opening or after.strip() else opening + after
 
 
 def after_opened(turn: str, opened: str) -> str:

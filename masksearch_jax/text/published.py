@@ -115,7 +115,7 @@ class PublishedTokenizer:
         return [self._decoder(self._pieces[id]) if id in self._pieces else b"" for id in range(self.vocab_size)]
 
     def encode(self, text: str) -> list[int]:
-        """Returns the ids of a text as data: no control token comes of it, whatever it spells."""
+        """Returns the ids of a text as data: it makes no control token, whatever it spells."""
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:

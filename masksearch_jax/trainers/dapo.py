@@ -338,7 +338,7 @@ def build_updates(
     old_logprobs: under the parameters of policy `version`, so it is asked before the first optimizer step. How far the
     sampler's log-probs of that version's tokens are from them goes into `means`, and on the log where it alarms; and
     how many versions the tokens are behind. With settings.old_logprobs 'sampler' the denominator is what the sampler
-    reported, and nothing is recomputed or compared: on the first of the updates `approx_kl` then is the mismatch.
+    reported, and nothing is recomputed or compared; `approx_kl` of the first update then measures the mismatch.
     """
     if not groups:
         return []

@@ -18,7 +18,7 @@ _IDENTITY = "identity.json"
 
 
 class EvaluatedSuites:
-    """The suites of one policy. identity: JSON data; None keeps nothing, for weights that no file vouches for."""
+    """The suites of one policy. identity: JSON data; None, for parameters that stand in no file, keeps nothing."""
 
     def __init__(self, folder: Path, identity: Mapping[str, Any] | None):
         self._folder, self._parts = folder, folder / "suites"
@@ -33,7 +33,7 @@ class EvaluatedSuites:
         return _read(self._folder / "scores.json")
 
     def rows(self, suite: str) -> list[runner.Row] | None:
-        """Return the rows of a suite that was scored before a kill, None of any other."""
+        """Return the rows of a suite that was scored before a kill, None for any other."""
         path = self._parts / f"{suite}.jsonl"
         return runner.read_rows(path) if path.exists() else None
 
@@ -44,7 +44,7 @@ class EvaluatedSuites:
             write_json(self._parts / _IDENTITY, self._identity)
 
     def finish(self, rows: Sequence[runner.Row], scores: Mapping[str, Any]) -> None:
-        """Write rows.jsonl and scores.json, and then what says whose they are."""
+        """Write rows.jsonl and scores.json, and then identity.json, which makes them count as finished."""
         (self._folder / _IDENTITY).unlink(missing_ok=True)
         runner.write_rows(self._folder / "rows.jsonl", rows)
         runner.write_json(self._folder / "scores.json", scores)

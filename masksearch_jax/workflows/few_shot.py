@@ -28,7 +28,7 @@ _LENGTHS = 64  # a program's length of prompt is a multiple of
 def extend(
     job: job_lib.Job, suites: dict[str, list[records.Task]]
 ) -> tuple[job_lib.Job, dict[str, list[records.Task]]]:
-    """Returns the job with longer episodes, and the suites with `cfg.evaluate.examples` examples in each prompt.
+    """Return the job with longer episodes, and the suites with `cfg.evaluate.examples` examples in each prompt.
 
     Raises FileNotFoundError for masked passages without demonstrations, and ValueError for more examples than there
     are.
@@ -92,7 +92,8 @@ def _tasks(workdir: Path, level: int, wanted: set[str]) -> dict[str, records.Tas
 
 
 def _worked(task: records.Task, one: records.Demonstration, tokenizer: Tokenizer) -> str:
-    return f"{tags.neutralise_all_but_masks(task.text)}\n{tokenizer.decode(one.ids[len(task.prompt) :])}"
+    opened = prompt.opened_thought(task.prompt, tokenizer)  # of the first turn, which the ids do not repeat
+    return f"{tags.neutralise_all_but_masks(task.text)}\n{opened}{tokenizer.decode(one.ids[len(task.prompt) :])}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +108,7 @@ class Wording:
 
     @classmethod
     def load(cls, data: Path, tokenizer: Tokenizer) -> "Wording":
-        """Reads it of W/data. Raises FileNotFoundError or ValueError that name the file."""
+        """Read it from W/data. Raises FileNotFoundError or ValueError that name the file."""
         path = data / "annotated" / "tasks.json"
         made: dict[str, Any] = json_files.read_json_object(path, "prepare the data again", required=("instruction",))
         return cls(
@@ -121,7 +122,7 @@ class Wording:
         )
 
     def with_examples(self, task: records.Task, shown: Sequence[str]) -> records.Task:
-        """Returns the task with the examples before its text, under the same instruction. Its text is data: what it
+        """Return the task with the examples before its text, under the same instruction. Its text is data: what it
         spells of our tags is neutralised, those of the examples are not."""
         masked = _is_masked(task)
         text = tags.neutralise_all_but_masks(task.text) if masked else tags.neutralise(task.text)

@@ -1,4 +1,4 @@
-"""A published language model learns to search: the quickstart's chain of stages, with what makes its numbers readable.
+"""A published language model learns to search: the quickstart's chain of stages, with comparisons in its report.
 
 Beside the table of policies W/report.json has what two rules without understanding reach on the same tasks
 (teachers/copy_rule.py), and every policy's difference from every other one, paired by task, on RAMP and on each
@@ -51,7 +51,7 @@ def check(cfg: Any) -> None:
 
 def rules(job: job_lib.Job) -> dict[str, dict[str, float | int]]:
     """Return {suite: found, recall, their standard errors, tasks} of the rules of teachers/copy_rule.py on the RAMP
-    suites that the policies are scored on, over the same index, with as many hits as long as they see."""
+    suites that the policies are scored on. They search the same index, and see as many hits, cut to the same length."""
     cfg, found = job.cfg, {}
 
     def show(hits: Any) -> str:

@@ -19,6 +19,8 @@ from masksearch_jax.trainers.rows import check_rows
 from masksearch_jax.workflows import setting_ranges
 from masksearch_jax.workflows.setting_rules import any_like
 
+OF_SFT = frozenset({"one_search", "sft", "sft_more"})  # policies that need SFT
+
 
 def validate_settings(cfg: Any, kind: str = "train") -> None:
     """Judges all settings of a config. kind: 'train' for what starts from configs/common.py, 'prepare', or
@@ -54,10 +56,17 @@ def validate_settings(cfg: Any, kind: str = "train") -> None:
         raise ValueError(f"policies={tuple(policies)}: 'sft_more' trains for as long as 'dapo' took; name that as well")
 
 
+def trains_sft(cfg: Any) -> bool:
+    """True if the run trains SFT: as its job, as the warm start of DAPO, or for a policy of a line's table."""
+    if cfg.get("job") != "dapo":
+        return True
+    return not cfg.start and (cfg.warm_start or ("line" in cfg and not OF_SFT.isdisjoint(cfg.get("policies", ()))))
+
+
 def validate_shapes(cfg: Any, mesh: Any) -> None:
     """Judges what has to divide over the devices of the mesh. Raises ValueError that names the setting."""
     Owners(mesh, cfg.rollout.slots)
-    if cfg.get("job") == "sft" or (cfg.get("job") == "dapo" and cfg.warm_start and not cfg.start):
+    if "job" in cfg and trains_sft(cfg):
         check_rows("sft", cfg.sft.rows, cfg.sft.micro_batches, mesh)
     if cfg.get("job") == "dapo":
         dapo.batch_shape(cfg.dapo, cfg.episode.total_tokens, mesh)
@@ -111,7 +120,7 @@ def _validate_sft(cfg: Any) -> None:
         raise ValueError(
             f"sft.rows={settings.rows} does not divide by sft.micro_batches={settings.micro_batches}; take a multiple"
         )
-    if cfg.get("job") == "dapo" and (cfg.start or not cfg.warm_start or "stages" in cfg):
+    if cfg.get("job") == "dapo" and ("stages" in cfg or not trains_sft(cfg)):
         return  # no SFT on this page's demonstrations
     curriculum = Curriculum([(examples, dict(weights)) for examples, weights in settings.curriculum])
     lacking = [name for name in map(level_name, curriculum.levels) if not cfg.synthesize.examples.get(name, 0)]

@@ -148,9 +148,25 @@ def test_a_miss_is_said_and_another_query_follows(tokenizer):
     assert re.search("does not say|Nothing here|did not help", own[1])
 
 
+def test_the_rate_of_hits_is_that_of_the_queries_it_asks():
+    asked = []
+
+    class Noted(Library):
+        def search(self, queries, k):
+            asked.extend(query.text for query in queries)
+            return super().search(queries, k)
+
+    text = "Tolm (city): Tolm Dorvan met [mask] in Tolm."
+    task = dataclasses.replace(masked(1), text=text, title="Tolm (city)", answers=[["Vesh Pirael"]])
+    for wording in ("words", "sentences"):
+        assert oracle.hit_rate([task], Noted(), oracle.Associations(), "name", 1, wording) == (0, 1)
+    assert asked[0] != asked[1] == "Tolm (city)"
+
+
 def test_a_quotation_has_to_fit_what_was_asked_for(tokenizer):
     task = dataclasses.replace(masked(1), text="Karn Velith: Karn Velith sang of the sea near [mask].")
-    assert made(tokenizer, task, Library(), config(shared_words=2)).rejected == "no_evidence"
+    for retry in (1.0, 0.0):
+        assert made(tokenizer, task, Library(), config(shared_words=2, retry=retry)).rejected == "no_evidence"
     assert made(tokenizer, task, Library(), config(shared_words=1)).demonstration
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from configs import prepare as page
-from masksearch_jax.prep import dumps, search_only, wikipedia
+from masksearch_jax.prep import dumps, pipeline, search_only, wikipedia
 
 
 def article(title, number):
@@ -46,3 +46,9 @@ def test_without_the_setting_there_are_none(config):
     config.search_only = ""
     assert search_only.titles(config) == frozenset()
     assert list(search_only.cut(config, lambda: pytest.fail("nothing has to be numbered"))) == []
+
+
+def test_files_in_a_bucket_are_refused(config):
+    config.search_only = "gs://bucket/articles.json"
+    with pytest.raises(FileNotFoundError, match=r"search_only='gs://bucket/articles.json': no such file here; copy"):
+        pipeline.check(config)

@@ -48,3 +48,13 @@ def test_a_question_is_as_held_out_as_its_most_held_out_article(tmp_path):
     splits = Splits(path, SHARES, seed=0)
     for titles, split in ((["A"], "train"), (["A", "C"], "validation"), (["B", "C"], "test"), ([], "train")):
         assert questions.split_of(Question("q", "?", ["a"], titles), splits) == split
+
+
+def test_a_question_about_a_search_only_article_is_a_test_question(tmp_path):
+    path = tmp_path / "splits.json"
+    path.write_text(json.dumps({"A": "train"}))
+    splits = Splits(path, SHARES, seed=0)
+    asked = Question("q", "?", ["a"], ["A", "Velith (Bridge)"])
+    assert questions.split_of(asked, splits, frozenset({"velith bridge"})) == "test"
+    with pytest.raises(ValueError, match="does not name the article"):
+        questions.split_of(asked, splits)

@@ -34,7 +34,7 @@ def test_what_opens_a_thought(tok, asked):
     assert prompt.opened_thought(asked, tok) == "<think>\n" and tok.decode(asked).endswith("<｜Assistant｜><think>\n")
     for text, opened in (
         (" x <think>", "<think>"), ("<think>\n\n ", "<think>\n\n "), (" <think> so", ""), ("<think>\n</think>\n", ""),
-        ("", ""), ("<thin", ""),
+        ("", ""), ("<thin", ""), ("\n\n \n", ""),
     ):  # fmt: skip
         assert prompt.opened_thought(tok.encode(text), tok) == opened
     # A passage opens none, wherever it ends.

@@ -4,13 +4,16 @@ import dataclasses
 import json
 import shutil
 
+import episodes
 import pytest
+import tiny_published
 
 from masksearch_jax import evaluate, synthesize
 from masksearch_jax.data import records
 from masksearch_jax.evals import runner
 from masksearch_jax.job import Job
-from masksearch_jax.text import question_examples, tags
+from masksearch_jax.text import chat_template, question_examples, tags
+from masksearch_jax.text.published import PublishedTokenizer
 from masksearch_jax.workflows import few_shot
 
 INSTRUCTION = "Fill in each [mask]."
@@ -72,6 +75,16 @@ def test_questions_get_the_toys_and_no_tag_of_theirs_survives(demonstrated):
     demonstrated.cfg.evaluate.examples = 50
     with pytest.raises(ValueError, match=r"evaluate\.examples=50: there are 4 for qa"):
         few_shot.extend(demonstrated, {"hotpotqa": [question]})
+
+
+def test_an_example_shows_the_thought_that_its_prompt_opened(tmp_path):
+    tokenizer = PublishedTokenizer(tiny_published.reasoner(tmp_path / "r1"))
+    task = episodes.task()
+    asked = chat_template.open_chat_template(tokenizer, "auto").encode(tokenizer, task.text)
+    ids = [*asked, *tokenizer.encode("the river.</think><answer> Oslo</answer>")]
+    one = records.Demonstration("d", task.id, 1, ids, [0] * len(ids), 0, 1.0)
+    worked = few_shot._worked(dataclasses.replace(task, prompt=asked), one, tokenizer)
+    assert worked == f"{task.text}\n<think>\nthe river.</think><answer> Oslo</answer>"
 
 
 @pytest.mark.slow

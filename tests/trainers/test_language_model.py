@@ -5,6 +5,7 @@ import json
 import pytest
 
 from configs import language_model as page
+from masksearch_jax import train
 from masksearch_jax.evals import runner
 from masksearch_jax.workflows import language_model
 from masksearch_jax.workflows.settings import validate_settings
@@ -42,6 +43,22 @@ def test_the_report_has_rules_and_paired_differences(short, workdir, capsys):
     again = language_model.run(short, workdir)
     assert again["differences"] == content["differences"] and again["rules"] == content["rules"]
     assert (workdir / "evaluate" / "dapo" / "rows.jsonl").stat().st_mtime_ns == before
+
+
+def test_what_a_policy_of_the_table_needs_is_made_and_judged_without_a_warm_start(short, workdir, monkeypatch):
+    short.line, short.policies = "language_model", ("untrained", "few_shot")
+    short.synthesize.examples.ramp_2 = 0  # which sft.curriculum draws from
+    validate_settings(short)
+
+    def asked(job):
+        raise InterruptedError("demonstrations")
+
+    monkeypatch.setattr(train, "ensure_demonstrations", asked)
+    with pytest.raises(InterruptedError):
+        language_model.run(short, workdir)
+    short.policies = ("untrained", "sft", "dapo")
+    with pytest.raises(ValueError, match=r"sft\.curriculum=.* draws from ramp_2"):
+        language_model.run(short, workdir)
 
 
 def test_a_missing_model_is_told_first(short, workdir, tmp_path):
