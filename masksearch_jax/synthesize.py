@@ -12,6 +12,7 @@ language model, whose journal of every task stands in W/demonstrations/agents an
 also as official chatml records); a file of official trajectories.
 """
 
+import functools
 import json
 import time
 from collections import Counter
@@ -29,6 +30,7 @@ from masksearch_jax.retrieval import interface
 from masksearch_jax.rollout.episode import EpisodeLimits
 from masksearch_jax.runtime import json_files, workdir_lock
 from masksearch_jax.runtime.json_files import read_json_object
+from masksearch_jax.teachers import query_writers
 from masksearch_jax.text import chat_template, instructions
 from masksearch_jax.text import tokenizer as tokenizer_lib
 from masksearch_jax.text.interface import Tokenizer
@@ -240,14 +242,15 @@ def _run_oracle(cfg: Any, workdir: Path, searcher: interface.Searcher) -> dict[s
         seed=cfg.seed,
         **_wording(cfg),
     )
-    associations = oracle.fit_associations(_first(_tasks(workdir, 1), wanted.association_tasks), searcher)
+    associations = query_writers.fit_associations(_first(_tasks(workdir, 1), wanted.association_tasks), searcher)
     manifest: dict[str, Any] = {"settings": settings(cfg), "levels": {}}
     for name, count in wanted.examples.items():
         level = level_of(name)
         made = _write_level(workdir, level, count, searcher, tokenizer, associations, teacher) if count else {}
         # How often search can find the answer at all, also for levels that get no demonstrations.
         if level > 0 and (probe := _first(_tasks(workdir, level), wanted.probe_tasks)):
-            found = {s: oracle.hit_rate(probe, searcher, associations, s, 3, wanted.wording) for s in oracle.STYLES}
+            rate = functools.partial(query_writers.hit_rate, k=3, wording=wanted.wording)
+            found = {s: rate(probe, searcher, associations, s) for s in oracle.STYLES}
             made["oracle_top3_contains_answer"] = {
                 style: {"found": hits, "masks": masks, "rate": hits / masks} for style, (hits, masks) in found.items()
             }
@@ -282,7 +285,7 @@ def _write_level(
     count: int,
     searcher: interface.Searcher,
     tokenizer: Tokenizer,
-    associations: oracle.Associations,
+    associations: query_writers.Associations,
     teacher: oracle.OracleConfig,
 ) -> dict[str, Any]:
     """Writes the first `count` accepted trajectories of one level; returns their counts for the manifest."""

@@ -12,6 +12,7 @@ from masksearch_jax.agents import oracle
 from masksearch_jax.data import records
 from masksearch_jax.retrieval import interface
 from masksearch_jax.teachers import quotes, speech
+from masksearch_jax.teachers.query_writers import Associations
 from masksearch_jax.text import answers, tags
 from masksearch_jax.text.tokenizer import Tokenizer
 
@@ -20,7 +21,7 @@ def synthesize(
     tasks: Sequence[records.Task],
     searcher: interface.Searcher,
     tokenizer: Tokenizer,
-    associations: oracle.Associations,
+    associations: Associations,
     cfg: oracle.OracleConfig,
 ) -> Iterator[oracle.Outcome]:
     """Runs the teacher on lookup tasks; yields outcomes in task order. associations: not used."""

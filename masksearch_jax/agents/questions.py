@@ -16,6 +16,7 @@ from masksearch_jax.agents import masked_text, oracle
 from masksearch_jax.data import records
 from masksearch_jax.retrieval import interface
 from masksearch_jax.teachers import quotes, speech
+from masksearch_jax.teachers.query_writers import Associations
 from masksearch_jax.text import answers, tags
 from masksearch_jax.text.tokenizer import Tokenizer
 
@@ -28,7 +29,7 @@ def synthesize(
     tasks: Sequence[records.Task],
     searcher: interface.Searcher,
     tokenizer: Tokenizer,
-    associations: oracle.Associations,
+    associations: Associations,
     cfg: oracle.OracleConfig,
 ) -> Iterator[oracle.Outcome]:
     """Runs the oracle on question tasks; yields outcomes in task order."""
@@ -59,7 +60,7 @@ class _Question(oracle.Transcript):
         task: records.Task,
         cfg: oracle.OracleConfig,
         tokenizer: Tokenizer,
-        associations: oracle.Associations,
+        associations: Associations,
     ):
         super().__init__(task, cfg, tokenizer)
         self._associations, self._missing, self._hops = associations, list(task.supporting), len(task.supporting) or 1

@@ -14,11 +14,7 @@ passages with their spans and the export of the tasks, may be done by others (`W
 of the dump, with the functions of this module on each.
 """
 
-import contextlib
-import dataclasses
-import functools
 import json
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -31,7 +27,6 @@ from masksearch_jax.evals import benchmarks
 from masksearch_jax.prep import (
     annotated,
     dumps,
-    elsewhere,
     exchangeable,
     export,
     filters,
@@ -40,12 +35,12 @@ from masksearch_jax.prep import (
     manifest,
     questions,
     search_only,
-    shown_titles,
     spans,
     tasks,
     toywiki,
     wikipedia,
 )
+from masksearch_jax.prep.dump_annotation import Bar, Choice, Clock, annotate
 from masksearch_jax.prep.splits import SPLITS, Splits
 from masksearch_jax.text import added_tags, chat_template, instructions, published, tokenizer
 from masksearch_jax.text.interface import Tokenizer
@@ -55,22 +50,6 @@ AUGMENT = "augment.json"
 # Where tokenizer.vocab_size is 0. The toy's has room for each of its name words as one piece, and for its wording.
 TOY_VOCABULARY = 1362
 DUMP_VOCABULARY = 4096
-Choice = Callable[[spans.SpanFinder], spans.SpanFinder]
-# (total, label) -> context whose value is called with the number done so far, as metrics.progress_bar.
-Bar = Callable[[int, str], contextlib.AbstractContextManager[Callable[[int], None]]]
-
-
-class Clock:
-    """Seconds by stage."""
-
-    def __init__(self):
-        self.seconds: dict[str, float] = {}
-
-    @contextlib.contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        started = time.perf_counter()
-        yield
-        self.seconds[name] = round(time.perf_counter() - started, 2)
 
 
 class Workers(Protocol):
@@ -83,7 +62,7 @@ class Workers(Protocol):
     def annotate(
         self, paths: list[str], splits: Splits, data_dir: Path, stats: wikipedia.DumpStats, bar: Bar, language: str
     ) -> tuple[int, annotated.Annotation]:
-        """As pipeline.annotate."""
+        """As dump_annotation.annotate."""
         ...
 
     def export(self, data_dir: Path, settings: tasks.TaskSettings, bar: Bar) -> dict[str, dict[str, list[int]]]:
@@ -282,71 +261,6 @@ def _several(setting: Path | str, data_dir: Path, name: str) -> dict[str, str]:
     """As `_source`, for a setting that names one file or several. name: of the setting, for messages."""
     paths = dumps.files(str(setting), name)
     return _source(paths[0], data_dir) if len(paths) == 1 else {"path": str(setting), "sha256": manifest.sha256(*paths)}
-
-
-def annotate(
-    cfg: Any,
-    paths: list[str],
-    splits: Splits,
-    data_dir: Path,
-    stats: wikipedia.DumpStats,
-    bar: Bar,
-    clock: Clock,
-    newer: Path | str = "",
-    choose: Choice = lambda rules: rules,
-    ahead: Callable[[Iterable[annotated.Linked]], Iterable[annotated.Linked]] = lambda found: found,
-    language: str = "en",
-) -> tuple[int, annotated.Annotation]:
-    """Writes passages and annotated/ of a whole dump; returns how many passages there are, and what was found. newer:
-    a later dump, whose passages are written after. choose, ahead: as for `run`."""
-    with clock.stage("passages"), bar(manifest.size(paths) or 0, "articles (bytes of the dump)") as show:
-        articles = _counted(dumps.read_articles(paths, cfg.skip_bad, stats), lambda _: show(stats.file_bytes))
-        superseded: list[str] = []
-        articles = search_only.without(articles, search_only.titles(cfg), superseded.append)
-        ids = _Highest()
-        cut = annotated.cut_articles(ids.seen(articles), splits, cfg.passages, data_dir / annotated.LINKS)
-        added = annotated.newer_passages(newer, cfg) if newer else iter(())
-        searched = search_only.cut(cfg, lambda: ids.highest + 1)
-        total = records.write(data_dir / annotated.PASSAGES, annotated.dense(cut, added, searched))
-        stats.superseded = len(superseded)
-    with clock.stage("spans"):
-        rare = spans.rare_terms(passage.text for passage in annotated.old(data_dir))
-        finder = choose(functools.partial(spans.find, rare=rare, language=language))
-        if cfg.tasks.titles:
-            finder = shown_titles.without_title(finder)
-        annotation, dropped = annotated.Annotation(data_dir), filters.of_benchmarks(cfg.filters)
-        if cfg.filters.near_duplicate:
-            repeats = filters.near_duplicates(functools.partial(_compared, data_dir), cfg.filters.near_duplicate)
-            dropped = dataclasses.replace(dropped, repeats=repeats)
-        keep = {"keep": elsewhere.tester(data_dir, finder)} if cfg.elsewhere else {}
-        with bar(total, "spans") as show:
-            annotation.run(_counted(ahead(annotated.with_links(data_dir)), show), finder, dropped.reason, **keep)
-        (data_dir / annotated.LINKS).unlink()
-    return total, annotation
-
-
-class _Highest:
-    """The highest id of the articles seen so far; -1 before the first one."""
-
-    def __init__(self):
-        self.highest = -1
-
-    def seen(self, articles: Iterable[search_only.Article]) -> Iterator[search_only.Article]:
-        for article in articles:
-            self.highest = max(self.highest, article[0])
-            yield article
-
-
-def _compared(data_dir: Path) -> Iterator[records.Passage]:
-    """Yields what no training passage may repeat: the passages of the dump, and those that are only searched."""
-    return (p for p in records.read(data_dir / annotated.PASSAGES, records.Passage) if p.split != annotated.NEWER)
-
-
-def _counted(items: Iterable[Any], show: Callable[[int], None]) -> Iterator[Any]:
-    """Yields the items, telling `show` how many are done."""
-    for count, item in enumerate(items, start=1):
-        yield item
-        show(count)
 
 
 def _tokenizer(cfg: Any, data_dir: Path) -> Tokenizer:

@@ -5,6 +5,7 @@ import dataclasses
 from masksearch_jax.agents import lookup, oracle
 from masksearch_jax.data import records
 from masksearch_jax.retrieval.interface import Hit
+from masksearch_jax.teachers import query_writers
 from masksearch_jax.text import tokenizer as tokenizer_lib
 
 ARTICLES = {"Karn Velith": "Karn Velith was born in Ostrom.", "Brad Keshan": "Brad Keshan wrote a book."}
@@ -45,14 +46,14 @@ def test_articles_are_searched_by_title_and_quoted_in_order(tmp_path):
     tokenizer = tokenizer_lib.train([f" {t}: {a}" for t, a in ARTICLES.items()] * 20, tmp_path / "t.model", 320)
     two = task(tokenizer, ["born in Ostrom", "a book"], ["Karn Velith", "Brad Keshan"])
     searcher = Titles(ARTICLES)
-    (outcome,) = lookup.synthesize([two], searcher, tokenizer, oracle.Associations(), CFG)
+    (outcome,) = lookup.synthesize([two], searcher, tokenizer, query_writers.Associations(), CFG)
     assert searcher.asked == ["Karn Velith was born", "Brad Keshan wrote a"] and two.level == -1
     made = outcome.demonstration
     written = tokenizer.decode([i for i, own in zip(made.ids, made.trainable, strict=True) if own])
     assert written.count("<search>") == 2 and written.endswith("<answer> born in Ostrom; a book</answer>")
     assert "<think> was born; wrote a</think>" in written and "<think> wrote a</think>" in written
     (quoting,) = lookup.synthesize(
-        [two], searcher, tokenizer, oracle.Associations(), dataclasses.replace(CFG, evidence=2)
+        [two], searcher, tokenizer, query_writers.Associations(), dataclasses.replace(CFG, evidence=2)
     )
     thought = "<think> was born born in Ostrom; wrote a a book</think>"
     assert tokenizer.decode(quoting.demonstration.ids) == tokenizer.decode(made.ids).replace(
@@ -65,5 +66,5 @@ def test_what_was_not_shown_is_not_taught(tmp_path):
     tokenizer = tokenizer_lib.train([f" {t}: {a}" for t, a in ARTICLES.items()] * 20, tmp_path / "t.model", 320)
     wrong = task(tokenizer, ["a river"], ["Brad Keshan"])
     lost = task(tokenizer, ["a book"], ["Nobody"])
-    found = list(lookup.synthesize([wrong, lost], Titles(ARTICLES), tokenizer, oracle.Associations(), CFG))
+    found = list(lookup.synthesize([wrong, lost], Titles(ARTICLES), tokenizer, query_writers.Associations(), CFG))
     assert [outcome.rejected for outcome in found] == ["miss", "miss"]

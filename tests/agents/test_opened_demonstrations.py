@@ -10,6 +10,7 @@ from masksearch_jax.agents import oracle
 from masksearch_jax.agents.transcript import Search, Transcript, demonstration
 from masksearch_jax.retrieval.interface import Hit
 from masksearch_jax.rollout.episode import EpisodeLimits
+from masksearch_jax.teachers import query_writers
 from masksearch_jax.text import prompt, tags
 from masksearch_jax.text.chat_template import open_chat_template
 from masksearch_jax.text.published import PublishedTokenizer
@@ -75,7 +76,7 @@ def test_turns_of_the_oracle(tok, task):
         styles={"name": 1.0}, retry=0.0, attempts=1, evidence=0, evidence_match=0, hits=1, observation_tokens=128,
         total_tokens=2000, seed=0,
     )  # fmt: skip
-    (outcome,) = oracle.synthesize([task], Library(), tok, oracle.Associations(), cfg)
+    (outcome,) = oracle.synthesize([task], Library(), tok, query_writers.Associations(), cfg)
     texts, played = replayed(tok, task, outcome.demonstration)
     assert len(texts) == 2 and tags.THINK[0] not in texts[0] and texts[0].count(tags.THINK[1]) == 1
     assert played.well_formed and played.turns[0].text.startswith("<think>\n") and played.answer == "Oslo"

@@ -5,6 +5,7 @@ import pytest
 from masksearch_jax.agents import masked_text, oracle
 from masksearch_jax.data.records import Task
 from masksearch_jax.retrieval.interface import Hit
+from masksearch_jax.teachers import query_writers
 from masksearch_jax.text import prompt, tags
 from masksearch_jax.text import tokenizer as tokenizer_lib
 
@@ -77,9 +78,9 @@ def test_sub_goal_says_what_is_missing():
 
 
 def test_associations_learn_the_word_of_the_other_article(task):
-    found = oracle.fit_associations([task], Library())
+    found = query_writers.fit_associations([task], Library())
     assert found.best(["nothing"]) == ""
-    counted = oracle.Associations()
+    counted = query_writers.Associations()
     for _ in range(3):
         counted.add(["born"], ["birthplace", "city"])
         counted.add(["founded"], ["established", "city"])
@@ -97,18 +98,19 @@ def test_the_subject_of_a_query_stands_in_the_passage():
     assert masked_text.subject_of("He met [mask]. Lelz lived.", "Orland", 0) == "Lelz"
     assert masked_text.subject_of("He met [mask] then.", "Orland", 0) == ""
     hidden = dataclasses.replace(TASK, title="Orland", text="He met [mask] then.")
-    assert [oracle.write_query(hidden, 0, style, oracle.Associations()) for style in oracle.STYLES] == ["", "", ""]
+    nothing = query_writers.Associations()
+    assert [query_writers.write_query(hidden, 0, style, nothing) for style in oracle.STYLES] == ["", "", ""]
 
 
 def test_no_query_contains_the_answer(task):
     leaky = dataclasses.replace(task, title="Tolm Dorvan", text=f"{TEXT} Tolm Dorvan was far.")
-    associations = oracle.Associations()
+    associations = query_writers.Associations()
     for style in oracle.STYLES:
-        assert oracle.write_query(leaky, 0, style, associations) == ""
+        assert query_writers.write_query(leaky, 0, style, associations) == ""
 
 
 def test_demonstration_is_what_an_episode_would_hold(task, tokenizer):
-    associations = oracle.Associations()
+    associations = query_writers.Associations()
     for _ in range(3):
         associations.add(["born"], ["birthplace"])
         associations.add(["founded", "war"], ["established"])
@@ -133,7 +135,7 @@ def test_the_last_thought_quotes_the_words_before_each_answer(task, tokenizer):
     here = Hit(1, 1, "Tolm Dorvan", "Brad met Tolm Dorvan. Karn Velith was born in Tolm Dorvan.", 1.0)
     library = Library()
     library._one = lambda text: [here if "birthplace" in text else HOUSE]
-    associations = oracle.Associations()
+    associations = query_writers.Associations()
     for _ in range(3):
         associations.add(["born"], ["birthplace"])
         associations.add(["founded", "war"], ["established"])
@@ -154,7 +156,7 @@ def test_the_last_thought_quotes_the_words_before_each_answer(task, tokenizer):
 
 
 def test_a_miss_is_followed_by_another_query_or_rejected(task, tokenizer):
-    associations = oracle.Associations()
+    associations = query_writers.Associations()
     for _ in range(3):
         associations.add(["born"], ["birthplace"])
         associations.add(["founded", "war"], ["established"])
@@ -174,7 +176,7 @@ def test_a_miss_is_followed_by_another_query_or_rejected(task, tokenizer):
 
 
 def test_too_long_is_rejected_and_settings_are_checked(task, tokenizer):
-    associations = oracle.Associations()
+    associations = query_writers.Associations()
     associations.add(["born"], ["birthplace"])
     short = dataclasses.replace(config(insight=1.0), total_tokens=20)
     (outcome,) = oracle.synthesize([task], Library(), tokenizer, associations, short)

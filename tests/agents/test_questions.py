@@ -7,6 +7,7 @@ import pytest
 from masksearch_jax.agents import oracle, questions
 from masksearch_jax.data.records import Task
 from masksearch_jax.retrieval.interface import Hit
+from masksearch_jax.teachers import query_writers
 from masksearch_jax.text import prompt, tags
 from masksearch_jax.text import tokenizer as tokenizer_lib
 
@@ -51,7 +52,7 @@ def outcome(tokenizer, library, task=TASK, attempts=2, **styles):
         styles=styles or {"own": 1.0}, retry=1.0, attempts=attempts, evidence=0, evidence_match=0, hits=1,
         observation_tokens=64, total_tokens=400, seed=0,
     )  # fmt: skip
-    (found,) = questions.synthesize([task], library, tokenizer, oracle.Associations(), cfg)
+    (found,) = questions.synthesize([task], library, tokenizer, query_writers.Associations(), cfg)
     return found
 
 

@@ -8,7 +8,7 @@ import pytest
 from masksearch_jax.agents import lookup, oracle, questions
 from masksearch_jax.data.records import Task
 from masksearch_jax.retrieval.interface import Hit
-from masksearch_jax.teachers import speech
+from masksearch_jax.teachers import query_writers, speech
 from masksearch_jax.text import answers, prompt, tags
 from masksearch_jax.text import tokenizer as tokenizer_lib
 
@@ -78,7 +78,7 @@ def masked(masks):
 def made(tokenizer, task, library, cfg, teach=oracle.synthesize):
     said = prompt.question_prompt(task.text) if task.kind != "ramp" else prompt.ramp_prompt(task.text)
     task = dataclasses.replace(task, prompt=tokenizer.encode(said))
-    (outcome,) = teach([task], library, tokenizer, oracle.Associations(), cfg)
+    (outcome,) = teach([task], library, tokenizer, query_writers.Associations(), cfg)
     return outcome
 
 
@@ -159,7 +159,7 @@ def test_the_rate_of_hits_is_that_of_the_queries_it_asks():
     text = "Tolm (city): Tolm Dorvan met [mask] in Tolm."
     task = dataclasses.replace(masked(1), text=text, title="Tolm (city)", answers=[["Vesh Pirael"]])
     for wording in ("words", "sentences"):
-        assert oracle.hit_rate([task], Noted(), oracle.Associations(), "name", 1, wording) == (0, 1)
+        assert query_writers.hit_rate([task], Noted(), query_writers.Associations(), "name", 1, wording) == (0, 1)
     assert asked[0] != asked[1] == "Tolm (city)"
 
 
