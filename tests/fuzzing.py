@@ -78,8 +78,10 @@ def assert_grows_like_n_log_n(call: Callable[[Any], Any], make: Callable[[int], 
     assert seconds < _TOO_LONG, f"size {size} takes {seconds:.1f} s"
     for factor in (2, 4, 8):
         longer = _cpu_seconds(call, make(size * factor))
-        allowed = seconds * factor * 3
-        assert longer < max(allowed, _MEASURABLE * 2), (
+        allowed = max(seconds * factor * 3, _MEASURABLE * 2)
+        if longer >= allowed:  # once more: a machine short of memory charges its own work to whoever runs
+            longer = min(longer, _cpu_seconds(call, make(size * factor)))
+        assert longer < allowed, (
             f"size {size} takes {seconds:.4f} s, size {size * factor} {longer:.4f} s: more than n log n"
         )
 

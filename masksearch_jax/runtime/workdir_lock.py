@@ -31,6 +31,7 @@ VARIABLE = "MASKSEARCH_LOCKS"  # tokens of the locks that a parent process holds
 _BEAT_SECONDS = 15.0
 # Mounted buckets and NFS may show an old state of a file for a minute.
 _SILENT_SECONDS = 90.0
+_DYING_SECONDS = 10.0  # that a killed process may take to let go of its files
 _UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
 
 _held: set[str] = set()
@@ -86,6 +87,7 @@ def locked(folder: Path, wait_s: float = 0.0) -> Iterator[None]:
 def _acquire(path: Path) -> tuple[TextIO, str] | dict[str, Any] | None:
     """Returns (the open lock, its token); what the lock says of another run that holds it; or None where a parent of
     this process does."""
+    ends = time.monotonic() + _DYING_SECONDS
     while True:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -103,6 +105,10 @@ def _acquire(path: Path) -> tuple[TextIO, str] | dict[str, Any] | None:
         if owner.get("token") in _inherited():
             file.close()
             return None
+        if kernel is False and _is_dead(owner) and time.monotonic() < ends:
+            file.close()  # a killed process lets go of its files when its last thread has ended
+            time.sleep(0.05)
+            continue
         if kernel is False or (owner and not _is_gone(owner, path)):
             file.close()
             return owner
@@ -161,8 +167,7 @@ def _token(path: Path) -> str | None:
 def _is_gone(owner: dict[str, Any], path: Path) -> bool:
     """Whether the holder has ended. Waits for one on another machine to give a sign of life."""
     if owner.get("machine") == _machine():
-        started = _started(owner.get("pid", 0))
-        gone = not started or started != owner.get("started")
+        gone = _is_dead(owner)
     else:
         seen, ends, gone = _sign(path), time.monotonic() + _SILENT_SECONDS, True
         _say(f"{path.parent} was in use by {_described(owner)}; waiting up to {_SILENT_SECONDS:g} s for a sign of it")
@@ -172,6 +177,14 @@ def _is_gone(owner: dict[str, Any], path: Path) -> bool:
     if gone:
         _say(f"{path.parent} was in use by {_described(owner)}, which is gone: this run takes over")
     return gone
+
+
+def _is_dead(owner: dict[str, Any]) -> bool:
+    """Whether the holder is a process of this machine that has ended."""
+    if not owner or owner.get("machine") != _machine():
+        return False
+    started = _started(owner.get("pid", 0))
+    return not started or started != owner.get("started")
 
 
 def _sign(path: Path) -> Any:
