@@ -79,6 +79,7 @@ def test_an_unfinished_turn_shows_it(tok, asked):
     assert one.stop == StopReason.DEADLINE and one.turns[0].text == "<think>\nthe river"
 
 
+@pytest.mark.slow  # it compiles an engine of its own
 def test_the_engine_reads_it_off_the_prompt(world):
     """A policy that writes a word, closes the thought and answers; the same without the tag is invalid."""
     rows = {"*": {"q": 1.0}, "q": {"</think>": 1.0}, "</think>": {"<answer>": 1.0}, "<answer>": {"a": 1.0},
