@@ -89,7 +89,7 @@ class PublishedTokenizer:
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self._tokenizer.encode_special_tokens = True  # as the text that they spell
-        self._pieces = {id: piece for piece, id in self._tokenizer.get_vocab(with_added_tokens=True).items()}
+        self._pieces = tokenizer_errors.pieces_by_id(self._tokenizer.get_vocab(with_added_tokens=True), file)
         self.vocab_size = max(self._pieces) + 1
         self.control = frozenset(
             token.content for token in self._tokenizer.get_added_tokens_decoder().values() if token.special

@@ -22,3 +22,13 @@ def naming(path: Path | str) -> Iterator[None]:
         raise ValueError(
             f"{path} is no tokenizer that can be read ({type(error).__name__}: {error}); download the folder again"
         ) from error
+
+
+def pieces_by_id(vocabulary: dict[str, int], file: Path) -> dict[int, str]:
+    """Return id -> piece. Raise ValueError for two pieces of one id, of which a text would show the wrong one."""
+    pieces: dict[int, str] = {}
+    for piece, id in sorted(vocabulary.items()):
+        if id in pieces:
+            raise ValueError(f"{file}: the pieces {pieces[id]!r} and {piece!r} have one id, {id}; download it again")
+        pieces[id] = piece
+    return pieces

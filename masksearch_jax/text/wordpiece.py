@@ -38,7 +38,9 @@ class WordPiece:
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_length)
         # Ids run from 0 to below it.
-        self.vocab_size = 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+        file = whole if whole.exists() else vocabulary
+        pieces = tokenizer_errors.pieces_by_id(self._tokenizer.get_vocab(with_added_tokens=True), file)
+        self.vocab_size = 1 + max(pieces, default=-1)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Returns token ids for each text, special tokens included, at most `max_length` long."""

@@ -71,6 +71,16 @@ def test_a_damaged_file_is_named(name, change, says, wholes, tmp_path):
         PublishedTokenizer(folder)
 
 
+def test_two_pieces_of_one_id_are_refused(wholes, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(wholes["qwen"][0], folder)
+    content = json.loads((folder / "tokenizer.json").read_text())
+    content["model"]["vocab"][","] = content["model"]["vocab"]["b"]
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"tokenizer.json: the pieces ',' and 'b' have one id, \d+"):
+        PublishedTokenizer(folder)
+
+
 def test_a_template_that_names_no_token_is_no_panic(wholes, tmp_path):
     """The library panics, which no `except Exception` sees, when it meets a special token that its template lacks."""
     folder = tmp_path / "copy"
