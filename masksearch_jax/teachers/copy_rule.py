@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from masksearch_jax.agents import masked_text
 from masksearch_jax.data import records
 from masksearch_jax.retrieval import interface
+from masksearch_jax.teachers import query_writers
 from masksearch_jax.text import answers, tags
 
 # A date, a number, or a run of capitalised words: what a salient span looks like.
@@ -42,13 +43,14 @@ def measure(
 ) -> list[Read]:
     """Search for the title of each RAMP task and read the answers of its masks off what is found, in task order.
 
-    show: the text of an observation, as a policy would see it. The query is the title if the passage names it, else the
-    name nearest to the mask, as the rule-based teacher asks (agents.masked_text.subject_of).
+    show: the text of an observation, as a policy would see it. The query is that of the rule-based teacher: the title
+    if the passage names it, else the name nearest to the mask.
     """
-    probes = [(task, index) for task in tasks for index in range(task.masks)]
+    probes, nothing = [(task, index) for task in tasks for index in range(task.masks)], query_writers.Associations()
+    asked = [query_writers.write_title_query(task, index, "name", nothing) or task.title for task, index in probes]
     queries = [
-        interface.Query(masked_text.subject_of(t.text, t.title, i) or t.title, t.passage_id, t.article_id)
-        for t, i in probes
+        interface.Query(query, task.passage_id, task.article_id)
+        for (task, _), query in zip(probes, asked, strict=True)
     ]
     shown: list[str] = []
     for start in range(0, len(queries), batch):
