@@ -200,6 +200,7 @@ def test_a_step_for_cuda_holds_cudnns_kernels(monkeypatch):
     assert told.count('"mask_type": "CAUSAL"') == 2 and told.count(f'"fmha_scale": {50**-0.5}') == 2
 
 
+@pytest.mark.slow
 def test_a_model_with_local_layers_and_remat():
     """Scanned, recomputed in the backward pass, with softcap: hidden states and gradients of plain attention."""
     cfg = ModelConfig(

@@ -68,6 +68,7 @@ def test_packed_equals_padded(name):
     assert np.isfinite(together).all()
 
 
+@pytest.mark.slow
 def test_remat_policies_give_the_same_gradient():
     cfg = CONFIGS["tiny"]
     params = scattered_params(cfg)

@@ -119,6 +119,7 @@ def test_stays_on_one_cpu_device(made):
     assert devices_of(made._host) == devices_of(made._passages) == {jax.devices("cpu")[0]}
 
 
+@pytest.mark.slow
 def test_passages_over_all_devices_equal_those_of_one(checkpoint, made):
     spread = open_encoder(checkpoint, devices="local")
     assert devices_of(spread._passages) == set(jax.local_devices()) and len(jax.local_devices()) == 8

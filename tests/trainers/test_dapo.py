@@ -37,7 +37,7 @@ def finish(job, params):
         return dapo.run(job.cfg, job.workdir, job.model_cfg, job.mesh, engine, params=params)
 
 
-@pytest.mark.parametrize("staleness", [0, 1])
+@pytest.mark.parametrize("staleness", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_resumed_equals_uninterrupted_bit_for_bit(warm, staleness, monkeypatch):
     job, params = warm
     job.cfg.dapo.update({"staleness": staleness, "tis_cap": 2.0 * staleness})
@@ -79,6 +79,7 @@ def test_iteration_measures_what_it_should(warm):
         assert 0 < row["search/latency_p50_ms"] <= row["search/latency_p99_ms"]
 
 
+@pytest.mark.slow
 def test_sampling_ahead_lags_one_version_and_timing_changes_nothing(warm):
     """Updates run inside the rollouts, whenever these have room; when that is changes no parameter."""
     job, params = warm

@@ -58,6 +58,7 @@ def test_a_diverged_stage_stops_and_goes_on_from_the_good_checkpoint(cfg, ready)
     check_finite(params, "sft")
 
 
+@pytest.mark.slow
 def test_a_short_stage_that_ends_diverged_is_not_finished(cfg, ready):
     cfg.sft.update({"steps": 12, "checkpoint_every": 4, "log_every": 4, "max_without_update": 20})
     cfg.sft.optimizer.update({"learning_rate": 1e30, "adam_learning_rate": 1e30, "warmup": 0, "schedule": "constant"})

@@ -69,6 +69,7 @@ def test_the_set_grows_by_what_each_teacher_adds(page, workdir, accepting, monke
     assert again["rounds"] == content["rounds"]
 
 
+@pytest.mark.slow
 def test_a_language_model_may_judge_what_the_teacher_answers(page, workdir, monkeypatch):
     page.evolve.judge, page.evolve.rounds, page.llm.url = "llm", (((1, 3),),), "http://localhost:9"
     page.llm.model = "any"

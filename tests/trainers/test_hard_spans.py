@@ -74,6 +74,7 @@ def test_a_folder_that_holds_no_checkpoint_is_refused(tmp_path):
         hard_spans.of_checkpoint(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_stage_scores_as_its_logits_do(cfg, workdir):
     cfg.job, cfg.sft.steps = "sft", 2
     cfg.sft.checkpoint_every = cfg.sft.optimizer.total_steps = 2

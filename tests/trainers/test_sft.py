@@ -112,6 +112,7 @@ def _step(model_cfg, mesh, micro_batches, batch):
     return jax.device_get(state.params), {k: float(a) / max(float(b), 1) for k, (a, b) in sums.items()}
 
 
+@pytest.mark.slow
 def test_meshes_and_micro_batches_change_nothing(cfg, workdir):
     model_cfg = Job(cfg, workdir).model_cfg
     batch = _batch(model_cfg)
@@ -123,6 +124,7 @@ def test_meshes_and_micro_batches_change_nothing(cfg, workdir):
         assert np.isclose(sums["loss"], other_sums["loss"], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_bfloat16_compute_trains_float32_masters(cfg, workdir):
     """As a recipe says it: bfloat16 activations, layers recomputed, two micro-batches; the page alone says so."""
     mesh, loss = sharding.make_mesh(1, 1, 1), {}
