@@ -74,6 +74,7 @@ def test_the_first_blocks_are_a_cache_of_their_own():
         kv.split(cache, 25)
 
 
+@pytest.mark.slow
 def test_sharded_decode_equals_unsharded():
     cfg = CONFIGS["qwen3"]  # its one key-value head is replicated over the tensor axis
     params = scattered_params(cfg)

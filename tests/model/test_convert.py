@@ -66,6 +66,7 @@ def test_layouts_hold_the_same_numbers(shape, tmp_path, monkeypatch):
         assert layout["down"] == jax.P(None, "tensor", "fsdp")
 
 
+@pytest.mark.slow
 def test_half_precision_files_and_bfloat16_parameters(tmp_path):
     folder = published.write(tmp_path / "hf", "qwen2", dtype=jnp.bfloat16)
     cfg, params = convert.load_pretrained(folder, one_device(), param_dtype="bfloat16", dtype="bfloat16")

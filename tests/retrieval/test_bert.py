@@ -84,6 +84,7 @@ def test_prefixes_and_max_length(checkpoint, made):
     )
 
 
+@pytest.mark.slow
 def test_a_row_does_not_depend_on_its_batch(made):
     words = "the cat sat on mat dog a ran and".split()
     texts = [" ".join(words[(i * j) % 9] for j in range(1, 1 + i % 50)) for i in range(1, 60)]

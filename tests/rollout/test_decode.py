@@ -187,6 +187,7 @@ def test_prefill_admit_append_equal_one_extend(world, mixed_rows, prepared):
             np.testing.assert_allclose(cache.last_key[0][slot], expected.last_key[0][slot], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_shards_append_to_their_own_slots_and_move_no_cache(world, mixed_rows):
     """The same cache as on one device; and no program of the mesh sends more between devices than a few numbers."""
     params, rng = world.params(mixed_rows), np.random.default_rng(0)

@@ -154,6 +154,7 @@ def test_only_the_policys_own_tokens_teach(cfg, workdir):
     assert_equal(*grads)
 
 
+@pytest.mark.slow
 def test_packed_equals_one_sequence_a_row(cfg, workdir):
     """Two sequences in a row give the loss and gradient of the same two in rows of their own."""
     model_cfg = Job(cfg, workdir).model_cfg
