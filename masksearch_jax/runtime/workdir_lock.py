@@ -93,6 +93,11 @@ def _acquire(path: Path) -> tuple[TextIO, str] | dict[str, Any] | None:
             path.parent.mkdir(parents=True, exist_ok=True)
             file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+", encoding="utf-8")
         except OSError as error:
+            # Another run that ends removes its empty folder: it may go between two of these calls.
+            going = isinstance(error, FileExistsError | FileNotFoundError) and not path.parent.is_file()
+            if going and time.monotonic() < ends:
+                time.sleep(0.05)
+                continue
             raise ValueError(
                 f"{path} cannot be written ({error.strerror or error}); a run needs a folder that it can write to: "
                 "take another --workdir"
