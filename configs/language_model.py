@@ -2,7 +2,7 @@
 
 Command:  bash launch/language_model.sh                     fetches SmolLM2-135M-Instruct, then the line below
           python -m masksearch_jax.experiment --config=configs/language_model.py --workdir=W
-          .. --config=configs/language_model.py:short       in 40 minutes: does form and finding rise?
+          .. --config=configs/language_model.py:short       few steps: do form and finding rise?
           .. --config=configs/language_model.py:proof --config.seed=S --workdir=W/seed_S     the evidence, a seed a call
           .. --config=configs/language_model.py:rl          DAPO straight from the instruct model
           .. --config=configs/language_model.py:evolve      one round of self-evolving distillation
@@ -102,7 +102,6 @@ def _training(config: ConfigDict) -> None:
 
 def _short(config: ConfigDict) -> None:
     config.sft.steps = config.sft.optimizer.total_steps = 24
-    config.dapo.iterations = 1
     config.policies = ("untrained", "sft")
     config.evaluate.episodes["1"], config.evaluate.benchmarks.hotpotqa = 64, 24
 

