@@ -50,9 +50,9 @@ def _data(config: ConfigDict) -> None:
     prepare = config.prepare
     prepare.tokenizer_dir = config.get_ref("pretrained")
     prepare.passages.update({"words": 60, "minimum": 15})
-    # The system message says what the tags mean, the message of the user what is wanted.
+    # The system message says what the tags mean, the message of the user what is wanted: in a question too, a mask.
     prepare.tasks.update({"titles": True, "epochs": 4, "chat": "auto", "system": "default"})
-    prepare.tasks.update({"instruction": "short", "question_instruction": "short"})
+    prepare.tasks.update({"instruction": "clues", "question_instruction": "clues"})
     prepare.tasks.span_weights.update({"date": 0.25, "number": 0.25})
     if real:
         prepare.dump, prepare.search_only = str(folder / _CORPUS), str(folder / _ARTICLES)
@@ -80,28 +80,29 @@ def _episodes(config: ConfigDict) -> None:
 
 
 def _training(config: ConfigDict) -> None:
-    config.synthesize.update({"wording": "sentences", "retry": 1.0, "association_tasks": 0, "probe_tasks": 200})
+    config.synthesize.update({"wording": "cloze", "retry": 1.0, "association_tasks": 0, "probe_tasks": 200})
     config.synthesize.styles.update({"name": 0.9, "own": 0.1, "insight": 0.0})
     config.synthesize.examples.update({"ramp_1": 1500, "ramp_2": 0, "ramp_3": 0, "ramp_4": 0})
     config.sft.update({
-        "steps": 80, "rows": 4, "row_length": 768, "augment": False, "eval_every": 0, "log_every": 1,
-        "checkpoint_every": 10, "curriculum": ((None, ((1, 1.0),)),),
+        # A demonstration has 420 tokens, so that a row holds two.
+        "steps": 150, "rows": 2, "row_length": 1024, "augment": False, "eval_every": 0, "log_every": 1,
+        "checkpoint_every": 15, "curriculum": ((None, ((1, 1.0),)),),
     })  # fmt: skip
     config.sft.optimizer.update({
-        "kind": "adamw", "learning_rate": 2e-4, "warmup": 5, "total_steps": 80, "weight_decay": 0.01,
+        "kind": "adamw", "learning_rate": 2e-4, "warmup": 10, "total_steps": 150, "weight_decay": 0.01,
     })  # fmt: skip
     config.dapo.update({
-        "iterations": 10, "prompts": 8, "group_size": 8, "groups": 8, "max_generations": 1, "minibatches": 1,
+        "iterations": 12, "prompts": 8, "group_size": 8, "groups": 8, "max_generations": 1, "minibatches": 2,
         "augment": False, "eval_every": 0, "checkpoint_every": 1, "show_every": 1,
-        "curriculum": ((None, ((1, 1.0),)),), "row_lengths": (768,), "rows": 4, "micro_batches": (4, 8, 16),
+        "curriculum": ((None, ((1, 1.0),)),), "row_lengths": (1024,), "rows": 2, "micro_batches": (4, 8, 16),
         "old_logprobs": "sampler",  # which computes as the trainer does, in float32
     })  # fmt: skip
     config.dapo.reward.update({"overlong_limit": 224, "overlong_cache": 64})
-    config.dapo.optimizer.update({"kind": "adamw", "learning_rate": 1e-5, "warmup": 2})
+    config.dapo.optimizer.update({"kind": "adamw", "learning_rate": 3e-5, "warmup": 2})
 
 
 def _short(config: ConfigDict) -> None:
-    config.sft.steps = config.sft.optimizer.total_steps = 24
+    config.sft.steps = config.sft.optimizer.total_steps = 40
     config.policies = ("untrained", "sft")
     config.evaluate.episodes["1"], config.evaluate.benchmarks.hotpotqa = 64, 24
 

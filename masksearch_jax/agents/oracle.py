@@ -228,8 +228,8 @@ class _Masks(Transcript):
         super().__init__(task, cfg, tokenizer)
         self._associations, self._open, self._failed = associations, list(range(task.masks)), False
         if self._speech:
-            text, spans = task.text.removeprefix(f"{task.title}: "), zip(task.span_kinds, task.answers, strict=True)
-            self._gaps = [gaps.gap_of(text, i, kind, golds[0]) for i, (kind, golds) in enumerate(spans)]
+            spans = enumerate(zip(task.span_kinds, task.answers, strict=True))
+            self._gaps = [gaps.gap_of(task.text, i, kind, golds[0], task.title) for i, (kind, golds) in spans]
 
     @property
     def solved(self) -> bool:

@@ -12,12 +12,14 @@ Every preprocessor takes and returns a dataset. Those between `to_batches` and `
 ragged [B, (n)] span features: TensorFlow and SentencePiece are 2-3 times faster on batches than on single passages.
 """
 
+import itertools
+import re
 from collections.abc import Callable, Mapping
 
 import seqio
 import tensorflow as tf
 
-from masksearch_jax.text import instructions, tags
+from masksearch_jax.text import clues, instructions, tags
 from masksearch_jax.text.chat_template import ChatTemplate
 
 _BATCH = 256
@@ -49,6 +51,13 @@ FEATURES = {
 
 # Blank space as Python's str.strip has it, for TensorFlow's regular expressions.
 _BLANK = "[" + "".join(rf"\x{{{code:x}}}" for code in range(0x3001) if chr(code).isspace()) + "]+"
+# All of a text, its last or first words as the group: what text.clues cuts out.
+_BLANK_OF_WORDS = r"[ \t\n\f\r]"
+_WORD = r"[^ \t\n\f\r]+"
+_BEFORE = rf"(?s)\A.*?((?:{_WORD}{_BLANK_OF_WORDS}*){{0,{clues.BEFORE}}})\z"
+_START = rf"(?s)\A[{re.escape(clues.REST)}]*(.*)\z"
+_SENTENCE = rf"(?s)\A(.*?[.!?])(?:{_BLANK_OF_WORDS}.*)?\z"
+_AFTER = rf"(?s)\A((?:{_BLANK_OF_WORDS}*{_WORD}){{0,{clues.AFTER}}}).*\z"
 _SHOWN = ("text", "masked")
 _KEPT = ("id", "article_id", "epoch", "title", "split", "text")
 
@@ -184,7 +193,7 @@ def word(instruction: str, answer_form: str, template: ChatTemplate, place: str 
             content = example["text"]
         else:
             content = tf.strings.reduce_join(example["answers"], axis=1, separator=tags.SPAN_SEPARATOR + " ")
-        inputs = _message(template, tf.strings.join([before, example["masked"], after]))
+        inputs = _message(template, tf.strings.join(_around(before, example["masked"], after, example["masked"])))
         return {**example, "inputs": inputs, "targets": tf.strings.join([opening, " ", content, closing])}
 
     return _over(batch)
@@ -199,7 +208,8 @@ def word_question(
     before, after = instructions.around(instruction, place)
 
     def batch(example: Features) -> Features:
-        inputs = _message(template, tf.strings.join([before, example["question"], after]))
+        asked = tf.strings.join([example["question"], " ", clues.asked(instruction)])
+        inputs = _message(template, tf.strings.join(_around(before, example["question"], after, asked)))
         if every:
             gold = tf.strings.reduce_join(example["answers"], axis=1, separator=tags.SPAN_SEPARATOR + " ")
         else:
@@ -207,6 +217,33 @@ def word_question(
         return {**example, "inputs": inputs, "targets": tf.strings.join([opening, " ", gold, closing])}
 
     return _over(batch)
+
+
+def clues_of(masked: tf.Tensor) -> tf.Tensor:
+    """The words around the masks of each text [B] as one string, as text.clues has them."""
+    parts = tf.strings.split(masked, tags.MASK)  # ragged [B, masks + 1]
+    before, after = _cut(_cut(parts[:, :-1], _BEFORE), _START), _cut(_cut(parts[:, 1:], _AFTER), _SENTENCE)
+
+    def joined(left: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
+        return tf.strings.join(['"', left, tags.MASK, right, '"'])
+
+    around = tf.ragged.map_flat_values(joined, before, after)
+    return tf.strings.reduce_join(around, axis=1, separator=clues.SEPARATOR)
+
+
+def _cut(texts: tf.RaggedTensor, pattern: str) -> tf.RaggedTensor:
+    """The group of a pattern that matches all of a text, or the text itself where it does not."""
+    return tf.ragged.map_flat_values(tf.strings.regex_replace, texts, pattern, r"\1")
+
+
+def _around(before: str, body: tf.Tensor, after: str, masked: tf.Tensor) -> list[tf.Tensor | str]:
+    """What makes up a message: `before`, `body` and `after`, with the clues of `masked` in place of '{clues}'."""
+
+    def parts(text: str) -> list[tf.Tensor | str]:
+        first, *others = text.split(clues.PLACEHOLDER)
+        return [first, *itertools.chain.from_iterable((clues_of(masked), part) for part in others)]
+
+    return [*parts(before), body, *parts(after)]
 
 
 def _message(template: ChatTemplate, text: tf.Tensor) -> tf.Tensor:

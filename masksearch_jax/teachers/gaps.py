@@ -9,7 +9,7 @@ import dataclasses
 import re
 
 from masksearch_jax.teachers import sentences
-from masksearch_jax.text import tags
+from masksearch_jax.text import clues, tags
 
 _MONTH = (
     "(?:January|February|March|April|May|June|July|August|September|October|November|December"
@@ -49,11 +49,12 @@ _PLACE = re.compile(
 @dataclasses.dataclass(frozen=True)
 class Gap:
     """noun: what is missing, without its article. before, after: what stands on both sides of the mask, to the ends of
-    its sentence or to the next mask."""
+    its sentence or to the next mask. lead: the last words before the mask (text/clues.py), of earlier sentences too."""
 
     noun: str
     before: str
     after: str
+    lead: str = ""
 
     @property
     def a_noun(self) -> str:
@@ -75,14 +76,16 @@ def with_article(noun: str) -> str:
     return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
-def gap_of(text: str, index: int, kind: str, answer: str) -> Gap:
-    """Return the gap of mask number `index` (from 0) of `text`. kind, answer: the kind of its span, and the span."""
+def gap_of(text: str, index: int, kind: str, answer: str, title: str = "") -> Gap:
+    """Return the gap of mask number `index` (from 0) of `text`. kind, answer: the kind of its span, and the span.
+    title: if the text begins with it and a colon, they are words of the lead and of no sentence."""
     parts = text.split(tags.MASK)
     # Both sides end at a neighbouring mask, so that a clue holds one mask.
     before, after = tags.neutralise(parts[index]), tags.neutralise(parts[index + 1])
+    lead, before = clues.leads(f"{before}{tags.MASK}")[0], before.removeprefix(f"{tags.neutralise(title)}: ")
     before = sentences.last(before)
     after = sentences.first(after)
-    return Gap(noun_of(kind, answer, before, after), before, after)
+    return Gap(noun_of(kind, answer, before, after), before, after, lead)
 
 
 def noun_of(kind: str, answer: str, before: str = "", after: str = "") -> str:

@@ -3,10 +3,12 @@
 Enters: gaps (teachers/gaps.py), queries, quotations (teachers/quotes.py). Leaves: drafts of thoughts. A draft is a
 function of a share: 1.0 gives all of it, less gives shorter clues and quotations, so that a turn can be made to fit.
 
-Two styles, for a policy that is a language model; the third, 'words', is that of agents/oracle.py, for a policy that
+Three styles, for a policy that is a language model; a fourth, 'words', is that of agents/oracle.py, for a policy that
 can only copy.
   sentences  short sentences in several wordings, drawn for each task
   brief      one wording, a clue and a noun, and half as long a quotation: two thirds of the tokens
+  cloze      no clue and no quotation: after reading, the words before the mask once more (text/clues.py), and the
+             answer as their continuation, which is what a language model was trained to find. Half of the tokens
 Every wording holds for any clue: a clue or a quotation stands in quotation marks, a noun has its own article.
 """
 
@@ -17,8 +19,9 @@ import numpy as np
 
 from masksearch_jax.teachers.gaps import Gap, with_article
 from masksearch_jax.teachers.quotes import Quote
+from masksearch_jax.text import clues
 
-STYLES = ("words", "brief", "sentences")
+STYLES = ("words", "brief", "sentences", "cloze")
 Draft = Callable[[float], str]
 
 _ORDINALS = ("first", "second", "third", "fourth")
@@ -37,6 +40,7 @@ _ONE_OF_SEVERAL = (
     'The {ordinal} gap, in "{clue}", is {a_noun}. {rest}I look up {query}.',
     'The {ordinal} gap is {a_noun}, in "{clue}". {rest}I search for {query}.',
 )
+_CLOZE_GAP = "The {ordinal}gap is {a_noun}. I look up {query}."
 _MISS = (
     "This does not say it. I search for {query} instead.",
     "Nothing here fills the gap. I try {query}.",
@@ -73,7 +77,8 @@ class Speech:
     def __init__(self, style: str, rng: np.random.Generator, clue_words: int, quote_words: int):
         if style not in STYLES[1:]:
             raise ValueError(f"style={style!r} is none of {STYLES[1:]}")
-        self._brief, self._rng, self._clue_words, self._quote_words = style == "brief", rng, clue_words, quote_words
+        self._brief, self._cloze = style == "brief", style == "cloze"
+        self._rng, self._clue_words, self._quote_words = rng, clue_words, quote_words
 
     # --- masked passages ---------------------------------------------------------------------------------------------
 
@@ -82,6 +87,9 @@ class Speech:
         if self._brief:
             return lambda share: "; ".join(self._brief_goal(gaps[i], share) for i in remaining) + "."
         gap = gaps[remaining[0]]
+        if self._cloze:
+            ordinal = f"{_ordinal(remaining[0], len(gaps))} " if len(gaps) > 1 else ""
+            return lambda share: _CLOZE_GAP.format(ordinal=ordinal, a_noun=gap.a_noun, query=query)
         if len(gaps) == 1:
             wording = self._one_of(_ONE_GAP)
             return lambda share: wording.format(clue=self._clue(gap, share), a_noun=gap.a_noun, query=query)
@@ -105,6 +113,8 @@ class Speech:
 
     def reading(self, gaps: Sequence[Gap], index: int, quote: Quote, answer: str) -> Draft:
         """The quotation that fills gap `index`, and what follows from it."""
+        if self._cloze:
+            return lambda share: _stopped(f"{clues.shortened(gaps[index].lead, share)}{answer}")
         if self._brief:
             return lambda share: _stopped(f'"{quote.around(self._quoted_words(share) // 2)}": {answer}')
         wording = self._one_of(_READ if len(gaps) == 1 else _READ_ONE_OF_SEVERAL)

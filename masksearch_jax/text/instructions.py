@@ -2,10 +2,13 @@
 
 Enters: the value of `prepare.tasks.instruction`, `.question_instruction` or `.system`. Leaves: the text. 'default' of
 an instruction says all, the task and the protocol: what the tags mean, when to search, what an answer looks like.
-'short' says the task alone, for a chat template whose system message ('default' of `system`) says the protocol. Any
-other value is the text itself. Each token of these is paid in every episode: with SmolLM2's tokenizer the defaults
-have 51, 51 and 46 tokens.
+'short' says the task alone, for a chat template whose system message ('default' of `system`) says the protocol, and
+'clues' says it with the words around each mask once more (text/clues.py), so that a small model sees which words it
+has to continue. Any other value is the text itself, where '{clues}' stands for these words. Each token of these is
+paid in every episode: with SmolLM2's tokenizer the defaults have 51, 51 and 46 tokens.
 """
+
+from masksearch_jax.text import clues
 
 _PROTOCOL = (
     "Search before you answer: write <think> thoughts</think><search> what to look up</search> and read what it finds. "
@@ -15,8 +18,16 @@ _FILL = "Fill in each [mask]."
 _REPLY = "Answer the question in a few words."
 
 NAMED = {
-    "instruction": {"default": f"{_FILL} {_PROTOCOL.format(answer='first; second')}", "short": _FILL},
-    "question_instruction": {"default": f"{_REPLY} {_PROTOCOL.format(answer='answer')}", "short": _REPLY},
+    "instruction": {
+        "default": f"{_FILL} {_PROTOCOL.format(answer='first; second')}",
+        "short": _FILL,
+        "clues": f"Fill in {clues.PLACEHOLDER}.",
+    },
+    "question_instruction": {
+        "default": f"{_REPLY} {_PROTOCOL.format(answer='answer')}",
+        "short": _REPLY,
+        "clues": f"The answer is [mask]. Fill in {clues.PLACEHOLDER}.",  # as a masked passage
+    },
     "system": {"default": _PROTOCOL.format(answer="answer; next answer")},
 }
 # Where an instruction stands: after the passage or question, or before it with an empty line between.

@@ -18,7 +18,7 @@ import re
 from collections.abc import Sequence
 from typing import Protocol
 
-from masksearch_jax.text import instructions, stops, tags
+from masksearch_jax.text import clues, instructions, stops, tags
 
 # Short on purpose: each word costs a small vocabulary several tokens of the episode's budget.
 NOTHING_FOUND = "nothing found"
@@ -70,12 +70,14 @@ def ramp_prompt(masked_text: str, instruction: str = "", place: str = "after") -
 
     Masks survive; any other tag that the passage happens to contain is neutralised.
     """
-    return f" {placed(tags.neutralise_all_but_masks(masked_text), instruction, place)}"
+    body = tags.neutralise_all_but_masks(masked_text)
+    return f" {placed(body, clues.filled_in(instruction, body), place)}"
 
 
 def question_prompt(question: str, instruction: str = "", place: str = "after") -> str:
     """Returns the prompt of a question: one space, the question, the instruction if there is one, as `ramp_prompt`."""
-    return f" {placed(tags.neutralise(question), instruction, place)}"
+    body = tags.neutralise(question)
+    return f" {placed(body, clues.filled_in(instruction, f'{body} {clues.asked(instruction)}'), place)}"
 
 
 def placed(body: str, instruction: str, place: str) -> str:

@@ -17,7 +17,7 @@ from masksearch_jax import job as job_lib
 from masksearch_jax.data import records
 from masksearch_jax.data.curriculum import level_name
 from masksearch_jax.runtime import json_files
-from masksearch_jax.text import prompt, question_examples, tags
+from masksearch_jax.text import clues, prompt, question_examples, tags
 from masksearch_jax.text.chat_template import ChatTemplate, open_chat_template
 from masksearch_jax.text.interface import Tokenizer
 
@@ -127,7 +127,9 @@ class Wording:
         masked = _is_masked(task)
         text = tags.neutralise_all_but_masks(task.text) if masked else tags.neutralise(task.text)
         body = "".join(f"Example: {one}\n\n" for one in shown) + f"Now: {text}"
-        said = prompt.placed(body, self.instruction if masked else self.question_instruction, self.place)
+        said = self.instruction if masked else self.question_instruction
+        said = clues.filled_in(said, text if masked else f"{text} {clues.asked(said)}")
+        said = prompt.placed(body, said, self.place)
         return dataclasses.replace(task, prompt=self.template.encode(self.tokenizer, said))
 
 

@@ -3,12 +3,15 @@
 import dataclasses
 import re
 
+import numpy as np
 import pytest
 
 from masksearch_jax.agents import lookup, oracle, questions
 from masksearch_jax.data.records import Task
 from masksearch_jax.retrieval.interface import Hit
 from masksearch_jax.teachers import query_writers, speech
+from masksearch_jax.teachers.gaps import Gap
+from masksearch_jax.teachers.quotes import Quote
 from masksearch_jax.text import answers, prompt, tags
 from masksearch_jax.text import tokenizer as tokenizer_lib
 
@@ -104,6 +107,20 @@ def test_one_mask_is_named_searched_quoted_and_answered(tokenizer, wording):
     assert (wording == "brief") == (len(plan) < 90)
 
 
+def test_a_cloze_goes_on_from_the_words_before_the_mask(tokenizer):
+    (plan, _), _, (answer, _) = turns(tokenizer, made(tokenizer, masked(1), Library(), config("cloze")).demonstration)
+    assert plan == "<think> The gap is a place. I look up Karn Velith.</think><search> Karn Velith</search>"
+    lead = "Karn Velith: Karn Velith was born in the city of"
+    assert answer == f"<think> {lead} Tolm Dorvan.</think><answer> Tolm Dorvan</answer>"
+    three = made(tokenizer, TASK, Library(), config("cloze")).demonstration
+    own = [text for text, own in turns(tokenizer, three) if own]
+    assert "The first gap is a place." in own[0] and f"{lead} Tolm Dorvan. The second gap is a year." in own[1]
+    assert "In the year 1523. she founded the house of Vesh Pirael.<" in own[2]
+    teacher = speech.Speech("cloze", np.random.default_rng(0), clue_words=1, quote_words=1)
+    gap, quote = Gap("place", "", "", lead="born in the city of "), Quote("Karn", 0, 1, 1)
+    assert teacher.reading([gap], 0, quote, "Tolm")(0.4) == "city of Tolm."  # made to fit a turn
+
+
 def test_several_masks_are_planned_and_read_one_after_the_other(tokenizer):
     one = made(tokenizer, TASK, Library(), config()).demonstration
     said = turns(tokenizer, one)
@@ -115,7 +132,7 @@ def test_several_masks_are_planned_and_read_one_after_the_other(tokenizer):
     assert prompt.parse_turn(last).content == "; ".join(GOLDS)
 
 
-@pytest.mark.parametrize("wording", ["sentences", "brief"])
+@pytest.mark.parametrize("wording", speech.STYLES[1:])
 @pytest.mark.parametrize("masks", [1, 3])
 def test_no_turn_says_an_answer_before_it_was_read(tokenizer, wording, masks):
     for seed in range(12):

@@ -143,6 +143,10 @@ def test_forms_and_instruction(prepared):
         for example in examples(prepared, "ramp_2", "test")[:10]:
             text = prompt.ramp_prompt(example["masked"].decode(), "Fill the masks.", "before")
             assert text.startswith(" Fill the masks.\n\n") and example["inputs"].tolist() == tokenizer.encode(text)
+        tasks.register(prepared, instruction="Fill in {clues}.", titles=True)
+        for example in examples(prepared, "ramp_2", "test")[:10]:
+            text = prompt.ramp_prompt(example["masked"].decode(), "Fill in {clues}.")
+            assert text.count("[mask]") == 4 and example["inputs"].tolist() == tokenizer.encode(text)
         tasks.register(prepared, span_weights={"date": 0.0})
         assert not any(b"date" in example["answer_kinds"] for example in examples(prepared, "ramp_2"))
     finally:

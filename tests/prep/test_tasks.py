@@ -67,6 +67,16 @@ def test_vocabulary_and_questions(prepared):
     assert example["inputs"].tolist() == tokenizer.encode(text)
     assert tokenizer.decode(example["targets"]) == "<answer> São Velith</answer>"
     assert "train" not in task.splits
+    said = "It is [mask]. Fill in {clues}."
+    try:
+        tasks.register(prepared, question_instruction=said)
+        dataset = seqio.get_mixture_or_task("qa").get_dataset(sequence_length=None, split="test", shuffle=False)
+        (example,) = dataset.as_numpy_iterator()
+        text = prompt.question_prompt("Where was Karv born?", said)
+        assert text.endswith('Fill in "Where was Karv born? It is [mask].".')
+        assert example["inputs"].tolist() == tokenizer.encode(text)
+    finally:
+        tasks.register(prepared)
 
 
 def test_feature_converter_takes_the_tasks():
