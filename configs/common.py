@@ -179,7 +179,8 @@ def synthesize(strong: bool = False) -> ConfigDict:
         "evidence": 0,
         "evidence_match": 0,
         # words: the thoughts above, for a policy that can only copy. For a language model: sentences | brief, which say
-        # what is missing, then quote what was read, and have no use for `evidence`; a turn fits episode.turn_tokens.
+        # what is missing, then quote what was read | cloze, which goes on from the words before the mask. These have
+        # no use for `evidence`; a turn fits episode.turn_tokens.
         "wording": "words",
         "speech": ConfigDict({
             "clue_words": 4,  # that a clue shows on each side of its mask
@@ -198,6 +199,7 @@ def synthesize(strong: bool = False) -> ConfigDict:
             "judge": "rules",  # rules (token recall) | llm | both
             "judge_recall": 1.0,  # what the rules want of each answer
             "workers": 16,  # tasks at a time
+            "tasks": 0,  # most tasks that are tried for each kind of example; 0: until there are enough
         }),
         # Chatml trajectories, one a line; the least response_acc that is taken.
         "official": ConfigDict({"file": "", "accuracy": 1.0}),

@@ -35,6 +35,7 @@ def get_config(arg: str = ""):
         "judging": ConfigDict({"timeout_s": 20.0, "retries": 2, "attempts": 2}),  # each verdict of the llm
         "temperature": 1.0,
         "steps": 300,  # of SFT in each round, on the whole set, from the policy before
+        "control": False,  # trains the policy of the round before as long on its own set, too
         "learning_rate_scale": 0.5,  # against the page's SFT, whose schedule each round runs through
     })
     config.evaluate.episodes.update({"1": 600, "2": 300, "3": 200, "4": 200, "qa": 0})

@@ -7,6 +7,7 @@ Command:  bash launch/language_model.sh                     fetches SmolLM2-135M
           .. --config=configs/language_model.py:rl          DAPO straight from the instruct model
           .. --config=configs/language_model.py:evolve      one round of self-evolving distillation
           .. --config.pretrained=FOLDER                     any published folder; --config.prepare.dump=FILE any dump
+          python -m masksearch_jax.synthesize --config=configs/language_model.py:agents --workdir=W     after prepare
           python -m masksearch_jax.compile --config=configs/language_model.py:qwen2.5-1.5b    for v6e-8
 Hardware: two CPU cores and 16 GB; a GPU as it is; qwen2.5-1.5b a v6e-8.
 Expect:   docs/language_model.md.
@@ -120,7 +121,7 @@ def _rl(config: ConfigDict) -> None:
 def _evolve(config: ConfigDict) -> None:
     config.line, config.job = "evolve", "sft"
     config.evolve = evolve.get_config().evolve
-    config.evolve.update({"rounds": (((1, 600),),), "steps": 40})
+    config.evolve.update({"rounds": (((1, 600),),), "steps": 40, "control": True})
 
 
 def _qwen(config: ConfigDict) -> None:
@@ -136,4 +137,15 @@ def _qwen(config: ConfigDict) -> None:
     config.model = ConfigDict(model)
 
 
-_VARIANTS = {"short": _short, "proof": _proof, "rl": _rl, "evolve": _evolve, "qwen2.5-1.5b": _qwen}
+def _agents(config: ConfigDict) -> None:
+    """The paper's planner, rewriter, observer and judge, played by the model itself, in place of the rules."""
+    config.synthesize.update({"teacher": "agents"})
+    config.synthesize.agents.update({"judge": "both", "passages": 2, "workers": 32, "tasks": 64})
+    config.synthesize.examples.ramp_1 = 64
+    config.llm.update({"model": config.get_ref("pretrained"), "max_tokens": 96, "total_tokens": 1024})
+    config.llm.concurrency = 32
+
+
+_VARIANTS = {
+    "short": _short, "proof": _proof, "rl": _rl, "evolve": _evolve, "agents": _agents, "qwen2.5-1.5b": _qwen,
+}  # fmt: skip

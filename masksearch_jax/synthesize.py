@@ -13,6 +13,7 @@ also as official chatml records); a file of official trajectories.
 """
 
 import functools
+import itertools
 import json
 import time
 from collections import Counter
@@ -68,12 +69,14 @@ def settings(cfg: Any) -> dict[str, Any]:
     `deciding`."""
     wanted, model = cfg.synthesize.to_dict(), {}
     del wanted["agents"]["workers"]
+    if not wanted["agents"].get("tasks"):  # of which older demonstrations do not say a word
+        wanted["agents"].pop("tasks", None)
     if wanted["teacher"] == "agents":
         model = {"llm": language_model.deciding(cfg.llm)}
     read = TEACHERS[wanted["teacher"]]
     for name in {name for names in TEACHERS.values() for name in names if name not in read}:
         del wanted[name]
-    for name in ("evidence", "evidence_match"):  # of which older demonstrations do not say a word
+    for name in ("evidence", "evidence_match"):  # as above
         if not wanted.get(name):
             wanted.pop(name, None)
     if wanted.get("wording") == "words":
@@ -145,10 +148,11 @@ def _run_agents(cfg: Any, workdir: Path, searcher: interface.Searcher, client: C
         chosen.judge_recall,
     )
     manifest: dict[str, Any] = {"settings": settings(cfg), "levels": {}}
-    # All that a line of the journal depends on. More examples may be asked for later, and a server may move.
+    asked = manifest["settings"]["synthesize"]["agents"]
+    # All that a line of the journal depends on. More examples or tasks may be asked for later, and a server may move.
     fixed = {name: value for name, value in manifest["settings"].items() if name not in ("synthesize", "search")}
     fixed |= {
-        "agents": manifest["settings"]["synthesize"]["agents"],
+        "agents": {name: value for name, value in asked.items() if name != "tasks"},
         "hits": cfg.search.hits,
         "index": searcher.fingerprint,
         "tokenizer": teacher.tokenizer.fingerprint,
@@ -159,7 +163,8 @@ def _run_agents(cfg: Any, workdir: Path, searcher: interface.Searcher, client: C
         journal = Journal(target / "agents", name, fixed)
         try:
             with metrics.progress_bar(count, f"synthesize {name}") as bar:
-                lines = synthesis.run(_tasks(workdir, level_of(name)), count, teacher, journal, chosen.workers, bar)
+                tasks = itertools.islice(_tasks(workdir, level_of(name)), chosen.tasks or None)
+                lines = synthesis.run(tasks, count, teacher, journal, chosen.workers, bar)
         finally:
             journal.close()
         if not lines:

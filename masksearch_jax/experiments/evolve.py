@@ -2,10 +2,12 @@
 
 Round 0 trains the first teacher on the demonstrations of the page's teacher (`cfg.synthesize`). In round n the policy
 of round n - 1 tries the tasks that `cfg.evolve.rounds` names, what agents/distill.py accepts joins the set, and SFT on
-the whole set goes on from that policy. Every round is scored on held-out tasks.
+the whole set goes on from that policy. Every round is scored on held-out tasks. With `cfg.evolve.control` the
+policy of round n - 1 is also trained as long on the set as it was: the difference is what new demonstrations add.
 
-Leaves: W/demonstrations, W/sft (round 0), W/round_<n>/ with demonstrations/, sft/, evaluate/ and report.json, and
-W/report.json. Killed at any moment and started again with the same line, it goes on with the first thing not finished.
+Leaves: W/demonstrations, W/sft (round 0), W/round_<n>/ with demonstrations/, sft/, evaluate/ and report.json, the same
+without demonstrations of its own in W/round_<n>_control/, and W/report.json.
+Killed at any moment and started again with the same line, it goes on with the first thing not finished.
 """
 
 import collections
@@ -49,8 +51,13 @@ def run(cfg: Any, workdir: Path) -> dict[str, Any]:
     judging, teaching = job.engine(cfg.evaluate.index), job.engine("train", cfg.evolve.temperature)
     with clock("evaluate"):
         rounds = [_first(job, scored(job, params, judging))]
-    set_so_far = _demonstrations(workdir)
+    set_so_far, before = _demonstrations(workdir), job
     for number in range(1, len(cfg.evolve.rounds) + 1):
+        control = {}
+        if cfg.evolve.control:
+            with clock(f"round_{number}/control"):
+                folder = shared_workdir(workdir / f"round_{number}_control", before.workdir, "demonstrations")
+                control = {"control": _longer(job_lib.Job(_settings(cfg, number), folder), before, set_so_far, judging)}
         later = job_lib.Job(_settings(cfg, number), shared_workdir(workdir / f"round_{number}", workdir))
         with clock(f"round_{number}/demonstrate"):
             made = demonstrate(later, number, teaching, params, set_so_far)
@@ -59,12 +66,24 @@ def run(cfg: Any, workdir: Path) -> dict[str, Any]:
             _mix(later.cfg, set_so_far)
             params = train.train_sft(later, params=params)
         with clock(f"round_{number}/evaluate"):
-            rounds.append(made | {"held_out": scored(later, params, judging)})
+            rounds.append(made | control | {"held_out": scored(later, params, judging)})
+        before = later
         runner.write_json(later.workdir / "report.json", rounds[-1])
     content = {"rounds": rounds, "seed": cfg.seed, "stage_seconds": clock.seconds, "config": cfg.to_dict()}
     runner.write_json(workdir / "report.json", content)
     print(table(rounds))
     return content
+
+
+def _longer(
+    job: job_lib.Job,
+    before: job_lib.Job,
+    set_so_far: dict[int, list[records.Demonstration]],
+    judging: RolloutEngine,
+) -> dict[str, Any]:
+    """Held-out scores of the policy of the round `before` after a round of SFT on the set that it was trained on."""
+    _mix(job.cfg, set_so_far)
+    return scored(job, train.train_sft(job, params=before.parameters("sft")), judging)
 
 
 def check(cfg: Any) -> None:
@@ -205,10 +224,14 @@ def table(rounds: list[dict[str, Any]]) -> str:
     asked = sorted({level for one in rounds for level in one["levels"]})
     scored_levels = sorted(rounds[0]["held_out"])
     head = ["round", "set", *(f"accepted {level}" for level in asked), *(f"recall {name}" for name in scored_levels)]
-    lines = [head]
+    lines, size = [head], ""
     for one in rounds:
         accepted = [one["levels"].get(level, {}).get("acceptance") for level in asked]
         recalls = [one["held_out"][name]["recall"] for name in scored_levels]
         cells = ["-" if value is None else f"{value:.3f}" for value in (*accepted, *recalls)]
-        lines.append([str(one["round"]), str(sum(one["set"].values())), *cells])
+        if "control" in one:
+            recalls = [f"{one['control'][name]['recall']:.3f}" for name in scored_levels]
+            lines.append([f"{one['round']}, none new", size, *("-" for _ in asked), *recalls])
+        size = str(sum(one["set"].values()))
+        lines.append([str(one["round"]), size, *cells])
     return report.aligned(lines, "\nself-evolving distillation")

@@ -177,7 +177,8 @@ _TRAIN = {
     # --- demonstrations ---
     "synthesize.teacher": one_of("oracle", "agents", "official"), "synthesize.styles.*": _SHARE,
     "synthesize.retry": _SHARE, "synthesize.attempts": whole(1), "synthesize.agents.judge": one_of(*synthesis.JUDGES),
-    "synthesize.agents.judge_recall": _SHARE, "synthesize.agents.*": whole(1), "synthesize.official.file": text(),
+    "synthesize.agents.judge_recall": _SHARE, "synthesize.agents.tasks": whole(0),
+    "synthesize.agents.*": whole(1), "synthesize.official.file": text(),
     "synthesize.official.accuracy": number(), "synthesize.wording": one_of(*speech.STYLES),
     "synthesize.speech.shared_words": whole(0), "synthesize.speech.*": whole(1), "synthesize.*": whole(0),
     # --- training ---
@@ -205,7 +206,8 @@ _TRAIN = {
         "((level, tasks), ..) for each round, with levels of 0 to 4 and at least one task", _is_rounds),
     "evolve.samples": whole(1), "evolve.keep": whole(1), "evolve.judge": one_of("rules", "llm"),
     "evolve.recall": _PART, "evolve.temperature": number(0, above=True), "evolve.steps": whole(1),
-    "evolve.learning_rate_scale": number(0, above=True), "grid.at_once": whole(1), "grid.columns": texts(),
+    "evolve.control": flag(), "evolve.learning_rate_scale": number(0, above=True),
+    "grid.at_once": whole(1), "grid.columns": texts(),
     "grid.seeds": Rule("a tuple of different whole numbers of at least 0, one or more", lambda value: is_sequence(value)
                        and bool(value) and all(map(_SEED.admits, value)) and len(set(value)) == len(value)),
     **{f"{section}.{name}": rule for section in ("dapo.judge", "evolve.judging") for name, rule in _JUDGING.items()},

@@ -102,6 +102,18 @@ def test_accepted_ones_are_demonstrations_and_rejected_ones_say_why(cfg, workdir
     assert manifest["llm"]["requests"] > 3 * TASKS and json.loads(json.dumps(manifest)) == manifest
 
 
+def test_no_more_tasks_are_tried_than_the_setting_says_and_a_later_run_goes_on(cfg, workdir, made):
+    cfg.synthesize.agents.tasks = TASKS // 2
+    run(cfg, workdir, Teacher())
+    tried = [line["task_id"] for done in ("accepted", "rejected") for line in journal(workdir, done)]
+    assert sorted(tried) == sorted(task.id for task in made[1][: TASKS // 2])
+    (workdir / "demonstrations" / "manifest.json").unlink()
+    cfg.synthesize.agents.tasks = 0
+    run(cfg, workdir, Teacher())
+    again = [line["task_id"] for done in ("accepted", "rejected") for line in journal(workdir, done)]
+    assert sorted(again) == sorted(task.id for task in made[1])
+
+
 def test_a_demonstration_is_what_an_episode_would_hold(cfg, workdir, made):
     run(cfg, workdir, Teacher())
     tokenizer, searcher = tokenizer_lib.load(workdir / "data"), Job(cfg, workdir).searcher("train")

@@ -20,7 +20,7 @@ def page(cfg):
     cfg.evolve = ConfigDict({
         "rounds": (((1, 6),), ((1, 4), (2, 6))), "samples": 2, "keep": 1, "judge": "rules", "recall": 1.0,
         "judging": {"timeout_s": 1.0, "retries": 0, "attempts": 1}, "temperature": 1.0, "steps": 2,
-        "learning_rate_scale": 0.5,
+        "control": False, "learning_rate_scale": 0.5,
     })  # fmt: skip
     return cfg
 
@@ -67,6 +67,16 @@ def test_the_set_grows_by_what_each_teacher_adds(page, workdir, accepting, monke
     assert len(calls) == 4  # two chunks of each level of round 2 alone
     assert demonstrations(workdir / "round_2" / "demonstrations") == third
     assert again["rounds"] == content["rounds"]
+
+
+def test_a_control_is_trained_as_long_on_the_set_as_it_was(page, workdir, accepting, capsys):
+    page.evolve.rounds, page.evolve.control = (((1, 3),),), True
+    content = evolve.run(page, workdir)
+    folder = workdir / "round_1_control"
+    assert demonstrations(folder / "demonstrations") == demonstrations(workdir / "demonstrations")
+    assert content["rounds"][1]["control"] == json.loads((folder / "evaluate" / "sft" / "scores.json").read_text())
+    steps = [json.loads(line)["step"] for line in (folder / "sft" / "metrics.jsonl").read_text().splitlines()]
+    assert steps[-1] == page.evolve.steps and "1, none new" in capsys.readouterr().out
 
 
 @pytest.mark.slow
