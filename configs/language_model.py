@@ -7,7 +7,7 @@ Command:  bash launch/language_model.sh                     fetches SmolLM2-135M
           .. --config=configs/language_model.py:rl          DAPO straight from the instruct model
           .. --config=configs/language_model.py:evolve      one round of self-evolving distillation
           .. --config.pretrained=FOLDER                     any published folder; --config.prepare.dump=FILE any dump
-          python -m masksearch_jax.synthesize --config=configs/language_model.py:agents --workdir=W     after prepare
+          python -m masksearch_jax.train --config=configs/language_model.py:agents --workdir=A          SFT on its own
           python -m masksearch_jax.compile --config=configs/language_model.py:qwen2.5-1.5b    for v6e-8
 Hardware: two CPU cores and 16 GB; a GPU as it is; qwen2.5-1.5b a v6e-8.
 Expect:   docs/language_model.md.
@@ -111,6 +111,7 @@ def _short(config: ConfigDict) -> None:
 def _proof(config: ConfigDict) -> None:
     config.policies = ("untrained", "few_shot", "rag", "sft", "sft_more", "dapo")
     config.evaluate.episodes.update({"1": 500, "2": 100, "3": 100, "4": 100})
+    config.rollout.prompt_lengths = (256, 384)  # a third of the prompts with three and four masks is longer
 
 
 def _rl(config: ConfigDict) -> None:
@@ -125,12 +126,13 @@ def _evolve(config: ConfigDict) -> None:
 
 
 def _qwen(config: ConfigDict) -> None:
-    """Qwen2.5-1.5B-Instruct on eight chips, with the data, the episodes and the batches of the small model."""
+    """Qwen2.5-1.5B-Instruct on eight chips, with the data and the episodes of the small model."""
     from masksearch_jax.model import families  # here, so that other pages import no jax
 
     config.pretrained = "runs/qwen2.5-1.5b-instruct"
     config.topology = "v6e-8"
     config.mesh.update({"data": 1, "fsdp": -1, "tensor": 2})
+    config.sft.rows = config.dapo.rows = 4  # over which the mesh divides them
     chosen = {"dtype": "bfloat16", "param_dtype": "float32", "remat": "full", "attention": "auto"}
     model = dataclasses.asdict(families.named("qwen2.5-1.5b", **chosen))
     del model["lora"]  # a section of its own
@@ -139,6 +141,7 @@ def _qwen(config: ConfigDict) -> None:
 
 def _agents(config: ConfigDict) -> None:
     """The paper's planner, rewriter, observer and judge, played by the model itself, in place of the rules."""
+    config.job = "sft"
     config.synthesize.update({"teacher": "agents"})
     config.synthesize.agents.update({"judge": "both", "passages": 2, "workers": 32, "tasks": 64})
     config.synthesize.examples.ramp_1 = 64

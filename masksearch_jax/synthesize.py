@@ -164,20 +164,21 @@ def _run_agents(cfg: Any, workdir: Path, searcher: interface.Searcher, client: C
         try:
             with metrics.progress_bar(count, f"synthesize {name}") as bar:
                 tasks = itertools.islice(_tasks(workdir, level_of(name)), chosen.tasks or None)
-                lines = synthesis.run(tasks, count, teacher, journal, chosen.workers, bar)
+                lines, rejected = synthesis.run(tasks, count, teacher, journal, chosen.workers, bar)
         finally:
             journal.close()
         if not lines:
             raise ValueError(
-                f"no trajectory of {name} was accepted, rejected: {dict(journal.reasons)}; why stands in "
-                f"{target / 'agents' / name}.rejected.jsonl; set synthesize.examples.{name}=0 to do without"
+                f"no trajectory of {name} was accepted, rejected: {dict(rejected)}; why stands in "
+                f"{target / 'agents' / name}.rejected.jsonl; raise synthesize.agents.tasks (now {chosen.tasks}), "
+                f"or set synthesize.examples.{name}=0 to do without"
             )
         made = [records.Demonstration(**line["demonstration"]) for line in lines]
         records.write(target / f"{name}.array_record", made)
         _write_official(target / f"{name}.chatml.jsonl", lines)
         manifest["levels"][name] = {
             "written": len(made),
-            "outcomes": {"accepted": len(made), **journal.reasons},
+            "outcomes": {"accepted": len(made), **rejected},
             "tokens": sum(len(one.ids) for one in made),
             "searches": sum(one.searches for one in made),
         }
@@ -340,10 +341,24 @@ def _first(source: Iterator[Any], count: int) -> list[Any]:
     return [item for _, item in zip(range(count), source, strict=False)]
 
 
+def _check_teacher(cfg: Any, manifest: Path) -> None:
+    """Raise ValueError if the demonstrations that are there are another teacher's: they would be overwritten."""
+    if not manifest.exists():
+        return
+    made = read_json_object(manifest, "remove its folder and start again").get("settings", {})
+    there = made.get("synthesize", {}).get("teacher", cfg.synthesize.teacher)
+    if there != cfg.synthesize.teacher:
+        raise ValueError(
+            f"{manifest.parent} holds demonstrations of synthesize.teacher={there!r}, and this run asks for "
+            f"{cfg.synthesize.teacher!r}: remove the folder, or take another --workdir"
+        )
+
+
 def main(cfg: Any, workdir: Path) -> None:
     validate_settings(cfg)
     check(cfg)
     with workdir_lock.locked(workdir):
+        _check_teacher(cfg, workdir / "demonstrations" / "manifest.json")
         searcher = job.Job(cfg, workdir).searcher("train")
         print(json.dumps(run(cfg, workdir, searcher), indent=1))
 

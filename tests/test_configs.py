@@ -24,7 +24,7 @@ PAGES = {
     "quickstart": ("", "proof", "strong", "slice"),
     "evolve": ("",),
     "real": ("",),
-    "language_model": ("", "short", "proof", "rl", "evolve", "qwen2.5-1.5b"),
+    "language_model": ("", "short", "proof", "rl", "evolve", "agents", "qwen2.5-1.5b"),
     "table2": ("", "annals"),
     "ablations": ("", "judge"),
 }

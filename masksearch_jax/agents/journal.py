@@ -7,7 +7,6 @@ done again. settings.json beside them refuses to mix what other settings made.
 
 import json
 import threading
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from masksearch_jax.runtime.json_files import parse_json, read_json_object, writ
 
 
 class Journal:
-    """Thread-safe; one process at a time. `reasons` counts rejections."""
+    """Thread-safe; one process at a time."""
 
     def __init__(self, folder: Path, name: str, settings: dict[str, Any]):
         """Reads what is there. Raises ValueError for what other settings made, and for a damaged line."""
@@ -24,7 +23,6 @@ class Journal:
         self._lock = threading.Lock()
         self._files = {done: folder / f"{name}.{done}.jsonl" for done in ("accepted", "rejected")}
         self._open = {done: path.open("a+b") for done, path in self._files.items()}
-        self.reasons: Counter[str] = Counter()
         self._places: dict[str, tuple[str, int]] = {}  # task id: (file, offset)
         for done in self._files:
             self._read(done)
@@ -48,7 +46,6 @@ class Journal:
             file.write(data)
             file.flush()
             self._places[line["task_id"]] = done, place
-            self.reasons.update([line["rejected"]] if line["rejected"] else [])
 
     def get(self, task_id: str) -> dict[str, Any]:
         """The line of a task."""
@@ -70,13 +67,12 @@ class Journal:
                 break
             try:
                 line = parse_json(data)
-                task_id, rejected = line["task_id"], line["rejected"]
+                task_id, _ = line["task_id"], line["rejected"]
             except (ValueError, KeyError, TypeError) as error:
                 raise ValueError(f"{self._files[done]}, line {number}: damaged ({error}); remove the line") from error
             if task_id in self._places:
                 raise ValueError(f"{self._files[done]}, line {number}: task {task_id} stands twice; remove one")
             self._places[task_id] = done, place
-            self.reasons.update([rejected] if rejected else [])
             place += len(data)
 
 

@@ -6,6 +6,7 @@ does (as far as the model's replies repeat, and the cache sees to that). A failu
 money) ends it cleanly: what is under way is finished or given up, what is finished is in the journal.
 """
 
+import collections
 import concurrent.futures
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -82,9 +83,11 @@ def run(
     journal: Journal,
     workers: int,
     show: Callable[[int], None] = lambda accepted: None,
-) -> list[dict[str, Any]]:
-    """Works on tasks in order until `count` are accepted or none are left; returns the lines of the first `count`
-    accepted ones in that order. workers: tasks at a time. show: is told how many are accepted.
+) -> tuple[list[dict[str, Any]], collections.Counter[str]]:
+    """Work on tasks in order until `count` are accepted or none are left.
+
+    Return the lines of the first `count` accepted ones in that order, and how many tasks were rejected for which
+    reason. workers: tasks at a time. show: is told how many are accepted.
 
     Raises what a worker raised, after all others have ended.
     """
@@ -111,7 +114,8 @@ def run(
     if failed:
         raise failed
     lines = (journal.get(task_id) for task_id in order if journal.accepted(task_id))
-    return [line for _, line in zip(range(count), lines, strict=False)]
+    rejected = (journal.get(task_id)["rejected"] for task_id in order if not journal.accepted(task_id))
+    return [line for _, line in zip(range(count), lines, strict=False)], collections.Counter(rejected)
 
 
 def _work(task: records.Task, teacher: Teacher, journal: Journal) -> bool:

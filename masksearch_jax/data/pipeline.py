@@ -20,7 +20,7 @@ import numpy as np
 
 from masksearch_jax.data import packing, records
 from masksearch_jax.data.augment import PiecePermutation
-from masksearch_jax.data.curriculum import Curriculum, level_name, task_folder
+from masksearch_jax.data.curriculum import QUESTIONS, Curriculum, level_name, task_folder
 from masksearch_jax.data.fingerprint import fingerprint
 
 # Keeps the shuffle seeds apart from other streams that are keyed by the same integers.
@@ -323,10 +323,11 @@ def task_files(directory: Path | str, split: str, level: int | str) -> list[Path
     paths = {records.unsharded(path) for path in folder.glob("*")}
     found = {int(match[1]): path for path in paths if (match := _EPOCH_FILE.fullmatch(path.name))}
     if sorted(found) != list(range(len(found))) or not found:
+        asked = f", with questions that fall into the split {split!r} (--config.questions=FILE)"
         raise FileNotFoundError(
             f"{folder} should hold epoch_0.array_record, epoch_1.array_record, .. and has epochs {sorted(found)}; "
             "prepare the data with `python -m masksearch_jax.prepare`"
-            + ("" if level else f", with questions that fall into the split {split!r} (--config.questions=FILE)")
+            + (asked if level in (0, QUESTIONS) else "")
         )
     return [found[epoch] for epoch in range(len(found))]
 

@@ -5,8 +5,8 @@ of round n - 1 tries the tasks that `cfg.evolve.rounds` names, what agents/disti
 the whole set goes on from that policy. Every round is scored on held-out tasks. With `cfg.evolve.control` the
 policy of round n - 1 is also trained as long on the set as it was: the difference is what new demonstrations add.
 
-Leaves: W/demonstrations, W/sft (round 0), W/round_<n>/ with demonstrations/, sft/, evaluate/ and report.json, the same
-without demonstrations of its own in W/round_<n>_control/, and W/report.json.
+Leaves: W/demonstrations, W/sft (round 0), W/round_<n>/ with demonstrations/, sft/, evaluate/ and report.json,
+W/round_<n>_control/ with sft/ and evaluate/, and W/report.json.
 Killed at any moment and started again with the same line, it goes on with the first thing not finished.
 """
 

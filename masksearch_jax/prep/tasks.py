@@ -33,7 +33,7 @@ from masksearch_jax.evals.benchmarks import BENCHMARKS
 from masksearch_jax.prep import question_metrics, ramp
 from masksearch_jax.prep import vocabulary as vocabularies
 from masksearch_jax.runtime.json_files import read_json_object
-from masksearch_jax.text import chat_template, instructions, prompt, tokenizer
+from masksearch_jax.text import chat_template, clues, instructions, prompt, tokenizer
 
 LEVELS = (1, 2, 3, 4)  # the paper's 0 < k < 5
 MIXTURES = {"ramp_1_2": (1, 2), "ramp_1_2_3": (1, 2, 3), "ramp_all": LEVELS}
@@ -188,6 +188,8 @@ def register(data_dir: Path | str, **changes: object) -> TaskSettings:
     for name, levels in MIXTURES.items():
         seqio.MixtureRegistry.add(name, [f"ramp_{level}" for level in levels], default_rate=1.0)
 
+    asked = settings.question_instruction
+
     def add_questions(name: str, files: dict[str, str], counts: dict[str, int], benchmark: str) -> None:
         seqio.TaskRegistry.add(
             name,
@@ -195,8 +197,10 @@ def register(data_dir: Path | str, **changes: object) -> TaskSettings:
             preprocessors=[
                 ramp.to_batches,
                 ramp.word_question(
-                    settings.question_instruction, template, every=name == LOOKUP, place=settings.instruction_place
-                ),
+                    # A lookup may ask for several answers; the clues of an instruction are of one.
+                    "" if name == LOOKUP and clues.PLACEHOLDER in asked else asked,
+                    template, every=name == LOOKUP, place=settings.instruction_place,
+                ),  # fmt: skip
                 ramp.tokenize,
                 ramp.enclose(template),
                 ramp.from_batches,

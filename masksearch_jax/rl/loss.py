@@ -125,7 +125,7 @@ def _tokens_per_sequence(mask: jax.Array, segments: jax.Array | None) -> jax.Arr
 def check(clip_low: float, clip_high: float, dual_clip: float, aggregation: str, horizon: int) -> None:
     """Raises ValueError for settings of `policy_loss` out of range or an unknown aggregation."""
     if not 0 <= clip_low <= 1 or clip_high < 0:
-        raise ValueError(f"clip_low must lie in [0, 1] and clip_high be positive, got {clip_low} and {clip_high}")
+        raise ValueError(f"clip_low must lie in [0, 1] and clip_high be at least 0, got {clip_low} and {clip_high}")
     if dual_clip and dual_clip <= 1:
         raise ValueError(f"dual_clip must exceed 1 (0 turns it off), got {dual_clip}")
     if aggregation not in AGGREGATIONS:

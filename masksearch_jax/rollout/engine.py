@@ -177,7 +177,8 @@ class RolloutEngine:
         if request.pieces is None:
             return prompt
         pieces = np.asarray(request.pieces)
-        whole = pieces.shape == (self.model_cfg.vocab_size,)
+        size = self.model_cfg.vocab_size
+        whole = pieces.shape == (size,) and pieces.min() >= 0 and (np.bincount(pieces, minlength=size) == 1).all()
         if not whole or (pieces[self._fixed] != self._fixed).any() or not self._stops.admits(pieces):
             raise ValueError(f"{name}: Request.pieces has to permute the whole vocabulary and leave tags, pad and eos")
         return pieces[prompt].astype(np.int32)

@@ -8,7 +8,7 @@ can only copy.
   sentences  short sentences in several wordings, drawn for each task
   brief      one wording, a clue and a noun, and half as long a quotation: two thirds of the tokens
   cloze      no clue and no quotation: after reading, the words before the mask once more (text/clues.py), and the
-             answer as their continuation, which is what a language model was trained to find. Half of the tokens
+             answer as their continuation, which is what a language model was trained to find. As short as brief
 Every wording holds for any clue: a clue or a quotation stands in quotation marks, a noun has its own article.
 """
 

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from masksearch_jax.data.curriculum import Curriculum, level_name
 from masksearch_jax.retrieval import settings as index_settings
 from masksearch_jax.rollout.owners import Owners
+from masksearch_jax.text import clues, instructions, tags
 from masksearch_jax.trainers import dapo
 from masksearch_jax.trainers import optimizer as optimizer_lib
 from masksearch_jax.trainers.rows import check_rows
@@ -36,6 +37,7 @@ def validate_settings(cfg: Any, kind: str = "train") -> None:
         return
     _validate_prepare(cfg.prepare, "prepare.")
     _validate_synthesize(cfg)
+    _validate_augmentation(cfg)
     if cfg.distributed.process_id >= cfg.distributed.processes:
         raise ValueError(
             f"distributed.process_id={cfg.distributed.process_id} with distributed.processes="
@@ -89,6 +91,14 @@ def _validate_prepare(cfg: Any, prefix: str) -> None:
         raise ValueError(f"{prefix}passages.minimum={cfg.passages.minimum} exceeds passages.words={cfg.passages.words}")
     if not any(cfg.tasks.span_weights.values()):
         raise ValueError(f"{prefix}tasks.span_weights={cfg.tasks.span_weights.to_dict()}: one has to be above 0")
+    for name, text, why in (
+        ("system", instructions.text_of("system", cfg.tasks.system), "a system message has no masks"),
+        ("question_instruction", instructions.text_of("question_instruction", cfg.tasks.question_instruction),
+         "clues are of a mask, such as 'The answer is [mask].', that stands before them"),
+    ):  # fmt: skip
+        before, placeholder, _ = text.partition(clues.PLACEHOLDER)
+        if placeholder and (name == "system" or tags.MASK not in before):
+            raise ValueError(f"{prefix}tasks.{name}={text!r}: {why}; take {clues.PLACEHOLDER} out")
     index_settings.from_config(cfg.retrieval.to_dict())
 
 
@@ -112,6 +122,17 @@ def _validate_synthesize(cfg: Any) -> None:
         )
     if wanted.teacher == "agents" and cfg.episode.turns < 2:
         raise ValueError(f"episode.turns={cfg.episode.turns}: the agents search at least once; 2 are needed")
+
+
+def _validate_augmentation(cfg: Any) -> None:
+    """Clues repeat words of a passage behind a quotation mark, where a name has other tokens than in the passage."""
+    told = instructions.text_of("instruction", cfg.prepare.tasks.instruction)
+    stages = [stage for stage in ("sft", "dapo") if stage in cfg and cfg[stage].augment]
+    if clues.PLACEHOLDER in told and stages and not cfg.prepare.tokenizer_dir:
+        raise ValueError(
+            f"{stages[0]}.augment=True renames a passage's names and not those of its clues (prepare.tasks.instruction="
+            f"{cfg.prepare.tasks.instruction!r}); set {stages[0]}.augment=False, or take another instruction"
+        )
 
 
 def _validate_sft(cfg: Any) -> None:

@@ -111,6 +111,10 @@ def test_no_more_tasks_are_tried_than_the_setting_says_and_a_later_run_goes_on(c
     cfg.synthesize.agents.tasks = 0
     run(cfg, workdir, Teacher())
     again = [line["task_id"] for done in ("accepted", "rejected") for line in journal(workdir, done)]
+    # What the manifest counts are the tasks of its own run.
+    (workdir / "demonstrations" / "manifest.json").unlink()
+    cfg.synthesize.agents.tasks = TASKS // 2
+    assert sum(run(cfg, workdir, Teacher())["levels"]["ramp_2"]["outcomes"].values()) == TASKS // 2
     assert sorted(again) == sorted(task.id for task in made[1])
 
 
@@ -274,6 +278,16 @@ def test_other_settings_over_a_journal_are_refused_by_name(cfg, workdir):
     cfg.synthesize.agents.rewrites = 2
     with pytest.raises(ValueError, match="agents was .*'rewrites': 3.*, is .*'rewrites': 2"):
         run(cfg, workdir, Teacher())
+
+
+def test_demonstrations_of_another_teacher_are_not_overwritten(cfg, workdir):
+    folder = workdir / "demonstrations"
+    folder.mkdir()
+    (folder / "manifest.json").write_text(json.dumps({"settings": {"synthesize": {"teacher": "oracle"}}}))
+    cfg.llm.model = "any"
+    cfg.llm.url = "http://localhost:9"
+    with pytest.raises(ValueError, match="holds demonstrations of synthesize.teacher='oracle', and this run asks for"):
+        synthesize.main(cfg, workdir)
 
 
 def test_teacher_and_judge_are_refused_by_name(cfg, workdir):

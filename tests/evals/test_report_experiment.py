@@ -101,21 +101,24 @@ def test_rounds(tmp_path, drawing):
     held = {"1": {"recall": 0.2, "recall_se": 0.01}, "2": {"recall": 0.1, "recall_se": None}}
     rounds = [
         {"round": 0, "levels": {}, "set": {"ramp_1": 200}, "held_out": held},
-        {"round": 1, "levels": {"ramp_1": level}, "set": {"ramp_1": 230}, "held_out": held},
-    ]
+        {"round": 1, "levels": {"ramp_1": level}, "set": {"ramp_1": 230}, "held_out": held,
+         "control": {"1": {"recall": 0.15, "recall_se": 0.01}}},
+    ]  # fmt: skip
     (tmp_path / "report.json").write_text(json.dumps({"rounds": rounds, "seed": 0, "config": {"line": "evolve"}}))
-    for folder in (tmp_path, tmp_path / "round_1"):
+    for folder in (tmp_path, tmp_path / "round_1_control", tmp_path / "round_1"):
         write_log(folder / "sft", [{"step": n, "time": 1795730000.0, "loss": 1.0 / n} for n in (50, 100)])
         write_policy(folder / "evaluate" / "sft", [row("a", 1.0), row("b", 0.0)])
     page = experiment_page(tmp_path)
     assert page.title.startswith("evolve: ")
     held_out, made = section(page, "Results by round").tables
-    assert held_out.rows[1] == ("round 1", "230", "0.200 ±0.010", "0.100")
+    assert held_out.rows[1:] == (
+        ("round 1, none new", "200", "0.150 ±0.010", "-"), ("round 1", "230", "0.200 ±0.010", "0.100"),
+    )  # fmt: skip
     cells = ("round 1, 1 mask", "100", "30", "0.100", "0.300", "0.500", "1.250", "accepted 40, wrong 360")
     assert made.rows == (cells,)
     (loss,) = section(page, "Training by round").charts
-    assert [curve.label for curve in loss.curves] == ["round 0", "round 1"]
-    assert len(section(page, "Sample trajectories").episodes) == 4
+    assert [curve.label for curve in loss.curves] == ["round 0", "round 1, none new", "round 1"]
+    assert len(section(page, "Sample trajectories").episodes) == 6
     Reader(view.write(tmp_path).read_text())
 
 

@@ -392,6 +392,10 @@ def test_requests_are_checked_before_any_work(world, mixed, library):
         engine.run(mixed, world.requests(1, pieces=moved), version=0, seed=0)
     with pytest.raises(ValueError, match="permute the whole vocabulary"):
         engine.run(mixed, world.requests(1, pieces=moved[:-1]), version=0, seed=0)
+    twice, words = np.arange(world.tokenizer.vocab_size), world.ids("q")
+    twice[words[0]] = words[1]  # two tokens would become one
+    with pytest.raises(ValueError, match="permute the whole vocabulary"):
+        engine.run(mixed, world.requests(1, pieces=twice), version=0, seed=0)
     assert not searcher.queries and engine.run(mixed, [], version=0, seed=0) == []
 
 

@@ -1,12 +1,15 @@
 """The line of a published model, on a tiny fresh one: rules, paired differences, reuse; what is refused first."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
 from configs import language_model as page
 from masksearch_jax import train
 from masksearch_jax.evals import runner
+from masksearch_jax.trainers import dapo
+from masksearch_jax.trainers.rows import check_rows
 from masksearch_jax.workflows import language_model
 from masksearch_jax.workflows.settings import validate_settings
 
@@ -68,7 +71,7 @@ def test_a_missing_model_is_told_first(short, workdir, tmp_path):
 
 
 @pytest.mark.parametrize("data", [False, True])
-@pytest.mark.parametrize("argument", ["", "short", "proof", "rl", "evolve", "qwen2.5-1.5b"])
+@pytest.mark.parametrize("argument", ["", "short", "proof", "rl", "evolve", "agents", "qwen2.5-1.5b"])
 def test_every_variant_of_the_page_is_sound(argument, data, tmp_path, monkeypatch):
     monkeypatch.delenv("MASKSEARCH_DATA", raising=False)
     if data:
@@ -76,6 +79,9 @@ def test_every_variant_of_the_page_is_sound(argument, data, tmp_path, monkeypatc
         (tmp_path / "2wiki_corpus.json.gz").touch()
     config = page.get_config(argument)
     validate_settings(config)
+    devices = SimpleNamespace(shape={"data": 1, "fsdp": 4 if "qwen" in argument else 2})
+    check_rows("sft", config.sft.rows, config.sft.micro_batches, devices)
+    dapo.batch_shape(config.dapo, config.episode.total_tokens, devices)
     assert (config.prepare.dump == "toy") is not data and bool(config.prepare.search_only) is data
     config.pretrained = "elsewhere"
     assert config.prepare.tokenizer_dir == "elsewhere"  # the data follows the model

@@ -15,8 +15,14 @@ from masksearch_jax.evals.report.run import sample_section
 
 def sections(workdir: Path, report: Mapping[str, Any]) -> list[Section | None]:
     rounds = report["rounds"]
-    folders = [workdir, *(workdir / f"round_{one['round']}" for one in rounds[1:])]
-    names = [f"round {one['round']}" for one in rounds]
+    folders, names = [workdir], ["round 0"]
+    for one in rounds[1:]:
+        folder, name = f"round_{one['round']}", f"round {one['round']}"
+        if "control" in one:
+            folders.append(workdir / f"{folder}_control")
+            names.append(f"{name}, none new")
+        folders.append(workdir / folder)
+        names.append(name)
     policies = {}
     for name, folder in zip(names, folders, strict=True):
         for policy in scores.read_policies(folder / "evaluate"):
@@ -37,17 +43,15 @@ def sections(workdir: Path, report: Mapping[str, Any]) -> list[Section | None]:
 
 def _tables(rounds: Sequence[Mapping[str, Any]]) -> tuple[Table, ...]:
     suites = list(dict.fromkeys(suite for one in rounds for suite in one.get("held_out", {})))
-    recall = tuple(
-        (
-            f"round {one['round']}",
-            f"{sum(one['set'].values()):,}",
-            *(_recall(one.get("held_out", {}).get(suite)) for suite in suites),
-        )
-        for one in rounds
-    )
+    recall, size = [], ""
+    for one in rounds:
+        if "control" in one:
+            recall.append((f"round {one['round']}, none new", size, *(_recall(one["control"].get(s)) for s in suites)))
+        size = f"{sum(one['set'].values()):,}"
+        recall.append((f"round {one['round']}", size, *(_recall(one.get("held_out", {}).get(s)) for s in suites)))
     found = [
         Table(
-            "Held-out recall by round", ("round", "demonstrations", *map(curves.level_label, suites)), recall,
+            "Held-out recall by round", ("round", "demonstrations", *map(curves.level_label, suites)), tuple(recall),
             "± standard error over episodes",
         )
     ]  # fmt: skip

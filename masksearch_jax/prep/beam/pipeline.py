@@ -183,6 +183,7 @@ class Workers:
         recorded = self._cfg.to_dict()
         made_from = {name: recorded[name] for name in _DECIDING}
         made_from |= {name: recorded["beam"][name] for name in ("shard_mb", "index")}
+        made_from |= {"titles": recorded["tasks"]["titles"]}  # what a shown title states is no candidate
         made_from |= {"bytes": sum(map(size, paths)), "code": manifest.code_version()["sha256"]}
         found = self.store.read(SETTINGS)
         if found is None:
