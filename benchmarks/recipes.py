@@ -1,12 +1,13 @@
-"""Compiles the pages of every recipe, one after the other, and prints the tables of docs/recipes.md as Markdown.
+"""Compile the configs of every recipe, one after the other, and print the tables of docs/recipes.md as Markdown.
 
-    python -m benchmarks.recipes --folder=DIR                      all pages of SFT and DAPO that DIR lacks; then tables
-    python -m benchmarks.recipes --folder=DIR --match='qwen2.5-7b$' --only=        every program of these pages
+    python -m benchmarks.recipes --folder=DIR                      all SFT and DAPO configs that DIR lacks; then tables
+    python -m benchmarks.recipes --folder=DIR --match='qwen2.5-7b$' --only=        every program of these configs
     python -m benchmarks.recipes --folder=DIR --tables --price=v5e:1.2,v5p:4.2,v6e:2.7
 
-In: configs/recipes.py, libtpu (pip install -c launch/constraints.txt -e '.[tpu]'); no TPU. Out: DIR/<page>.json, .log
-of `python -m masksearch_jax.compile`, a process a page, so that a killed run goes on where it was; tables on stdout.
-A page that does not fit is told, and makes the exit status 1. Prices are the caller's, per chip-hour: none is built in.
+In: configs/recipes.py, libtpu (pip install -c launch/constraints.txt -e '.[tpu]'); no TPU. Out: DIR/<config>.json and
+.log of `python -m masksearch_jax.compile`, and the tables on stdout. Each config is compiled by a process of its own,
+so that a killed run goes on where it was. A config that does not fit is named on stderr and makes the exit status 1.
+Prices are the caller's, per chip-hour: none is built in.
 """
 
 import argparse
@@ -18,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from configs import recipes
-from masksearch_jax import costs, topology
+from masksearch_jax.aot import costs, topologies
 
 
 def pages() -> list[str]:
-    """'sft.py:<recipe>' and 'dapo.py:<recipe>' of every recipe, in the order of configs/recipes.py."""
+    """Return 'sft.py:<recipe>' and 'dapo.py:<recipe>' for every recipe, in the order of configs/recipes.py."""
     return [f"{page}.py:{name}" for name in recipes.RECIPES for page in ("sft", "dapo")]
 
 
@@ -31,7 +32,7 @@ def result_file(folder: Path, page: str) -> Path:
 
 
 def compile_page(page: str, folder: Path, only: str) -> bool:
-    """Compiles one page into `folder`; False if it failed, with the last line of its log on stderr."""
+    """Compile one config into `folder`; return False if that failed, with the last line of its log on stderr."""
     out = result_file(folder, page)
     command = [sys.executable, "-m", "masksearch_jax.compile", f"--config=configs/{page}", f"--only={only}"]
     with out.with_suffix(".log").open("w") as log:
@@ -43,9 +44,9 @@ def compile_page(page: str, folder: Path, only: str) -> bool:
 
 
 def fit_table(results: dict[str, dict[str, Any]]) -> list[str]:
-    """A row a page: where it runs, what it needs of a chip, what its step costs."""
+    """Return a table with a row for each config: where it runs, what it needs of a chip, what its step costs."""
     lines = [
-        "| page | slice | chips | resident | peak | of the chip | in | TFLOP a step and chip | compile, CPU-s |",
+        "| config | slice | chips | resident | peak | of the chip | in | TFLOP a step and chip | compile, CPU-s |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for page, found in results.items():
@@ -54,7 +55,7 @@ def fit_table(results: dict[str, dict[str, Any]]) -> list[str]:
         seconds = [p["compile_cpu_seconds"] for p in found["programs"]]
         slices = f"{found['slices']} x " if found["slices"] > 1 else ""
         lines.append(
-            f"| {page} | {slices}{topology.parse(found['topology']).marketing_name} | {found['chips']} "
+            f"| {page} | {slices}{topologies.parse(found['topology']).marketing_name} | {found['chips']} "
             f"| {_gib(found['resident_bytes'])} | {_gib(found['peak_bytes'])} "
             f"| {found['peak_bytes'] / found['hbm_limit_bytes']:.0%} | {largest['name']} | {' '.join(steps) or '-'} "
             f"| {max(seconds):.0f} of {sum(seconds):.0f} |"
@@ -63,7 +64,7 @@ def fit_table(results: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def program_table(page: str, found: dict[str, Any]) -> list[str]:
-    """A row a program of one page."""
+    """Return a table with a row for each program of one config."""
     lines = [
         f"| {page} | phase | arguments | results | temporary | peak | TFLOP | collectives, GB | compile, s (CPU) |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -78,15 +79,18 @@ def program_table(page: str, found: dict[str, Any]) -> list[str]:
 
 
 def cost_table(results: dict[str, dict[str, Any]], prices: dict[str, float]) -> list[str]:
-    """A row a page and stage: chip-hours of the paper's scale, days on the slice, and the bill at the given prices."""
+    """Return a table with a row for each stage and config.
+
+    A row has the chip-hours of the paper's scale, the days on the slice, and the bill at the given prices.
+    """
     lines = [
-        "| what | page | chip-hours | days on the slice | price of a chip-hour | bill |",
+        "| what | config | chip-hours | days on the slice | price of a chip-hour | bill |",
         "|---|---|---|---|---|---|",
     ]
     for stage in costs.ASSUMED:
         for page, found in results.items():
             if hours := found["chip_hours"].get(stage):
-                generation = topology.parse(found["topology"]).generation.name
+                generation = topologies.parse(found["topology"]).generation.name
                 price = prices.get(generation)
                 bill = "- | -" if price is None else f"{price:.2f} | {price * hours:,.0f}"
                 lines.append(f"| {stage} | {page} | {hours:,.0f} | {hours / found['chips'] / 24:.1f} | {bill} |")
@@ -94,25 +98,25 @@ def cost_table(results: dict[str, dict[str, Any]], prices: dict[str, float]) -> 
 
 
 def read_prices(given: list[str]) -> dict[str, float]:
-    """{'v5p': 4.2} of ['v5p:4.2']. Raises ValueError for an unknown generation or no number."""
+    """Return {'v5p': 4.2} for ['v5p:4.2']; raise ValueError for an unknown generation or no number."""
     prices = {}
     for item in given:
         name, _, price = item.partition(":")
-        if name not in topology.GENERATIONS:
-            raise ValueError(f"--price={item}: generations are {', '.join(topology.GENERATIONS)}, as in v5p:4.2")
+        if name not in topologies.GENERATIONS:
+            raise ValueError(f"--price={item}: generations are {', '.join(topologies.GENERATIONS)}, as in v5p:4.2")
         prices[name] = float(price)
     return prices
 
 
 def _gib(size: float) -> str:
-    return f"{size / topology.GIB:.2f}"
+    return f"{size / topologies.GIB:.2f}"
 
 
 def main(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(description="Compiles the pages of every recipe and prints their tables.")
-    parser.add_argument("--folder", type=Path, required=True, help="where the pages' results are kept")
-    parser.add_argument("--match", default="", help="only pages, as dapo.py:qwen2.5-7b, that match this expression")
-    parser.add_argument("--only", default="_step|^decode$|decode_copy", help="programs of a page; '' is all")
+    parser = argparse.ArgumentParser(description="Compile the configs of every recipe and prints their tables.")
+    parser.add_argument("--folder", type=Path, required=True, help="where the configs' results are kept")
+    parser.add_argument("--match", default="", help="only configs, as dapo.py:qwen2.5-7b, that match this expression")
+    parser.add_argument("--only", default="_step|^decode$|decode_copy", help="programs of a config; '' is all")
     parser.add_argument("--tables", action="store_true", help="compile nothing; print the tables of what is there")
     parser.add_argument("--price", default="", help="of a chip-hour by generation, such as v5e:1.2,v5p:4.2")
     chosen = parser.parse_args(arguments)
@@ -132,7 +136,7 @@ def main(arguments: list[str]) -> None:
             print("\n" + "\n".join(program_table(page, found)))
     print("\n" + "\n".join(cost_table(results, prices)))
     if failed:
-        raise SystemExit(f"recipes: {len(failed)} of {len(missing)} pages failed: {', '.join(failed)}")
+        raise SystemExit(f"recipes: {len(failed)} of {len(missing)} configs failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""Rollouts: generated tokens a second of the engine on the workload that the peers replay. Prints one JSON line.
+"""Measure the generated tokens per second of the rollout engine on the workload that the peers replay.
+
+Prints one JSON line.
 
     python -m benchmarks.rollout                           128 episodes, lengths forced, random weights
     python -m benchmarks.rollout --search_ms=50            each search takes 50 ms: how long does the device wait?
@@ -8,7 +10,7 @@
     python -m benchmarks.rollout --pretrained=HF_FOLDER --peer='PYTHON FOLDER'   beside smollm2_hf_rollout.py
 
 Both sides generate and append the same number of tokens in each turn, and one warm-up round is not counted. Ours also
-computes the log-prob of every token, as RL needs it. Numbers of shared machines differ by the hour: read the ratio.
+computes the log-prob of every token, as RL needs it. Numbers of shared machines differ by the hour, so read the ratio.
 Peak memory is that of the whole process, compilation included, and of the largest peer.
 """
 
@@ -28,15 +30,17 @@ import numpy as np
 from absl import app, flags
 
 from benchmarks import workload
-from masksearch_jax import entry, sharding
 from masksearch_jax.data.records import Task
-from masksearch_jax.model import convert, logprobs, transformer
+from masksearch_jax.model import logprobs, transformer
 from masksearch_jax.model.config import ModelConfig
+from masksearch_jax.model.published import load
 from masksearch_jax.retrieval import interface
-from masksearch_jax.rollout import decode, episode
+from masksearch_jax.rollout import device_programs, episode
 from masksearch_jax.rollout import engine as engines
 from masksearch_jax.rollout.request import Request
 from masksearch_jax.rollout.trajectory import StopReason, Trajectory
+from masksearch_jax.runtime import cli
+from masksearch_jax.runtime import mesh as mesh_lib
 from masksearch_jax.trainers import state
 
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Measured rounds.")
@@ -46,7 +50,7 @@ _SLOTS = flags.DEFINE_integer("slots", 0, "Episodes at a time; 0: 40, or 32 of a
 _STEPS = flags.DEFINE_integer("steps", 8, "Decode steps per tick.")
 _TICKS = flags.DEFINE_integer("search_ticks", 1, "Ticks that a search may take before the engine waits for it.")
 _CONTEXTS = flags.DEFINE_list("context_lengths", ["256", "384", "512", "640", "784"], "Where the cache is cut.")
-_ROWS = flags.DEFINE_list("append_rows", ["2", "4", "8"], "Rows of an append.")
+_ROWS = flags.DEFINE_list("extend_rows", ["2", "4", "8"], "Rows of an append.")
 _GROUPS = flags.DEFINE_integer("groups", 0, "Prompts, of 8 episodes each; 0: 16, or 4 of a published model.")
 _LONGER = flags.DEFINE_integer("longer", 0, "Tokens added to every prompt, which the peer does not know.")
 _PEER = flags.DEFINE_string("peer", "", "Python of the peer's environment and folder of its scripts: runs it in turn.")
@@ -54,12 +58,12 @@ _PRETRAINED = flags.DEFINE_string("pretrained", "", "Folder of a published model
 _DTYPE = flags.DEFINE_string("dtype", "float32", "model.dtype of a published model.")
 _TENSOR = flags.DEFINE_integer("tensor", 1, "Devices that a published model's weights are cut over.")
 
-_TOTAL = 912  # the longest episode has 784, and the peer's cache 128 more
-_CHECKED = 16  # episodes whose log-probs are held against one forward pass
+_TOTAL = 912  # tokens: the longest episode has 784, and the peer's cache has room for 128 more
+_CHECKED = 16  # episodes whose log-probs are compared with one forward pass
 
 
 class Ids:
-    """A tokenizer of ids without text: nothing that is sampled ends a turn, so that lengths are the workload's."""
+    """A tokenizer of ids without text. Nothing that is sampled ends a turn, so that lengths are the workload's."""
 
     path, fingerprint = Path("ids"), "ids"
     pad_id, eos_id = 0, 2
@@ -73,7 +77,7 @@ class Ids:
 
 
 class Scripted:
-    """An episode whose turns have the workload's lengths, whatever is written; see rollout.episode.Episode."""
+    """An episode whose turns have the workload's lengths, whatever the policy writes; see rollout.episode.Episode."""
 
     forced_query, answer = None, ""
 
@@ -98,7 +102,7 @@ class Scripted:
 
 
 class Slow:
-    """Finds nothing, and takes `seconds` for it."""
+    """A searcher that finds nothing, and takes `seconds` for it."""
 
     fingerprint = "nothing"
 
@@ -116,14 +120,14 @@ def _random_ids(rng, count, vocab_size):
 
 @functools.cache
 def _mesh() -> jax.sharding.Mesh:
-    return sharding.make_mesh(data=-1, fsdp=1, tensor=_TENSOR.value) if _PRETRAINED.value else sharding.make_mesh()
+    return mesh_lib.make_mesh(data=-1, fsdp=1, tensor=_TENSOR.value) if _PRETRAINED.value else mesh_lib.make_mesh()
 
 
 def model() -> tuple[ModelConfig, transformer.Params]:
-    """The small model with random weights, or the published one; parameters as rollouts read them."""
+    """Return the small model with random weights, or the published one; parameters as rollouts read them."""
     if not _PRETRAINED.value:
         return workload.MODEL, transformer.init_params(workload.MODEL, 0, _mesh())
-    cfg, params = convert.load_pretrained(_PRETRAINED.value, _mesh(), dtype=_DTYPE.value)
+    cfg, params = load.load_pretrained(_PRETRAINED.value, _mesh(), dtype=_DTYPE.value)
     return cfg, jax.block_until_ready(state.decode_copy(cfg, _mesh())(params))
 
 
@@ -145,15 +149,15 @@ def engine(
         limits=episode.EpisodeLimits(
             turns=8, turn_tokens=96, observation_tokens=128, total_tokens=_TOTAL + _LONGER.value
         ),
-        sampling=decode.Sampling(),
+        sampling=device_programs.Sampling(),
         steps=_STEPS.value,
         hits=1,
         search_ticks=_TICKS.value,
         search_threads=8,
         prompt_rows=8,
         prompt_lengths=(128 + _LONGER.value, 192 + _LONGER.value),
-        append_rows=tuple(map(int, _ROWS.value)),
-        append_tokens=(128,),
+        extend_rows=tuple(map(int, _ROWS.value)),
+        extend_tokens=(128,),
         context_lengths=tuple(map(int, _CONTEXTS.value)),
     )
     rng = np.random.default_rng(1)
@@ -168,8 +172,11 @@ def engine(
 
 
 def ours() -> tuple[Callable[[int], tuple[float, dict[str, float]]], Callable[[], float]]:
-    """Returns two functions: one that runs round n -> (tokens a second, the engine's statistics), warmed up; and one
-    that tells by how much log-probs of the last round are off."""
+    """Return two functions, warmed up.
+
+    The first runs round n and returns (tokens per second, the engine's statistics). The second returns by how much the
+    log-probs of the last round are off.
+    """
     groups = _GROUPS.value or (4 if _PRETRAINED.value else 16)
     episodes = [dataclasses.replace(one, prompt=one.prompt + _LONGER.value) for one in workload.episodes(groups)]
     wanted = sum(generated for one in episodes for generated, _ in one.turns)
@@ -193,7 +200,7 @@ def ours() -> tuple[Callable[[int], tuple[float, dict[str, float]]], Callable[[]
 
 
 def disagreement(model_cfg: ModelConfig, params, trajectories: list[Trajectory]) -> float:
-    """The largest difference between the engine's log-probs and those of one forward pass over whole episodes."""
+    """Return the largest difference between the engine's log-probs and those of one forward pass over episodes."""
     width = max(len(one.ids) for one in trajectories)
     shape = (len(trajectories), width)
     ids, targets, segments = (np.zeros(shape, np.int32) for _ in range(3))
@@ -217,7 +224,7 @@ def disagreement(model_cfg: ModelConfig, params, trajectories: list[Trajectory])
 
 
 def peer(python: str, folder: str) -> dict:
-    """One round of the peer's script, after its own warm-up round."""
+    """Run one round of the peer's script, after its own warm-up round; return the JSON line that it prints."""
     command = [python, "tunix_rollout.py"]
     if _PRETRAINED.value:
         command = [python, "smollm2_hf_rollout.py", _PRETRAINED.value, f"--groups={_GROUPS.value or 4}"]
@@ -226,21 +233,21 @@ def peer(python: str, folder: str) -> dict:
 
 
 def main(_) -> None:
-    entry.split_cpu(_DEVICES.value)
+    cli.split_cpu(_DEVICES.value)
     run, check = ours()
     rates, ratios, compiles, shares, idle, tails, cpu = [], [], 0, [], [], [], []
     for number in range(1, _ROUNDS.value + 1):
         rate, stats = run(number)
         rates.append(rate)
         compiles += stats["compiles"]
-        phases = ("prefill_s", "append_s", "decode_s", "search_wait_s", "host_s")
+        phases = ("prefill_s", "extend_s", "decode_s", "search_wait_s", "host_s")
         shares.append({name: stats[name] / stats["seconds"] for name in phases})
         idle.append(stats["idle_searching_s"] / (stats["seconds"] - stats["tail_s"]))
         tails.append((stats["tail_s"] / stats["seconds"], stats["tail_idle_searching_s"] / stats["tail_s"]))
         cpu.append(stats["cpu_s"])
         if _PEER.value:
             ratios.append(rate / peer(*_PEER.value.split())["tokens_per_s"])
-        # A round of a published model takes minutes.
+        # A round of a published model takes minutes, so show each.
         print(f"round {number}: {rate:.1f} tokens/s", *map("beside the peer x {:.2f}".format, ratios[-1:]),
               file=sys.stderr)  # fmt: skip
     print(json.dumps({
@@ -248,11 +255,11 @@ def main(_) -> None:
         "tokens_per_s": round(statistics.median(rates), 1),
         "ratio": round(statistics.median(ratios), 2) if ratios else None,
         "ratios": [round(ratio, 2) for ratio in ratios],
-        "cpu_s": round(statistics.median(cpu), 1),  # processor seconds of a round, which other work hardly moves
+        "cpu_s": round(statistics.median(cpu), 1),  # CPU seconds of a round, which other work hardly changes
         "compiles_after_warm_up": compiles,
         "shares": {name: round(statistics.median(s[name] for s in shares), 3) for name in shares[0]},
         "idle_while_searching": round(statistics.median(idle), 4),  # share of the time before the tail
-        "tail": round(statistics.median(share for share, _ in tails), 4),  # last 10 % of episodes, of all time
+        "tail": round(statistics.median(share for share, _ in tails), 4),  # time share of the last 10 % of episodes
         "logprob_max_diff": check(),
         "tail_idle_while_searching": round(statistics.median(share for _, share in tails), 4),
         "ticks": stats["ticks"],

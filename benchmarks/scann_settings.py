@@ -1,9 +1,10 @@
-"""Recall@10 and queries a second of raw ScaNN over what is fixed at its build; prints a JSON line a setting.
+"""Measure recall@10 and queries per second of raw ScaNN by what is fixed at its build. Prints a JSON line per setting.
 
     python -m benchmarks.scann_settings --out=FOLDER leaves=316,soar=0 leaves=632,soar=1.5,reordering=INT8
 
-Each setting is built anew over the vectors of benchmarks/vectors.py and searched by the first 500 queries in one call,
-for each number of leaves and of reordered candidates: "leaves/reordered": [recall, queries a second]. One thread.
+Each setting is built anew over the vectors of benchmarks/vectors.py. The first 500 queries search it in one call, for
+each number of leaves and of reordered candidates. The line holds "leaves/reordered": [recall, queries a second]. One
+thread.
 """
 
 import argparse
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import vectors
-from masksearch_jax.retrieval import exact, scann_index
+from masksearch_jax.retrieval.index import exact, scann_index
 
 K = 10
 LEAVES = (4, 8, 16, 32, 64, 128, 192, 256, 400)

@@ -1,19 +1,22 @@
-"""Search at scale: our index beside raw ScaNN and FAISS, on one thread; prints one JSON line.
+"""Benchmark search at scale: our index beside raw ScaNN and FAISS, on one thread. Prints one JSON line.
 
     python -m benchmarks.search --count=100000 --out=FOLDER                      all engines, vectors of kind 'real'
     python -m benchmarks.search --count=1000000 --engines=ours,ivfpq --out=FOLDER
     python -m benchmarks.search --count=100000 --kind=uniform --out=FOLDER
 
-Vectors and queries: benchmarks/vectors.py, 384 wide. Each engine is built in a process of its own, whose peak memory is
-the build's, and searched in another. Even queries tune it to each recall@10 (ours by the product's tuner, FAISS over
-grids of its two numbers), odd ones are measured, in one call of all of them, the median of ROUNDS. `ours` is
-`scann_index.ScannIndex` as the search tool calls it; beside it, in the same process and in turn, `raw`: the same ScaNN
-searcher called once for all queries with the same settings; `tool` is `SearchTool` over the same index and a store of
-passages in memory, with an encoder that looks the vectors up, so that it adds everything but encoding and reading.
-`cost` of either is its time over raw's, less one. The tool fetches 16 more than it is asked for. `old` is the index of
-a plain tree of sqrt(n) leaves and float32 reordering. `ivfpq` is FAISS's IVF-PQ of four bits with fast scan and a
-float32 refinement, `hnsw` its graph of 32 links over float32. Memory of serving: what the process grew by through
-loading and searching, a vector, anonymous and mapped from disk.
+Vectors and queries come from benchmarks/vectors.py, 384 wide. Each engine is built in a process of its own, whose peak
+memory is that of the build, and searched in another. The even queries tune it to each recall@10 (ours by the product's
+tuner, FAISS over grids of its numbers). The odd queries are then searched in one call of all of them, and the median of
+ROUNDS counts.
+
+`ours` is `scann_index.ScannIndex` as the search tool calls it. `raw` and `tool` are measured beside it, in the same
+process and in turn. `raw` is the same ScaNN searcher, called once for all queries with the same settings. `tool` is
+`SearchTool` over the same index and a store of passages in memory, with an encoder that looks the vectors up, so that
+it adds everything but encoding and reading. The tool fetches 16 more than it is asked for. `cost` of `ours` and of
+`tool` is its time over raw's, less one. `old` is the index of a plain tree of sqrt(n) leaves with float32 reordering.
+`ivfpq` is FAISS's IVF-PQ of four bits with fast scan and a float32 refinement, `hnsw` its graph of 32 links over
+float32. Memory of serving is what the process grew by while it loaded and searched, in bytes per vector, anonymous and
+mapped from disk.
 """
 
 import argparse
@@ -31,23 +34,23 @@ import numpy as np
 
 from benchmarks import vectors
 from masksearch_jax.data.records import Passage
-from masksearch_jax.retrieval import recall, scann_index, tuning
+from masksearch_jax.retrieval.index import recall_check, scann_index, tuning
+from masksearch_jax.retrieval.index.index_settings import ScannSettings
 from masksearch_jax.retrieval.interface import Query
-from masksearch_jax.retrieval.settings import ScannSettings
 from masksearch_jax.retrieval.tool import SearchTool
 
 ENGINES = ("ours", "old", "ivfpq", "hnsw")
 TARGETS = (0.95, 0.99)
 ROUNDS = 5
 K = 10
-SCANN = {"ours": {}, "old": {"soar": 0.0, "reordering": "float32"}}  # `old` gets its leaves in build
+SCANN = {"ours": {}, "old": {"soar": 0.0, "reordering": "float32"}}  # `settings` adds the leaves of `old`
 _NPROBE = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 _REFINED = (2, 4, 8, 16, 32, 64)
 _EF = (10, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 
 
 def memory() -> dict[str, int]:
-    """Bytes of this process: VmHWM (peak), RssAnon, RssFile."""
+    """Return the bytes of this process: VmHWM (peak), RssAnon, RssFile."""
     text = Path("/proc/self/status").read_text()
     return {name: int(re.search(rf"{name}:\s+(\d+) kB", text)[1]) * 1024 for name in ("VmHWM", "RssAnon", "RssFile")}
 
@@ -60,7 +63,7 @@ def settings(engine: str, count: int, shard_size: int) -> ScannSettings:
 
 
 def build(engine: str, base: np.ndarray, target: Path, shard_size: int) -> None:
-    """Builds and saves one engine over float32 [N, D] into the folder `target`."""
+    """Build one engine over float32 [N, D] and save it into the folder `target`."""
     if engine in SCANN:
         how = scann_index.plan(settings(engine, len(base), shard_size), len(base))
         scann_index.build(base, how, target)
@@ -84,7 +87,7 @@ def build(engine: str, base: np.ndarray, target: Path, shard_size: int) -> None:
 
 
 class Faiss:
-    """A FAISS index at one setting, with the `search` of ours."""
+    """A FAISS index at one setting, with the same `search` as our index."""
 
     def __init__(self, index, engine: str):
         self._index, self._engine = index, engine
@@ -105,8 +108,8 @@ class Faiss:
         scores, rows = self._index.search(queries, k)
         return rows, scores
 
-    def tune(self, truth: recall.Truth, target: float) -> "Faiss":
-        """Returns itself at the fastest setting of the grid that reaches the target."""
+    def tune(self, truth: recall_check.Truth, target: float) -> "Faiss":
+        """Return itself at the fastest setting of the grid that reaches the target, at the widest if none does."""
         grid = [[{"ef": ef} for ef in _EF]]
         if self._engine == "ivfpq":
             grid = [[{"nprobe": n, "refined": refined} for n in _NPROBE] for refined in _REFINED]
@@ -120,7 +123,7 @@ class Faiss:
 
 
 class Raw:
-    """ScaNN's own searcher, asked once for all queries, with the settings of ours."""
+    """ScaNN's own searcher, called once for all queries, with the settings of our index."""
 
     def __init__(self, index: scann_index.ScannIndex):
         (self._searcher,), self._plan = index._searchers, index.plan
@@ -131,7 +134,7 @@ class Raw:
 
 
 class Tool:
-    """`SearchTool` over an index; itself the encoder, the passages and the exclusion (nothing) that it needs."""
+    """`SearchTool` over an index; this object is also its encoder, its passages and its exclusion (of nothing)."""
 
     mode = "none"
 
@@ -150,7 +153,7 @@ class Tool:
         return np.empty(0, np.int64)
 
     def search(self, queries: np.ndarray, k: int) -> None:
-        """Answers all of them by a tool that has nothing cached."""
+        """Answer all queries by a tool that has nothing cached."""
         SearchTool(self, self._index, None, self, self, "").search(self._queries, k)
 
 
@@ -161,7 +164,7 @@ def _seconds(index, queries: np.ndarray) -> float:
 
 
 def _rates(indices: dict[str, object], queries: np.ndarray) -> dict[str, float]:
-    """Returns the median queries a second of each, searched in turn."""
+    """Return the median queries per second of each index; they are searched in turn."""
     taken = {name: [] for name in indices}
     for _ in range(ROUNDS):
         for name, index in indices.items():
@@ -182,7 +185,7 @@ def measure(engine: str, base: np.ndarray, queries: np.ndarray, target: Path, sh
         index.at(**({"ef": 100} if engine == "hnsw" else {"nprobe": 32, "refined": 10}))
     index.search(queries, K)
     after = memory()
-    truth, held_truth = recall.Truth(base, tuned, K), recall.Truth(base, held, K)
+    truth, held_truth = recall_check.Truth(base, tuned, K), recall_check.Truth(base, held, K)
     out = {
         "serving_bytes": {
             name: round((after[key] - before[key]) / len(base))
@@ -205,7 +208,7 @@ def measure(engine: str, base: np.ndarray, queries: np.ndarray, target: Path, sh
         row |= {"recall": round(held_truth.measure(chosen), 4)} | {f"qps_{name}": round(r) for name, r in rates.items()}
         if "raw" in peers:
             row |= {f"cost_{name}": round(rates["raw"] / rates[name] - 1, 3) for name in ("ours", "tool")}
-            # ScaNN's own scores are of quantised vectors: what it found is judged by exact ones.
+            # ScaNN's own scores are of quantised vectors, so what it found is judged by exact ones.
             rows, _ = peers["raw"].search(held, K)
             scores = np.take_along_axis(held @ np.asarray(base[np.unique(rows)]).T, _columns(rows), 1)
             row["recall_raw"] = round(float((scores >= held_truth._least).mean()), 4)
@@ -214,7 +217,7 @@ def measure(engine: str, base: np.ndarray, queries: np.ndarray, target: Path, sh
 
 
 def _columns(rows: np.ndarray) -> np.ndarray:
-    """Returns int64 like `rows`: the place of each among the distinct ones."""
+    """Return int64 like `rows`: the place of each entry among the distinct ones."""
     return np.unique(rows, return_inverse=True)[1].reshape(rows.shape)
 
 
@@ -255,7 +258,7 @@ def main() -> None:
 
 
 def _one_thread() -> dict[str, str]:
-    """One core and one thread for every library, whatever pool it has."""
+    """Pin this process to one core; return an environment in which every library has one thread."""
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     return os.environ | {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
 

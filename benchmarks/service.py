@@ -1,13 +1,14 @@
-"""The search service under load: many clients on loopback for some seconds; prints one JSON line and ends by itself.
+"""Put the search service under load: many clients on loopback for some seconds. Prints one JSON line, then ends.
 
     python -m benchmarks.service                                   200 clients, 60 s, 20,000 passages
     python -m benchmarks.service --clients=8 --seconds=2 --passages=500
 
 Makes a corpus of invented words and its index in a temporary folder, starts `serve_search` on it as a process of its
-own, and asks: each client keeps one connection and sends its next request when the last is answered, two queries of
-eight words each, from a pool in which every query comes back now and then, as it does in a group of samples. Beside
-them one client sends requests that must be refused. All clients run in this process, so on a machine of few cores its
-own work is part of the times. Exit status 1 if a request was not answered as it should be.
+own, and asks. Each client keeps one connection and sends its next request when the last is answered. A request has two
+queries of eight words each. It is drawn from a pool in which every query comes back now and then, as it does in a group
+of samples. Beside them one client sends requests that must be refused. All clients run in this process, so on a machine
+of few cores their own work is part of the times. The exit status is 1 if a request was not answered as it should be, or
+if the server did not end with status 0.
 """
 
 import argparse
@@ -27,7 +28,8 @@ from pathlib import Path
 import numpy as np
 
 from masksearch_jax.data import records
-from masksearch_jax.retrieval import build, wire
+from masksearch_jax.retrieval.index import build
+from masksearch_jax.retrieval.service import wire
 
 ROOT = Path(__file__).parent.parent
 
@@ -59,7 +61,7 @@ HOSTILE = (
 
 
 def corpus(count: int) -> list[records.Passage]:
-    """Passages of 60 words from a vocabulary in which, as in a language, few words make most of a text."""
+    """Return passages of 60 words from a vocabulary in which, as in a language, few words make most of a text."""
     rng = np.random.default_rng(0)
     vocabulary = np.array([f"w{i:x}" for i in range(30_000)])
     shares = 1 / np.arange(10, 30_010)
@@ -82,7 +84,10 @@ def requests(passages: list[records.Passage], count: int) -> list[bytes]:
 
 
 async def exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, data: bytes) -> tuple[int, bytes]:
-    """Sends one request; returns (status, body), status 0 where the connection ends without an answer."""
+    """Send one request; return (status, body).
+
+    Raises asyncio.IncompleteReadError if the connection ends without a whole answer.
+    """
     writer.write(data)
     head = await reader.readuntil(b"\r\n\r\n")
     size = int(re.search(rb"content-length: (\d+)", head.lower())[1])
@@ -90,7 +95,7 @@ async def exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, d
 
 
 async def client(port: int, pool: list[bytes], rng: random.Random, end: float, seconds: list[float]) -> int:
-    """Asks until `end`; appends the time of each answered request and returns how many were not answered rightly."""
+    """Ask until `end`; append the time of each answered request and return how many were not answered correctly."""
     errors, connection = 0, None
     while time.perf_counter() < end:
         began = time.perf_counter()
@@ -111,7 +116,7 @@ async def client(port: int, pool: list[bytes], rng: random.Random, end: float, s
 
 
 async def attacker(port: int, end: float) -> tuple[int, int]:
-    """Returns (requests sent, those answered with a status from 400 to 499), one connection each."""
+    """Send bad requests until `end`, one connection each; return (sent, answered with a status from 400 to 499)."""
     sent = refused = 0
     while time.perf_counter() < end:
         data = HOSTILE[sent % len(HOSTILE)]

@@ -1,4 +1,4 @@
-"""SFT: tokens a second of one optimizer step on the peers' shape. Prints one JSON line.
+"""Measure tokens per second of one SFT optimizer step on the peers' shape. Prints one JSON line.
 
     python -m benchmarks.sft                            8 rows of 512 tokens, all trained on, AdamW, float32
     python -m benchmarks.sft --peer='PYTHON FOLDER'     the peer's tunix_sft.py in turn with ours; the ratio
@@ -22,9 +22,11 @@ from absl import app, flags
 
 from benchmarks import workload
 from configs import common
-from masksearch_jax import distributed, entry, sharding
 from masksearch_jax.model import config as model_config
-from masksearch_jax.model import convert, lora, transformer
+from masksearch_jax.model import lora, transformer
+from masksearch_jax.model.published import load
+from masksearch_jax.runtime import cli, distributed
+from masksearch_jax.runtime import mesh as mesh_lib
 from masksearch_jax.trainers import optimizer, sft, state
 
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Measured rounds.")
@@ -42,8 +44,10 @@ _RANK = flags.DEFINE_integer("lora_rank", 0, "Trains adapters of this rank; 0: a
 
 
 def batch(rng: np.random.Generator, vocab_size: int, rows: int, length: int, trained: int) -> dict[str, np.ndarray]:
-    """Full rows of random ids, the last `trained` targets of each wanted: int32 and bool [rows, length], as
-    data.pipeline makes them."""
+    """Return full rows of random ids; the last `trained` targets of each row are trained on.
+
+    The arrays are int32 and bool [rows, length], as data.pipeline makes them.
+    """
     shape = rows, length
     ids = rng.integers(3, vocab_size, shape, dtype=np.int32)
     mask = np.zeros(shape, bool)
@@ -58,7 +62,7 @@ def batch(rng: np.random.Generator, vocab_size: int, rows: int, length: int, tra
 
 
 def peer(python: str, folder: str) -> float:
-    """Tokens a second of one round of the peer's script."""
+    """Run one round of the peer's script; return its tokens per second."""
     command = [python, "tunix_sft.py"]
     if _PRETRAINED.value:
         shape = [f"--rows={_ROWS.value}", f"--length={_LENGTH.value}"]
@@ -68,11 +72,11 @@ def peer(python: str, folder: str) -> float:
 
 
 def model(mesh) -> tuple[model_config.ModelConfig, transformer.Params]:
-    """The small model with random weights, or the published one, with fresh adapters if they are asked for."""
+    """Return the small model with random weights, or the published one, with fresh adapters if they are asked for."""
     if not _PRETRAINED.value:
         return workload.MODEL, transformer.init_params(workload.MODEL, 0, mesh)
     chosen = {"attention": _ATTENTION.value, "dtype": _DTYPE.value, "remat": _REMAT.value}
-    cfg, params = convert.load_pretrained(_PRETRAINED.value, mesh, **chosen)
+    cfg, params = load.load_pretrained(_PRETRAINED.value, mesh, **chosen)
     if not _RANK.value:
         return cfg, params
     cfg = dataclasses.replace(cfg, lora=model_config.LoraConfig(_RANK.value))
@@ -80,8 +84,8 @@ def model(mesh) -> tuple[model_config.ModelConfig, transformer.Params]:
 
 
 def main(_) -> None:
-    entry.split_cpu(_DEVICES.value)
-    mesh = sharding.make_mesh()
+    cli.split_cpu(_DEVICES.value)
+    mesh = mesh_lib.make_mesh()
     rng = np.random.default_rng(0)
     rates, ratios, cpu = [], [], []
     rows, length, trained = workload.SFT_ROWS, workload.SFT_LENGTH, workload.SFT_LENGTH - 1
@@ -100,15 +104,15 @@ def main(_) -> None:
             began, busy = time.perf_counter(), time.process_time()
             for _ in range(steps):
                 made = batch(rng, cfg.vocab_size, rows, length, trained)
-                train, sums = step(train, distributed.put(made, sharding.batch_sharding(mesh)), *frozen)
+                train, sums = step(train, distributed.put(made, mesh_lib.batch_sharding(mesh)), *frozen)
             jax.block_until_ready(train)
             if number == 0:
-                continue  # compilation
+                continue  # the round that compiles
             rates.append(steps * rows * length / (time.perf_counter() - began))
             cpu.append((time.process_time() - busy) / steps)
             if _PEER.value:
                 ratios.append(rates[-1] / peer(*_PEER.value.split()))
-            # A round of a published model takes minutes.
+            # A round of a published model takes minutes, so show each.
             print(f"round {number}: {rates[-1]:.1f} tokens/s", *map("beside the peer x {:.2f}".format, ratios[-1:]),
                   file=sys.stderr)  # fmt: skip
     loss, count = sums["loss"]
@@ -117,7 +121,7 @@ def main(_) -> None:
         "tokens_per_s": round(statistics.median(rates), 1),
         "ratio": round(statistics.median(ratios), 2) if ratios else None,
         "ratios": [round(ratio, 2) for ratio in ratios],
-        "cpu_s": round(statistics.median(cpu), 2),  # processor seconds of a step, which other work hardly moves
+        "cpu_s": round(statistics.median(cpu), 2),  # CPU seconds of a step, which other work hardly changes
         "loss": round(float(loss / count), 4),
         "peak_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2),
         "peer_peak_gb": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6, 2) if ratios else None,

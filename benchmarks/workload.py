@@ -1,4 +1,4 @@
-"""The workload that we and the peers replay: shapes of a scaled-down Qwen2.5, token counts of 128 search episodes.
+"""The workload that we and the peers replay: a scaled-down Qwen2.5, and the token counts of 128 search episodes.
 
 Lengths are drawn once from a long-tailed distribution, as search episodes have them: most turns are short, a few are
 long, and each search adds a block of retrieved text. The generator is that of the peers' scripts, draw for draw
@@ -31,8 +31,11 @@ SFT_ROWS, SFT_LENGTH = 8, 512
 
 @dataclasses.dataclass(frozen=True)
 class Episode:
-    """prompt: tokens of the task, shared by the episodes of a group. turns: (generated, observed) tokens of each turn;
-    the last one is the answer and observes nothing."""
+    """The token counts of one episode.
+
+    prompt: tokens of the task, shared by the episodes of a group. turns: (generated, observed) tokens of each turn; the
+    last one is the answer and observes nothing.
+    """
 
     group: int
     prompt: int
@@ -40,13 +43,16 @@ class Episode:
 
     @property
     def length(self) -> int:
-        """All tokens of the episode."""
+        """The number of all tokens of the episode."""
         return self.prompt + sum(map(sum, self.turns))
 
 
 def episodes(groups: int = 16, group_size: int = 8, seed: int = 0) -> list[Episode]:
-    """Prompts of 64 to 192 tokens; 1 to 4 searches; 8 to 96 tokens a search turn, 96 to 128 an observation, 4 to 64
-    the answer."""
+    """Return the episodes of `groups` prompts, drawn with `seed`.
+
+    A prompt has 64 to 192 tokens. An episode has 1 to 4 searches, with 8 to 96 tokens in a search turn, 96 to 128 in an
+    observation and 4 to 64 in the answer.
+    """
     rng, found = random.Random(seed), []
     for group in range(groups):
         prompt = rng.randint(64, 192)

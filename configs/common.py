@@ -1,8 +1,8 @@
-"""What every job of the embedded default shares: the tiny policy, the search tool, the limits of an episode.
+"""The settings that all stages share by default: the tiny policy, the search tool, the limits of an episode.
 
-A page (dapo.py, sft.py, ...) starts from `line()` and adds its own stage, so that the whole experiment stands on two
-pages. The tiny policy is what learns to copy unseen names within minutes on two CPU cores: smeared keys, RoPE on half
-the dimensions and Muon each matter.
+A config (dapo.py, sft.py, ...) starts from `base_config()` and adds its own stage, so two files hold a whole
+experiment. The tiny policy learns to copy unseen names within minutes on two CPU cores. Smeared keys, RoPE on half the
+dimensions and Muon each matter for that.
 """
 
 from pathlib import Path
@@ -14,46 +14,50 @@ from masksearch_jax.configs import prepare
 
 
 def check_argument(page: str, arg: str, *known: str) -> None:
-    """Raises ValueError for `page.py:arg` unless arg is empty or one of the page's variants."""
+    """Raise ValueError for `page.py:arg` unless arg is empty or one of the variants of this config."""
     if arg and arg not in known:
         takes = f"one of {', '.join(known)}" if known else "no argument"
         raise ValueError(f"configs/{Path(page).name} takes {takes}, got {arg!r}")
 
 
-def line() -> ConfigDict:
-    """Settings that prepare, synthesize, SFT, DAPO and evaluation agree on."""
+def base_config() -> ConfigDict:
+    """Return the settings that prepare, synthesize, SFT, DAPO and evaluation share."""
     config = ConfigDict()
     config.seed = 0
     # Mesh axes; -1 takes the devices that remain. dcn_data: slices that data spans. sequence: parts of a long row.
     config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1, "sequence": 1, "dcn_data": 1})
-    config.cpu_devices = 2  # that a CPU host counts as, one a core; the data axis spans them. Accelerators ignore it
-    # Several processes, one a host, each started with this page and its own process_id.
+    # JAX devices of a CPU host, one per core; the data axis spans them. Accelerators ignore it.
+    config.cpu_devices = 2
+    # Several processes, one per host, each started with this config and its own process_id.
     config.distributed = ConfigDict({
-        "coordinator": "",  # host:port of process 0; '' lets the platform tell it, and the process ids (Cloud TPU)
+        "coordinator": "",  # host:port of process 0; '': the platform provides it and the process ids (Cloud TPU)
         "processes": 1,
         "process_id": 0,
-        "timeout_s": 300,  # how long they may take to find each other
-        "heartbeat_s": 30,  # after which a silent peer counts as gone, and all stop
-        "stall_s": 1800,  # without a step or a tick, compilation included: stacks are dumped and the process ends
+        "timeout_s": 300,  # how long the processes may take to find each other
+        "heartbeat_s": 30,  # after this long a silent process counts as gone, and all stop
+        # Longest time without a training or engine step, compilation included. Then the stacks are dumped and the
+        # process ends.
+        "stall_s": 1800,
     })
     config.model = model()
     config.pretrained = ""  # folder of a published checkpoint that SFT starts from, instead of fresh parameters
-    config.start = ""  # folder of a trained stage, such as runs/dapo/dapo, to start from at its last checkpoint instead
+    config.start = ""  # or folder of a trained stage, such as runs/dapo/dapo; its last checkpoint is the start
     config.warm_start = True  # SFT before DAPO; False: DAPO starts from the model as it is given
     config.lora = lora()
-    config.adapters = ""  # folder of a PEFT adapter of lora's settings that SFT starts from, instead of a fresh one
+    config.adapters = ""  # folder of a PEFT adapter with lora's settings that SFT starts from, instead of a fresh one
     config.search = ConfigDict({
-        "hits": 1,  # passages an observation shows; one leaves room for better queries
-        "exclusion": "passage",  # none | passage | article: what a RAMP episode may not find
-        # A server of Search-R1's /retrieve; {index} becomes train, validation or all. '' searches W/data/index here.
+        "hits": 1,  # passages that an observation shows; one leaves room for better queries
+        "exclusion": "passage",  # none | passage | article: what the search excludes in a RAMP episode
+        # URL of a server of Search-R1's /retrieve; {index} becomes train, validation or all. '': search W/data/index in
+        # this process.
         "url": "",
-        "timeout_s": 10.0,  # of a request, its answer included
+        "timeout_s": 10.0,  # of a request and its answer
         "deadline_s": 30.0,  # of a search with its retries
         "retries": 2,
-        "failures": 5,  # in a row, after which nothing is asked ..
-        "cooldown_s": 30.0,  # .. for so long
-        "ready_s": 120.0,  # how long a server may take to load, at the start
-        "fallback": "local",  # local | empty | none (the run ends): what answers where the server does not
+        "failures": 5,  # after this many failures in a row, no request is sent ..
+        "cooldown_s": 30.0,  # .. for this long
+        "ready_s": 120.0,  # how long a server may take to load when the run starts
+        "fallback": "local",  # what answers if the server fails: local | empty | none (the run ends)
     })
     config.episode = ConfigDict({
         "turns": 6,  # model turns, the answering one included
@@ -64,53 +68,55 @@ def line() -> ConfigDict:
     })
     config.rollout = ConfigDict({
         "slots": 64,
-        "steps": 4,  # decode steps per tick, in one device call
-        "top_p": 1.0,  # RL refuses anything else: log-probs are those of the whole distribution
+        "steps": 4,  # decode steps per engine step, in one device call
+        "top_p": 1.0,  # RL refuses other values: log-probs are those of the whole distribution
         "top_k": 0,
-        "search_ticks": 1,  # results enter this many ticks after the search went out
+        "search_ticks": 1,  # engine steps from the start of a search until its results enter the episode
         "search_batch": 64,
         "search_threads": 2,
-        # Tasks whose prompts leave an episode (total_tokens) no room: skip leaves them out and counts them, refuse ends
-        # the run before it starts.
+        # Tasks whose prompts leave no room for an episode (total_tokens): skip leaves them out and counts them; refuse
+        # ends the run before it starts.
         "long_prompts": "skip",
-        # Ladders of program shapes; each entry costs a compilation.
+        # Buckets of program shapes; each entry costs a compilation.
         "prompt_rows": 8,
-        "prompt_lengths": (40, 64),  # a longer prompt takes a program of total_tokens, compiled with these
-        "append_rows": (4, 8, 16),
-        "append_tokens": (40, 64),
-        "context_lengths": (),  # where the cache is cut along time; a program reads as far as its longest slot
+        "prompt_lengths": (40, 64),  # a longer prompt takes the bucket of total_tokens, compiled with these
+        "extend_rows": (4, 8, 16),
+        "extend_tokens": (40, 64),
+        # Buckets of the cache length. A program reads the first bucket that holds its longest slot, at most
+        # total_tokens.
+        "context_lengths": (),
     })
     config.prepare = prepare.get_config()
     config.prepare.seed = config.get_ref("seed")
-    # Two of five spans are dates, which two visible names find at once: names are where queries matter.
+    # Two of five spans are dates, which a search for two visible names finds at once. Names are where queries matter.
     config.prepare.tasks.span_weights.update({"date": 0.5, "number": 0.5})
     config.synthesize = synthesize()
-    config.llm = prepare.llm()  # of the agents and of the judge
-    config.tensorboard = False  # events beside each metrics.jsonl
-    config.validation_episodes = 256  # per level, while training
+    config.llm = prepare.llm()  # the model of the agents and of the judge
+    config.tensorboard = False  # True: write events beside each metrics.jsonl
+    config.validation_episodes = 256  # per entry of validation_levels, while training
     config.validation_levels = (1, 2)  # numbers of masks; 0 stands for questions
     config.evaluate = ConfigDict({
         "split": "test",
-        "index": "all",  # every passage, held-out ones included: what a deployed tool would search
-        "examples": 2,  # worked ones before each task of the policy few_shot
+        "index": "all",  # every passage, held-out ones included, as a deployed tool would search
+        "examples": 2,  # worked examples before each task, for the policy few_shot
         "episodes": ConfigDict({"1": 900, "2": 200, "3": 200, "4": 200, "qa": 100}),
-        # Episodes of each benchmark in the data; 0 leaves it out, -1 takes all of its questions.
+        # Episodes of each benchmark in the data. 0 leaves it out; -1 takes all of its questions.
         "benchmarks": ConfigDict(dict.fromkeys(config.prepare.benchmarks, 100)),
     })
     return config
 
 
 def real_text(config: ConfigDict) -> None:
-    """Changes a page to a slice of real Wikipedia: passages of 100 words, three to an observation, and a short run.
+    """Change a config to a slice of real Wikipedia: passages of 100 words, three per observation, and a short run.
 
-    The dump is given by `--config.prepare.dump=FILE`. The tiny policy learns the format on it, not the answers: half a
+    `--config.prepare.dump=FILE` gives the dump. On it the tiny policy learns the format and not the answers: half a
     million parameters from scratch and a hundred articles are too little for real names.
     """
     config.prepare.dump = ""
     config.prepare.tasks.span_weights.update({"date": 1.0, "number": 1.0})
     config.search.hits = 3
     config.episode.update({"turn_tokens": 48, "observation_tokens": 384, "total_tokens": 1280})
-    config.rollout.update({"slots": 16, "prompt_lengths": (256,), "append_rows": (4,), "append_tokens": (384,)})
+    config.rollout.update({"slots": 16, "prompt_lengths": (256,), "extend_rows": (4,), "extend_tokens": (384,)})
     config.synthesize.agents.update({"query_words": 12, "thought_words": 12})
     config.synthesize.examples.update({"ramp_1": 600, "ramp_2": 100, "ramp_3": 0, "ramp_4": 0})
     config.validation_episodes = 16
@@ -127,7 +133,7 @@ def real_text(config: ConfigDict) -> None:
 
 
 def model() -> ConfigDict:
-    """0.5 million parameters; the vocabulary comes from the tokenizer."""
+    """Return the tiny policy of 0.5 million parameters. The tokenizer sets its vocabulary."""
     return ConfigDict({
         "layers": 3,
         "embed": 128,
@@ -143,20 +149,20 @@ def model() -> ConfigDict:
         "qk_norm": False,
         "tie_embeddings": True,
         "smear_keys": True,
-        "token_shift": 0,  # earlier tokens whose embeddings each token starts with
+        "token_shift": 0,  # number of earlier tokens whose embeddings are mixed into each token's embedding
         "dtype": "float32",
         "param_dtype": "float32",
         "remat": "none",
-        "attention": "xla",  # of training rows: xla | splash (TPU) | cudnn (GPU) | auto; docs/attention.md
-        "scan_unroll": 3,  # layers of an iteration of the layer scan: faster steps of a tiny model on CPU
+        "attention": "xla",  # backend for training rows: xla | splash (TPU) | cudnn (GPU) | auto; docs/attention.md
+        "scan_unroll": 3,  # layers per iteration of the layer scan; more make steps of a tiny model faster on CPU
     })
 
 
 def lora() -> ConfigDict:
-    """Adapters that SFT and DAPO train in place of the weights; see docs/memory.md."""
+    """Return the settings of adapters, which SFT and DAPO train in place of the weights; see docs/memory.md."""
     return ConfigDict({
         "rank": 0,  # 0: no adapters, all weights are trained
-        "alpha": 32.0,  # what an adapter adds counts alpha / rank times
+        "alpha": 32.0,  # an adapter's output is scaled by alpha / rank
         "targets": ("q", "k", "v", "o", "gate", "up", "down"),
         "dtype": "float32",
         "base_quantisation": "",  # '' | int8 | nf4: how the frozen weights are held (QLoRA; needs the extra qlora)
@@ -164,60 +170,67 @@ def lora() -> ConfigDict:
 
 
 def synthesize(strong: bool = False) -> ConfigDict:
-    """The teacher. Weak on purpose by default: its first queries are a bare name or the passage's own words, which find
-    the answer about as rarely; one in twenty asks with the words that other articles use, so that RL meets it. Much
-    more, and rejection makes it what converged SFT does anyway. A strong one always asks so (README, "What the teacher
-    gives")."""
+    """Return the settings of the teacher.
+
+    By default it is weak on purpose. Its first queries are a bare name or the passage's own words, which find the
+    answer about as rarely. One query in twenty uses the words of other articles, so that RL meets such queries. With
+    many more of them, rejection would make them what converged SFT does anyway. A strong teacher always asks with such
+    words (docs/results.md, "A weak and a strong teacher").
+    """
     styles = {"name": 0.0, "own": 0.0, "insight": 1.0} if strong else {"name": 0.5, "own": 0.45, "insight": 0.05}
     return ConfigDict({
         "teacher": "oracle",  # oracle | agents (a language model, `llm`; docs/agents.md) | official (records in a file)
         "styles": ConfigDict(styles),
         "retry": 0.5,
         "attempts": 2,
-        # Thoughts are of so many words before each mask, and the last one of these with the answer; 0: of a plan,
-        # and an answer comes without one. Where fewer than evidence_match lead to what was found, nothing is taught.
+        # A thought repeats this many words before each mask; the last thought repeats them with the answer. 0: thoughts
+        # are a plan, and the answer comes without a thought. There is no demonstration if fewer than evidence_match of
+        # these words lead to the answer in what was found.
         "evidence": 0,
         "evidence_match": 0,
         # words: the thoughts above, for a policy that can only copy. For a language model: sentences | brief, which say
-        # what is missing, then quote what was read | cloze, which goes on from the words before the mask. These have
-        # no use for `evidence`; a turn fits episode.turn_tokens.
+        # what is missing and then quote what was read | cloze, which repeats the words before the mask and continues
+        # them. These three do not use `evidence`; their turns are made to fit episode.turn_tokens.
         "wording": "words",
         "speech": ConfigDict({
-            "clue_words": 4,  # that a clue shows on each side of its mask
-            "quote_words": 20,  # of a quotation
-            "shared_words": 2,  # that a quotation and the mask's sentence have both, or nothing is taught
+            "clue_words": 4,  # words that a clue shows on each side of its mask
+            "quote_words": 20,  # words of a quotation
+            # Words that a quotation must share with the sentence of the mask; otherwise there is no demonstration.
+            "shared_words": 2,
         }),
         "examples": ConfigDict({"ramp_1": 6000, "ramp_2": 2400, "ramp_3": 300, "ramp_4": 50, "qa": 0}),
         "association_tasks": 2000,
         "probe_tasks": 500,
         "agents": ConfigDict({
-            "rewrites": 3,  # queries that the rewriter makes of one, at most
-            "passages": 5,  # that the observer reads of a search
+            "rewrites": 3,  # most queries that the rewriter makes of one query
+            "passages": 5,  # passages of a search that the observer reads
             "query_words": 8,
-            "thought_words": 8,  # of an analysis or a thought; a turn has to fit episode.turn_tokens
-            "reply_attempts": 3,  # until a reply has the form that was asked for
+            "thought_words": 8,  # words of an analysis or a thought; a turn has to fit episode.turn_tokens
+            "reply_attempts": 3,  # attempts until a reply has the form that was asked for
             "judge": "rules",  # rules (token recall) | llm | both
-            "judge_recall": 1.0,  # what the rules want of each answer
+            "judge_recall": 1.0,  # least token recall of each answer, for the rules
             "workers": 16,  # tasks at a time
-            "tasks": 0,  # most tasks that are tried for each kind of example; 0: until there are enough
+            "tasks": 0,  # most tasks tried for each kind of example; 0: as many as it takes
         }),
-        # Chatml trajectories, one a line; the least response_acc that is taken.
+        # file: chatml trajectories, one per line; accuracy: least response_acc of an accepted one.
         "official": ConfigDict({"file": "", "accuracy": 1.0}),
     })
 
 
 def sft() -> ConfigDict:
-    """Muon for the stacked matrices and Adam for the rest, one epoch or so over the demonstrations. Pages call
-    `published_defaults` on it."""
+    """Return the settings of SFT: Muon for the stacked matrices, Adam for the rest, about one epoch of demonstrations.
+
+    Configs call `published_defaults` on it.
+    """
     return ConfigDict({
         "steps": 1400,
         "rows": 10,
         "row_length": 256,
         "micro_batches": 1,
-        # (examples, ((masks, weight), ...)) in order; None: until the end. Staged first, mixed after.
+        # Phases in order: (examples, ((masks, weight), ...)). None examples: until the end. One mask first, then a mix.
         "curriculum": ((4000, ((1, 1.0),)), (None, ((1, 0.55), (2, 0.33), (3, 0.09), (4, 0.03)))),
-        "share": 1.0,  # of the demonstrations of each level: the first ones
-        "augment": True,  # permute name pieces, so that each step shows unseen names
+        "share": 1.0,  # share of the demonstrations for each number of masks that is used, taken from the start
+        "augment": True,  # permute the tokens of names, so that each step shows unseen names
         "seed_offset": 0,
         "optimizer": optimizer(
             "muon", 0.02, adam_learning_rate=3e-3, schedule="cosine", warmup=50, total_steps=1400, floor=0.1
@@ -225,13 +238,15 @@ def sft() -> ConfigDict:
         "eval_every": 700,
         "log_every": 50,
         "checkpoint_every": 100,
-        "max_without_update": 20,  # steps in a row whose gradients are not finite, after which the run stops; 0: any
+        "max_without_update": 20,  # the run stops after this many steps in a row without finite gradients; 0: no limit
     })
 
 
 class ByModel(FieldReference):
-    """A setting with two defaults: one for a policy from scratch, one where `pretrained` names a published model. A
-    value that a page or the command line sets replaces both."""
+    """A setting with two defaults: one for a policy from scratch, one for when `pretrained` names a published model.
+
+    A value that a config or the command line sets replaces both.
+    """
 
     def __init__(self, scratch: Any, published: Any, pretrained: FieldReference):
         self._published, self._pretrained = published, pretrained
@@ -256,8 +271,8 @@ class ByModel(FieldReference):
 def published_defaults(config: ConfigDict, stage: str, learning_rate: float) -> None:
     """Make AdamW at `learning_rate` the default of a stage's optimizer for a published model.
 
-    Muon at 0.02, the default from scratch, would ruin one. The rates that pages give are those with which models of 0.5
-    to 8 billion parameters are usually fine-tuned; one of 135 million bears higher ones.
+    Muon at 0.02, the default from scratch, would ruin a published model. Configs pass the rates with which models of
+    0.5 to 8 billion parameters are usually fine-tuned. A model of 135 million parameters tolerates higher ones.
     """
     settings, pretrained = config[stage].optimizer, config.get_ref("pretrained")
     for name, value in {"kind": "adamw", "learning_rate": learning_rate, "adam_learning_rate": learning_rate}.items():
@@ -265,7 +280,7 @@ def published_defaults(config: ConfigDict, stage: str, learning_rate: float) -> 
 
 
 def optimizer(kind: str, learning_rate: float, **other) -> ConfigDict:
-    """Optimizer settings. adam_learning_rate is for what Muon leaves to Adam: embeddings, norms, scalars."""
+    """Return optimizer settings. adam_learning_rate is for what Muon leaves to Adam: embeddings, norms, scalars."""
     settings = ConfigDict({
         "kind": kind,
         "learning_rate": learning_rate,

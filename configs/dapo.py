@@ -1,11 +1,11 @@
-"""Stage I by RL: DAPO on RAMP with the search tool in the loop, from an SFT warm start.
+"""Stage I by RL: DAPO on RAMP tasks with the search tool in the loop, from an SFT warm start.
 
 Command:  python -m masksearch_jax.train --config=configs/dapo.py --workdir=runs/dapo
           python -m masksearch_jax.train --config=configs/dapo.py:slice --config.prepare.dump=FILE --workdir=W
           python -m masksearch_jax.compile --config=configs/dapo.py:qwen2.5-7b      a recipe of configs/recipes.py
 Hardware: two CPU cores; a recipe needs the TPU slice that it names.
-What W lacks is made first: toy encyclopedia, tasks, index, demonstrations, SFT warm start.
-Expect:   see README, "What the one command shows".
+The run first makes what W lacks: toy encyclopedia, tasks, index, demonstrations, SFT warm start.
+Expect:   see docs/results.md.
 """
 
 from ml_collections import ConfigDict
@@ -15,8 +15,8 @@ from masksearch_jax.configs import common, recipes
 
 def get_config(arg: str = ""):
     common.check_argument(__file__, arg, "slice", *recipes.RECIPES)
-    config = common.line()
-    config.job = "dapo"
+    config = common.base_config()
+    config.stage = "dapo"
     config.sft = common.sft()
     config.dapo = dapo()
     common.published_defaults(config, "sft", 1e-5)
@@ -32,20 +32,21 @@ def dapo() -> ConfigDict:
     return ConfigDict({
         "iterations": 50,  # rollout batches, i.e. policy versions
         # --- rollout batch and dynamic sampling ---
-        "prompts": 32,  # generated at a time
+        "prompts": 32,  # groups generated at a time
         "group_size": 8,
-        "groups": 16,  # trained on, once that many carry a signal
+        "groups": 16,  # an update trains on this many groups that carry a signal
         "dynamic_sampling": True,
         "max_generations": 3,  # generation budget of one rollout batch
-        "carry_over": False,  # our extension: surplus groups wait one rollout batch
+        "carry_over": False,  # our extension: surplus groups are kept for the next rollout batch
         "temperature": 1.0,
-        # (prompts, ((masks, weight), ...)) in order; None: until the end. Two masks from the start: one mask alone
-        # unlearns longer answers within ten iterations, and a policy that writes none gets no signal to come back.
+        # Phases in order: (prompts, ((masks, weight), ...)). None prompts: until the end. Two-mask tasks are there from
+        # the start: with one mask alone the policy unlearns longer answers within ten iterations, and a policy that
+        # never writes one gets no signal to relearn them.
         "curriculum": (
             (1000, ((1, 0.75), (2, 0.25))),
             (None, ((1, 0.7), (2, 0.2), (3, 0.07), (4, 0.03))),
         ),
-        "augment": True,  # permute name pieces per group
+        "augment": True,  # permute the tokens of names, drawn anew for each group
         # --- reward ---
         "reward": ConfigDict({
             "answer": "recall_penalised",  # recall | recall_penalised | f1 | em | judge (asks `llm`)
@@ -56,7 +57,7 @@ def dapo() -> ConfigDict:
             "overlong_cache": 32,
             "overlong_factor": 0.5,
         }),
-        # Of answers, by the model of `llm`; an episode without a verdict in time is left out of the update.
+        # The model of `llm` judges answers. An episode whose verdict does not arrive in time is left out of the update.
         "judge": ConfigDict({"timeout_s": 20.0, "retries": 1, "attempts": 2}),
         # --- loss ---
         "advantage": "group",  # group | mean (Dr.GRPO)
@@ -64,26 +65,27 @@ def dapo() -> ConfigDict:
         "clip_high": 0.28,
         "dual_clip": 10.0,
         "aggregation": "token-mean",
-        # Log-probs below the ratio: trainer (computed anew, by one more forward pass) | sampler (as it reported them;
-        # for a sampler that computes in the trainer's dtype).
+        # Old log-probs, the denominator of the ratio: trainer (recomputed, by one more forward pass) | sampler (as the
+        # sampler reported them; for a sampler that computes in the trainer's dtype).
         "old_logprobs": "trainer",
         "tis_cap": 0.0,  # truncated importance sampling towards the sampler's log-probs; 0 is off
-        "staleness": 0,  # 1: the next batch is sampled while this one is trained on; wants tis_cap (2.0)
-        # Warnings when sampler and trainer disagree: on the mean difference of probabilities, and their correlation.
+        "staleness": 0,  # 1: the next batch is sampled while this one is trained on; needs tis_cap (2.0)
+        # Warn when sampler and trainer disagree: thresholds on the mean difference of probabilities and on their
+        # correlation.
         "alarm_prob_diff": 0.01,
         "alarm_correlation": 0.99,
         # --- update ---
         "minibatches": 4,  # optimizer steps per rollout batch
-        # Shapes of an update, packed: the smallest that holds a mini-batch is taken, each is compiled once.
+        # Buckets of packed update batches: the smallest that holds a mini-batch is used. Each is compiled once.
         "row_lengths": (256,),
         "rows": 4,
         "micro_batches": (3, 5, 8),
         "optimizer": common.optimizer("adamw", 5e-4, b2=0.98, warmup=24),
-        # --- rhythm ---
+        # --- intervals, in iterations ---
         "eval_every": 25,
-        "show_every": 10,  # iterations after which one sampled episode is printed as text; 0: never
+        "show_every": 10,  # how often one sampled episode is printed as text; 0: never
         "checkpoint_every": 10,
-        # Iterations in a row without an update (no group with a signal, or no finite gradient), after which the run
-        # stops; 0: any number.
+        # The run stops after this many iterations in a row without an update (no group with a signal, or no finite
+        # gradient); 0: no limit.
         "max_without_update": 10,
     })

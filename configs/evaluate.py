@@ -1,9 +1,9 @@
-"""Scores a checkpoint of a run on its held-out split: RAMP by number of masks, questions and benchmarks where there are
-any.
+"""Score a checkpoint of a run on its held-out split: RAMP tasks by number of masks, and questions and benchmarks if W
+has any.
 
 Command:  python -m masksearch_jax.evaluate --config=configs/evaluate.py --workdir=W --config.policy=dapo
           python -m masksearch_jax.evaluate --config=configs/evaluate.py:slice --workdir=W
-Hardware: two CPU cores; the model, search and episode settings must be those of the run, and so must the argument.
+Hardware: two CPU cores. The model, search and episode settings and the argument must be those of the run.
 """
 
 from masksearch_jax.configs import common, recipes
@@ -11,9 +11,10 @@ from masksearch_jax.configs import common, recipes
 
 def get_config(arg: str = ""):
     common.check_argument(__file__, arg, "slice", *recipes.RECIPES)
-    config = common.line()
-    # untrained (or what `start`, `pretrained` hold) | few_shot (that, with worked examples in its prompts) | one_search
-    # | sft | sft_more | dapo
+    config = common.base_config()
+    # untrained (fresh parameters, or those of `start` or `pretrained`) | few_shot (untrained, with worked examples in
+    # the prompts) | rag (untrained, with one forced search) | one_search (SFT, with one forced search) | sft | sft_more
+    # | dapo
     config.policy = "dapo"
     if arg == "slice":
         common.real_text(config)

@@ -1,8 +1,9 @@
-"""Self-evolving distillation: the policy of each round demonstrates more and harder tasks to the next (paper, 2.2).
+"""Self-evolving distillation: each round's policy writes demonstrations of more and harder tasks for the next round
+(paper, section 2.2).
 
 Command:  python -m masksearch_jax.experiment --config=configs/evolve.py --workdir=runs/evolve
 Hardware: two CPU cores.
-Expect:   W/report.json and a table: a line per round with acceptance and held-out recall; README, "Self-evolving
+Expect:   W/report.json and a table with acceptance and held-out recall of each round; docs/results.md, "Self-evolving
           distillation".
 """
 
@@ -14,7 +15,7 @@ from masksearch_jax.configs import common, sft
 def get_config(arg: str = ""):
     common.check_argument(__file__, arg)
     config = sft.get_config()
-    config.line = "evolve"
+    config.workflow = "evolve"
     # The first teacher: the oracle's demonstrations, few and easy.
     config.synthesize.examples.update({"ramp_1": 2000, "ramp_2": 300, "ramp_3": 0, "ramp_4": 0})
     config.synthesize.probe_tasks = 0
@@ -22,21 +23,22 @@ def get_config(arg: str = ""):
     config.sft.curriculum = ((None, ((1, 0.9), (2, 0.1))),)
     config.sft.optimizer.update({"total_steps": 600})
     config.evolve = ConfigDict({
-        # A round each: ((masks, tasks to try), ..); 0 masks means questions. The set grows, and gets harder.
+        # One entry per round: ((masks, tasks to try), ..). 0 masks means questions. The set of demonstrations grows and
+        # gets harder.
         "rounds": (
             ((1, 1000), (2, 500)),
             ((1, 1000), (2, 1000), (3, 500)),
             ((1, 1000), (2, 1500), (3, 1000), (4, 500)),
         ),
         "samples": 4,  # trajectories for each task
-        "keep": 1,  # most of them that are kept
-        "judge": "rules",  # of answers: rules (`recall`) | llm (asks `llm`; docs/agents.md)
+        "keep": 1,  # trajectories kept per task, at most
+        "judge": "rules",  # who accepts answers: rules (`recall`) | llm (asks `llm`; docs/agents.md)
         "recall": 1.0,  # least recall of an accepted answer
-        "judging": ConfigDict({"timeout_s": 20.0, "retries": 2, "attempts": 2}),  # each verdict of the llm
+        "judging": ConfigDict({"timeout_s": 20.0, "retries": 2, "attempts": 2}),  # limits of one verdict of the llm
         "temperature": 1.0,
-        "steps": 300,  # of SFT in each round, on the whole set, from the policy before
-        "control": False,  # trains the policy of the round before as long on its own set, too
-        "learning_rate_scale": 0.5,  # against the page's SFT, whose schedule each round runs through
+        "steps": 300,  # SFT steps of a round, on the whole set, from the previous round's policy
+        "control": False,  # True: also train the previous round's policy for as many steps on the set that it had
+        "learning_rate_scale": 0.5,  # times the SFT learning rate of this config; each round runs the whole schedule
     })
     config.evaluate.episodes.update({"1": 600, "2": 300, "3": 200, "4": 200, "qa": 0})
     return config

@@ -1,19 +1,21 @@
-"""A published language model learns to search real text: zero-shot, RAG, SFT and DAPO on the same held-out tasks.
+"""A published language model learns to search real text. Zero-shot, RAG, SFT and DAPO are scored on the same held-out
+tasks.
 
 Command:  bash launch/language_model.sh                     fetches SmolLM2-135M-Instruct, then the line below
           python -m masksearch_jax.experiment --config=configs/language_model.py --workdir=W
-          .. --config=configs/language_model.py:short       few steps: do form and finding rise?
-          .. --config=configs/language_model.py:proof --config.seed=S --workdir=W/seed_S     the evidence, a seed a call
+          .. --config=configs/language_model.py:short       few steps: do format and hit rate rise?
+          .. --config=configs/language_model.py:proof --config.seed=S --workdir=W/seed_S     one seed of the evidence
           .. --config=configs/language_model.py:rl          DAPO straight from the instruct model
           .. --config=configs/language_model.py:evolve      one round of self-evolving distillation
           .. --config.pretrained=FOLDER                     any published folder; --config.prepare.dump=FILE any dump
           python -m masksearch_jax.train --config=configs/language_model.py:agents --workdir=A          SFT on its own
           python -m masksearch_jax.compile --config=configs/language_model.py:qwen2.5-1.5b    for v6e-8
-Hardware: two CPU cores and 16 GB; a GPU as it is; qwen2.5-1.5b a v6e-8.
+Hardware: two CPU cores and 16 GB, or a GPU with the same settings; qwen2.5-1.5b needs a v6e-8.
 Expect:   docs/language_model.md.
 
-The data is that of the folder that MASKSEARCH_DATA names: 2WikiMultiHopQA's corpus, masked; HotpotQA's articles, which
-are only searched; 100 of its questions, which nothing is trained on. Without the folder it is the toy encyclopedia.
+The environment variable MASKSEARCH_DATA names the data folder. It holds the corpus of 2WikiMultiHopQA, which is masked;
+articles of HotpotQA, which are only searched; and 100 HotpotQA questions, which are never trained on. Without the
+folder the run uses the toy encyclopedia.
 """
 
 import dataclasses
@@ -31,10 +33,10 @@ _CORPUS, _ARTICLES, _QUESTIONS = "2wiki_corpus.json.gz", "hotpotqa_100_corpus.js
 def get_config(arg: str = "") -> ConfigDict:
     common.check_argument(__file__, arg, *_VARIANTS)
     config = dapo.get_config()
-    config.line = "language_model"
+    config.workflow = "language_model"
     config.pretrained = "runs/smollm2"  # bash launch/smollm2.sh makes it
-    config.model.attention = "auto"  # of the device; docs/attention.md
-    config.mesh.update({"data": 1, "fsdp": -1})  # two CPU devices share weights and optimizer: 8 GB instead of 10
+    config.model.attention = "auto"  # the backend that suits the device; docs/attention.md
+    config.mesh.update({"data": 1, "fsdp": -1})  # two CPU devices shard weights and optimizer: 8 GB instead of 10
     config.policies = ("untrained", "rag", "sft", "dapo")
     _data(config)
     _episodes(config)
@@ -45,22 +47,23 @@ def get_config(arg: str = "") -> ConfigDict:
 
 
 def _data(config: ConfigDict) -> None:
-    """Passages of 60 words, masked where another passage states the answer; the model's own tokenizer and template."""
+    """Set passages of 60 words, masks that another passage corroborates, and the model's own tokenizer and template."""
     folder = Path(os.environ.get("MASKSEARCH_DATA", ""))
     real = bool(os.environ.get("MASKSEARCH_DATA")) and (folder / _CORPUS).is_file()
     prepare = config.prepare
     prepare.tokenizer_dir = config.get_ref("pretrained")
     prepare.passages.update({"words": 60, "minimum": 15})
-    # The system message says what the tags mean, the message of the user what is wanted: in a question too, a mask.
+    # The system message says what the tags mean. The user message says what to fill in; a question, too, ends in a
+    # mask.
     prepare.tasks.update({"titles": True, "epochs": 4, "chat": "auto", "system": "default"})
     prepare.tasks.update({"instruction": "clues", "question_instruction": "clues"})
     prepare.tasks.span_weights.update({"date": 0.25, "number": 0.25})
     if real:
         prepare.dump, prepare.search_only = str(folder / _CORPUS), str(folder / _ARTICLES)
         prepare.benchmarks.hotpotqa = str(folder / _QUESTIONS)
-        prepare.elsewhere = True
+        prepare.corroborated = True
         prepare.shares = shares(0.8, 0.05, 0.15)
-        # Nothing that is trained on repeats a held-out passage or an article or a question of the benchmark.
+        # No training task repeats a held-out passage, or an article or a question of the benchmark.
         prepare.filters.update({"near_duplicate": 0.8, "benchmarks": (f"hotpotqa={folder / _QUESTIONS}",)})
 
 
@@ -70,9 +73,10 @@ def _episodes(config: ConfigDict) -> None:
         "turns": 4, "turn_tokens": 96, "observation_tokens": 224, "total_tokens": 768, "deadline_ticks": 0,
     })  # fmt: skip
     config.rollout.update({
-        # Each program unrolls 30 layers and compiles for ten seconds, so there are few; half an observation at a time.
-        "slots": 32, "steps": 8, "prompt_rows": 4, "prompt_lengths": (256,), "append_rows": (4,),
-        "append_tokens": (112,), "context_lengths": (512,),
+        # Each program unrolls 30 layers and takes ten seconds to compile, so there are few. An observation is read in
+        # two halves.
+        "slots": 32, "steps": 8, "prompt_rows": 4, "prompt_lengths": (256,), "extend_rows": (4,),
+        "extend_tokens": (112,), "context_lengths": (512,),
     })  # fmt: skip
     config.evaluate.episodes.update({"1": 200, "2": 0, "3": 0, "4": 0, "qa": 0})
     config.evaluate.benchmarks.update(dict.fromkeys(config.evaluate.benchmarks, 0))
@@ -85,7 +89,7 @@ def _training(config: ConfigDict) -> None:
     config.synthesize.styles.update({"name": 0.9, "own": 0.1, "insight": 0.0})
     config.synthesize.examples.update({"ramp_1": 1500, "ramp_2": 0, "ramp_3": 0, "ramp_4": 0})
     config.sft.update({
-        # A demonstration has 420 tokens, so that a row holds two.
+        # A demonstration has 420 tokens, so a row holds two.
         "steps": 150, "rows": 2, "row_length": 1024, "augment": False, "eval_every": 0, "log_every": 1,
         "checkpoint_every": 15, "curriculum": ((None, ((1, 1.0),)),),
     })  # fmt: skip
@@ -96,7 +100,7 @@ def _training(config: ConfigDict) -> None:
         "iterations": 12, "prompts": 8, "group_size": 8, "groups": 8, "max_generations": 1, "minibatches": 2,
         "augment": False, "eval_every": 0, "checkpoint_every": 1, "show_every": 1,
         "curriculum": ((None, ((1, 1.0),)),), "row_lengths": (1024,), "rows": 2, "micro_batches": (4, 8, 16),
-        "old_logprobs": "sampler",  # which computes as the trainer does, in float32
+        "old_logprobs": "sampler",  # the sampler computes in float32, as the trainer does
     })  # fmt: skip
     config.dapo.reward.update({"overlong_limit": 224, "overlong_cache": 64})
     config.dapo.optimizer.update({"kind": "adamw", "learning_rate": 3e-5, "warmup": 2})
@@ -120,14 +124,14 @@ def _rl(config: ConfigDict) -> None:
 
 
 def _evolve(config: ConfigDict) -> None:
-    config.line, config.job = "evolve", "sft"
+    config.workflow, config.stage = "evolve", "sft"
     config.evolve = evolve.get_config().evolve
     config.evolve.update({"rounds": (((1, 600),),), "steps": 40, "control": True})
 
 
 def _qwen(config: ConfigDict) -> None:
-    """Qwen2.5-1.5B-Instruct on eight chips, with the data and the episodes of the small model."""
-    from masksearch_jax.model import families  # here, so that other pages import no jax
+    """Set Qwen2.5-1.5B-Instruct on eight chips, with the data and episodes of the small model."""
+    from masksearch_jax.model.published import families  # imported here, so that other configs import no jax
 
     config.pretrained = "runs/qwen2.5-1.5b-instruct"
     config.topology = "v6e-8"
@@ -135,13 +139,13 @@ def _qwen(config: ConfigDict) -> None:
     config.sft.rows = config.dapo.rows = 4  # over which the mesh divides them
     chosen = {"dtype": "bfloat16", "param_dtype": "float32", "remat": "full", "attention": "auto"}
     model = dataclasses.asdict(families.named("qwen2.5-1.5b", **chosen))
-    del model["lora"]  # a section of its own
+    del model["lora"]  # adapters have a section of their own
     config.model = ConfigDict(model)
 
 
 def _agents(config: ConfigDict) -> None:
-    """The paper's planner, rewriter, observer and judge, played by the model itself, in place of the rules."""
-    config.job = "sft"
+    """Set the paper's agents as the teacher: the model itself plays planner, rewriter, observer and judge."""
+    config.stage = "sft"
     config.synthesize.update({"teacher": "agents"})
     config.synthesize.agents.update({"judge": "both", "passages": 2, "workers": 32, "tasks": 64})
     config.synthesize.examples.ramp_1 = 64

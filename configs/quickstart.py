@@ -1,4 +1,4 @@
-"""The quickstart: dump to table in minutes, one command, nothing prepared.
+"""The quickstart: from a dump to a table of scores in minutes, with one command and no preparation.
 
 Command:  bash launch/quickstart.sh
           python -m masksearch_jax.experiment --config=configs/quickstart.py --workdir=runs/quickstart
@@ -6,7 +6,7 @@ Command:  bash launch/quickstart.sh
           python -m masksearch_jax.experiment --config=configs/quickstart.py:strong   with a strong teacher
           python -m masksearch_jax.experiment --config=configs/quickstart.py:slice --config.prepare.dump=FILE
 Hardware: two CPU cores.
-Expect:   see README, "What the one command shows".
+Expect:   see docs/results.md.
 """
 
 from masksearch_jax.configs import common, dapo
@@ -15,7 +15,7 @@ from masksearch_jax.configs import common, dapo
 def get_config(arg: str = ""):
     common.check_argument(__file__, arg, "proof", "strong", "slice")
     config = dapo.get_config("slice" if arg == "slice" else "")
-    config.line = "quickstart"
+    config.workflow = "quickstart"
     config.policies = ("untrained", "one_search", "sft", "dapo")
     config.evaluate.benchmarks.update(dict.fromkeys(config.evaluate.benchmarks, 0))  # configs/evaluate.py scores them
     if arg == "proof":

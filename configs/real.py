@@ -1,27 +1,28 @@
-"""Real text, from scratch: RAMP over a corpus of Wikipedia passages, SFT then DAPO.
+"""Real text with a policy from scratch: RAMP over a corpus of Wikipedia passages, SFT and then DAPO.
 
 Command:  python -m masksearch_jax.experiment --config=configs/real.py --config.prepare.dump=2wiki_corpus.json.gz
               --workdir=runs/real
 Hardware: two CPU cores.
-Expect:   W/report.json, W/report.html and the table within an hour. Of 700 held-out masks recall 0.065 after SFT and
+Expect:   W/report.json, W/report.html and the table within an hour. On 700 held-out masks recall is 0.065 after SFT and
           0.089 after DAPO: docs/experiments.md.
 
-The dump may be a MediaWiki export as well. Only what a second passage states with a name that the masked passage shows
-is masked (prepare.elsewhere): in some thousand passages most facts stand once, and the source of a mask is kept from
-the search. Dates stand in far more passages than state the fact, so few are masked.
+The dump may also be a MediaWiki export. A span is masked only if a second passage states it together with a name that
+the masked passage shows (prepare.corroborated): a corpus of some thousand passages states most facts once, and the
+search excludes the source of a mask. A date occurs in many more passages than those that state the fact, so few dates
+are masked.
 """
 
 from ml_collections import ConfigDict
 
-from configs.prepare import shares
 from masksearch_jax.configs import common, quickstart
+from masksearch_jax.configs.prepare import shares
 
 
 def get_config(arg: str = "") -> ConfigDict:
     common.check_argument(__file__, arg)
     config = quickstart.get_config()
     config.prepare.dump = ""
-    config.prepare.elsewhere = True
+    config.prepare.corroborated = True
     config.prepare.shares = shares(0.8, 0.05, 0.15)
     config.prepare.augment.parts = True
     config.prepare.passages.update({"words": 40, "minimum": 15})
@@ -36,10 +37,11 @@ def get_config(arg: str = "") -> ConfigDict:
     config.search.hits = 2
     config.episode.update({"turn_tokens": 48, "observation_tokens": 144, "total_tokens": 352})
     config.rollout.update({
-        "slots": 32, "prompt_lengths": (72, 144), "append_rows": (2, 4, 8), "append_tokens": (48, 144),
+        "slots": 32, "prompt_lengths": (72, 144), "extend_rows": (2, 4, 8), "extend_tokens": (48, 144),
     })  # fmt: skip
-    # Two thirds of the demonstrations may find their source: to read on from the same words is learned from these. The
-    # others are what is asked for; of three masks in five there is none, since the query does not find the answer.
+    # Two thirds of the demonstrations search with the source allowed; from these the policy learns to read on from the
+    # same words. The rest are real RAMP episodes. Three masks in five give none of these, since the query does not find
+    # the answer.
     config.synthesize.styles.update({"name": 0.9, "own": 0.1, "insight": 0.0})
     config.synthesize.update({"evidence": 2, "evidence_match": 0, "retry": 0.0})
     config.synthesize.examples.update({"open": 32_000, "ramp_1": 16_000, "ramp_2": 0, "ramp_3": 0, "ramp_4": 0})

@@ -1,13 +1,14 @@
-"""Published models on real TPU slices: one line a recipe, an argument of the pages of training and evaluation.
+"""Recipes for published models on real TPU slices. A recipe's name is an argument of the training and evaluation
+configs.
 
 Command:  python -m masksearch_jax.compile --config=configs/dapo.py:qwen2.5-7b          fits? (needs no TPU, no data)
           python -m masksearch_jax.train --config=configs/dapo.py:qwen2.5-7b --workdir=W   on every host of the slice
           python -m masksearch_jax.compile --config=configs/dapo.py:qwen2.5-7b@v5p-8192 --topology=v5p-12288 ..
 Hardware: the slice of the recipe. Expect: docs/recipes.md, which holds what compile printed.
 
-All: bfloat16 compute, float32 master weights and Adam moments, layers recomputed in the backward pass. Weights are cut
-over fsdp x tensor for training and over tensor alone for sampling, so tensor grows with the model until the decode copy
-leaves room for the cache; it stays within a host and divides the heads.
+All recipes compute in bfloat16, keep master weights and Adam moments in float32, and recompute layers in the backward
+pass. Weights are sharded over fsdp x tensor for training and over tensor alone for sampling. So `tensor` grows with the
+model until the decode copy leaves room for the cache; it stays within a host and divides the heads.
 """
 
 import dataclasses
@@ -17,11 +18,13 @@ from ml_collections import ConfigDict
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """model: a name of model/families.py. topology: the slice. data, tensor: mesh axes, fsdp takes the rest.
+    """The settings that differ between recipes.
 
-    length: tokens of an episode and of a training row. rows_a_shard: rows of a micro-batch that a chip group (one
-    place along data x fsdp) computes at a time. slots_a_shard: episodes that it decodes at a time.
-    batch: DAPO trajectories of an optimizer step, at least. slices: of this topology, the data axis spans them.
+    model: a name of model/published/families.py. topology: the slice. data, tensor: sizes of mesh axes; fsdp takes the
+    remaining chips. length: tokens of an episode and of a training row. rows_a_shard: rows of a micro-batch that one
+    data x fsdp shard computes at a time. slots_a_shard: episodes that one shard decodes at a time. batch: least number
+    of DAPO trajectories per optimizer step. slices: number of slices of this topology, which the data axis spans.
+    chips: number of chips of all slices.
     """
 
     model: str
@@ -36,7 +39,7 @@ class Recipe:
     chips: int = 0
 
 
-# Name -> recipe; the part before @ is the model, and a bare model is its smallest slice that leaves room.
+# Name -> recipe. The part before @ is the model; a name without @ is the model's smallest slice that leaves room.
 RECIPES = {
     "qwen2.5-0.5b": Recipe("qwen2.5-0.5b", "v6e-8", 1, chips=8),
     "qwen2.5-0.5b@v5e-16": Recipe("qwen2.5-0.5b", "v5e-16", 2, chips=16),
@@ -59,8 +62,8 @@ RECIPES = {
 
 
 def apply(config: ConfigDict, name: str) -> None:
-    """Changes a page to the recipe `name`."""
-    from masksearch_jax.model import families  # here, so that pages of the toy import no jax
+    """Change a config to the recipe `name`."""
+    from masksearch_jax.model.published import families  # imported here, so that configs of the toy import no jax
 
     recipe = RECIPES[name]
     shards = recipe.chips // recipe.tensor
@@ -69,17 +72,17 @@ def apply(config: ConfigDict, name: str) -> None:
     config.mesh.update({"data": recipe.data, "fsdp": -1, "tensor": recipe.tensor, "dcn_data": recipe.slices})
     chosen = {"dtype": "bfloat16", "param_dtype": "float32", "remat": "full", "attention": "auto"}
     model = dataclasses.asdict(families.named(recipe.model, **chosen))
-    del model["lora"]  # a section of its own
+    del model["lora"]  # adapters have a section of their own
     config.model = ConfigDict(model)
     config.search.hits = 3
     config.episode.update({
         "turns": 8, "turn_tokens": 512, "observation_tokens": 512, "total_tokens": recipe.length, "deadline_ticks": 0,
     })  # fmt: skip
     config.synthesize.agents.update({"query_words": 24, "thought_words": 100})
-    # A prompt batch and an append are cut over the same shards as the slots.
+    # Prefill and extend batches are sharded like the slots.
     config.rollout.update({
-        "slots": slots, "steps": 16, "prompt_rows": shards, "prompt_lengths": (512, 1024), "append_rows": (shards,),
-        "append_tokens": (128, 512), "context_lengths": (1024, 2048), "search_threads": 4,
+        "slots": slots, "steps": 16, "prompt_rows": shards, "prompt_lengths": (512, 1024), "extend_rows": (shards,),
+        "extend_tokens": (128, 512), "context_lengths": (1024, 2048), "search_threads": 4,
     })  # fmt: skip
     if "sft" in config:
         config.sft.update({"rows": 4 * rows, "micro_batches": 4, "row_length": recipe.length, "augment": False})
@@ -90,12 +93,12 @@ def apply(config: ConfigDict, name: str) -> None:
         micro = -(-trajectories // rows)
         config.dapo.update({
             "prompts": trajectories // 2, "group_size": 8, "groups": trajectories // 2, "minibatches": 4,
-            "augment": False, "row_lengths": (recipe.length,), "rows": rows, "micro_batches": _ladder(micro),
+            "augment": False, "row_lengths": (recipe.length,), "rows": rows, "micro_batches": _buckets(micro),
         })  # fmt: skip
         config.dapo.reward.update({"overlong_limit": recipe.length // 2, "overlong_cache": recipe.length // 8})
         config.dapo.optimizer.update({"learning_rate": 1e-6, "warmup": 10, "b2": 0.95})
 
 
-def _ladder(largest: int) -> tuple[int, ...]:
-    """Micro-batches of an update: packed, it takes a fraction of the rows that it may need."""
+def _buckets(largest: int) -> tuple[int, ...]:
+    """Return the buckets of micro-batches per update. A packed update needs only a fraction of the largest."""
     return tuple(sorted({max(1, largest // 4), max(1, largest // 2), largest}))

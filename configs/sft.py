@@ -4,8 +4,8 @@ Command:  python -m masksearch_jax.train --config=configs/sft.py --workdir=runs/
           python -m masksearch_jax.train --config=configs/sft.py:slice --config.prepare.dump=FILE --workdir=W
           python -m masksearch_jax.compile --config=configs/sft.py:qwen2.5-7b      a recipe of configs/recipes.py
 Hardware: two CPU cores; a recipe needs the TPU slice that it names.
-          What W lacks is prepared first (toy encyclopedia, tasks, index, demonstrations).
-Expect:   see README, "What the one command shows".
+          The run first makes what W lacks (toy encyclopedia, tasks, index, demonstrations).
+Expect:   see docs/results.md.
 """
 
 from masksearch_jax.configs import common, recipes
@@ -13,8 +13,8 @@ from masksearch_jax.configs import common, recipes
 
 def get_config(arg: str = ""):
     common.check_argument(__file__, arg, "slice", *recipes.RECIPES)
-    config = common.line()
-    config.job = "sft"
+    config = common.base_config()
+    config.stage = "sft"
     config.sft = common.sft()
     common.published_defaults(config, "sft", 1e-5)
     if arg == "slice":

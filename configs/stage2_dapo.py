@@ -1,4 +1,4 @@
-"""Stage II by RL: DAPO on questions over two articles, from a policy of stage I.
+"""Stage II by RL: DAPO on questions that rest on two articles, from a policy of stage I.
 
 Command:  python -m masksearch_jax.train --config=configs/stage2_dapo.py --config.start=runs/dapo/dapo --workdir=W
           python -m masksearch_jax.train --config=configs/stage2_dapo.py:slice --config.prepare.dump=FILE
@@ -6,11 +6,11 @@ Command:  python -m masksearch_jax.train --config=configs/stage2_dapo.py --confi
           python -m masksearch_jax.evaluate --config=configs/evaluate.py --workdir=W --config.policy=dapo
           python -m masksearch_jax.compile --config=configs/stage2_dapo.py:qwen2.5-7b    a recipe of configs/recipes.py
 Hardware: two CPU cores; a recipe needs the TPU slice that it names.
-          What W lacks is made first (toy encyclopedia with its questions, index).
-Expect:   see README, "Stage II: questions".
+          The run first makes what W lacks (toy encyclopedia with its questions, index).
+Expect:   see docs/questions.md.
 
-start is the folder of a finished stage: sft or dapo of stage I, or W/sft of stage II in this same W. Without it the
-warm start is made here, by SFT on questions (configs/stage2_sft.py).
+start is the folder of a finished stage: sft or dapo of stage I, or W/sft of stage II in the same W. Without it, this
+run makes its own warm start by SFT on questions (configs/stage2_sft.py).
 """
 
 from masksearch_jax.configs import common, dapo, recipes, stage2_sft

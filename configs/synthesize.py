@@ -1,13 +1,13 @@
-"""Demonstrations for SFT: a teacher plans, queries the real index and answers; what is wrong is not kept.
+"""Demonstrations for SFT: a teacher plans, queries the real index and answers; only correct trajectories are kept.
 
 Command:  python -m masksearch_jax.synthesize --config=configs/synthesize.py --workdir=W      (W/data must be there)
           python -m masksearch_jax.synthesize --config=configs/synthesize.py:strong --workdir=W
           python -m masksearch_jax.synthesize --config=configs/synthesize.py:agents --config.llm.url=http://HOST:PORT/v1
               --config.llm.model=NAME --workdir=W
-The oracle knows the answers and costs nothing; agents are a language model behind an OpenAI-compatible server, or a
-checkpoint (docs/agents.md).
+The default teacher, the oracle, knows the answers and costs nothing. The agents are a language model behind an
+OpenAI-compatible server, or a checkpoint (docs/agents.md).
 Hardware: two CPU cores.
-Expect:   W/demonstrations/manifest.json with the counts of accepted and rejected trajectories per mask level.
+Expect:   W/demonstrations/manifest.json with the counts of accepted and rejected trajectories by number of masks.
 """
 
 from masksearch_jax.configs import common
@@ -15,7 +15,7 @@ from masksearch_jax.configs import common
 
 def get_config(arg: str = ""):
     common.check_argument(__file__, arg, "strong", "agents")
-    config = common.line()
+    config = common.base_config()
     config.synthesize = common.synthesize(strong=arg == "strong")
     if arg == "agents":
         config.synthesize.teacher = "agents"

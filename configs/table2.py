@@ -1,14 +1,15 @@
-"""Table 2 of the paper on the toy world: eight methods, six benchmarks, three seeds, from one base.
+"""Table 2 of the paper on the toy world: its eight methods and four of ours, six benchmarks, three seeds, one base.
 
 Command:  python -m masksearch_jax.experiment --config=configs/table2.py --workdir=runs/table2
-          python -m masksearch_jax.experiment --config=configs/table2.py:annals --workdir=runs/annals    facts in a
-              third article as well, whose title is no answer
+          python -m masksearch_jax.experiment --config=configs/table2.py:corroborated --workdir=runs/corroborated
+              a third article also states each fact; its title is no answer
 Hardware: two CPU cores.
 Expect:   78 minutes; W/report.json, W/report.html and the tables of docs/experiments.md.
 
-The base stands in for an instruct model: SFT on lookups, which are neither RAMP nor questions. Stage I is RAMP, stage
-II the HotpotQA-like questions; the other five columns are of benchmarks that no stage trains on. Rows that end in
-"same tokens" get in stage II what their twins had in both stages.
+The base stands in for an instruct model: SFT on the tool warm-up tasks (`lookup`), which are neither RAMP nor
+questions. Stage I trains on RAMP, stage II on HotpotQA-like questions. The other five columns are benchmarks that no
+stage trains on. Methods whose names end in "same tokens" train in stage II on as many tokens as their baselines in both
+stages.
 """
 
 from ml_collections import ConfigDict
@@ -20,12 +21,13 @@ COLUMNS = ("hotpotqa", "fanoutqa", "musique", "two_wiki", "bamboogle", "freshqa"
 
 
 def get_config(arg: str = ""):
-    common.check_argument(__file__, arg, "annals")
+    common.check_argument(__file__, arg, "corroborated")
     config = page()
-    config.prepare.annals = 1.0 if arg == "annals" else 0.0
+    config.prepare.corroborating_articles = 1.0 if arg == "corroborated" else 0.0
     config.stages = ConfigDict({
         "base": sft(1000, ((-1, 1.0),)),
-        # A fifth are lookups still: without, a policy of this size forgets whatever is no masked passage.
+        # A fifth are still tool warm-up tasks (-1). Without them, a policy of this size forgets everything that is not
+        # a masked passage.
         "ramp_sft": sft(
             600,
             ((-1, 0.2), (1, 0.48), (2, 0.24), (3, 0.06), (4, 0.02)),
@@ -37,8 +39,8 @@ def get_config(arg: str = ""):
         "qa_sft_long": sft(900, ((0, 1.0),)),
         "qa_rl_long": rl(60, ((0, 1.0),)),
     })
-    config.grid.rows = (
-        # label, chain of stages, policy, the row it is compared with
+    config.grid.methods = (
+        # label, chain of stages, policy, label of the baseline
         ("RAG-PE", "base", "one_search", ""),
         ("Agent-PE", "base", "", ""),
         ("Distilled Search-R1", "base/qa_sft", "", "Agent-PE"),
@@ -47,10 +49,10 @@ def get_config(arg: str = ""):
         ("MaskSearch RL+SFT", "base/ramp_rl/qa_sft", "", "Distilled Search-R1"),
         ("MaskSearch SFT+RL", "base/ramp_sft/qa_rl", "", "Search-R1"),
         ("MaskSearch RL+RL", "base/ramp_rl/qa_rl", "", "Search-R1"),
-        # no question was ever seen
+        # trained on no question
         ("MaskSearch SFT alone", "base/ramp_sft", "", "Agent-PE"),
         ("MaskSearch RL alone", "base/ramp_rl", "", "Agent-PE"),
-        # as many tokens in stage II as SFT+SFT, RL+RL had in both
+        # as many tokens in stage II as SFT+SFT and RL+RL had in both stages
         ("Distilled Search-R1, same tokens", "base/qa_sft_long", "", "MaskSearch SFT+SFT"),
         ("Search-R1, same tokens", "base/qa_rl_long", "", "MaskSearch RL+RL"),
     )
@@ -58,15 +60,15 @@ def get_config(arg: str = ""):
 
 
 def page() -> ConfigDict:
-    """All but stages and rows: data of every kind, seeds, columns, short evaluations."""
+    """Return the config without stages and methods: tasks of every kind, seeds, columns, short evaluations."""
     config = dapo.get_config()
-    config.line = "grid"
+    config.workflow = "grid"
     config.grid = ConfigDict({
         "seeds": SEEDS,
-        "at_once": len(SEEDS),  # seeds side by side, a process each; 1 on an accelerator, which one process holds
+        "at_once": len(SEEDS),  # seeds run in parallel, one process each; 1 on an accelerator, held by one process
         "columns": COLUMNS,
-        "rows": (),
-        "groups": (),  # (title, (label, ..)): rows whose curves the report draws together; (): all
+        "methods": (),
+        "groups": (),  # (title, (label, ..)): methods whose curves the report draws in one chart; (): all
     })
     config.prepare.lookups = True
     config.synthesize.probe_tasks = 0
@@ -76,9 +78,12 @@ def page() -> ConfigDict:
 
 
 def sft(steps: int, weights, first=()) -> ConfigDict:
-    """A stage of SFT: `steps` on a schedule of its own. weights: ((level, weight), ..); first: phases before."""
+    """Return an SFT stage of `steps` on a schedule of its own.
+
+    weights: ((level, weight), ..) of the last phase; first: the phases before it.
+    """
     return ConfigDict({
-        "job": "sft",
+        "kind": "sft",
         "settings": {
             "steps": steps,
             "eval_every": 0,
@@ -89,6 +94,6 @@ def sft(steps: int, weights, first=()) -> ConfigDict:
 
 
 def rl(iterations: int, weights) -> ConfigDict:
-    """A stage of DAPO. One that finds nothing to reward is a result of the table, and runs to its end."""
+    """Return a DAPO stage. A stage that finds nothing to reward is a result of the table, so it runs to its end."""
     settings = {"iterations": iterations, "eval_every": 0, "curriculum": ((None, weights),), "max_without_update": 0}
-    return ConfigDict({"job": "dapo", "settings": settings})
+    return ConfigDict({"kind": "dapo", "settings": settings})

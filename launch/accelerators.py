@@ -1,8 +1,8 @@
 """TPU slices by the name that people use: 'v5e-16' -> chips, hosts, topology, and what Cloud TPU and GKE call it.
 
 In: a name. Out: an `Accelerator`, or ValueError that lists the sizes. Which slices there are stands in one table,
-masksearch_jax/topology.py, which the recipes and the compiler read as well; this file knows only the words of Cloud TPU
-and GKE. Left out: several slices in one job, and topologies other than the usual one of a size.
+masksearch_jax/aot/topologies.py, which the recipes and the compiler read as well; this file knows only the words of
+Cloud TPU and GKE. Left out: several slices in one job, and topologies other than the usual one of a size.
 Source: the pages of each TPU version and "Plan TPUs in GKE" of the Google Cloud documentation.
 """
 
@@ -14,7 +14,7 @@ from pathlib import Path
 # A launcher runs from a checkout where nothing is installed. The table needs the standard library only.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from masksearch_jax import topology  # noqa: E402
+from masksearch_jax.aot import topologies  # noqa: E402
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,14 +55,14 @@ class Accelerator:
 
 def accelerator(name: str) -> Accelerator:
     """Return the slice of a name (v5e-16, v5litepod-16 or v5e:4x4). Raises ValueError for one that does not exist."""
-    found = topology.parse(name)
+    found = topologies.parse(name)
     generation = found.generation
     usual = generation.sizes.get(found.chips)
     if found.dims != usual:
         instead = f"; a slice of {found.chips} chips is {'x'.join(map(str, usual))}" if usual else ""
         raise ValueError(
             f"accelerator {name!r}: the launchers order slices of the usual shape only{instead}. Known are "
-            f"{topology.known(generation)}"
+            f"{topologies.known(generation)}"
         )
     naming = NAMINGS[generation.name]
     return Accelerator(

@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--dump", required=True, help="multistream dumps, gs://..xml.bz2, commas between")
             command.add_argument("--index", required=True, help="its index, gs://..-index.txt.bz2; as many as dumps")
             command.add_argument("--image", required=True, help="where the workers' image goes, without a tag")
-            command.add_argument("--config", default="configs/prepare.py:wikipedia", help="page of settings")
+            command.add_argument("--config", default="configs/prepare.py:wikipedia", help="config")
             command.add_argument("--local", help="folder for the data on this machine; default runs/NAME")
             command.add_argument("--shard-mb", type=float, default=64, help="compressed, of the dump")
             command.add_argument("--max-workers", type=int, default=64)

@@ -11,7 +11,7 @@ import tokenizers
 from masksearch_jax.data.records import Task
 from masksearch_jax.rollout import episode
 from masksearch_jax.rollout.trajectory import Trajectory
-from masksearch_jax.text import stops
+from masksearch_jax.text import stop_automaton
 from masksearch_jax.text.prompt import opened_thought
 
 # Tokens that close a tag and go on, whole. SmolLM2's vocabulary has 19 that end in or go on after '>'.
@@ -49,10 +49,10 @@ def play(
 ) -> Played:
     """Plays an episode: each item of `turns` holds the tokens that the policy would go on to write in that turn.
 
-    A turn ends as on the device: by the table of text/stops.py, or at its budget. search: query -> hits. Without a
-    further turn the episode meets its deadline. prompt: its token ids.
+    A turn ends as on the device: by the table of text/stop_automaton.py, or at its budget. search: query -> hits.
+    Without a further turn the episode meets its deadline. prompt: its token ids.
     """
-    table, limits = stops.build(tokenizer), limits or episode.EpisodeLimits(turn_tokens=256, total_tokens=4096)
+    table, limits = stop_automaton.build(tokenizer), limits or episode.EpisodeLimits(turn_tokens=256, total_tokens=4096)
     ids, trainable, appended = list(prompt), [False] * len(prompt), []
     state = episode.Episode(len(ids), limits, tokenizer, forced, opened_thought(prompt, tokenizer))
     turns = iter(turns)
@@ -85,7 +85,7 @@ def play(
 
 def _written(table, would: Sequence[int] | None, budget: int):
     """The tokens that are written of those that would be, and how the turn ends; None: at the deadline."""
-    at = stops.START
+    at = stop_automaton.START
     would = [] if would is None else would
     for count, id in enumerate(would[:budget], start=1):
         at = table.follow(at, id)

@@ -1,6 +1,6 @@
 """Fuzzing with hypothesis: a few generated inputs in the quick suite, ten minutes of them by name; and growth of cost.
 
-    MASKSEARCH_FUZZ_SECONDS=600 bash launch/test.sh -m fuzz -s -k episode
+MASKSEARCH_FUZZ_SECONDS=600 bash launch/test.sh -m fuzz -s -k episode
 """
 
 import functools

@@ -5,13 +5,13 @@ python tests/chat_server.py PORT lenient_judge:write LOG
 import json
 import re
 
-from masksearch_jax.text import answers
+from masksearch_jax.scoring import answer_metrics
 
 _PAIR = re.compile(r"^\d+\. accepted: (.*)\n   given: (.*)$", re.M)
 
 
 def write(messages):
-    """The reply to the judge's prompt (agents/judge.py)."""
+    """The reply to the judge's prompt (agents/trajectory_judge.py)."""
     pairs = _PAIR.findall(messages[1]["content"])
-    right = all(answers.contains(given, accepted.split(" | ")) for accepted, given in pairs)
+    right = all(answer_metrics.contains(given, accepted.split(" | ")) for accepted, given in pairs)
     return json.dumps({"reason": "an accepted answer stands in it", "correct": bool(pairs) and right})

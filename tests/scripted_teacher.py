@@ -10,7 +10,7 @@ import re
 import zlib
 
 from masksearch_jax.data import records
-from masksearch_jax.retrieval import build
+from masksearch_jax.retrieval.index import build
 from masksearch_jax.text import prompt, tags
 from masksearch_jax.text import tokenizer as tokenizer_lib
 

@@ -8,9 +8,10 @@ import threading
 import time
 
 from masksearch_jax.data import records
-from masksearch_jax.retrieval import build, wire
-from masksearch_jax.retrieval.http_server import Server, ServerLimits
-from masksearch_jax.retrieval.service import Service, ServiceSettings
+from masksearch_jax.retrieval.index import build
+from masksearch_jax.retrieval.service import wire
+from masksearch_jax.retrieval.service.endpoints import Service, ServiceSettings
+from masksearch_jax.retrieval.service.http_server import Server, ServerLimits
 
 
 def workdir_of(folder, passages):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict
 
-from masksearch_jax import train
+from masksearch_jax.workflows import training
 
 ROOT = Path(__file__).parent.parent
 PAGES = {
@@ -25,7 +25,7 @@ PAGES = {
     "evolve": ("",),
     "real": ("",),
     "language_model": ("", "short", "proof", "rl", "evolve", "agents", "qwen2.5-1.5b"),
-    "table2": ("", "annals"),
+    "table2": ("", "corroborated"),
     "ablations": ("", "judge"),
 }
 
@@ -104,7 +104,7 @@ def test_attention_that_the_devices_cannot_compute_is_refused_before_any_work(tm
     config.model.attention = "splash"
     config.mesh.data = 1
     with pytest.raises(ValueError, match="'splash': its kernels are for TPUs and the devices are cpu"):
-        train.run(config, tmp_path)
+        training.run(config, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -132,10 +132,10 @@ def test_stage_two_differs_from_stage_one_in_its_questions_alone(arg):
 def test_prepare_command_names_exactly_what_differs(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     config = load("dapo")
-    plain = train.prepare_command(load("prepare"), tmp_path)
+    plain = training.prepare_command(load("prepare"), tmp_path)
     assert not [part for part in plain if part.startswith("--config.")]
     config.prepare.entities, config.prepare.tasks.epochs = 99, 2
-    changed = train.prepare_command(config.prepare, tmp_path)
+    changed = training.prepare_command(config.prepare, tmp_path)
     assert {"--config.entities=99", "--config.tasks.epochs=2"} <= set(changed)
 
 
@@ -144,4 +144,4 @@ def test_several_processes_refuse_to_prepare_and_say_what_to_run(tmp_path, monke
     config = load("dapo")
     config.distributed.processes = 2
     with pytest.raises(ValueError, match="masksearch_jax.prepare --config=configs/prepare.py"):
-        train.ensure_data(config, tmp_path)
+        training.ensure_data(config, tmp_path)

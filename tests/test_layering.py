@@ -12,51 +12,30 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = "masksearch_jax"
-LEAVES = {"sharding", "checkpoints", "metrics", "distributed"}
-# What only entries, the lines of stages in experiments/ and workflows/ may import: everything of ours.
-ENTRY_PACKAGES = {"experiments", "workflows"}
+# Commands and workflows may import everything of ours.
+FREE = {"workflows"}
 
 # Package -> what it may import of ours besides itself: whole packages or single modules.
 OURS = {
-    "prep": {"text", "scoring", "data.records", "evals.benchmarks"},
-    "trainers": {
-        "data",
-        "model",
-        "rollout",
-        "rl",
-        "evals",
-        "checkpoints",
-        "metrics",
-        "distributed",
-        "sharding",
-        "text",
-        "retrieval.interface",
-        "runtime",
-    },
+    "prep": {"text", "scoring", "data.records", "toywiki", "evals.benchmarks"},
+    "trainers": {"data", "model", "rollout", "rl", "evals", "runtime", "text", "retrieval.interface"},
     "evals": {"rollout", "text", "scoring", "data.records", "retrieval.interface"},
-    "teachers": {"rollout", "text", "scoring", "data.records", "retrieval.interface", "agents.masked_text"},
+    "aot": {"model", "trainers", "rollout", "rl", "runtime", "text"},  # all that a compiled program is made of
+    "teachers": {"rollout", "text", "scoring", "data.records", "retrieval.interface"},
     "agents": {"llm", "rollout", "text", "scoring", "data.records", "retrieval.interface"},
     "llm": {"text", "rollout"},
-    "rl": {"rollout.trajectory", "scoring", "text.answers", "data.packing"},
-    # Beyond the table: a request carries its task.
-    "rollout": {"model", "text", "data.records", "retrieval.interface", "sharding", "distributed"},
-    "retrieval": {"data.records", "text", "model", "sharding"},
+    "rl": {"rollout.trajectory", "scoring", "data.packing"},
+    "rollout": {"model", "text", "data.records", "retrieval.interface", "runtime.mesh", "runtime.distributed"},
+    "retrieval": {"data.records", "text", "model", "runtime.mesh"},
     "data": set(),
-    "model": {"sharding"},
+    "model": {"runtime.mesh"},
     "text": set(),
-    "scoring": set(),
-    "sharding": set(),
-    "checkpoints": {"distributed", "runtime.checksums"},
-    "metrics": set(),
-    "distributed": {"runtime.stop_signals"},  # its room is runtime
+    "scoring": {"text.tags", "text.normal_forms"},
+    "toywiki": set(),
     "runtime": set(),
 }
 # Modules that all of ours may import: they import nothing of ours themselves.
 FOR_ALL = {"runtime.json_files"}
-# Files of scoring that still stand in text: they import what scoring holds already.
-OF_SCORING = {"text.answers"}
-# Files of teachers that still stand in agents.
-OF_TEACHERS = {"agents.oracle", "agents.questions", "agents.lookup"}
 
 # Third party besides numpy: package -> libraries, or {library: the only modules, or packages of such, that may import
 # it}.
@@ -64,29 +43,27 @@ THIRD_PARTY = {
     "prep": {"tensorflow", "seqio", "tensorflow_text", "apache_beam", "mwparserfromhell"},
     "trainers": {"jax", "flax", "optax"},
     "evals": {"matplotlib": {"evals.report"}, "jinja2": {"evals.report"}},
+    "aot": {"jax"},
     "teachers": set(),
     "agents": {"jinja2"},
     "llm": {"openai"},
     "rl": {"jax"},
     "rollout": {"jax", "flax"},
-    "retrieval": {"jax": None, "flax": None, "scann": {"retrieval.scann_index"}, "bm25s": {"retrieval.hybrid"}},
+    "retrieval": {"jax": None, "flax": None, "scann": {"retrieval.index"}, "bm25s": {"retrieval.index"}},
     "data": {"grain", "array_record", "msgpack"},
     "model": {
         "jax": None,
         "flax": None,
-        "safetensors": {"model.convert", "model.published"},
+        "safetensors": {"model.published"},
         "gguf": {"model.published"},
         "qwix": {"model.lora"},
     },
     "text": {"sentencepiece": None, "tokenizers": None, "jinja2": {"text.jinja_sandbox"}},
     "scoring": set(),
-    "sharding": {"jax", "flax"},
-    "checkpoints": {"orbax", "grain", "jax"},
-    "metrics": {"tensorboardX", "rich"},
-    "distributed": {"jax"},
-    "runtime": set(),
+    "toywiki": set(),
+    "runtime": {"jax", "flax", "orbax", "grain", "absl", "ml_collections", "tensorboardX", "rich"},
 }
-ENTRY_THIRD_PARTY = {"absl", "ml_collections", "jax"}
+COMMAND_THIRD_PARTY = {"absl", "ml_collections", "jax"}
 NEVER_IN_CORE = {"tensorflow", "tensorflow_text", "seqio", "tensorflow_datasets", "clu", "keras", "apache_beam"}
 
 
@@ -145,12 +122,9 @@ def reached_from(module: str) -> set[str]:
     return reached
 
 
-def is_entry(module: str) -> bool:
-    return "." not in module and module not in LEAVES and MODULES[module].name != "__init__.py"
-
-
-ENTRIES = [module for module in MODULES if module and (is_entry(module) or package_of(module) in ENTRY_PACKAGES)]
-LAYERED = [module for module in MODULES if module and module not in ENTRIES]
+COMMANDS = [module for module in MODULES if module and "." not in module and not MODULES[module].name.startswith("__")]
+WORKFLOWS = [module for module in MODULES if package_of(module) in FREE]
+LAYERED = [module for module in MODULES if "." in module and module not in WORKFLOWS or package_of(module) in OURS]
 
 
 def test_every_package_is_in_the_table():
@@ -160,14 +134,40 @@ def test_every_package_is_in_the_table():
 @pytest.mark.parametrize("module", LAYERED)
 def test_imports_of_ours(module):
     package = package_of(module)
-    allowed = OURS[package] | ({"scoring"} if module in OF_SCORING else set())
-    allowed |= {"teachers"} if module in OF_TEACHERS else set()
+    allowed = OURS[package] | FOR_ALL
     wrong = {
         name
         for name in IMPORTS[module][0]
-        if package_of(name) != package and name not in allowed | FOR_ALL and package_of(name) not in allowed
+        if package_of(name) != package and name not in allowed and package_of(name) not in allowed
     }
-    assert not wrong, f"{module} imports {sorted(wrong)}; {package} may import {sorted(allowed | FOR_ALL)} of ours"
+    assert not wrong, f"{module} imports {sorted(wrong)}; {package} may import {sorted(allowed)} of ours"
+
+
+def test_no_package_imports_one_that_imports_it():
+    """Cycles, of types too: a package reaches itself through no other one."""
+    packages = {name: {package_of(i) for m in LAYERED if package_of(m) == name for i in IMPORTS[m][0]} for name in OURS}
+
+    def reached(package: str) -> set[str]:
+        found, frontier = set(), packages[package] - {package}
+        while frontier:
+            found |= frontier
+            frontier = {name for one in frontier for name in packages.get(one, ())} - found
+        return found
+
+    assert not [package for package in packages if package in reached(package)]
+
+
+@pytest.mark.parametrize("module", COMMANDS)
+def test_a_command_is_flags_and_one_call(module):
+    """At the top of the package lie commands alone."""
+    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
+    names = [node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    assert names in ([], ["main"])
+    assert IMPORTS[module][0] <= {
+        "aot",
+        *WORKFLOWS,
+        *(m for m in MODULES if package_of(m) in ("aot", "runtime", "model")),
+    }
 
 
 @pytest.mark.parametrize("module", LAYERED)
@@ -179,18 +179,18 @@ def test_imports_of_third_party(module):
         assert only is None or is_within(module, only), f"{module} imports {library}, which only {sorted(only)} may"
 
 
-@pytest.mark.parametrize("module", ENTRIES)
-def test_entries_import_no_library_of_a_stage(module):
-    assert IMPORTS[module][1] <= ENTRY_THIRD_PARTY
+@pytest.mark.parametrize("module", [*COMMANDS, *WORKFLOWS])
+def test_commands_and_workflows_import_no_library_of_a_stage(module):
+    assert IMPORTS[module][1] <= COMMAND_THIRD_PARTY
 
 
-@pytest.mark.parametrize("module", [module for module in ENTRIES if module in ("train", "evaluate")])
+@pytest.mark.parametrize("module", ["train", "evaluate"])
 def test_training_and_evaluation_reach_no_preparation(module):
     reached = reached_from(module)
-    assert not {name for name in reached if package_of(name) in ("prep", "prepare")}
+    assert not {name for name in reached if package_of(name) == "prep" or name == "workflows.data_preparation"}
 
 
-@pytest.mark.parametrize("module", [module for module in MODULES if package_of(module) not in ("prep", "prepare")])
+@pytest.mark.parametrize("module", [module for module in MODULES if package_of(module) != "prep"])
 def test_core_names_no_tensorflow(module):
     assert not IMPORTS[module][1] & NEVER_IN_CORE
 

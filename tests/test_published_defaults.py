@@ -9,7 +9,7 @@ from ml_collections import config_flags
 from test_configs import ROOT, load
 
 from masksearch_jax.runtime import settings_history
-from masksearch_jax.train import say_optimizer
+from masksearch_jax.workflows.training import say_optimizer
 
 # What the embedded line trains with, and always has.
 SCRATCH = {"sft": ("muon", 0.02, 3e-3), "dapo": ("adamw", 5e-4, 5e-4)}

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from configs import dapo, recipes, sft
-from masksearch_jax import topology
+from masksearch_jax.aot import topologies
 from masksearch_jax.model import transformer
 from masksearch_jax.model.config import from_config
 from masksearch_jax.trainers import dapo as trainer
@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.mark.parametrize("name", recipes.RECIPES)
 def test_page_fits_its_mesh(name):
-    config, slice_ = dapo.get_config(name), topology.parse(recipes.RECIPES[name].topology)
+    config, slice_ = dapo.get_config(name), topologies.parse(recipes.RECIPES[name].topology)
     model = from_config(config.model)
     assert (model.dtype, model.param_dtype, model.remat) == ("bfloat16", "float32", "full")
     mesh = config.mesh
@@ -34,21 +34,21 @@ def test_page_fits_its_mesh(name):
     assert model.embed % fsdp == 0 and mesh.data % mesh.dcn_data == 0
     shards = mesh.data * fsdp
     # Every axis that is cut over the shards of the batch: rows, slots, prompts and appends.
-    for size in (config.rollout.slots, config.rollout.prompt_rows, *config.rollout.append_rows, config.dapo.rows):
+    for size in (config.rollout.slots, config.rollout.prompt_rows, *config.rollout.extend_rows, config.dapo.rows):
         assert size % shards == 0
     trainer.batch_shape(
         config.dapo, config.episode.total_tokens, SimpleNamespace(shape={"data": mesh.data, "fsdp": fsdp})
     )
     own = sft.get_config(name)
     assert own.sft.rows % (own.sft.micro_batches * shards) == 0
-    assert own.model == config.model and own.job == "sft"
+    assert own.model == config.model and own.stage == "sft"
 
 
 def test_every_family_and_generation_is_there():
     models = {recipe.model for recipe in recipes.RECIPES.values()}
     sizes = ["qwen2.5-0.5b", "qwen2.5-1.5b", "qwen2.5-3b", "qwen2.5-7b", "llama3.2-1b", "llama3.2-3b", "llama3.1-8b"]
     assert models == set(sizes)
-    slices = [topology.parse(recipe.topology) for recipe in recipes.RECIPES.values()]
+    slices = [topologies.parse(recipe.topology) for recipe in recipes.RECIPES.values()]
     assert {one.generation.name for one in slices} == {"v5e", "v6e", "v5p"}
     assert max(one.chips for one in slices) == 4096
 
@@ -62,10 +62,10 @@ def test_the_embedded_default_is_untouched():
 def test_tables_are_of_what_compile_writes(tmp_path, capsys):
     """The driver on results as compile.summary gives them: one row a page, the arithmetic by hand."""
     from benchmarks import recipes as driver
-    from masksearch_jax import compile as compile_
+    from masksearch_jax.aot import programs as compile_
 
     def result(page, name, **programs):
-        slice_ = topology.parse(recipes.RECIPES[name].topology)
+        slice_ = topologies.parse(recipes.RECIPES[name].topology)
         reports = [
             compile_.Report(program, "p", arguments, 0, temporaries, 2 << 30, 1 << 30, flops, {}, 90.0, 45.0)
             for program, (arguments, temporaries, flops) in programs.items()
@@ -124,7 +124,7 @@ def test_compiled_recipe_keeps_to_its_budget(page, tmp_path):
     command = [sys.executable, "-m", "masksearch_jax.compile", f"--config=configs/{page}", f"--json={out}"]
     subprocess.run([*command, "--only=_step|decode"], cwd=ROOT, env=environment, check=True)
     found = json.loads(out.read_text())
-    assert found["peak_bytes"] < BUDGETS[page] * topology.GIB < found["hbm_limit_bytes"]
+    assert found["peak_bytes"] < BUDGETS[page] * topologies.GIB < found["hbm_limit_bytes"]
     steps = [program for program in found["programs"] if program["name"].endswith("_step")]
     # Of CPU: what the wall would show on a machine with nothing else to do.
     assert len(steps) == 1 and steps[0]["compile_cpu_seconds"] < 300

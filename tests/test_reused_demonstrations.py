@@ -6,7 +6,7 @@ import types
 import pytest
 
 from configs import dapo
-from masksearch_jax import synthesize, train
+from masksearch_jax.workflows import synthesis_stage, training
 
 
 @pytest.fixture
@@ -15,7 +15,7 @@ def made(tmp_path):
     cfg = dapo.get_config()
     folder = tmp_path / "demonstrations"
     folder.mkdir()
-    (folder / "manifest.json").write_text(json.dumps({"settings": synthesize.settings(cfg), "levels": {}}))
+    (folder / "manifest.json").write_text(json.dumps({"settings": synthesis_stage.settings(cfg), "levels": {}}))
     return types.SimpleNamespace(cfg=cfg, workdir=tmp_path), cfg
 
 
@@ -31,7 +31,7 @@ def made(tmp_path):
 def test_who_answers_and_how_patiently_he_is_asked_does_not_count(made, name, value):
     job, cfg = made
     cfg.update_from_flattened_dict({name: value})
-    train.ensure_demonstrations(job)
+    training.ensure_demonstrations(job)
 
 
 @pytest.mark.parametrize(
@@ -45,10 +45,10 @@ def test_what_was_demonstrated_is_refused_with_both_values(made, name, value):
     job, cfg = made
     cfg.update_from_flattened_dict({name: value})
     with pytest.raises(ValueError, match=rf"made with other settings: {name} is .* there and {value!r} here"):
-        train.ensure_demonstrations(job)
+        training.ensure_demonstrations(job)
 
 
 def test_a_removed_folder_is_not_called_finished(tmp_path):
     with pytest.raises(FileNotFoundError, match="demonstrations was removed or replaced"):
-        synthesize._finish({"levels": {"ramp_1": {"written": 3}, "ramp_2": {}}}, tmp_path / "demonstrations", 0.0)
+        synthesis_stage._finish({"levels": {"ramp_1": {"written": 3}, "ramp_2": {}}}, tmp_path / "demonstrations", 0.0)
     assert not (tmp_path / "demonstrations").exists()

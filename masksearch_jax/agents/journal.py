@@ -1,8 +1,9 @@
-"""What became of each task, on disk as soon as it is known, so that a killed synthesis goes on where it was.
+"""The journal of a synthesis: the outcome of each task, on disk as soon as it is known, so a killed run can resume.
 
-Two files for each level: NAME.accepted.jsonl and NAME.rejected.jsonl, a line a task in the order in which they were
-finished, readable by people. A task stands in one of them, once. A line that a kill cut off is cut away, and its task
-done again. settings.json beside them refuses to mix what other settings made.
+Each level has two files, NAME.accepted.jsonl and NAME.rejected.jsonl. They hold one record per task, one per line, in
+the order in which the tasks finished, readable by people. A task is in one of the files, once. A record that a kill cut
+off is removed, and its task is done again. settings.json beside them keeps records of other settings from being mixed
+in.
 """
 
 import json
@@ -14,10 +15,10 @@ from masksearch_jax.runtime.json_files import parse_json, read_json_object, writ
 
 
 class Journal:
-    """Thread-safe; one process at a time."""
+    """The journal of one level. Thread-safe; one process at a time."""
 
     def __init__(self, folder: Path, name: str, settings: dict[str, Any]):
-        """Reads what is there. Raises ValueError for what other settings made, and for a damaged line."""
+        """Read the records that exist. Raises ValueError if other settings made them, and for a damaged record."""
         folder.mkdir(parents=True, exist_ok=True)
         _check(folder / "settings.json", settings)
         self._lock = threading.Lock()
@@ -31,11 +32,13 @@ class Journal:
         return task_id in self._places
 
     def accepted(self, task_id: str) -> bool:
-        """Whether a task that is in the journal was accepted."""
+        """Return whether a task that is in the journal was accepted."""
         return self._places[task_id][0] == "accepted"
 
     def add(self, line: dict[str, Any]) -> None:
-        """line: JSON data with 'task_id' and 'rejected', the reason or ''. Raises ValueError for a task that is in."""
+        """Append the record of a task.
+
+        line: JSON data with 'task_id' and 'rejected', the reason or ''. Raises ValueError if the task is in already."""
         done = "rejected" if line["rejected"] else "accepted"
         data = json.dumps(line, ensure_ascii=False).encode() + b"\n"
         with self._lock:
@@ -48,7 +51,7 @@ class Journal:
             self._places[line["task_id"]] = done, place
 
     def get(self, task_id: str) -> dict[str, Any]:
-        """The line of a task."""
+        """Return the record of a task."""
         with self._lock:
             done, place = self._places[task_id]
             self._open[done].seek(place)

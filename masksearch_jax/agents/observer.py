@@ -1,4 +1,4 @@
-"""The observer (paper, section 2.2): reads what came back; answers, goes on, or reflects and tries again."""
+"""The observer (paper, section 2.2): reads what a search returned, then answers, goes on, or reflects and retries."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -7,13 +7,13 @@ from typing import Literal
 from masksearch_jax.agents import prompts
 from masksearch_jax.agents.problem import Problem
 from masksearch_jax.llm import structured
+from masksearch_jax.llm.chat_types import Message, Sampling
 from masksearch_jax.llm.client import Client
-from masksearch_jax.llm.interface import Message, Sampling
 
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """useful: numbers of the passages shown, from 1."""
+    """The observer's reply. useful: numbers (from 1) of the shown passages that it relies on."""
 
     thought: str
     verdict: Literal["answer", "continue", "retry"]
@@ -34,9 +34,11 @@ def observe(
     sampling: Sampling,
     attempts: int,
 ) -> Verdict:
-    """done: the searches so far, this one last, as prompts.steps takes them. shown: (title, text) of what this search
-    returned. notes: of the passages of earlier searches that the observer relied on. last: no more searches can be
-    made."""
+    """Ask the observer what to do after a search.
+
+    done: the searches so far, this one last, as prompts.steps takes them. shown: (title, text) of what this search
+    returned. notes: (title, text) of the passages of earlier searches that the observer relied on. last: no more
+    searches can be made. words: the longest thought."""
 
     def fault(reply: Verdict) -> str:
         if any(not 1 <= number <= len(shown) for number in reply.useful):

@@ -1,12 +1,12 @@
-"""The planner (paper, section 2.2): what a task asks for, the first step and its query."""
+"""The planner (paper, section 2.2): says what a task asks for, and gives the first step and its query."""
 
 import dataclasses
 
 from masksearch_jax.agents import prompts
 from masksearch_jax.agents.problem import Problem
 from masksearch_jax.llm import structured
+from masksearch_jax.llm.chat_types import Message, Sampling
 from masksearch_jax.llm.client import Client
-from masksearch_jax.llm.interface import Message, Sampling
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Plan:
 
 
 def plan(client: Client, problem: Problem, words: int, sampling: Sampling, attempts: int) -> Plan:
-    """words: most of the analysis."""
+    """Ask the planner for a plan. words: the longest analysis."""
 
     def fault(reply: Plan) -> str:
         count = len(reply.analysis.split())

@@ -1,15 +1,19 @@
-"""What a solver may know of a task: its text, and the form of the answer. No gold answer, title or source."""
+"""What a solver may know of a task: its text and the form of the answer, but no gold answer, title or source."""
 
 import dataclasses
 
 from masksearch_jax.data import records
-from masksearch_jax.text import answers, tags
+from masksearch_jax.scoring import answer_metrics
+from masksearch_jax.text import tags
 
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """kind: 'ramp' or 'qa'. text: the masked passage or the question. blanks: answers that are asked for. form: one of
-    text.answers.ANSWER_FORMS. passage_id, article_id: the source, which only the search tool is told (to exclude it).
+    """A task as a solver sees it.
+
+    kind: 'ramp' or 'qa'. text: the masked passage or the question. blanks: how many answers are asked for. form: one of
+    scoring.answer_metrics.ANSWER_FORMS. passage_id, article_id: the source, which only the search tool is told (to
+    exclude it).
     """
 
     id: str
@@ -25,7 +29,7 @@ class Problem:
         return cls(task.id, task.kind, task.text, task.masks, task.answer_form, task.passage_id, task.article_id)
 
     def fault(self, given: list[str]) -> str:
-        """What is wrong with the form of some answers, '' if nothing."""
+        """Return what is wrong with the form of the given answers, '' if nothing."""
         if len(given) != self.blanks:
             return f"{len(given)} answers, the task asks for {self.blanks}"
         if not all(answer.strip() for answer in given):
@@ -34,12 +38,12 @@ class Problem:
             return "an answer contains a tag"
         if self.form == "spans" and any(tags.SPAN_SEPARATOR in answer for answer in given):
             return f"an answer contains {tags.SPAN_SEPARATOR!r}"
-        if answers.spans_of(self.written(given), self.form, self.text, self.blanks) is None:
+        if answer_metrics.spans_of(self.written(given), self.form, self.text, self.blanks) is None:
             return "the answers do not fit the task"
         return ""
 
     def written(self, given: list[str]) -> str:
-        """The answers as a policy writes them into its answer tags."""
+        """Return the answers as a policy writes them into its answer tags."""
         given = [answer.strip() for answer in given]
         if self.form == "spans":
             return f"{tags.SPAN_SEPARATOR} ".join(given)

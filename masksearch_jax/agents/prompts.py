@@ -1,4 +1,4 @@
-"""What the agents are told. Text only: who is asked for which reply stands in the files named after the agents.
+"""The texts of the agents' prompts. The files named after the agents say which agent is asked for which reply.
 
 Nothing here takes a `records.Task`, so no prompt but the judge's can hold a gold answer.
 """
@@ -47,7 +47,7 @@ def task(problem: Problem) -> str:
 
 
 def steps(done: Sequence[tuple[str, Sequence[str], str]]) -> str:
-    """done: (step, its queries, what the observer thought) of the searches so far."""
+    """Return the searches so far as text. done: (step, its queries, what the observer thought) of each."""
     if not done:
         return "No search was made yet."
     return "\n".join(
@@ -57,5 +57,5 @@ def steps(done: Sequence[tuple[str, Sequence[str], str]]) -> str:
 
 
 def passages(shown: Sequence[tuple[str, str]]) -> str:
-    """shown: (title, text)."""
+    """Return numbered passages as text. shown: (title, text) of each."""
     return "\n".join(f"[{number}] {title}: {text}" for number, (title, text) in enumerate(shown, 1)) or "(nothing)"

@@ -1,4 +1,4 @@
-"""The rewriter (paper, section 2.2): several queries of one sub-query, and their results as one list."""
+"""The rewriter (paper, section 2.2): turns one sub-query into several queries, and merges their results."""
 
 import dataclasses
 import itertools
@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from masksearch_jax.agents import prompts
 from masksearch_jax.agents.problem import Problem
 from masksearch_jax.llm import structured
+from masksearch_jax.llm.chat_types import Message, Sampling
 from masksearch_jax.llm.client import Client
-from masksearch_jax.llm.interface import Message, Sampling
 from masksearch_jax.retrieval import interface
 
 
@@ -28,7 +28,7 @@ def rewrite(
     sampling: Sampling,
     attempts: int,
 ) -> list[str]:
-    """Returns 1 to `count` different queries of at most `words` words. tried: queries of earlier steps."""
+    """Return 1 to `count` different queries of at most `words` words. tried: queries of earlier steps."""
 
     def fault(reply: Rewrites) -> str:
         if not 1 <= len(reply.queries) <= count:
@@ -51,7 +51,7 @@ def rewrite(
 
 
 def merge(results: Sequence[Sequence[interface.Hit]], most: int) -> list[interface.Hit]:
-    """Returns at most `most` hits, taken in turn from each list, best first, no passage twice."""
+    """Return at most `most` hits, taken in turn from each list, best first, no passage twice."""
     merged: dict[int, interface.Hit] = {}
     for rank in itertools.zip_longest(*results):
         for hit in rank:

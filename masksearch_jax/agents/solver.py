@@ -1,10 +1,10 @@
-"""One task from plan to answer: planner, then rewriter, search and observer until there is an answer.
+"""Solves one task from plan to answer: the planner, then rewriter, search and observer until there is an answer.
 
 Enters: a `Problem` (no gold answer), a client, a search tool. Leaves: an `Attempt`. The rewriter's queries are searched
-together and the observer reads their results merged; of each passage it sees the part that an episode would show. The
-transcript then holds, for each step, the fewest of these queries whose own observations show every passage that the
-observer relied on: the policy searches with one query a turn, and reads that query's hits alone.
-Left out: judging (judge.py) and tokens (transcript.py).
+together, and the observer reads their merged results; of each passage it sees the part that an episode would show. For
+each step the transcript holds only a few of these queries, chosen greedily, whose own observations show every passage
+that the observer relied on: the policy searches with one query per turn, and reads the hits of that query alone.
+Left out: judging (trajectory_judge.py) and tokens (transcript.py).
 """
 
 import dataclasses
@@ -13,19 +13,22 @@ from collections.abc import Sequence
 from masksearch_jax.agents import observer, planner, rewriter
 from masksearch_jax.agents.problem import Problem
 from masksearch_jax.agents.transcript import Search, Transcript, plain, visible
+from masksearch_jax.llm.chat_types import RequestError, Sampling
 from masksearch_jax.llm.client import Client
-from masksearch_jax.llm.interface import RequestError, Sampling
 from masksearch_jax.llm.structured import ReplyError
 from masksearch_jax.retrieval import interface
 from masksearch_jax.rollout.episode import EpisodeLimits
-from masksearch_jax.text.interface import Tokenizer
+from masksearch_jax.text.tokenizer_protocol import Tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
 class AgentsConfig:
-    """rewrites: queries of a step, at most. passages: that the observer reads of a step. query_words, thought_words:
-    longest query, and longest analysis or thought. attempts: replies asked for until one has the form. hits: passages
-    of one query, as in a rollout. limits: of the episode that a demonstration has to be."""
+    """Settings of the agents.
+
+    rewrites: most queries of a step. passages: most passages that the observer reads in a step. query_words,
+    thought_words: the longest query, and the longest analysis or thought. attempts: most replies asked for until one
+    has the right form. hits: passages for one query, as in a rollout. limits: those of the episode that a demonstration
+    has to be."""
 
     rewrites: int
     passages: int
@@ -46,7 +49,7 @@ class AgentsConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """What happened in one step, to be read by people. found: titles that the observer read."""
+    """What happened in one step, to be read by people. found: titles of the passages that the observer read."""
 
     step: str
     query: str
@@ -58,8 +61,10 @@ class Step:
 
 @dataclasses.dataclass(frozen=True)
 class Attempt:
-    """given: the answers, [] if there is none; failure says why: 'no_answer' (out of turns), 'bad_reply', 'refused'.
-    detail: what exactly."""
+    """The result of solving one task.
+
+    given: the answers, [] if there is none. failure: why there is none, 'no_answer' (out of turns), 'bad_reply' or
+    'refused', else ''. detail: what exactly failed."""
 
     steps: list[Step]
     given: list[str]
@@ -71,7 +76,7 @@ class Attempt:
 def solve(
     client: Client, problem: Problem, searcher: interface.Searcher, tokenizer: Tokenizer, cfg: AgentsConfig
 ) -> Attempt:
-    """Raises what Client.complete raises but for a refused request, and what the searcher raises."""
+    """Solve a task. Raises what Client.complete raises, except for a refused request, and what the searcher raises."""
     steps: list[Step] = []
     try:
         return _solve(client, problem, searcher, tokenizer, cfg, steps)
@@ -88,7 +93,7 @@ def _solve(client, problem, searcher, tokenizer, cfg, steps: list[Step]) -> Atte
     written: list[Search] = []
     notes: dict[int, tuple[str, str]] = {}
     while True:
-        # ---- search with several queries, read their results as one list ----
+        # ---- search with several queries and read their results as one list ----
         tried = [one for before in steps for one in before.queries]
         queries = rewriter.rewrite(client, problem, step, query, tried, cfg.rewrites, cfg.query_words, *ask)
         queries = list(dict.fromkeys(filter(None, map(plain, queries)))) or [plain(query)]
@@ -100,9 +105,7 @@ def _solve(client, problem, searcher, tokenizer, cfg, steps: list[Step]) -> Atte
         last = len(written) + 1 >= cfg.limits.turns - 1
         done = [(one.step, one.queries, one.thought) for one in steps] + [(step, queries, "")]
         shown = [(hit.title, text) for hit, text in merged]
-        verdict = observer.observe(
-            client, problem, done, shown, list(notes.values()), last, cfg.thought_words, *ask
-        )
+        verdict = observer.observe(client, problem, done, shown, list(notes.values()), last, cfg.thought_words, *ask)
         useful = {merged[number - 1][0].passage_id: merged[number - 1] for number in verdict.useful}
         notes |= {id: (hit.title, text) for id, (hit, text) in useful.items()}
         steps.append(Step(step, query, queries, [t for t, _ in shown], verdict.verdict, verdict.thought))
@@ -120,7 +123,9 @@ def _solve(client, problem, searcher, tokenizer, cfg, steps: list[Step]) -> Atte
 
 
 def _readable(merged, results, seen) -> list[tuple[interface.Hit, str]]:
-    """Each merged hit with the longest part of it that some query's observation shows; without those shown nowhere."""
+    """Return each merged hit with the longest part of it that any query's observation shows.
+
+    Hits that no observation shows are left out."""
     longest: dict[int, str] = {}
     for hits, texts in zip(results, seen, strict=True):
         for hit, text in zip(hits, texts, strict=True):
@@ -131,8 +136,9 @@ def _readable(merged, results, seen) -> list[tuple[interface.Hit, str]]:
 def cover(
     wanted: dict[int, str], results: Sequence[Sequence[interface.Hit]], seen: Sequence[Sequence[str]]
 ) -> list[int]:
-    """Returns the queries (by place) whose observations together show every wanted passage, text as wanted: the one
-    that shows the most first, then of the rest. One query at least."""
+    """Return the numbers (from 0) of queries whose observations together show every wanted passage, text as wanted.
+
+    Each next query is the one that shows the most of what is still missing. At least one query is returned."""
     shows = [
         {hit.passage_id for hit, text in zip(hits, texts, strict=True) if wanted.get(hit.passage_id) == text}
         for hits, texts in zip(results, seen, strict=True)

@@ -1,9 +1,10 @@
-"""Salient spans of a passage by a language model, as the paper finds them (section 2.1).
+"""Finds the salient spans of a passage with a language model, as the paper does (section 2.1).
 
-Enters: passages. Leaves: (start, end, kind) of spans that stand in the passage word for word; what does not is dropped
-and counted, for a model that paraphrases must not put words into a passage. A passage whose reply has no good form, or
-is refused, has no spans and is counted. Replies are cached by the client, so a preparation that starts anew pays for
-nothing twice. Left out: which spans overlap or give themselves away (prep/spans.py, for both finders alike).
+Enters: passages. Leaves: (start, end, kind) of spans that stand in the passage word for word. Other spans are dropped
+and counted, because a model that paraphrases must not put words into a passage. A passage whose reply does not have the
+right form, or is refused, has no spans and is counted. The client caches replies, so a preparation that starts again
+pays for nothing twice. Left out: which spans overlap or can be read off the rest of their passage
+(prep/spans/candidates.py, for both finders alike).
 """
 
 import collections
@@ -15,8 +16,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Literal, TypeVar
 
 from masksearch_jax.llm import structured
+from masksearch_jax.llm.chat_types import Message, RequestError, Sampling
 from masksearch_jax.llm.client import Client
-from masksearch_jax.llm.interface import Message, RequestError, Sampling
 
 Item = TypeVar("Item")
 
@@ -40,7 +41,7 @@ class Reply:
 
 
 class SpanFinder:
-    """Thread-safe. `stats` counts since it was made."""
+    """A finder that asks a language model. Thread-safe. `stats` counts since the finder was made."""
 
     def __init__(self, client: Client, sampling: Sampling, attempts: int = 3):
         self._client, self._sampling, self._attempts = client, sampling, attempts
@@ -49,13 +50,13 @@ class SpanFinder:
 
     @property
     def stats(self) -> dict[str, float]:
-        """found; not_verbatim (dropped); failed (passages without a usable reply); then the client's."""
+        """Counts of found and not_verbatim (dropped) spans, failed passages (no usable reply), then the client's."""
         with self._lock:
             counts = {name: self._counts[name] for name in ("found", "not_verbatim", "failed")}
         return counts | self._client.stats
 
     def __call__(self, passage: str, title: str) -> list[tuple[int, int, str]]:
-        """Returns (start, end, kind) in characters, in the order of the reply; spans may overlap.
+        """Return (start, end, kind) in characters, in the order of the reply; spans may overlap.
 
         Raises UnavailableError, AccessError and BudgetSpentError, which concern all passages.
         """
@@ -74,18 +75,19 @@ class SpanFinder:
         return found
 
     def ask(self, passage: str, title: str) -> Reply:
-        """The model's reply, from the cache where it was asked before."""
+        """Return the model's reply, from the cache if it was asked before."""
         asked = f"Article: {title}\nPassage:\n{passage}\n\nReply: {structured.shape(Reply)}"
         messages = [Message("system", _PROMPT), Message("user", asked)]
         return structured.ask(self._client, messages, Reply, self._sampling, self._attempts)
 
     def ahead(self, items: Iterable[Item], asked_of: Callable[[Item], tuple[str, str]]) -> Iterator[Item]:
-        """Yields the items in order, each once its reply is in the cache; several are asked for at a time.
+        """Yield the items in order, each as soon as its reply is in the cache; several are asked for at a time.
 
-        asked_of: (passage, title) of an item. Raises what a call would.
+        asked_of: item -> (passage, title). Raises what a call would raise.
         """
         items, workers = iter(items), self._client.settings.concurrency
         with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+
             def submitted(count: int) -> Iterator[tuple[Item, concurrent.futures.Future]]:
                 return ((item, pool.submit(self._warm, *asked_of(item))) for item in itertools.islice(items, count))
 
@@ -112,7 +114,7 @@ class SpanFinder:
 
 
 def _place(passage: str, text: str, taken: set[int]) -> int:
-    """The first place, not taken, at which `text` stands as whole words; -1 if there is none."""
+    """Return the first place that is not in `taken` and where `text` stands as whole words, -1 if there is none."""
     place = passage.find(text) if text else -1
     while place >= 0:
         before, after = passage[max(place - 1, 0) : place], passage[place + len(text) :][:1]

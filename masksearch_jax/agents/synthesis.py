@@ -1,9 +1,10 @@
-"""The agents over many tasks: concurrent, resumable, judged; accepted trajectories become demonstrations.
+"""Runs the agents over many tasks: concurrent, resumable, judged. Accepted trajectories become demonstrations.
 
-Enters: tasks in order, a client, a search tool, a journal. Leaves: the first so many demonstrations in the order of the
-tasks, whatever the order in which they were finished: a run that was killed and goes on writes what a run in one go
-does (as far as the model's replies repeat, and the cache sees to that). A failure that ends the run (no server, no
-money) ends it cleanly: what is under way is finished or given up, what is finished is in the journal.
+Enters: tasks in order, a client, a search tool, a journal. Leaves: a given number of demonstrations, the first ones in
+the order of the tasks, whatever the order in which they were finished. So a run that was killed and resumed writes the
+same as an uninterrupted one (as far as the model's replies repeat, which the cache ensures). A failure that ends the
+run (no server, no money) ends it cleanly: tasks in progress are finished or given up, and finished tasks are in the
+journal.
 """
 
 import collections
@@ -12,24 +13,25 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from masksearch_jax.agents import judge, solver
+from masksearch_jax.agents import solver, trajectory_judge
 from masksearch_jax.agents.journal import Journal
 from masksearch_jax.agents.problem import Problem
 from masksearch_jax.agents.transcript import demonstration
 from masksearch_jax.data import records
+from masksearch_jax.llm.chat_types import RequestError
 from masksearch_jax.llm.client import Client
-from masksearch_jax.llm.interface import RequestError
 from masksearch_jax.llm.structured import ReplyError
 from masksearch_jax.retrieval import interface
-from masksearch_jax.text.interface import Tokenizer
+from masksearch_jax.text.tokenizer_protocol import Tokenizer
 
 JUDGES = ("rules", "llm", "both")
 
 
 @dataclasses.dataclass(frozen=True)
 class Teacher:
-    """All that turns a task into a line of the journal. kind: one of JUDGES. recall: what the rules want of each
-    answer."""
+    """Everything that turns a task into a record of the journal.
+
+    kind: one of JUDGES. recall: the least token recall that the rules require of each answer."""
 
     client: Client
     searcher: interface.Searcher
@@ -45,7 +47,7 @@ class Teacher:
             raise ValueError(f"synthesize.agents.judge_recall={self.recall} has to be in (0, 1]")
 
     def line(self, task: records.Task) -> dict[str, Any]:
-        """Solves and judges a task; returns its line of the journal."""
+        """Solve and judge a task; return its record of the journal."""
         attempt = solver.solve(self.client, Problem.of(task), self.searcher, self.tokenizer, self.cfg)
         line: dict[str, Any] = {
             "task_id": task.id, "rejected": attempt.failure, "detail": attempt.detail, "text": task.text,
@@ -55,7 +57,7 @@ class Teacher:
             return line
         done = attempt.transcript
         line |= {"transcript": dataclasses.asdict(done)}
-        recalls = judge.recalls(attempt.given, task.answers)
+        recalls = trajectory_judge.recalls(attempt.given, task.answers)
         recall = sum(recalls) / len(recalls)
         line |= {"recall": recall} | self._judged(task, attempt.given, recalls)
         if not line["rejected"]:
@@ -70,7 +72,9 @@ class Teacher:
         if self.kind == "rules":
             return {}
         try:
-            said = judge.by_model(self.client, task.text, given, task.answers, self.cfg.sampling, self.cfg.attempts)
+            said = trajectory_judge.by_model(
+                self.client, task.text, given, task.answers, self.cfg.sampling, self.cfg.attempts
+            )
         except (ReplyError, RequestError) as error:
             return {"rejected": "not_judged", "detail": str(error)}
         return {"detail": said.reason} if said.correct else {"rejected": "wrong", "detail": said.reason}
@@ -87,9 +91,8 @@ def run(
     """Work on tasks in order until `count` are accepted or none are left.
 
     Return the lines of the first `count` accepted ones in that order, and how many tasks were rejected for which
-    reason. workers: tasks at a time. show: is told how many are accepted.
-
-    Raises what a worker raised, after all others have ended.
+    reason. workers: tasks at a time. show: is told how many are accepted. Raises what a worker raised, after all others
+    have ended.
     """
     order: list[str] = []
     accepted, failed = 0, None

@@ -1,8 +1,8 @@
 """A solved task as the policy would have written it: turns of text, and their tokens.
 
-Enters: a task, thoughts, queries, hits and an answer. Leaves: a `records.Demonstration`, or why there can be none. The
-tokens are made by the rollout's own rules (rollout/episode.py), so tags, observations, limits and their order are those
-that the policy meets: what an episode would not have let happen is no demonstration.
+Enters: a task, thoughts, queries, hits and an answer. Leaves: a `records.Demonstration`, or the reason why there can be
+none. The rollout's own rules (rollout/episode.py) make the tokens, so tags, observations, limits and their order are
+those that the policy meets. What an episode would not have allowed is no demonstration.
 """
 
 import dataclasses
@@ -14,12 +14,12 @@ from masksearch_jax.retrieval import interface
 from masksearch_jax.rollout import episode
 from masksearch_jax.rollout.trajectory import StopReason
 from masksearch_jax.text import prompt, tags
-from masksearch_jax.text.interface import Tokenizer
+from masksearch_jax.text.tokenizer_protocol import Tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
 class Search:
-    """One search turn, and what the tool returned to its query."""
+    """One search turn, and what the tool returned for its query."""
 
     thought: str
     query: str
@@ -32,7 +32,7 @@ class Search:
 
 @dataclasses.dataclass(frozen=True)
 class Transcript:
-    """answer: in the task's answer form."""
+    """The turns of a solved task. answer: in the task's answer form."""
 
     searches: tuple[Search, ...]
     thought: str
@@ -40,12 +40,12 @@ class Transcript:
 
     @property
     def text(self) -> str:
-        """The answering turn."""
+        """The text of the answering turn."""
         return _think(self.thought) + tags.block(tags.ANSWER, plain(self.answer))
 
 
 def from_json(fields: dict[str, Any]) -> Transcript:
-    """The inverse of dataclasses.asdict."""
+    """Return a transcript from its fields: the inverse of dataclasses.asdict."""
     searches = [
         Search(one["thought"], one["query"], tuple(interface.Hit(**hit) for hit in one["hits"]))
         for one in fields["searches"]
@@ -54,7 +54,7 @@ def from_json(fields: dict[str, Any]) -> Transcript:
 
 
 def plain(text: str) -> str:
-    """Text for inside a tag: no tag of ours in it, single spaces."""
+    """Return text as it may stand inside a tag: without our tags, with single spaces."""
     return " ".join(tags.neutralise(text).split())
 
 
@@ -65,8 +65,9 @@ def _think(thought: str) -> str:
 def demonstration(
     name: str, task: records.Task, done: Transcript, recall: float, limits: episode.EpisodeLimits, tokenizer: Tokenizer
 ) -> tuple[records.Demonstration | None, str]:
-    """Returns (demonstration with id `name`, '') or (None, reason): 'turn_too_long', 'too_many_turns', 'too_long',
-    'invalid_turn'."""
+    """Return (demonstration with id `name`, '') or (None, reason).
+
+    The reason is 'turn_too_long', 'too_many_turns', 'too_long' or 'invalid_turn'."""
     opened = prompt.opened_thought(task.prompt, tokenizer)
     rules = episode.Episode(len(task.prompt), limits, tokenizer, opened=opened)
     ids, trainable = list(task.prompt), [0] * len(task.prompt)
@@ -105,7 +106,7 @@ def demonstration(
 
 
 def visible(hits: Sequence[interface.Hit], tokenizer: Tokenizer, limit: int) -> list[str]:
-    """The part of each hit's text that an observation of at most `limit` tokens shows, '' where it shows none."""
+    """Return the part of each hit's text that an observation of at most `limit` tokens shows, '' if it shows none."""
     parts = [(f" {tags.neutralise(hit.title)}: ", tags.neutralise(hit.text)) for hit in hits]
     shown = tokenizer.decode(prompt.observation(hits, tokenizer, limit))
     room = len(shown) - sum(map(len, tags.INFORMATION))

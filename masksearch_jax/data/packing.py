@@ -1,8 +1,8 @@
-"""Several sequences in one row: which row each goes to, and the arrays of the rows.
+"""Packing of several sequences into one row: the row of each sequence, and the arrays of the rows.
 
 Enters: token sequences of any length, each with arrays of one value per token. Leaves: dense [rows, row_length]
 arrays with segment ids and positions that restart per sequence, so that attention and losses keep the sequences
-apart. Used by SFT and by RL alike. Left out: splitting or truncating; a sequence that fits no row is an error.
+apart. SFT and RL both use it. Left out: splitting or truncating; a sequence that fits no row is an error.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,11 +11,11 @@ import numpy as np
 
 
 def pack(lengths: Sequence[int], row_length: int, names: Sequence[str] | None = None) -> list[list[int]]:
-    """Assigns sequences to rows by first fit, in the order given; a function of its arguments alone.
+    """Assign sequences to rows by first fit in the order given, and return the indices of the sequences in each row.
 
-    lengths: tokens per sequence. names: what to call the sequences in an error (default: their indices).
-    Returns for each row the indices of its sequences, every index once. Raises ValueError that names a sequence
-    which is empty or longer than `row_length`.
+    lengths: tokens per sequence. names: the names of the sequences in an error (default: their indices). Every index
+    is returned once, and the result depends on the arguments alone. Raises ValueError that names a sequence which is
+    empty or longer than `row_length`.
     """
     rows: list[list[int]] = []
     room: list[int] = []
@@ -33,7 +33,7 @@ def pack(lengths: Sequence[int], row_length: int, names: Sequence[str] | None = 
 
 
 def check_length(length: int, row_length: int, name: str) -> None:
-    """Raises ValueError if a sequence of `length` tokens, called `name`, is empty or does not fit a row."""
+    """Raise ValueError if a sequence of `length` tokens, called `name`, is empty or does not fit a row."""
     if length > row_length:
         raise ValueError(
             f"sequence {name} has {length} tokens but row_length is {row_length}; raise row_length to at least "
@@ -44,7 +44,7 @@ def check_length(length: int, row_length: int, name: str) -> None:
 
 
 def first_fit(room: Sequence[int], length: int) -> int | None:
-    """Returns the first row with room for `length` tokens, None if there is none."""
+    """Return the first row with room for `length` tokens, or None. room: the free tokens of each row."""
     for row, free in enumerate(room):
         if length <= free:
             return row
@@ -57,14 +57,15 @@ def fill(
     row_length: int,
     rows_count: int,
 ) -> dict[str, np.ndarray]:
-    """Lays the sequences into rows.
+    """Return the arrays of the packed rows.
 
-    rows: as `pack` returns. sequences: for each sequence its 'ids' and any other features, arrays [length] of one
+    rows: as `pack` returns them. sequences: for each sequence its 'ids' and any other features, arrays [length] of one
     value per token; all sequences have the same features. rows_count: rows of the result, at least len(rows); the
     surplus rows are padding.
-    Returns {'ids', 'positions', 'segments': int32 [rows_count, row_length], and every other feature in the dtype of
-    its first sequence}. positions restart at 0 per sequence; segments count 1, 2, .. along a row; padding is 0
-    everywhere. Raises ValueError for too many rows or a feature whose length is not that of its ids.
+    The result is {'ids', 'positions', 'segments': int32 [rows_count, row_length], and every other feature in the dtype
+    that it has in the first sequence}. Positions restart at 0 in each sequence, segments count 1, 2, .. along a row,
+    and padding is 0 everywhere. Raises ValueError for too many rows, a row that is too full, no sequences at all, or a
+    feature whose length differs from that of its ids.
     """
     if len(rows) > rows_count:
         raise ValueError(f"{len(rows)} packed rows do not fit rows_count={rows_count}")
@@ -96,11 +97,11 @@ def fill(
 
 
 def of_next(values: np.ndarray, segments: np.ndarray) -> np.ndarray:
-    """Aligns a per-token feature with the position that predicts the token.
+    """Return a per-token feature shifted to the positions that predict the tokens.
 
-    values, segments: [.., row_length]. Returns an array like `values` with out[.., t] = values[.., t + 1] where both
-    positions are in one segment, and 0 where position t predicts nothing (the last of a segment, padding). So
-    `of_next(ids, segments)` are the targets and `of_next(trainable, segments)` is the loss mask.
+    values, segments: [.., row_length]. The result has the shape and dtype of `values`. out[.., t] = values[.., t + 1]
+    where both positions are in one segment, and 0 where position t predicts nothing (the last of a segment, padding).
+    So `of_next(ids, segments)` are the targets and `of_next(trainable, segments)` is the loss mask.
     """
     out = np.zeros_like(values)
     same = (segments[..., 1:] == segments[..., :-1]) & (segments[..., :-1] > 0)

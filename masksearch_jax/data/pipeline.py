@@ -1,10 +1,11 @@
-"""From ArrayRecord files to packed batches (SFT) or tasks (RL), resumable at any point to the bit.
+"""From ArrayRecord files to packed batches (SFT) or tasks (RL), resumable bit for bit at any point.
 
-Enters: files of `records.Demonstration` or `records.Task`, one list of epoch files per mask level, and a curriculum.
-Leaves: Grain iterators. One global cursor counts the examples drawn; the curriculum turns it into a level, each level
-has a cursor of its own, and cursor c of a level reads epoch file e mod E in a permutation of its own per (level,
-epoch). The state is these integers. Batches are global: a host takes its rows. Left out: worker processes and read
-threads, which are slower here than none (the work is Python) and would put their number into the state.
+Enters: files of `records.Demonstration` or `records.Task`, one list of epoch files per level, and a curriculum.
+Leaves: Grain iterators. One global cursor counts the examples drawn, and the curriculum maps it to a level. Each level
+has its own cursor. In epoch e a level reads its file e mod E, of E files, in a permutation that is specific to (level,
+epoch). The state consists of these integers. Batches are global, and each host takes its own rows. Left out: worker
+processes and read threads. They are slower here than none (the work is Python), and the state would depend on their
+number.
 """
 
 import bisect
@@ -19,19 +20,19 @@ import grain
 import numpy as np
 
 from masksearch_jax.data import packing, records
-from masksearch_jax.data.augment import PiecePermutation
 from masksearch_jax.data.curriculum import QUESTIONS, Curriculum, level_name, task_folder
-from masksearch_jax.data.fingerprint import fingerprint
+from masksearch_jax.data.stream_fingerprint import fingerprint
+from masksearch_jax.data.token_permutation import PiecePermutation
 
-# Keeps the shuffle seeds apart from other streams that are keyed by the same integers.
+# Keeps the shuffle seeds distinct from other random streams that are keyed by the same integers.
 _SHUFFLE_STREAM = 0x73687566
-# As Grain's own shuffle: a permutation that is computed, not stored, so that any position costs the same.
+# As in Grain's own shuffle, the permutation is computed and not stored, so that every position costs the same.
 _SHUFFLE_ROUNDS = 4
 _EPOCH_FILE = re.compile(r"epoch_(\d+)\.array_record")  # or its shards, see records.files
 
 
 class Drawn(NamedTuple):
-    """One example: its global index, the level and epoch it came from, and the record's bytes."""
+    """One example: its global index, the level and epoch that it comes from, and the bytes of its record."""
 
     index: int
     level: int
@@ -42,7 +43,8 @@ class Drawn(NamedTuple):
 class _LevelFiles:
     """The epoch files of one level as one endless sequence: epoch e is file e mod E, shuffled by (seed, level, e).
 
-    share: of each file, rounded up, that counts: its first records."""
+    share: the fraction of each file that is used, its first records; their number is rounded up.
+    """
 
     def __init__(self, level: int, files: Sequence[Path], seed: int, share: float = 1.0):
         self._level, self._seed, self._paths = level, seed, list(files)
@@ -58,13 +60,13 @@ class _LevelFiles:
         return self._ends[-1]
 
     def read(self, cursor: int) -> tuple[int, bytes]:
-        """Returns (epoch, record) at position `cursor` of the endless sequence."""
+        """Return (epoch, record) at position `cursor` of the endless sequence."""
         cycle, within = divmod(cursor, self._ends[-1])
         number = bisect.bisect_right(self._ends, within)
         epoch = cycle * len(self._sources) + number
         start = self._ends[number - 1] if number else 0
         source = self._sources[number]
-        # Seeds are not negative, and level -1 is.
+        # A SeedSequence takes no negative integers, and levels -1 and -2 are negative.
         key = np.random.SeedSequence([_SHUFFLE_STREAM, self._seed, self._level % (1 << 32), epoch])
         shuffled = grain.experimental.index_shuffle(
             within - start,
@@ -79,7 +81,7 @@ class _LevelFiles:
 
 
 class _Draws:
-    """The stream of examples behind both iterators; `peek` lets a batch stop before one that is too much."""
+    """The stream of examples behind both iterators. With `peek` a batch can end before an example that does not fit."""
 
     def __init__(self, files: Mapping[int, Sequence[Path]], curriculum: Curriculum, seed: int, share: float = 1.0):
         for level in curriculum.levels:
@@ -100,7 +102,7 @@ class _Draws:
         self._cursors[drawn.level] += 1
 
     def size(self, level: int) -> int:
-        """Records of a level, all epochs of it."""
+        """Return the number of records of a level, over all its epoch files."""
         return self._levels[level].size
 
     def get_state(self) -> dict[str, Any]:
@@ -114,7 +116,7 @@ class _Draws:
 
 
 class DemonstrationIterator(grain.DatasetIterator):
-    """Packed batches of demonstrations without end; see `demonstrations`."""
+    """The endless iterator of packed batches of demonstrations; see `demonstrations`."""
 
     def __init__(
         self,
@@ -133,15 +135,15 @@ class DemonstrationIterator(grain.DatasetIterator):
 
     @property
     def index(self) -> int:
-        """Examples drawn so far: the global data cursor."""
+        """The number of examples drawn so far, which is the global data cursor."""
         return self._draws.index
 
     def __next__(self) -> dict[str, np.ndarray]:
         members: list[list[int]] = [[] for _ in range(self._rows)]
         room = [self._row_length] * self._rows
         sequences: list[dict[str, np.ndarray]] = []
-        # A batch ends before the first example that fits none of its rows, and the next batch starts with it: the
-        # state stays one cursor, at the price of the room that is left in the rows.
+        # A batch ends before the first example that fits none of its rows, and the next batch starts with that example.
+        # So the state stays one cursor, at the cost of the unused room in the rows.
         while True:
             drawn = self._draws.peek()
             example = records.decode(records.Demonstration, drawn.data)
@@ -171,27 +173,27 @@ class DemonstrationIterator(grain.DatasetIterator):
         return {"ids": ids, "trainable": np.array(example.trainable, bool)}
 
     def get_state(self) -> dict[str, Any]:
-        """Returns JSON data: where the next batch starts."""
+        """Return the position at which the next batch starts, as JSON data."""
         return self._draws.get_state()
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Continues where `get_state` was called; raises ValueError for the state of another curriculum."""
+        """Continue where `get_state` was called. Raises ValueError for the state of another curriculum."""
         self._draws.set_state(state)
 
 
 class TaskIterator(grain.DatasetIterator):
-    """Tasks without end; see `tasks`. left_out: how many were passed over since this iterator was made."""
+    """The endless iterator of tasks; see `tasks`. left_out: the number of tasks skipped since the iterator was made."""
 
     def __init__(self, draws: _Draws, fingerprint: str, room: int | None = None):
         super().__init__()
         self._draws, self._room = draws, room
-        self._passed: dict[int, int] = {}  # by level: tasks passed over in a row
+        self._passed: dict[int, int] = {}  # by level: tasks skipped in a row
         self.left_out = 0
         self.fingerprint = fingerprint
 
     @property
     def index(self) -> int:
-        """Tasks drawn so far: the global data cursor, and the index of the next task."""
+        """The number of tasks drawn so far, which is the global data cursor and the index of the next task."""
         return self._draws.index
 
     def __next__(self) -> records.Task:
@@ -212,11 +214,11 @@ class TaskIterator(grain.DatasetIterator):
                 )
 
     def get_state(self) -> dict[str, Any]:
-        """Returns JSON data: which task comes next."""
+        """Return the position of the next task, as JSON data."""
         return self._draws.get_state()
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Continues where `get_state` was called; raises ValueError for the state of another curriculum."""
+        """Continue where `get_state` was called. Raises ValueError for the state of another curriculum."""
         self._draws.set_state(state)
 
 
@@ -231,19 +233,19 @@ def demonstrations(
     augmentation: PiecePermutation | None = None,
     share: float = 1.0,
 ) -> DemonstrationIterator:
-    """Returns an endless iterator of packed batches for supervised training.
+    """Return an endless iterator of packed batches for supervised training.
 
-    files: for each level its epoch files (one file is one set, read anew in each epoch). rows, row_length: shape of
-    the global batch. augmentation: permutes the pieces of each example, keyed by (seed, global index). share: of each
-    file that is used, its first demonstrations.
+    files: for each level its epoch files (a single file is read again in each epoch). rows, row_length: shape of the
+    global batch. augmentation: permutes the tokens of each example, keyed by (seed, global index). share: the fraction
+    of each file that is used, its first demonstrations.
 
-    Each batch: ids, targets, positions, segments int32 [rows, row_length]; loss_mask bool [rows, row_length], True
-    where the target is a token that the policy wrote (targets[t] = ids[t + 1] inside a segment); examples int32 [],
-    how many sequences it holds. `.fingerprint` goes into the checkpoint beside `.get_state()`; compare it with
+    Each batch holds ids, targets, positions, segments int32 [rows, row_length]; loss_mask bool [rows, row_length], True
+    where the target is a token that the policy wrote (targets[t] = ids[t + 1] inside a segment); and examples int32 [],
+    the number of its sequences. `.fingerprint` belongs in the checkpoint beside `.get_state()`; compare it with
     `check_fingerprint` before `.set_state()`.
 
-    Raises FileNotFoundError for a missing file and ValueError for a level without records or, before the first
-    batch, for demonstrations longer than a row (named, with the length needed).
+    Raises FileNotFoundError for a missing file. Raises ValueError for a level without records, for rows, row_length or
+    share out of range and, before the first batch, for demonstrations longer than a row (with the length needed).
     """
     if rows < 1 or row_length < 2:
         raise ValueError(f"rows={rows} and row_length={row_length}: at least 1 and 2 are needed")
@@ -275,14 +277,15 @@ def tasks(
     room: int | None = None,
     refuse: bool = False,
 ) -> TaskIterator:
-    """Returns an endless iterator of `records.Task` under one global cursor.
+    """Return an endless iterator of `records.Task` under one global cursor.
 
-    room: tokens of an episode. Tasks whose prompt leaves no room in it are passed over and counted in `left_out`, by
-    the task alone, so that a resumed run passes over the same ones; refuse: they are a ValueError here, which says how
-    many there are, at the price of reading every task once.
+    room: tokens of an episode. Tasks whose prompt leaves no room in an episode are skipped and counted in `left_out`.
+    That depends on the task alone, so a resumed run skips the same ones. refuse: raise ValueError for such tasks here
+    instead; the error says how many there are. This reads every task once.
 
-    directory: the `tasks` folder that prepare wrote, `<split>/ramp_<level>/epoch_<e>.array_record` (level 0:
-    `<split>/qa`). Raises FileNotFoundError for a level of the curriculum that has no files.
+    directory: the `tasks` folder that `prepare` wrote, with files `<split>/<task folder>/epoch_<e>.array_record`
+    (`curriculum.task_folder`: ramp_<level>, and qa for level 0). Raises FileNotFoundError for a level of the curriculum
+    that has no files.
     """
     paths = _existing({level: task_files(directory, split, level) for level in curriculum.levels}, curriculum)
     mark = fingerprint(
@@ -295,9 +298,9 @@ def tasks(
 
 
 def fitting(found: Iterable[records.Task], room: int, refuse: bool = False) -> tuple[list[records.Task], int]:
-    """Returns the tasks whose prompt leaves room in an episode of `room` tokens, in order, and how many do not.
+    """Return the tasks whose prompt leaves room in an episode of `room` tokens, in order, and how many do not.
 
-    refuse: raises ValueError that counts these, and names the longest one.
+    refuse: if any do not, raise ValueError that gives their number and names the longest one.
     """
     kept: list[records.Task] = []
     long: list[tuple[int, str]] = []
@@ -317,8 +320,11 @@ def fitting(found: Iterable[records.Task], room: int, refuse: bool = False) -> t
 
 
 def task_files(directory: Path | str, split: str, level: int | str) -> list[Path]:
-    """Returns the epoch files of one level, or of the task of that name, in the order of their epochs; raises
-    FileNotFoundError if there are none or one is missing. Level -2 is read from the files of level 1 (`Task.at`)."""
+    """Return the epoch files of one level in the order of their epochs. level: a number, or the name of a task folder.
+
+    Level -2 is read from the files of level 1 (`Task.at`). Raises FileNotFoundError if there are no files or one is
+    missing.
+    """
     folder = Path(directory) / split / (level if isinstance(level, str) else task_folder(level))
     paths = {records.unsharded(path) for path in folder.glob("*")}
     found = {int(match[1]): path for path in paths if (match := _EPOCH_FILE.fullmatch(path.name))}
@@ -326,8 +332,7 @@ def task_files(directory: Path | str, split: str, level: int | str) -> list[Path
         asked = f", with questions that fall into the split {split!r} (--config.questions=FILE)"
         raise FileNotFoundError(
             f"{folder} should hold epoch_0.array_record, epoch_1.array_record, .. and has epochs {sorted(found)}; "
-            "prepare the data with `python -m masksearch_jax.prepare`"
-            + (asked if level in (0, QUESTIONS) else "")
+            "prepare the data with `python -m masksearch_jax.prepare`" + (asked if level in (0, QUESTIONS) else "")
         )
     return [found[epoch] for epoch in range(len(found))]
 

@@ -1,8 +1,8 @@
-"""On-disk schema: what prep writes and training, rollouts and evaluation read. No TensorFlow here.
+"""The schema of the files that preparation writes and that training, rollouts and evaluation read. No TensorFlow here.
 
-Every record is one msgpack map in an ArrayRecord file; a dataclass names its fields. Files of one export are
-listed, with counts and hashes, in the `manifest.json` beside them. `name.array_record` stands for one file, or for its
-shards `name-00000-of-00032.array_record` .. in their order: what reads a path here reads either.
+Every record is one msgpack map in an ArrayRecord file, and a dataclass names its fields. The files of one export are
+listed, with counts and hashes, in the `manifest.json` beside them. A path `name.array_record` stands for one file or
+for its shards `name-00000-of-00032.array_record` .. in order; everything here that reads a path accepts both.
 """
 
 import bisect
@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import msgpack
 from array_record.python import array_record_module
 
-# Random access to any record costs one read when every record is its own group.
+# With one record per group, random access to a record costs one read.
 _WRITER_OPTIONS = "group_size:1,zstd:3"
 _READ_CHUNK = 1024
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})$")
@@ -27,20 +27,23 @@ _SHARD = re.compile(r"-(\d{5})-of-(\d{5})$")
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """One thing to solve: a masked passage (`kind='ramp'`), a question (`kind='qa'`), a lookup (`kind='lookup'`) or a
-    masked passage whose source the search may return (`kind='open'`).
+    """One thing to solve.
 
+    kind: 'ramp' (a masked passage), 'qa' (a question), 'lookup' (a tool warm-up task) or 'open' (a masked passage whose
+    source the search may return).
     prompt: token ids of the whole prompt, as tokenised by the SeqIO task; the policy continues it.
-    answer_form: 'spans' (filled spans joined by '; '), 'paragraph' (the official whole paragraph) or 'whole' (all of it
-    is the one answer: a question's).
+    answer_form: 'spans' (filled spans joined by '; '), 'paragraph' (the official whole paragraph) or 'whole' (the whole
+    text is the one answer, for a question).
     answers: for each span in reading order (one entry for a question), the accepted strings, the gold one first.
-    span_kinds: kind of each span ('link', 'date', 'number', 'name', 'category', 'rare'; 'answer' for a question).
+    span_kinds: kind of each span ('link', 'date', 'number', 'name', 'category', 'rare'; 'answer' for a question,
+    'quote' for a tool warm-up task).
     text: the masked passage or the question, readable. paragraph: the unmasked passage ('' for a question).
-    passage_id, article_id: where the text was cut from, so that search can exclude it; -1 for a question.
+    passage_id, article_id: where the text was cut from, so that search can exclude it; -1 if nothing is excluded.
     targets: token ids of the answer in the form `answer_form`.
-    supporting: titles of the articles that a question rests on, none for a masked passage; only a teacher reads it.
-    benchmark: name of the benchmark that a question is from, '' for all else; text/official.py scores it by its rules.
-    reference: its structured answer as a JSON value, None where it has none. details: what it says of the question.
+    supporting: titles of the articles that a question is based on, none for a masked passage; only a teacher reads it.
+    benchmark: name of the benchmark that a question is from, '' for all other tasks; scoring/benchmark_metrics.py
+    scores the question by the rules of its benchmark. reference: the benchmark's structured answer as a JSON value,
+    None if it has none. details: what the benchmark says about the question.
     """
 
     id: str
@@ -63,17 +66,19 @@ class Task:
 
     @property
     def masks(self) -> int:
-        """Number of spans to fill (recounted, never as drawn)."""
+        """The number of spans to fill, counted from `answers` and not the number that was drawn."""
         return len(self.answers)
 
     @property
     def level(self) -> int:
-        """The level of the curriculum: the number of masks, 0 for a question, -1 for a lookup, -2 for an open one."""
+        """The curriculum level: the number of masks, or 0 for kind 'qa', -1 for 'lookup' and -2 for 'open'."""
         return {"qa": 0, "lookup": -1, "open": -2}.get(self.kind, self.masks)
 
     def at(self, level: int) -> "Task":
-        """The task as a level wants it, of the records that the level is read from: for -2 with no source to leave
-        out."""
+        """Return the task as curriculum level `level` uses it.
+
+        Level -2 reads the records of level 1 and lets the search return their source, so the ids to exclude become -1.
+        """
         return dataclasses.replace(self, kind="open", passage_id=-1, article_id=-1) if level == -2 else self
 
 
@@ -95,7 +100,7 @@ class Demonstration:
 
 @dataclasses.dataclass(frozen=True)
 class Passage:
-    """About 100 words of one article; `id` is dense from 0 in the order of the dump."""
+    """A passage of about 100 words of one article. The ids count from 0 without gaps, in the order of the dump."""
 
     id: int
     article_id: int
@@ -108,15 +113,15 @@ Record = TypeVar("Record", Task, Demonstration, Passage)
 
 
 def encode(record: Any) -> bytes:
-    """Returns the msgpack bytes of a record dataclass."""
+    """Return the msgpack bytes of a record dataclass."""
     # Fields are plain values; dataclasses.asdict would copy every token id and take ten times as long.
     return msgpack.packb(vars(record), use_bin_type=True)
 
 
 def decode(cls: type[Record], data: bytes) -> Record:
-    """Returns the record of class `cls`; raises ValueError that names missing or surplus fields.
+    """Return the record of class `cls`. Raises ValueError that names the fields if some are missing or unknown.
 
-    Fields with a default may be missing: they are younger than some data that is still good.
+    Fields with a default may be missing, because they were added after some data that is still valid.
     """
     fields = msgpack.unpackb(data, raw=False)
     names, needed = _field_names(cls)
@@ -130,14 +135,14 @@ def decode(cls: type[Record], data: bytes) -> Record:
 
 @functools.cache
 def _field_names(cls: type) -> tuple[frozenset[str], frozenset[str]]:
-    """(all fields, those without a default)."""
+    """Return (names of all fields, names of those without a default)."""
     fields, missing = dataclasses.fields(cls), dataclasses.MISSING
     needed = (f.name for f in fields if f.default is missing and f.default_factory is missing)
     return frozenset(f.name for f in fields), frozenset(needed)
 
 
 def write(path: Path | str, records: Iterable[Any]) -> int:
-    """Writes records to one ArrayRecord file (atomically: a temporary name, then a rename); returns their count."""
+    """Write records to one ArrayRecord file, atomically by a temporary name and a rename. Returns their count."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
@@ -154,21 +159,21 @@ def write(path: Path | str, records: Iterable[Any]) -> int:
 
 
 def shard(path: Path | str, index: int, count: int) -> Path:
-    """Returns the path of shard `index` of `count` of a file."""
+    """Return the path of shard `index` of `count` of a file."""
     path = Path(path)
     return path.with_name(f"{path.stem}-{index:05d}-of-{count:05d}{path.suffix}")
 
 
 def unsharded(path: Path | str) -> Path:
-    """Returns the path that stands for a file and its shards alike: without the number of a shard."""
+    """Return the path without the number of a shard; it stands for the file and for all its shards."""
     path = Path(path)
     return path.with_name(_SHARD.sub("", path.stem) + path.suffix)
 
 
 def files(path: Path | str) -> list[Path]:
-    """Returns the file `path`, or its shards in order.
+    """Return the file `path`, or its shards in order.
 
-    Raises FileNotFoundError that names the file if there are neither, or if a shard is missing.
+    Raises FileNotFoundError that names the file if neither exists, or if a shard is missing.
     """
     path = Path(path)
     if path.exists():
@@ -188,7 +193,10 @@ def files(path: Path | str) -> list[Path]:
 
 
 def read(path: Path | str, cls: type[Record]) -> Iterator[Record]:
-    """Yields the records of one file, or of its shards, in order; raises FileNotFoundError that names the file."""
+    """Yield the records of one file, or of its shards, in order.
+
+    Raises FileNotFoundError that names a missing file, and ValueError that names a damaged one.
+    """
     for file in files(path):
         reader = open_file(file)
         try:
@@ -206,11 +214,11 @@ def read(path: Path | str, cls: type[Record]) -> Iterator[Record]:
 
 
 def open_file(file: Path | str) -> Any:
-    """Returns a reader of one ArrayRecord file; raises ValueError that names one that is none, or is cut."""
+    """Return a reader of one ArrayRecord file. Raises ValueError for a file that is truncated or no ArrayRecord."""
     reader = array_record_module.ArrayRecordReader(str(file))
     if reader.ok():
         return reader
-    try:  # it would count as a file of no records
+    try:  # without this it would read as a file of no records
         reader.close()
         raise RuntimeError("it is cut, or no ArrayRecord")
     except RuntimeError as error:
@@ -218,13 +226,13 @@ def open_file(file: Path | str) -> Any:
 
 
 def close(reader: Any) -> None:
-    """Closes a reader; what it complains of then was raised when it was met."""
+    """Close a reader. An error at this point was already raised when the damaged part was read."""
     with contextlib.suppress(RuntimeError):
         reader.close()
 
 
 def damaged(file: Path | str, what: str, error: Exception) -> ValueError:
-    """Returns the error for a file of which `what` cannot be read: its name, and the command that makes it again."""
+    """Return the error for a file whose part `what` cannot be read. It names the file and the command to remake it."""
     folder = Path(file).parent.name
     command = "synthesize" if folder == "demonstrations" else "prepare"
     said = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
@@ -237,16 +245,18 @@ def damaged(file: Path | str, what: str, error: Exception) -> ValueError:
 def _decoded(cls: type[Record], data: bytes, file: Path | str, number: int) -> Record:
     try:
         return decode(cls, data)
-    except Exception as error:  # msgpack has many
+    except Exception as error:  # msgpack raises errors of many types
         raise damaged(file, f"record {number}", error) from error
 
 
 class RandomAccess:
-    """Records of one file, or of its shards, by position, read from disk on demand. Thread-safe. `len` is the number of
-    records."""
+    """Random access by position to the records of one file, or of its shards, read from disk on demand.
+
+    It is thread-safe. `len` is the number of records.
+    """
 
     def __init__(self, path: Path | str, cls: type[Record]):
-        """Raises FileNotFoundError that names the file."""
+        """Open the file or its shards. Raises FileNotFoundError for a missing file and ValueError for a damaged one."""
         self._cls = cls
         self._lock = threading.Lock()
         self._files = files(path)
@@ -257,10 +267,10 @@ class RandomAccess:
         return self._ends[-1]
 
     def get(self, positions: Sequence[int]) -> list[Record]:
-        """Returns the records in the order asked for."""
+        """Return the records at `positions`, in that order."""
         if not positions:
             return []
-        by_file: dict[int, list[int]] = {}  # file: places in `positions`
+        by_file: dict[int, list[int]] = {}  # number of the file -> indices into `positions`
         for place, position in enumerate(positions):
             by_file.setdefault(bisect.bisect_right(self._ends, position), []).append(place)
         found: list[tuple[bytes, Path, int]] = [(b"", Path(), 0)] * len(positions)

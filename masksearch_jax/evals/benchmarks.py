@@ -1,6 +1,6 @@
-"""The benchmarks by name, and the corpora that come with some: plain questions and articles out. No TensorFlow.
+"""Read benchmarks by name, and the corpora that come with some, as plain questions and articles. No TensorFlow.
 
-`read("musique", FILE)` is all that preparation calls; the formats are in multi_hop.py, fanoutqa.py and open_domain.py.
+Preparation calls `read("musique", FILE)`. The formats are in multi_hop.py, fanoutqa.py and open_domain.py.
 """
 
 import dataclasses
@@ -20,14 +20,14 @@ _CORPUS_SOURCE = 'a corpus is {"title": "text"}, {"title": ["sentence", ..]} or 
 
 @dataclasses.dataclass(frozen=True)
 class Benchmark:
-    """title: as the paper's tables write it. reader: of the official file. source: what to download, for messages."""
+    """One benchmark. title: as in the paper's tables. reader: reads the official file. source: what to download."""
 
     title: str
     reader: Callable[[Path | str], list[Question]]
     source: str
 
 
-# The six of the paper's table 2 in its order, then the others of Search-R1.
+# The six benchmarks of the paper's Table 2 in its order, then the others that Search-R1 uses.
 BENCHMARKS = {
     "hotpotqa": Benchmark("HotpotQA", read_hotpotqa, multi_hop.HOTPOTQA),
     "fanoutqa": Benchmark("FanOutQA", fanoutqa.read_fanoutqa, fanoutqa.FANOUTQA),
@@ -42,7 +42,7 @@ BENCHMARKS = {
 
 
 def read(name: str, path: Path | str) -> list[Question]:
-    """Returns the questions of a benchmark's file: its official format, or Search-R1's JSON lines for any of them.
+    """Return the questions of a benchmark file, in its official format or as Search-R1's JSON lines.
 
     Raises ValueError for an unknown name, FileNotFoundError that says what to download, and ValueError that names
     file, entry and field for anything that does not have the format.
@@ -57,11 +57,12 @@ def read(name: str, path: Path | str) -> list[Question]:
 
 
 def read_corpus(path: Path | str) -> list[tuple[str, str]]:
-    """Returns (title, text) of each article of a benchmark's corpus, in file order; all of it is held in memory.
+    """Return (title, text) of each article of a benchmark's corpus, in file order. The whole file is held in memory.
 
-    In a list several articles may have one title, and stay apart; in an object a title stands once.
+    The file is an object {title: text}, or a list, in which several articles may have the same title. A text is a
+    string or a list of sentences.
 
-    Raises FileNotFoundError or ValueError that names file, entry and field for anything but the forms that it names.
+    Raises FileNotFoundError or ValueError that names file, entry and field for any other format.
     """
     entries = files.read_json(Path(path), _CORPUS_SOURCE, list | dict)
     if isinstance(entries, dict):

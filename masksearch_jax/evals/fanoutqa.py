@@ -1,7 +1,7 @@
-"""Reader of FanOutQA: questions whose answer is spread over many articles, as a string, number, list or mapping.
+"""Read FanOutQA, whose answers are spread over many articles: strings, numbers, lists or mappings.
 
-In: fanout-final-dev.json. Out: `Question`s; `reference` is the answer as the file holds it, for loose accuracy
-(text/official.py), and the one accepted string is its text as the official code writes it for string metrics.
+Enters: fanout-final-dev.json. Leaves: `Question`s. `reference` is the answer as the file holds it, for loose accuracy
+(scoring/benchmark_metrics.py). The one accepted string is the answer as the official code writes it for string metrics.
 """
 
 import math
@@ -12,17 +12,17 @@ from typing import Any
 from masksearch_jax.evals import question_files as files
 from masksearch_jax.evals.question_files import Question
 
-# An answer nests two levels at most (a mapping of lists); this leaves room, and keeps what follows from running deep.
+# Answers nest at most two levels deep (a mapping of lists). This leaves room, and bounds the recursion below.
 _DEEPEST = 16
 
 FANOUTQA = "download fanoutqa/data/fanout-final-dev.json of https://github.com/zhudotexe/fanoutqa"
 
 
 def read_fanoutqa(path: Path | str) -> list[Question]:
-    """Returns the questions in file order; supporting titles are those of the whole tree of evidence.
+    """Return the questions in file order. Their supporting titles are those of the whole tree of evidence.
 
-    Raises FileNotFoundError that says what to download, ValueError that names file, entry and field (as for the test
-    set, which has no answers).
+    Raises FileNotFoundError that says what to download, ValueError that names file, entry and field. The test set is
+    refused, since it has no answers.
     """
     found = []
     for where, entry in files.numbered(path, files.read_json(Path(path), FANOUTQA)):
@@ -47,7 +47,7 @@ def read_fanoutqa(path: Path | str) -> list[Question]:
 
 
 def flat(answer: Any) -> str:
-    """Returns an answer as one string: items on lines of their own, 'key - value' for a mapping, yes or no."""
+    """Return an answer as one string: one item per line, 'key - value' for a mapping, 'yes' or 'no' for a bool."""
     if isinstance(answer, list):
         return "\n".join(map(flat, answer))
     if isinstance(answer, dict):
@@ -58,7 +58,7 @@ def flat(answer: Any) -> str:
 
 
 def _is_answer(value: Any, depth: int = 0) -> bool:
-    """True for a value of JSON that says something and that a record can hold: finite, of 64 bits, not deep."""
+    """Return True for a JSON value that a record can hold: finite, 64-bit integers, no empty list, not too deep."""
     if isinstance(value, dict | list):
         items = value.values() if isinstance(value, dict) else value
         return bool(value) and depth < _DEEPEST and all(_is_answer(item, depth + 1) for item in items)
@@ -68,7 +68,7 @@ def _is_answer(value: Any, depth: int = 0) -> bool:
 
 
 def _titles(entry: dict[str, Any], where: str) -> Iterator[str]:
-    """Yields the titles of the evidence below a question, depth first."""
+    """Yield the titles of the evidence below a question, depth first."""
     waiting = _steps(entry, where)[::-1]
     while waiting:
         step = waiting.pop()

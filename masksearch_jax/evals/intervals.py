@@ -1,9 +1,10 @@
-"""Means over a few independent runs, with their confidence intervals."""
+"""Means over a few independent runs, with confidence intervals."""
 
 import math
 from collections.abc import Sequence
 
-# Two-sided 95 % quantiles of Student's t by degrees of freedom (any statistics textbook); beyond, the normal one.
+# Two-sided 95 % quantiles of Student's t for 1, 2, .. degrees of freedom (any statistics textbook). Beyond these, the
+# quantile of the normal distribution is used.
 _T95 = (
     12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120,
     2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
@@ -12,9 +13,9 @@ _NORMAL95 = 1.960
 
 
 def mean(values: Sequence[float]) -> dict[str, float | None]:
-    """Returns {'mean', 'half_width'} of the 95 % t interval; half_width is None for a single value.
+    """Return {'mean', 'half_width'} of the 95 % t interval; half_width is None for a single value.
 
-    Raises ValueError for no values.
+    Raises ValueError if there are no values.
     """
     if not values:
         raise ValueError("a mean of no values")

@@ -1,7 +1,7 @@
-"""Readers of multi-hop benchmarks in their official formats: HotpotQA, 2WikiMultiHopQA, MuSiQue, Bamboogle.
+"""Read multi-hop benchmarks in their official formats: HotpotQA, 2WikiMultiHopQA, MuSiQue, Bamboogle.
 
-In: a file. Out: `Question`s in file order, with the benchmark's own type, level or number of hops in `details`. Raised:
-FileNotFoundError that says what to download, ValueError that names file, entry and field.
+Enters: a file. Leaves: `Question`s in file order, with the benchmark's own type, level or number of hops in `details`.
+The readers raise FileNotFoundError that says what to download, and ValueError that names file, entry and field.
 """
 
 import dataclasses
@@ -25,16 +25,16 @@ ALIASES = "id_aliases.json"
 
 
 def read_hotpotqa(path: Path | str) -> list[Question]:
-    """Reads a train, dev distractor or dev fullwiki file of HotpotQA; its test files, without answers, are refused."""
+    """Read a train, dev distractor or dev fullwiki file of HotpotQA. Test files are refused: they have no answers."""
     found = [_hotpotqa(entry, where) for where, entry in files.numbered(path, files.read_json(Path(path), HOTPOTQA))]
     return files.distinct(path, found, "_id")
 
 
 def read_2wiki(path: Path | str) -> list[Question]:
-    """Reads train.json or dev.json of 2WikiMultiHopQA.
+    """Read train.json or dev.json of 2WikiMultiHopQA.
 
-    Aliases and demonyms of an answer count as answers where the entry has an `answer_id` and id_aliases.json (JSON
-    lines of Q_id, aliases, demonyms; .gz too) stands beside the file, as in the official script, version 1.1.
+    Aliases and demonyms of an answer also count as answers if the entry has an `answer_id` and id_aliases.json (JSON
+    lines of Q_id, aliases, demonyms; .gz too) lies beside the file, as in the official script, version 1.1.
     """
     path = Path(path)
     aliases = _aliases(path.parent)
@@ -50,7 +50,7 @@ def read_2wiki(path: Path | str) -> list[Question]:
 
 
 def read_musique(path: Path | str) -> list[Question]:
-    """Reads a MuSiQue file; of the full set, which asks unanswerable questions too, the answerable ones alone."""
+    """Read the answerable questions of a MuSiQue file. The full set also has unanswerable ones, which are left out."""
     found = []
     for where, entry in files.numbered(path, files.read_jsonl(Path(path), MUSIQUE)):
         answerable = entry.get("answerable", True)
@@ -79,7 +79,7 @@ def read_musique(path: Path | str) -> list[Question]:
 
 
 def read_bamboogle(path: Path | str) -> list[Question]:
-    """Reads Bamboogle as CSV, or as a JSON list of the same two fields. Ids are row numbers: it has none of its own."""
+    """Read Bamboogle as CSV, or as a JSON list of the same two fields. It has no ids, so row numbers serve as ids."""
     path = Path(path)
     if path.name.removesuffix(".gz").endswith(".json"):
         entries = [
@@ -121,13 +121,13 @@ def _capitalised(entry: dict[str, Any], where: str) -> dict[str, Any]:
 
 
 def _aliases(folder: Path) -> dict[str, list[str]]:
-    """{Wikidata id: names} of the aliases file in `folder`, none without it."""
+    """Return {Wikidata id: names} of the aliases file in `folder`; {} if there is no such file."""
     path = next((folder / name for name in (ALIASES, f"{ALIASES}.gz") if (folder / name).exists()), None)
     if path is None:
         return {}
     found: dict[str, list[str]] = {}
     for where, entry in files.numbered(path, files.read_jsonl(path, TWO_WIKI)):
         names = [name for field in ("aliases", "demonyms") for name in files.texts(entry, field, where) if name.strip()]
-        # An entity that stands twice has the names of both places.
+        # An entity that occurs twice gets the names of both entries.
         found.setdefault(files.text(entry, "Q_id", where), []).extend(names)
     return found

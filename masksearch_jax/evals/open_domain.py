@@ -1,7 +1,8 @@
-"""Readers of open-domain benchmarks in their official formats: FreshQA, NQ-open, TriviaQA, PopQA, Search-R1's files.
+"""Read open-domain benchmarks in their official formats: FreshQA, NQ-open, TriviaQA, PopQA, and Search-R1's files.
 
-In: a file. Out: `Question`s in file order; none of these says which articles a question rests on, but for PopQA its
-subject's. Raised: FileNotFoundError that says what to download, ValueError that names file, entry and field.
+Enters: a file. Leaves: `Question`s in file order. They have no supporting titles, except that PopQA names the article
+of the question's subject. The readers raise FileNotFoundError that says what to download, and ValueError that names
+file, entry and field.
 """
 
 from pathlib import Path
@@ -18,9 +19,10 @@ POPQA = "download data/popQA.tsv of https://github.com/AlexTMallen/adaptive-retr
 
 
 def read_freshqa(path: Path | str) -> list[Question]:
-    """Reads FreshQA as CSV: the split TEST, which results are reported on, with every answer_0 .. answer_9 accepted.
+    """Read the TEST split of FreshQA from CSV. Results are reported on this split.
 
-    details: effective_year, num_hops, fact_type and false_premise ('TRUE' or 'FALSE') as in the file.
+    Every answer_0 .. answer_9 is accepted. details: effective_year, num_hops, fact_type and false_premise ('TRUE' or
+    'FALSE') as in the file.
     """
     rows = files.read_table(Path(path), FRESHQA, ("id", "split", "question", "answer_0"))
     found = []
@@ -47,7 +49,7 @@ def read_freshqa(path: Path | str) -> list[Question]:
 
 
 def read_nq_open(path: Path | str) -> list[Question]:
-    """Reads NQ-open, JSON lines of a question and its answers. Ids are line numbers: it has none of its own."""
+    """Read NQ-open, JSON lines of a question and its answers. It has no ids, so line numbers serve as ids."""
     return [
         Question(
             id=f"nq-{index}",
@@ -60,7 +62,7 @@ def read_nq_open(path: Path | str) -> list[Question]:
 
 
 def read_triviaqa(path: Path | str) -> list[Question]:
-    """Reads a train or dev file of TriviaQA: its value first, then its aliases and those that people wrote."""
+    """Read a train or dev file of TriviaQA. Accepted are the value, then its aliases, then the answers of people."""
     data = files.read_json(Path(path), TRIVIAQA, dict)
     if not isinstance(data.get("Data"), list) or not data["Data"]:
         raise ValueError(f"{path}: field 'Data' must be a non-empty list; {TRIVIAQA}")
@@ -86,7 +88,7 @@ def read_triviaqa(path: Path | str) -> list[Question]:
 
 
 def read_popqa(path: Path | str) -> list[Question]:
-    """Reads popQA.tsv; `possible_answers` is a JSON list within the table."""
+    """Read popQA.tsv, in which `possible_answers` is a JSON list."""
     rows = files.read_table(Path(path), POPQA, ("id", "question", "possible_answers"), delimiter="\t")
     found = []
     for where, row in files.numbered(path, rows):
@@ -107,12 +109,12 @@ def read_popqa(path: Path | str) -> list[Question]:
 
 
 def is_search_r1(entry: Any) -> bool:
-    """True for an entry of the JSON lines that Search-R1 downloads (RUC-NLPIR/FlashRAG_datasets)."""
+    """Return True for an entry of the JSON lines that Search-R1 downloads (RUC-NLPIR/FlashRAG_datasets)."""
     return isinstance(entry, dict) and "golden_answers" in entry
 
 
 def read_search_r1(path: Path | str, source: str) -> list[Question]:
-    """Reads JSON lines of id, question and golden_answers, the one form in which Search-R1 takes all its sets."""
+    """Read JSON lines of id, question and golden_answers, the one format that Search-R1 uses for all its datasets."""
     found = [
         Question(
             id=files.text(entry, "id", where),

@@ -1,7 +1,8 @@
-"""What all readers of benchmark files share: the `Question`, opening a file, checking a field.
+"""Shared code of the benchmark readers: the `Question`, reading a file, checking a field.
 
-In: a file on disk (.json, .jsonl, .csv, .tsv, each also with .gz), and the sentence that says where to get it. Out:
-its entries with the place of each, for messages. Every fault is an error that names file, entry and field.
+Enters: a file (.json, .jsonl, .csv, .tsv, each also with .gz), and a sentence that says where to get it. Leaves: its
+entries, each with its place in the file for error messages. Every fault raises an error that names file, entry and
+field.
 """
 
 import csv
@@ -16,7 +17,7 @@ from typing import Any
 
 from masksearch_jax.runtime.json_files import parse_json
 
-# Of what a file holds instead: enough to find it, however large and deep it is.
+# Shows wrong values in messages: enough of them to find the place, however large and deep they are.
 _SHOWN = reprlib.Repr()
 _SHOWN.maxstring = _SHOWN.maxother = 80
 
@@ -25,9 +26,9 @@ _SHOWN.maxstring = _SHOWN.maxother = 80
 class Question:
     """One question of a benchmark.
 
-    answers: accepted strings, official one first, none twice. supporting_titles: articles that state the facts, each
-    once. reference: the structured answer where a benchmark scores one (FanOutQA's string, number, bool, list or
-    dict), None elsewhere. details: what the benchmark says about the question in its own words, such as its type.
+    answers: accepted strings without duplicates, the official one first. supporting_titles: articles that state the
+    facts, without duplicates. reference: the structured answer if the benchmark scores one (FanOutQA's string, number,
+    bool, list or dict), else None. details: what the benchmark itself says about the question, such as its type.
     """
 
     id: str
@@ -39,7 +40,7 @@ class Question:
 
 
 def read_text(path: Path, source: str) -> str:
-    """Returns the text of a file. Raises FileNotFoundError that ends with `source`, or ValueError if it is damaged."""
+    """Return the text of a file. Raises FileNotFoundError that ends with `source`, or ValueError if it is damaged."""
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; {source}")
     try:
@@ -50,7 +51,7 @@ def read_text(path: Path, source: str) -> str:
 
 
 def read_json(path: Path, source: str, kinds: Any = list) -> Any:
-    """Returns what a JSON file holds; raises ValueError unless it is a non-empty value of `kinds`."""
+    """Return the value of a JSON file. Raises ValueError unless it is a non-empty value of `kinds`."""
     text_of_file = read_text(path, source)
     try:
         entries = parse_json(text_of_file)
@@ -62,7 +63,7 @@ def read_json(path: Path, source: str, kinds: Any = list) -> Any:
 
 
 def read_jsonl(path: Path, source: str) -> list[Any]:
-    """Returns the values of a file of one JSON value a line; blank lines are passed over."""
+    """Return the values of a file with one JSON value per line; blank lines are skipped."""
     entries = []
     for number, line in enumerate(read_text(path, source).split("\n"), 1):  # not splitlines: strings may hold U+2028
         try:
@@ -75,11 +76,12 @@ def read_jsonl(path: Path, source: str) -> list[Any]:
 
 
 def read_table(path: Path, source: str, columns: tuple[str, ...], delimiter: str = ",") -> list[dict[str, str]]:
-    """Returns the rows of a CSV or TSV file by column, blank ones left out.
+    """Return the rows of a CSV or TSV file as {column: cell}, without blank rows.
 
-    The header is the first row that names all of `columns`: an exported spreadsheet may have notes above it. Each row
-    has all of `columns`; cells that a short row lacks are ''. Raises ValueError that names file and row for a row with
-    more cells than the header, which a missing quotation mark makes, and for a column that stands there twice.
+    The header is the first row that names all of `columns`, since an exported spreadsheet may have notes above it. Each
+    returned row has all of `columns`; cells that a short row lacks are ''. Raises ValueError that names file and row
+    for a row with more cells than the header, which a missing quotation mark can cause, and ValueError for a column of
+    `columns` that occurs twice.
     """
     reader = csv.reader(io.StringIO(read_text(path, source), newline=""), delimiter=delimiter)
     try:
@@ -106,7 +108,7 @@ def read_table(path: Path, source: str, columns: tuple[str, ...], delimiter: str
 
 
 def numbered(path: Path | str, entries: Iterable[Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields ('FILE, entry N', entry); raises ValueError for an entry that is not an object."""
+    """Yield ('FILE, entry N', entry). Raises ValueError for an entry that is not an object."""
     for index, entry in enumerate(entries):
         where = f"{path}, entry {index}"
         if not isinstance(entry, dict):
@@ -115,7 +117,7 @@ def numbered(path: Path | str, entries: Iterable[Any]) -> Iterator[tuple[str, di
 
 
 def text(entry: dict[str, Any], field: str, where: str) -> str:
-    """Returns a field that must be a non-empty string of whole characters."""
+    """Return a field that must be a non-empty string without unpaired surrogates."""
     value = entry.get(field)
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"{where}: field {field!r} must be a non-empty string, got {shown(value)}")
@@ -124,7 +126,7 @@ def text(entry: dict[str, Any], field: str, where: str) -> str:
 
 
 def texts(entry: dict[str, Any], field: str, where: str) -> list[str]:
-    """Returns a field that must be a list of strings."""
+    """Return a field that must be a list of strings without unpaired surrogates."""
     value = entry.get(field)
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise ValueError(f"{where}: field {field!r} must be a list of strings, got {shown(value)}")
@@ -134,7 +136,7 @@ def texts(entry: dict[str, Any], field: str, where: str) -> list[str]:
 
 
 def check_characters(value: str, field: str, where: str) -> None:
-    """Raises ValueError for half of a surrogate pair, which no tokenizer and no file of ours can hold."""
+    """Raise ValueError for half of a surrogate pair, which no tokenizer and no file of ours can hold."""
     try:
         value.encode()
     except UnicodeEncodeError as error:
@@ -145,12 +147,12 @@ def check_characters(value: str, field: str, where: str) -> None:
 
 
 def shown(value: Any) -> str:
-    """Returns a value for a message: its outer levels, cut to a line."""
+    """Return a value as text for a message: its outer levels, cut to one line."""
     return _SHOWN.repr(value)
 
 
 def accepted(candidates: Iterable[str], field: str, where: str) -> list[str]:
-    """Returns the answers that say something, each once, in order; raises ValueError if none does."""
+    """Return the non-empty answers in order, without duplicates. Raises ValueError if there is none."""
     found = list(dict.fromkeys(answer.strip() for answer in candidates if answer.strip()))
     if not found:
         raise ValueError(f"{where}: field {field!r} holds no answer")
@@ -158,7 +160,7 @@ def accepted(candidates: Iterable[str], field: str, where: str) -> list[str]:
 
 
 def distinct(path: Path | str, questions: list[Question], field: str) -> list[Question]:
-    """Returns the questions; raises ValueError that names entry and `field` for an id that occurs twice."""
+    """Return the questions. Raises ValueError that names entry and `field` for an id that occurs twice."""
     seen: dict[str, int] = {}
     for index, question in enumerate(questions):
         if question.id in seen:

@@ -1,10 +1,10 @@
-"""Greedy episodes over held-out tasks, scored one by one: rows, and what they sum up to.
+"""Run one greedy episode per held-out task, score each, and summarise the scores.
 
-In: a rollout engine, parameters, tasks. Out: one `Row` per task (kept as jsonl, so that any number can be traced to the
-episode behind it) and dicts of means. Scores are those of text.answers on the masked spans, averaged over the spans of
-an episode and then over episodes, and those of text.official on the answers to a benchmark's questions; an episode
-without a valid answer scores 0. Independent of rl: a metric must not move when a reward does. Left out: tables and
-report.json (evals/report.py).
+Enters: a rollout engine, parameters, tasks. Leaves: one `Row` per task (kept as jsonl, so that every number can be
+traced to its episodes) and dicts of means. Masked spans are scored by scoring/answer_metrics.py, averaged over the
+spans of an episode and then over episodes. Answers to a benchmark's questions are scored by
+scoring/benchmark_metrics.py. An episode without a valid answer scores 0. This module is independent of `rl`, so that a
+metric does not change when a reward does. Left out: tables and report.json (evals/report).
 """
 
 import collections
@@ -19,14 +19,15 @@ from masksearch_jax.data.records import Task
 from masksearch_jax.rollout.request import Request
 from masksearch_jax.rollout.trajectory import Trajectory
 from masksearch_jax.runtime.json_files import parse_json
-from masksearch_jax.text import answers, official, tags
+from masksearch_jax.scoring import answer_metrics, benchmark_metrics
+from masksearch_jax.text import tags
 
 # Passage id -> its title and text.
 PassageText = Callable[[int], str]
 
 
 class Engine(Protocol):
-    """What evaluation needs of rollout.engine.RolloutEngine."""
+    """The part of rollout.engine.RolloutEngine that evaluation uses."""
 
     def run(
         self, params: Any, requests: Sequence[Request], version: int, seed: int, greedy: bool
@@ -37,12 +38,13 @@ class Engine(Protocol):
 class Row:
     """One evaluated episode, ready for JSON.
 
-    answer: text inside the answer tags ('' without one). spans: the filled spans, None if the answer is missing or not
-    of the asked form. recalls, f1s, ems: per span, all 0 in that case; recall, f1, em: their means. hits: per span,
-    whether some retrieved passage contains one of its golds; hit: their mean. format: 1.0 if every turn was a valid
-    action and the answer has the asked form. tokens: written by the policy. distinct_queries: after normalisation.
-    turns: action, text, query, passage ids, observation and error of every turn. benchmark, details: of the task.
-    loose: FanOutQA's loose accuracy, None where the task has no structured answer.
+    answer: text inside the answer tags ('' without an answer). spans: the filled spans, None if the answer is missing
+    or does not have the asked form. recalls, f1s, ems: per span, all 0 in that case; recall, f1, em: their means. hits:
+    per span, whether a retrieved passage contains one of its golds; hit: their mean. format: 1.0 if every turn was a
+    valid action and the answer has the asked form. tokens: number of tokens that the policy wrote. distinct_queries:
+    number of different queries after normalisation. turns: action, text, query, passage ids, observation and error of
+    every turn. benchmark, details: those of the task. loose: FanOutQA's loose accuracy, None if the task has no
+    structured answer.
     """
 
     task_id: str
@@ -88,12 +90,12 @@ def evaluate(
     chunk: int = 512,
     progress: Callable[[int], None] | None = None,
 ) -> list[Row]:
-    """Runs one greedy episode for each task and returns their rows, in task order.
+    """Run one greedy episode for each task, and return their rows in task order.
 
-    forced_search: writes the one query of an episode without further agency, such as `one_search_query`.
-    passage_text: looks up retrieved passages for `hit`; without it the observations are read, as truncated as the
-    policy saw them. progress: called with the number of episodes just finished, every `chunk` tasks.
-    Raises ValueError for no tasks, or an engine that returns trajectories of other tasks.
+    forced_search: writes the one query of an episode in which the policy only answers, such as `one_search_query`.
+    passage_text: looks up retrieved passages for `hit`; without it `hit` reads the observations, which may be
+    truncated. progress: called after every `chunk` tasks with the number of episodes just finished.
+    Raises ValueError if there are no tasks, or if the engine returns trajectories of other tasks.
     """
     if not tasks:
         raise ValueError("nothing to evaluate: no tasks given")
@@ -120,9 +122,9 @@ def evaluate(
 
 
 def one_search_query(task: Task, words: int = 12) -> str:
-    """Returns the query of the one-retrieval baseline: the text around the first mask, masks removed (plain RAG).
+    """Return the query of the baseline with one retrieval (plain RAG): the text around the first mask, without masks.
 
-    words: how many to take on each side of the mask. A question is its own query.
+    words: how many words to take on each side of the mask. A question is its own query.
     """
     if task.kind == "qa":
         return tags.neutralise(task.text)
@@ -132,9 +134,11 @@ def one_search_query(task: Task, words: int = 12) -> str:
 
 
 def score_row(task: Task, trajectory: Trajectory, passage_text: PassageText | None = None) -> Row:
-    """Returns the row of one episode, by the answer that the episode read."""
+    """Return the row of one episode. It scores `trajectory.final_answer`."""
     text = trajectory.final_answer
-    spans = None if text is None else answers.spans_of(text, task.answer_form, task.text, task.masks, task.answers)
+    spans = (
+        None if text is None else answer_metrics.spans_of(text, task.answer_form, task.text, task.masks, task.answers)
+    )
 
     scores = _scores(task, spans)
     recalls, f1s, ems = ([getattr(one, name) for one in scores] for name in ("recall", "f1", "em"))
@@ -143,7 +147,7 @@ def score_row(task: Task, trajectory: Trajectory, passage_text: PassageText | No
         found = [passage_text(passage) for turn in searched for passage in turn.hits]
     else:
         found = [turn.observation for turn in searched]
-    hits = [any(answers.contains(passage, golds) for passage in found) for golds in task.answers]
+    hits = [any(answer_metrics.contains(passage, golds) for passage in found) for golds in task.answers]
     return Row(
         task_id=task.id,
         kind=task.kind,
@@ -164,7 +168,7 @@ def score_row(task: Task, trajectory: Trajectory, passage_text: PassageText | No
         hit=_mean(hits),
         searches=trajectory.searches,
         queries=[turn.query for turn in searched],
-        distinct_queries=len({answers.normalize(turn.query) for turn in searched}),
+        distinct_queries=len({answer_metrics.normalize(turn.query) for turn in searched}),
         tokens=trajectory.generated,
         stop=trajectory.stop.value,
         turns=[
@@ -184,14 +188,18 @@ def score_row(task: Task, trajectory: Trajectory, passage_text: PassageText | No
     )
 
 
-def _scores(task: Task, spans: Sequence[str] | None) -> list[official.Scores]:
-    """The scores of each span: by its own rules for a benchmark, and no better than 0 without a valid answer."""
+def _scores(task: Task, spans: Sequence[str] | None) -> list[benchmark_metrics.Scores]:
+    """Return the scores of each span; questions of a benchmark follow its rules. Without a valid answer all are 0."""
     if spans is None:
-        return [official.Scores(0.0, 0.0, 0.0, None if task.reference is None else 0.0)] * task.masks
+        return [benchmark_metrics.Scores(0.0, 0.0, 0.0, None if task.reference is None else 0.0)] * task.masks
     if task.benchmark:
-        return [official.score(task.benchmark, spans[0], task.answers[0], task.reference)]
+        return [benchmark_metrics.score(task.benchmark, spans[0], task.answers[0], task.reference)]
     return [
-        official.Scores(answers.token_recall(span, golds), answers.f1(span, golds), answers.exact_match(span, golds))
+        benchmark_metrics.Scores(
+            answer_metrics.token_recall(span, golds),
+            answer_metrics.f1(span, golds),
+            answer_metrics.exact_match(span, golds),
+        )
         for span, golds in zip(spans, task.answers, strict=True)
     ]
 
@@ -200,12 +208,13 @@ def _scores(task: Task, spans: Sequence[str] | None) -> list[official.Scores]:
 
 
 def summarise(rows: Sequence[Row]) -> dict[str, Any]:
-    """Returns means over episodes: recall, recall_se (standard error, None for one episode), em, f1, format, hit,
-    searches, tokens, distinct_queries, queries_per_mask (distinct queries over masks: how far tasks are decomposed),
-    by_kind {span kind: recall over its spans}, stops {stop reason: share}, and the count `episodes`; loose where every
-    row has it.
+    """Return means over episodes.
 
-    Raises ValueError for no rows.
+    The keys are recall, recall_se (standard error, None for one episode), em, f1, format, hit, searches, tokens,
+    distinct_queries, queries_per_mask (distinct queries / masks, which shows how far tasks are decomposed), by_kind
+    {span kind: recall over its spans}, stops {stop reason: share}, the count `episodes`, and loose if every row has it.
+
+    Raises ValueError if there are no rows.
     """
     if not rows:
         raise ValueError("nothing to summarise: no rows given")
@@ -219,17 +228,21 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
         name: _mean([getattr(row, name) for row in rows])
         for name in ("recall", "em", "f1", "format", "hit", "searches", "tokens", "distinct_queries")
     }
-    return means | {
-        "recall_se": standard_error([row.recall for row in rows]),
-        "queries_per_mask": _mean([row.distinct_queries / row.masks for row in rows]),
-        "by_kind": {kind: _mean(values) for kind, values in sorted(by_kind.items())},
-        "stops": {reason: count / len(rows) for reason, count in sorted(stops.items())},
-        "episodes": len(rows),
-    } | ({"loose": _mean(loose)} if len(loose) == len(rows) else {})
+    return (
+        means
+        | {
+            "recall_se": standard_error([row.recall for row in rows]),
+            "queries_per_mask": _mean([row.distinct_queries / row.masks for row in rows]),
+            "by_kind": {kind: _mean(values) for kind, values in sorted(by_kind.items())},
+            "stops": {reason: count / len(rows) for reason, count in sorted(stops.items())},
+            "episodes": len(rows),
+        }
+        | ({"loose": _mean(loose)} if len(loose) == len(rows) else {})
+    )
 
 
 def per_masks(rows: Iterable[Row]) -> dict[str, dict[str, Any]]:
-    """Returns `summarise` of the rows of each number of masks, keyed by that number as JSON needs it."""
+    """Return {number of masks: `summarise` of its rows}. The numbers are strings, as JSON needs them."""
     levels = collections.defaultdict(list)
     for row in rows:
         levels[row.masks].append(row)
@@ -237,9 +250,9 @@ def per_masks(rows: Iterable[Row]) -> dict[str, dict[str, Any]]:
 
 
 def compare(before: Sequence[Row], after: Sequence[Row], score: str = "recall") -> dict[str, float | None]:
-    """Returns {'difference', 'se', 'episodes'} of `score`, after minus before, paired by task.
+    """Return {'difference', 'se', 'episodes'} of `score`, after minus before, paired by task.
 
-    se: standard error of the mean paired difference. Raises ValueError unless both hold the same tasks.
+    se: standard error of the mean paired difference. Raises ValueError unless both have the same tasks, each once.
     """
     left, right = ({row.task_id: getattr(row, score) for row in rows} for rows in (before, after))
     if left.keys() != right.keys() or len(left) != len(before) or len(right) != len(after):
@@ -253,7 +266,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def standard_error(values: Sequence[float]) -> float | None:
-    """Returns the standard error of the mean of n values, None for n < 2."""
+    """Return the standard error of the mean of n values, None for n < 2."""
     if len(values) < 2:
         return None
     mean = _mean(values)
@@ -264,7 +277,7 @@ def standard_error(values: Sequence[float]) -> float | None:
 
 
 def write_rows(path: Path | str, rows: Iterable[Row]) -> None:
-    """Writes rows as jsonl, atomically."""
+    """Write rows as jsonl, atomically."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
@@ -275,7 +288,7 @@ def write_rows(path: Path | str, rows: Iterable[Row]) -> None:
 
 
 def write_json(path: Path | str, content: Any) -> None:
-    """Writes JSON atomically: whoever finds the file finds all of it."""
+    """Write JSON atomically, so that the file is never seen half written."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
@@ -284,7 +297,7 @@ def write_json(path: Path | str, content: Any) -> None:
 
 
 def read_rows(path: Path | str) -> list[Row]:
-    """Returns the rows of a jsonl file; raises ValueError that names file and line for anything else."""
+    """Return the rows of a jsonl file. Raises ValueError that names file and line for a line that is not a row."""
     rows = []
     with Path(path).open("rb") as file:
         for number, line in enumerate(file, 1):

@@ -1,8 +1,8 @@
-"""The one client of a language model: a conversation in, a completion out, whatever stands behind.
+"""The one client of a language model: a conversation goes in, a completion comes out, whatever backend is used.
 
-Order of work: cache, budget, rate limit, exchange; a transient failure is tried again after a wait that doubles.
-Thread-safe: callers ask from as many threads as they like, `concurrency` exchanges run at a time. Left out: what is
-asked (agents, prep) and what a reply has to look like (structured.py).
+A request passes the cache, the budget, the rate limit and the exchange, in this order. A transient failure is tried
+again after a wait that doubles each time. Thread-safe: callers may ask from any number of threads, and `concurrency`
+exchanges run at a time. Left out: what is asked (agents, prep) and what a reply has to look like (structured.py).
 """
 
 import collections
@@ -13,8 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from masksearch_jax.llm.cache import Cache, key_of
-from masksearch_jax.llm.interface import (
+from masksearch_jax.llm.chat_types import (
     AccessError,
     Backend,
     Completion,
@@ -26,19 +25,21 @@ from masksearch_jax.llm.interface import (
     UnavailableError,
     Usage,
 )
+from masksearch_jax.llm.completion_cache import Cache, key_of
 from masksearch_jax.llm.limits import Meter, RateLimiter
 
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 60.0
 _PROBE = 'Reply with the JSON object {"ok": true}.'
-_TOKENS_A_MESSAGE = 8  # that a chat template adds, about
+_TOKENS_A_MESSAGE = 8  # about as many as a chat template adds to a message
 
 
 @dataclasses.dataclass(frozen=True)
 class ClientSettings:
-    """timeout_s: of an exchange. retries: after a transient failure. concurrency: exchanges at a time.
+    """The limits and prices of a client.
 
-    requests_per_minute, tokens_per_minute: 0 for no limit. prompt_price, completion_price: of a million tokens.
-    budget: in the unit of the prices, over all runs that share the cache; 0 for none.
+    timeout_s: seconds for one exchange. retries: how often a transient failure is tried again. concurrency: exchanges
+    at a time. requests_per_minute, tokens_per_minute: 0 for no limit. prompt_price, completion_price: of a million
+    tokens. budget: in the unit of the prices, over all runs that share the cache; 0 for none.
     """
 
     timeout_s: float = 120.0
@@ -59,7 +60,7 @@ class ClientSettings:
 
 
 class Client:
-    """`stats` counts since it was made."""
+    """A client of one backend. `stats` counts since the client was made."""
 
     def __init__(
         self,
@@ -69,7 +70,7 @@ class Client:
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ):
-        """cache_file: see cache.py. Raises ValueError for settings that cannot work."""
+        """cache_file: see completion_cache.py. Raises ValueError for settings that cannot work."""
         self.settings = settings
         self._backend, self._sleep = backend, sleep
         self._limiter = RateLimiter(settings.requests_per_minute, settings.tokens_per_minute, clock, sleep)
@@ -87,8 +88,9 @@ class Client:
 
     @property
     def stats(self) -> dict[str, float]:
-        """requests, cache_hits, retries, failures (requests without a reply) and tokens since the start; cost: on the
-        account, earlier runs included."""
+        """Counts of requests, cache_hits, retries, failures (requests without a reply) and tokens since the start.
+
+        cost: the whole account, earlier runs included."""
         names = ("requests", "cache_hits", "retries", "failures", "prompt_tokens", "completion_tokens")
         with self._lock:
             counts = {name: self._counts[name] for name in names}
@@ -97,10 +99,10 @@ class Client:
     def complete(
         self, messages: Sequence[Message], sampling: Sampling, timeout_s: float = 0.0, retries: int | None = None
     ) -> Completion:
-        """Returns the completion of a conversation, from the cache where it was asked before.
+        """Return the completion of a conversation, from the cache if it was asked before.
 
-        timeout_s, retries: in place of the settings'. Raises BudgetSpentError before it would be overdrawn,
-        UnavailableError after the last retry, RequestError and AccessError where a server refuses.
+        timeout_s, retries: replace those of the settings. Raises BudgetSpentError before the budget would be overdrawn,
+        UnavailableError after the last retry, and RequestError or AccessError if the server refuses.
         """
         key = key_of(self.model, messages, sampling)
         while (found := self._cache.get(key)) is None:
@@ -114,7 +116,7 @@ class Client:
                 finally:
                     with self._lock:
                         self._pending.pop(key).set()
-            other.wait()  # another thread asks the same
+            other.wait()  # another thread is asking the same
         self._count(cache_hits=1)
         return found
 
@@ -123,7 +125,7 @@ class Client:
         self._cache.close()
 
     def _ask(self, key, messages, sampling, timeout_s, retries) -> Completion:
-        # A token has a byte at least, and text about four: half is on the safe side.
+        # A token has at least one byte, and about four in ordinary text: half the bytes is a safe count of tokens.
         prompt = sum(len(m.content.encode()) // 2 + _TOKENS_A_MESSAGE for m in messages)
         most = Usage(prompt, sampling.max_tokens)
         retries = self.settings.retries if retries is None else retries
@@ -152,7 +154,9 @@ class Client:
         ) from last
 
     def _exchange(self, messages, sampling, timeout_s, pay: Callable[[Usage], None]) -> Completion:
-        """One exchange. Of a refusal in doubt, a minimal request with the same parameters tells what it concerns."""
+        """Do one exchange.
+
+        After a refusal in doubt, a minimal request with the same parameters shows which requests it concerns."""
         try:
             return self._backend.complete(messages, sampling, timeout_s)
         except DoubtfulError as error:
@@ -174,7 +178,9 @@ class Client:
 
 
 def backoff(key: str, attempt: int) -> float:
-    """Returns the seconds before retry `attempt` (1, 2, ..): doubled each time, less up to a half that the request
-    decides, so that callers spread and a run repeats."""
+    """Return the seconds to wait before retry `attempt` (1, 2, ..).
+
+    They double each time, less up to a half. A hash of the request decides how much less, so that callers spread out
+    and a repeated run waits the same."""
     draw = int.from_bytes(hashlib.blake2b(f"{key} {attempt}".encode(), digest_size=8).digest(), "little")
     return min(_FIRST_WAIT_S * 2 ** (attempt - 1), _LONGEST_WAIT_S) * (1 - draw / 2**65)

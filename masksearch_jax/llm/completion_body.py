@@ -1,15 +1,16 @@
-"""The body of a 200 reply to /v1/chat/completions, as servers write it in fact, as a `Completion`.
+"""Reads the body of a 200 reply to /v1/chat/completions, in the forms that servers really write, as a `Completion`.
 
-Enters: bytes. Leaves: text, token counts and how the reply ended, or an error. Lenient where a field has several forms
-in the field: content as a string, as parts, or null beside a refusal; token counts that are missing or no numbers are
-counted by bytes, too many rather than too few. What the text says is not read here (reply_text.py).
+Enters: bytes. Leaves: text, token counts and how the reply ended, or an error. It accepts the several forms that some
+fields have in practice: content as a string, as parts, or null beside a refusal. A token count that is missing or no
+number is replaced by a count of bytes, which is too high rather than too low. What the text says is not read here
+(reply_text.py).
 """
 
 import json
 from collections.abc import Sequence
 from typing import Any
 
-from masksearch_jax.llm.interface import Completion, Message, RequestError, TransientError, Usage
+from masksearch_jax.llm.chat_types import Completion, Message, RequestError, TransientError, Usage
 
 _LENGTH = ("length", "max_tokens", "max_output_tokens", "model_length")
 _FILTERED = "content_filter"
@@ -17,7 +18,7 @@ _MOST_TOKENS = 2**48  # a larger count is a mistake, and would not fit the cache
 
 
 class ErrorBody(Exception):
-    """A 200 reply that holds an error instead of a completion, as some proxies answer. error: what it says."""
+    """A 200 reply that holds an error instead of a completion, as some proxies send. error: its error object."""
 
     def __init__(self, error: Any):
         super().__init__("an error in a 200 reply")
@@ -35,7 +36,7 @@ def parse_body(data: bytes) -> Any:
 def read_completion(data: bytes, messages: Sequence[Message]) -> Completion:
     """Return the completion in the body of a reply to `messages`.
 
-    Raises TransientError for a body that is no chat completion, RequestError for one that a content filter emptied, and
+    Raises TransientError for a body that is no chat completion, RequestError for a reply that a content filter cut, and
     ErrorBody for an error.
     """
     body = parse_body(data)
@@ -67,7 +68,7 @@ def _text_of(message: dict[str, Any]) -> str:
 
 
 def _text_of_part(part: Any) -> str:
-    """The text of one part of a content: {"type": "text", "text": ..}, or a string. Thoughts and pictures have none."""
+    """Return the text of one part of a content: {"type": "text", "text": ..}, or a string; '' for any other part."""
     if isinstance(part, dict):
         part = part.get("text")
         if isinstance(part, dict):  # {"text": {"value": ..}}
@@ -95,5 +96,5 @@ def _byte_count(text: str) -> int:
 
 
 def _cleaned(text: str) -> str:
-    """The text without halves of surrogate pairs, which JSON can spell and UTF-8 cannot."""
+    """Return the text with '?' for each half of a surrogate pair, which JSON can spell and UTF-8 cannot."""
     return text.encode(errors="replace").decode()

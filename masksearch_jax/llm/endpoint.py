@@ -2,7 +2,7 @@
 transformers serve.
 
 Enters: a conversation. Leaves: one completion (completion_body.py), or an error that says whether to try again
-(refusals.py). The key is read from the environment, so that no page, log or manifest holds one. Left out: retries
+(refusals.py). The key is read from the environment, so that no config, log or manifest holds one. Left out: retries
 (client.py; those of the openai package are off), streaming, tools.
 """
 
@@ -10,16 +10,16 @@ import os
 from collections.abc import Sequence
 
 from masksearch_jax.llm import refusals
+from masksearch_jax.llm.chat_types import Completion, Message, RequestError, Sampling, TransientError
 from masksearch_jax.llm.completion_body import ErrorBody, read_completion
-from masksearch_jax.llm.interface import Completion, Message, RequestError, Sampling, TransientError
 
 _LIMIT_FIELDS = ("max_tokens", "max_completion_tokens")
 _OMITTED = ("temperature", "seed", "max_tokens")
-_NO_KEY = "none"  # for local servers, which ask for none; the package insists on one
+_NO_KEY = "none"  # for local servers, which need no key; the openai package insists on one
 
 
 class Endpoint:
-    """Implements `interface.Backend`."""
+    """A model behind an endpoint. Implements `chat_types.Backend`."""
 
     def __init__(
         self,
@@ -30,11 +30,13 @@ class Endpoint:
         limit_field: str = "max_tokens",
         omit: Sequence[str] = (),
     ):
-        """url: up to and with /v1. key_variable: environment variable that holds the key, '' for servers without one.
-        json_mode: asks the server to restrict replies to JSON objects, which not all servers can. limit_field: what the
-        server calls the most tokens of a reply; newer models of OpenAI say 'max_completion_tokens'. omit: parameters to
-        leave out, some of temperature, seed and max_tokens (whatever limit_field calls it), for servers that refuse
-        them; the server's own value then holds.
+        """Check the settings and open a client of the openai package.
+
+        url: up to and including /v1. key_variable: the environment variable that holds the key, '' for servers without
+        one. json_mode: asks the server to restrict replies to JSON objects, which not all servers can do. limit_field:
+        what the server calls the most tokens of a reply; newer models of OpenAI say 'max_completion_tokens'. omit:
+        parameters to leave out for servers that refuse them, some of temperature, seed and max_tokens (whatever
+        limit_field calls it); the server's own value then holds.
 
         Raises ValueError for settings that cannot work, and if the openai package is not installed.
         """
@@ -71,7 +73,7 @@ class Endpoint:
         if "max_tokens" in sent:
             sent[self._limit_field] = sent.pop("max_tokens")
         try:
-            # The body is read here: the package takes fields of any form for what it says they are.
+            # We read the body ourselves: the package does not check that fields have the types that it declares.
             data = self._client.chat.completions.with_raw_response.create(
                 model=self.name,
                 messages=[{"role": m.role, "content": m.content} for m in messages],
@@ -97,7 +99,7 @@ class Endpoint:
 
 
 def _retry_after(header: str) -> float:
-    """The seconds that a server asks to wait, 0 if it says none or a date."""
+    """Return the seconds that a server asks to wait, 0 if it names none or a date."""
     try:
         return max(0.0, float(header))
     except ValueError:

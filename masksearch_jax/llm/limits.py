@@ -1,6 +1,6 @@
-"""How much may be asked at once: requests and tokens a minute, and money.
+"""Limits on what is asked of a model: requests and tokens per minute, and money.
 
-`RateLimiter` makes a caller wait, `Meter` refuses. Both reserve what a request may need before it is sent and learn
+`RateLimiter` makes a caller wait, `Meter` refuses. Both reserve what a request may need before it is sent, and learn
 afterwards what it took. Left out: how many requests run at a time (client.py, a semaphore).
 """
 
@@ -10,20 +10,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from masksearch_jax.llm.interface import BudgetSpentError, Usage
+from masksearch_jax.llm.chat_types import BudgetSpentError, Usage
 
 _WINDOW_S = 60.0
 
 
 class Reservation:
-    """What a request may take, then what it took: set `tokens`."""
+    """The tokens that a request may take. Once it is known what the request took, set `tokens` to that."""
 
     def __init__(self, at: float, tokens: int):
         self.at, self.tokens = at, tokens
 
 
 class RateLimiter:
-    """At most so many requests, and so many tokens, in any 60 seconds. Thread-safe; first come, first served."""
+    """A limit on requests and on tokens in any 60 seconds. Thread-safe; first come, first served."""
 
     def __init__(
         self,
@@ -32,14 +32,15 @@ class RateLimiter:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ):
-        """requests, tokens: a minute, 0 for no limit. A request of more tokens than that waits until nothing else was
-        asked for a minute."""
+        """requests, tokens: the most per minute, 0 for no limit.
+
+        A request of more tokens than the limit waits until nothing else was asked for a minute."""
         self._requests, self._tokens, self._clock, self._sleep = requests, tokens, clock, sleep
         self._recent: collections.deque[Reservation] = collections.deque()
         self._turn = threading.Lock()  # held while waiting, so that nobody overtakes
 
     def wait(self, tokens: int) -> Reservation:
-        """Returns when a request of so many tokens may be sent."""
+        """Wait until a request of `tokens` tokens may be sent, and return its reservation."""
         if not (self._requests or self._tokens):
             return Reservation(0.0, tokens)
         with self._turn:
@@ -50,7 +51,7 @@ class RateLimiter:
             return made
 
     def _left(self, tokens: int) -> float:
-        """Seconds until the oldest request in the way is a minute old; 0 if none is."""
+        """Return the seconds until the oldest request is a minute old, 0 if no request is in the way."""
         now = self._clock()
         while self._recent and now - self._recent[0].at >= _WINDOW_S:
             self._recent.popleft()
@@ -63,12 +64,12 @@ class RateLimiter:
 class Meter:
     """Counts tokens and money, and keeps within a budget. Thread-safe.
 
-    Money is in the unit of the prices, which are for a million tokens. A request is let through only if, at the most
-    that it and all under way can cost, the budget holds; so it is never overdrawn.
+    Money is in the unit of the prices, which are for a million tokens. A request passes only if the budget holds even
+    when this request and all those in progress cost the most that they can, so the budget is never overdrawn.
     """
 
     def __init__(self, prompt_price: float, completion_price: float, budget: float, spent: Usage):
-        """budget: 0 for none. spent: before, on the same account (`cache.Cache.spent`)."""
+        """budget: 0 for none. spent: tokens spent earlier on the same account (`completion_cache.Cache.spent`)."""
         for name, value in (("prompt_price", prompt_price), ("completion_price", completion_price), ("budget", budget)):
             if not value >= 0:
                 raise ValueError(f"llm.{name}={value} has to be >= 0")
@@ -87,9 +88,9 @@ class Meter:
 
     @contextlib.contextmanager
     def reserve(self, most: Usage) -> Iterator[Callable[[Usage], None]]:
-        """Holds what a request can cost while it is under way; call what this yields with what it took.
+        """Reserve what a request can cost while it is in progress; call the yielded function with what it took.
 
-        Waits for others under way where only their reservations stand in the way. Raises BudgetSpentError.
+        Waits for other requests in progress if only their reservations are in the way. Raises BudgetSpentError.
         """
         price = self.cost(most)
         with self._changed:
@@ -107,7 +108,7 @@ class Meter:
             with self._changed:
                 self._reserved = max(0.0, self._reserved - price)
                 if self._reserved < 1e-12:
-                    self._reserved = 0.0  # rounding must not look like a request under way
+                    self._reserved = 0.0  # rounding must not look like a request in progress
                 self._changed.notify_all()
 
     def _add(self, usage: Usage) -> None:

@@ -1,4 +1,4 @@
-"""What a server's refusal concerns: one request, every request, or nobody can tell yet.
+"""What a server's refusal concerns: one request, every request, or it is not clear yet.
 
 Enters: the status and the error object of a reply. Leaves: the error to raise. The rule, in this order:
 
@@ -11,7 +11,7 @@ Enters: the status and the error object of a reply. Leaves: the error to raise. 
 
 from typing import Any
 
-from masksearch_jax.llm.interface import AccessError, DoubtfulError, RequestError, TransientError
+from masksearch_jax.llm.chat_types import AccessError, DoubtfulError, RequestError, TransientError
 
 # Codes and types in lower case, of OpenAI, Azure, Aliyun, Zhipu, Moonshot, Volcengine and OpenRouter.
 _FILTER = {
@@ -26,15 +26,15 @@ _NO_MONEY = {
 _ACCESS = (401, 402, 404, 405, 407, 410)
 _TRANSIENT = (408, 409, 425, 429)
 _NESTED = ("error", "innererror", "metadata", "detail")
-_SHOWN = 300  # characters of what the server says
+_SHOWN = 300  # characters of what the server says, in an error
 _KEPT = "What was done is kept: start the same line again to go on"
 
 
 def refusal_error(status: int, error: Any, server: str, wait_s: float = 0.0) -> Exception:
     """Return the error to raise for a refusal.
 
-    status: of HTTP. error: the error object of the reply's body, or whatever stands there. server: as the message names
-    it. wait_s: seconds that the server asks to wait.
+    status: the HTTP status. error: the error object of the reply's body, or whatever is in its place. server: its name
+    in the message. wait_s: seconds that the server asks to wait.
     """
     words, message = _words(error), _message(error)
     said = f"{server}: status {status}: {message}"
@@ -48,14 +48,16 @@ def refusal_error(status: int, error: Any, server: str, wait_s: float = 0.0) -> 
 
 
 def body_error(error: Any, server: str) -> Exception:
-    """Return the error to raise for a 200 reply that holds an error object: its code is the status, if it is one."""
+    """Return the error to raise for a 200 reply that holds an error object.
+
+    The object's code counts as the status if it is one (400 to 599), else the status is 500."""
     code = error.get("code") if isinstance(error, dict) else None
     is_status = isinstance(code, int) and 400 <= code < 600
     return refusal_error(code if is_status else 500, error, server)
 
 
 def _words(error: Any, depth: int = 3) -> set[str]:
-    """Codes and types of an error object and of those inside it, in lower case."""
+    """Return the codes and types of an error object and of the objects inside it, in lower case."""
     if not isinstance(error, dict) or not depth:
         return set()
     found = {str(error[name]).lower() for name in ("code", "type") if isinstance(error.get(name), str | int)}
@@ -65,7 +67,7 @@ def _words(error: Any, depth: int = 3) -> set[str]:
 
 
 def _message(error: Any) -> str:
-    """What the server says, on one line."""
+    """Return what the server says, on one line."""
     for _ in range(3):
         if not isinstance(error, dict):
             break

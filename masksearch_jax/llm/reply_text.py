@@ -1,10 +1,10 @@
-"""The JSON value in the text of a reply, out of what models write around it whatever they are told.
+"""The JSON value in the text of a reply, without what models write around it whatever they are told.
 
-Enters: the text, from an endpoint or a checkpoint alike. Leaves: the one JSON value that the reply is. Around it may
-stand, from the outside in: blank space and a byte-order mark; end-of-turn tokens that a server did not cut off; the
-channels of the harmony format, of which the final one counts; thoughts, of which the last one's end counts, with or
-without an opening tag; one fenced block with a preface and an afterword. Prose around a value without a fence is no
-reply. Each step reads on from where the last one stopped, so the time is linear in the length of the text.
+Enters: the text, from an endpoint or a checkpoint alike. Leaves: the one JSON value that the reply is. The following
+may surround it, from the outside in: whitespace and a byte-order mark; end-of-turn tokens that a server did not cut
+off; the channels of the harmony format, of which the final one counts; thoughts with or without an opening tag, of
+which the end of the last one counts; one fenced block with a preface and an afterword. Prose around a value without a
+fence is an error. Each step reads on from where the last one stopped, so the time is linear in the length of the text.
 """
 
 import json
@@ -20,25 +20,25 @@ _OPENING = re.compile(r"<think>|<thinking>|<thought>|\[THINK\]")
 _CLOSING = re.compile(r"</think>|</thinking>|</thought>|\[/THINK\]")
 _SPACE = re.compile(r"[\s\ufeff]*")
 _FENCE = re.compile(r"`{3,}[ \t]*(?:json\w*)?\s*", re.IGNORECASE)
-_MOST_FENCES = 50  # that are tried: an error of JSON counts the lines before it, so each costs a pass over the text
+_MOST_FENCES = 50  # that are tried: a JSON error counts the lines before it, so each one costs a pass over the text
 _HARMONY = ("<|channel|>", "<|start|>")
 _FINAL, _MESSAGE = "<|channel|>final", "<|message|>"
-# What is left of the channels where a server drops the special tokens.
+# What is left of the channels if a server drops the special tokens.
 _BARE_ANALYSIS, _BARE_FINAL = "analysis", "assistantfinal"
 
 
 def read_value(text: str, decoder: json.JSONDecoder) -> Any:
     """Return the JSON value of a reply.
 
-    Raises ValueError that says what is wrong (json.JSONDecodeError where it is the JSON), and RecursionError for a
-    value that is nested too deeply.
+    Raises ValueError that says what is wrong (json.JSONDecodeError if it is the JSON), and RecursionError for a value
+    that is nested too deeply.
     """
     start, end = _bounds(text)
     start = _after_thoughts(text, _after_channels(text, start, end), end)
     try:
         return _value(text[start:end], decoder)
     except json.JSONDecodeError:
-        # A draft, or braces of a thought without an opening tag, stood first.
+        # A draft came first, or braces in a thought without an opening tag.
         closed = max((match.end() for match in _CLOSING.finditer(text, start, end)), default=start)
         if closed == start:
             raise
@@ -46,7 +46,7 @@ def read_value(text: str, decoder: json.JSONDecoder) -> Any:
 
 
 def _bounds(text: str) -> tuple[int, int]:
-    """Where the reply begins and ends: without blank space, byte-order mark and tokens that end a turn."""
+    """Return (start, end) of the reply without whitespace, byte-order mark and end-of-turn tokens around it."""
     start, end = _SPACE.match(text).end(), len(text)
     while end > start:
         if text[end - 1].isspace() or text[end - 1] == _MARK:
@@ -59,7 +59,9 @@ def _bounds(text: str) -> tuple[int, int]:
 
 
 def _after_channels(text: str, start: int, end: int) -> int:
-    """Where the final channel begins, of a text in the harmony format; `start` for any other."""
+    """Return where the final channel's message begins if the text has the harmony format, else `start`.
+
+    Whitespace there is skipped."""
     if text.startswith(_HARMONY, start, end):
         final = text.rfind(_FINAL, start, end)
         message = text.find(_MESSAGE, final, end) if final >= 0 else -1
@@ -72,7 +74,7 @@ def _after_channels(text: str, start: int, end: int) -> int:
 
 
 def _after_thoughts(text: str, start: int, end: int) -> int:
-    """Where the text after its leading thoughts begins."""
+    """Return where the text after the leading thoughts begins."""
     while True:
         opened = _OPENING.match(text, start, end)
         if not opened and text.startswith(("{", "[", "```"), start, end):

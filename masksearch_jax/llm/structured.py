@@ -1,9 +1,9 @@
-"""Strict JSON replies: a dataclass says what a reply has to hold, and a reply that does not is told what is wrong.
+"""Strict JSON replies: a dataclass says what a reply has to hold, and the model is told what is wrong with a bad one.
 
-Enters: a conversation and a dataclass. Leaves: an instance of it. One JSON object with exactly the fields, each of its
-declared type (str, bool, int, list[...], Literal[...], or another dataclass), no duplicate keys, no NaN; the dataclass
-may refuse values in its __post_init__ (ValueError). Nothing is ever evaluated. What may stand around the object:
-reply_text.py.
+Enters: a conversation and a dataclass. Leaves: an instance of it. The reply is one JSON object with exactly the fields,
+each of its declared type (str, bool, int, list[...], Literal[...], or another dataclass), no duplicate keys, no NaN.
+The dataclass may refuse values in its __post_init__ (ValueError). Nothing is ever evaluated. reply_text.py says what
+may stand around the object.
 """
 
 import dataclasses
@@ -14,17 +14,17 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from masksearch_jax.llm import reply_text
+from masksearch_jax.llm.chat_types import Message, Sampling
 from masksearch_jax.llm.client import Client
-from masksearch_jax.llm.interface import Message, Sampling
 
 Reply = TypeVar("Reply")
 
-_SHOWN = 2000  # characters of a bad reply that are told back
-_SHOWN_FAULT = 600  # characters of what is wrong with it: a value of the reply may stand in there
+_SHOWN = 2000  # characters of a bad reply that the model is shown again
+_SHOWN_FAULT = 600  # characters of what is wrong with it, which may quote a value of the reply
 
 
 class ReplyError(ValueError):
-    """The model did not write what was asked for, after the last attempt."""
+    """The model did not write what was asked for, even in the last attempt."""
 
 
 def ask(
@@ -36,14 +36,14 @@ def ask(
     check: Callable[[Reply], str] = lambda reply: "",
     **limits: Any,
 ) -> Reply:
-    """Returns the reply as `kind`. check: says what is wrong with a well-formed reply, '' if nothing. limits: timeout_s
-    and retries, as Client.complete takes them.
+    """Ask the model and return its reply as `kind`.
 
-    Raises ReplyError after `attempts` bad replies, and what Client.complete raises.
+    check: returns what is wrong with a well-formed reply, '' if nothing. limits: timeout_s and retries, as
+    Client.complete takes them. Raises ReplyError after `attempts` bad replies, and what Client.complete raises.
     """
     conversation, fault = list(messages), ""
     for attempt in range(attempts):
-        # A sampled reply that was as bad as the one before makes the conversation before: another seed, another reply.
+        # The same bad reply twice makes the same conversation again: a sampled reply needs another seed to differ.
         drawn = dataclasses.replace(sampling, seed=sampling.seed + attempt) if sampling.temperature else sampling
         completion = client.complete(conversation, drawn, **limits)
         try:
@@ -55,14 +55,14 @@ def ask(
         except ValueError as error:
             fault = str(error)
         fault = fault[:_SHOWN_FAULT]
-        # Both sides in one message, which every chat template can show.
+        # The reply and its fault stand in one user message, which every chat template can show.
         said = f"Your reply was:\n{completion.text[:_SHOWN]}\n\nIt cannot be used: {fault}. Reply again: {shape(kind)}"
         conversation = [*messages, Message("user", said)]
     raise ReplyError(f"{client.model} did not write a {kind.__name__} in {attempts} attempts; the last fault: {fault}")
 
 
 def parse(text: str, kind: type[Reply]) -> Reply:
-    """Returns the one JSON object of a reply as `kind`; raises ValueError that says what is wrong."""
+    """Return the one JSON object of a reply as `kind`. Raises ValueError that says what is wrong."""
     try:
         value = reply_text.read_value(text, _DECODER)
         return _read(value, kind, "the reply")
@@ -73,7 +73,7 @@ def parse(text: str, kind: type[Reply]) -> Reply:
 
 
 def shape(kind: type) -> str:
-    """A sentence for the model: which JSON object to write."""
+    """Return the words that tell the model which JSON object to write."""
     return f"one JSON object, nothing around it, of the form {json.dumps(_example(kind))}"
 
 
@@ -93,7 +93,7 @@ def _fields(kind: type) -> list[tuple[dataclasses.Field, Any]]:
 
 
 def _read(value: Any, kind: Any, where: str) -> Any:
-    """The JSON value as `kind`."""
+    """Return a JSON value as `kind`. Raises ValueError, in which `where` names the value."""
     if dataclasses.is_dataclass(kind):
         names = [field.name for field, _ in _fields(kind)]
         if not isinstance(value, dict):

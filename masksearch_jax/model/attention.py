@@ -1,9 +1,9 @@
 """Causal grouped-query attention with rotary positions and, as options, local windows and smeared keys.
 
 Axes as in transformer.py. Enters: the normed residual stream [B, S, D]. Leaves: the attention output [B, S, D] and,
-when a cache is given, its new layer. Scores and softmax are float32 whatever the compute dtype.
-Which tokens a layer sees and how it rotates them comes in from transformer.py, which chooses per layer.
-Left out: fused kernels for training (packed_attention.py). A local layer's cache is as long as the others'.
+when a cache is given, the cache's updated layer. Scores and softmax are float32 whatever the compute dtype.
+transformer.py decides for each layer which tokens it sees and how it rotates them, and passes that in.
+Left out: fused kernels for training (packed_attention.py), and shorter caches for local layers.
 """
 
 import functools
@@ -15,23 +15,23 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from masksearch_jax.model import cache as kv
+from masksearch_jax.model import kv_cache as kv
 from masksearch_jax.model.config import ModelConfig
 from masksearch_jax.model.linear import from_heads, to_heads
 from masksearch_jax.model.lora import Adapters
 
 # Below any score, and finite: a row of padding that sees nothing gets a uniform softmax, never NaN.
 _MASKED = -1e30
-# Up to so many query rows a head, XLA on CPU is fastest with a matrix-vector product for each: q k^T transposes the
-# whole cache first, and k q^T leaves scores whose last axis is too short for vector instructions. 1.1 against 1.7 ms at
-# B = 16, T = 768 and two rows; 1.9 against 2.2 at eight.
+# Up to this many query rows per key-value head, XLA on CPU is fastest with one matrix-vector product per row: q k^T
+# transposes the whole cache first, and k q^T leaves scores whose last axis is too short for vector instructions.
+# 1.1 against 1.7 ms at B = 16, T = 768 and two rows; 1.9 against 2.2 ms at eight.
 _FEW_ROWS = 8
 
 
 def rope_tables(cfg: ModelConfig, positions: jax.Array, local: bool = False) -> tuple[jax.Array, jax.Array]:
-    """Cosines and sines [B, 1, S, R/2] float32 for positions [B, S], R = cfg.rotary_dim (RoFormer, eq. 15).
+    """Return cosines and sines [B, 1, S, R/2] float32 for positions [B, S], R = cfg.rotary_dim (RoFormer, eq. 15).
 
-    local: those of cfg.local_layers.
+    local: return the tables of cfg.local_layers instead of those of the other layers.
     """
     exponent = jnp.arange(0, cfg.rotary_dim, 2, dtype=jnp.float32) / cfg.rotary_dim
     if local and cfg.local_rope_base:
@@ -43,20 +43,20 @@ def rope_tables(cfg: ModelConfig, positions: jax.Array, local: bool = False) -> 
 
 
 def _scaled(cfg, frequency):
-    """Frequencies for texts longer than those of pretraining."""
+    """Return the frequencies, scaled by `cfg.rope_scaling` for texts longer than those of pretraining."""
     if cfg.rope_scaling == "none":
         return frequency
     if cfg.rope_scaling == "linear":
         return frequency / cfg.rope_factor
-    # Llama 3.1: turns within the original length decide. Fast pairs stay, slow ones are divided, others are blended.
+    # Llama 3.1: the number of turns within the original length decides. Pairs that turn fast keep their frequency, that
+    # of slow ones is divided, and that of the others is blended.
     turns = cfg.rope_original_length * frequency / (2 * math.pi)
     kept = jnp.clip((turns - cfg.rope_low_freq) / (cfg.rope_high_freq - cfg.rope_low_freq), 0, 1)
     return frequency * (kept + (1 - kept) / cfg.rope_factor)
 
 
 def apply_rope(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
-    """Rotates the first R dimensions of x [B, N, S, H]; dimension i pairs with i + R/2, as published Qwen weights
-    do."""
+    """Rotate the first R dimensions of x [B, N, S, H]; dimension i pairs with i + R/2, as in published Qwen weights."""
     half = cos.shape[-1]
     first, second, rest = jnp.split(x, (half, 2 * half), axis=-1)
     rotated = (first * cos - second * sin, second * cos + first * sin)
@@ -64,7 +64,7 @@ def apply_rope(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
 
 
 def rms_norm(x: jax.Array, scale: jax.Array, eps: float, plus_one: bool = False) -> jax.Array:
-    """x / rms(x) * scale (plus_one: 1 + scale) over the last axis, computed in float32, returned in x's dtype."""
+    """Return x / rms(x) * scale (plus_one: 1 + scale) over the last axis, computed in float32, in the dtype of x."""
     wide = x.astype(jnp.float32)
     wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + eps)
     scale = scale.astype(jnp.float32)
@@ -72,7 +72,7 @@ def rms_norm(x: jax.Array, scale: jax.Array, eps: float, plus_one: bool = False)
 
 
 def norm_init(cfg: ModelConfig):
-    """The initialiser under which a norm starts by scaling with 1."""
+    """Return the initialiser with which a norm starts by scaling with 1."""
     return nnx.initializers.zeros if cfg.norm_plus_one else nnx.initializers.ones
 
 
@@ -84,17 +84,17 @@ def attend(
     divisor: float | None = None,
     softcap: float = 0.0,
 ) -> jax.Array:
-    """softmax(q k^T / divisor) v, with query head n reading key-value head n // (N / K).
+    """Return softmax(q k^T / divisor) v, where query head n reads key-value head n // (N / K).
 
-    q: [B, N, S, H]. k, v: blocks [B, K, T_i, H] one after another in time, T their sum. mask: bool [B, S, T], True
-    where a query may look. divisor: by default sqrt(H). softcap: scores become softcap * tanh(scores / softcap); 0
-    leaves them. Returns [B, N, S, H].
+    q: [B, N, S, H]. k, v: blocks [B, K, T_i, H], one after another in time; T is the sum of T_i. mask: bool [B, S, T],
+    True where a query may see a key. divisor: sqrt(H) by default. softcap: scores become softcap * tanh(scores /
+    softcap); 0 leaves them unchanged. Returns [B, N, S, H] in the dtype of v.
     """
     batch, heads, steps, head_dim = q.shape
     kv_heads = k[0].shape[1]
     group = heads // kv_heads
     rows = group * steps
-    # The queries of a group are rows of one matrix product: keys are read once a group, never repeated.
+    # The queries of a group are rows of one matrix product, so keys are read once per group and never repeated.
     q = (q / (divisor or math.sqrt(head_dim))).reshape(batch, kv_heads, rows, head_dim)
     mask = jnp.tile(mask, (1, group, 1))[:, None]  # [B, 1, rows, T]
     starts = list(itertools.accumulate(block.shape[2] for block in k))[:-1]
@@ -109,7 +109,7 @@ def attend(
     top = functools.reduce(jnp.maximum, (part.max(axis=3, keepdims=True) for part in scores))
     weights = [jnp.exp(part - jax.lax.stop_gradient(top)) for part in scores]
     total = sum(part.sum(axis=3, keepdims=True) for part in weights)
-    # Divided after the product, over H numbers a query instead of over T.
+    # Dividing after the product takes H divisions per query instead of T.
     out = sum(
         jnp.einsum("bkqt,bkth->bkqh", part.astype(block.dtype), block, preferred_element_type=jnp.float32)
         for part, block in zip(weights, v, strict=True)
@@ -122,7 +122,7 @@ def _scores(q, k):
 
 
 def _row_scores(q, k):
-    """`_scores` of few rows: on CPU row by row."""
+    """Compute `_scores` for few query rows; on CPU one row at a time."""
 
     def by_row(q, k):
         rows = (
@@ -135,13 +135,14 @@ def _row_scores(q, k):
 
 
 class Attention(nnx.Module):
-    """The attention weights of all L layers, stacked; the methods run on one layer, split off by transformer.py."""
+    """The attention weights of all L layers, stacked. The methods run on one layer, which transformer.py takes out."""
 
     def __init__(self, cfg: ModelConfig, *, param):
-        """param(shape, axes, init): makes a stacked Param, see `transformer.Transformer`."""
+        """param(shape, axes, init) makes a stacked Param, see `transformer.Transformer`."""
         d, n, k, h = cfg.embed, cfg.heads, cfg.kv_heads, cfg.head_dim
         into = nnx.initializers.normal(d**-0.5)
-        # The two products that write to the residual stream start smaller by sqrt(2 L), so that L layers sum to one.
+        # The two products that write to the residual stream (this one and the MLP's `down`) start smaller by
+        # sqrt(2 L), so that what L layers add sums to about unit variance.
         out = nnx.initializers.normal((n * h) ** -0.5 / math.sqrt(2 * cfg.layers))
         self.cfg = cfg
         self.q = param((d, n, h), ("embed", "heads", "head_dim"), into)
@@ -159,9 +160,10 @@ class Attention(nnx.Module):
             self.smear = param((k,), ("kv_heads",), nnx.initializers.constant(0.5))
 
     def __call__(self, x: jax.Array, rope, attend_rows, starts: jax.Array, adapters: Adapters) -> jax.Array:
-        """Training: x [B, S, D], starts bool [B, S] (first token of a segment) -> [B, S, D].
+        """Compute attention over whole sequences, for training: x [B, S, D] -> [B, S, D].
 
-        attend_rows: (q [B, N, S, H], k, v [B, K, S, H]) -> [B, N, S, H], what each token takes from those it sees.
+        starts: bool [B, S], True at the first token of a segment. attend_rows: a function (q [B, N, S, H], k, v
+        [B, K, S, H]) -> [B, N, S, H], the attention of each token over the tokens that it sees.
         """
         q, k, v = self._project(x, adapters)
         k = self._smear(k, k[:, :, :1], starts)
@@ -171,10 +173,10 @@ class Attention(nnx.Module):
     def extend(
         self, x: jax.Array, rope, mask: jax.Array, layer, lengths: jax.Array, counts: jax.Array, adapters: Adapters
     ):
-        """Appends counts[b] of the S tokens of row b to the cache and attends to all of it.
+        """Write counts[b] of the S tokens of row b to the cache, and attend over the cache where `mask` allows.
 
-        x: [B, S, D]. mask: bool [B, S, T]. layer: (blocks of k, of v [B, K, T_i, H], last_key [B, K, H] or None).
-        Returns (output [B, S, D], layer).
+        x: [B, S, D]. mask: bool [B, S, T]. layer: (blocks of k, blocks of v, each [B, K, T_i, H], and last_key
+        [B, K, H] or None). Returns (output [B, S, D], the updated layer).
         """
         cache_k, cache_v, last_key = layer
         q, raw, v = self._project(x, adapters)
@@ -192,7 +194,7 @@ class Attention(nnx.Module):
         return self._output(out, adapters), (cache_k, cache_v, last_key)
 
     def _project(self, x, adapters):
-        """x [B, S, D] -> q [B, N, S, H], k and v [B, K, S, H], before smear, norm and rotation."""
+        """Project x [B, S, D] -> q [B, N, S, H], k and v [B, K, S, H], before smear, norm and rotation."""
 
         def one(name, weight, bias):
             y = adapters(name, x, to_heads(x, weight[...]))
@@ -202,8 +204,10 @@ class Attention(nnx.Module):
         return tuple(map(one, "qkv", (self.q, self.k, self.v), biases))
 
     def _smear(self, k, before, starts):
-        """k_t <- a k_t + (1 - a) k_{t-1}; `before` [B, K, 1, H] precedes k; a token in starts uses its own key
-        twice."""
+        """Return the keys a k_t + (1 - a) k_{t-1}, or k unchanged without cfg.smear_keys.
+
+        before: [B, K, 1, H], the key that precedes k. A token in `starts` takes its own key as the previous one.
+        """
         if not self.cfg.smear_keys:
             return k
         previous = jnp.concatenate([before, k[:, :, :-1]], axis=2)

@@ -1,12 +1,12 @@
-"""Causal attention of whole packed rows in tiles, in plain XLA: no scores of a row are held, for any pass.
+"""Causal attention of whole packed rows in tiles, in plain XLA. No pass ever holds all scores of a row.
 
-Axes as in transformer.py; G = N / K query heads share a key-value head. A tile is the scores of `TILE` queries of the
-G heads of one key-value head against `TILE` keys. It is computed, used and dropped, with a running softmax
+Axes as in transformer.py; G = N / K query heads share a key-value head. A tile holds the scores of `TILE` queries of
+the G heads of one key-value head against `TILE` keys. It is computed, used and dropped, with a running softmax
 (FlashAttention, arXiv 2205.14135; the running maximum and sum of Milakov and Gimelshein, arXiv 1805.02867). The
-backward pass computes each tile again from the log-sum-exp of its queries. A tile is
-skipped if none of its queries may see any of its keys: it lies above the diagonal or before a local window, or it holds
-other segments or padding alone.
-Left out: on which devices this runs and how a mesh cuts its arguments (packed_attention.py).
+backward pass computes each tile again from the log-sum-exp of its queries. A tile is skipped if none of its queries may
+see any of its keys: because it lies above the diagonal or before a local window, or because its queries and keys belong
+to different segments or are padding.
+Left out: on which devices this runs and how a mesh shards its arguments (packed_attention.py).
 """
 
 import functools
@@ -29,11 +29,12 @@ def attend_in_tiles(
     softcap: float = 0.0,
     tile: int = TILE,
 ) -> jax.Array:
-    """softmax(q k^T) v over the earlier keys of each query's segment, itself included, at most `window` of them.
+    """Return softmax(q k^T) v, where each query sees at most the last `window` keys of its segment, its own included.
 
     q: [B, N, S, H], already divided by the score divisor. k, v: [B, K, T, H]. query_segments: int32 [B, S].
     key_segments: int32 [B, T]; 0 is padding. query_positions: int32 [S], consecutive indices into T. window: int32 [].
-    Returns [B, N, S, H] in the dtype of v, differentiable in q, k and v; 0 where a whole tile of queries is padding.
+    Returns [B, N, S, H] in the dtype of v, differentiable in q, k and v. Outputs are 0 where a whole tile of queries is
+    padding.
     """
     batch, heads, steps, width = q.shape
     kv_heads, time = k.shape[1:3]
@@ -43,7 +44,7 @@ def attend_in_tiles(
     k, v = (jnp.pad(x, ((0, 0), (0, 0), (0, pad_k), (0, 0))) for x in (k, v))
     query_segments = jnp.pad(query_segments, ((0, 0), (0, pad_q))).reshape(batch, -1, tile)
     key_segments = jnp.pad(key_segments, ((0, 0), (0, pad_k))).reshape(batch, -1, tile)
-    # The G heads of a key-value head are rows of one product: [B, K, query tiles, G x tile, H].
+    # The G query heads of a key-value head become rows of one matrix product: [B, K, query tiles, G, tile, H].
     group = heads // kv_heads
     q = q.reshape(batch, kv_heads, group, -1, tile, width).swapaxes(2, 3)
     k, v = (x.reshape(batch, kv_heads, -1, tile, width) for x in (k, v))
@@ -54,7 +55,7 @@ def attend_in_tiles(
 
 
 def _ranges(query_segments, key_segments, first, window, tile):
-    """int32 [B, query tiles, 2]: the first key tile that each query tile looks at, and the one after the last."""
+    """Return int32 [B, query tiles, 2]: the first key tile that each query tile looks at, and one past the last."""
 
     def bounds(segments):
         ordered = jnp.where(segments == 0, jnp.iinfo(jnp.int32).max, segments)  # padding comes last in a row
@@ -77,22 +78,26 @@ def _attend(q, k, v, query_segments, key_segments, ranges, first, window, softca
 
 
 def _scores(q, k, softcap):
-    """Scores [G, tile, tile] float32 of queries [G, tile, H] and keys [tile, H]."""
+    """Return the scores [G, tile, tile] float32 of queries [G, tile, H] and keys [tile, H]."""
     scores = jnp.einsum("gqh,kh->gqk", q, k, preferred_element_type=jnp.float32)
     return softcap * jnp.tanh(scores / softcap) if softcap else scores
 
 
 def _visible(q_segments, k_segments, start, j, window):
-    """bool [tile, tile]: where a query may look. start: position of the first query. j: number of the key tile."""
+    """Return bool [tile, tile], True where a query may see a key.
+
+    start: position of the first query. j: index of the key tile.
+    """
     tile = k_segments.shape[0]
     distance = start + jnp.arange(tile)[:, None] - (j * tile + jnp.arange(tile))
     return (q_segments[:, None] == k_segments) & (distance >= 0) & (distance < window)
 
 
 def _by_head(call, q, *others):
-    """call(row, ..) for each row and key-value head, one after the other, so that a tile stays in the cache of a core.
+    """Run call(row, ..) for each row and key-value head, one after the other, so that a tile stays in a core's cache.
 
-    row: index of the row of the batch. others: [B, K, ..] each. Returns what call returns, with axes B and K in front.
+    row: index of the row in the batch. others: [B, K, ..] each. Returns what `call` returns, with axes B and K in
+    front.
     """
     batch, kv_heads = q.shape[:2]
     rows = jnp.repeat(jnp.arange(batch), kv_heads)
@@ -125,7 +130,7 @@ def _forward(q, k, v, query_segments, key_segments, ranges, first, window, softc
                 low, high, step,
                 (jnp.full((*shape, 1), _MASKED), jnp.zeros((*shape, 1)), jnp.zeros((*shape, width))),
             )  # fmt: skip
-            total = jnp.maximum(total, 1e-30)  # of a tile that saw nothing
+            total = jnp.maximum(total, 1e-30)  # no division by zero for a tile that saw no keys
             return (out / total).astype(v.dtype), top + jnp.log(total)
 
         return jax.lax.map(one_tile, (jnp.arange(q.shape[0]), q))
@@ -137,7 +142,7 @@ def _forward(q, k, v, query_segments, key_segments, ranges, first, window, softc
 def _backward(softcap, saved, grad):
     q, k, v, query_segments, key_segments, ranges, first, window, out, lse = saved
     tile = q.shape[4]
-    # sum over keys of p dp, which the gradient of a softmax subtracts
+    # The sum over keys of p dp, which the gradient of a softmax subtracts.
     delta = jnp.sum(grad.astype(jnp.float32) * out.astype(jnp.float32), axis=-1, keepdims=True)
 
     def one_head(row, q, k, v, grad, lse, delta):

@@ -1,7 +1,8 @@
-"""Sizes and options of the decoder: a frozen, hashable dataclass, safe to save and to pass to jit as a static value.
+"""Sizes and options of the decoder: a frozen, hashable dataclass that can be saved and passed to jit as a static value.
 
-Enters: a config page's `model` section, or a published config.json through families.py. Leaves: `ModelConfig`, checked.
-Left out: the mesh and the sharding rules (sharding.py), so that one config describes the same model on any machine.
+Enters: the `model` section of a config, or a published config.json through published/families.py. Leaves: a checked
+`ModelConfig`. Left out: the mesh and the sharding rules (runtime/mesh.py), so that one config describes the same model
+on any machine.
 """
 
 import dataclasses
@@ -24,9 +25,10 @@ BASE_QUANTISATIONS = ("", "int8", "nf4")
 class LoraConfig:
     """Low-rank adapters (arXiv 2106.09685) beside frozen weights: y = x W + alpha / rank x A B; see model/lora.py.
 
-    rank, alpha: of every adapter. targets: the linear maps that have one, of LINEAR; 'gate' counts only where the MLP
-    has one. dtype: of A and B as stored. base_quantisation: how the frozen linear maps are held (QLoRA, arXiv
-    2305.14314): '' as they are, 'int8' with a scale an output channel, 'nf4' with a scale for 64 inputs of one.
+    rank, alpha: the same for every adapter. targets: the linear maps, out of LINEAR, that get an adapter; 'gate' is
+    ignored where the MLP has no gate. dtype: the dtype in which A and B are stored. base_quantisation: how the frozen
+    linear maps are stored (QLoRA, arXiv 2305.14314): '' unchanged, 'int8' with one scale per output channel, 'nf4' with
+    one scale per 64 inputs of an output channel.
     """
 
     rank: int
@@ -41,7 +43,7 @@ class LoraConfig:
         unknown = sorted(set(self.targets) - set(LINEAR))
         if unknown or not self.targets:
             raise ValueError(f"lora.targets = {tuple(self.targets)}: at least one of {', '.join(LINEAR)}.")
-        # In one order, so that equal sets make equal configs.
+        # Always in the order of LINEAR, so that equal sets of targets make equal configs.
         object.__setattr__(self, "targets", tuple(name for name in LINEAR if name in self.targets))
         for name, allowed in (("dtype", DTYPES), ("base_quantisation", BASE_QUANTISATIONS)):
             if getattr(self, name) not in allowed:
@@ -51,37 +53,42 @@ class LoraConfig:
 
 
 def lora_from_config(section: Mapping[str, Any]) -> LoraConfig | None:
-    """The adapters of a page's `lora` section (or of a JSON file); None where its rank is 0. Raises ValueError."""
+    """Return the LoraConfig of a config's `lora` section (or of a JSON file), or None if its rank is 0.
+
+    Raises ValueError for values that LoraConfig refuses.
+    """
     return LoraConfig(**dict(section.items())) if section["rank"] else None
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """One decoder-only transformer.
+    """The sizes and options of one decoder-only transformer.
 
-    vocab_size: V. layers: L. embed: D, width of the residual stream. heads: N. kv_heads: K, each shared by N / K query
-    heads (GQA). head_dim: H. ff: F, width of the MLP.
+    vocab_size: V. layers: L. embed: D, the width of the residual stream. heads: N. kv_heads: K, each shared by N / K
+    query heads (GQA). head_dim: H. ff: F, the width of the MLP.
     mlp: 'swiglu' (gate, up, down), 'geglu' (with tanh-approximated GELU, Gemma) or 'relu2' (up, squared ReLU, down).
-    rope_base, rope_fraction: base of the rotary angles, and the share of the H dimensions that rotates.
-    rope_scaling: 'linear' divides all angles by rope_factor; 'llama3' only those of pairs that turn fewer than
-    rope_low_freq times in rope_original_length tokens, not those above rope_high_freq, and blends in between.
-    local_layers: indices of the layers whose tokens see the last `window` tokens only, themselves included. With
+    rope_base: the base of the rotary angles. rope_fraction: the share of the H dimensions that rotates.
+    rope_scaling: 'linear' divides all angles by rope_factor. 'llama3' divides only the angles of pairs that turn fewer
+    than rope_low_freq times in rope_original_length tokens, keeps those of pairs that turn more than rope_high_freq
+    times, and blends in between.
+    local_layers: indices of the layers whose tokens see only the last `window` tokens, themselves included. With
     local_rope_base above 0 these layers rotate by that base, unscaled; with 0 they rotate like the others.
     qkv_bias: biases on q, k, v (Qwen2). qk_norm: RMSNorm on each q and k head (Qwen3, Gemma 3).
     post_norms: RMSNorm also on what attention and MLP add to the residual stream. norm_plus_one: norms scale by 1 + w.
-    scale_embeddings: embeddings times sqrt(D), rounded to `dtype` first. (All three: Gemma.)
+    scale_embeddings: embeddings are multiplied by sqrt(D), rounded to `dtype` first. (Gemma has all three.)
     query_scalar: scores are divided by its square root; 0 stands for head_dim.
     attention_softcap, logit_softcap: c tanh(x / c) on attention scores and on logits; 0 turns it off.
-    smear_keys: k_t <- a k_t + (1 - a) k_{t-1} before q/k norm and RoPE, a one learnable scalar per layer and head.
-    token_shift: how many earlier tokens each token knows from the start: its embedding e_t becomes e_t + sum_j w_j
-    e_{t-j}, w_j [D] learnable, j up to token_shift (a causal depthwise convolution, as of the Canon layers of Allen-Zhu
-    2025 the first). What precedes a token then needs no attention to be read off it.
-    dtype: of activations, caches and the weights as used. param_dtype: of the weights as stored.
+    smear_keys: k_t <- a k_t + (1 - a) k_{t-1} before q/k norm and RoPE, where a is one learnable scalar per layer and
+    key-value head.
+    token_shift: how many earlier tokens are mixed into each embedding: e_t becomes e_t + sum_j w_j e_{t-j} with
+    learnable w_j [D] and j up to token_shift. This is a causal depthwise convolution, like the first of the Canon
+    layers of Allen-Zhu 2025. The model then needs no attention to know which tokens precede a token.
+    dtype: of activations, caches and the weights in use. param_dtype: of the weights in storage.
     remat: what the backward pass of a layer recomputes: 'none', 'dots' (all but matrix products), 'full' (all).
-    attention: what computes the attention of whole rows in training, see packed_attention.py; appends to a cache and
-    decoding are XLA's whatever it says. 'auto' becomes one of the others before a run starts.
-    scan_unroll: layers per iteration of the training scan; 3 instead of 1 makes the tiny model's step a fifth faster on
-    CPU, for the same compile time. Large models take 1.
+    attention: the backend for the attention of whole rows in training, see packed_attention.py. Extending a cache and
+    decoding always use plain XLA. 'auto' becomes one of the others before a run starts.
+    scan_unroll: layers per iteration of the training scan. With 3 instead of 1 the tiny model's step is a fifth faster
+    on CPU, for the same compile time. Large models take 1.
     lora: adapters; with them the weights themselves are frozen.
     """
 
@@ -161,7 +168,7 @@ class ModelConfig:
                 f"model.rope_factor = {self.rope_factor}, rope_low_freq = {self.rope_low_freq}, rope_high_freq ="
                 f" {self.rope_high_freq}: all above 0, and low below high."
             )
-        # A list from a page or a JSON file is taken for the tuple that makes the config hashable.
+        # A list from a config or a JSON file becomes a tuple, so that this dataclass is hashable.
         object.__setattr__(self, "local_layers", tuple(sorted(self.local_layers)))
         outside = [layer for layer in self.local_layers if not 0 <= layer < self.layers]
         if outside or (self.local_layers and self.window < 1):
@@ -172,12 +179,12 @@ class ModelConfig:
 
     @property
     def merged(self) -> "ModelConfig":
-        """The same model with its adapters added into its weights, as it is sampled from and exported."""
+        """The config of the same model with its adapters merged into its weights, as used for sampling and export."""
         return dataclasses.replace(self, lora=None)
 
     @property
     def rotary_dim(self) -> int:
-        """Dimensions of a head that rotate: the even part of rope_fraction * head_dim."""
+        """The number of dimensions of a head that rotate: rope_fraction * head_dim, rounded down to an even number."""
         return 2 * int(self.rope_fraction * self.head_dim / 2)
 
     @property
@@ -187,15 +194,15 @@ class ModelConfig:
 
     @property
     def score_divisor(self) -> float:
-        """What q k^T is divided by."""
+        """The number that q k^T is divided by."""
         return math.sqrt(self.query_scalar or self.head_dim)
 
 
 def from_config(section: Mapping[str, Any], **override: Any) -> ModelConfig:
-    """Builds a `ModelConfig` from a config section (ml_collections ConfigDict or dict).
+    """Build a `ModelConfig` from a config section (ml_collections ConfigDict or dict).
 
-    override: values that win over the section, such as `vocab_size` read from the tokenizer.
-    Raises ValueError for a name that is no field, TypeError for a missing vocab_size or a wrong type.
+    override: values that take precedence over the section, such as `vocab_size` read from the tokenizer.
+    Raises ValueError for a name that is not a field, TypeError for a missing vocab_size or a wrong type.
     """
     values = {**dict(section.items()), **override}
     if isinstance(values.get("lora"), Mapping):  # as a JSON file holds it

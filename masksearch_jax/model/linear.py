@@ -1,6 +1,6 @@
-"""Linear maps of [B, S, ..] activations, in the form of product that the device computes best.
+"""Linear maps of [B, S, ..] activations, each written as the product that the device computes fastest.
 
-XLA on CPU makes transposed copies for a product over several axes: of a weight [D, N, H] at each use, and of both
+For a product over several axes XLA on CPU makes transposed copies: of a weight [D, N, H] at each use, and of both
 activations for its gradient. So on CPU a large weight is multiplied as a matrix, which needs no copies. The copies of a
 small weight cost too little to matter. On other devices the compiler chooses the layouts itself.
 """
@@ -8,11 +8,11 @@ small weight cost too little to matter. On other devices the compiler chooses th
 import jax
 import jax.numpy as jnp
 
-_LARGE = 1 << 16  # numbers of a weight
+_LARGE = 1 << 16  # a weight of this many elements or more is large
 
 
 def linear(x: jax.Array, weight: jax.Array) -> jax.Array:
-    """x [B, S, D] times weight [D, F] -> [B, S, F] in the dtype of x."""
+    """Multiply x [B, S, D] by weight [D, F] -> [B, S, F] in the dtype of x."""
     weight = weight.astype(x.dtype)
     if not _as_matrix(weight):
         return x @ weight
@@ -20,7 +20,7 @@ def linear(x: jax.Array, weight: jax.Array) -> jax.Array:
 
 
 def to_heads(x: jax.Array, weight: jax.Array) -> jax.Array:
-    """x [B, S, D] times weight [D, N, H] -> [B, N, S, H] in the dtype of x."""
+    """Multiply x [B, S, D] by weight [D, N, H] -> [B, N, S, H] in the dtype of x."""
     weight = weight.astype(x.dtype)
     if not _as_matrix(weight):
         return jnp.einsum("bsd,dnh->bnsh", x, weight)
@@ -28,7 +28,7 @@ def to_heads(x: jax.Array, weight: jax.Array) -> jax.Array:
 
 
 def from_heads(heads: jax.Array, weight: jax.Array) -> jax.Array:
-    """heads [B, N, S, H] times weight [N, H, D] -> [B, S, D] in the dtype of heads."""
+    """Multiply heads [B, N, S, H] by weight [N, H, D] -> [B, S, D] in the dtype of heads."""
     weight = weight.astype(heads.dtype)
     if not _as_matrix(weight):
         return jnp.einsum("bnsh,nhd->bsd", heads, weight)
@@ -41,6 +41,6 @@ def _as_matrix(weight):
 
 
 def on_cpu() -> bool:
-    """True if what is traced now is for CPUs: the devices of `jax.set_mesh`, or without a mesh the default ones."""
+    """Return True if the current trace is for CPUs: the devices of `jax.set_mesh`, else the default devices."""
     device = jax.sharding.get_abstract_mesh().abstract_device
     return (device.platform if device else jax.default_backend()) == "cpu"

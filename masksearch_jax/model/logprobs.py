@@ -1,18 +1,19 @@
-"""Log-probabilities and entropies of target tokens, float32, without ever holding more than a chunk of logits.
+"""Log-probabilities and entropies of target tokens in float32. At most one chunk of logits exists at a time.
 
 Enters: hidden states of `transformer.forward` or `extend`. Leaves: per-token numbers, not summed. Where only some
-targets are trained on (a policy's own tokens are a sixth of its episodes here), the logits of the others are never
-computed.
+targets are trained on (a policy's own tokens are a sixth of its episodes here), chunks without such a target are
+skipped.
 """
 
 import jax
 import jax.numpy as jnp
 
-from masksearch_jax import sharding
 from masksearch_jax.model import transformer
 from masksearch_jax.model.config import ModelConfig
+from masksearch_jax.runtime import mesh as mesh_lib
 
-# Pieces that a row is cut into when some of its targets are not wanted: computed as long as any row still wants one.
+# Chunks that a row is cut into when some of its targets are not wanted. A chunk in which no row wants a target is
+# skipped.
 _PIECES = 8
 
 
@@ -25,22 +26,23 @@ def token_logprobs(
     chunk: int = 4096,
     wanted: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """log p(target) and the entropy of p = softmax(logits / temperature), differentiable in params and hidden.
+    """Return log p(target) and the entropy of p = softmax(logits / temperature), differentiable in params and hidden.
 
-    hidden: [..., S, D]. targets: int32 [..., S]. temperature: above 0. chunk: tokens whose logits exist at a time on a
-    shard of the batch, in the forward and in the backward pass; S is cut, so that rows stay on their shards.
-    wanted: bool [..., S], None for all; the others cost next to nothing and give 0.
+    hidden: [..., S, D]. targets: int32 [..., S]. temperature: above 0. chunk: how many tokens' logits exist at a time
+    on a shard of the batch, in the forward and in the backward pass. Only S is cut into chunks, so that rows stay on
+    their shards. wanted: bool [..., S], None for all; targets that are not wanted cost next to nothing and give 0.
     Returns two float32 arrays [..., S]. A target outside [0, V) gives a finite number that means nothing.
     """
     steps, width = hidden.shape[-2:]
-    # Of one shard: by the rows of all, 1024 shards would compute 4 tokens at a time and gather the weights for each.
-    rows = max(1, hidden.size // (steps * width) // sharding.batch_shards())
+    # Rows of one shard. Counting the rows of all shards, 1024 shards would compute 4 tokens at a time and gather the
+    # weights for each.
+    rows = max(1, hidden.size // (steps * width) // mesh_lib.batch_shards())
     piece = max(1, chunk // rows)
     if wanted is None:
         if piece >= steps:
             return _logprobs(cfg, params, hidden, targets, temperature)
         return _in_pieces(cfg, params, hidden, targets, temperature, jnp.ones(targets.shape, bool), piece)
-    # Wanted ones to the front of each row, so that the pieces behind hold none.
+    # Move wanted targets to the front of each row, so that the chunks at its end hold none.
     order = jnp.argsort(~wanted, axis=-1, stable=True)
     front = tuple(jnp.take_along_axis(x, order, axis=-1) for x in (targets, wanted))
     hidden = jnp.take_along_axis(hidden, order[..., None], axis=-2)
@@ -50,7 +52,7 @@ def token_logprobs(
 
 
 def _in_pieces(cfg, params, hidden, targets, temperature, wanted, piece):
-    """As `_logprobs`, `piece` steps at a time; a piece without a wanted target is zeros."""
+    """Compute `_logprobs` for `piece` steps at a time; a chunk without a wanted target gives zeros."""
     lead, (steps, width) = hidden.shape[:-2], hidden.shape[-2:]
     count, axis = -(-steps // piece), len(lead)
     pad = [(0, 0)] * axis + [(0, count * piece - steps)]
@@ -59,7 +61,7 @@ def _in_pieces(cfg, params, hidden, targets, temperature, wanted, piece):
         padded = jnp.pad(x, pad + [(0, 0)] * len(tail))
         return jnp.moveaxis(padded.reshape(*lead, count, piece, *tail), axis, 0)
 
-    # Recomputed in the backward pass: the scan would otherwise keep the logits of every piece.
+    # Recomputed in the backward pass: otherwise the scan would keep the logits of every chunk.
     @jax.checkpoint
     def one(slice_):
         states, ids, some = slice_
@@ -75,7 +77,7 @@ def _in_pieces(cfg, params, hidden, targets, temperature, wanted, piece):
 def _logprobs(cfg, params, hidden, targets, temperature):
     logits = transformer.unembed(cfg, params, hidden) / temperature
     lse = jax.nn.logsumexp(logits, axis=-1)
-    # Select and sum: unlike a gather it works on logits that are sharded over the vocabulary.
+    # Select and sum. Unlike a gather, this works on logits that are sharded over the vocabulary.
     hit = jnp.arange(logits.shape[-1]) == targets[..., None]
     logp = jnp.sum(jnp.where(hit, logits, 0), axis=-1) - lse
     entropy = lse - jnp.sum(jnp.exp(logits - lse[..., None]) * logits, axis=-1)

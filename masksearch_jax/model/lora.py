@@ -1,11 +1,12 @@
-"""Low-rank adapters (LoRA, arXiv 2106.09685) over the stacked linear maps, and the frozen base that they stand on.
+"""Low-rank adapters (LoRA, arXiv 2106.09685) over the stacked linear maps, and the frozen base beneath them.
 
-y = x W + (alpha / rank) (x A) B for each target W; A starts random, B at zero, so that training starts at the base.
-The adapters are a subtree `adapters` of params, stacked over layers like the weights and cut by the same rule table.
-They alone are trained: gradients, optimizer state and checkpoints hold nothing else (`split`). The base may be held
-quantised (QLoRA, arXiv 2305.14314): qwix's arrays in place of the linear maps, scanned with the layers as data and
-dequantised inside one. Its rewriting of modules is not used: it hooks Flax modules, and the layers run in a plain scan.
-Sampling and export take merged weights (`merged`). Left out: dropout, and adapters on embeddings and norms.
+y = x W + (alpha / rank) (x A) B for each target W. A starts random and B at zero, so that training starts at the base.
+The adapters are a subtree `adapters` of params, stacked over layers like the weights and sharded by the same rules.
+Only they are trained: gradients, optimizer state and checkpoints hold nothing else (`split`). The base may be stored
+quantised (QLoRA, arXiv 2305.14314): qwix arrays replace the linear maps, the scan over layers carries them as data, and
+each layer dequantises its own. We do not use qwix's rewriting of modules, because it hooks Flax modules and our layers
+run in a plain scan.
+Sampling and export use merged weights (`merged`). Left out: dropout, and adapters on embeddings and norms.
 """
 
 import functools
@@ -20,37 +21,40 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from masksearch_jax.model.config import LINEAR, ModelConfig
 
-# Target -> letters of its input and output axes; a letter is both a size of ModelConfig and a logical axis.
+# Letter of an axis -> its name, both as a size in ModelConfig and as a logical axis.
 _AXES = {"d": "embed", "n": "heads", "k": "kv_heads", "h": "head_dim", "f": "ff"}
+# Target -> letters of its input axes and of its output axes.
 _LINEAR = {"q": ("d", "nh"), "k": ("d", "kh"), "v": ("d", "kh"), "o": ("nh", "d")}
 _LINEAR |= {"gate": ("d", "f"), "up": ("d", "f"), "down": ("f", "d")}
-# What enters or leaves a map with these axes, in the blocks.
+# Letters of a map's input or output axes -> einsum letters of the activation there.
 _ACTIVATION = {"d": "bsd", "f": "bsf", "nh": "bnsh", "kh": "bksh"}
-# Inputs that share a scale in 4 bits, as in the paper; a divisor of it where the width does not divide.
+# How many inputs share a scale in 4 bits, as in the paper; their greatest common divisor where 64 does not divide the
+# width.
 _TILE = 64
-# qwix's scale for int8 puts the largest number at 127.5, a tie that two programs round differently; this one at 127.
+# qwix's int8 scale maps the largest number to 127.5, a tie that two programs may round differently; ours maps it to
+# 127.
 _CALIBRATION = {"int8": f"absmax,{127.5 / 127}", "nf4": "absmax"}
 
 
 class Adapters(nnx.Module):
-    """A [L, inputs, R] and B [L, R, outputs] of every target, named q_a, q_b, ..; none without `cfg.lora`."""
+    """The arrays A [L, inputs, R] and B [L, R, outputs] of every target, as q_a, q_b, ..; none without `cfg.lora`."""
 
     def __init__(self, cfg: ModelConfig, *, param):
-        """param(shape, axes, init): makes a stacked Param, see `transformer.Transformer`."""
+        """param(shape, axes, init) makes a stacked Param, see `transformer.Transformer`."""
         self.scale = cfg.lora.alpha / cfg.lora.rank if cfg.lora else 0.0
         self.names = (
             tuple(name for name in cfg.lora.targets if name != "gate" or cfg.mlp != "relu2") if cfg.lora else ()
         )
         for name in self.names:
             (inputs, outputs), rank = (_sizes(cfg, letters) for letters in _LINEAR[name]), cfg.lora.rank
-            bound = math.prod(size for _, size in inputs) ** -0.5  # the bound of a linear layer's own weights in torch
+            bound = math.prod(size for _, size in inputs) ** -0.5  # torch's bound for the weights of a linear layer
             axes, shape = zip(*inputs, strict=True)
             setattr(self, f"{name}_a", param((*shape, rank), (*axes, None), _uniform(bound)))
             axes, shape = zip(*outputs, strict=True)
             setattr(self, f"{name}_b", param((rank, *shape), (None, *axes), nnx.initializers.zeros))
 
     def __call__(self, name: str, x: jax.Array, y: jax.Array) -> jax.Array:
-        """The output y of the linear map `name` on x, plus its adapter's. One layer; y is returned without a target."""
+        """Return y, the output of one layer's linear map `name` on x, plus its adapter's output if it has one."""
         if name not in self.names:
             return y
         a, b = (getattr(self, f"{name}_{which}")[...].astype(x.dtype) for which in "ab")
@@ -68,19 +72,22 @@ def _uniform(bound):
 
 
 def split(params: Any) -> tuple[Any, tuple]:
-    """(what is trained, the rest): the rest is () without adapters, else the base alone in a tuple, to be spread."""
+    """Return (trained, frozen), where `frozen` is () without adapters, else a tuple that holds the base alone.
+
+    The tuple lets a caller pass it on as `*frozen`.
+    """
     if params is None or "adapters" not in params:
         return params, ()
     return {"adapters": params["adapters"]}, ({name: x for name, x in params.items() if name != "adapters"},)
 
 
 def join(trained: Any, *frozen: Any) -> Any:
-    """The params that `split` came from."""
+    """Return the params that `split` took apart."""
     return {**frozen[0], **trained} if frozen else trained
 
 
 def merged(cfg: ModelConfig, params: Any) -> Any:
-    """params of `cfg.merged`: W + (alpha / rank) A B for every target, summed in float32, in the dtype of storage."""
+    """Return params of `cfg.merged`: W + (alpha / rank) A B for every target, summed in float32, in `param_dtype`."""
     if cfg.lora is None:
         return params
     trained, (base,) = split(params)
@@ -103,10 +110,10 @@ def merged(cfg: ModelConfig, params: Any) -> Any:
 
 
 def held(cfg: ModelConfig, params: Any) -> Any:
-    """params with the linear maps of the base as `cfg.lora.base_quantisation` says: a qwix.QArray each, or unchanged.
+    """Return params with the base's linear maps stored as `cfg.lora.base_quantisation` says: as QArrays or unchanged.
 
-    A QArray has integers of the weight's shape and float32 scales [L, .., outputs] with fewer or one along the inputs.
-    Raises ValueError if qwix is not installed.
+    A qwix.QArray holds integers of the weight's shape and float32 scales [L, .., outputs]. Along the inputs there is
+    one scale, or one per tile. Raises ValueError if qwix is not installed.
     """
     kind = cfg.lora.base_quantisation if cfg.lora else ""
     if not kind:
@@ -132,9 +139,10 @@ def held(cfg: ModelConfig, params: Any) -> Any:
 
 
 def held_shardings(cfg: ModelConfig, params: Any, layouts: Any) -> Any:
-    """The layouts of `held`: integers lie as their weight does, and so do scales where the shards divide them.
+    """Return the shardings of what `held` returns.
 
-    params: tree of shapes before quantisation. layouts: their NamedShardings.
+    Integers are sharded like their weight, and so is each axis of the scales that its shards divide; other axes of the
+    scales stay whole. params: tree of shapes before quantisation. layouts: their NamedShardings.
     """
     shapes = jax.eval_shape(functools.partial(held, cfg), params)
 
@@ -150,22 +158,23 @@ def held_shardings(cfg: ModelConfig, params: Any, layouts: Any) -> Any:
 
         spec = [entry if fits(size, entry) else None for size, entry in zip(sizes, spec, strict=True)]
         while spec and spec[-1] is None:
-            spec.pop()  # one spelling, see sharding.partition_spec
+            spec.pop()  # one spelling per layout, see mesh.partition_spec
         return jax.tree.unflatten(jax.tree.structure(struct), [layout, NamedSharding(mesh, PartitionSpec(*spec))])
 
     return jax.tree.map(one, shapes, layouts, is_leaf=_is_quantised)
 
 
 def dequantised(tree: Any) -> Any:
-    """The tree with float32 arrays in place of QArrays."""
+    """Return the tree with float32 arrays in place of QArrays."""
     return jax.tree.map(lambda x: qwix().dequantize(x) if _is_quantised(x) else x, tree, is_leaf=_is_quantised)
 
 
 def fingerprint(base: Any) -> str:
-    """16 hexadecimal digits that tell one frozen base from another, the same in every layout and on any mesh.
+    """Return 16 hexadecimal digits that tell one frozen base from another, the same in every layout and on any mesh.
 
-    Of each array the numbers' bits (as float32, or integers) times odd factors that depend on their place, summed
-    modulo 2^32: exact in any order of summation. Against mistakes, not against an adversary.
+    For each array, the bits of every number (as float32, or as an integer) are multiplied by an odd factor that depends
+    on the number's position, and summed modulo 2^32, which is exact in any order. The digits are a hash of these sums
+    with paths and shapes. This guards against mistakes, not against an adversary.
     """
     sums = jax.jit(lambda tree: [_bit_sum(x) for x in jax.tree.leaves(tree)])(base)
     paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(base)]
@@ -190,7 +199,7 @@ def _is_quantised(x):
 
 
 def qwix():
-    """The library of that name, which only a quantised base needs. Raises ValueError if it is not installed."""
+    """Return the module qwix, which only a quantised base needs. Raises ValueError if it is not installed."""
     try:
         import qwix
     except ImportError:

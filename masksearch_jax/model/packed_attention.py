@@ -3,14 +3,15 @@
 Axes as in transformer.py. Enters: q, k, v after norm, smear and rotation, the segments of each row, and whether the
 layer is a local one (data of the layer scan). Leaves: the heads' outputs. `ModelConfig.attention` names the backend:
   xla     matrix products and a softmax; any shape, dtype and device; holds the scores [N, S, S] of a row
-  blocked the same in tiles (blocked_attention.py); any shape, dtype and device; holds no scores, skips tiles unseen
-  splash  the Pallas kernels that come with JAX for TPUs; holds no scores and skips tiles that no query sees
+  blocked the same in tiles (blocked_attention.py); any shape, dtype and device; holds no scores, skips tiles that no
+          query sees
+  splash  the Pallas kernels that come with JAX for TPUs; holds no scores, skips tiles that no query sees
   cudnn   cuDNN's fused attention through jax.nn; holds no scores, but a mask [S, S] of each row
   auto    splash on TPUs, cudnn on GPUs, blocked on CPUs for long rows, xla elsewhere and for whatever these refuse;
-          `choose` decides it
-docs/attention.md says what of this was checked, compiled and executed.
-Left out: appending to a cache and decoding. There a row's length is data: the kernels' masks are static, few queries
-leave nothing to fuse, and a step is bound by reading the cache, which XLA does once.
+          `choose` decides
+docs/attention.md says which of these were checked, compiled and executed.
+Left out: extending a cache and decoding, which always use XLA. There the length of a row is data while the kernels'
+masks are static, the few queries leave nothing to fuse, and a step is bound by reading the cache, which XLA does once.
 """
 
 import dataclasses
@@ -21,22 +22,22 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
-from masksearch_jax import sharding
 from masksearch_jax.model.attention import attend
 from masksearch_jax.model.blocked_attention import attend_in_tiles
 from masksearch_jax.model.config import ModelConfig
+from masksearch_jax.runtime import mesh as mesh_lib
 
 _PLATFORM = {"splash": "tpu", "cudnn": "gpu"}
-# Sides of a tile of scores, the largest that divides the row. 128 is what the kernels can do with.
+# Sides of a tile of scores; the largest one that divides the row is taken. 128 is the smallest that the kernels accept.
 _TILES = (512, 256, 128)
-# Rows from which 'auto' takes tiles on a CPU.
+# Row length from which 'auto' takes 'blocked' on a CPU.
 _LONG = 512
 
 
 def choose(cfg: ModelConfig, mesh: Mesh | AbstractMesh, lengths: Iterable[int]) -> ModelConfig:
-    """The config with 'auto' replaced by the backend for rows of these lengths on the devices of this mesh.
+    """Return the config with 'auto' replaced by a backend for rows of these lengths on the devices of this mesh.
 
-    Raises ValueError, with the reason, when the config names a backend that cannot compute them there.
+    Raises ValueError, with the reason, when the config names a backend that cannot compute such rows there.
     """
     lengths = tuple(lengths)
     if cfg.attention == "auto":
@@ -49,7 +50,10 @@ def choose(cfg: ModelConfig, mesh: Mesh | AbstractMesh, lengths: Iterable[int]) 
 
 
 def _refusal(cfg, backend, mesh, lengths, devices=True):
-    """Why a backend cannot; '' if it can. devices: whether those of the mesh count."""
+    """Return why a backend cannot compute rows of these lengths, '' if it can.
+
+    devices: whether to check the platform of the mesh's devices too.
+    """
     if backend in ("xla", "blocked"):
         return ""
     platform, parts = _platform(mesh), mesh.shape.get("sequence", 1)
@@ -87,13 +91,14 @@ def attend_packed(
     segments: jax.Array,
     local: jax.Array | None = None,
 ) -> jax.Array:
-    """What each token takes from the earlier tokens of its segment, itself included, by the config's backend.
+    """Return causal attention within segments, computed by the config's backend.
 
-    q: [B, N, S, H]. k, v: [B, K, S, H], query head n reading key-value head n // (N / K). segments: int32 [B, S].
-    local: bool [], True in a layer whose tokens see the last cfg.window tokens only; None when no layer is local.
-    Under the mesh of `jax.set_mesh` the kernels run on each shard's rows, heads and queries; 'splash' runs interpreted
-    where there is no TPU, for checks of its numbers. Returns [B, N, S, H] in the dtype of v; outputs of padding
-    (segment 0) are finite. Raises ValueError for shapes, dtypes or devices that the backend cannot do.
+    Each token attends to itself and the earlier tokens of its segment. q: [B, N, S, H]. k, v: [B, K, S, H]; query head
+    n reads key-value head n // (N / K). segments: int32 [B, S]. local: bool [], True in a layer whose tokens see only
+    the last cfg.window tokens; None when no layer is local.
+    Under the mesh of `jax.set_mesh` each device runs the kernels on its shard of the rows, heads and queries. Without a
+    TPU 'splash' runs interpreted, so that its numbers can be checked. Returns [B, N, S, H] in the dtype of v; outputs
+    of padding (segment 0) are finite. Raises ValueError for shapes, dtypes or devices that the backend cannot take.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if cfg.attention == "auto":
@@ -109,7 +114,7 @@ def _xla(cfg, q, k, v, segments, local):
 
 
 def _visible(cfg, segments, local):
-    """bool [B, S, S], True where a query may look."""
+    """Return bool [B, S, S], True where a query may see a key."""
     index = jnp.arange(segments.shape[1])
     distance = index[:, None] - index[None, :]
     seen = distance >= 0
@@ -119,7 +124,7 @@ def _visible(cfg, segments, local):
 
 
 def _blocked(cfg, q, k, v, segments, local):
-    everything = 1 << 30  # a window that holds any row
+    everything = 1 << 30  # a window longer than any row
     window = everything if local is None else jnp.where(local, cfg.window, everything)
     kernel = functools.partial(attend_in_tiles, softcap=cfg.attention_softcap)
     return _on_shards(
@@ -135,11 +140,11 @@ def _blocked(cfg, q, k, v, segments, local):
 
 
 def _cudnn(cfg, q, k, v, segments, local, implementation="cudnn"):
-    """implementation: 'xla' computes the same call without a GPU."""
+    """Compute attention by `jax.nn.dot_product_attention`. implementation: 'xla' makes the same call without a GPU."""
 
     def kernel(q, k, v, seen):
         q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
-        # Causal is in the mask too: said once more, it lets cuDNN skip what lies above the diagonal.
+        # The mask is causal already. Saying so once more lets cuDNN skip what lies above the diagonal.
         out = jax.nn.dot_product_attention(
             q, k, v, mask=seen, scale=1 / cfg.score_divisor, is_causal=True, implementation=implementation
         )
@@ -150,7 +155,7 @@ def _cudnn(cfg, q, k, v, segments, local, implementation="cudnn"):
 
 
 def _splash(cfg, q, k, v, segments, local):
-    from jax.experimental.pallas.ops.tpu import splash_attention as splash  # here: it loads for 0.4 s
+    from jax.experimental.pallas.ops.tpu import splash_attention as splash  # imported here: it takes 0.4 s
 
     device = jax.sharding.get_abstract_mesh().abstract_device
     interpret = (device.platform if device else jax.default_backend()) != "tpu"
@@ -169,12 +174,15 @@ def _splash(cfg, q, k, v, segments, local):
 
     if local is None:
         return rows(0, q, k, v, segments)
-    # The kernels' masks are static and the layer is data: both kernels are there, and one runs.
+    # The kernels' masks are static, and whether the layer is local is data. So both kernels are compiled, and one runs.
     return jax.lax.cond(local, functools.partial(rows, cfg.window), functools.partial(rows, 0), q, k, v, segments)
 
 
 def _kernel(cfg, heads, length, window, interpret):
-    """The forward and backward kernels of `heads` query heads over rows of `length`; window: 0 sees all before it."""
+    """Return the forward and backward kernels of `heads` query heads over rows of `length`.
+
+    window: how many tokens a token sees; 0 for all earlier ones.
+    """
     from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
     parts = jax.sharding.get_abstract_mesh().shape.get("sequence", 1)
@@ -190,41 +198,43 @@ def _kernel(cfg, heads, length, window, interpret):
             block_q=tile, block_kv=tile, block_q_dkv=tile, block_kv_dkv=tile, block_q_dq=tile, block_kv_dq=tile
         ),
         attn_logits_soft_cap=cfg.attention_softcap or None,
-        head_shards=1,  # all heads have the same mask, which the kernels keep once
+        head_shards=1,  # all heads have the same mask, and the kernels keep it once
         q_seq_shards=parts,
         interpret=interpret,
     )
 
 
 def _on_shards(kernel: Callable[..., jax.Array], q, k, v, *others):
-    """kernel(q, k, v, ..) on what each device holds: rows over the batch axes, heads over tensor, queries over
-    sequence; keys and values whole in time.
+    """Run kernel(q, k, v, ..) on each device's shard.
 
-    others: (value, its logical axes); None stands for splash kernels, whose mask follows the queries.
+    Rows are sharded over the batch axes, heads over `tensor`, queries over `sequence`; keys and values are whole in
+    time. others: (value, its logical axes); axes of None stand for splash kernels, whose mask is sharded like the
+    queries.
     """
     mesh = jax.sharding.get_abstract_mesh()
     values = [value for value, _ in others]
     if mesh.empty or mesh.size == 1:
         return kernel(q, k, v, *values)
-    rows = sharding.activation_spec(("batch", "heads", "time", None), q.shape)
-    keys = sharding.activation_spec(("batch", "kv_heads", None, None), k.shape)
+    rows = mesh_lib.activation_spec(("batch", "heads", "time", None), q.shape)
+    keys = mesh_lib.activation_spec(("batch", "kv_heads", None, None), k.shape)
     time = rows[2] if len(rows) > 2 else None
     specs = [
         value.manual_sharding_spec(NamedSharding(mesh, PartitionSpec(None, time)))
         if axes is None
-        else sharding.activation_spec(axes, value.shape)
+        else mesh_lib.activation_spec(axes, value.shape)
         for value, axes in others
     ]
     heads, kv_heads = q.shape[1], k.shape[1]
 
     def on_shard(q, k, v, *values):
         if k.shape[1] == kv_heads and q.shape[1] < heads:
-            # Fewer key-value heads than shards (sharding.REPLICATED_WHEN_FEWER): all of this shard's queries read one.
+            # Fewer key-value heads than shards (mesh.REPLICATED_WHEN_FEWER): all query heads of a shard read one of
+            # them.
             first = jax.lax.axis_index("tensor") * q.shape[1] * kv_heads // heads
             k, v = (jax.lax.dynamic_slice_in_dim(x, first, 1, axis=1) for x in (k, v))
         return kernel(q, k, v, *values)
 
-    # A Pallas call does not say over which axes its results vary, so the check of that is off.
+    # A Pallas call does not say over which mesh axes its results vary, so check_vma is off.
     return jax.shard_map(on_shard, in_specs=(rows, keys, keys, *specs), out_specs=rows, check_vma=False)(
         q, k, v, *values
     )

@@ -1,12 +1,12 @@
-"""The decoder of every family: blocks of attention and MLP, stacked layers, as functions of a plain tree of arrays.
+"""The decoder of every model family: stacked layers of attention and MLP, as functions of a plain tree of arrays.
 
-Axes, here and in attention.py and cache.py:
+Axes, here and in attention.py and kv_cache.py:
   B batch rows   S new tokens   T cache time   L layers   D embed   N query heads   K key-value heads   H head_dim
   F ff (MLP width)   V vocabulary
 
-`Transformer` (Flax NNX) says shape, logical axes and initial value of every parameter in one place; abstract shapes,
-shardings and the initial tree derive from it. `params` is the nested dict of its arrays, and what optax, Orbax and
-jax.grad see. The functions merge it back into the module, so no nnx transform and no Rngs run in a forward pass.
+`Transformer` (Flax NNX) declares shape, logical axes and initial value of every parameter in one place; abstract
+shapes, shardings and the initial tree derive from it. `params` is the nested dict of its arrays, which optax, Orbax and
+jax.grad see. The functions here merge it back into the module, so no nnx transform and no Rngs run in a forward pass.
 Training scans over the L axis (one compiled layer); `extend` unrolls it, because per-layer caches are faster.
 With adapters (lora.py) params has one more subtree, `adapters`, and the linear maps of `blocks` may be quantised.
 Left out: loss and sampling.
@@ -22,13 +22,13 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
-from masksearch_jax import sharding
 from masksearch_jax.model import lora
 from masksearch_jax.model.attention import Attention, norm_init, rms_norm, rope_tables
-from masksearch_jax.model.cache import Cache
 from masksearch_jax.model.config import ModelConfig
+from masksearch_jax.model.kv_cache import Cache
 from masksearch_jax.model.linear import linear
 from masksearch_jax.model.packed_attention import attend_packed
+from masksearch_jax.runtime import mesh as mesh_lib
 
 Params = dict[str, Any]
 
@@ -39,7 +39,7 @@ _REMAT = {
 
 
 class Mlp(nnx.Module):
-    """SwiGLU or GEGLU (Shazeer 2020) or squared ReLU (So et al. 2021) over [B, S, D]."""
+    """The MLP over [B, S, D]: SwiGLU or GEGLU (Shazeer 2020) or squared ReLU (So et al. 2021)."""
 
     def __init__(self, cfg: ModelConfig, *, param):
         into = nnx.initializers.normal(cfg.embed**-0.5)
@@ -65,7 +65,10 @@ class Mlp(nnx.Module):
 
 
 class Block(nnx.Module):
-    """All L layers, stacked: x + attention(norm(x)), then x + mlp(norm(x)); post_norms norms what is added too."""
+    """All L layers, stacked: x + attention(norm(x)), then x + mlp(norm(x)).
+
+    With post_norms the outputs of attention and MLP are normed too before they are added.
+    """
 
     def __init__(self, cfg: ModelConfig, *, param):
         self.cfg = cfg
@@ -78,14 +81,14 @@ class Block(nnx.Module):
             self.mlp_post_norm = param((cfg.embed,), ("norm",), norm_init(cfg))
 
     def __call__(self, x: jax.Array, rope, attend_rows, starts: jax.Array, adapters: lora.Adapters) -> jax.Array:
-        """One layer over whole sequences, x [B, S, D] -> [B, S, D]; arguments as `Attention.__call__`."""
+        """Compute one layer over whole sequences, x [B, S, D] -> [B, S, D]; arguments as `Attention.__call__`."""
         out = self.attention(_norm(self.cfg, x, self.attention_norm), rope, attend_rows, starts, adapters)
         return self._mlp(x, out, adapters)
 
     def extend(
         self, x: jax.Array, rope, mask: jax.Array, layer, lengths: jax.Array, counts: jax.Array, adapters: lora.Adapters
     ):
-        """One layer over new tokens and its cache -> (x, layer); arguments as `Attention.extend`."""
+        """Compute one layer over new tokens and its cache -> (x, layer); arguments as `Attention.extend`."""
         normed = _norm(self.cfg, x, self.attention_norm)
         out, layer = self.attention.extend(normed, rope, mask, layer, lengths, counts, adapters)
         return self._mlp(x, out, adapters), layer
@@ -94,12 +97,15 @@ class Block(nnx.Module):
         x = x + (_norm(self.cfg, attended, self.attention_post_norm) if self.cfg.post_norms else attended)
         out = self.mlp(_norm(self.cfg, x, self.mlp_norm), adapters)
         x = x + (_norm(self.cfg, out, self.mlp_post_norm) if self.cfg.post_norms else out)
-        return sharding.constrain(x, "batch", "time", None)
+        return mesh_lib.constrain(x, "batch", "time", None)
 
 
 class Transformer(nnx.Module):
-    """Every parameter of the model: embedding [V, D], shift [token_shift, D], blocks (leading axis L), final_norm [D],
-    unembedding [D, V], and adapters (leading axis L)."""
+    """Every parameter of the model.
+
+    embedding [V, D], shift [token_shift, D], blocks (leading axis L), final_norm [D], unembedding [D, V], and adapters
+    (leading axis L).
+    """
 
     def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
         def param(shape, axes, init, dtype=cfg.param_dtype):
@@ -109,7 +115,7 @@ class Transformer(nnx.Module):
             return param((cfg.layers, *shape), ("layers", *axes), init, **dtype)
 
         # D ** -0.5 also for the embedding: tied logits then start at standard deviation 1. On a synthetic copying task
-        # (Muon, D = 128) it learned faster than 0.02 or 0.2.
+        # (Muon, D = 128) the model learned faster with it than with 0.02 or 0.2.
         table = nnx.initializers.normal(cfg.embed**-0.5)
         self.embedding = param((cfg.vocab_size, cfg.embed), ("vocab", "embed"), table)
         self.blocks = Block(cfg, param=stacked)
@@ -117,29 +123,30 @@ class Transformer(nnx.Module):
         if not cfg.tie_embeddings:
             self.unembedding = param((cfg.embed, cfg.vocab_size), ("embed", "vocab"), table)
         if cfg.token_shift:
-            # Each channel of each place with a sign and size of its own, so that the sum can be taken apart again.
+            # Random sign and size for each channel and distance, so that the model can tell the summands apart.
             self.shift = param((cfg.token_shift, cfg.embed), (None, "norm"), nnx.initializers.normal(0.5))
-        # Last, so that the weights are those of the same seed without adapters.
+        # Adapters come last, so that the weights are the same as without adapters for the same seed.
         adapter = functools.partial(stacked, dtype=cfg.lora.dtype) if cfg.lora else stacked
         self.adapters = lora.Adapters(cfg, param=adapter)
 
 
 def _build(cfg: ModelConfig, seed: jax.Array | int) -> Transformer:
-    # Eager sharding off: the layout comes from out_shardings. rbg: a threefry draw per array compiles 5 times longer.
+    # Eager sharding is off, as the layout comes from out_shardings. With threefry instead of rbg, one draw per array
+    # takes 5 times as long to compile.
     with nnx.use_eager_sharding(False):
         return Transformer(cfg, rngs=nnx.Rngs(params=jax.random.key(seed, impl="rbg")))
 
 
 @functools.lru_cache(maxsize=64)
 def _definition(cfg: ModelConfig) -> tuple[nnx.GraphDef, nnx.State]:
-    """The module's structure, and its state with shapes and logical axes but no arrays."""
+    """Return the module's structure, and its state with shapes and logical axes but no arrays."""
     # nnx.eval_shape would read the logical axes as axes of the mesh that a caller may have set.
     with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ())):
         return nnx.split(nnx.eval_shape(lambda: _build(cfg, 0)))
 
 
 def logical_axes(cfg: ModelConfig) -> Params:
-    """For every parameter the tuple of its logical axes, as a tree like params before quantisation."""
+    """Return the tuple of logical axes of every parameter, as a tree like params before quantisation."""
     state = _definition(cfg)[1]
     return nnx.to_pure_dict(
         jax.tree.map(
@@ -150,15 +157,15 @@ def logical_axes(cfg: ModelConfig) -> Params:
     )
 
 
-def param_shardings(cfg: ModelConfig, mesh: Mesh, rules: sharding.Rules = sharding.TRAIN) -> Params:
-    """For every parameter its NamedSharding under `rules`.
+def param_shardings(cfg: ModelConfig, mesh: Mesh, rules: mesh_lib.Rules = mesh_lib.TRAIN) -> Params:
+    """Return the NamedSharding of every parameter under `rules`.
 
-    Raises ValueError naming the array that does not fit, and the tensor axes that this model allows.
+    Raises ValueError that names the array that does not fit, and the sizes of the tensor axis that this model allows.
     """
 
     def one(path, struct, axes):
         name = ".".join(str(key.key) for key in path)
-        return sharding.named_sharding(mesh, axes, struct.shape, rules, name)
+        return mesh_lib.named_sharding(mesh, axes, struct.shape, rules, name)
 
     shapes = nnx.to_pure_dict(_definition(cfg)[1])
     try:
@@ -172,10 +179,10 @@ def param_shardings(cfg: ModelConfig, mesh: Mesh, rules: sharding.Rules = shardi
 
 
 def tensor_sizes(cfg: ModelConfig) -> tuple[int, ...]:
-    """The sizes of the mesh's tensor axis that this model can be laid out on.
+    """Return the sizes of the mesh's tensor axis over which this model can be sharded.
 
-    Heads, MLP width and vocabulary are divided; key-value heads are divided too, or, when there are fewer than shards
-    and their number divides the shards, kept whole by every shard (sharding.REPLICATED_WHEN_FEWER).
+    Heads, MLP width and vocabulary are divided. Key-value heads are divided too; when there are fewer of them than
+    shards and their number divides that of the shards, every shard keeps all of them (mesh.REPLICATED_WHEN_FEWER).
     """
 
     def fits(shards):
@@ -185,8 +192,8 @@ def tensor_sizes(cfg: ModelConfig) -> tuple[int, ...]:
     return tuple(filter(fits, range(1, cfg.heads + 1)))
 
 
-def abstract_params(cfg: ModelConfig, mesh: Mesh, rules: sharding.Rules = sharding.TRAIN) -> Params:
-    """Shape, dtype and sharding of every parameter as ShapeDtypeStructs: what a checkpoint is restored into."""
+def abstract_params(cfg: ModelConfig, mesh: Mesh, rules: mesh_lib.Rules = mesh_lib.TRAIN) -> Params:
+    """Return every parameter as a ShapeDtypeStruct with its sharding, into which a checkpoint can be restored."""
     return jax.tree.map(
         lambda struct, s: jax.ShapeDtypeStruct(struct.shape, struct.dtype, sharding=s),
         jax.eval_shape(functools.partial(lora.held, cfg), nnx.to_pure_dict(_definition(cfg)[1])),
@@ -195,7 +202,7 @@ def abstract_params(cfg: ModelConfig, mesh: Mesh, rules: sharding.Rules = shardi
 
 
 def init_params(cfg: ModelConfig, seed: int, mesh: Mesh) -> Params:
-    """Initial parameters in their TRAIN layout; the same seed gives the same numbers on any mesh."""
+    """Return initial parameters in their TRAIN layout; the same seed gives the same numbers on any mesh."""
     base = _initialiser(cfg.merged, mesh)(seed)
     return adapt(cfg, base, seed, mesh) if cfg.lora else base
 
@@ -210,9 +217,9 @@ def _initial(cfg, seed):
 
 
 def adapt(cfg: ModelConfig, base: Params, seed: int, mesh: Mesh) -> Params:
-    """params of `cfg` in their TRAIN layout: fresh adapters over given weights, which are held as `cfg.lora` says.
+    """Return params of `cfg` in their TRAIN layout: new adapters over given weights, stored as `cfg.lora` says.
 
-    base: params of `cfg.merged`; arrays that are held as they are are shared.
+    base: params of `cfg.merged`. The result shares those of its arrays that are not quantised.
     """
     layouts = param_shardings(cfg, mesh)
     (layout,) = lora.split(layouts)[1]
@@ -223,11 +230,11 @@ def adapt(cfg: ModelConfig, base: Params, seed: int, mesh: Mesh) -> Params:
 
 
 def forward(cfg: ModelConfig, params: Params, ids: jax.Array, positions: jax.Array, segments: jax.Array) -> jax.Array:
-    """Whole sequences, for training.
+    """Run the decoder over whole sequences, for training.
 
-    ids, positions: int32 [B, S]. segments: int32 [B, S]; a token sees the earlier tokens of its own segment, 0 is
-    padding (its output is finite and means nothing). Returns the normed hidden states [B, S, D] for `unembed` or
-    `logprobs.token_logprobs`. Packed rows keep each segment contiguous and restart its positions at 0.
+    ids, positions: int32 [B, S]. segments: int32 [B, S]; a token sees itself and the earlier tokens of its own segment,
+    and segment 0 is padding (its output is finite and means nothing). Returns the normed hidden states [B, S, D] for
+    `unembed` or `logprobs.token_logprobs`. In packed rows each segment is contiguous and its positions restart at 0.
     """
     model = nnx.merge(_definition(cfg)[0], params)
     rope = rope_tables(cfg, positions)
@@ -250,16 +257,16 @@ def forward(cfg: ModelConfig, params: Params, ids: jax.Array, positions: jax.Arr
         return block(x, turned, attend_rows, starts, adapters), None
 
     if cfg.remat != "none":
-        # Inside a scan nothing can be merged with the recomputation, so no barrier against it is needed.
+        # Inside a scan XLA cannot merge the recomputation with the forward pass, so no barrier against that is needed.
         layer = jax.checkpoint(layer, policy=_REMAT[cfg.remat], prevent_cse=False)
     x, _ = jax.lax.scan(layer, _embed(cfg, model, ids, positions), (layers, local), unroll=cfg.scan_unroll)
     return _norm(cfg, x, model.final_norm)
 
 
 def layer_weights(cfg: ModelConfig, params: Params) -> list[Any]:
-    """The weights of each layer by itself, dequantised: what `extend` takes from the stacked arrays.
+    """Return the weights of each layer, dequantised, as `extend` uses them.
 
-    params may hold them as `layers`, taken apart once for many calls.
+    Takes them from params['layers'] if they are there, split once for many calls; else slices the stacked arrays.
     """
     if "layers" in params:
         return params["layers"]
@@ -276,13 +283,13 @@ def extend(
     counts: jax.Array,
     layers: Sequence[Any] | None = None,
 ) -> tuple[jax.Array, Cache]:
-    """Appends new tokens to rows of a cache: a prompt, an observation, or one sampled token.
+    """Extend rows of a cache by new tokens: a prompt, an observation, or one sampled token.
 
-    ids: int32 [B, S], row b has counts[b] (int32 [B], 0..S) tokens at its front. They continue the row at position
-    cache.lengths[b]; a row with count 0 is unchanged, and tokens beyond the cache's time are not appended.
-    Returns (hidden [B, S, D], cache): hidden[b, s] for s < counts[b] as `forward` would give on the whole sequence,
-    finite and meaningless elsewhere. Donate the cache to have it updated in place. layers: `layer_weights`, for a loop
-    that takes them apart once.
+    ids: int32 [B, S]; the first counts[b] (int32 [B], 0..S) tokens of row b are new. They continue the row at position
+    cache.lengths[b]. A row with count 0 stays unchanged, and tokens beyond the cache's time are dropped.
+    Returns (hidden [B, S, D], cache). For s < counts[b], hidden[b, s] equals what `forward` gives on the whole
+    sequence; elsewhere it is finite and meaningless. Donate the cache to have it updated in place.
+    layers: the result of `layer_weights`, for a loop that computes it once.
     """
     layers = layers or layer_weights(cfg, params)
     model = nnx.merge(_definition(cfg)[0], {name: x for name, x in params.items() if name != "layers"})
@@ -319,7 +326,7 @@ def extend(
 
 
 def unembed(cfg: ModelConfig, params: Params, hidden: jax.Array) -> jax.Array:
-    """Logits [..., V] float32 of hidden states [..., D]."""
+    """Return logits [..., V] float32 of hidden states [..., D]."""
     weight = params["embedding"].T if cfg.tie_embeddings else params["unembedding"]
     logits = jnp.matmul(hidden, weight.astype(hidden.dtype), preferred_element_type=jnp.float32)
     return cfg.logit_softcap * jnp.tanh(logits / cfg.logit_softcap) if cfg.logit_softcap else logits
@@ -330,12 +337,15 @@ def _norm(cfg, x, scale):
 
 
 def _embed(cfg, model, ids, positions, before=None):
-    """ids, positions [B, S] -> [B, S, D]. before: int32 [B, token_shift], the tokens ahead of ids; None where ids start
-    with the first token. A token looks back as far as its position allows, so never into another segment."""
+    """Embed ids, positions [B, S] -> [B, S, D].
+
+    before: int32 [B, token_shift], the tokens that precede ids; None where ids start with the first token. A token
+    looks back only as far as its position allows, so never into another segment.
+    """
     shift, steps = cfg.token_shift, ids.shape[1]
     if shift:
         ids = jnp.pad(ids, ((0, 0), (shift, 0))) if before is None else jnp.concatenate([before, ids], axis=1)
-    # A gather: its gradient is a scatter-add, 0.24 ms where a one-hot product takes 35 ms (CPU, V = 486).
+    # A gather. Its gradient is a scatter-add, which takes 0.24 ms where a one-hot product takes 35 ms (CPU, V = 486).
     x = _rows(model.embedding[...], ids).astype(cfg.compute_dtype)
     if cfg.scale_embeddings:
         x = x * jnp.array(math.sqrt(cfg.embed), x.dtype)  # 55.43 becomes 55.5 in bfloat16, as Gemma was trained
@@ -346,11 +356,11 @@ def _embed(cfg, model, ids, positions, before=None):
             for j in range(1, shift + 1)
         )
         x = x[:, shift:] + sum(earlier)
-    return sharding.constrain(x, "batch", "time", None)
+    return mesh_lib.constrain(x, "batch", "time", None)
 
 
 def _rows(table, ids):
-    """table [V, D], ids int32 [B, S] -> [B, S, D] of the table's dtype. The gradient adds up in float32."""
+    """Look up ids int32 [B, S] in table [V, D] -> [B, S, D] of the table's dtype. The gradient is summed in float32."""
     return _rows_of_narrow(table, ids) if table.dtype.itemsize < 4 else _take(table, ids)
 
 
@@ -358,7 +368,7 @@ def _take(table, ids):
     return jnp.take(table, ids, axis=0, mode="clip")
 
 
-# The scatter-add of a bfloat16 gradient stops at 256 for a token that stands there a thousand times.
+# A bfloat16 scatter-add would lose counts: a sum of ones stops at 256, even for a token that occurs a thousand times.
 _rows_of_narrow = jax.custom_vjp(_take)
 
 
@@ -373,6 +383,6 @@ _rows_of_narrow.defvjp(lambda table, ids: (_take(table, ids), (table, ids)), _ad
 
 
 def _newest(last, ids, counts):
-    """The last tokens [B, n] of rows that ended with `last` [B, n] and go on with the first counts [B] of ids."""
+    """Return the last n tokens [B, n] of rows that ended with `last` [B, n] and continue with counts[b] of ids."""
     both = jnp.concatenate([last, ids], axis=1)
     return jnp.take_along_axis(both, counts[:, None] + jnp.arange(last.shape[1]), axis=1)

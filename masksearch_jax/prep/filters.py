@@ -1,13 +1,14 @@
-"""Which training passages give no tasks: copies of other passages, and what a benchmark asks about.
+"""Filters for training passages that must give no tasks: copies of other passages, and what a benchmark asks about.
 
-Enters: passages, and the question files of benchmarks. Leaves: for a passage, why it is left out, or ''. Only the tasks
-of the train split are filtered; the passages stay in the store and in every index, where tests need them.
+Enters: passages, and the question files of benchmarks. Leaves: for each passage, the reason why it is left out, or ''.
+Only tasks of the train split are filtered. The passages themselves stay in the store and in every index, where tests
+need them.
 
 Near-duplicates are found by MinHash (Broder 1997) with banding (Leskovec, Rajaraman and Ullman, Mining of Massive
-Datasets, section 3.4): passages that agree in all rows of a band are compared, and those whose estimated Jaccard
-similarity of 5-word shingles reaches the threshold are copies. The first of the copies stays, held-out ones counting as
-earlier than all others, so that no training task repeats a held-out passage. With 16 bands of 4 rows a pair of
-similarity 0.8 is compared with probability 0.9998, one of 0.7 with 0.99, one of 0.5 with 0.64.
+Datasets, section 3.4). Passages that agree in all rows of a band are compared. They are copies if the estimated Jaccard
+similarity of their 5-word shingles reaches the threshold. The first of the copies stays; held-out passages count as
+earlier than all others, so no training task repeats a held-out passage. With 16 bands of 4 rows, a pair of similarity
+0.8 is compared with probability 0.9998, one of 0.7 with 0.99, one of 0.5 with 0.64.
 """
 
 import dataclasses
@@ -22,12 +23,13 @@ from masksearch_jax.text import shingles
 
 _BANDS, _ROWS = 16, 4
 _SEEDS = shingles.mix(np.arange(1, _BANDS * _ROWS + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15))
-# Of passages that share a band, each is compared with so many before it: boilerplate would cost its square.
+# Each passage is compared with at most this many of the first passages that share its band. Without a limit, the cost
+# of boilerplate would be quadratic.
 _COMPARED = 100
 
 
 class Signed(NamedTuple):
-    """A passage as the comparison sees it; sorts held-out passages first, then by id."""
+    """A passage with its signature, as it is compared. Sorts held-out passages first, then by id."""
 
     is_train: bool
     id: int
@@ -36,8 +38,11 @@ class Signed(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Filter:
-    """titles: of articles that benchmarks rest on, by their words. ngrams: of benchmark questions, of n words each.
-    repeats: ids of near-duplicates."""
+    """The filter of passages.
+
+    titles: of articles that benchmark questions rest on, as `title_key` writes them. ngrams: hashes of the n-grams of
+    benchmark questions, of `n` words each. repeats: ids of near-duplicates.
+    """
 
     titles: frozenset[str] = frozenset()
     ngrams: frozenset[int] = frozenset()
@@ -45,7 +50,7 @@ class Filter:
     repeats: frozenset[int] = frozenset()
 
     def reason(self, passage: Passage) -> str:
-        """Returns 'benchmark_title', 'benchmark_ngram', 'near_duplicate', or '' for a passage that gives tasks."""
+        """Return 'benchmark_title', 'benchmark_ngram' or 'near_duplicate', or '' for a passage that gives tasks."""
         if passage.split != "train":
             return ""
         if self.titles and title_key(passage.title) in self.titles:
@@ -56,7 +61,7 @@ class Filter:
 
 
 def check(cfg: Any) -> None:
-    """Raises ValueError or FileNotFoundError for settings of `filters` that cannot work."""
+    """Raise ValueError or FileNotFoundError for settings of `filters` that cannot work."""
     if not 0 <= cfg.near_duplicate <= 1:
         raise ValueError(f"filters.near_duplicate={cfg.near_duplicate}: a similarity from 0 (off) to 1 is needed")
     if cfg.ngram < 2:
@@ -65,9 +70,10 @@ def check(cfg: Any) -> None:
 
 
 def of_benchmarks(cfg: Any) -> Filter:
-    """Returns the filter by titles and questions of cfg.benchmarks: 'NAME=FILE', as 'hotpotqa=hotpot_dev.json'.
+    """Return the filter by titles and questions of cfg.benchmarks, entries 'NAME=FILE' such as
+    'hotpotqa=hotpot_dev.json'.
 
-    A question of fewer words than cfg.ngram has no n-gram to share.
+    A question of fewer words than cfg.ngram has no n-gram, so nothing is filtered for it.
     """
     titles: set[str] = set()
     ngrams: set[int] = set()
@@ -83,7 +89,7 @@ def of_benchmarks(cfg: Any) -> Filter:
 
 
 def title_key(title: str) -> str:
-    """Return a title as titles are compared: its words."""
+    """Return the form in which titles are compared: the words of the title."""
     return " ".join(shingles.words(title))
 
 
@@ -92,8 +98,11 @@ def _ngrams(text: str, n: int) -> list[int]:
 
 
 def signature(text: str) -> np.ndarray | None:
-    """Returns uint32 [_BANDS * _ROWS], equal in a place with the probability of the shingles' Jaccard similarity;
-    None for a text without words."""
+    """Return the MinHash signature of a text, uint32 [_BANDS * _ROWS], or None for a text without words.
+
+    The signatures of two texts agree at a position with a probability equal to the Jaccard similarity of their
+    shingles.
+    """
     found = shingles.shingles_of(text)
     if not len(found):
         return None
@@ -101,16 +110,16 @@ def signature(text: str) -> np.ndarray | None:
 
 
 def bands(signature: np.ndarray) -> np.ndarray:
-    """Returns uint64 [_BANDS], equal in a place where all rows of that band are."""
+    """Return uint64 [_BANDS]: two results agree at a position where all rows of that band agree."""
     rows = signature.astype(np.uint64).reshape(_BANDS, _ROWS)
-    out = _SEEDS[:_BANDS]  # a band of one place is none of another
+    out = _SEEDS[:_BANDS]  # equal rows at two positions do not give equal bands
     for row in range(_ROWS):
         out = shingles.mix(out + rows[:, row])
     return out
 
 
 def repeats_among(group: Iterable[Signed], threshold: float) -> list[int]:
-    """Returns the ids of training passages that repeat one before them in the group, which shares a band."""
+    """Return the ids of training passages that repeat an earlier passage of a group, which shares a band."""
     ordered = sorted(group)
     signatures = np.array([np.frombuffer(signed.signature, np.uint32) for signed in ordered])
     found = []
@@ -123,14 +132,14 @@ def repeats_among(group: Iterable[Signed], threshold: float) -> list[int]:
 
 
 def sign(passage: Passage, found: np.ndarray) -> Signed:
-    """Returns a passage with its signature `found`."""
+    """Return a passage together with its signature `found`."""
     return Signed(passage.split == "train", passage.id, found.tobytes())
 
 
 def near_duplicates(passages: Callable[[], Iterable[Passage]], threshold: float) -> frozenset[int]:
-    """Returns the ids of training passages that repeat another passage. `passages()` is read twice.
+    """Return the ids of training passages that repeat another passage. `passages()` is read twice.
 
-    Memory: 128 bytes for each passage, and a signature of 256 bytes for each that shares a band.
+    Memory: 128 bytes for each passage, and a signature of 256 bytes for each passage that shares a band.
     """
     ids: list[int] = []
     rows: list[np.ndarray] = []
@@ -147,7 +156,7 @@ def near_duplicates(passages: Callable[[], Iterable[Passage]], threshold: float)
 
 
 def _runs(values: np.ndarray) -> Sequence[np.ndarray]:
-    """Returns the places of each value that occurs more than once."""
+    """Return, for each value that occurs more than once, the positions at which it occurs."""
     order = np.argsort(values, kind="stable")
     borders = np.flatnonzero(np.diff(values[order])) + 1
     return [run for run in np.split(order, borders) if len(run) > 1]

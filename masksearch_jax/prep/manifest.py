@@ -1,7 +1,7 @@
-"""Whether a data directory is finished, and from what it was made: `manifest.json`, written last.
+"""The file `manifest.json` of a data directory, written last: it marks the data as finished and says what made them.
 
-Enters: the settings of a preparation and the files it wrote. Leaves: a manifest, or the answer that one is there
-already; other settings over finished data are refused, naming the field.
+Enters: the settings of a preparation and the files that it wrote. Leaves: a manifest, or the answer that there is one
+already. Other settings over finished data are refused with an error that names the field.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import masksearch_jax
-from masksearch_jax.prep import dumps
+from masksearch_jax.prep.wiki import dump_files
 from masksearch_jax.runtime.json_files import read_json_object
 
 MANIFEST = "manifest.json"
@@ -20,7 +20,7 @@ _AGAIN = "copy the data again, or remove its folder and prepare with `python -m 
 
 
 def sha256(*paths: Path | str) -> str:
-    """Returns the hex digest of a file's bytes, of several files as if they were one."""
+    """Return the hex digest of a file's bytes; several files are hashed as if they were one."""
     digest = hashlib.sha256()
     for path in paths:
         with Path(path).open("rb") as file:
@@ -30,13 +30,13 @@ def sha256(*paths: Path | str) -> str:
 
 
 def size(paths: Sequence[Path | str]) -> int | None:
-    """Returns the bytes of files together, None if one of them is not on this machine."""
+    """Return the total bytes of files, or None if one of them is not on this machine."""
     found = [Path(path).stat().st_size for path in paths if Path(path).is_file()]
     return sum(found) if len(found) == len(paths) else None
 
 
 def code_version() -> dict[str, str]:
-    """The package version, and a hash of the code that decides what is prepared."""
+    """Return the package version, and a hash of the code that decides what is prepared."""
     package = Path(masksearch_jax.__file__).parent
     digest = hashlib.sha256()
     deciding = [*(package / "prep").rglob("*.py"), *(package / "text").glob("*.py"), package / "data" / "records.py"]
@@ -46,13 +46,16 @@ def code_version() -> dict[str, str]:
 
 
 def read(data_dir: Path | str) -> dict[str, Any] | None:
-    """Returns the manifest of finished data, None if there is none."""
+    """Return the manifest of finished data, or None if there is none."""
     path = Path(data_dir) / MANIFEST
     return read_json_object(path, _AGAIN, ("settings", "source")) if path.exists() else None
 
 
 def is_current(data_dir: Path | str, settings: dict[str, Any]) -> bool:
-    """True if these settings made the data, False if there is none; raises ValueError if others made it."""
+    """Return True if these settings made the data, False if there are no finished data.
+
+    Raises ValueError if other settings made the data, or if the size of the dump has changed since.
+    """
     found = read(data_dir)
     if found is None:
         return False
@@ -72,15 +75,15 @@ def is_current(data_dir: Path | str, settings: dict[str, Any]) -> bool:
 
 
 def dump_bytes(dump: str | Sequence[str]) -> int | None:
-    """Returns the bytes of the files of the setting `dump` together, None if one of them is not here."""
+    """Return the total bytes of the files that the setting `dump` names, or None if one of them is not here."""
     try:
-        return size(dumps.files(dump))
+        return size(dump_files.files(dump))
     except (FileNotFoundError, ValueError):
         return None
 
 
 def write(data_dir: Path | str, content: dict[str, Any], files: Iterable[Path]) -> dict[str, Any]:
-    """Writes the manifest atomically, with size and hash of each file, and returns it."""
+    """Write the manifest atomically, with size and hash of each file, and return it."""
     data_dir = Path(data_dir)
     listed = {str(f.relative_to(data_dir)): {"bytes": f.stat().st_size, "sha256": sha256(f)} for f in sorted(files)}
     content = _plain({**content, "code": code_version(), "files": listed})
@@ -91,12 +94,12 @@ def write(data_dir: Path | str, content: dict[str, Any], files: Iterable[Path]) 
 
 
 def _plain(value: Any) -> Any:
-    """The value as JSON gives it back: tuples become lists."""
+    """Return the value as JSON gives it back, with lists for tuples."""
     return json.loads(json.dumps(value))
 
 
 def _differences(before: Any, now: Any, name: str = "") -> Iterable[tuple[str, Any, Any]]:
-    """Yields (dotted name, before, now) of each leaf that differs."""
+    """Yield (dotted name, before, now) of each leaf that differs."""
     if isinstance(before, dict) and isinstance(now, dict):
         for key in sorted(before.keys() | now.keys()):
             yield from _differences(before.get(key), now.get(key), f"{name}.{key}" if name else key)

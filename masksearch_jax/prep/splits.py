@@ -1,4 +1,4 @@
-"""Which articles train, validate and test: by a file of titles, or by a hash of the title.
+"""The assignment of articles to train, validation and test, by a file of titles or by a hash of the title.
 
 Enters: a title. Leaves: 'train', 'validation' or 'test', the same in every run and on every machine.
 """
@@ -14,12 +14,13 @@ SPLITS = ("train", "validation", "test")
 
 
 class Splits:
-    """Splits by title. A file decides alone: a title that it lacks is an error, never a guess."""
+    """Splits by title. With a file, only the file decides: a title that it lacks is an error, never a guess."""
 
     def __init__(self, file: Path | str, shares: Mapping[str, float], seed: int):
-        """file: JSON {title: split}, or '' for the hash. shares: of the articles in each split, adding up to 1.
+        """Read the file if there is one, and check the settings.
 
-        Raises ValueError or FileNotFoundError for settings that cannot work.
+        file: JSON {title: split}, or '' to use the hash. shares: of the articles in each split, adding up to 1. Raises
+        ValueError or FileNotFoundError for settings that cannot work.
         """
         sound = set(shares) == set(SPLITS) and all(share >= 0 for share in shares.values())
         if not sound or not math.isclose(sum(shares.values()), 1):
@@ -35,7 +36,7 @@ class Splits:
         self._shares, self._seed = dict(shares), seed
 
     def of(self, title: str) -> str:
-        """Returns the split of an article; raises ValueError if the file does not name it."""
+        """Return the split of an article; raise ValueError if the file does not name it."""
         if self._titles is not None:
             if title not in self._titles:
                 raise ValueError(f"splits={self._file}: it does not name the article {title!r}; each must be in it")

@@ -1,4 +1,4 @@
-"""What a rollout needs of a search tool, and nothing more."""
+"""The interface that a rollout needs of a search tool, and nothing more."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -7,8 +7,11 @@ from typing import Protocol
 
 @dataclasses.dataclass(frozen=True)
 class Query:
-    """One search. `passage_id` / `article_id` are those of the task's source (-1: none), so that the tool can
-    exclude it (design decision 10)."""
+    """One search query.
+
+    `passage_id` and `article_id` are those of the task's source (-1: none), so that it can be excluded (design decision
+    10).
+    """
 
     text: str
     passage_id: int = -1
@@ -27,9 +30,9 @@ class Hit:
 class Searcher(Protocol):
     """A search tool. Thread-safe: rollouts call it from host threads."""
 
-    fingerprint: str  # changes when passages, encoder, index or exclusion mode do
-    stats: Mapping[str, float]  # counts since it was made, and latencies; for the log
+    fingerprint: str  # changes when the passages, encoder, index or exclusion mode change
+    stats: Mapping[str, float]  # counts and latencies since creation, for the log
 
     def search(self, queries: Sequence[Query], k: int) -> list[list[Hit]]:
-        """Returns at most `k` hits for each query, best first."""
+        """Return at most `k` hits for each query, best first."""
         ...

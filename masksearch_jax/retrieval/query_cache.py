@@ -1,7 +1,7 @@
-"""Answers of recent queries by their text, so that a question asked twice is searched once.
+"""A cache of recent answers by query text, so that a question asked twice is searched once.
 
-Enters: texts and how many results each needs. Leaves: the answers that are known and the texts that are not. What a
-task may not see is taken out after the cache (design decision 10). Left out: locking (the owner has a lock already).
+Enters: texts, and how many results each needs. Leaves: the cached answers, and the texts that are not cached. A task's
+exclusions are applied after the cache (design decision 10). Left out: locking (the owner already holds a lock).
 """
 
 import collections
@@ -12,16 +12,16 @@ Answer = TypeVar("Answer")
 
 
 class QueryCache(Generic[Answer]):
-    """The `limit` answers used last."""
+    """The `limit` most recently used answers."""
 
     def __init__(self, limit: int):
         self._limit = limit
         self._answers: collections.OrderedDict[tuple[str, int], Answer] = collections.OrderedDict()
 
     def split(self, texts: Sequence[str], fetch: int) -> tuple[dict[str, Answer], list[str], int]:
-        """Returns (known answers by text, distinct texts to search, how many of `texts` need no search of their own).
+        """Return (cached answers by text, distinct texts to search, how many of `texts` need no search of their own).
 
-        An empty text is neither.
+        Empty texts are skipped.
         """
         found: dict[str, Answer] = {}
         missing: dict[str, None] = {}
@@ -40,7 +40,7 @@ class QueryCache(Generic[Answer]):
         return found, list(missing), hits
 
     def add(self, answers: Mapping[str, Answer], fetch: int) -> None:
-        """Keeps answers, and drops those that were used longest ago where there are too many."""
+        """Store answers, and drop the least recently used ones beyond the limit."""
         for text, answer in answers.items():
             self._answers[text, fetch] = answer
         while len(self._answers) > self._limit:

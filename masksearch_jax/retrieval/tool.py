@@ -1,10 +1,11 @@
-"""The search tool of rollouts, oracle and evaluation: text in, passages out, the task's own source left out.
+"""The search tool of rollouts, teachers and evaluation: text in, passages out, without the task's own source.
 
-Enters: an index folder (build.build), the passage store it was built from, and `interface.Query` objects.
-Leaves: `interface.Hit` lists. Order of work: query cache, encoder, index, then exclusion, so that tasks that ask the
-same thing share one search (design decision 10). The index is asked for `_OVERFETCH` more than k; where exclusion
-leaves fewer than k of them it is asked once more, for k beyond all that is excluded, and if that fails too, exact
-search over the rest answers. A hybrid index ranks by words as well (hybrid.py). Left out: remote search (client.py).
+Enters: an index folder (build.build), the passage store it was built from, and `interface.Query` objects. Leaves: lists
+of `interface.Hit`. Order of work: query cache, encoder, index, then exclusion, so that tasks that ask the same thing
+share one search (design decision 10). The index is asked for `_OVERFETCH` results more than k. If exclusion leaves
+fewer than k of them, the index is asked once more, for k plus the number of excluded rows. If that fails too, exact
+search over the remaining rows answers. A hybrid index ranks by BM25 as well (index/bm25.py). Left out: remote search
+(service/search_client.py).
 """
 
 import collections
@@ -17,15 +18,16 @@ from pathlib import Path
 
 import numpy as np
 
-from masksearch_jax.retrieval import encoder as encoders
-from masksearch_jax.retrieval import exact, exclusion, folder, hybrid, scann_index
+from masksearch_jax.retrieval import exclusion
+from masksearch_jax.retrieval.encoders import encoder as encoders
+from masksearch_jax.retrieval.index import bm25, exact, index_store, scann_index
 from masksearch_jax.retrieval.interface import Hit, Query
-from masksearch_jax.retrieval.latency import Latencies
-from masksearch_jax.retrieval.passages import PassageStore
+from masksearch_jax.retrieval.passage_store import PassageStore
 from masksearch_jax.retrieval.query_cache import QueryCache
+from masksearch_jax.retrieval.service.latency_histogram import Latencies
 
 _OVERFETCH = 16
-_MOST_EXCLUDED = 1000  # beyond, the second request would cost as much as exact search
+_MOST_EXCLUDED = 1000  # with more, the second request would cost as much as exact search
 _CACHED_QUERIES = 1 << 16
 _STORE_SAMPLES = 1024
 
@@ -33,18 +35,18 @@ _Found = tuple[np.ndarray, np.ndarray]  # rows int64 [m], scores float32 [m]
 
 
 class SearchTool:
-    """Implements `interface.Searcher`. Thread-safe. A result depends on its query alone, not on batch or history."""
+    """The local `interface.Searcher`. Thread-safe. A result depends on its query alone, not on batch or history."""
 
     def __init__(
         self,
         encoder: encoders.Encoder,
         index: exact.ExactSearcher | scann_index.ScannIndex,
-        words: hybrid.WordIndex | None,
+        words: bm25.BM25Index | None,
         store: PassageStore,
-        excluded: exclusion.Listed,
+        excluded: exclusion.ExcludeById,
         fingerprint: str,
     ):
-        """words: the second ranking of a hybrid index. Use `load`."""
+        """Use `load` instead. words: the second ranking of a hybrid index."""
         self.exclusion, self.fingerprint = excluded.mode, fingerprint
         self._encoder, self._index, self._words, self._store = encoder, index, words, store
         self._exact = exact.ExactSearcher(index.vectors)
@@ -56,45 +58,51 @@ class SearchTool:
 
     @classmethod
     def load(cls, directory: Path | str, store: PassageStore, mode: str | None = None) -> "SearchTool":
-        """Returns the tool over an index folder. mode: excludes 'none', 'passage', 'article'; None: the built-in one.
+        """Return the tool over an index folder.
 
-        Raises FileNotFoundError or ValueError if files are missing or changed, or if the store is another one.
+        mode: what to exclude, 'none', 'passage' or 'article'; None takes the mode that the index was built with. Raises
+        FileNotFoundError or ValueError if files are missing or changed, or if the store is not the one that was
+        indexed.
         """
         directory = Path(directory)
-        return folder.settled(directory, lambda: cls._load(directory, store, mode))
+        return index_store.settled(directory, lambda: cls._load(directory, store, mode))
 
     @classmethod
     def _load(cls, directory: Path, store: PassageStore, mode: str | None) -> "SearchTool":
-        contents = folder.read_index_file(directory)
+        contents = index_store.read_index_file(directory)
         mode = exclusion.check(contents["settings"]["exclusion"] if mode is None else mode)
-        with np.load(directory / folder.ROWS) as rows:
+        with np.load(directory / index_store.ROWS) as rows:
             _check_store(directory, store, rows["ids"], rows["digests"])
         kind = scann_index.ScannIndex if contents["report"]["index"] == "scann" else exact.ExactSearcher
         return cls(
-            encoder=encoders.load(directory / folder.ENCODER),
-            index=kind.load(directory / folder.INDEX),
-            words=hybrid.WordIndex.load(directory / folder.WORDS) if (directory / folder.WORDS).is_dir() else None,
+            encoder=encoders.load(directory / index_store.ENCODER),
+            index=kind.load(directory / index_store.INDEX),
+            words=bm25.BM25Index.load(directory / index_store.WORDS)
+            if (directory / index_store.WORDS).is_dir()
+            else None,
             store=store,
-            excluded=exclusion.Listed.load(directory, mode),
+            excluded=exclusion.ExcludeById.load(directory, mode),
             fingerprint=hashlib.sha256(json.dumps([contents["fingerprint"], mode]).encode()).hexdigest(),
         )
 
     def __len__(self) -> int:
-        """Number of passages in the index."""
+        """Return the number of passages in the index."""
         return len(self._ids)
 
     @property
     def stats(self) -> dict[str, float]:
-        """Counts since loading: queries, cache_hits, empty (said nothing), refetches, exact_fallbacks, seconds; and
-        quantiles of what a call of `search` took."""
+        """Return counts since loading, and quantiles of the time that a call of `search` took.
+
+        The counts: queries, cache_hits, empty (the query's vector is zero), refetches, exact_fallbacks, seconds.
+        """
         names = ("queries", "cache_hits", "empty", "refetches", "exact_fallbacks", "seconds")
         with self._lock:
             return {name: self._counts[name] for name in names} | self._latencies.summary()
 
     def search(self, queries: Sequence[Query], k: int) -> list[list[Hit]]:
-        """Returns at most k hits for each query, best first; none for a query without a word that the encoder knows.
+        """Return at most k hits for each query, best first; none for a query without a word that the encoder knows.
 
-        Fewer than k only if the index has no more after exclusion. Raises ValueError for k < 1.
+        There are fewer than k only if the index has no more after exclusion. Raises ValueError for k < 1.
         """
         if k < 1:
             raise ValueError(f"k is {k}, must be at least 1")
@@ -112,7 +120,7 @@ class SearchTool:
         return hits
 
     def _find(self, texts: Sequence[str], fetch: int) -> dict[str, _Found | None]:
-        """Returns for each text the `fetch` best rows of the whole index, None where the text says nothing."""
+        """Return for each text the `fetch` best rows of the whole index, None where the text's vector is zero."""
         with self._lock:
             found, missing, hits = self._cache.split(texts, fetch)
             self._counts["cache_hits"] += hits
@@ -125,10 +133,13 @@ class SearchTool:
         return found | new
 
     def _rank(self, texts: Sequence[str], fetch: int, excluded: np.ndarray | None = None) -> list[_Found | None]:
-        """Returns the `fetch` best rows for each text. excluded: rows to leave out, by exact search over the rest."""
+        """Return the `fetch` best rows for each text, None where its vector is zero.
+
+        excluded: rows to leave out; the others are then searched exactly.
+        """
         vectors = self._encoder.encode_queries(texts)
         said = np.flatnonzero(vectors.any(axis=1))
-        depth = fetch if self._words is None else max(fetch, hybrid.DEPTH)
+        depth = fetch if self._words is None else max(fetch, bm25.DEPTH)
         if excluded is None:
             rows, scores = self._index.search(vectors[said], min(depth, len(self)))
         else:
@@ -138,12 +149,12 @@ class SearchTool:
             found = (one_rows[one_rows >= 0], one_scores[one_rows >= 0])
             if self._words is not None:
                 by_words = self._words.search(texts[at], depth, excluded)
-                found = hybrid.fuse([found[0], by_words[0]], fetch)
+                found = bm25.fuse([found[0], by_words[0]], fetch)
             ranked[at] = found
         return ranked
 
     def _exclude(self, query: Query, found: _Found | None, k: int) -> _Found | None:
-        """Returns the first k of `found` that the task may see, from exact search where there are too few."""
+        """Return the first k rows of `found` that the task may see; search wider (`_beyond`) if those are too few."""
         if found is None:
             return None
         rows, scores = found
@@ -156,7 +167,10 @@ class SearchTool:
         return rows[:k], scores[:k]
 
     def _beyond(self, text: str, excluded: np.ndarray, k: int) -> _Found:
-        """Returns the k best rows that are not excluded, for a task whose exclusions used up the over-fetch."""
+        """Return the best rows that are not excluded, for a task whose exclusions used up the over-fetch.
+
+        There are at least k of them if the index has so many.
+        """
         wanted = min(k, len(self) - len(excluded))
         if len(excluded) <= _MOST_EXCLUDED:
             ((rows, scores),) = self._rank([text], min(k + len(excluded), len(self)))
@@ -187,11 +201,11 @@ def _hit(passage, score: float) -> Hit:
 
 
 def _check_store(directory: Path, store: PassageStore, ids: np.ndarray, digests: np.ndarray) -> None:
-    """Compares evenly spaced passages, all of a small store, with those that were indexed."""
+    """Raise ValueError if evenly spaced passages (all of a small store) differ from those that were indexed."""
     rows = np.unique(np.linspace(0, len(ids) - 1, min(len(ids), _STORE_SAMPLES)).astype(int))
     same = ids[-1] < len(store)
     if same:
-        stored = [folder.digest(passage) for passage in store.get(ids[rows].tolist())]
+        stored = [index_store.digest(passage) for passage in store.get(ids[rows].tolist())]
         same = np.array_equal(np.array(stored, np.uint64), digests[rows])
     if not same:
         raise ValueError(

@@ -1,8 +1,9 @@
-"""From rewards of a group of trajectories to one advantage per trajectory (DAPO, arXiv 2503.14476, section 2)."""
+"""The advantage of each trajectory, from the rewards of its group (DAPO, arXiv 2503.14476, section 2)."""
 
 import numpy as np
 
-# Rewards closer than this are equal. Exact equality fails in floating point: np.std([0.1] * 3) is 1.4e-17, not 0.
+# Rewards that differ by no more than this count as equal. Exact equality fails in floating point: np.std([0.1] * 3) is
+# 1.4e-17, not 0.
 CONSTANT = 1e-6
 
 MODES = ("group", "mean")
@@ -11,13 +12,13 @@ MODES = ("group", "mean")
 def group_advantages(
     rewards: np.ndarray, ddof: int = 1, eps: float = 1e-6, mode: str = "group", tol: float = CONSTANT
 ) -> np.ndarray:
-    """Returns the advantages, float64 [groups, n], of `rewards` [groups, n]: n samples of one prompt in each row.
+    """Return the advantages, float64 [groups, n], of `rewards` [groups, n]. Each row holds n samples of one prompt.
 
-    mode 'group': (R - mean) / (std + eps), std with `ddof` (1 as torch.std, verl and Tunix; the paper gives none).
-    mode 'mean': R - mean (Dr.GRPO, arXiv 2503.20783). A constant group (max - min <= tol) and one with fewer than two
-    samples carry no signal: zeros. A NaN reward (its judge failed) stays NaN and stays out of its group's mean and std;
-    `rl.batch` drops the sample. Raises ValueError for rewards that are not two-dimensional or are infinite, and for an
-    unknown mode.
+    mode 'group': (R - mean) / (std + eps), std with `ddof` (1 as in torch.std, verl and Tunix; the paper gives none).
+    mode 'mean': R - mean (Dr.GRPO, arXiv 2503.20783). A constant group (max - min <= tol) or one with fewer than two
+    samples carries no signal, so its advantages are 0. A NaN reward (its judge failed) gives a NaN advantage and is
+    left out of its group's mean and std; `update_batch.build` drops the sample. Raises ValueError for rewards that are
+    not two-dimensional or are infinite, and for an unknown mode.
     """
     rewards = np.asarray(rewards, np.float64)
     if rewards.ndim != 2:

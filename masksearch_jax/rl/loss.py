@@ -1,11 +1,11 @@
 """The policy-gradient loss of DAPO (arXiv 2503.14476, equation 8) as functions of arrays.
 
 In: log-probs of the sampled tokens under the policy and under the old policy, advantages, a mask. Out: (sum, count)
-pairs, never means: the caller adds them over micro-batches and devices and divides once, over the optimizer's whole
-mini-batch, so that no split, packing or sharding changes the gradient (design decision 5). Left out: a KL term and an
-entropy bonus, which DAPO has none of.
+pairs, never means. The caller adds them over micro-batches and devices and divides once per mini-batch of the
+optimizer, so that no split, packing or sharding changes the gradient (design decision 5). Left out: a KL term and an
+entropy bonus, because DAPO has neither.
 
-Axes: R rows, T positions. A position stands for the token it predicts.
+Axes: R rows, T positions. A position stands for the token that it predicts.
 """
 
 import jax
@@ -15,7 +15,7 @@ Pair = tuple[jax.Array, jax.Array]
 
 AGGREGATIONS = ("token-mean", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm")
 
-# exp of more than this overflows nothing and means nothing (verl).
+# Log ratios are clamped to +-20, as in verl: exp(20) does not overflow, and a larger ratio has no meaning.
 LOG_RATIO_LIMIT = 20.0
 
 
@@ -33,17 +33,19 @@ def policy_loss(
     horizon: int = 0,
     entropy: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array, dict[str, Pair]]:
-    """Returns (loss sum, count, metrics): the loss of a mini-batch is the sum of its loss sums over that of its counts.
+    """Return (loss sum, count, metrics). The loss of a mini-batch is its total loss sum divided by its total count.
 
     logp, old_logp: float32 [R, T]. advantages: [R, T], or [R] for rows that hold one sequence. mask: [R, T], nonzero
-    where the policy wrote the predicted token; what stands elsewhere, NaN included, reaches neither value nor gradient.
-    dual_clip: bound c on the loss of a token with a negative advantage, -A * c (verl; 0 turns it off).
+    where the policy wrote the predicted token. Values outside the mask, NaN included, affect neither loss nor gradient.
+    dual_clip: bounds the loss of a token with a negative advantage A by -A * dual_clip (verl); 0 turns it off.
     weights: detached factors per token [R, T], such as `truncated_importance_weights`.
-    aggregation, as verl names them: 'token-mean' (DAPO), 'seq-mean-token-sum', 'seq-mean-token-mean' (GRPO),
-    'seq-mean-token-sum-norm' (Dr.GRPO, divides by sequences * `horizon`). segments: int [R, T], which sequence of its
-    row a position belongs to, 0 for padding; without it a row is one sequence. entropy: [R, T], only measured.
-    metrics: name -> (sum, count) over masked tokens: clip_low, clip_high, dual_clip (fractions of tokens), approx_kl
-    (old - new), ratio, ratio_square (with ratio: the effective sample size), and entropy if given.
+    aggregation, with verl's names: 'token-mean' (DAPO), 'seq-mean-token-sum', 'seq-mean-token-mean' (GRPO),
+    'seq-mean-token-sum-norm' (Dr.GRPO, divides by sequences * `horizon`). segments: int [R, T], the number of the
+    sequence within its row that a position belongs to, 0 for padding. Without segments each row is one sequence.
+    entropy: [R, T], only measured.
+    metrics: name -> (sum, count) over masked tokens. They are clip_low, clip_high, dual_clip (fractions of tokens),
+    approx_kl (old - new), ratio, ratio_square (together with ratio it gives the effective sample size), and entropy if
+    given.
     Raises ValueError for settings out of range or an unknown aggregation.
     """
     check(clip_low, clip_high, dual_clip, aggregation, horizon)
@@ -88,21 +90,22 @@ def policy_loss(
 def truncated_importance_weights(
     old_logp: jax.Array, sampler_logp: jax.Array, mask: jax.Array, cap: float = 2.0
 ) -> jax.Array:
-    """Returns min(pi_old / pi_sampler, cap) per token, float32 [R, T], detached, 1 outside the mask (TIS).
+    """Return truncated importance weights (TIS): min(pi_old / pi_sampler, cap) per token, float32 [R, T].
 
-    Corrects for a sampler whose log-probs differ from the trainer's. Where old_logp is the sampler's own, it is 1.
+    They are detached, and 1 outside the mask. They correct for a sampler whose log-probs differ from the trainer's.
+    Where old_logp is the sampler's own, the weight is 1.
     """
     return jax.lax.stop_gradient(jnp.minimum(jnp.exp(_log_ratio(old_logp, sampler_logp, mask != 0)), cap))
 
 
 def _log_ratio(logp: jax.Array, old_logp: jax.Array, mask: jax.Array) -> jax.Array:
-    """Returns logp - old_logp, clamped, and 0 outside the mask. Masked before the subtraction: 0 * NaN is NaN."""
+    """Return logp - old_logp, clamped, 0 outside the mask. Masked before the subtraction, because 0 * NaN is NaN."""
     difference = jnp.where(mask, logp, 0.0) - jnp.where(mask, old_logp, 0.0)
     return jnp.clip(difference, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
 
 
 def _aggregate(losses: jax.Array, mask: jax.Array, aggregation: str, segments: jax.Array | None, horizon: int) -> Pair:
-    """Returns (sum, count) of masked token losses [R, T] (rl.md 1.3)."""
+    """Return (sum, count) of masked token losses [R, T], as verl's agg_loss defines each aggregation."""
     if aggregation == "token-mean":
         return losses.sum(), mask.sum(dtype=jnp.float32)
     tokens = _tokens_per_sequence(mask, segments)  # [R, T + 1], by segment id
@@ -116,14 +119,14 @@ def _aggregate(losses: jax.Array, mask: jax.Array, aggregation: str, segments: j
 
 
 def _tokens_per_sequence(mask: jax.Array, segments: jax.Array | None) -> jax.Array:
-    """Returns the number of masked tokens of each segment id of each row, float32 [R, T + 1]."""
+    """Return the number of masked tokens of each segment id of each row, float32 [R, T + 1]."""
     own = jnp.ones_like(mask, jnp.int32) if segments is None else segments
     rows = jnp.arange(mask.shape[0])[:, None]
     return jnp.zeros((mask.shape[0], mask.shape[1] + 1), jnp.float32).at[rows, own].add(mask)
 
 
 def check(clip_low: float, clip_high: float, dual_clip: float, aggregation: str, horizon: int) -> None:
-    """Raises ValueError for settings of `policy_loss` out of range or an unknown aggregation."""
+    """Raise ValueError for settings of `policy_loss` out of range or an unknown aggregation."""
     if not 0 <= clip_low <= 1 or clip_high < 0:
         raise ValueError(f"clip_low must lie in [0, 1] and clip_high be at least 0, got {clip_low} and {clip_high}")
     if dual_clip and dual_clip <= 1:

@@ -1,8 +1,8 @@
-"""From a trajectory to its reward: format + answer (+ length), scored on the masked spans (paper, section on rewards).
+"""The reward of a trajectory: format + answer (+ length), scored on the masked spans (paper, section on rewards).
 
-In: a finished trajectory and what its task accepts. Out: a `Reward` with its parts. The answer is the one that the
-episode read (`Trajectory.final_answer`), never the prompt, an observation or a repeated paragraph (design decision 10).
-Asking a judge is the caller's business: it passes the verdict in.
+In: a finished trajectory and the answers that its task accepts. Out: a `Reward` with its parts. What is scored is the
+answer that the episode parsed (`Trajectory.final_answer`), never the prompt, an observation or a repeated paragraph
+(design decision 10). Left out: asking a judge. The caller does that and passes the verdict in.
 """
 
 import dataclasses
@@ -11,18 +11,19 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from masksearch_jax.rollout.trajectory import Trajectory
-from masksearch_jax.text import answers
+from masksearch_jax.scoring import answer_metrics
 
 ANSWER_REWARDS = ("recall", "recall_penalised", "f1", "em", "judge")
 
 
 @dataclasses.dataclass(frozen=True)
 class RewardConfig:
-    """Settings of the reward; total = format_weight * format + answer_weight * answer + length.
+    """The settings of the reward. total = format_weight * format + answer_weight * answer + length.
 
     answer: 'recall'; 'recall_penalised' (recall * min(1, kappa * |gold| / |pred|)); 'f1'; 'em'; 'judge'.
-    overlong_limit: hard limit in model tokens, 0 turns the soft punishment off; it grows over the last overlong_cache
-    tokens to -overlong_factor (0.5 is to rewards in [0, 1] what DAPO's 1 is to its +-1).
+    overlong_limit: the hard limit in model tokens; 0 turns the soft overlong punishment off. The punishment grows over
+    the last overlong_cache tokens up to -overlong_factor. A factor of 0.5 with rewards in [0, 1] corresponds to DAPO's
+    factor of 1 with rewards of +-1.
     """
 
     answer: str = "recall_penalised"
@@ -51,8 +52,8 @@ class RewardConfig:
 class Reward:
     """The parts of a reward. format, answer: in [0, 1]. length: in [-overlong_factor, 0].
 
-    NaN in `answer` (and so in score and total) means that the judge failed: drop the sample, it is not a zero.
-    score: weighted format + answer, what dynamic sampling looks at. total: score + length, what is learnt from.
+    NaN in `answer` (and so in score and total) means that the judge failed. The sample has to be dropped, not counted
+    as 0. score: weighted format + answer, which dynamic sampling reads. total: score + length, which training uses.
     spans: the score of each span, whose mean is `answer` (empty without a valid answer or with a judge).
     """
 
@@ -72,12 +73,13 @@ def score(
     cfg: RewardConfig,
     judged: float | None = None,
 ) -> Reward:
-    """Returns the reward of a trajectory.
+    """Return the reward of a trajectory.
 
     golds: accepted strings of each span in reading order (`Task.answers`). masked_text, answer_form: `Task.text` and
-    `Task.answer_form`. judged: the verdict in [0, 1], or NaN where the judge failed; needed for cfg.answer 'judge'.
-    answer: mean over spans, 0 unless the answer has the asked form (as many spans as masks; template preserved).
-    format: 1 if, besides, every turn was a valid action. Raises ValueError if a verdict is missing.
+    `Task.answer_form`. judged: the verdict in [0, 1], or NaN if the judge failed; required if cfg.answer is 'judge'.
+    The answer part is the mean over spans, or 0 unless the answer has the requested form (as many spans as masks;
+    template preserved). The format part is 1 if the answer has that form and every turn was a valid action. Raises
+    ValueError if a verdict is missing.
     """
     if cfg.answer == "judge" and judged is None:
         raise ValueError("reward.answer='judge' needs a verdict for every trajectory; NaN where the judge failed")
@@ -103,15 +105,15 @@ def score(
 def answered_spans(
     trajectory: Trajectory, golds: Sequence[Sequence[str]], masked_text: str, answer_form: str
 ) -> list[str] | None:
-    """Returns the spans that the trajectory's answer fills in, or None if it does not answer in the asked form."""
+    """Return the spans that the trajectory's answer fills in, or None if it does not have the requested form."""
     text = trajectory.final_answer
-    return None if text is None else answers.spans_of(text, answer_form, masked_text, len(golds), golds)
+    return None if text is None else answer_metrics.spans_of(text, answer_form, masked_text, len(golds), golds)
 
 
 def overlong_penalty(lengths: np.ndarray | int, limit: int, cache: int, factor: float) -> np.ndarray:
-    """Returns DAPO's soft overlong punishment (equation 13) times `factor`, float64, of lengths in model tokens.
+    """Return DAPO's soft overlong punishment (equation 13) times `factor`, float64, for lengths in model tokens.
 
-    0 up to limit - cache, then falling linearly to -factor at `limit`, and no further (verl's has no such floor).
+    It is 0 up to limit - cache, falls linearly to -factor at `limit`, and stays there (verl's has no such floor).
     """
     lengths = np.asarray(lengths, np.float64)
     return factor * np.clip((limit - cache - lengths) / cache, -1.0, 0.0)
@@ -119,5 +121,7 @@ def overlong_penalty(lengths: np.ndarray | int, limit: int, cache: int, factor: 
 
 def _measure(cfg: RewardConfig) -> Callable[[str, Sequence[str]], float]:
     if cfg.answer == "recall_penalised":
-        return lambda pred, golds: answers.recall_with_length_penalty(pred, golds, cfg.kappa)
-    return {"recall": answers.token_recall, "f1": answers.f1, "em": answers.exact_match}[cfg.answer]
+        return lambda pred, golds: answer_metrics.recall_with_length_penalty(pred, golds, cfg.kappa)
+    return {"recall": answer_metrics.token_recall, "f1": answer_metrics.f1, "em": answer_metrics.exact_match}[
+        cfg.answer
+    ]

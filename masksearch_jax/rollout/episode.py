@@ -1,19 +1,22 @@
-"""One episode as a pure state machine: a finished turn goes in, what happens next comes out.
+"""One episode as a pure state machine: it takes a finished turn and returns what happens next.
 
 Enters: the ids of each turn that the policy wrote (in the tokenizer's own vocabulary) and the hits of each search.
 Leaves: `Search`, `Append` (tokens that the environment adds, never trainable) or `Done`, and the list of turns.
-Left out: slots, devices, threads and piece permutations (rollout/scheduler.py), sampling (rollout/decode.py).
+Left out: slots, devices, threads and token permutations (rollout/scheduler.py), sampling (rollout/device_programs.py).
 
 Rules, where the literature leaves a choice:
-* A turn ends with the token that completes `</search>` or `</answer>` (text/stops.py; what the token carries past the
-  tag stays in the trajectory and is no part of the action), an end-of-sequence token, or its budget.
-* An invalid turn gets a corrective observation and counts as a turn. Out of budget without a closing tag is invalid;
-  on the last turn it ends the episode with TURN_TOKENS, any other invalid last turn with TURNS.
-* The last turn has to answer: a search there is recorded, not executed, and the episode ends with TURNS.
-* End-of-sequence ends the episode (EOS), whatever was written before it in that turn.
-* An observation is appended whole, with room for one more token, or the episode ends with TOTAL_TOKENS.
-* A forced search (the one-retrieval baseline) is written for the policy, with `<answer>` after its observation; the
-  policy completes that answer, and the episode ends there, valid or not.
+* A turn ends with the token that completes `</search>` or `</answer>` (text/stop_automaton.py), with an end-of-sequence
+  token, or when its budget is used up. Text that the completing token carries past the tag stays in the trajectory and
+  is no part of the action.
+* An invalid turn gets a corrective observation and counts as a turn. A turn that uses up its budget without a closing
+  tag is invalid. If that is the last turn, the episode ends with TURN_TOKENS; after any other invalid last turn it ends
+  with TURNS.
+* The last turn has to answer. A search there is recorded but not executed, and the episode ends with TURNS.
+* An end-of-sequence token ends the episode (EOS), whatever was written before it in that turn.
+* An observation is appended whole, with room for one more token after it. If it does not fit, the episode ends with
+  TOTAL_TOKENS.
+* A forced search (the one-retrieval baseline) is written for the policy, with `<answer>` after its observation. The
+  policy completes that answer, and the episode ends there, whether the answer is valid or not.
 * A thought that the prompt has opened (text/prompt.py) belongs to the first turn's text. A forced search closes it.
 """
 
@@ -24,7 +27,7 @@ from collections.abc import Sequence
 from masksearch_jax.retrieval import interface
 from masksearch_jax.rollout.trajectory import StopReason, Turn
 from masksearch_jax.text import prompt, tags
-from masksearch_jax.text.interface import Tokenizer
+from masksearch_jax.text.tokenizer_protocol import Tokenizer
 
 NOT_EXECUTED = "not executed"
 CANCELLED = "cancelled at the deadline"
@@ -33,9 +36,12 @@ _FORCED_TURNS = 2
 
 @dataclasses.dataclass(frozen=True)
 class EpisodeLimits:
-    """turns: model turns. turn_tokens: tokens the policy may write in one turn. observation_tokens: one information
-    block. total_tokens: prompt, turns and observations together (and the length of the cache). deadline_ticks:
-    scheduler ticks from admission to cancellation, 0 for none."""
+    """The limits of one episode.
+
+    turns: model turns. turn_tokens: tokens that the policy may write in one turn. observation_tokens: tokens of one
+    information block. total_tokens: tokens of prompt, turns and observations together (and the length of the cache).
+    deadline_ticks: engine steps from insertion into a slot to cancellation; 0 for no deadline.
+    """
 
     turns: int = 4
     turn_tokens: int = 64
@@ -51,12 +57,12 @@ class EpisodeLimits:
 
 
 class Ending(enum.IntEnum):
-    """How a turn came to its end; the device programs return these values."""
+    """How a turn ended. The device programs return these values."""
 
     NONE = 0  # still writing
     STOP = 1  # wrote a closing tag
     EOS = 2  # wrote the end-of-sequence token
-    LIMIT = 3  # wrote all it may
+    LIMIT = 3  # used up its budget
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +72,7 @@ class Search:
 
 @dataclasses.dataclass(frozen=True)
 class Append:
-    """Tokens of the environment, to be appended before the policy continues."""
+    """Tokens of the environment that are appended before the policy continues."""
 
     ids: list[int]
 
@@ -77,7 +83,7 @@ class Done:
 
 
 class Episode:
-    """Counts tokens and turns, and decides. `length` is prompt + everything written or appended so far."""
+    """The state of one episode. `length` counts the tokens of the prompt and all that was written or appended since."""
 
     def __init__(
         self,
@@ -87,7 +93,7 @@ class Episode:
         forced_search: str | None = None,
         opened: str = "",
     ):
-        """opened: the end of the prompt that has opened the first turn's thought (prompt.opened_thought), or ''."""
+        """opened: the end of the prompt if it opens the first turn's thought (prompt.opened_thought), otherwise ''."""
         self.limits = limits
         self.tokenizer = tokenizer
         self.length = prompt_length
@@ -96,20 +102,20 @@ class Episode:
         self._forced = None if forced_search is None else tags.neutralise(forced_search).strip()
         self._turn_limit = limits.turns if forced_search is None else _FORCED_TURNS
         self._opened: list[int] = []  # tokens of the current turn that were written for the policy
-        self._prompted = opened  # text of the current turn that stands in the prompt
+        self._prompted = opened  # text of the current turn that the prompt already holds
 
     @property
     def budget(self) -> int:
-        """Tokens that the policy may write now."""
+        """The number of tokens that the policy may write now."""
         return min(self.limits.turn_tokens, self.limits.total_tokens - self.length)
 
     @property
     def forced_query(self) -> str | None:
-        """The query to search before the policy writes anything, or None."""
+        """The query that is searched before the policy writes anything, or None."""
         return self._forced
 
     def end_turn(self, ids: Sequence[int], ending: Ending) -> Search | Append | Done:
-        """Takes the ids of a finished turn (its closing token included) and says what happens next."""
+        """Record a finished turn and return what happens next. ids: the turn's tokens, the closing one included."""
         start = self.length - len(self._opened)
         text = self._read(ids)
         self._opened = []
@@ -136,7 +142,7 @@ class Episode:
         return self._append(prompt.corrective_observation(action.error, self.tokenizer, self.limits.observation_tokens))
 
     def observe(self, hits: Sequence[interface.Hit]) -> Append | Done:
-        """Takes the hits of the pending search and returns the observation, or the end if it does not fit."""
+        """Return the observation of the pending search, or the end of the episode if the observation does not fit."""
         ids = prompt.observation(hits, self.tokenizer, self.limits.observation_tokens)
         found = tuple(hit.passage_id for hit in hits)
         if self._forced is None:
@@ -145,7 +151,7 @@ class Episode:
         return self._observe_forced(ids, found)
 
     def cancel(self, ids: Sequence[int]) -> Done:
-        """Ends the episode at its deadline; `ids` is the unfinished turn, empty while a search is out."""
+        """End the episode at its deadline. ids: the unfinished turn, empty if no turn is being written."""
         if len(ids):
             start = self.length - len(self._opened)
             text = self._read(ids)
@@ -156,7 +162,7 @@ class Episode:
         return Done(StopReason.DEADLINE)
 
     def _read(self, ids: Sequence[int]) -> str:
-        """Return the text of the current turn, with what was written of it before the policy."""
+        """Return the text of the current turn, beginning with what the prompt or the environment wrote of it."""
         prompted, self._prompted = self._prompted, ""
         return prompted + self.tokenizer.decode([*self._opened, *ids])
 

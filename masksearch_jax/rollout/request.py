@@ -1,6 +1,6 @@
-"""One episode to run: the task, who it is, and the integers that key its random bits.
+"""One episode to run: its task, its place in the batch, and the integers that key its random bits.
 
-Enters the engine as a list; nothing here knows of slots or devices.
+The engine takes a list of requests. Left out: slots and devices.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from masksearch_jax.retrieval import interface
 
 
 class Task(Protocol):
-    """What a rollout needs of a data.records.Task."""
+    """The fields of a data.records.Task that a rollout reads."""
 
     id: str
     prompt: Sequence[int]
@@ -27,14 +27,14 @@ class Task(Protocol):
 class Request:
     """One episode to run.
 
-    group, sample: which prompt of the batch and which of its samples; consecutive requests of one group share their
-    prefill. key: integers that identify the episode, such as (epoch, prompt, sample, attempt); with the seed they key
-    its random bits, so two requests with one key and one prompt write the same.
-    pieces: int32 [V] permutation of the vocabulary that fixes tags, pad and eos, or None; the model sees pieces[id] for
-    each id of prompt and observation, and its own ids are mapped back before they become text.
-    forced_search: a query to run before the policy writes, which then only completes the answer; or None.
-    expected: how long the episode may become, in any unit: longer ones enter slots first. It changes when an episode
-    runs, not what it reads or writes.
+    group, sample: which prompt of the batch, and which of its samples. Consecutive requests of one group share their
+    prefill. key: integers that identify the episode, such as (epoch, prompt, sample, attempt). Together with the seed
+    they key its random bits, so two requests with the same key and prompt write the same tokens.
+    pieces: int32 [V], a token permutation that leaves tags, pad and eos in place, or None. The model sees pieces[id]
+    for each id of prompt and observation, and the ids that it writes are mapped back before they become text.
+    forced_search: a query to run before the policy writes anything, or None. The policy then only completes the answer.
+    expected: how long the episode may become, in any unit. Longer ones enter slots first. It changes when an episode
+    runs, but not what it reads or writes.
     """
 
     task: Task
@@ -47,7 +47,7 @@ class Request:
 
 
 def sampling_key(seed: int, key: Sequence[int]) -> np.ndarray:
-    """Returns two uint32 words that identify (seed, *key), by a hash that is the same on every platform."""
+    """Return uint32 [2], a hash of (seed, *key) that is the same on every platform."""
     data = struct.pack(f"<{len(key) + 1}q", seed, *key)
     return np.frombuffer(hashlib.blake2b(data, digest_size=8).digest(), np.uint32)
 

@@ -1,18 +1,19 @@
 """One run of the engine: which request is in which slot, and which program runs next.
 
-A run is a sequence of ticks, each the same programs (decode.py):
+A run is a sequence of engine steps. Each engine step does the same work (the programs are in device_programs.py):
 
-1. searches due at this tick are waited for; their observations, and corrections, are queued for appending; all hosts
-   learn which episodes ended and how many tokens each slot has queued;
-2. requests enter free slots, in order; each run of consecutive requests with one group and one prompt shares a prefix,
-   prefilled once in batches of `prompt_rows` and kept until its last request is admitted;
-3. queued tokens are appended, by rows, tokens and context from the ladders of the config;
-4. up to `steps` tokens are decoded in every slot that has a turn to write;
-5. finished turns are read (episode.py); their searches are submitted, due `search_ticks` later.
+1. Wait for the searches that are due. Queue their observations, and the corrections of invalid turns, for extension.
+   All hosts learn which episodes ended and how many tokens each slot has queued.
+2. Insert requests into free slots, in order. Consecutive requests of equal group and prompt share a prefix. It is
+   prefilled once, in batches of `prompt_rows`, and kept until the last of these requests is inserted.
+3. Extend the slots by their queued tokens, in programs whose rows, tokens and context come from the config's buckets.
+4. Decode up to `steps` tokens in every slot that has a turn to write.
+5. Parse the finished turns (episode.py) and submit their searches, which are due `search_ticks` engine steps later.
 
-Several hosts: each keeps the same book of which request is in which slot, so that all choose the same programs; the
-inside of an episode (its turns, its searches, its tokens) is known to the owner of its slot alone (owners.py), until
-the finished trajectories are exchanged. So tokenising, parsing and searching divide over the hosts.
+With several hosts, each host keeps the same record of which request is in which slot, so that all of them choose the
+same programs. The content of an episode (its turns, searches and tokens) is known only to the owner of its slot
+(slot_sharding.py) until the finished trajectories are exchanged. So tokenising, parsing and searching are divided over
+the hosts.
 Left out: what outlives a run (engine.py).
 """
 
@@ -22,14 +23,14 @@ import typing
 import jax
 import numpy as np
 
-from masksearch_jax import distributed
-from masksearch_jax.model import cache as kv
+from masksearch_jax.model import kv_cache as kv
 from masksearch_jax.retrieval import interface
-from masksearch_jax.rollout import decode, episode, searches, shapes, trajectory
-from masksearch_jax.rollout.clock import PhaseClock
+from masksearch_jax.rollout import bucketing, device_programs, episode, tool_queue, trajectory
+from masksearch_jax.rollout.phase_clock import PhaseClock
 from masksearch_jax.rollout.request import Request, query_of, sampling_key
-from masksearch_jax.rollout.slots import Slots
+from masksearch_jax.rollout.slot_state import Slots
 from masksearch_jax.rollout.trajectory import StopReason, Trajectory
+from masksearch_jax.runtime import distributed
 
 if typing.TYPE_CHECKING:
     from masksearch_jax.rollout.engine import RolloutEngine
@@ -41,40 +42,40 @@ class _Live:
 
     index: int  # of its request
     request: Request
-    state: episode.Episode | None  # None: another process owns the slot
+    state: episode.Episode | None  # None if another process owns the slot
     prompt_length: int
-    born: int  # tick of admission
+    born: int  # engine step at which it was inserted
 
 
-# How an episode ended since the last `Run._settle`, in the order in which slots become free again.
+# Where in the engine step an episode ended. `Run._settle` frees the slots in this order.
 _IN_TURN, _AT_DEADLINE, _AT_OBSERVATION = range(3)
 
 
 class Run:
     """The state of one `RolloutEngine.run`."""
 
-    def __init__(self, engine: "RolloutEngine", params, requests, prompts, seed: int, greedy: bool, meanwhile):
+    def __init__(self, engine: "RolloutEngine", params, requests, prompts, seed: int, greedy: bool, overlap):
         self.engine, self.cfg, self.programs, self.params = engine, engine.cfg, engine.programs, params
         self.requests, self.prompts, self.seed, self.greedy = requests, prompts, seed, np.bool_(greedy)
-        self.meanwhile = meanwhile
-        self.owners = engine._owners
+        self.overlap = overlap
+        self.owners = engine._sharding
         self.slots = Slots(self.cfg.slots, engine._time, engine._stops)
-        # Known to all processes alike.
+        # The same on all processes.
         self.live: dict[int, _Live] = {}
         self.free = self.owners.order[::-1]
         self.writing = np.zeros(self.cfg.slots, bool)  # slots in the middle of a turn
         self.cached = np.zeros(self.cfg.slots, np.int32)  # tokens of each slot in the cache: all but the newest
-        self.appends: dict[int, int] = {}  # by slot: number of tokens to append at this tick
+        self.appends: dict[int, int] = {}  # by slot: number of tokens to append in this engine step
         self.finite = True
-        self.next = 0  # request
+        self.next = 0  # index of the next request to insert
         self.tick = 0
-        # Of this process's own slots.
+        # For the slots of this process only.
         self.queued: dict[int, np.ndarray] = {}  # by slot: ids to append, as the model sees them
-        self.ended: dict[int, int] = {}  # by slot: how, since the last `_settle`
+        self.ended: dict[int, int] = {}  # by slot: where its episode ended, since the last `_settle`
         self.trajectories: dict[int, Trajectory] = {}  # by request
         groups = [request.group for request in requests]
-        self.prefixes = shapes.prefix_batches(groups, prompts, engine._prompt_rows)
-        self.prefix: tuple[int, object] = (-1, None)  # number of the batch in `prefix`, its cache
+        self.prefixes = bucketing.prefix_batches(groups, prompts, engine._prompt_rows)
+        self.prefix: tuple[int, object] = (-1, None)  # number of the newest prefilled batch, and its cache
         self.inverses: dict[int, np.ndarray] = {}
         self.cache, engine._cache = engine._cache or self.programs.new_cache(), None
         self.stats: dict[str, float] = dict.fromkeys(("prefilled", "appends", "tokens"), 0)
@@ -82,7 +83,7 @@ class Run:
     def to_end(self, version: int) -> list[Trajectory]:
         compiled, cfg = self.programs.compiled, self.cfg
         self.version = version
-        with searches.SearchQueue(
+        with tool_queue.SearchQueue(
             self.engine.searcher, cfg.hits, cfg.search_ticks, cfg.search_batch, cfg.search_threads
         ) as queue:
             self.queue, self.clock = queue, PhaseClock(lambda: queue.out > 0)
@@ -95,14 +96,14 @@ class Run:
                 if not left:
                     break
                 self.clock.in_tail = 10 * left <= len(self.requests)
-                self._admit()
-                self._append()
+                self._insert()
+                self._extend()
                 self._decode()
                 self._deadlines()
-                # Searches have just gone out, or few episodes are left: the devices have room.
-                if self.meanwhile and 2 * self.writing.sum() < self.cfg.slots:
-                    with self.clock.phase("meanwhile_s"):
-                        self.meanwhile = self.meanwhile if self.meanwhile() else None
+                # Many slots wait for a search, or few episodes are left, so the devices have time for other work.
+                if self.overlap and 2 * self.writing.sum() < self.cfg.slots:
+                    with self.clock.phase("overlap_s"):
+                        self.overlap = self.overlap if self.overlap() else None
                 self.tick += 1
         if self.owners.several:
             for data in distributed.gather_bytes(trajectory.to_bytes(self.trajectories)):
@@ -110,7 +111,7 @@ class Run:
         self.stats |= self.clock.stats()
         self.stats |= {"ticks": self.tick, "compiles": self.programs.compiled - compiled}
         self.stats["searches"] = distributed.total(queue.searches) if self.owners.several else queue.searches
-        # Leftovers that are not finite would poison later episodes through 0 * nan in masked attention.
+        # Values left in the cache that are not finite would spoil later episodes by 0 * nan in masked attention.
         self.engine._cache = self.cache if self.finite else None
         return [self.trajectories[index] for index in range(len(self.requests))]
 
@@ -119,13 +120,16 @@ class Run:
             arrived = self.queue.collect(self.tick)
         for (slot, born), hits in arrived:
             live = self.live.get(slot)
-            # Else it was cancelled meanwhile.
+            # Otherwise the episode was cancelled before its search arrived.
             if live is not None and live.index == born and slot not in self.ended:
                 self._follow(slot, live, live.state.observe(hits), _AT_OBSERVATION)
 
     def _settle(self) -> None:
-        """Tells all processes what each owner knows and the programs of this tick depend on."""
-        news = np.zeros(self.cfg.slots, np.int32)  # tokens queued; or -1 - how the episode ended
+        """Exchange between processes which episodes ended and how many tokens each slot has queued.
+
+        The programs of this engine step depend on both. Frees the slots of the ended episodes.
+        """
+        news = np.zeros(self.cfg.slots, np.int32)  # number of queued tokens, or -1 - where the episode ended
         for slot, ids in self.queued.items():
             news[slot] = len(ids)
         for slot, how in self.ended.items():
@@ -143,7 +147,7 @@ class Run:
         self.appends = {slot: int(news[slot]) for slot in np.flatnonzero(news > 0).tolist()}
 
     def _follow(self, slot: int, live: _Live, following, how: int) -> interface.Query | None:
-        """Acts on what an episode does next; returns the query if it is a search. how: it ended, if it did."""
+        """Act on what an episode does next. Returns the query if that is a search. how: where it ended, if it did."""
         if isinstance(following, episode.Done):
             self._finish(slot, live, following.stop, how)
         elif isinstance(following, episode.Append):
@@ -173,8 +177,8 @@ class Run:
         self.queued.pop(slot, None)
         self.ended[slot] = how
 
-    def _admit(self) -> None:
-        """Fills free slots; forced searches are submitted at once."""
+    def _insert(self) -> None:
+        """Insert requests into free slots and submit their forced searches at once."""
         admitted: dict[int, list[tuple[int, int]]] = {}  # by prefix batch: (slot, row of the batch)
         forced = []
         while self.free and self.next < len(self.requests):
@@ -197,10 +201,10 @@ class Run:
             jax.block_until_ready(self.cache.lengths)
 
     def _enter(self, slot: int, live: _Live, prompt: np.ndarray) -> interface.Query | None:
-        """Begins the episode of a slot of this process; returns its forced search, if it has one."""
+        """Begin the episode of a slot of this process. Returns its forced search, if it has one."""
         request = live.request
         live.state = self.engine.new_episode(request, len(prompt))
-        self.slots.admit(slot, prompt, sampling_key(self.seed, request.key))
+        self.slots.insert(slot, prompt, sampling_key(self.seed, request.key))
         if live.state.forced_query is not None:
             return query_of(request.task, live.state.forced_query)
         self.slots.begin_turn(slot, live.state.budget)
@@ -210,17 +214,17 @@ class Run:
         whole = self.owners.whole
         if self.prefix[0] != batch:
             prompts = [self.prompts[index][:-1] for index in self.prefixes.first[batch]]
-            length = shapes.rung(self.engine._prompt_lengths, max(map(len, prompts)))
-            ids, counts = shapes.padded(prompts, self.engine._prompt_rows, length)
+            length = bucketing.bucket_for(self.engine._prompt_lengths, max(map(len, prompts)))
+            ids, counts = bucketing.padded(prompts, self.engine._prompt_rows, length)
             self.prefix = (batch, self.programs.prefill(self.params, whole(ids), whole(counts)))
             self.stats["prefilled"] += len(prompts)
-        for part, rows in shapes.row_chunks(len(pairs), self.engine._append_rows):
+        for part, rows in bucketing.row_chunks(len(pairs), self.engine._extend_rows):
             slots, sources = np.full(rows, self.cfg.slots, np.int32), np.zeros(rows, np.int32)
             slots[: part.stop - part.start], sources[: part.stop - part.start] = np.array(pairs[part], np.int32).T
-            self.cache = self.programs.admit(self.cache, self.prefix[1], whole(slots), whole(sources))
+            self.cache = self.programs.insert(self.cache, self.prefix[1], whole(slots), whole(sources))
 
-    def _append(self) -> None:
-        """Feeds the queued tokens, and with them the newest token of each slot, which no step has fed yet."""
+    def _extend(self) -> None:
+        """Feed the queued tokens to the model, after the newest token of each slot, which no step has fed yet."""
         if not self.appends:
             return
         own = {}
@@ -231,28 +235,28 @@ class Run:
         self.queued = {}
         work = self.owners.gather_lists(own, self.appends)
         self.writing[list(work)] = True
-        with self.clock.phase("append_s"):
+        with self.clock.phase("extend_s"):
             while work:
-                work = self._append_part(work)
+                work = self._extend_part(work)
             jax.block_until_ready(self.cache.lengths)
 
-    def _append_part(self, work: dict[int, np.ndarray]) -> dict[int, np.ndarray]:
-        """Feeds the front of each slot's list, up to the longest program; returns what is left of them."""
+    def _extend_part(self, work: dict[int, np.ndarray]) -> dict[int, np.ndarray]:
+        """Feed the front of each slot's list, up to the length of the longest program. Returns what is left."""
         cfg, owners, engine = self.cfg, self.owners, self.engine
-        tokens, shards = engine._append_tokens, owners.shards
-        by_rung: dict[int, list[int]] = {}
-        # Slots of like length share a program, which reads as far as its longest one; the longest of each shard first.
+        tokens, shards = engine._extend_tokens, owners.shards
+        by_bucket: dict[int, list[int]] = {}
+        # A program reads as far as its longest slot, so slots of similar length share one: each shard's longest first.
         for slot in sorted(work, key=lambda slot: -self.cached[slot]):
-            by_rung.setdefault(shapes.rung(tokens, len(work[slot])), []).append(slot)
-        for length, rows_of in sorted(by_rung.items()):
-            for targets in shapes.shard_chunks(rows_of, cfg.slots // shards, shards, engine._append_rows):
+            by_bucket.setdefault(bucketing.bucket_for(tokens, len(work[slot])), []).append(slot)
+        for length, rows_of in sorted(by_bucket.items()):
+            for targets in bucketing.shard_chunks(rows_of, cfg.slots // shards, shards, engine._extend_rows):
                 chosen = [work[slot][:length] if slot in work else () for slot in targets.tolist()]
-                ids, counts = shapes.padded(chosen, len(targets), length)
+                ids, counts = bucketing.padded(chosen, len(targets), length)
                 taken = targets < cfg.slots
                 self.cached[targets[taken]] += counts[taken]
                 head, rest = self._reach(int(self.cached[targets[taken]].max()))
                 whole = owners.whole
-                head = self.programs.append(self.params, head, whole(targets), whole(ids), whole(counts))
+                head = self.programs.extend(self.params, head, whole(targets), whole(ids), whole(counts))
                 self.cache = kv.rejoin(head, rest)
                 self.stats["appends"] += 1
             for slot in rows_of:
@@ -260,17 +264,17 @@ class Run:
         return {slot: ids for slot, ids in work.items() if len(ids)}
 
     def _reach(self, tokens: int) -> tuple[kv.Cache, kv.Cache]:
-        """The cache cut where a context of `tokens` fits."""
-        return kv.split(self.cache, shapes.rung(self.engine._contexts, tokens))
+        """Return the cache split in two parts; a context of `tokens` fits the first part."""
+        return kv.split(self.cache, bucketing.bucket_for(self.engine._contexts, tokens))
 
     def _decode(self) -> None:
         if not self.writing.any():
             return
         owners = self.owners
         with self.clock.phase("decode_s"):
-            registers, greedy = owners.rows(self.slots.registers), owners.whole(self.greedy)
+            decode_state, greedy = owners.rows(self.slots.decode_state), owners.whole(self.greedy)
             head, rest = self._reach(int(self.cached[self.writing].max()) + self.cfg.steps)
-            head, outputs = self.programs.decode(self.params, head, registers, greedy)
+            head, outputs = self.programs.decode(self.params, head, decode_state, greedy)
             self.cache = kv.rejoin(head, rest)
             ids, logprobs, counts, endings = jax.device_get(outputs)
         self.cached += counts
@@ -290,7 +294,7 @@ class Run:
         self._submit(found)
 
     def _written(self, slot: int, pieces: np.ndarray | None) -> list[int]:
-        """Returns the ids of the current turn in the tokenizer's vocabulary."""
+        """Return the ids of the current turn in the tokenizer's vocabulary."""
         ids = self.slots.turn(slot)
         if pieces is not None:
             if id(pieces) not in self.inverses:
@@ -309,6 +313,6 @@ class Run:
             return
         for slot, live in self.live.items():
             if self.owners.own[slot] and slot not in self.ended and self.tick - live.born + 1 >= limit:
-                writing = self.slots.registers[slot, decode.BUDGET] > 0
+                writing = self.slots.decode_state[slot, device_programs.BUDGET] > 0
                 ids = self._written(slot, live.request.pieces) if writing else []
                 self._finish(slot, live, live.state.cancel(ids).stop, _AT_DEADLINE)

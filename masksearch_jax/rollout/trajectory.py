@@ -1,4 +1,4 @@
-"""The record of one episode: every token with its mask, log-prob and policy version, written when it is born."""
+"""The record of one episode: every token with its mask, log-prob and policy version, recorded when it is sampled."""
 
 import dataclasses
 import enum
@@ -14,21 +14,22 @@ _ARRAYS = {"ids": np.int32, "trainable": bool, "logprobs": np.float32, "versions
 class StopReason(enum.StrEnum):
     """Why an episode ended."""
 
-    ANSWER = "answer"  # closed an answer block
-    EOS = "eos"  # ended its text without an answer
-    TURNS = "turns"  # used up its turns
-    TURN_TOKENS = "turn_tokens"  # one turn ran into its token limit on the last turn
-    TOTAL_TOKENS = "total_tokens"  # ran into the limit on all tokens
-    DEADLINE = "deadline"  # cancelled at the tick limit
+    ANSWER = "answer"  # the policy closed an answer block
+    EOS = "eos"  # the policy ended its text without an answer
+    TURNS = "turns"  # all turns were used
+    TURN_TOKENS = "turn_tokens"  # the last turn reached the token limit of a turn
+    TOTAL_TOKENS = "total_tokens"  # the episode reached the limit on all its tokens
+    DEADLINE = "deadline"  # cancelled at the limit on engine steps
 
 
 @dataclasses.dataclass(frozen=True)
 class Turn:
-    """One model turn. action: 'search', 'answer' or 'invalid'. start, end: its tokens in `Trajectory.ids`.
+    """One turn of the model.
 
-    text: what its tokens say; of the first turn, after the thought's opening if that stands in the prompt. query: what
-    was searched. hits: passage ids returned. observation: what the environment said to it, hits or a correction, as
-    readable text ('' if nothing was appended).
+    action: 'search', 'answer' or 'invalid'. start, end: the range of its tokens in `Trajectory.ids`. text: its tokens
+    as text; if the prompt opens the thought of the first turn, the text of that turn begins with the opening. query:
+    the search query. hits: passage ids that the search returned. observation: what the environment appended, hits or a
+    correction, as readable text ('' if nothing was appended).
     """
 
     action: str
@@ -38,19 +39,20 @@ class Turn:
     query: str = ""
     hits: tuple[int, ...] = ()
     observation: str = ""
-    error: str = ""  # why the action was invalid, or the search not executed
+    error: str = ""  # why the action was invalid, or why the search was not executed
 
 
 @dataclasses.dataclass(frozen=True)
 class Trajectory:
-    """One finished episode; arrays have one entry per token of prompt and response, length n.
+    """One finished episode. Arrays have one entry per token of prompt and response, length n.
 
-    ids: int32 [n], as the model saw them (permuted pieces included). trainable: bool [n], True where the policy
+    ids: int32 [n], as the model saw them (after any token permutation). trainable: bool [n], True where the policy
     sampled the token. logprobs: float32 [n], the sampler's log-prob of the token, 0 where not trainable.
-    versions: int32 [n], policy version that wrote the token, -1 where not trainable.
-    answer: what the episode read inside the answer tags, '' unless it ended with ANSWER (text that the last token
-    carries past the closing tag is no part of it). It is read once, by the rules of the episode: whoever scores, keeps
-    or shows an answer takes this one and reads no turn again. group, sample: which prompt, which of its G samples.
+    versions: int32 [n], the policy version that sampled the token, -1 where not trainable.
+    answer: the text inside the answer tags, '' unless the episode ended with ANSWER. Text that the last token carries
+    past the closing tag is no part of it. The episode parses the answer once, by its own rules. Code that scores, keeps
+    or shows an answer uses this field and never parses a turn again. group, sample: which prompt, and which of its G
+    samples.
     """
 
     task_id: str
@@ -67,17 +69,21 @@ class Trajectory:
 
     @property
     def generated(self) -> int:
-        """Tokens that the policy wrote."""
+        """The number of tokens that the policy wrote."""
         return int(self.trainable.sum())
 
     @property
     def searches(self) -> int:
-        """Searches whose results were read; one refused on the last turn, or cancelled, has an error and is none."""
+        """The number of searches that were executed.
+
+        A search that was refused on the last turn, or cancelled, has an error and does not count. A search whose
+        results did not fit the episode any more does count.
+        """
         return sum(turn.action == "search" and not turn.error for turn in self.turns)
 
     @property
     def final_answer(self) -> str | None:
-        """`answer`, or None if the episode did not end by answering."""
+        """`answer`, or None if the episode did not end with a non-empty answer."""
         return self.answer if self.stop == StopReason.ANSWER and self.answer else None
 
     @property
@@ -87,7 +93,7 @@ class Trajectory:
 
 
 def to_bytes(trajectories: Mapping[int, Trajectory]) -> bytes:
-    """Numbered trajectories, exact, to be sent to other processes."""
+    """Return numbered trajectories as bytes that restore them exactly, to send them to other processes."""
     facts = []
     for number, one in trajectories.items():
         plain = {field.name: getattr(one, field.name) for field in dataclasses.fields(one) if field.name not in _ARRAYS}
@@ -103,7 +109,7 @@ def to_bytes(trajectories: Mapping[int, Trajectory]) -> bytes:
 
 
 def from_bytes(data: bytes) -> dict[int, Trajectory]:
-    """The inverse of `to_bytes`."""
+    """Return the trajectories that `to_bytes` wrote, by number."""
     trajectories, start = {}, 0
     with np.load(io.BytesIO(data), allow_pickle=False) as file:
         arrays = {name: file[name] for name in _ARRAYS}

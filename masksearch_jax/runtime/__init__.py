@@ -1,1 +1,1 @@
-"""What every command needs around its work: nothing here knows models, data or search."""
+"""Infrastructure that every command needs. Nothing here depends on models, data or search."""

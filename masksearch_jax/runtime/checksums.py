@@ -1,7 +1,7 @@
-"""Checksums of the files in a folder, in a file beside them: bit rot, cuts and lost files are noticed before use.
+"""Checksums of the files in a folder, in a file beside them, so that damaged or lost files are noticed before use.
 
-SHA-256 by blocks, a file per thread, since hashing releases Python's lock: 1.8 GB/s on one core with SHA instructions.
-What it cannot see is a bit that flips before the hash is taken: between the write and the read back.
+SHA-256 by blocks, one file per thread, since hashing releases Python's lock: 1.8 GB/s on one core with SHA
+instructions. It cannot notice a bit that flips between the write of a file and its read for the hash.
 """
 
 import hashlib
@@ -23,14 +23,17 @@ def list_files(folder: Path) -> list[str]:
 
 
 def write_checksums(folder: Path, names: Sequence[str], file: str) -> None:
-    """Hash the files `names` below `folder`, and write the result to `file` there, atomically."""
+    """Hash the files `names` below `folder`, and write the result atomically to `file` in it."""
     files = _hash_all(folder, names)
     json_files.write_json(folder / file, {"files": files, "own": _own(files)})
 
 
 def verify_checksums(folder: Path, names: Sequence[str], file: str) -> list[str]:
-    """Return what is wrong with the files `names` below `folder`, a sentence a fault; [] if they are those, all of
-    them, that `write_checksums` hashed, and hold the same bytes. `file` vouches for itself too."""
+    """Return what is wrong with the files `names` below `folder`, one sentence per fault.
+
+    The list is empty if these are exactly the files that `write_checksums` hashed and they hold the same bytes. `file`
+    holds a checksum of itself, which is checked too.
+    """
     path = folder / file
     if not path.is_file():
         return [f"{path} is missing, so nothing vouches for the other files"]

@@ -1,8 +1,8 @@
-"""Commands of ours as processes of their own that end with this one, however it ends.
+"""Run our own commands as child processes that end with this process, however it ends.
 
-A process killed by -9 cannot end its children. So each child holds the read end of a pipe whose write end is here: when
-this process is gone, reading ends, and the child ends itself. On Linux the kernel is asked for the same, which also
-reaches a child whose interpreter is held by one long call.
+A process killed by -9 cannot end its children. So each child holds the read end of a pipe whose write end is here. When
+this process is gone, the read returns, and the child ends itself. On Linux the kernel is asked to do the same, which
+also works for a child whose interpreter is blocked in one long call.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ _PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
 
 def run(command: Sequence[str], *, env: dict[str, str] | None = None, **options: Any) -> subprocess.CompletedProcess:
-    """As `subprocess.run`, for an entry of this package: it ends with this process, and works under its locks."""
+    """Run a command of this package like `subprocess.run`; it ends with this process, and inherits its locks."""
     reader, writer = os.pipe()
     given = {_VARIABLE: f"{reader}:{os.getpid()}", workdir_lock.VARIABLE: workdir_lock.tokens()}
     try:
@@ -33,8 +33,11 @@ def run(command: Sequence[str], *, env: dict[str, str] | None = None, **options:
 
 
 def end_with_parent() -> None:
-    """In the child, first of all: from now on it ends when the process that called `run` is gone. Elsewhere nothing."""
-    given = os.environ.pop(_VARIABLE, "")  # its own children are not to look for the pipe
+    """Make this process end when the process that called `run` is gone; a child calls this before anything else.
+
+    In a process that `run` did not start this does nothing.
+    """
+    given = os.environ.pop(_VARIABLE, "")  # so that its own children do not look for the pipe
     if not given:
         return
     reader, parent = map(int, given.split(":"))
@@ -42,7 +45,7 @@ def end_with_parent() -> None:
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it was gone before the kernel was asked
+        if os.getppid() != parent:  # the parent was gone before the kernel was asked
             os._exit(1)
     threading.Thread(target=_watch, args=(reader,), name="parent", daemon=True).start()
 

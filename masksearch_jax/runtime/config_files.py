@@ -1,4 +1,4 @@
-"""Where a config is found: in the working directory, else among those that the package ships.
+"""Find a config: in the working directory, else among those that the package ships.
 
 So `--config=configs/dapo.py` means the same in a clone and, after `pip install`, in any other folder.
 """
@@ -9,10 +9,10 @@ from pathlib import Path
 
 
 def find_config(name: str) -> str:
-    """Return the path of a config; `name` may end in ':argument', which stays.
+    """Return the path of a config; `name` may end in ':argument', which is kept.
 
-    A file that the working directory holds comes first. Else 'configs/X.py' is that of the installed package. Raises
-    FileNotFoundError that names both places if neither holds it.
+    A file in the working directory takes precedence. Else 'configs/X.py' means the one in the installed package. Raises
+    FileNotFoundError that names both places if neither holds the file.
     """
     path, separator, argument = name.partition(":")
     if re.fullmatch(r"[A-Za-z]", path) and argument[:1] in ("/", "\\"):  # the drive of a Windows path

@@ -1,7 +1,7 @@
-"""JSON files, read and written one way: whole, without repeated keys, and named in every error.
+"""Read and write JSON files in one way: whole, without repeated keys, and named in every error.
 
-A file of ours may have been cut, edited or damaged, and a file that a user brings may hold anything. Every reader of
-JSON in the project comes through here, so that each of them says which file is bad and what to do next.
+A file of ours may have been truncated, edited or damaged, and a file from a user may hold anything. All JSON in the
+project is read through this module, so that every error says which file is bad and what to do next.
 """
 
 import json
@@ -14,8 +14,8 @@ def read_json(path: Path | str, next_step: str) -> Any:
     """Return the value in a UTF-8 JSON file, with or without a byte-order mark.
 
     next_step: what the user should do about a bad file, such as the command that makes it again; it ends the message.
-    Raises FileNotFoundError that names a missing file, and ValueError that names one that cannot be read, is no JSON,
-    or has an object with two keys of one name.
+    Raises FileNotFoundError that names a missing file, and ValueError that names a file which cannot be read, is not
+    JSON, or has an object with two equal keys.
     """
     path = Path(path)
     try:
@@ -33,7 +33,7 @@ def read_json(path: Path | str, next_step: str) -> Any:
 def read_json_object(path: Path | str, next_step: str, required: tuple[str, ...] = ()) -> dict[str, Any]:
     """Return the object in a JSON file, as `read_json` does.
 
-    Raises ValueError also for a file whose value is no object, and for one without a key of `required`.
+    Raises ValueError also for a file whose value is not an object, and for an object that lacks a key of `required`.
     """
     found = read_json(path, next_step)
     if not isinstance(found, dict):
@@ -47,7 +47,7 @@ def read_json_object(path: Path | str, next_step: str, required: tuple[str, ...]
 def parse_json(text: str | bytes) -> Any:
     """Return the value of JSON text (bytes are UTF-8).
 
-    Raises ValueError whose message goes after the name of the source: "is not JSON (..)".
+    Raises ValueError whose message is meant to follow the name of the source: "is not JSON (..)".
     """
     try:
         if isinstance(text, bytes):
@@ -62,9 +62,9 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def write_json(path: Path | str, value: Any, indent: int | None = 1) -> None:
-    """Write JSON atomically: whoever finds the file finds all of it. Parent folders are made.
+    """Write JSON atomically, so that the file is never seen half-written. Parent folders are made.
 
-    Raises ValueError that names a file that cannot be written.
+    Raises ValueError that names the file if it cannot be written.
     """
     path = Path(path)
     text = json.dumps(value, indent=indent, ensure_ascii=False) + "\n"
@@ -78,7 +78,7 @@ def write_json(path: Path | str, value: Any, indent: int | None = 1) -> None:
 
 
 class _RepeatedKeyError(ValueError):
-    """Two keys of one name in an object: one of the values would be lost."""
+    """Raised when an object has two equal keys, because one of the values would be lost."""
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

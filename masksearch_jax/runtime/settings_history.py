@@ -1,9 +1,9 @@
-"""The settings of every start of a training stage: which a resumed one has to keep, and what changed on the way.
+"""The settings of every start of a training stage: which ones a resumed stage has to keep, and what has changed.
 
-`W/<stage>/history.jsonl` gets a row for each start: time, step that it goes on from, package version, all settings, the
-model, and what differs from the start before. `W/<stage>/config.json` holds the current settings and model. A stage
-with a checkpoint keeps what its weights, its place in the data and its saved groups mean (`FIXED`); a difference there
-is refused. Everything else may change, and is said.
+`W/<stage>/history.jsonl` gets a row for each start: time, the step that it resumes from, package version, all settings,
+the model, and what differs from the previous start. `W/<stage>/config.json` holds the current settings and model. A
+stage with a checkpoint has to keep the settings that its weights, its place in the data and its saved groups depend on
+(`FIXED`); a difference there is refused. Everything else may change, and the change is printed.
 """
 
 import datetime
@@ -17,7 +17,7 @@ from typing import Any
 import masksearch_jax
 from masksearch_jax.runtime import json_files
 
-# Patterns of names -> why they are fixed. `sft.` and `dapo.` stand for the section of a stage of that kind.
+# Pattern of setting names -> what depends on them. `sft.` and `dapo.` stand for the section of a stage of that kind.
 FIXED = {
     "model.param_dtype": "the saved weights",
     "model.*": "what the saved weights compute",
@@ -36,16 +36,16 @@ FIXED = {
     "episode.observation_tokens": "what an episode sees",
     "episode.total_tokens": "what an episode may do",
 }
-# Fixed while groups of episodes wait from one rollout batch to the next, in the checkpoint too.
+# Fixed where groups of episodes are kept from one rollout batch to the next, as they are in the checkpoint too.
 FIXED_WITH_SAVED_GROUPS = {
     "dapo.group_size": "the size of the saved groups",
     "dapo.temperature": "the log-probs of the saved groups",
 }
-# How the same model is computed.
+# Settings of `model` that may change, because they only say how the same model is computed.
 FREE = ("model.dtype", "model.remat", "model.attention", "model.scan_unroll")
-# Compared elsewhere (adapters stand in the checkpoint itself), or other on every machine.
+# Not compared here: a checkpoint records the settings of its adapters, and trainers/state.py compares them.
 _LEFT_OUT = ("model.lora", "model.lora.*")
-# The sections that every stage reads beside its own.
+# The settings and sections that every stage reads beside its own section.
 _SHARED = (
     "seed", "search", "episode", "rollout", "mesh", "cpu_devices", "pretrained", "start", "adapters", "tensorboard",
     "validation_episodes", "validation_levels",
@@ -55,20 +55,21 @@ Differences = dict[str, tuple[Any, Any]]
 
 
 class Stage:
-    """Settings and model of one stage of a run, and what its folder says of earlier starts."""
+    """The settings and the model of one stage of a run, and what its folder says about earlier starts."""
 
     def __init__(
         self, folder: Path, kind: str, settings: Mapping[str, Any], model: Mapping[str, Any], primary: bool = True
     ):
-        """kind: 'sft' or 'dapo'; the stage's section of the settings has the name of its folder. settings: all of the
-        run, as plain data. model: the fields of the ModelConfig. primary: False on processes that write nothing."""
+        """kind: 'sft' or 'dapo'. settings: all settings of the run, as plain data; the section of this stage has the
+        name of its folder. model: the fields of the ModelConfig. primary: False on processes that write nothing."""
         self.folder, self.kind, self._primary = Path(folder), kind, primary
         self.settings, self.model = plain(settings), plain(model)
 
     def differences(self) -> Differences:
-        """What differs from the last start: name -> (there, here); {} before the first one.
+        """Return what differs from the last start: name -> (there, here); {} before the first start.
 
-        Raises ValueError that names what is fixed, if the folder holds a checkpoint, or a damaged file.
+        Raises ValueError that names the fixed settings that differ if the folder holds a checkpoint, or that names a
+        damaged file.
         """
         found = self._differences()
         refused = {name: self._why(name, found) for name in found}
@@ -83,14 +84,15 @@ class Stage:
         return found
 
     def has_checkpoint(self) -> bool:
-        """True if the folder holds a step to go on from."""
+        """Return True if the folder holds a checkpoint to resume from."""
         saved = self.folder / "checkpoints"
         return saved.is_dir() and any(path.name.isdecimal() for path in saved.iterdir())
 
     def begin(self, step: int) -> None:
-        """Says what differs from the last start, appends this one to the history, and writes config.json.
+        """Print what differs from the last start, append this start to the history, and write config.json.
 
-        step: what the stage goes on from. Raises as `differences`.
+        step: the step that the stage resumes from; 0 compares nothing. Raises the errors of `differences`, and
+        ValueError that names a file which cannot be written.
         """
         if not self._primary:
             return
@@ -111,13 +113,13 @@ class Stage:
         try:
             with path.open("a+b") as file:
                 if file.tell() and not _ends_a_line(path):
-                    file.write(b"\n")  # a kill cut the row before
+                    file.write(b"\n")  # a kill cut the previous row short
                 file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
         except OSError as error:
             raise ValueError(f"{path} cannot be written ({error.strerror or error}); unlock its folder") from error
 
     def check_present(self) -> None:
-        """Raises FileNotFoundError if the folder, which this run writes, was removed under it."""
+        """Raise FileNotFoundError if the folder was removed while this run writes to it."""
         if self._primary and not (self.folder / "config.json").exists():
             raise FileNotFoundError(
                 f"{self.folder} was removed or replaced while the run wrote to it, and what it held is lost; start the "
@@ -129,18 +131,18 @@ class Stage:
         if last is None:
             return {}
         there, here = (dict(self._compared(row)) for row in (last, {"settings": self.settings, "model": self.model}))
-        # What only one of them has is older or newer than the setting; it was trained with its default.
+        # A setting that only one of them has was added or removed in between; the other start ran with its default.
         return {name: (there[name], here[name]) for name in here if name in there and there[name] != here[name]}
 
     def _last(self) -> dict[str, Any] | None:
-        """The last start's row, or what a stage without a history says of itself."""
+        """Return the row of the last start; without a history, a row made from config.json; None without either."""
         path = self.folder / "history.jsonl"
         again = f"remove the file, or move {self.folder} away and train it again"
         if path.exists():
             for line in reversed(path.read_bytes().split(b"\n")):
                 try:
                     found = json_files.parse_json(line) if line.strip() else None
-                except ValueError:  # cut by a kill
+                except ValueError:  # a row that a kill cut short
                     continue
                 if isinstance(found, dict) and {"settings", "model"} <= found.keys():
                     return found
@@ -163,7 +165,7 @@ class Stage:
         return self.kind == "dapo" and reward.get("answer") == "judge"
 
     def _why(self, name: str, found: Differences) -> str:
-        """Why a setting is fixed, '' if it is not."""
+        """Return why a setting is fixed, '' if it is not."""
         if name in FREE:
             return ""
         own = f"{self.folder.name}."
@@ -178,21 +180,23 @@ class Stage:
 
 
 def changed(folder: Path, settings: Mapping[str, Any]) -> Differences:
-    """What differs between the settings that a stage was last started with and `settings`, in all sections that both
-    have; {} for a stage that is older than its history."""
+    """Return what differs between a stage's settings at its last start and `settings`, in all sections that both have.
+
+    A stage without a history is compared only by its own section, which config.json holds; {} without either file.
+    """
     last = Stage(folder, "", settings, {})._last()
     there, here = dict(leaves(last["settings"] if last else {})), dict(leaves(plain(settings)))
     return {name: (there[name], here[name]) for name in here if name in there and there[name] != here[name]}
 
 
 def say_differences(what: str, found: Differences) -> None:
-    """One line on stderr that names each difference."""
+    """Print one line on stderr that names each difference."""
     listed = ", ".join(f"{name} {shown(there)} -> {shown(here)}" for name, (there, here) in found.items())
     print(f"{what} with changed settings: {listed}", file=sys.stderr, flush=True)
 
 
 def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields (dotted name, value) of nested dicts; lists are values."""
+    """Yield (dotted name, value) of nested dicts; lists count as values."""
     if isinstance(value, Mapping) and value:
         for key, inner in value.items():
             yield from leaves(inner, f"{name}.{key}" if name else str(key))
@@ -205,12 +209,12 @@ def _matches(name: str, patterns: tuple[str, ...]) -> bool:
 
 
 def plain(value: Any) -> Any:
-    """Returns the value as JSON gives it back."""
+    """Return the value as it comes back from JSON."""
     return json.loads(json.dumps(value, default=str))
 
 
 def shown(value: Any) -> str:
-    """A value as messages show it, cut where it is long."""
+    """Return a value as messages show it, cut if it is long."""
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 120 else f"{text[:100]}.. ({len(text)} characters)"
 

@@ -1,10 +1,10 @@
-"""Being told to stop: SIGTERM (a preempted machine) and SIGINT (Ctrl-C) end a run with exit status 75, start me again.
+"""Stop signals: SIGTERM (a preempted machine) and SIGINT (Ctrl-C) end a run with exit status 75, "start me again".
 
-By default the first signal raises `PreemptedError` in the main thread at once: data, demonstrations and evaluation go
-on from their own files. Within `deferred` it only sets a flag, which a training loop asks for where its state can be
-saved. Whatever the main thread does, the process ends in time for the launchers, which kill 120 s after their signal: a
-thread counts the seconds, since Python runs a signal handler only between two steps of the main thread, and one call of
-a compiler may take minutes. A second Ctrl-C ends the process at once.
+By default the first signal raises `PreemptedError` in the main thread at once, because data, demonstrations and
+evaluation resume from their own files. Within `deferred` it only sets a flag, which a training loop checks where its
+state can be saved. Whatever the main thread does, the process ends before the launchers kill it, 120 s after their
+signal. A thread counts the seconds, since Python runs a signal handler only between two bytecode steps of the main
+thread, and one compiler call may take minutes. A second Ctrl-C ends the process at once.
 """
 
 import contextlib
@@ -17,23 +17,26 @@ import time
 from collections.abc import Iterator
 
 RETRY = 75  # EX_TEMPFAIL of sysexits.h: launchers start the run again
-_INTERRUPTED = 130  # as shells give it after SIGINT
+_INTERRUPTED = 130  # the exit status that shells give after SIGINT
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _SAVE_SECONDS = 100.0  # to reach a step and write its checkpoint
-_QUICK_SECONDS = 15.0  # to leave work that saves nothing at its end
+_QUICK_SECONDS = 15.0  # to leave work that has nothing to save at its end
 
 
 class PreemptedError(BaseException):
-    """The run was told to stop, and what it has is saved; start it again. No Exception, as KeyboardInterrupt is none:
-    code that goes on after a damaged file or a failed request must not go on after this."""
+    """Raised when the run was told to stop and its work is saved; starting it again resumes it.
+
+    Like KeyboardInterrupt it is not an Exception: code that continues after a damaged file or a failed request must not
+    continue after this.
+    """
 
 
 class _Listener:
-    """The signals of this process, from the first one to its end."""
+    """Handles SIGTERM and SIGINT of this process, and ends it in time after the first of them."""
 
     def __init__(self):
         self.asked = threading.Event()
-        self.depth = 0  # of `deferred`
+        self.depth = 0  # how many `deferred` blocks are open
         self._raised = False
         self._before = {number: signal.signal(number, self._handle) for number in _SIGNALS}
         self._woken, writer = socket.socketpair()
@@ -43,11 +46,11 @@ class _Listener:
         threading.Thread(target=self._watch, name="stop signals", daemon=True).start()
 
     def close(self) -> None:
-        """Gives the signals back to whoever had them."""
+        """Restore the previous signal handlers."""
         signal.set_wakeup_fd(self._wakeup_before)
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        if not self.asked.is_set():  # else the end of the process is what the thread waits for
+        if not self.asked.is_set():  # else the thread keeps waiting, to end the process in time
             self._writer.close()
 
     def _handle(self, number: int, _frame: object) -> None:
@@ -60,7 +63,7 @@ class _Listener:
         raise PreemptedError("told to stop; start the same line again, and it goes on")
 
     def _watch(self) -> None:
-        """Reads a byte for each signal, the moment it comes."""
+        """Read one byte per signal as soon as it arrives; end the process when its time is up."""
         ends, interrupts = None, 0
         while True:
             self._woken.settimeout(None if ends is None else max(0.0, ends - time.monotonic()))
@@ -88,7 +91,7 @@ _listener: _Listener | None = None
 
 @contextlib.contextmanager
 def listening() -> Iterator[None]:
-    """Takes SIGTERM and SIGINT as the module's head says until the end of the block; main thread only."""
+    """Handle SIGTERM and SIGINT as the module docstring says until the end of the block; main thread only."""
     global _listener
     _listener = listener = _Listener()
     try:
@@ -100,8 +103,11 @@ def listening() -> Iterator[None]:
 
 @contextlib.contextmanager
 def deferred() -> Iterator[None]:
-    """Within it a signal is only noted: the block asks `requested` where its state can be saved, and raises
-    `PreemptedError` itself. Where it has not done so by its end, this does."""
+    """Only record a signal while the block runs.
+
+    The block calls `requested` where its state can be saved, and raises `PreemptedError` itself. If a signal came and
+    the block ends without that, this raises it.
+    """
     listener = _listener
     if listener is None:
         yield
@@ -116,19 +122,21 @@ def deferred() -> Iterator[None]:
 
 
 def requested() -> bool:
-    """True once this process was told to stop."""
+    """Return True once this process was told to stop."""
     return _listener is not None and _listener.asked.is_set()
 
 
 def pass_interrupts_on() -> None:
-    """Turns SIGINT into SIGTERM, where JAX's service of several processes has taken SIGTERM for itself and tells all
-    of them."""
+    """Turn SIGINT into SIGTERM, for runs of several processes.
+
+    There JAX's distributed service handles SIGTERM, and tells all processes of it.
+    """
     if _listener is not None:
         signal.signal(signal.SIGINT, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
 
 
 def _forget() -> None:
-    """In a forked process: its signals are its own, and not those of the process that it comes from."""
+    """Restore default signals in a forked process, which must not handle those of its parent."""
     global _listener
     if _listener is not None:
         _listener = None

@@ -1,9 +1,10 @@
-"""One run in one folder: a lock file that says who works there, taken over from those who are gone.
+"""A lock file that lets only one run work in a folder; a run takes over the lock of a run that is gone.
 
-`FOLDER/lock.json` names host, process, command and start. On one machine the kernel's lock on that file and the process
-table decide: a holder that was killed, or whose process id is another one's by now, is gone. File systems that several
-hosts mount may not pass kernel locks on, so the holder also touches the file every few seconds; a holder on another
-machine counts as gone when it has not done so for a while, which whoever wants the folder waits for.
+`FOLDER/lock.json` names host, process, command and start time. On one machine the kernel's lock on that file and the
+process table decide: a holder is gone if it was killed, or if its process id belongs to another process by now. File
+systems that several hosts mount may not pass on kernel locks. So the holder also touches the file every few seconds. A
+run that wants the folder of a holder on another machine waits for a while, and if the file is not touched meanwhile,
+the holder counts as gone.
 Left out: readers, which need no lock.
 """
 
@@ -27,27 +28,28 @@ from typing import Any, TextIO
 from masksearch_jax.runtime import json_files
 
 FILE = "lock.json"
-VARIABLE = "MASKSEARCH_LOCKS"  # tokens of the locks that a parent process holds for its children
+VARIABLE = "MASKSEARCH_LOCKS"  # the tokens of locks that a parent process holds, for its children
 _BEAT_SECONDS = 15.0
 # Mounted buckets and NFS may show an old state of a file for a minute.
 _SILENT_SECONDS = 90.0
-_DYING_SECONDS = 10.0  # that a killed process may take to let go of its files
+_DYING_SECONDS = 10.0  # how long a killed process may take to release its files
 _UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
 
 _held: set[str] = set()
 
 
 def tokens() -> str:
-    """The locks of this process and of those that it runs for, for the environment of its children."""
+    """Return the tokens of the locks of this process and its parents, for the environment of its children."""
     return ",".join(sorted(_held | _inherited()))
 
 
 @contextlib.contextmanager
 def locked(folder: Path, wait_s: float = 0.0) -> Iterator[None]:
-    """Hold the lock of `folder`, which is made if it is missing, until the end of the block.
+    """Hold the lock of `folder` until the end of the block; make the folder if it is missing.
 
-    wait_s: how long to wait for another run there to end. Does nothing where the process that started this one holds
-    the lock. Raises ValueError that names the other run and the next step, or a folder that cannot be written.
+    wait_s: how long to wait for another run there to end. Does nothing if the process that started this one holds the
+    lock. Raises ValueError that names the other run and says what to do, or that names a folder which cannot be
+    written.
     """
     folder = Path(folder)
     path, made = folder / FILE, not folder.exists()
@@ -80,20 +82,23 @@ def locked(folder: Path, wait_s: float = 0.0) -> Iterator[None]:
             path.unlink(missing_ok=True)
         file.close()
         if made:
-            with contextlib.suppress(OSError):  # something lies in it
+            with contextlib.suppress(OSError):  # the folder is not empty
                 folder.rmdir()
 
 
 def _acquire(path: Path) -> tuple[TextIO, str] | dict[str, Any] | None:
-    """Returns (the open lock, its token); what the lock says of another run that holds it; or None where a parent of
-    this process does."""
+    """Try to take the lock.
+
+    Returns (the open lock file, its token), or the content of the lock if another run holds it, or None if a parent of
+    this process holds it.
+    """
     ends = time.monotonic() + _DYING_SECONDS
     while True:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+", encoding="utf-8")
         except OSError as error:
-            # Another run that ends removes its empty folder: it may go between two of these calls.
+            # Another run that ends removes its empty folder, possibly between two of these calls.
             going = isinstance(error, FileExistsError | FileNotFoundError) and not path.parent.is_file()
             if going and time.monotonic() < ends:
                 time.sleep(0.05)
@@ -103,7 +108,7 @@ def _acquire(path: Path) -> tuple[TextIO, str] | dict[str, Any] | None:
                 "take another --workdir"
             ) from error
         kernel = _flock(file)
-        if kernel and not _is_at(file, path):  # it was given up, and removed, meanwhile
+        if kernel and not _is_at(file, path):  # the holder has released and removed it meanwhile
             file.close()
             continue
         owner = _owner(path, wait=kernel is False)
@@ -111,7 +116,7 @@ def _acquire(path: Path) -> tuple[TextIO, str] | dict[str, Any] | None:
             file.close()
             return None
         if kernel is False and _is_dead(owner) and time.monotonic() < ends:
-            file.close()  # a killed process lets go of its files when its last thread has ended
+            file.close()  # a killed process releases its files when its last thread has ended
             time.sleep(0.05)
             continue
         if kernel is False or (owner and not _is_gone(owner, path)):
@@ -123,7 +128,7 @@ def _acquire(path: Path) -> tuple[TextIO, str] | dict[str, Any] | None:
         file.write(json.dumps(_self(token), indent=1) + "\n")
         file.flush()
         os.fsync(file.fileno())
-        if kernel is None:  # nothing but the content tells two that come at once apart
+        if kernel is None:  # without kernel locks only the content shows which of two runs at the same time got it
             time.sleep(1.0)
             if _token(path) != token:
                 file.close()
@@ -132,7 +137,7 @@ def _acquire(path: Path) -> tuple[TextIO, str] | dict[str, Any] | None:
 
 
 def _flock(file: TextIO) -> bool | None:
-    """True with the kernel's lock, False if another process has it, None where the file system has none."""
+    """Take the kernel's lock: True on success, False if another process has it, None if the file system has none."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -152,7 +157,10 @@ def _is_at(file: TextIO, path: Path) -> bool:
 
 
 def _owner(path: Path, wait: bool = False) -> dict[str, Any]:
-    """What the lock says; {} if nothing, or nothing that can be read. wait: for a holder that is just writing it."""
+    """Return the content of the lock, {} if it is missing or cannot be read.
+
+    wait: give a holder that is just writing it up to a second.
+    """
     for _ in range(20 if wait else 1):
         try:
             found = json_files.read_json(path, "")
@@ -170,7 +178,7 @@ def _token(path: Path) -> str | None:
 
 
 def _is_gone(owner: dict[str, Any], path: Path) -> bool:
-    """Whether the holder has ended. Waits for one on another machine to give a sign of life."""
+    """Return whether the holder has ended. For a holder on another machine, wait for a sign of life."""
     if owner.get("machine") == _machine():
         gone = _is_dead(owner)
     else:
@@ -185,7 +193,7 @@ def _is_gone(owner: dict[str, Any], path: Path) -> bool:
 
 
 def _is_dead(owner: dict[str, Any]) -> bool:
-    """Whether the holder is a process of this machine that has ended."""
+    """Return whether the holder is a process of this machine that has ended."""
     if not owner or owner.get("machine") != _machine():
         return False
     started = _started(owner.get("pid", 0))
@@ -194,16 +202,16 @@ def _is_dead(owner: dict[str, Any]) -> bool:
 
 def _sign(path: Path) -> Any:
     try:
-        with path.open("rb") as file:  # opening asks a file server for the newest state
+        with path.open("rb") as file:  # opening makes a file server return the newest state
             return os.fstat(file.fileno()).st_mtime_ns, file.read()
     except FileNotFoundError:
         return None
 
 
 def _beat(path: Path, token: str, stopped: threading.Event) -> None:
-    """Shows others that this run is alive; ends it if another one has taken the folder."""
+    """Touch the lock regularly, to show that this run is alive; end it if another run has taken the folder."""
     while not stopped.wait(_BEAT_SECONDS):
-        with contextlib.suppress(OSError):  # removed, or the server is away for a moment
+        with contextlib.suppress(OSError):  # the file was removed, or the server is away for a moment
             os.utime(path)
         owner = _owner(path)
         if not stopped.is_set() and owner.get("token", token) != token:
@@ -227,7 +235,7 @@ def _self(token: str) -> dict[str, Any]:
 
 
 def _machine() -> str:
-    """Where process ids mean the same: the host, since it was booted, within one container."""
+    """Return what identifies the scope of a process id: the host, its boot, and its container."""
     found = [socket.gethostname()]
     with contextlib.suppress(OSError):
         found += [Path("/proc/sys/kernel/random/boot_id").read_text().strip(), os.readlink("/proc/self/ns/pid")]
@@ -235,7 +243,7 @@ def _machine() -> str:
 
 
 def _started(pid: int) -> str:
-    """When a process started, as the system counts; '' if there is none, or it has ended."""
+    """Return when a process started, as the system counts; '' if there is no such process or it has ended."""
     if sys.platform == "linux":
         try:
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

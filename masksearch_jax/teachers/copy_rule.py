@@ -1,8 +1,9 @@
 """Two rules that a policy on RAMP is measured against: a search by the title, and copying from what it finds.
 
-Enters: tasks and a searcher. Leaves, for each mask, whether the passages found state the answer, and the recall of a
-rule without any understanding: of all names, dates and numbers there, it answers with the one that the most words
-before the mask lead to. A policy that finds less does not know how to ask; one that has less recall does not read.
+Enters: tasks and a searcher. Leaves: for each task, for how many masks the passages found state the answer, and the
+recall of a rule without any understanding. Of all names, dates and numbers in the passages, the rule answers with the
+one before which the most words agree with the words before the mask. A policy that finds less does not know how to ask;
+a policy with less recall does not read.
 """
 
 import dataclasses
@@ -10,11 +11,11 @@ import itertools
 import re
 from collections.abc import Callable, Sequence
 
-from masksearch_jax.agents import masked_text
 from masksearch_jax.data import records
 from masksearch_jax.retrieval import interface
-from masksearch_jax.teachers import query_writers
-from masksearch_jax.text import answers, tags
+from masksearch_jax.scoring import answer_metrics
+from masksearch_jax.teachers import mask_context, query_writers
+from masksearch_jax.text import tags
 
 # A date, a number, or a run of capitalised words: what a salient span looks like.
 _MONTH = "(?:January|February|March|April|May|June|July|August|September|October|November|December)"
@@ -27,7 +28,7 @@ _LONGEST = 8  # words before a mask that are compared
 
 @dataclasses.dataclass(frozen=True)
 class Read:
-    """What a title query and the rule give for a task. found, recall: means over its masks, in [0, 1]."""
+    """What a title query and the copy rule give for a task. found, recall: means over its masks, in [0, 1]."""
 
     task_id: str
     found: float
@@ -43,14 +44,13 @@ def measure(
 ) -> list[Read]:
     """Search for the title of each RAMP task and read the answers of its masks off what is found, in task order.
 
-    show: the text of an observation, as a policy would see it. The query is that of the rule-based teacher: the title
-    if the passage names it, else the name nearest to the mask.
+    show: hits -> the text of an observation, as a policy would see it. The query is that of the rule-based teacher: the
+    title if the passage names it, else the name nearest to the mask. If the teacher has no query, it is the title.
     """
     probes, nothing = [(task, index) for task in tasks for index in range(task.masks)], query_writers.Associations()
     asked = [query_writers.write_title_query(task, index, "name", nothing) or task.title for task, index in probes]
     queries = [
-        interface.Query(query, task.passage_id, task.article_id)
-        for (task, _), query in zip(probes, asked, strict=True)
+        interface.Query(query, task.passage_id, task.article_id) for (task, _), query in zip(probes, asked, strict=True)
     ]
     shown: list[str] = []
     for start in range(0, len(queries), batch):
@@ -59,9 +59,11 @@ def measure(
     for task in tasks:
         own = shown[place : place + task.masks]
         place += task.masks
-        found = [answers.contains(text, golds) for text, golds in zip(own, task.answers, strict=True)]
+        found = [answer_metrics.contains(text, golds) for text, golds in zip(own, task.answers, strict=True)]
         recalls = [
-            answers.token_recall(copied(text, task.text[: masked_text.mask_place(task.text, i)]), task.answers[i])
+            answer_metrics.token_recall(
+                copied(text, task.text[: mask_context.mask_place(task.text, i)]), task.answers[i]
+            )
             for i, text in enumerate(own)
         ]
         read.append(Read(task.id, sum(found) / task.masks, sum(recalls) / task.masks))
@@ -69,15 +71,16 @@ def measure(
 
 
 def copied(shown: str, before: str) -> str:
-    """Return the name, date or number of `shown` that most of the last words of `before` lead to, the first among
-    equals; '' where there is none."""
+    """Return the name, date or number of `shown` before which the most words agree with the last words of `before`.
+
+    The first one wins a tie. The result is '' if there is none."""
     wanted = _backwards(before.replace(tags.MASK, " "))
     best, most = "", -1
     for match in _CANDIDATE.finditer(shown):
         found, start = match[0].rstrip(".,'’-"), match.start()
         if not any(char.isdigit() for char in found):
-            # 'In Karn' is the name 'Karn'.
-            found = next(iter(masked_text.names(found)), "")
+            # 'In Karn' gives the name 'Karn'.
+            found = next(iter(mask_context.names(found)), "")
             start = shown.index(found, start)
         lead = _backwards(shown[max(0, start - 30 * _LONGEST) : start])
         alike = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(lead, wanted, strict=False)))
@@ -87,5 +90,5 @@ def copied(shown: str, before: str) -> str:
 
 
 def _backwards(text: str) -> list[str]:
-    """The last words of a text, in the form in which answers are compared, the last one first."""
-    return [answers.normalize(word) for word in reversed(text.split()[-_LONGEST:])]
+    """Return the last words of a text, in the form in which answers are compared, the last word first."""
+    return [answer_metrics.normalize(word) for word in reversed(text.split()[-_LONGEST:])]

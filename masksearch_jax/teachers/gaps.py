@@ -1,14 +1,14 @@
-"""What stands around a mask, and what kind of thing it hides: how a teacher names a gap in words.
+"""What stands around a mask, and what kind of thing it hides, so that a teacher can name a gap in words.
 
 Enters: the text of a masked passage, the number of a mask, the kind of its span and its answer. Leaves: a `Gap`, with a
-noun for what is missing ("year", "number of people", "person") and the words on both sides of the mask. The
-answer gives the noun its kind and is in no clue: a clue holds the passage's own words.
+noun for what is missing ("year", "number of people", "person") and the words on both sides of the mask. The answer
+decides the noun but is in no clue: a clue holds the passage's own words.
 """
 
 import dataclasses
 import re
 
-from masksearch_jax.teachers import sentences
+from masksearch_jax.teachers import sentence_splitting
 from masksearch_jax.text import clues, tags
 
 _MONTH = (
@@ -16,7 +16,7 @@ _MONTH = (
     "|Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sept?|Oct|Nov|Dec)\\.?"
 )
 _DAY = r"\d{1,2}(?:st|nd|rd|th)?"
-# The first pattern that a date matches whole gives its noun.
+# The first pattern that matches a whole date gives its noun.
 _DATES = tuple(
     (re.compile(pattern, re.IGNORECASE), noun)
     for pattern, noun in (
@@ -30,7 +30,7 @@ _DATES = tuple(
 )
 _CURRENCY = re.compile(r"[$£€¥₹]")
 _PER_CENT = re.compile(r"^\s?(?:%|percent\b|per\scent\b)")
-# A plural or a measure after a figure is what is counted.
+# A plural or a unit after a figure says what is counted.
 _UNIT = re.compile(r"^\s(people|men|women|children|km|kg|m|cm|mm|feet|metres|[a-z]{3,}s)(?![\w-])")
 _NO_UNIT = frozenset("was is has its this does as plus versus across towards always perhaps".split())
 # Words right before a name that leave no doubt about what it names.
@@ -48,8 +48,10 @@ _PLACE = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class Gap:
-    """noun: what is missing, without its article. before, after: what stands on both sides of the mask, to the ends of
-    its sentence or to the next mask. lead: the last words before the mask (text/clues.py), of earlier sentences too."""
+    """A mask as a teacher speaks of it.
+
+    noun: what is missing, without an article. before, after: the text on both sides of the mask, to the ends of its
+    sentence or to the next mask. lead: the last words before the mask (text/clues.py), also from earlier sentences."""
 
     noun: str
     before: str
@@ -62,7 +64,7 @@ class Gap:
         return with_article(self.noun)
 
     def clue(self, words: int) -> str:
-        """The mask between the last `words` words before it and the first `words` after it, as the passage has them."""
+        """Return the mask with the last `words` words before it and the first `words` after it, as in the passage."""
         left = [m.start() for m in re.finditer(r"\S+", self.before)][-words:]
         right = [m.end() for m in re.finditer(r"\S+", self.after)][:words]
         before = self.before[left[0] :] if left else ""
@@ -77,19 +79,23 @@ def with_article(noun: str) -> str:
 
 
 def gap_of(text: str, index: int, kind: str, answer: str, title: str = "") -> Gap:
-    """Return the gap of mask number `index` (from 0) of `text`. kind, answer: the kind of its span, and the span.
-    title: if the text begins with it and a colon, they are words of the lead and of no sentence."""
+    """Return the gap of mask number `index` (from 0) of `text`.
+
+    kind, answer: the kind of its span, and the span. title: if the text begins with the title and a colon, these belong
+    to the lead but to no sentence."""
     parts = text.split(tags.MASK)
     # Both sides end at a neighbouring mask, so that a clue holds one mask.
     before, after = tags.neutralise(parts[index]), tags.neutralise(parts[index + 1])
     lead, before = clues.leads(f"{before}{tags.MASK}")[0], before.removeprefix(f"{tags.neutralise(title)}: ")
-    before = sentences.last(before)
-    after = sentences.first(after)
+    before = sentence_splitting.last(before)
+    after = sentence_splitting.first(after)
     return Gap(noun_of(kind, answer, before, after), before, after, lead)
 
 
 def noun_of(kind: str, answer: str, before: str = "", after: str = "") -> str:
-    """Return a noun for a span of a kind (prep.spans.KINDS). before, after: its sentence on both sides of it."""
+    """Return a noun for a span of a kind (prep.spans.candidates.KINDS).
+
+    before, after: the text of its sentence on both sides of it."""
     if kind == "date":
         return next((noun for pattern, noun in _DATES if pattern.fullmatch(answer)), "date")
     if kind == "number":

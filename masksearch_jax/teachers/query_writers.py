@@ -1,4 +1,4 @@
-"""Queries of a rule-based teacher: about the subject of a mask, in the styles of agents/oracle.py.
+"""Queries of the rule-based teacher about the subject of a mask, in the styles of teachers/mask_teacher.py.
 
 Enters: tasks, a searcher. Leaves: query strings, the words that other articles use for a fact (`Associations`), and how
 often a style finds the answer. No query contains the answer.
@@ -8,18 +8,20 @@ import collections
 import math
 from collections.abc import Callable, Sequence
 
-from masksearch_jax.agents import masked_text
 from masksearch_jax.data import records
 from masksearch_jax.retrieval import interface
-from masksearch_jax.text import answers, tags
+from masksearch_jax.scoring import answer_metrics
+from masksearch_jax.teachers import mask_context
+from masksearch_jax.text import tags
 
 
 class Associations:
     """Which word other articles use for a fact that a sentence states in its own words.
 
-    Counted over training tasks: for each mask, the content words of its sentence against the content words of the
-    sentences in which retrieved passages state the answer. `best` scores a word w for own words o by
-    sum_o P(w | o) log(P(w | o) / P(w)), so words that stand everywhere score nothing.
+    The counts come from training tasks. For each mask, its own words (the nearest content words of its sentence) are
+    counted together with the content words of the sentences that name the task's title, in retrieved passages that
+    state the answer. `best` scores a word w for own words o by sum_o P(w | o) log(P(w | o) / P(w)), so words that stand
+    everywhere score nothing.
     """
 
     def __init__(self) -> None:
@@ -36,7 +38,7 @@ class Associations:
             self._pairs[word].update(set(target))
 
     def best(self, own: Sequence[str]) -> str:
-        """The best word, '' if nothing is known of any own word. Ties go to the word that sorts first."""
+        """Return the best word, '' if nothing is known of any own word. Ties go to the word that sorts first."""
         scores: collections.Counter[str] = collections.Counter()
         for word in set(own):
             for target, together in self._pairs.get(word, {}).items():
@@ -46,31 +48,32 @@ class Associations:
 
 
 def fit_associations(tasks: Sequence[records.Task], searcher: interface.Searcher, k: int = 3) -> Associations:
-    """Learns Associations from training tasks: one search for subject and answer together finds where the fact
-    stands."""
+    """Learn Associations from training tasks.
+
+    For each mask, one search for title and answer together finds where the fact stands."""
     found = Associations()
     probes = [(task, i) for task in tasks for i in range(task.masks)]
     queries = [interface.Query(f"{t.title} {t.answers[i][0]}", t.passage_id, t.article_id) for t, i in probes]
     for (task, i), hits in zip(probes, searcher.search(queries, k), strict=True):
-        own = masked_text.own_words(task.text, i)
+        own = mask_context.own_words(task.text, i)
         for hit in hits:
-            if answers.contains(f"{hit.title} {hit.text}", task.answers[i]):
-                for sentence in masked_text.sentences(hit.text):
+            if answer_metrics.contains(f"{hit.title} {hit.text}", task.answers[i]):
+                for sentence in mask_context.sentences(hit.text):
                     if task.title in sentence:
-                        found.add(own, masked_text.content_words(sentence))
+                        found.add(own, mask_context.content_words(sentence))
     return found
 
 
 def write_query(task: records.Task, index: int, style: str, associations: Associations) -> str:
-    """A query about mask `index`, or '' if this style has nothing to say. Never contains the answer."""
-    sentence, _ = masked_text.mask_sentence(task.text, index)
-    subject = [masked_text.subject_of(task.text, task.title, index)]
-    visible = [n for n in masked_text.names(sentence.replace(tags.MASK, " . ")) if n not in subject[0]]
+    """Return a query about mask `index`, '' if this style has none. It never contains the answer."""
+    sentence, _ = mask_context.mask_sentence(task.text, index)
+    subject = [mask_context.subject_of(task.text, task.title, index)]
+    visible = [n for n in mask_context.names(sentence.replace(tags.MASK, " . ")) if n not in subject[0]]
     if not subject[0]:
         return ""
     if task.span_kinds[index] in ("date", "number") and visible:
         subject.append(visible[0])  # a number says nothing about whom it concerns: name both parties
-    own = masked_text.own_words(task.text, index)
+    own = mask_context.own_words(task.text, index)
     keyword = ""
     if style == "own" and own:
         keyword = own[0]
@@ -79,27 +82,29 @@ def write_query(task: records.Task, index: int, style: str, associations: Associ
     if style != "name" and not keyword:
         return ""
     query = " ".join([*subject, keyword]).strip()
-    return "" if answers.contains(query, task.answers[index]) else query
+    return "" if answer_metrics.contains(query, task.answers[index]) else query
 
 
 def write_title_query(task: records.Task, index: int, style: str, associations: Associations) -> str:
-    """As `write_query`, for a language model: the title as the passage has it, such as 'Heat (film)', without a second
-    name. The style 'own' adds two of the passage's words.
+    """Return a query as `write_query` does, for a language model.
 
-    Measured on 8,841 passages of real text with two hits: the title found the answers of 0.42 of 687 dates and numbers
-    and of 0.45 of 2,613 names. A subject and a second name found 0.41 and 0.44, the title and two words 0.40 and 0.46.
+    It has the title as the passage has it, such as 'Heat (film)', and no second name. The style 'own' adds two of the
+    passage's words.
+
+    Measured on 8,841 passages of real text with two hits: the title found the answer for 0.42 of 687 dates and numbers
+    and for 0.45 of 2,613 names. A subject and a second name found 0.41 and 0.44, the title and two words 0.40 and 0.46.
     """
-    subject = task.title if task.title in task.text else masked_text.subject_of(task.text, task.title, index)
-    own = masked_text.own_words(task.text, index)
+    subject = task.title if task.title in task.text else mask_context.subject_of(task.text, task.title, index)
+    own = mask_context.own_words(task.text, index)
     keyword = {"name": "", "own": " ".join(own[:2]), "insight": associations.best(own)}[style]
     if not subject or (style != "name" and not keyword):
         return ""
     query = f"{subject} {keyword}".strip()
-    return "" if answers.contains(query, task.answers[index]) else query
+    return "" if answer_metrics.contains(query, task.answers[index]) else query
 
 
 def writer_of(wording: str) -> Callable[[records.Task, int, str, Associations], str]:
-    """Return what writes the queries of a wording (`synthesize.wording`)."""
+    """Return the function that writes the queries of a wording (`synthesize.wording`)."""
     return write_query if wording == "words" else write_title_query
 
 
@@ -111,17 +116,18 @@ def hit_rate(
     k: int,
     wording: str = "words",
 ) -> tuple[int, int]:
-    """(masks whose answer stands in the top-k passages of the oracle's query in this style, masks), source excluded.
-    wording: as OracleConfig."""
+    """Return (masks whose answer stands in the top-k passages of the teacher's query in this style, all masks).
+
+    The source is excluded from the search. wording: as in TeacherConfig."""
     write = writer_of(wording)
     probes = [(t, i, write(t, i, style, associations)) for t in tasks for i in range(t.masks)]
-    # A style that finds no word falls back to the bare name, as the oracle itself would.
+    # A style that has no query falls back to the bare subject; the teacher itself would draw another style.
     queries = [
-        interface.Query(q or masked_text.subject_of(t.text, t.title, i), t.passage_id, t.article_id)
+        interface.Query(q or mask_context.subject_of(t.text, t.title, i), t.passage_id, t.article_id)
         for t, i, q in probes
     ]
     found = sum(
-        any(answers.contains(hit.text, t.answers[i]) for hit in hits)
+        any(answer_metrics.contains(hit.text, t.answers[i]) for hit in hits)
         for (t, i, _), hits in zip(probes, searcher.search(queries, k), strict=True)
     )
     return found, len(probes)

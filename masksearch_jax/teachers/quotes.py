@@ -1,4 +1,4 @@
-"""Where an observation states an answer: the sentence that a teacher quotes after it has read it.
+"""Where an observation states an answer: the sentence that a teacher quotes after reading.
 
 Enters: the text of an observation as the policy sees it, the titles of its passages, an answer, and what is asked for.
 Leaves: a `Quote`. Every quotation stands word for word in the observation.
@@ -8,16 +8,19 @@ import dataclasses
 import re
 from collections.abc import Sequence
 
-from masksearch_jax.teachers import sentences
-from masksearch_jax.text import answers, tags
+from masksearch_jax.scoring import answer_metrics
+from masksearch_jax.teachers import sentence_splitting
+from masksearch_jax.text import tags
 
-_FEWEST = 6  # words of a quotation that ends before its sentence does
+_FEWEST = 6  # the fewest words of a quotation that ends before its sentence does
 
 
 @dataclasses.dataclass(frozen=True)
 class Quote:
-    """sentence: of the observation. start, end: characters in it where the answer, or the title that holds it, stands.
-    shared: how many words it shares, with the title of its passage, with what was asked for."""
+    """A sentence of an observation.
+
+    sentence: its text. start, end: characters in it where the answer, or the title that holds it, stands. shared: how
+    many words the sentence and the title of its passage share with what was asked for."""
 
     sentence: str
     start: int
@@ -25,13 +28,16 @@ class Quote:
     shared: int
 
     def around(self, words: int) -> str:
-        """The sentence, or where it is longer than `words` words a part of it: from its start if that holds the answer,
-        else with the answer in its last quarter; it ends with the answer's clause if that ends in time."""
+        """Return the sentence, or a part of it if it is longer than `words` words.
+
+        The part begins at the start of the sentence if it then holds the answer, else it begins so late that a quarter
+        of its words follow the answer, as far as there are any. It ends with the answer's clause if that ends in time.
+        """
         places = [m.span() for m in re.finditer(r"\S+", self.sentence)]
         if len(places) <= words:
             return self.sentence
         first, last = self._covered(places)
-        # What stands before an answer says more of it than what stands after it.
+        # The words before an answer say more about it than the words after it.
         start = 0 if last < words else max(0, min(first, last + 1 - words + words // 4))
         longest = self.sentence[places[start][0] : places[max(last, min(len(places), start + words) - 1)][1]]
         covered = max(self.end, places[min(start + _FEWEST, len(places)) - 1][1]) - places[start][0]
@@ -39,24 +45,24 @@ class Quote:
         return longest[: covered + clause.start()] if clause else longest.rstrip(" ,;:")
 
     def _covered(self, places: Sequence[tuple[int, int]]) -> tuple[int, int]:
-        """The first and the last word that the answer touches."""
+        """Return the numbers (from 0) of the first and the last word that the answer touches."""
         inside = [i for i, (start, end) in enumerate(places) if start < self.end and end > self.start]
         return inside[0], inside[-1]
 
 
 def find(shown: str, titles: Sequence[str], golds: Sequence[str], about: str, own_title: str = "") -> Quote | None:
-    """Return the sentence that states one of `golds` and shares most words with `about`, the first among equals; None
-    where no single sentence states it.
+    """Return the sentence that states one of `golds` and shares the most words with `about`, None if there is none.
 
-    shown: a decoded observation. titles: of the passages that it shows, in order. own_title: of the article that is
-    asked about. Its words count for nothing, as most of what a search for it finds holds them; named in another article
-    it counts as one word. A first sentence is quoted with the title before it where the answer is the title.
+    The first one wins a tie. shown: a decoded observation. titles: those of the passages that it shows, in order.
+    own_title: that of the article that is asked about. Its words do not count, because most of what a search for it
+    finds holds them; where another article names the title, it counts as one word. If the answer is the title of a
+    passage, its first sentence is quoted with the title before it.
     """
     own = _without_brackets(own_title)
-    wanted, best = sentences.content(about) - sentences.content(own_title), None
+    wanted, best = sentence_splitting.content(about) - sentence_splitting.content(own_title), None
     for title, text in passages(shown, titles):
-        for number, sentence in enumerate(sentences.split(text)):
-            shared = len(wanted & sentences.content(f"{title} {sentence}"))
+        for number, sentence in enumerate(sentence_splitting.split(text)):
+            shared = len(wanted & sentence_splitting.content(f"{title} {sentence}"))
             shared += bool(own) and own in sentence and own not in title
             place = locate(sentence, golds)
             if place is None and number == 0 and locate(_without_brackets(title), golds):
@@ -67,12 +73,13 @@ def find(shown: str, titles: Sequence[str], golds: Sequence[str], about: str, ow
 
 
 def nearest(shown: str, titles: Sequence[str], about: str) -> Quote | None:
-    """Return the sentence that shares most words with `about`, as a quote of all of it; None for an empty
-    observation."""
-    wanted, best = sentences.content(about), None
+    """Return the sentence that shares the most words with `about`, as a quote of all of it.
+
+    The result is None for an empty observation."""
+    wanted, best = sentence_splitting.content(about), None
     for title, text in passages(shown, titles):
-        for number, sentence in enumerate(sentences.split(text)):
-            shared = len(wanted & sentences.content(f"{title} {sentence}" if number == 0 else sentence))
+        for number, sentence in enumerate(sentence_splitting.split(text)):
+            shared = len(wanted & sentence_splitting.content(f"{title} {sentence}" if number == 0 else sentence))
             if best is None or shared > best.shared:
                 best = Quote(sentence, 0, len(sentence), shared)
     return best
@@ -101,19 +108,20 @@ def _without_brackets(title: str) -> str:
 
 
 def locate(sentence: str, golds: Sequence[str]) -> tuple[int, int] | None:
-    """Return the characters of a sentence where one of `golds` stands: as it is spelled, else as answers are compared
-    (text.answers.contains); None where none does."""
+    """Return (start, end) of one of `golds` in a sentence, in characters, None if none stands there.
+
+    It is looked for as it is spelled, then as answers are compared (scoring.answer_metrics.contains)."""
     for gold in golds:
         for flags in (0, re.IGNORECASE):
             if found := re.search(rf"(?<!\w){re.escape(gold)}(?!\w)", sentence, flags):
                 return found.span()
-    if not answers.contains(sentence, golds):
+    if not answer_metrics.contains(sentence, golds):
         return None
     places = [m.span() for m in re.finditer(r"\S+", sentence)]
-    longest = max(len(answers.tokens(gold)) for gold in golds) + 2
+    longest = max(len(answer_metrics.tokens(gold)) for gold in golds) + 2
     for size in range(1, longest + 1):
         for first in range(len(places) - size + 1):
             start, end = places[first][0], places[first + size - 1][1]
-            if answers.contains(sentence[start:end], golds):
+            if answer_metrics.contains(sentence[start:end], golds):
                 return start, end
     return None

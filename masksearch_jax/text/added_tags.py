@@ -1,19 +1,19 @@
-"""Our tags as added tokens of a published tokenizer: one id each, instead of the three or four that they are as text.
+"""Our tags as added tokens of a published tokenizer: one id per tag, instead of three or four ids as plain text.
 
 Enters: a folder with tokenizer.json. Leaves: the same file with a token for each tag that the vocabulary lacks, with
-ids after the last one. Each gets a row of the model's embedding (model/published/added_rows.py), which SFT trains: one
-of the spare rows that some models are published with, or a new one.
+ids after the last one. Each new token gets a row of the model's embedding (model/published/added_rows.py), which SFT
+trains. It is one of the spare rows that some models are published with, or a new row.
 """
 
 from pathlib import Path
 
 from masksearch_jax.runtime.json_files import read_json_object, write_json
 from masksearch_jax.text import tags
-from masksearch_jax.text.interface import Tokenizer
+from masksearch_jax.text.tokenizer_protocol import Tokenizer
 
 
 def add_tags(folder: Path) -> list[str]:
-    """Append the tags to `folder`/tokenizer.json, atomically; return those that were added.
+    """Append the missing tags to `folder`/tokenizer.json, atomically, and return them.
 
     Raises ValueError for a file that is no tokenizer.json.
     """
@@ -35,12 +35,12 @@ def add_tags(folder: Path) -> list[str]:
 
 
 def former_ids(tokenizer: Tokenizer, published: Path) -> dict[int, list[int]]:
-    """Return {id of an added tag: the ids that spelled it before}: of every tag that is a token of `tokenizer` and none
-    of the folder `published`. {} for a tokenizer of another kind, and for a folder without one.
+    """Return {id of an added tag: the ids that spelled it before}.
 
-    Raises as PublishedTokenizer.
+    It covers every tag that is a token of `tokenizer` but not of the tokenizer in the folder `published`. It is {} for
+    a `tokenizer` that is no PublishedTokenizer, and for a folder without tokenizer.json. Raises as PublishedTokenizer.
     """
-    from masksearch_jax.text.published import PublishedTokenizer
+    from masksearch_jax.text.published_tokenizer import PublishedTokenizer
 
     if not isinstance(tokenizer, PublishedTokenizer) or not (published / "tokenizer.json").exists():
         return {}

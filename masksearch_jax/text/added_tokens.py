@@ -1,6 +1,6 @@
-"""The added tokens of a tokenizer.json: which of them a text makes, and which only a chat template.
+"""The added tokens of a tokenizer.json: which of them any text can produce, and which only a chat template can.
 
-Enters: the parsed file. Leaves: the file changed in place, before the tokenizers library reads it.
+Enters: the parsed file. Leaves: the same dict, changed in place before the tokenizers library reads it.
 """
 
 from typing import Any
@@ -9,10 +9,10 @@ from masksearch_jax.text import tags
 
 
 def make_tags_plain(settings: dict[str, Any]) -> list[str]:
-    """Change a tokenizer.json so that added tokens which are our tags are found exactly where a text spells them.
+    """Change a tokenizer.json so that added tokens that are our tags are found exactly where a text spells them.
 
-    No blank space belongs to them, and no other spelling becomes one. Returns those that were special tokens, which are
-    never found in a text otherwise.
+    They take in no whitespace around them, and no other spelling becomes one of them. Returns the tags that were
+    special tokens: without this change they would never be found in a text.
     """
     special = []
     for token in settings.get("added_tokens") or []:
@@ -23,10 +23,10 @@ def make_tags_plain(settings: dict[str, Any]) -> list[str]:
 
 
 def make_control(settings: dict[str, Any], said: str) -> list[str]:
-    """Change a tokenizer.json so that added tokens which a chat template spells are special: no text makes them.
+    """Change a tokenizer.json so that added tokens that a chat template spells are special: no text produces them.
 
-    said: the template's source, and what it writes. Returns their names. Added tokens of ordinary text, such as line
-    ends and words, are left: templates write those as text too.
+    said: the template's source, followed by what it writes. Returns the names of the changed tokens. Added tokens of
+    ordinary text, such as line ends and words, stay as they are, because templates write those as text too.
     """
     found = []
     for token in settings.get("added_tokens") or []:

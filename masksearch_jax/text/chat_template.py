@@ -1,15 +1,15 @@
-"""How a chat model is addressed: its own published chat template, around one message of a user.
+"""Prompts for chat models: the model's own published chat template around one user message.
 
-Enters: the template that a tokenizer's folder holds (or a file that a setting names), a system message, values of
-template variables. Leaves: a ChatTemplate, which makes prompt ids of a task's text, and the token with which the
-template ends a turn. The ids are those of transformers' `apply_chat_template(add_generation_prompt=True)`
-(tests/text/test_chat_template.py). Left out: several turns, tools, images (a search happens inside the model's one
-turn), and how Jinja is run (text/jinja_sandbox.py).
+Enters: the template in a tokenizer's folder (or in a file that a setting names), a system message, and values of
+template variables. Leaves: a ChatTemplate, which turns a task's text into prompt ids, and what the template writes
+after a reply, which shows the token that ends a turn. The ids are those of transformers'
+`apply_chat_template(add_generation_prompt=True)` (tests/text/test_chat_template.py). Left out: several turns, tools,
+images (a search happens inside the model's one turn), and how Jinja is run (text/jinja_sandbox.py).
 
-What a task or a system message spells is data, whatever the template: only the template makes control tokens. So the
-template is rendered with marks in place of the two messages and cut there. Its parts are encoded with control tokens,
-once; what stands between the last control token and the message is encoded together with the message, as text, because
-merges may cross that border. No task renders anything.
+What a task or a system message spells is data under every template: only the template makes control tokens. So the
+template is rendered with marks in place of the two messages, and the result is cut at the marks. The template's parts
+are encoded once, with control tokens. The template's text between a control token and the user's message is encoded
+together with the message, as text, because merges may cross that border. No task renders the template again.
 """
 
 import ast
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from masksearch_jax.runtime import json_files
-from masksearch_jax.text import interface, tags
+from masksearch_jax.text import tags, tokenizer_protocol
 from masksearch_jax.text.jinja_sandbox import SandboxedTemplate
 
 AUTO = "auto"
@@ -27,7 +27,7 @@ FILE, CONFIG = "chat_template.jinja", "tokenizer_config.json"
 _AGAIN = "download it again"
 # Private-use characters, which no template spells, trims or changes the case of.
 _USER, _SYSTEM, _REPLY = "\ue0b5\ue0b6\ue0b7", "\ue0b5\ue0b6\ue0b8", "\ue0b5\ue0b6\ue0b9"
-# What templates are known to change in a message: blank space around it, markup, thoughts, switches, quotes.
+# What templates are known to change in a message: whitespace around it, markup, thoughts, switches, quotes.
 _PROBE = (
     " \n Who, in <b>1984</b> & \"São\" '{{ 7 * 7 }}' {% raw %} \\n [mask] #1\n\n  wrote </think> <search> x</search>"
     "  /think <think> y?\t "
@@ -38,14 +38,14 @@ _GIVEN = ("messages", "tools", "documents", "add_generation_prompt")
 
 @dataclasses.dataclass(frozen=True)
 class TemplateSource:
-    """The text of a template. where: the file that holds it, for messages."""
+    """The text of a template. where: the file that holds it, for error messages."""
 
     text: str
     where: str
 
 
-class ControlTokenizer(interface.Tokenizer, Protocol):
-    """A tokenizer with control tokens: text.published.PublishedTokenizer."""
+class ControlTokenizer(tokenizer_protocol.Tokenizer, Protocol):
+    """A tokenizer with control tokens: text.published_tokenizer.PublishedTokenizer."""
 
     chat_template: TemplateSource | None
     special_tokens: dict[str, str]
@@ -57,10 +57,10 @@ class ControlTokenizer(interface.Tokenizer, Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class ChatTemplate:
-    """A prompt is prefix_ids, the ids of left + text + right as one piece of data, suffix_ids.
+    """The parts of a prompt: prefix_ids, the ids of left + text + right (encoded as one text), suffix_ids.
 
-    left, right: the template's plain text next to the message. trims: how the template drops blank space around the
-    message, the name of a method of str ('strip', 'lstrip', 'rstrip'), or ''.
+    left, right: the template's plain text next to the message. trims: the str method that drops whitespace around the
+    message as the template does ('strip', 'lstrip', 'rstrip'), or '' if the template keeps it.
     """
 
     prefix_ids: tuple[int, ...] = ()
@@ -69,8 +69,8 @@ class ChatTemplate:
     suffix_ids: tuple[int, ...] = ()
     trims: str = ""
 
-    def encode(self, tokenizer: interface.Tokenizer, text: str) -> list[int]:
-        """Return the ids of the prompt of a text."""
+    def encode(self, tokenizer: tokenizer_protocol.Tokenizer, text: str) -> list[int]:
+        """Return the prompt ids of a text."""
         text = _trimmed(text, self.trims)
         return [*self.prefix_ids, *tokenizer.encode(self.left + text + self.right), *self.suffix_ids]
 
@@ -80,11 +80,11 @@ def _trimmed(text: str, method: str) -> str:
 
 
 def find_template(folder: Path | str, chat: str = AUTO) -> TemplateSource | None:
-    """Return the template of a tokenizer's folder, None if it has none.
+    """Return the chat template of a tokenizer's folder, None if it has none.
 
-    chat: the setting of that name; the path of a file takes the place of what the folder holds. In the folder a file
-    chat_template.jinja comes before tokenizer_config.json, and of several templates there the one named 'default'.
-    Raises FileNotFoundError or ValueError that names a file that is missing or damaged.
+    chat: the setting of that name; the path of a file replaces what the folder holds. In the folder, the file
+    chat_template.jinja has precedence over tokenizer_config.json. If the latter has several templates, the one named
+    'default' is taken. Raises FileNotFoundError or ValueError that names a missing or damaged file.
     """
     if chat not in ("", AUTO):
         return _read(Path(chat), "name a file of a Jinja template, or set chat='auto' for the folder's own")
@@ -117,10 +117,10 @@ def _read(file: Path, next_step: str) -> TemplateSource:
 
 
 def read_variables(given: Sequence[str]) -> dict[str, Any]:
-    """Return {name: value} of the setting chat_variables: 'enable_thinking=False', 'date_string=1 Jan 2025'.
+    """Return {name: value} of the setting chat_variables, such as 'enable_thinking=False', 'date_string=1 Jan 2025'.
 
-    True, False (in any case), numbers and quoted strings are what Python reads; any other value is a string as it
-    stands. Raises ValueError for what is no name=value, and for a name that stands twice.
+    True, False (in any case), numbers and quoted strings are read as Python reads them. Any other value is a string as
+    it stands. Raises ValueError for an entry that is no name=value, and for a name that occurs twice.
     """
     found: dict[str, Any] = {}
     for one in given:
@@ -136,15 +136,15 @@ def read_variables(given: Sequence[str]) -> dict[str, Any]:
 
 
 def open_chat_template(
-    tokenizer: interface.Tokenizer, chat: str, system: str = "", variables: Mapping[str, Any] | None = None
+    tokenizer: tokenizer_protocol.Tokenizer, chat: str, system: str = "", variables: Mapping[str, Any] | None = None
 ) -> ChatTemplate:
-    """Return what makes the prompts of a tokenizer.
+    """Return the ChatTemplate that makes prompts for a tokenizer.
 
     chat: '' for a base model, whose prompt is one space and the text, after the beginning-of-sequence token if the
-    tokenizer has one; anything else for the template that the tokenizer was opened with (`find_template`). system: the
-    system message, '' for the template's own. variables: values for the template, such as {"enable_thinking": False}.
-    Raises ValueError that names the file: if there is no template, if it fails, if it does not show the user's message
-    exactly once and unchanged, and for variables that it does not read.
+    tokenizer has one. Any other value stands for the template that the tokenizer was opened with (`find_template`).
+    system: the system message, '' for the template's own. variables: values for the template, such as
+    {"enable_thinking": False}. Raises ValueError that names the file if there is no template, if it fails, if it does
+    not show the user's message exactly once and unchanged, or if it does not read one of the variables.
     """
     variables = dict(variables or {})
     if not chat:
@@ -162,7 +162,7 @@ def open_chat_template(
     parts, trims = rendering.parts(system)
     _refuse_begun_thoughts(tokenizer.cut_control(parts[-1]), source.where)
     made = _assembled(tokenizer, parts, rendering.shown(system, parts), trims)
-    # A whole prompt, encoded at once: some tokenizers join what follows a control token to it.
+    # Compare with a whole prompt that is encoded at once: some tokenizers join a control token and the text after it.
     whole = tokenizer.encode_control(_filled(parts, _HARMLESS, _HARMLESS))
     if _assembled(tokenizer, parts, _HARMLESS, trims).encode(tokenizer, _HARMLESS) != whole:
         raise ValueError(f"{source.where}: the tokenizer {tokenizer.path} joins control tokens and text")
@@ -170,10 +170,10 @@ def open_chat_template(
 
 
 def render_reply(source: TemplateSource, special_tokens: Mapping[str, str]) -> tuple[str, str]:
-    """Return (all that a template writes around a message and the reply to it, what it writes after the reply).
+    """Return (everything that a template writes around a message and the reply to it, what it writes after the reply).
 
-    special_tokens: by role ('eos_token'). Both are '' for a template that cannot be rendered in this way;
-    `open_chat_template` says why.
+    special_tokens: {role: token}, with roles such as 'eos_token'. Both results are '' for a template that cannot be
+    rendered in this way; `open_chat_template` says why. The second is '' also if the template shows the reply twice.
     """
     messages = [{"role": "user", "content": _USER}, {"role": "assistant", "content": _REPLY}]
     try:
@@ -185,7 +185,7 @@ def render_reply(source: TemplateSource, special_tokens: Mapping[str, str]) -> t
 
 
 class _Rendering:
-    """A template with all that it is given besides the messages."""
+    """A template with everything that it is given besides the messages."""
 
     def __init__(self, source: TemplateSource, special_tokens: Mapping[str, str], variables: Mapping[str, Any]):
         self.where = source.where
@@ -204,8 +204,10 @@ class _Rendering:
         )
 
     def parts(self, system: str) -> tuple[list[str], str]:
-        """Return the prompt as the template's texts with `_SYSTEM` and `_USER` between them, first and last a text of
-        the template; and how it trims the user's message."""
+        """Return (the parts of the prompt, how the template trims the user's message).
+
+        The parts are texts of the template with `_SYSTEM` and `_USER` between them. They begin and end with a text of
+        the template."""
         rendered = self._prompt(_SYSTEM if system else "", _USER)
         parts = _cut(rendered)
         if (shown := parts.count(_USER)) != 1:
@@ -224,7 +226,7 @@ class _Rendering:
         )
 
     def shown(self, system: str, parts: Sequence[str]) -> str:
-        """Return a system message as the template shows it: whole, or without blank space around it."""
+        """Return a system message as the template shows it: whole, or without whitespace around it."""
         rendered = self._prompt(system, _USER)
         for text in (system, system.strip(), system.lstrip(), system.rstrip()):
             if rendered == _filled(parts, text, _USER):
@@ -237,7 +239,7 @@ class _Rendering:
 
 
 def _cut(rendered: str) -> list[str]:
-    """Return [text, mark, text, ..]: a rendered prompt, cut at the marks."""
+    """Cut a rendered prompt at the marks and return [text, mark, text, ..]."""
     parts = [rendered]
     for mark in (_USER, _SYSTEM):
         cut: list[str] = []
@@ -254,7 +256,7 @@ def _filled(parts: Sequence[str], system: str, user: str) -> str:
 
 
 def _assembled(tokenizer: ControlTokenizer, parts: Sequence[str], system: str, trims: str) -> ChatTemplate:
-    """Return the template's parts as ids, but for the text that touches the user's message."""
+    """Return the template with its parts as ids, except for the text that touches the user's message."""
     place = parts.index(_USER)
     before, after = (_joined(tokenizer, some, system) for some in (parts[:place], parts[place + 1 :]))
     left = before.pop() if before and isinstance(before[-1], str) else ""
@@ -263,7 +265,7 @@ def _assembled(tokenizer: ControlTokenizer, parts: Sequence[str], system: str, t
 
 
 def _joined(tokenizer: ControlTokenizer, parts: Sequence[str], system: str) -> list[str | int]:
-    """Return ids of control tokens and the texts between them. What the system message spells is text."""
+    """Return the ids of control tokens and the texts between them. Whatever the system message spells is text."""
     found: list[str | int] = []
     for part in parts:
         for item in [system] if part == _SYSTEM else tokenizer.cut_control(part):
@@ -279,7 +281,7 @@ def _ids(tokenizer: ControlTokenizer, items: Sequence[str | int]) -> tuple[int, 
 
 
 def _refuse_begun_thoughts(after: Sequence[str | int], where: str) -> None:
-    """Raise ValueError if a prompt ends inside a thought that says something already: no turn would be read so.
+    """Raise ValueError if a prompt ends inside a thought that already has words: the turn could not be read.
 
     after: what follows the user's message, cut at control tokens.
     """

@@ -1,8 +1,8 @@
-"""The words around each mask once more, for an instruction that says them and a thought that goes on from them.
+"""Clues: the words around each mask, for an instruction that repeats them and a thought that continues them.
 
 Enters: a masked passage, or a question whose instruction has a mask for the answer ("The answer is [mask]."). Leaves:
-strings, one for each mask. They are cut at a neighbouring mask, so that a clue holds one mask, and behind the mask at
-the end of a sentence. `prep/ramp.py` has the same in TensorFlow.
+strings, one for each mask. A clue is cut at the neighbouring masks, so that it holds one mask, and after its mask also
+at the end of the sentence. `prep/tasks/ramp.py` does the same in TensorFlow.
 """
 
 import re
@@ -10,14 +10,14 @@ import re
 from masksearch_jax.text import tags
 
 BEFORE, AFTER = 10, 4  # words of a clue
-PLACEHOLDER = "{clues}"  # in an instruction: where the clues stand
+PLACEHOLDER = "{clues}"  # replaced by the clues in an instruction
 SEPARATOR = "; "
-REST = " \t\n\f\r.,;:!?)"  # what stands behind a neighbouring mask and belongs to no clue
+REST = " \t\n\f\r.,;:!?)"  # characters right after a neighbouring mask, which belong to no clue
 _WORD = re.compile(r"[^ \t\n\f\r]+")
 
 
 def leads(masked: str, words: int = BEFORE) -> list[str]:
-    """Return for each mask the last `words` words before it, with the blank space that parts them from it."""
+    """Return for each mask the last `words` words before it, with the whitespace between them and the mask."""
     return [_last(part, words) for part in masked.split(tags.MASK)[:-1]]
 
 
@@ -29,19 +29,20 @@ def clues(masked: str) -> list[str]:
 
 
 def filled_in(instruction: str, masked: str) -> str:
-    """Return an instruction with the clues of a passage in place of '{clues}'; one without it as it is."""
+    """Return an instruction with '{clues}' replaced by the clues of a passage, if it has '{clues}'."""
     shown = SEPARATOR.join(clues(masked)) if PLACEHOLDER in instruction else ""
     return instruction.replace(PLACEHOLDER, shown)
 
 
 def asked(instruction: str) -> str:
-    """Return what an instruction says, with its own masks, before it says their clues: what a question and it are
-    clues of together."""
+    """Return the part of an instruction before '{clues}', which may hold masks.
+
+    A question followed by this part is the text that the clues are taken from."""
     return instruction.partition(PLACEHOLDER)[0]
 
 
 def shortened(lead: str, share: float) -> str:
-    """Return the last words of a lead, a share of them."""
+    """Return the last words of a lead: the given share of its words."""
     return _last(lead, round(share * len(_WORD.findall(lead))))
 
 

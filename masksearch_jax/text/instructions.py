@@ -1,11 +1,11 @@
-"""What an instruct model is told: the texts that settings may name instead of spelling them out.
+"""Instructions for an instruct model: the texts that settings may name instead of spelling them out.
 
-Enters: the value of `prepare.tasks.instruction`, `.question_instruction` or `.system`. Leaves: the text. 'default' of
-an instruction says all, the task and the protocol: what the tags mean, when to search, what an answer looks like.
-'short' says the task alone, for a chat template whose system message ('default' of `system`) says the protocol, and
-'clues' says it with the words around each mask once more (text/clues.py), so that a small model sees which words it
-has to continue. Any other value is the text itself, where '{clues}' stands for these words. Each token of these is
-paid in every episode: with SmolLM2's tokenizer the defaults have 51, 51 and 46 tokens.
+Enters: the value of `prepare.tasks.instruction`, `.question_instruction` or `.system`. Leaves: the text. The 'default'
+of an instruction states the task and the protocol: what the tags mean, when to search, what an answer looks like.
+'short' states the task alone, for a chat template whose system message ('default' of `system`) states the protocol.
+'clues' states the task and repeats the words around each mask (text/clues.py), so that a small model sees which words
+it has to continue. Any other value is the text itself, where '{clues}' stands for these words. Every episode pays for
+each of these tokens: with SmolLM2's tokenizer the defaults have 51, 51 and 46 tokens.
 """
 
 from masksearch_jax.text import clues
@@ -26,7 +26,7 @@ NAMED = {
     "question_instruction": {
         "default": f"{_REPLY} {_PROTOCOL.format(answer='answer')}",
         "short": _REPLY,
-        "clues": f"The answer is [mask]. Fill in {clues.PLACEHOLDER}.",  # as a masked passage
+        "clues": f"The answer is [mask]. Fill in {clues.PLACEHOLDER}.",  # in the form of a masked passage
     },
     "system": {"default": _PROTOCOL.format(answer="answer; next answer")},
 }
@@ -40,7 +40,9 @@ def text_of(setting: str, value: str) -> str:
 
 
 def around(instruction: str, place: str) -> tuple[str, str]:
-    """Return what an instruction puts before and after the text of a task. Raises ValueError for another place."""
+    """Return (what an instruction puts before the text of a task, what it puts after it).
+
+    Raises ValueError for a `place` that is none of PLACES."""
     if place not in PLACES:
         raise ValueError(f"instruction_place={place!r} is none of {PLACES}")
     if not instruction:

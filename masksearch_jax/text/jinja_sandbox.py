@@ -1,13 +1,14 @@
-"""Chat templates as Jinja: parsed and rendered in a sandbox, in the environment that published ones are written for.
+"""Chat templates as Jinja: parsed and rendered in a sandbox, in the environment that published templates expect.
 
 Enters: the text of a template, and values. Leaves: the rendered text. The environment is that of transformers
 (utils/chat_template_utils.py): blocks trimmed, `break` and `continue`, the block `generation`, `raise_exception`,
-`strftime_now`, and a `tojson` that escapes nothing. Two things differ, because a prompt that changes from one run to
-the next is no data set: `strftime_now` always tells the same day, and what draws at random (`lipsum`, `random`) is
+`strftime_now`, and a `tojson` that escapes nothing. Two things differ, because the prompts of a data set must not
+change from one run to the next: `strftime_now` always returns the same day, and the random `lipsum` and `random` are
 missing.
 
-A template comes with a download, so it is not trusted. The sandbox hides the interpreter; loops, calls, powers and the
-text that is written are bounded here. Left out: memory that filters may take (`'x'|center(10 ** 8)`).
+A template comes with a download, so it is not trusted. The sandbox hides the interpreter. This module bounds loops,
+calls, products and powers, and the length of the text. Left out: memory that filters may take
+(`'x'|center(10 ** 8)`).
 """
 
 import datetime
@@ -19,11 +20,11 @@ from typing import Any
 import jinja2
 from jinja2 import ext, meta, nodes, runtime, sandbox, utils
 
-# Templates that write today's date where they can ask for it fall back to this one (Llama 3.1, 3.2).
+# Some templates (Llama 3.1, 3.2) write today's date if they can ask for it, and this one otherwise.
 _TODAY = datetime.datetime(2024, 7, 26)
-_MOST_STEPS = 20_000  # rounds of loops, and calls; an honest template takes a few hundred
+_MOST_STEPS = 20_000  # loop iterations and calls; an honest template takes a few hundred
 _MOST_CHARACTERS = 1_000_000
-_MOST_BITS = 4096  # of a whole number
+_MOST_BITS = 4096  # of an integer
 _FILE = "<template>"  # the file name that Jinja gives to a template that was a string
 
 
@@ -31,7 +32,9 @@ class SandboxedTemplate:
     """A parsed template. Not thread-safe: the bounds belong to one rendering at a time."""
 
     def __init__(self, source: str, where: str):
-        """where: the file that holds it, for messages. Raises ValueError that names it, and the line at fault."""
+        """Parse a template. where: the file that holds it, for error messages.
+
+        Raises ValueError that names the file and the faulty line."""
         self.where, self._source = where, source
         self._environment = _Environment(
             trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, ext.loopcontrols]
@@ -40,13 +43,13 @@ class SandboxedTemplate:
             self._template = self._environment.from_string(source)
         except jinja2.TemplateSyntaxError as error:
             raise ValueError(f"{where}, line {error.lineno}: the chat template is no Jinja: {error.message}") from error
-        except Exception as error:  # nested beyond what Python compiles
+        except Exception as error:  # nested more deeply than Python can compile
             raise ValueError(f"{where}: the chat template is no Jinja: {error}") from error
 
     def render(self, values: Mapping[str, Any]) -> str:
         """Return the text that the template writes with `values`.
 
-        Raises ValueError that names the file, the line and what went wrong: what the template itself says with
+        Raises ValueError that names the file, the line and what went wrong: a message of the template's own
         `raise_exception`, an access that the sandbox refuses, or a bound that was reached.
         """
         self._environment.steps = _MOST_STEPS
@@ -59,7 +62,7 @@ class SandboxedTemplate:
                     raise sandbox.SecurityError(f"it writes more than {_MOST_CHARACTERS} characters")
         except jinja2.TemplateError as error:
             raise ValueError(f"{self.where}{_line_of(error)}: the chat template fails: {error}") from error
-        except Exception as error:  # of an operator or a filter: a template may do anything
+        except Exception as error:  # from an operator or a filter: a template may do anything
             kind = type(error).__name__
             raise ValueError(f"{self.where}{_line_of(error)}: the chat template fails ({kind}: {error})") from error
         return "".join(written)
@@ -70,7 +73,7 @@ class SandboxedTemplate:
 
 
 class _Generation(ext.Extension):
-    """The block `{% generation %}`, with which templates mark what the model wrote: its text as it is."""
+    """The block `{% generation %}`, with which templates mark what the model wrote; its text is left as it is."""
 
     tags = {"generation"}
 
@@ -94,7 +97,7 @@ class _Dict:
 
 
 class _Namespace(utils.Namespace):
-    """The global `namespace`, which keeps no name that begins with an underscore."""
+    """The global `namespace`, which refuses names that begin with an underscore."""
 
     def __init__(*args: Any, **kwargs: Any):
         self, *rest = args
@@ -114,7 +117,7 @@ class _Namespace(utils.Namespace):
 
 
 class _Environment(sandbox.ImmutableSandboxedEnvironment):
-    """Counts rounds of loops and calls down from `steps`."""
+    """The Jinja environment, which counts loop iterations and calls down from `steps`."""
 
     intercepted_binops = frozenset({"*", "**"})
 
@@ -128,7 +131,7 @@ class _Environment(sandbox.ImmutableSandboxedEnvironment):
         }  # fmt: skip
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
-        """Parse, and let every loop go over `bounded`."""
+        """Parse a template and make every loop iterate over `bounded`."""
         tree = super()._parse(source, name, filename)
         for loop in tree.find_all(nodes.For):
             loop.iter = nodes.Call(

@@ -1,7 +1,7 @@
-"""Unicode normal forms and HTML references in linear time, for text of any kind.
+"""Unicode normal forms and HTML references for text of any kind, without quadratic time and without errors.
 
-`unicodedata.normalize` sorts the marks that follow a letter by insertion: 160 KB of them take seven seconds.
-`html.unescape` raises ValueError for a reference of more digits than Python reads as one number.
+`unicodedata.normalize` sorts the marks that follow a letter by insertion: 160 KB of marks take seven seconds.
+`html.unescape` raises ValueError for a reference with more digits than Python reads as one number.
 """
 
 import functools
@@ -26,7 +26,7 @@ def normal_form(form: str, text: str) -> str:
 
 
 def unescape(text: str) -> str:
-    """Return `html.unescape(text)`; a numeric reference beyond Unicode is U+FFFD however long it is."""
+    """Return `html.unescape(text)`, with U+FFFD for a numeric reference beyond Unicode, however long it is."""
     if "&" not in text:
         return text
     if "&#" in text:
@@ -35,18 +35,18 @@ def unescape(text: str) -> str:
 
 
 def _sorted_marks(run: str, form: str) -> str:
-    """Return the marks in canonical order, which is that of a stable sort by class, so that nothing is left to do."""
+    """Return the marks in canonical order (a stable sort by combining class), which leaves nothing to sort."""
     marks = "".join(unicodedata.normalize(form, mark) for mark in run)
     return "".join(sorted(marks, key=unicodedata.combining))
 
 
 @functools.cache
 def _run_of_marks(form: str) -> re.Pattern[str]:
-    """Return the pattern of long runs of characters that decompose to combining marks alone, by NFD or NFKD."""
+    """Return the pattern of long runs of characters that NFD or NFKD (`form`) decomposes to combining marks alone."""
     marks = [
         re.escape(character)
         for character in map(chr, range(0x300, _MARKS_END))
-        # A few vowel signs of Tibetan and half-width Katakana are no marks themselves and decompose to marks.
+        # A few vowel signs of Tibetan and half-width Katakana are no marks themselves but decompose to marks.
         if unicodedata.combining(character)
         or (unicodedata.decomposition(character) and unicodedata.combining(unicodedata.normalize(form, character)[0]))
     ]

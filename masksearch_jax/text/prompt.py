@@ -2,11 +2,11 @@
 
 One turn of the policy is an optional `<think> ...</think>` and then exactly one `<search> query</search>` or
 `<answer> ...</answer>`. The environment answers a search with `<information> title: text title: text</information>`
-and an invalid turn with an information block that names the fault. Blocks touch each other and every text starts with
+and an invalid turn with an information block that names the fault. Blocks touch each other, and every text starts with
 one space after its opening tag (text/tags.py), so that tokenising the parts equals tokenising the whole.
 
 A chat template may have opened the thought of the first turn already: its prompts end in `<think>` and a line end.
-That end is then part of the turn's text, and whoever writes the turn goes on from it.
+This end of the prompt is then part of the turn's text, and whoever writes the turn continues from it.
 
 Enters: passages, questions, hits, decoded turns. Leaves: text, token ids, actions. Left out: limits and turns
 (rollout/episode.py) and rewards (rl/).
@@ -18,19 +18,19 @@ import re
 from collections.abc import Sequence
 from typing import Protocol
 
-from masksearch_jax.text import clues, instructions, stops, tags
+from masksearch_jax.text import clues, instructions, stop_automaton, tags
 
-# Short on purpose: each word costs a small vocabulary several tokens of the episode's budget.
+# Short on purpose: with a small vocabulary each word costs several tokens of the episode's budget.
 NOTHING_FOUND = "nothing found"
 INVALID = "invalid:"
 
-_TAIL = 24  # tokens that hold an opening tag and blank space after it, even byte by byte
+_TAIL = 24  # tokens that hold an opening tag and the whitespace after it, even with one byte per token
 _ACTIONS = {tags.SEARCH: "search", tags.ANSWER: "answer"}
 _TAG = re.compile("(" + "|".join(re.escape(tag) for tag in tags.ALL if tag != tags.MASK) + ")")
 
 
 class Encoder(Protocol):
-    """The part of text.interface.Tokenizer that is needed here."""
+    """The part of text.tokenizer_protocol.Tokenizer that writes."""
 
     @property
     def token_bytes(self) -> Sequence[bytes]: ...
@@ -39,7 +39,7 @@ class Encoder(Protocol):
 
 
 class Decoder(Protocol):
-    """The part of text.interface.Tokenizer that reads."""
+    """The part of text.tokenizer_protocol.Tokenizer that reads."""
 
     def decode(self, ids: Sequence[int]) -> str: ...
 
@@ -56,8 +56,10 @@ class TitledText(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Action:
-    """What a turn does. kind: 'search', 'answer' or 'invalid'; content: the query or the answer, stripped;
-    error: why it is invalid, '' otherwise."""
+    """What a turn does.
+
+    kind: 'search', 'answer' or 'invalid'. content: the query or the answer, stripped. error: why the turn is invalid,
+    '' otherwise."""
 
     kind: str
     content: str = ""
@@ -65,31 +67,32 @@ class Action:
 
 
 def ramp_prompt(masked_text: str, instruction: str = "", place: str = "after") -> str:
-    """Returns the prompt of a RAMP task: one space, the masked passage, the instruction if there is one after it, or
-    before it (text/instructions.py).
+    """Return the prompt of a RAMP task: one space, then the masked passage with the instruction, if there is one.
 
-    Masks survive; any other tag that the passage happens to contain is neutralised.
+    place: 'after' or 'before', where the instruction stands (text/instructions.py). Masks survive; any other tag that
+    the passage happens to contain is neutralised.
     """
     body = tags.neutralise_all_but_masks(masked_text)
     return f" {placed(body, clues.filled_in(instruction, body), place)}"
 
 
 def question_prompt(question: str, instruction: str = "", place: str = "after") -> str:
-    """Returns the prompt of a question: one space, the question, the instruction if there is one, as `ramp_prompt`."""
+    """Return the prompt of a question: one space, then the question with the instruction, as in `ramp_prompt`."""
     body = tags.neutralise(question)
     return f" {placed(body, clues.filled_in(instruction, f'{body} {clues.asked(instruction)}'), place)}"
 
 
 def placed(body: str, instruction: str, place: str) -> str:
-    """Return a text with the instruction after or before it."""
+    """Return a text with the instruction after it or before it."""
     before, after = instructions.around(instruction, place)
     return f"{before}{body}{after}"
 
 
 def opened_thought(prompt_ids: Sequence[int], tokenizer: Decoder) -> str:
-    """Return the end of a prompt that has opened a thought for the policy ('<think>\n'), '' for any other prompt.
+    """Return the end of a prompt that has opened a thought for the policy ('<think>' and a line end).
 
-    prompt_ids: in the tokenizer's own vocabulary. What a task's text spells opens none: its tags are neutralised.
+    Returns '' for any other prompt. prompt_ids: in the tokenizer's own vocabulary. A task's text never opens a thought,
+    because its tags are neutralised.
     """
     _, opening, after = tokenizer.decode(list(prompt_ids[-_TAIL:])).rpartition(tags.THINK[0])
     return "" if not opening or after.strip() else opening + after
@@ -98,7 +101,7 @@ def opened_thought(prompt_ids: Sequence[int], tokenizer: Decoder) -> str:
 def after_opened(turn: str, opened: str) -> str:
     """Return what is left to write of a turn after a prompt that ends in `opened` (`opened_thought`).
 
-    A turn without a thought closes the one that was opened.
+    A turn without a thought first closes the one that was opened.
     """
     if not opened:
         return turn
@@ -110,25 +113,26 @@ def after_opened(turn: str, opened: str) -> str:
 
 
 def observation(hits: Sequence[TitledText], tokenizer: Encoder, max_tokens: int) -> list[int]:
-    """Returns the ids of the information block that shows `hits`, best first.
+    """Return the ids of the information block that shows `hits`, best first.
 
-    Tags inside titles and texts are neutralised (design decision 9). The block is cut on whole tokens and characters to
-    at most `max_tokens`, its closing tag included, which is never cut. Raises ValueError if not even the tags fit.
+    Tags inside titles and texts are neutralised (design decision 9). The block is cut between whole tokens and
+    characters to at most `max_tokens`, including its closing tag, which is never cut. Raises ValueError if not even the
+    tags fit.
     """
-    titles = (f" {tags.neutralise(hit.title)}:" if hit.title.strip() else "" for hit in hits)  # some servers give none
+    titles = (f" {tags.neutralise(hit.title)}:" if hit.title.strip() else "" for hit in hits)  # some servers send none
     shown = "".join(f"{title} {tags.neutralise(hit.text)}" for title, hit in zip(titles, hits, strict=True))
     return _information(shown or f" {NOTHING_FOUND}", tokenizer, max_tokens)
 
 
 def corrective_observation(error: str, tokenizer: Encoder, max_tokens: int | None = None) -> list[int]:
-    """Returns the ids of the information block that tells the policy why its turn was invalid."""
+    """Return the ids of the information block that tells the policy why its turn was invalid."""
     return _information(f" {INVALID} {tags.neutralise(error)}", tokenizer, max_tokens)
 
 
 def parse_turn(text: str) -> Action:
-    """Returns the action of one decoded turn; anything but the exact form is 'invalid' with a reason.
+    """Return the action of one decoded turn; anything but the exact form is 'invalid', with a reason.
 
-    Blank space around blocks is allowed, text is not. The content may hold the mask and no other tag.
+    Whitespace around blocks is allowed, text is not. The content may hold the mask, but no other tag.
     """
     parts = _TAG.split(text)
     found, between = parts[1::2], parts[0::2]
@@ -146,9 +150,11 @@ def parse_turn(text: str) -> Action:
 
 
 def parse_stopped_turn(text: str) -> Action:
-    """Returns the action of a turn that was stopped at a closing tag (text/stops.py): that of the text up to the first
-    one. What the last token carries past it stays in the trajectory as the model wrote it and says nothing."""
-    end = stops.closed_at(text)
+    """Return the action of a turn that was stopped at a closing tag (text/stop_automaton.py).
+
+    Only the text up to the first closing tag counts. What the last token writes past it stays in the trajectory as the
+    model wrote it, and has no meaning."""
+    end = stop_automaton.closed_at(text)
     return parse_turn(text if end < 0 else text[:end])
 
 
@@ -165,7 +171,7 @@ def _information(body: str, tokenizer: Encoder, max_tokens: int | None) -> list[
 
 
 def _whole_characters(ids: list[int], token_bytes: Sequence[bytes]) -> list[int]:
-    """Drops last tokens that begin a character without its end: at most three, as a character has four bytes."""
+    """Drop last tokens that begin a character without its end: at most three, as a character has up to four bytes."""
     while ids:
         reader = codecs.getincrementaldecoder("utf-8")("replace")
         reader.decode(b"".join(token_bytes[i] for i in ids[-4:]))

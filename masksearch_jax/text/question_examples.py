@@ -1,11 +1,12 @@
-"""Worked examples of questions, for prompts: two searches, one after the other, and an answer.
+"""Worked examples of questions, for few-shot prompts: each has two searches, one after the other, and an answer.
 
-Written by the toy encyclopedia's question writer (prep/toywiki/questions.py) and the rule-based teacher
-(agents/questions.py, thoughts in sentences): tests/prep/test_question_examples.py makes them again. All names are
-invented, so none is a benchmark's. Left out: masked passages, whose examples are demonstrations on training tasks.
+The toy encyclopedia's question writer (toywiki/bridge_questions.py) and the rule-based teacher
+(teachers/question_teacher.py, with thoughts in sentences) wrote them; tests/prep/test_question_examples.py makes them
+again. All names are invented, so no example comes from a benchmark. Left out: masked passages, whose examples are
+demonstrations on training tasks.
 """
 
-# A question, a line end, and the turns and observations of its episode.
+# Each is a question, a line end, and the turns and observations of its episode.
 EXAMPLES = (
     (
         "What is the book written by the spouse of Zimre Jiporv?\n"

@@ -1,6 +1,6 @@
-"""Words of a text as numbers, and its shingles: runs of words, by which two texts are found to repeat each other.
+"""The words of a text as numbers, and its shingles: runs of words that show whether two texts repeat each other.
 
-Enters: text. Leaves: words, or hashes that are the same in every process, on every machine.
+Enters: text. Leaves: words, or hashes that are the same in every process and on every machine.
 """
 
 import functools
@@ -20,7 +20,7 @@ _ACCENTS = re.compile("[\u0300-\u036f]")
 
 
 def words(text: str) -> list[str]:
-    """Returns the words of a text: case folded, accents of Latin, Greek and Cyrillic letters dropped."""
+    """Return the words of a text, case folded and without the accents of Latin, Greek and Cyrillic letters."""
     if not text.isascii():
         text = _ACCENTS.sub("", normal_form("NFKD", text))
     return _WORD.findall(text.casefold())
@@ -28,26 +28,27 @@ def words(text: str) -> list[str]:
 
 @functools.lru_cache(maxsize=1 << 18)
 def word_hash(word: str) -> int:
-    """Returns 64 bits; the same in every process."""
+    """Return a hash of 64 bits, the same in every process."""
     # Python's own hash differs from process to process.
     return int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little")
 
 
 def mix(x: np.ndarray) -> np.ndarray:
-    """The finaliser of splitmix64 on uint64 arrays: every output bit depends on every input bit."""
+    """Apply the finaliser of splitmix64 to a uint64 array: every output bit depends on every input bit."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
 
 
 def word_hashes(text: str) -> np.ndarray:
-    """Returns uint64 [m], one hash for each word of the text, in order; the same in every process."""
+    """Return uint64 [m], one hash for each word of the text, in order; the same in every process."""
     return np.array([word_hash(word) for word in words(text)], np.uint64)
 
 
 def shingles_in_order(hashes: np.ndarray, width: int = SHINGLE_WORDS) -> np.ndarray:
-    """Returns uint64 [m], the shingles of a text with these `word_hashes`, one for each run of `width` words; a shorter
-    text is one shingle, an empty one none."""
+    """Return uint64 [m], one shingle for each run of `width` words of a text.
+
+    hashes: the `word_hashes` of the text. A shorter text is one shingle, an empty text has none."""
     if len(hashes) == 0:
         return hashes
     width = min(width, len(hashes))
@@ -58,12 +59,13 @@ def shingles_in_order(hashes: np.ndarray, width: int = SHINGLE_WORDS) -> np.ndar
 
 
 def shingles_of(text: str, width: int = SHINGLE_WORDS) -> np.ndarray:
-    """Returns uint64 [m], the distinct shingles of a text, ascending; a shorter text is one shingle, an empty one
-    none."""
+    """Return uint64 [m], the distinct shingles of a text in ascending order.
+
+    A text shorter than `width` words is one shingle, an empty text has none."""
     return np.unique(shingles_in_order(word_hashes(text), width))
 
 
 def share(left: np.ndarray, right: np.ndarray) -> float:
-    """Returns which share of the shorter text's shingles (`shingles_of`) the other has too; 0 for an empty one."""
+    """Return the share of the shorter text's shingles (`shingles_of`) that the other has too; 0 for an empty text."""
     shorter = min(len(left), len(right))
     return len(np.intersect1d(left, right, assume_unique=True)) / shorter if shorter else 0.0

@@ -1,8 +1,8 @@
-"""The tags of an episode, the mask, and how pieces of text join at them.
+"""The tags of an episode, the mask, and how texts join at them.
 
-Texts join so that tokenising the parts equals tokenising the whole: an opening tag is followed by a space, a closing
-one is not preceded by one (`<search> Karn Velith birthplace</search>`). Word-initial pieces then look the same in a
-passage, a query and an answer, which is what a small model needs to copy.
+Texts join so that tokenising the parts equals tokenising the whole: a space follows an opening tag, and none precedes a
+closing tag (`<search> Karn Velith birthplace</search>`). Word-initial tokens then look the same in a passage, a query
+and an answer, which a small model needs in order to copy.
 """
 
 THINK = ("<think>", "</think>")
@@ -20,9 +20,9 @@ SPAN_SEPARATOR = ";"
 
 
 def neutralise(text: str) -> str:
-    """Returns text in which no tag of ours survives: '<search>' becomes '(search)' (design decision 9).
+    """Return text in which none of our tags survives: '<search>' becomes '(search)' (design decision 9).
 
-    Halves of characters (lone surrogates, which JSON can spell and no tokenizer takes) become U+FFFD.
+    Halves of characters (lone surrogates, which JSON can spell and no tokenizer accepts) become U+FFFD.
     """
     if not text.isascii():
         text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
@@ -33,10 +33,10 @@ def neutralise(text: str) -> str:
 
 
 def neutralise_all_but_masks(text: str) -> str:
-    """Returns text in which masks are the only tags that survive."""
+    """Return text in which masks are the only tags that survive."""
     return MASK.join(map(neutralise, text.split(MASK)))
 
 
 def block(tags: tuple[str, str], content: str) -> str:
-    """Returns `<tag> content</tag>`."""
+    """Return `<tag> content</tag>`."""
     return f"{tags[0]} {content}{tags[1]}"

@@ -1,8 +1,8 @@
-"""The SentencePiece tokenizer: trained by prepare, read by everything else; no TensorFlow.
+"""The SentencePiece tokenizer: `prepare` trains it, everything else reads it. No TensorFlow.
 
 Enters: text, or the ids of a whole text. Leaves: ids, or text. The same `.model` file serves SeqIO's
 `SentencePieceVocabulary`, which gives the same ids (tests/prep/test_ramp.py). `load` opens the tokenizer of a data
-directory, which may be that of a published checkpoint instead (text/published.py).
+directory, which may instead be that of a published checkpoint (text/published_tokenizer.py).
 
 Texts join at our tags without changing ids, because no dummy space is put in front: encode(a) + encode(b) ==
 encode(a + b) whenever b begins with a tag or with a space (a word never merges across a space, a tag is never split).
@@ -16,34 +16,34 @@ from pathlib import Path
 
 import sentencepiece
 
-from masksearch_jax.text import interface, tags
-from masksearch_jax.text.published import PublishedTokenizer
+from masksearch_jax.text import tags, tokenizer_protocol
+from masksearch_jax.text.published_tokenizer import PublishedTokenizer
 
 # In a data directory: the model that prepare trained, or the folder of files that it copied.
 TRAINED, PUBLISHED = "tokenizer.model", "tokenizer"
 
 PAD_ID, EOS_ID, UNK_ID = 0, 1, 2
-# Figures as pieces of their own, two digits at a time, with and without the space before them: ' 26 July 1780' is
-# '▁26', '▁July', '▁17', '80'. A small model copies by looking for what followed the last token; digits and lone spaces
-# stand everywhere in a passage and lead it astray, pairs hardly ever do.
+# Figures as tokens of their own, two digits at a time, with and without the space before them: ' 26 July 1780' is
+# '▁26', '▁July', '▁17', '80'. A small model copies by looking for what followed the last token. Single digits and lone
+# spaces occur everywhere in a passage and mislead it; pairs hardly ever do.
 _SINGLE, _PAIRS = tuple("0123456789"), tuple(f"{number:02d}" for number in range(100))
 DIGIT_PAIRS = (*_PAIRS, *(f"▁{figure}" for figure in (*_PAIRS, *_SINGLE)))
-# The two forms of each figure, for those who exchange figures (prep.exchangeable).
+# The two forms of each figure, without and with a space, for exchanging figures (prep/tasks/exchangeable_tokens.py).
 FIGURES = {"digits": [(f, f"▁{f}") for f in _SINGLE], "pairs": [(f, f"▁{f}") for f in _PAIRS]}
 
 
 def fixed_pieces(digit_pairs: bool) -> int:
-    """Pieces that no text decides: controls, tags, the bytes of byte fallback, and digit pairs if asked for."""
+    """Return how many tokens no text decides: controls, tags, the bytes of byte fallback, digit pairs if asked for."""
     return 3 + len(tags.ALL) + 256 + len(DIGIT_PAIRS) * digit_pairs
 
 
 class Tokenizer:
-    """Text to ids and back (text.interface.Tokenizer). Thread-safe; pickles by its path."""
+    """Text to ids and back (text.tokenizer_protocol.Tokenizer). Thread-safe; pickled by its path."""
 
     prefix_ids: list[int] = []  # a prompt starts with its text
 
     def __init__(self, path: Path | str):
-        """Reads a model file; raises FileNotFoundError without one and ValueError if its layout is not ours."""
+        """Read a model file. Raises FileNotFoundError if there is none, and ValueError if its layout is not ours."""
         self.path = Path(path)
         if not self.path.exists():
             raise FileNotFoundError(f"no tokenizer at {path}; make it with `python -m masksearch_jax.prepare`")
@@ -65,7 +65,7 @@ class Tokenizer:
 
     @functools.cached_property
     def token_bytes(self) -> list[bytes]:
-        """For each id the bytes it stands for; none for pad and eos."""
+        """The bytes that each id stands for; none for pad and eos."""
         return [self._bytes_of(id) for id in range(self.vocab_size)]
 
     def encode(self, text: str) -> list[int]:
@@ -75,19 +75,20 @@ class Tokenizer:
         return self._processor.encode(list(texts), out_type=int)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Returns the text of a whole id list: a character may be spread over several byte pieces, so texts of
-        parts do not add up. Pad and eos vanish."""
+        """Return the text of a whole id list.
+
+        A character may be spread over several byte tokens, so the texts of parts do not add up. Pad and eos vanish."""
         return self._processor.decode([int(i) for i in ids])
 
     def id(self, piece: str) -> int:
-        """Returns the id of a piece such as '</search>'; raises KeyError if the vocabulary lacks it."""
+        """Return the id of a token such as '</search>'; raises KeyError if the vocabulary lacks it."""
         found = self._processor.piece_to_id(piece)
         if found == UNK_ID and piece != self.piece(UNK_ID):
             raise KeyError(f"the tokenizer {self.path} has no piece {piece!r}")
         return found
 
     def piece(self, id: int) -> str:
-        """Returns the piece with this id, word starts marked by '▁' as SentencePiece does."""
+        """Return the token with this id; '▁' marks the start of a word, as in SentencePiece."""
         return self._processor.id_to_piece(int(id))
 
     def _bytes_of(self, id: int) -> bytes:
@@ -104,8 +105,8 @@ class Tokenizer:
         self.__init__(state["path"])
 
 
-def load(data_dir: Path | str) -> interface.Tokenizer:
-    """Returns the tokenizer of a data directory: `tokenizer.model`, or the files of a checkpoint in `tokenizer/`.
+def load(data_dir: Path | str) -> tokenizer_protocol.Tokenizer:
+    """Return the tokenizer of a data directory: `tokenizer.model`, or the files of a checkpoint in `tokenizer/`.
 
     Raises FileNotFoundError that says how to make one.
     """
@@ -123,13 +124,14 @@ def train(
     digit_pairs: bool = False,
     threads: int = 2,
 ) -> Tokenizer:
-    """Trains a byte-fallback BPE model on texts, writes it to `path` and returns it.
+    """Train a byte-fallback BPE model on texts, write it to `path` and return it.
 
-    Each text is trained as it stands in a prompt, after one space. `vocab_size` is the most: a small corpus has fewer
-    pieces to merge and gives a smaller vocabulary. `max_texts` > 0 trains on that many texts, drawn with `seed`; 0 on
-    all. Characters beyond `character_coverage` of the text are spelled in bytes: lower it for a corpus whose distinct
-    characters would fill the vocabulary. `digit_pairs`: figures are cut in pairs from the left ('1823' is '18', '23'),
-    else digit by digit. Raises ValueError if `vocab_size` has no room for bytes, tags, pairs and characters.
+    The model sees each text as it stands in a prompt, after one space. `vocab_size` is an upper limit: a small corpus
+    has fewer tokens to merge and gives a smaller vocabulary. `max_texts` > 0 trains on that many texts, drawn with
+    `seed`; 0 trains on all. Characters beyond `character_coverage` of the text are spelled in bytes: lower it for a
+    corpus whose distinct characters would fill the vocabulary. `digit_pairs`: cut figures into pairs from the left
+    ('1823' is '18', '23'), else digit by digit. Raises ValueError if `vocab_size` has no room for bytes, tags, pairs
+    and characters.
     """
     if vocab_size <= (fixed := fixed_pieces(digit_pairs)):
         raise ValueError(f"vocab_size={vocab_size} leaves no pieces: {fixed} are bytes, tags, digit pairs and controls")

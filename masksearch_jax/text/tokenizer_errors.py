@@ -1,4 +1,4 @@
-"""Failures of the tokenizers library on a damaged file, as errors that name the file."""
+"""Errors that name the file when the tokenizers library fails on a damaged one."""
 
 import contextlib
 from collections.abc import Iterator
@@ -9,8 +9,8 @@ from pathlib import Path
 def naming(path: Path | str) -> Iterator[None]:
     """Turn what the library raises inside the block into a ValueError that names the file.
 
-    A file may be JSON and still not what the library expects. It then raises plain Exception, or panics, which is no
-    Exception. ValueError and FileNotFoundError of our own pass as they are: they name a file already.
+    A file may be JSON and still not be what the library expects. The library then raises a plain Exception, or panics,
+    which is no Exception. Our own ValueError and FileNotFoundError pass unchanged, because they name a file already.
     """
     try:
         yield
@@ -25,7 +25,7 @@ def naming(path: Path | str) -> Iterator[None]:
 
 
 def pieces_by_id(vocabulary: dict[str, int], file: Path) -> dict[int, str]:
-    """Return id -> piece. Raise ValueError for two pieces of one id, of which a text would show the wrong one."""
+    """Return {id: token}. Raises ValueError for two tokens with one id, because a text could show the wrong one."""
     pieces: dict[int, str] = {}
     for piece, id in sorted(vocabulary.items()):
         if id in pieces:

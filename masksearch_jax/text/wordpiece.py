@@ -15,16 +15,18 @@ FILES = ("tokenizer.json", "vocab.txt", "tokenizer_config.json")
 
 
 class WordPiece:
-    """Loaded from a checkpoint folder; thread-safe."""
+    """A tokenizer loaded from a checkpoint folder; thread-safe."""
 
     def __init__(self, directory: Path | str, max_length: int):
-        """Raises FileNotFoundError that names what was looked for, ValueError that names a file which is none."""
+        """Read a folder; `encode` cuts each text to `max_length` ids.
+
+        Raises FileNotFoundError that names what was looked for, and ValueError that names a file that is damaged."""
         directory = Path(directory)
         whole, vocabulary, config = (directory / name for name in FILES)
         if whole.exists():
             with tokenizer_errors.naming(whole):
                 self._tokenizer = tokenizers.Tokenizer.from_file(str(whole))
-                self._tokenizer.encode("a")  # what panics does so here
+                self._tokenizer.encode("a")  # a bad file may panic only when it is used
         elif vocabulary.exists():
             settings = read_json_object(config, "copy the checkpoint again") if config.exists() else {}
             lowercase = settings.get("do_lower_case", True)
@@ -37,11 +39,11 @@ class WordPiece:
         # The file may carry its own limits (MiniLM: padded and cut to 128).
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_length)
-        # Ids run from 0 to below it.
+        # The ids run from 0 to vocab_size - 1.
         file = whole if whole.exists() else vocabulary
         pieces = tokenizer_errors.pieces_by_id(self._tokenizer.get_vocab(with_added_tokens=True), file)
         self.vocab_size = 1 + max(pieces, default=-1)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Returns token ids for each text, special tokens included, at most `max_length` long."""
+        """Return token ids for each text, special tokens included, at most `max_length` long."""
         return [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))]

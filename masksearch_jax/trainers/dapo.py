@@ -1,14 +1,15 @@
 """DAPO (arXiv 2503.14476) with a search tool in the loop: stage I of the paper by RL.
 
-In: W/data tasks, an SFT checkpoint, a searcher. Out: W/dapo/checkpoints, metrics.jsonl, config.json.
-One iteration, top to bottom: rollouts of whole groups (dynamic sampling with refill), rewards, advantages over a
-group, old log-probs by the trainer, several optimizer steps with clip-higher and a token-mean loss, evaluation,
-checkpoint. No KL term and no entropy bonus, as in the paper. A checkpoint is taken between iterations and holds all
-that the next one depends on, so that killed and resumed equals never killed (design decision 7).
-With `staleness` 1, off by default and not in the paper, the next rollout batch is written while this one is trained
-on, by the parameters from before; searches and the last long episodes then leave no device idle. Each batch is one
-version old at most when it is trained on, and token-level truncated importance weights correct the lag.
-Several processes get the same trajectories in the same order from the engine, and so do everything on the host alike.
+In: tasks in W/data, an SFT checkpoint, a searcher. Out: W/dapo/checkpoints, metrics.jsonl, config.json, history.jsonl.
+One iteration is, in order: rollouts of whole groups (dynamic sampling with refill), rewards, advantages over a group,
+old log-probs by the trainer, several optimizer steps with clip-higher and a token-mean loss, evaluation, checkpoint.
+There is no KL term and no entropy bonus, as in the paper. A checkpoint is saved between iterations and holds everything
+that the next iteration depends on, so that a killed and resumed run equals an uninterrupted one (design decision 7).
+With `staleness` 1, which is off by default and not in the paper, the next rollout batch is sampled with the old
+parameters while this one is trained on. Searches and the last long episodes then leave no device idle. Each batch is
+at most one version old when it is trained on, and token-level truncated importance weights correct the lag.
+With several processes, the engine returns the same trajectories in the same order on each, so that all of them do the
+same work on the host.
 """
 
 import functools
@@ -23,37 +24,39 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from masksearch_jax import distributed, metrics
-from masksearch_jax.checkpoints import Checkpointer
 from masksearch_jax.data import pipeline
 from masksearch_jax.data.curriculum import Curriculum
-from masksearch_jax.data.fingerprint import check_fingerprint
+from masksearch_jax.data.stream_fingerprint import check_fingerprint
 from masksearch_jax.model import logprobs, lora, transformer
 from masksearch_jax.model.config import ModelConfig
-from masksearch_jax.rl import advantages, agreement, batch, loss
+from masksearch_jax.rl import advantages, logprob_mismatch, loss, update_batch
 from masksearch_jax.rl.rewards import RewardConfig
 from masksearch_jax.rollout.engine import RolloutEngine
-from masksearch_jax.runtime import stop_signals
+from masksearch_jax.runtime import distributed, metrics, stop_signals
+from masksearch_jax.runtime.checkpoints import Checkpointer
 from masksearch_jax.text import tokenizer as tokenizer_lib
-from masksearch_jax.trainers import collect, pieces
+from masksearch_jax.trainers import checked_permutation, rollout_batch
 from masksearch_jax.trainers import optimizer as optimizer_lib
 from masksearch_jax.trainers import state as state_lib
 from masksearch_jax.trainers.divergence import UpdateWatch, check_finite
 from masksearch_jax.trainers.sft import Evaluate, stage_of
 
 _log = logging.getLogger(__name__)
-# Where a run stands between two iterations: position in the data, phase, carried groups, waiting groups.
-Position = tuple[dict[str, Any], int, list[collect.Group], list[collect.Group]]
+# The position of a run between two iterations: data state, curriculum phase, carried groups, waiting groups.
+Position = tuple[dict[str, Any], int, list[rollout_batch.Group], list[rollout_batch.Group]]
 
 
-def policy_logprobs(model_cfg: ModelConfig, temperature: float, params: Any, rows: batch.UpdateBatch):
-    """(log-prob, entropy) of the policy's own targets, float32 [R, T], 0 for others, at the sampler's temperature."""
+def policy_logprobs(model_cfg: ModelConfig, temperature: float, params: Any, rows: update_batch.UpdateBatch):
+    """Return (log-prob, entropy) of the targets that the policy sampled, float32 [R, T], 0 for all other targets.
+
+    temperature: that of the sampler.
+    """
     hidden = transformer.forward(model_cfg, params, rows.ids, rows.positions, rows.segments)
     return logprobs.token_logprobs(model_cfg, params, hidden, rows.targets, temperature, wanted=rows.mask)
 
 
-def loss_fn(model_cfg: ModelConfig, settings: Any, params: Any, rows: batch.UpdateBatch):
-    """The clipped token-level objective of one micro-batch as (sum, count, metrics); DAPO equation 8."""
+def loss_fn(model_cfg: ModelConfig, settings: Any, params: Any, rows: update_batch.UpdateBatch):
+    """Return the clipped token-level loss of one micro-batch as (sum, count, metrics); DAPO equation 8."""
     logp, entropy = policy_logprobs(model_cfg, settings.temperature, params, rows)
     weights = None
     if settings.tis_cap:
@@ -76,7 +79,7 @@ def loss_fn(model_cfg: ModelConfig, settings: Any, params: Any, rows: batch.Upda
 
 
 def check(settings: Any) -> None:
-    """Refuses settings of advantage, loss and reward that do not exist: ValueError."""
+    """Raise ValueError for settings of advantage, loss and reward that do not exist or cannot be combined."""
     if settings.advantage not in advantages.MODES:
         raise ValueError(f"dapo.advantage={settings.advantage!r} is none of {advantages.MODES}")
     if settings.old_logprobs == "sampler" and (settings.staleness or settings.tis_cap):
@@ -90,8 +93,11 @@ def check(settings: Any) -> None:
 
 
 def make_programs(model_cfg: ModelConfig, settings: Any, tx: Any, mesh: Any) -> tuple[Callable, Callable]:
-    """Returns two jitted programs: (params, UpdateBatch) -> log-probs [M, R, T], and (state, UpdateBatch) -> (state,
-    sums). With adapters params is these alone, and both take their frozen base as a last argument."""
+    """Return two jitted programs: (params, UpdateBatch) -> log-probs and (state, UpdateBatch) -> (state, sums).
+
+    The log-probs are [M, R, T]. With adapters, params are the adapters alone, and both programs take the frozen base as
+    a last argument.
+    """
     shardings = state_lib.state_shardings(model_cfg, tx, mesh)
     rows, base = update_sharding(mesh), state_lib.frozen_shardings(model_cfg, mesh)
 
@@ -114,11 +120,11 @@ def make_programs(model_cfg: ModelConfig, settings: Any, tx: Any, mesh: Any) -> 
 
 
 def update_sharding(mesh: Any) -> NamedSharding:
-    """Layout of an UpdateBatch [M, R, T]: rows over the data axes."""
+    """Return the sharding of an UpdateBatch [M, R, T]: rows over the data axes."""
     return NamedSharding(mesh, PartitionSpec(None, ("data", "fsdp")))
 
 
-@stop_signals.deferred()  # rollouts ask at each tick, the loop after each iteration
+@stop_signals.deferred()  # rollouts check for a stop signal at each engine step, the loop after each iteration
 def run(
     cfg: Any,
     workdir: Path,
@@ -128,17 +134,18 @@ def run(
     *,
     params: Any = None,
     evaluate: Evaluate | None = None,
-    judge: collect.Judge | None = None,
+    judge: rollout_batch.Judge | None = None,
 ) -> Any:
-    """Trains `cfg.dapo` under W/dapo; returns the final parameters (TRAIN layout).
+    """Train with the settings `cfg.dapo`, write to W/dapo, and return the final parameters (TRAIN layout).
 
-    engine: samples with the training-time searcher. params: the SFT warm start, adapters and their base included; may
-    be None when W/dapo holds a checkpoint of all. judge: of answers, for reward.answer 'judge'. Raises ValueError for
-    a changed pipeline, index, tokenizer or base on resume, before the first step.
+    engine: samples with the training-time searcher. params: the SFT warm start, adapters and their base included. They
+    may be None if there are no adapters and W/dapo holds a checkpoint. judge: scores answers for reward.answer 'judge'.
+    Raises ValueError before the first step if the pipeline, index, tokenizer or base differs from that of the
+    checkpoint.
     """
     settings, folder = cfg.dapo, workdir / "dapo"
     stage = stage_of(cfg, workdir, "dapo", "dapo", model_cfg)
-    stage.differences()  # refused, if they must be, before anything is opened
+    stage.differences()  # raises if a fixed setting has changed, before anything is opened
     # ---- data and reward ------------------------------------------------------------------------------------------
     tokenizer = tokenizer_lib.load(workdir / "data")
     curriculum = Curriculum([(prompts, dict(weights)) for prompts, weights in settings.curriculum])
@@ -146,7 +153,7 @@ def run(
         workdir / "data" / "tasks", "train", curriculum, seed=cfg.seed, tokenizer_fingerprint=tokenizer.fingerprint,
         room=cfg.episode.total_tokens, refuse=cfg.rollout.long_prompts == "refuse",
     )  # fmt: skip
-    augmentation = pieces.load(workdir / "data", tokenizer) if settings.augment else None
+    augmentation = checked_permutation.load(workdir / "data", tokenizer) if settings.augment else None
     reward_cfg = RewardConfig(**settings.reward.to_dict())
     if reward_cfg.answer == "judge" and judge is None:
         raise ValueError("dapo.reward.answer='judge': no judge was given")
@@ -158,10 +165,10 @@ def run(
     # ---- own checkpoint > given parameters ------------------------------------------------------------------------
     checkpoints = Checkpointer(folder / "checkpoints", keep=2)
     log = metrics.MetricsLog(folder, primary=distributed.primary(), tensorboard=cfg.tensorboard)
-    carried: list[collect.Group] = []
-    waiting: list[collect.Group] = []  # a batch sampled ahead, with staleness
+    carried: list[rollout_batch.Group] = []
+    waiting: list[rollout_batch.Group] = []  # with staleness: the batch that was sampled ahead
     version, evaluation_due = 0, False
-    # All that a resumed run must agree on, beside the data.
+    # What has to be equal in a resumed run, besides the data.
     identity = {"index": engine.searcher.fingerprint, "tokenizer": tokenizer.fingerprint, "seed": cfg.seed}
     if params is None and (model_cfg.lora or checkpoints.latest() is None):
         raise ValueError(f"{folder} holds no checkpoint and no parameters were given to start from; train SFT first")
@@ -174,10 +181,10 @@ def run(
         check_identity(meta["identity"], identity)
         tasks.set_state(data_state)
         version, evaluation_due = meta["version"], meta.get("evaluation_due", False)
-        carried, waiting = (list(map(collect.from_json, meta[name])) for name in ("carried", "waiting"))
+        carried, waiting = (list(map(rollout_batch.from_json, meta[name])) for name in ("carried", "waiting"))
     else:
         state = state_lib.create(params, model_cfg, tx, mesh)
-    log.cut(version)  # also at 0: a run that was killed before its first checkpoint has left rows
+    log.cut(version)  # also at 0, because a run that was killed before its first checkpoint has left rows
     stage.begin(version)
     distributed.same("what they train on", identity | {"data": tasks.fingerprint, **tasks.get_state()})
     del params
@@ -189,9 +196,13 @@ def run(
     say(f"{begin} to iteration {settings.iterations}; compiling the programs of the rollouts")
     engine.warm_up(decode_copy(lora.join(state.params, *frozen)))
 
-    def train_on_next(version: int, updates: list[batch.UpdateBatch], means: metrics.Mean, wait: bool = False) -> bool:
-        """Takes the first of `updates` and does its optimizer step, to its end if `wait`; whether another one is
-        left."""
+    def train_on_next(
+        version: int, updates: list[update_batch.UpdateBatch], means: metrics.Mean, wait: bool = False
+    ) -> bool:
+        """Pop the first of `updates`, if any, and do its optimizer step. Returns True if more are left.
+
+        wait: True to block until the step is done.
+        """
         nonlocal state
         if updates:
             distributed.alive(f"dapo update {version}")
@@ -218,8 +229,8 @@ def run(
             **facts,
             "version": version,
             "phase": phase,
-            "carried": [collect.to_json(group) for group in carried],
-            "waiting": [collect.to_json(group) for group in waiting],
+            "carried": [rollout_batch.to_json(group) for group in carried],
+            "waiting": [rollout_batch.to_json(group) for group in waiting],
             **unscored,
         }
         checkpoints.save(version, state, meta, data_state)
@@ -237,7 +248,7 @@ def run(
         means, unscored = metrics.Mean(), {}
         sampling_params = jax.block_until_ready(decode_copy(lora.join(state.params, *frozen)))
         sample = functools.partial(
-            collect.collect, engine, sampling_params, tasks, settings, reward_cfg, augmentation,
+            rollout_batch.generate, engine, sampling_params, tasks, settings, reward_cfg, augmentation,
             version=version - 1, seed=cfg.seed, judge=judge,
         )  # fmt: skip
         del sampling_params
@@ -246,7 +257,7 @@ def run(
             try:
                 found = sample(carried)
             except distributed.PreemptedError:
-                # The parameters are still those of the iteration before: its end is saved, and the run that goes on
+                # The parameters are still those of the previous iteration. Its end is saved, and the resumed run
                 # samples this batch again.
                 if version - 1 not in (0, checkpoints.latest()):
                     save(version - 1, before, {})
@@ -257,16 +268,16 @@ def run(
             waiting, carried = found.batch, found.carried
             means.add(found.measured)
         if not settings.staleness:
-            # With the parameters in it: the first step donates the state that they may share buffers with.
+            # It holds the sampling parameters, which may share buffers with the state that the first step donates.
             del sample
         sampled = time.perf_counter()
-        # Its parameters die with the first step below; all log-probs are asked for before.
+        # The first step below donates these parameters, so all log-probs are computed before it.
         reference = functools.partial(_on_devices, old_logprobs, state.params, frozen, mesh)
         updates = build_updates(waiting, settings, shape, reference, version - 1, means)
         waiting, scored, overlapped = [], time.perf_counter(), 0.0
         if settings.staleness:
-            with distributed.unbroken():  # the parameters change on the way
-                found = sample(carried, meanwhile=functools.partial(train_on_next, version, updates, means, wait=True))
+            with distributed.unbroken():  # no preemption here: the parameters change during this rollout
+                found = sample(carried, overlap=functools.partial(train_on_next, version, updates, means, wait=True))
             waiting, carried = found.batch, found.carried
             means.add(found.measured)
             overlapped = time.perf_counter() - scored
@@ -275,13 +286,13 @@ def run(
             pass
         row = means.result()
         ended = time.perf_counter()
-        # With staleness part of the update happens within the rollout: rollout/meanwhile_s.
+        # With staleness, part of the update happens during the rollout; rollout/overlap_s measures it.
         timing = {
             "seconds/reshard": resharded - began,
             "seconds/rollout": sampled - resharded + overlapped,
             "seconds/logprobs": scored - sampled,
             "seconds/update": ended - scored - overlapped,
-            "seconds/since_last": began - last,  # checkpoint and evaluation after the last iteration
+            "seconds/since_last": began - last,  # checkpoint and evaluation after the previous iteration
         }
         last = ended
         watch.add(version, {name: (value, 1.0) for name, value in row.items()})
@@ -296,7 +307,7 @@ def run(
         if evaluate and settings.eval_every and version % settings.eval_every == 0 and version < settings.iterations:
             try:
                 score(version)
-            except distributed.PreemptedError:  # it is given up, and made by the run that goes on from here
+            except distributed.PreemptedError:  # abandoned; the resumed run does this evaluation
                 unscored = {"evaluation_due": True}
         stop = bool(unscored) or distributed.preempted()
         if version % settings.checkpoint_every == 0 or version == settings.iterations or stop:
@@ -313,32 +324,34 @@ def run(
 
 
 def _in_a_line(row: dict[str, float], seconds: float) -> str:
-    """What a person wants to see of an iteration that took so many seconds."""
+    """Return the main values of an iteration as one line of text. seconds: how long the iteration took."""
     wanted = {"reward": "reward", "reward_answer": "answer", "reward_format": "form", "generated_tokens": "tokens"}
     found = [f"{label} {row[name]:.3g}" for name, label in wanted.items() if name in row]
     return ", ".join([*found, f"{seconds:.0f} s an iteration"])
 
 
-def _on_devices(old_logprobs: Callable, params: Any, frozen: tuple, mesh: Any, update: batch.UpdateBatch) -> np.ndarray:
-    """The log-probs [M, R, T] of a batch on the host, on every process."""
+def _on_devices(
+    old_logprobs: Callable, params: Any, frozen: tuple, mesh: Any, update: update_batch.UpdateBatch
+) -> np.ndarray:
+    """Return the log-probs [M, R, T] of a batch as a numpy array on every process."""
     return distributed.fetch(old_logprobs(params, distributed.put(update, update_sharding(mesh)), *frozen))
 
 
 def build_updates(
-    groups: Sequence[collect.Group],
+    groups: Sequence[rollout_batch.Group],
     settings: Any,
-    shape: batch.BatchShape,
-    old_logprobs: Callable[[batch.UpdateBatch], jax.Array],
+    shape: update_batch.BatchShape,
+    old_logprobs: Callable[[update_batch.UpdateBatch], jax.Array],
     version: int,
     means: metrics.Mean,
-) -> list[batch.UpdateBatch]:
-    """The rollout batch as `settings.minibatches` updates with the trainer's log-probs as denominator; [] without
-    groups.
+) -> list[update_batch.UpdateBatch]:
+    """Return the rollout batch as `settings.minibatches` updates with the trainer's log-probs as denominator.
 
-    old_logprobs: under the parameters of policy `version`, so it is asked before the first optimizer step. How far the
-    sampler's log-probs of that version's tokens are from them goes into `means`, and on the log where it alarms; and
-    how many versions the tokens are behind. With settings.old_logprobs 'sampler' the denominator is what the sampler
-    reported, and nothing is recomputed or compared; `approx_kl` of the first update then measures the mismatch.
+    The result is [] if there are no groups or the judge gave no verdict at all. old_logprobs: computes log-probs under
+    the parameters of policy `version`, so it has to be called before the first optimizer step. `means` gets the
+    mismatch between these and the sampler's log-probs of that version's tokens, with a warning if it is alarming, and
+    by how many versions the tokens lag behind. With settings.old_logprobs 'sampler' the denominator is the sampler's
+    log-prob, and nothing is recomputed or compared; `approx_kl` of the first update then measures the mismatch.
     """
     if not groups:
         return []
@@ -346,9 +359,9 @@ def build_updates(
         np.array([[r.total for r in g.rewards] for g in groups]), mode=settings.advantage
     )
     items = [(t, a) for g, row in zip(groups, scaled, strict=True) for t, a in zip(g.trajectories, row, strict=True)]
-    if all(np.isnan(advantage) for _, advantage in items):  # the judge was silent on each
+    if all(np.isnan(advantage) for _, advantage in items):  # the judge gave no verdict on any of them
         return []
-    updates = batch.build(items, settings.minibatches, shape)
+    updates = update_batch.build(items, settings.minibatches, shape)
     for update in updates:
         means.add({"staleness": (float((version - update.versions)[update.mask].sum()), float(update.tokens))})
     if settings.old_logprobs == "sampler":
@@ -358,10 +371,10 @@ def build_updates(
         recomputed = np.asarray(old_logprobs(update))
         current = update.mask & (update.versions == version)
         pairs.append((recomputed[current], update.sampler_logp[current]))
-        updates[i] = batch.with_old_logp(update, recomputed, None if settings.staleness else version)
-    measured = agreement.measure(*(np.concatenate(side) for side in zip(*pairs, strict=True)))
+        updates[i] = update_batch.with_old_logp(update, recomputed, None if settings.staleness else version)
+    measured = logprob_mismatch.measure(*(np.concatenate(side) for side in zip(*pairs, strict=True)))
     means.add(measured)
-    for alarm in agreement.alarms(measured, settings.alarm_prob_diff, settings.alarm_correlation):
+    for alarm in logprob_mismatch.alarms(measured, settings.alarm_prob_diff, settings.alarm_correlation):
         _log.warning(
             "policy %d: the sampler's log-probs are not the trainer's: %s. Compare model.dtype and kernels of both, or "
             "set dapo.tis_cap=2.",
@@ -371,12 +384,12 @@ def build_updates(
     return updates
 
 
-def batch_shape(settings: Any, total_tokens: int, mesh: Any = None) -> batch.BatchShape:
-    """The ladder of update shapes. mesh: None leaves out whether rows divide over it.
+def batch_shape(settings: Any, total_tokens: int, mesh: Any = None) -> update_batch.BatchShape:
+    """Return the buckets of update shapes. mesh: None skips the check that rows divide over it.
 
     Raises ValueError if an episode or a mini-batch may not fit, or if rows do not divide over the mesh.
     """
-    shape = batch.BatchShape(tuple(settings.row_lengths), settings.rows, tuple(settings.micro_batches))
+    shape = update_batch.BatchShape(tuple(settings.row_lengths), settings.rows, tuple(settings.micro_batches))
     if max(shape.lengths) < total_tokens:
         raise ValueError(
             f"dapo.row_lengths={shape.lengths}: an episode may have episode.total_tokens={total_tokens} tokens"
@@ -394,7 +407,7 @@ def batch_shape(settings: Any, total_tokens: int, mesh: Any = None) -> batch.Bat
 
 
 def check_identity(saved: dict[str, Any], current: dict[str, Any]) -> None:
-    """Raises ValueError that names what differs between the checkpoint and this run: index, tokenizer or seed."""
+    """Raise ValueError if index, tokenizer or seed differ between the checkpoint and this run; it names which."""
     different = [
         f"{name}: {saved.get(name)} there, {current[name]} here" for name in current if saved.get(name) != current[name]
     ]

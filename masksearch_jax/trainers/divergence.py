@@ -1,8 +1,8 @@
-"""When training stops by itself: too many steps in a row without an update, or parameters that are no numbers.
+"""When training stops by itself: too many steps in a row without an update, or parameters that are not finite.
 
 A step whose gradient is not finite changes nothing (trainers/state.py), and neither does an iteration of DAPO without a
 group that carries a signal. A few of either are normal. A long run of them means that the policy is ruined or that
-there is nothing to learn from: to go on would waste hours and rotate the last good checkpoint away.
+there is nothing to learn from. To continue would waste hours, and new checkpoints would replace the last good one.
 """
 
 import dataclasses
@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from masksearch_jax.checkpoints import Checkpointer
 from masksearch_jax.rollout.trajectory import Trajectory
+from masksearch_jax.runtime.checkpoints import Checkpointer
 
-# So many steps without a finite gradient at the very end, and a stage does not count as finished.
+# A stage does not count as finished if at least this many steps at its very end had no finite gradient.
 _AT_THE_END = 3
 _NOT_FINITE = "had gradients that were not finite"
 
@@ -28,10 +28,10 @@ class DivergedError(ValueError):
 
 @dataclasses.dataclass
 class UpdateWatch:
-    """Counts steps in a row without an update.
+    """The counter of steps in a row without an update.
 
-    stage: its name, for messages. unit: 'steps' or 'iterations'. limit: how many in a row end the run; 0: any number.
-    learning_rate: the peak, for the diagnosis. start: the step that the run goes on from.
+    stage: its name, for messages. unit: 'steps' or 'iterations'. limit: this many in a row end the run; 0 turns the
+    watch off. learning_rate: the peak, for the diagnosis. start: the step that the run starts or resumes from.
     """
 
     stage: str
@@ -49,23 +49,25 @@ class UpdateWatch:
         self._saved: int | None = None
 
     def add(self, step: int, sums: Mapping[str, Any]) -> None:
-        """Adds a step's (sum, count) pairs: 'skipped', 'loss', 'grad_norm'; without 'skipped' nothing was trained on.
+        """Add the (sum, count) pairs of a step: 'skipped', 'loss', 'grad_norm'.
 
-        Device arrays are not waited for until `settle`.
+        If 'skipped' is missing, the step had nothing to train on. Device arrays are not waited for until `settle`.
         """
         self._pending.append((step, {name: sums[name] for name in ("skipped", "loss", "grad_norm") if name in sums}))
 
     @property
     def due(self) -> bool:
-        """True once as many steps wait for `settle` as may go by without an update."""
+        """True once `limit` steps wait for `settle`."""
         return 0 < self.limit <= len(self._pending)
 
     def settle(self, checkpoints: Checkpointer, last: bool = False) -> None:
-        """Judges the steps added since the last call; to be called before a checkpoint is saved.
+        """Judge the steps added since the last call. Call it before a checkpoint is saved.
 
-        A saved step after which another step was taken becomes the one known to be good. last: the stage ends here; it
-        does not count as finished after a few steps without a finite gradient, or without any update at all.
-        Raises DivergedError, after the checkpoints that are newer than the good one were renamed.
+        A saved step is known to be good once a later step made an update. last: True if the stage ends here. It then
+        does not count as finished if its last few steps had no finite gradient, or if a stage that started from step 0
+        made no update at all.
+        Raises DivergedError if the steps in a row without an update reach `limit`, or if the stage does not count as
+        finished. Checkpoints newer than the good one are renamed before. With limit 0 it never raises.
         """
         for step, sums in jax.device_get(self._pending):
             means = {name: float(pair[0]) / float(pair[1]) for name, pair in sums.items() if float(pair[1])}
@@ -90,7 +92,7 @@ class UpdateWatch:
             raise DivergedError(self._diagnosis(checkpoints.set_aside_doubtful()))
 
     def saved(self, step: int) -> None:
-        """Tells that step `step` was saved; the next step that is taken shows that it is good."""
+        """Record that step `step` was saved. The next step that makes an update shows that it is good."""
         if self._saved is None:
             self._saved = step
 
@@ -121,7 +123,7 @@ class UpdateWatch:
 
 
 def check_finite(params: Any, source: str) -> None:
-    """Raise DivergedError unless all parameters are finite. source: where they are from, for the message."""
+    """Raise DivergedError unless all parameters are finite. source: where they come from, for the message."""
     bad = [
         jax.tree_util.keystr(path)
         for (path, _), good in zip(
@@ -135,8 +137,10 @@ def check_finite(params: Any, source: str) -> None:
 
 
 def check_logprobs(trajectories: Sequence[Trajectory], version: int) -> None:
-    """Raise DivergedError unless the sampler's log-probs of all trajectories are finite: weights can be finite, and so
-    large that what they compute is not."""
+    """Raise DivergedError unless the sampler's log-probs of all trajectories are finite.
+
+    Finite weights can be so large that their results are not finite.
+    """
     bad = sum(not np.isfinite(trajectory.logprobs).all() for trajectory in trajectories)
     if bad:
         raise DivergedError(

@@ -1,6 +1,6 @@
 """The optimizer as one optax transformation over the params tree: AdamW or Muon, a schedule, a global-norm clip.
 
-Enters: a config section and the abstract params (shapes and shardings). Leaves: `optax.GradientTransformation`, and
+Enters: a config section and the abstract params (shapes and shardings). Leaves: an `optax.GradientTransformation`, and
 the layout of its state. Gradients and state are float32 even where the weights are stored in bfloat16.
 Left out: gradient accumulation and the guard against non-finite gradients (the trainers).
 """
@@ -14,14 +14,15 @@ import jax.numpy as jnp
 import optax
 from optax.contrib import MuonDimensionNumbers
 
-from masksearch_jax import sharding
+from masksearch_jax.runtime import mesh as mesh_lib
 
 KINDS = ("adamw", "muon")
 SCHEDULES = ("constant", "cosine")
 MU_DTYPES = ("float32", "bfloat16")
 
-# The stacked matrices of model/transformer.py: which axes a matrix product sums over, and which it writes. Axis 0 is
-# the layer and stays a batch axis, so each layer's matrix is orthogonalised by itself; heads and head_dim are one axis.
+# The stacked matrices of model/transformer.py: the axes that a matrix product sums over, and those that it outputs.
+# Axis 0 is the layer and stays a batch axis, so each layer's matrix is orthogonalised by itself. Heads and head_dim
+# count as one axis.
 _WEIGHTS = {
     "q": MuonDimensionNumbers(1, (2, 3)),  # [L, D, N, H]
     "k": MuonDimensionNumbers(1, (2, 3)),  # [L, D, K, H]
@@ -31,7 +32,7 @@ _WEIGHTS = {
     "up": MuonDimensionNumbers(1, 2),
     "down": MuonDimensionNumbers(1, 2),  # [L, F, D]
 }
-# Of an adapter (model/lora.py) A [L, inputs, R] reads what its weight reads, B [L, R, outputs] writes what it writes.
+# In an adapter (model/lora.py), A [L, inputs, R] has its weight's input axes and B [L, R, outputs] its output axes.
 MATRICES = _WEIGHTS | {
     f"{name}_{factor}": numbers
     for name, weight in _WEIGHTS.items()
@@ -40,23 +41,23 @@ MATRICES = _WEIGHTS | {
         "b": MuonDimensionNumbers(1, tuple(range(2, 2 + len(jax.tree.leaves(weight.output_axis))))),
     }.items()
 }
-# Tables with a row per token: decayed by AdamW, but no linear map of activations, so Muon leaves them to Adam.
+# Tables with one row per token. AdamW decays them. Muon leaves them to Adam, as they are no linear maps of activations.
 _TABLES = ("embedding", "unembedding")
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """Settings of `build`.
+    """The settings of the optimizer.
 
-    kind: 'adamw' or 'muon' (Muon for the matrices of the blocks, Adam for the rest).
-    learning_rate: peak. adam_learning_rate: peak for what Muon leaves to Adam; read by 'muon' only.
-    warmup: steps of linear rise. schedule: 'constant' or 'cosine' after it. total_steps: where the cosine ends (read by
-    'cosine' only). floor: the share of the peak at which it ends.
+    kind: 'adamw', or 'muon' (Muon for the matrices of the blocks, Adam for the rest).
+    learning_rate: peak. adam_learning_rate: peak for the parameters that Muon leaves to Adam; read by 'muon' only.
+    warmup: steps of linear warm-up. schedule: 'constant' or 'cosine' after the warm-up. total_steps: the step at which
+    the cosine ends (read by 'cosine' only). floor: the share of the peak at which the cosine ends.
     clip: largest global norm of a gradient; 0 turns clipping off.
-    b1, b2, eps: Adam's. mu_dtype: of the first moment as stored ('float32' or 'bfloat16', which saves two bytes a
-    parameter; the second moment and all arithmetic stay float32).
-    weight_decay: decoupled, times the learning rate; on matrices and (adamw) token tables, never on norms, biases and
-    scalars.
+    b1, b2, eps: those of Adam. mu_dtype: dtype in which the first moment is stored: 'float32', or 'bfloat16', which
+    saves two bytes per parameter. The second moment and all arithmetic stay float32.
+    weight_decay: decoupled, times the learning rate. It applies to matrices and, with adamw, to token tables; never to
+    norms, biases and scalars.
     """
 
     kind: str = "adamw"
@@ -88,9 +89,9 @@ class OptimizerConfig:
 
 
 def from_config(section: Mapping[str, Any], **override: Any) -> OptimizerConfig:
-    """Builds an `OptimizerConfig` from a config section (ml_collections ConfigDict or dict); `override` wins.
+    """Return the `OptimizerConfig` of a config section (ml_collections ConfigDict or dict).
 
-    Raises ValueError for a name that is no field.
+    override: fields that replace those of the section. Raises ValueError for a name that is no field.
     """
     values = {**dict(section.items()), **override}
     known = [field.name for field in dataclasses.fields(OptimizerConfig)]
@@ -101,7 +102,7 @@ def from_config(section: Mapping[str, Any], **override: Any) -> OptimizerConfig:
 
 
 def schedule(cfg: OptimizerConfig) -> Callable[[jax.Array | int], jax.Array]:
-    """step -> share of the peak learning rate, float32 in [0, 1]; step 0 is the first update."""
+    """Return the function step -> share of the peak learning rate, float32 in [0, 1]. Step 0 is the first update."""
 
     def share(step):
         step = jnp.asarray(step, jnp.float32)
@@ -117,10 +118,10 @@ def schedule(cfg: OptimizerConfig) -> Callable[[jax.Array | int], jax.Array]:
 
 
 def build(cfg: OptimizerConfig | Mapping[str, Any], abstract_params: Any) -> optax.GradientTransformation:
-    """The whole optimizer; `optax.apply_updates` adds its updates to the params.
+    """Return the optimizer. `optax.apply_updates` adds its updates to the params.
 
-    cfg: an OptimizerConfig, or the config section it is made of. abstract_params: tree of arrays or ShapeDtypeStructs
-    as `model.transformer` makes it. Raises ValueError for a bad setting or, for 'muon', a matrix of unexpected rank.
+    cfg: an OptimizerConfig, or the config section for one. abstract_params: tree of arrays or ShapeDtypeStructs as
+    `model.transformer` makes it. Raises ValueError for a bad setting or, for 'muon', a matrix of unexpected rank.
     """
     if not isinstance(cfg, OptimizerConfig):
         cfg = from_config(cfg)
@@ -154,14 +155,14 @@ def build(cfg: OptimizerConfig | Mapping[str, Any], abstract_params: Any) -> opt
 
 
 def abstract_opt_state(optimizer: optax.GradientTransformation, abstract_params: Any) -> Any:
-    """Shape, dtype and sharding of the optimizer state, as ShapeDtypeStructs: what a checkpoint is restored into.
+    """Return the optimizer state as ShapeDtypeStructs with shardings, into which a checkpoint is restored.
 
     abstract_params: ShapeDtypeStructs with shardings (`transformer.abstract_params`). A leaf that mirrors a parameter
-    has its layout; everything else (step counters) is replicated.
+    has the sharding of that parameter. Everything else (step counters) is replicated.
     """
     leaves = jax.tree_util.tree_leaves_with_path(abstract_params)
     layouts = {path: (struct.shape, struct.sharding) for path, struct in leaves}
-    whole = sharding.replicated(leaves[0][1].sharding.mesh)
+    whole = mesh_lib.replicated(leaves[0][1].sharding.mesh)
 
     def place(path, struct):
         for start in range(len(path)):
@@ -174,7 +175,7 @@ def abstract_opt_state(optimizer: optax.GradientTransformation, abstract_params:
 
 
 def opt_state_shardings(optimizer: optax.GradientTransformation, abstract_params: Any) -> Any:
-    """NamedShardings of the optimizer state, for the out_shardings of a jitted step; see `abstract_opt_state`."""
+    """Return NamedShardings of the optimizer state for the out_shardings of a jitted step (`abstract_opt_state`)."""
     return jax.tree.map(lambda struct: struct.sharding, abstract_opt_state(optimizer, abstract_params))
 
 
@@ -183,7 +184,7 @@ def _leaf_names(params):
 
 
 def _dimension_numbers(params):
-    """For every parameter its MuonDimensionNumbers, or None where Adam takes it."""
+    """Return a tree with the MuonDimensionNumbers of every parameter, None for those that Adam updates."""
 
     def one(path, struct):
         numbers = MATRICES.get(path[-1].key)
@@ -198,7 +199,7 @@ def _dimension_numbers(params):
 
 
 def _in_float32(optimizer):
-    """The same optimizer, fed float32 copies of gradients and params, so that its state and arithmetic are float32."""
+    """Return the optimizer with gradients and params cast to float32, so that its state and arithmetic are float32."""
 
     def wide(tree):
         return jax.tree.map(lambda x: x.astype(jnp.float32), tree)

@@ -1,10 +1,10 @@
 """Supervised fine-tuning on demonstrations: stage I of the paper on RAMP, stage II on questions, the warm start of RL.
 
-In: W/demonstrations (packed by data.pipeline, curriculum by number of masks), a mesh, a searcher for evaluation while
-training. Out: W/<name>/checkpoints, metrics.jsonl, config.json, history.jsonl (the settings of every start). Loss on
-the policy's own tokens only: prompt and observations are read, never learned. Killed and started again, it ends with
-the same parameters bit for bit. Several processes each build the same global batch from the one cursor, and copy their
-own rows of it to their devices.
+In: W/demonstrations (packed by data.pipeline, curriculum by number of masks), a mesh, and a function that evaluates
+during training. Out: W/<name>/checkpoints, metrics.jsonl, config.json, history.jsonl (the settings of every start). The
+loss covers the policy's own tokens only; prompt and observations are read but not learned. A run that is killed and
+started again ends with the same parameters bit for bit. With several processes, each builds the same global batch from
+the same cursor and copies its own rows to its devices.
 """
 
 import dataclasses
@@ -18,20 +18,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from masksearch_jax import distributed, metrics, sharding
-from masksearch_jax.checkpoints import Checkpointer
 from masksearch_jax.data import pipeline
 from masksearch_jax.data.curriculum import Curriculum, level_name
-from masksearch_jax.data.fingerprint import check_fingerprint
+from masksearch_jax.data.stream_fingerprint import check_fingerprint
 from masksearch_jax.model import logprobs, lora, transformer
 from masksearch_jax.model.config import ModelConfig
-from masksearch_jax.runtime import settings_history, stop_signals
+from masksearch_jax.runtime import distributed, metrics, settings_history, stop_signals
+from masksearch_jax.runtime import mesh as mesh_lib
+from masksearch_jax.runtime.checkpoints import Checkpointer
 from masksearch_jax.text import tokenizer as tokenizer_lib
+from masksearch_jax.trainers import checked_permutation
 from masksearch_jax.trainers import optimizer as optimizer_lib
-from masksearch_jax.trainers import pieces
 from masksearch_jax.trainers import state as state_lib
 from masksearch_jax.trainers.divergence import UpdateWatch, check_finite
-from masksearch_jax.trainers.rows import check_rows
+from masksearch_jax.trainers.row_checks import check_rows
 
 Evaluate = Callable[[Any, int], dict[str, Any]]
 
@@ -39,7 +39,10 @@ Evaluate = Callable[[Any, int], dict[str, Any]]
 def loss_fn(
     model_cfg: ModelConfig, params: Any, batch: dict[str, jax.Array]
 ) -> tuple[jax.Array, jax.Array, state_lib.Sums]:
-    """Negative log-likelihood of the trainable targets, as a sum; batch: int32/bool [rows, length] (data.pipeline)."""
+    """Return the summed negative log-likelihood of the trainable targets, their count, and {"loss": both}.
+
+    batch: int32 and bool arrays [rows, length] (data.pipeline).
+    """
     hidden = transformer.forward(model_cfg, params, batch["ids"], batch["positions"], batch["segments"])
     logp, _ = logprobs.token_logprobs(model_cfg, params, hidden, batch["targets"], wanted=batch["loss_mask"])
     mask = batch["loss_mask"].astype(jnp.float32)
@@ -48,9 +51,9 @@ def loss_fn(
 
 
 def make_step(model_cfg: ModelConfig, tx, mesh, micro_batches: int):
-    """Returns the jitted (state, batch, *frozen) -> (state, sums); the state is donated, shardings are explicit.
+    """Return the jitted step (state, batch, *frozen) -> (state, sums). The state is donated, shardings are explicit.
 
-    frozen: the base under adapters, else nothing.
+    frozen: the base, if the state holds adapters; otherwise nothing.
     """
     shardings = state_lib.state_shardings(model_cfg, tx, mesh)
     loss = functools.partial(loss_fn, model_cfg)
@@ -67,13 +70,13 @@ def make_step(model_cfg: ModelConfig, tx, mesh, micro_batches: int):
 
     return jax.jit(
         step,
-        in_shardings=(shardings, sharding.batch_sharding(mesh), *state_lib.frozen_shardings(model_cfg, mesh)),
+        in_shardings=(shardings, mesh_lib.batch_sharding(mesh), *state_lib.frozen_shardings(model_cfg, mesh)),
         out_shardings=(shardings, None),
         donate_argnums=0,
     )
 
 
-@stop_signals.deferred()  # the loop asks after each step
+@stop_signals.deferred()  # the loop checks for a stop signal after each step
 def run(
     cfg: Any,
     workdir: Path,
@@ -84,15 +87,16 @@ def run(
     params: Any = None,
     evaluate: Evaluate | None = None,
 ) -> Any:
-    """Trains `cfg.<name>` under W/<name>; returns the final parameters (TRAIN layout).
+    """Train with the settings `cfg.<name>`, write to W/<name>, and return the final parameters (TRAIN layout).
 
-    params: where to start from (default: fresh ones from `cfg.seed`), and the base of adapters, which checkpoints do
-    not hold. evaluate: (params, step) -> scores, called every `eval_every` steps. Raises ValueError for settings or
-    data that cannot work, before the first step, and DivergedError when steps stop to change anything.
+    params: the parameters to start from (default: initialised from `cfg.seed`). With adapters they include the base,
+    which checkpoints do not hold. evaluate: (params, step) -> scores, called every `eval_every` steps. Raises
+    ValueError before the first step for settings or data that cannot work, and DivergedError when steps no longer
+    change anything.
     """
     settings, folder = cfg[name], workdir / name
     stage = stage_of(cfg, workdir, name, "sft", model_cfg)
-    stage.differences()  # refused, if they must be, before anything is opened
+    stage.differences()  # raises if a fixed setting has changed, before anything is opened
     # ---- data -----------------------------------------------------------------------------------------------------
     tokenizer = tokenizer_lib.load(workdir / "data")
     curriculum = Curriculum([(examples, dict(weights)) for examples, weights in settings.curriculum])
@@ -104,7 +108,7 @@ def run(
         rows=settings.rows,
         row_length=settings.row_length,
         tokenizer_fingerprint=tokenizer.fingerprint,
-        augmentation=pieces.load(workdir / "data", tokenizer) if settings.augment else None,
+        augmentation=checked_permutation.load(workdir / "data", tokenizer) if settings.augment else None,
         share=settings.share,
     )
     # ---- model and optimizer --------------------------------------------------------------------------------------
@@ -130,7 +134,7 @@ def run(
         state = state_lib.create(params, model_cfg, tx, mesh)
     distributed.same("the data", {"fingerprint": batches.fingerprint, **batches.get_state()})
     start = int(state.step)
-    log.cut(start)  # also at 0: a run that was killed before its first checkpoint has left rows
+    log.cut(start)  # also at 0, because a run that was killed before its first checkpoint has left rows
     stage.begin(start)
     check_finite(state.params, f"{name} at step {start}")
     watch = UpdateWatch(name, "steps", settings.max_without_update, settings.optimizer.learning_rate, start)
@@ -154,27 +158,27 @@ def run(
         del batch["examples"]
         new = int(np.count_nonzero(batch["segments"]))
         tokens, trained = tokens + new, trained + new
-        state, sums = step_fn(state, distributed.put(batch, sharding.batch_sharding(mesh)), *frozen)
+        state, sums = step_fn(state, distributed.put(batch, mesh_lib.batch_sharding(mesh)), *frozen)
         means.add(sums)
         watch.add(step, sums)
         if watch.due or step == settings.steps:
             watch.settle(checkpoints, last=step == settings.steps)
         if step % settings.log_every == 0 or step == settings.steps:
             row = means.result() | {"examples": batches.index, "phase": curriculum.phase(batches.index)}
-            rate = tokens / (time.perf_counter() - began)  # evaluations in between are not in it
+            rate = tokens / (time.perf_counter() - began)  # without the time of evaluations
             log.write(step, row | {"tokens": trained, "tokens_per_s": round(rate, 1)})
             note.text = f"loss {row.get('loss', float('nan')):.3f}, {rate:,.0f} tokens/s"
             began, tokens, trained = time.perf_counter(), 0, 0
         if evaluate and settings.eval_every and step % settings.eval_every == 0 and step < settings.steps:
             try:
                 score(step)
-            except distributed.PreemptedError:  # it is given up, and made by the run that goes on from here
+            except distributed.PreemptedError:  # abandoned; the resumed run does this evaluation
                 unscored = {"evaluation_due": True}
             began, tokens = time.perf_counter(), 0
         stop = bool(unscored) or distributed.preempted()
         if step % settings.checkpoint_every == 0 or step == settings.steps or stop:
             watch.settle(checkpoints)
-            # What the next row is a mean over, so far.
+            # The sums for the next row of the log, as far as they have been collected.
             unlogged = {"unlogged": means.get_state(), "unlogged_tokens": trained} if trained else {}
             meta = {"data_fingerprint": batches.fingerprint} | facts | unlogged | unscored
             stage.check_present()
@@ -196,6 +200,6 @@ def _from(step: int) -> str:
 
 
 def stage_of(cfg: Any, workdir: Path, name: str, kind: str, model_cfg: ModelConfig) -> settings_history.Stage:
-    """The settings of W/<name> beside what its folder says of earlier starts. kind: 'sft' or 'dapo'."""
+    """Return the Stage of W/<name>, which compares its settings with those of earlier starts. kind: 'sft' or 'dapo'."""
     settings, model = cfg.to_dict(), dataclasses.asdict(model_cfg)
     return settings_history.Stage(workdir / name, kind, settings, model, primary=distributed.primary())

@@ -1,4 +1,4 @@
-"""What a training job carries from step to step, and the one update that SFT and DAPO share."""
+"""The state that a training stage carries from step to step, and the update that SFT and DAPO share."""
 
 import dataclasses
 import functools
@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from masksearch_jax import sharding
 from masksearch_jax.model import lora, transformer
 from masksearch_jax.model.config import ModelConfig
+from masksearch_jax.runtime import mesh as mesh_lib
 from masksearch_jax.trainers import optimizer as optimizer_lib
 
 Sums = dict[str, tuple[jax.Array, jax.Array]]
@@ -24,9 +24,12 @@ LossFn = Callable[[Any, Any], tuple[jax.Array, jax.Array, Sums]]
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """step: int32 [], optimizer steps taken. skipped: int32 [], steps refused for non-finite gradients. params and
-    opt_state: pytrees, sharded by the TRAIN rules. params holds what is trained: all, or the adapters alone, whose
-    frozen base goes beside the state and is neither donated nor saved."""
+    """The state of training.
+
+    step: int32 [], optimizer steps tried. skipped: int32 [], those of them that were refused (`apply_gradients`).
+    params and opt_state: pytrees, sharded by the TRAIN rules. params holds what is trained: all parameters, or only the
+    adapters. The frozen base of adapters is kept outside the state, and is neither donated nor saved.
+    """
 
     step: jax.Array
     skipped: jax.Array
@@ -35,25 +38,25 @@ class TrainState:
 
 
 def state_shardings(model_cfg: ModelConfig, tx: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-    """NamedSharding for every leaf of a TrainState."""
+    """Return a NamedSharding for every leaf of a TrainState."""
     trained = abstract_trained(model_cfg, mesh)
-    whole = sharding.replicated(mesh)
+    whole = mesh_lib.replicated(mesh)
     params = jax.tree.map(lambda struct: struct.sharding, trained)
     return TrainState(whole, whole, params, optimizer_lib.opt_state_shardings(tx, trained))
 
 
 def abstract_trained(model_cfg: ModelConfig, mesh: Mesh) -> Any:
-    """ShapeDtypeStructs with shardings of what is trained: what the optimizer is built for."""
+    """Return ShapeDtypeStructs with shardings of the trained parameters, for which the optimizer is built."""
     return lora.split(transformer.abstract_params(model_cfg, mesh))[0]
 
 
 def frozen_shardings(model_cfg: ModelConfig, mesh: Mesh) -> tuple:
-    """NamedShardings of the frozen base, as the last arguments of a program: () or one tree."""
+    """Return the NamedShardings of the frozen base as the last arguments of a program: () or a tuple of one tree."""
     return lora.split(transformer.param_shardings(model_cfg, mesh))[1]
 
 
 def abstract_state(model_cfg: ModelConfig, tx: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-    """ShapeDtypeStructs with shardings: what a checkpoint is restored into."""
+    """Return the TrainState as ShapeDtypeStructs with shardings, into which a checkpoint is restored."""
     shardings = state_shardings(model_cfg, tx, mesh)
     shapes = jax.eval_shape(lambda p: _fresh(p, tx), abstract_trained(model_cfg, mesh))
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
@@ -64,17 +67,17 @@ def _fresh(params: Any, tx: optax.GradientTransformation) -> TrainState:
 
 
 def create(params: Any, model_cfg: ModelConfig, tx: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-    """A state at step 0 around what is trained of params, which it copies: donation cannot eat the caller's."""
+    """Return a state at step 0 with a copy of the trained part of params, so donation cannot delete the caller's."""
     return jax.jit(lambda p: _fresh(jax.tree.map(jnp.copy, p), tx), out_shardings=state_shardings(model_cfg, tx, mesh))(
         lora.split(params)[0]
     )
 
 
 def adapter_facts(model_cfg: ModelConfig, frozen: tuple, pretrained: str, seed: int) -> dict[str, Any]:
-    """What a checkpoint of adapters says beside them: their settings, and their base, where from and its hash.
+    """Return what a checkpoint of adapters records beside them: their settings, and the origin and hash of their base.
 
-    {} without adapters. frozen: as `lora.split` gives it. pretrained, seed: the page's; without the first the base is
-    that of the seed.
+    The result is {} without adapters. frozen: as `lora.split` returns it. pretrained, seed: those of the config. If
+    pretrained is empty, the base was initialised from the seed.
     """
     if not frozen:
         return {}
@@ -84,7 +87,7 @@ def adapter_facts(model_cfg: ModelConfig, frozen: tuple, pretrained: str, seed: 
 
 
 def check_adapters(meta: Mapping[str, Any], facts: Mapping[str, Any], folder: Path) -> None:
-    """Raises ValueError if the checkpoint in `folder` is of other adapters than this run's or of another base.
+    """Raise ValueError if the checkpoint in `folder` has other adapters or another base than this run.
 
     meta: the checkpoint's facts. facts: this run's `adapter_facts`.
     """
@@ -108,13 +111,13 @@ def check_adapters(meta: Mapping[str, Any], facts: Mapping[str, Any], folder: Pa
 
 @functools.lru_cache(maxsize=8)
 def decode_copy(model_cfg: ModelConfig, mesh: Mesh, outlives: bool = False) -> Callable[[Any], Any]:
-    """The jitted program params (TRAIN layout) -> their copy for sampling: DECODE layout, in the compute dtype.
+    """Return the jitted program params (TRAIN layout) -> copy for sampling (DECODE layout, compute dtype).
 
-    Adapters are added into the weights, in float32 and before the cast: the copy is of `model_cfg.merged`. Norms keep
-    their stored dtype: they alone are used in it, everything else is cast where it is used. So sampler and trainer
-    compute with the same numbers, and float32 master weights leave as bfloat16. (With adapters the same to rounding:
-    the trainer multiplies by W, A and B in turn.)
-    outlives: the copy is used after its source was donated, so it shares no buffer with it.
+    Adapters are added into the weights in float32, before the cast, so the copy has the config `model_cfg.merged`.
+    Norms keep their stored dtype, because only they are used in it; all other weights are cast where they are used. So
+    sampler and trainer compute with the same numbers, and float32 master weights are copied as bfloat16. With adapters
+    the two are equal up to rounding, because the trainer multiplies by W, A and B in turn.
+    outlives: True if the copy is used after its source was donated; it then shares no buffer with the source.
     """
     plain = model_cfg.merged
     dtypes = jax.tree.map(
@@ -122,8 +125,8 @@ def decode_copy(model_cfg: ModelConfig, mesh: Mesh, outlives: bool = False) -> C
         transformer.logical_axes(plain),
         is_leaf=lambda x: isinstance(x, tuple),
     )
-    layouts = transformer.param_shardings(plain, mesh, sharding.DECODE)
-    move = sharding.resharder(layouts, dtypes)
+    layouts = transformer.param_shardings(plain, mesh, mesh_lib.DECODE)
+    move = mesh_lib.resharder(layouts, dtypes)
     if model_cfg.lora is None and not outlives:
         return move
 
@@ -137,12 +140,13 @@ def decode_copy(model_cfg: ModelConfig, mesh: Mesh, outlives: bool = False) -> C
 def accumulate(
     loss_fn: LossFn, params: Any, micro_batches: Any, *frozen: Any
 ) -> tuple[Any, jax.Array, jax.Array, Sums]:
-    """Gradient of the loss sum over micro-batches (leading axis of every leaf): (grads, loss sum, count, sums).
+    """Return (grads, loss sum, count, sums), added over micro-batches; grads is the gradient of the loss sum.
 
-    params: what the gradient is taken for. frozen: the base under it, if it is adapters.
+    params: the trained parameters. micro_batches: their number is the leading axis of every leaf. frozen: the base, if
+    params are adapters.
     Nothing is divided here, so any split into micro-batches gives the same result (design decision 5). The sums are
-    float32 whatever the parameters are: bfloat16 counts no further than 256 in steps of one. So the gradient of
-    bfloat16 parameters takes four bytes a parameter.
+    float32 whatever the dtype of the parameters, because bfloat16 cannot count beyond 256 in steps of one. So the
+    gradient of bfloat16 parameters takes four bytes per parameter.
     """
 
     def one(batch):
@@ -170,9 +174,10 @@ def _float32(x: jax.Array) -> jax.Array:
 def apply_gradients(
     state: TrainState, tx: optax.GradientTransformation, grads: Any, count: jax.Array
 ) -> tuple[TrainState, jax.Array, jax.Array]:
-    """One optimizer step on grads / count; refused, and counted, when the gradient is not finite.
+    """Take one optimizer step on grads / count. Refuse and count it if the gradient is not finite or count is 0.
 
-    Returns the new state, the gradient's global norm before clipping, and a bool [] that tells if the step was taken.
+    Returns the new state, the global norm of the gradient before clipping, and a bool [], True if the step was taken.
+    A refused step changes only the counters `step` and `skipped`.
     """
     grads = jax.tree.map(lambda g: _float32(g) / jnp.maximum(_float32(count), 1), grads)
     norm = optax.global_norm(grads)

@@ -1,1 +1,1 @@
-"""What several commands do alike: the stages of a run, and what they find of earlier ones."""
+"""What the commands do: run the stages of a run, and reuse what earlier runs left in the workdir."""

@@ -1,8 +1,9 @@
-"""What an evaluation has scored so far, kept on disk: a killed one goes on with its next suite, a finished one is read.
+"""The suites that an evaluation has scored so far, kept on disk.
 
-Enters: the folder of a policy, and what decides its rows (`identity`: weights, tasks, settings). Leaves, in that
-folder, suites/<suite>.jsonl while the evaluation runs, and at its end rows.jsonl, scores.json and identity.json. An
-evaluation of another identity starts anew, and replaces the finished one only at its own end.
+A killed evaluation resumes with its next suite, and a finished one is only read.
+Enters: the folder of a policy, and what decides its rows (`identity`: weights, tasks, settings).
+Leaves, in that folder: suites/<suite>.jsonl while the evaluation runs, and at its end rows.jsonl, scores.json and
+identity.json. An evaluation with another identity starts anew, and replaces the finished one only at its own end.
 """
 
 import json
@@ -18,7 +19,10 @@ _IDENTITY = "identity.json"
 
 
 class EvaluatedSuites:
-    """The suites of one policy. identity: JSON data; None, for parameters that stand in no file, keeps nothing."""
+    """The scored suites of one policy.
+
+    identity: JSON data. None, for parameters that are in no file, keeps nothing for a resumed or later evaluation.
+    """
 
     def __init__(self, folder: Path, identity: Mapping[str, Any] | None):
         self._folder, self._parts = folder, folder / "suites"
@@ -27,13 +31,13 @@ class EvaluatedSuites:
             shutil.rmtree(self._parts, ignore_errors=True)
 
     def finished(self) -> dict[str, dict[str, Any]] | None:
-        """Return {suite: summary} of an evaluation of this identity that came to its end, None without one."""
+        """Return {suite: summary} of a finished evaluation with this identity, or None."""
         if self._identity is None or _read(self._folder / _IDENTITY) != self._identity:
             return None
         return _read(self._folder / "scores.json")
 
     def rows(self, suite: str) -> list[runner.Row] | None:
-        """Return the rows of a suite that was scored before a kill, None for any other."""
+        """Return the rows of a suite that was scored before a kill, or None."""
         path = self._parts / f"{suite}.jsonl"
         return runner.read_rows(path) if path.exists() else None
 
@@ -44,7 +48,7 @@ class EvaluatedSuites:
             write_json(self._parts / _IDENTITY, self._identity)
 
     def finish(self, rows: Sequence[runner.Row], scores: Mapping[str, Any]) -> None:
-        """Write rows.jsonl and scores.json, and then identity.json, which makes them count as finished."""
+        """Write rows.jsonl and scores.json, then identity.json, which marks them as finished."""
         (self._folder / _IDENTITY).unlink(missing_ok=True)
         runner.write_rows(self._folder / "rows.jsonl", rows)
         runner.write_json(self._folder / "scores.json", scores)

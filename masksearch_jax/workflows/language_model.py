@@ -1,38 +1,37 @@
-"""A published language model learns to search: the quickstart's chain of stages, with comparisons in its report.
+"""A published language model learns to search: the stages of the quickstart, with more comparisons in the report.
 
-Beside the table of policies W/report.json has what two rules without understanding reach on the same tasks
-(teachers/copy_rule.py), and every policy's difference from every other one, paired by task, on RAMP and on each
-benchmark. Each stage that W holds already is reused, so that a killed run goes on; W of several seeds stand side by
-side in W/seed_<s> (masksearch_jax.view merges them).
+Besides the table of policies, W/report.json has the scores of two rules without understanding on the same tasks
+(teachers/copy_rule.py), and the difference of each pair of policies, paired by task, on RAMP and on each benchmark.
+Stages that W already holds are reused, so a killed run can resume. Runs with several seeds go to W/seed_<s>, one
+workdir each; masksearch_jax.report merges them.
 """
 
 import itertools
 from pathlib import Path
 from typing import Any
 
-from masksearch_jax import evaluate
-from masksearch_jax import job as job_lib
 from masksearch_jax.evals import report, runner
-from masksearch_jax.experiments import quickstart
-from masksearch_jax.experiments.clock import Clock
 from masksearch_jax.runtime.json_files import write_json
 from masksearch_jax.teachers import copy_rule
 from masksearch_jax.text import prompt
+from masksearch_jax.workflows import evaluation, quickstart
+from masksearch_jax.workflows.context import RunContext
+from masksearch_jax.workflows.stage_clock import Clock
 
-# Scores whose differences are shown.
+# Scores whose differences are reported.
 _COMPARED = ("recall", "em", "f1")
 
 
 def run(cfg: Any, workdir: Path) -> dict[str, Any]:
-    """Run what `cfg.policies` asks for; return the content of W/report.json.
+    """Run what `cfg.policies` asks for, and return the content of W/report.json.
 
-    Raises FileNotFoundError without the published model, ValueError for bad settings.
+    Raises FileNotFoundError if the published model is missing, ValueError for bad settings.
     """
     check(cfg)
     content = quickstart.run(cfg, workdir)
-    job, clock = job_lib.Job(cfg, workdir), Clock(workdir)
+    context, clock = RunContext(cfg, workdir), Clock(workdir)
     with clock("rules"):
-        content["rules"] = rules(job)
+        content["rules"] = rules(context)
     content["differences"] = differences(workdir / "evaluate", list(cfg.policies))
     content["stage_seconds"] = clock.seconds
     write_json(workdir / "report.json", content)
@@ -41,7 +40,7 @@ def run(cfg: Any, workdir: Path) -> dict[str, Any]:
 
 
 def check(cfg: Any) -> None:
-    """Raise FileNotFoundError if there is no published model where `cfg.pretrained` says."""
+    """Raise FileNotFoundError if `cfg.pretrained` names a folder without a published model."""
     if cfg.pretrained and not (Path(cfg.pretrained) / "config.json").is_file():
         raise FileNotFoundError(
             f"pretrained={cfg.pretrained!r}: no model there (no config.json); `bash launch/smollm2.sh "
@@ -49,19 +48,22 @@ def check(cfg: Any) -> None:
         )
 
 
-def rules(job: job_lib.Job) -> dict[str, dict[str, float | int]]:
-    """Return {suite: found, recall, their standard errors, tasks} of the rules of teachers/copy_rule.py on the RAMP
-    suites that the policies are scored on. They search the same index, and see as many hits, cut to the same length."""
-    cfg, found = job.cfg, {}
+def rules(context: RunContext) -> dict[str, dict[str, float | int]]:
+    """Return the scores of the rules of teachers/copy_rule.py on the RAMP suites that the policies are scored on.
+
+    Each suite has found, recall, their standard errors, and the number of tasks. The rules search the same index as the
+    policies, and see as many hits, cut to the same length.
+    """
+    cfg, found = context.cfg, {}
 
     def show(hits: Any) -> str:
-        return job.tokenizer.decode(prompt.observation(hits, job.tokenizer, cfg.episode.observation_tokens))
+        return context.tokenizer.decode(prompt.observation(hits, context.tokenizer, cfg.episode.observation_tokens))
 
-    for name, tasks in evaluate.suites_of(job).items():
+    for name, tasks in evaluation.suites_of(context).items():
         if not name.isdigit():
             continue
-        tasks, _ = job.fitting(tasks)
-        read = copy_rule.measure(tasks, job.searcher(cfg.evaluate.index), cfg.search.hits, show)
+        tasks, _ = context.fitting(tasks)
+        read = copy_rule.measure(tasks, context.searcher(cfg.evaluate.index), cfg.search.hits, show)
         scores = {score: [getattr(one, score) for one in read] for score in ("found", "recall")}
         found[name] = {
             **{score: sum(values) / len(values) for score, values in scores.items()},
@@ -72,8 +74,10 @@ def rules(job: job_lib.Job) -> dict[str, dict[str, float | int]]:
 
 
 def differences(folder: Path, policies: list[str]) -> dict[str, dict[str, Any]]:
-    """Return {suite: {'<later> - <earlier>': {score: difference, se, episodes}}} of all pairs of policies that have the
-    same tasks. folder: W/evaluate."""
+    """Return {suite: {'<later> - <earlier>': {score: {difference, se, episodes}}}} of each pair with the same tasks.
+
+    folder: W/evaluate. The pairs are of `policies`, in their order.
+    """
     rows = {policy: runner.read_rows(folder / policy / "rows.jsonl") for policy in policies}
     suites: dict[str, dict[str, list[runner.Row]]] = {}
     for policy, own in rows.items():
@@ -91,7 +95,7 @@ def differences(folder: Path, policies: list[str]) -> dict[str, dict[str, Any]]:
 
 
 def print_tables(content: dict[str, Any]) -> None:
-    """Print the rules, and the differences of recall."""
+    """Print the scores of the rules, and the differences in recall."""
     for suite, rule in content["rules"].items():
         masks = f"{suite} mask{'s' if suite != '1' else ''}"
         print(

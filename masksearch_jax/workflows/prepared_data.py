@@ -1,8 +1,8 @@
-"""Whether the data of a workdir is what a run asks for: its settings of preparation against those of the manifest.
+"""Check that the data of a workdir is what a run asks for: compare the run's prepare settings with the manifest.
 
-Data is often prepared by its own command, and then trained on by a page whose own defaults of preparation nobody meant.
-So what a run leaves at the default of the embedded line is taken as the data has it, and said; what it states, on its
-page or on the command line, has to be what made the data.
+Data is often prepared by its own command, and then trained on with a config whose prepare settings are mere defaults.
+So a setting that the run leaves at its default is taken as the data has it, and the difference is printed. A setting
+that the config or the command line states must be the one that made the data.
 """
 
 import runpy
@@ -10,30 +10,30 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from masksearch_jax import language_model
 from masksearch_jax.runtime import json_files, settings_history
 from masksearch_jax.runtime.config_files import find_config
+from masksearch_jax.workflows import llm_connection
 
-_LINE_PAGE = "configs/common.py"
+_BASE_CONFIG = "configs/common.py"
 
 
 def recorded(settings: Any) -> dict[str, Any]:
-    """The settings that the data depends on: of `llm` what decides a reply, where spans are asked for."""
+    """Return the settings that the data depends on; of `llm` those that decide a reply, if it is asked for spans."""
     found = settings.to_dict()
-    del found["overwrite"], found["llm"], found["beam"]  # who does it changes no record
+    del found["overwrite"], found["llm"], found["beam"]  # who does the work changes no record
     if settings.spans == "llm":
-        found["llm"] = language_model.deciding(settings.llm)
-    if settings.spans != "hard":
-        del found["hard"]
-    # Older data does not say a word of these.
-    for name, older in (("spans", "rules"), ("elsewhere", False), ("search_only", "")):
+        found["llm"] = llm_connection.deciding(settings.llm)
+    if settings.spans != "perplexity":
+        del found["perplexity"]
+    # The manifests of older data lack these settings, so a setting at its old value is not recorded.
+    for name, older in (("spans", "rules"), ("corroborated", False), ("search_only", "")):
         if found[name] == older:
             del found[name]
     if not found["tokenizer"]["added_tags"]:
         del found["tokenizer"]["added_tags"]
     if not found["tasks"]["titles"]:
         del found["tasks"]["titles"]
-    if found["tasks"]["instruction_place"] == "after":  # of which older data does not say a word
+    if found["tasks"]["instruction_place"] == "after":  # as above
         del found["tasks"]["instruction_place"]
     if not found["tasks"]["chat_variables"]:
         del found["tasks"]["chat_variables"]
@@ -41,24 +41,23 @@ def recorded(settings: Any) -> dict[str, Any]:
 
 
 def check(cfg: Any, workdir: Path, again: str, say: bool = True) -> None:
-    """Compares `cfg.prepare` with the manifest of `workdir`/data; says on stderr what the data has otherwise than the
-    defaults here, if `say`.
+    """Compare `cfg.prepare` with the manifest of `workdir`/data; if `say`, print on stderr how the data differs.
 
-    again: the command that prepares the data with the settings here. Raises ValueError that names each setting that
-    this run states and the data was not made with.
+    again: the command that prepares the data with the settings of this run. Raises ValueError that names each setting
+    that this run states and the data was not made with.
     """
     data = workdir / "data"
     manifest = json_files.read_json_object(data / "manifest.json", f"remove {data} and prepare it again:\n  {again}")
     if "settings" not in manifest:
         return
     there = dict(settings_history.leaves(manifest["settings"]))
-    here, default = _leaves(cfg.prepare), _leaves(runpy.run_path(find_config(_LINE_PAGE))["line"]().prepare)
+    here, default = _leaves(cfg.prepare), _leaves(runpy.run_path(find_config(_BASE_CONFIG))["base_config"]().prepare)
     stated = {name for name in here.keys() | default.keys() if here.get(name) != default.get(name)}
     if here.get("seed") == cfg.seed:  # it follows the run's seed, and nobody asked for other data
         stated.discard("seed")
-    if here.get("dump") == "":  # a page that waits for one
+    if here.get("dump") == "":  # a config that leaves the dump to the command line
         stated.discard("dump")
-    # What only the settings here have, at its default, is newer than the data.
+    # A setting that only this run has, at its default, is newer than the data.
     different = {name for name in there.keys() | stated if there.get(name) != here.get(name)}
     if refused := sorted(different & stated):
         raise ValueError(
@@ -74,7 +73,7 @@ def check(cfg: Any, workdir: Path, again: str, say: bool = True) -> None:
 
 
 def _check_dump(data: Path, manifest: dict[str, Any], stated: set[str], again: str) -> None:
-    """Raises ValueError if the dump that the run states is another file by now."""
+    """Raise ValueError if the dump that the run states has another size than when the data was made."""
     source = manifest.get("source", {})
     dump, size = str(source.get("path", "")), source.get("bytes")
     files = [Path(name.strip()) for name in dump.split(",")]

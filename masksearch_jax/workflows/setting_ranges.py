@@ -1,6 +1,6 @@
-"""What each setting of the configs may be, one line a setting.
+"""The allowed values of each setting of the configs, one entry per setting.
 
-A name may hold '*' for the names that a section brings. What depends on several settings is in settings.py.
+In a name, '*' stands for any name of that section. settings.py checks what depends on several settings.
 """
 
 import os
@@ -11,19 +11,19 @@ from masksearch_jax.agents import synthesis
 from masksearch_jax.data.curriculum import Curriculum, level_of
 from masksearch_jax.evals import report
 from masksearch_jax.model import config as model_config
-from masksearch_jax.retrieval import remote
-from masksearch_jax.retrieval import settings as index
+from masksearch_jax.retrieval.index import index_settings as index
+from masksearch_jax.retrieval.service import remote_settings
 from masksearch_jax.rl import advantages, loss, rewards
-from masksearch_jax.teachers import speech
+from masksearch_jax.teachers import thoughts
 from masksearch_jax.text import instructions
 from masksearch_jax.text.chat_template import read_variables
 from masksearch_jax.trainers import optimizer
 from masksearch_jax.workflows.setting_rules import (
     Rule,
+    buckets,
     flag,
     is_number,
     is_sequence,
-    ladder,
     number,
     one_of,
     some_of,
@@ -33,7 +33,7 @@ from masksearch_jax.workflows.setting_rules import (
 )
 
 INDICES = ("train", "validation", "all")
-SPANS = ("rules", "llm", "hard")
+SPANS = ("rules", "llm", "perplexity")
 _SEED = whole(0, (1 << 63) - 1)
 _LEVELS = (-2, -1, 0, 1, 2, 3, 4)
 _SHARE = number(0, 1)
@@ -84,7 +84,7 @@ def _is_rounds(value: Any) -> bool:
 
 
 def _is_variable(value: Any) -> bool:
-    """True for '' and for what can only be the name of a variable: set, or written as names are. A key is neither."""
+    """Return True for '' and for the name of a variable: one that is set, or looks like a name. A key is neither."""
     if not isinstance(value, str):
         return False
     return not value or value in os.environ or bool(re.fullmatch(r"[A-Z][A-Z0-9]{0,19}(_[A-Z0-9]{1,19}){0,5}", value))
@@ -117,9 +117,14 @@ _MESH = Rule(
     "a whole number of at least 1, or -1 for the devices that remain",
     lambda value: whole(-1).admits(value) and value != 0,
 )
+_ALL_OR_SOME = Rule(
+    "a whole number of at least 1, or -1 for all",
+    lambda value: whole(-1).admits(value) and value != 0,
+)
 _PREPARE = {
-    "dump": text(), "entities": whole(1), "annals": _SHARE, "seed": _SEED, "skip_bad": flag(), "overwrite": flag(),
-    "spans": one_of(*SPANS), "hard.start": text(), "hard.share": _PART, "elsewhere": flag(), "splits": text(),
+    "dump": text(), "entities": whole(1), "corroborating_articles": _SHARE, "seed": _SEED, "skip_bad": flag(),
+    "overwrite": flag(), "spans": one_of(*SPANS), "perplexity.start": text(), "perplexity.share": _PART,
+    "corroborated": flag(), "splits": text(),
     "shares.*": _SHARE, "passages.words": whole(1), "passages.minimum": whole(0), "tokenizer_dir": text(),
     "tokenizer.vocab_size": whole(0), "tokenizer.max_texts": whole(0), "tokenizer.character_coverage": _PART,
     "tokenizer.digit_pairs": flag(), "tokenizer.added_tags": flag(), "filters.near_duplicate": _SHARE,
@@ -145,19 +150,19 @@ _PREPARE = {
     **{f"llm.{name}": rule for name, rule in _LLM.items()},
 }  # fmt: skip
 _TRAIN = {
-    "line": one_of("quickstart", "language_model", "evolve", "grid"), "job": one_of("sft", "dapo"),
+    "workflow": one_of("quickstart", "language_model", "evolve", "grid"), "stage": one_of("sft", "dapo"),
     "topology": text(), "seed": _SEED, "warm_start": flag(), "cpu_devices": whole(0), "mesh.*": _MESH,
     "mesh.dcn_data": whole(1), "distributed.coordinator": text(),
     "distributed.processes": whole(1), "distributed.process_id": whole(0), "distributed.*": whole(1),
     "pretrained": text(), "start": text(), "adapters": text(), "tensorboard": flag(),
-    "validation_episodes": whole(1, says="a whole number of at least 1, or -1 for all"),
+    "validation_episodes": _ALL_OR_SOME,
     "validation_levels": some_of(*_LEVELS), "policy": one_of(*_POLICIES), "policies": some_of(*_POLICIES),
     # --- model ---
     "model.mlp": one_of(*model_config.MLPS), "model.remat": one_of(*model_config.REMATS),
     "model.attention": one_of(*model_config.ATTENTIONS), "model.dtype": _DTYPE, "model.param_dtype": _DTYPE,
     "model.rope_scaling": one_of(*model_config.ROPE_SCALINGS), "model.rope_base": number(0, above=True),
     "model.rope_fraction": _PART, "model.rope_factor": number(0, above=True), "model.norm_eps": number(),
-    "model.token_shift": whole(0), "model.window": whole(0), "model.local_layers": ladder(0, empty=True),
+    "model.token_shift": whole(0), "model.window": whole(0), "model.local_layers": buckets(0, empty=True),
     **{f"model.{name}": whole(1) for name in ("vocab_size", "layers", "embed", "heads", "kv_heads", "head_dim", "ff",
                                               "scan_unroll", "rope_original_length")},
     **{f"model.{name}": flag() for name in ("qkv_bias", "qk_norm", "tie_embeddings", "smear_keys", "norm_plus_one",
@@ -169,17 +174,17 @@ _TRAIN = {
     "search.hits": whole(1), "search.exclusion": one_of(*index.EXCLUSIONS), "search.url": text(),
     "search.timeout_s": _SECONDS, "search.deadline_s": _SECONDS, "search.retries": whole(0),
     "search.failures": whole(1), "search.cooldown_s": number(), "search.ready_s": number(),
-    "search.fallback": one_of(*remote.FALLBACKS), "episode.deadline_ticks": _OFF_OR_MORE, "episode.*": whole(1),
-    "rollout.top_p": _PART, "rollout.top_k": _OFF_OR_MORE, "rollout.context_lengths": ladder(empty=True),
-    "rollout.long_prompts": one_of("skip", "refuse"),
-    **{f"rollout.{name}": ladder() for name in ("prompt_lengths", "append_rows", "append_tokens")},
+    "search.fallback": one_of(*remote_settings.FALLBACKS), "episode.deadline_ticks": _OFF_OR_MORE,
+    "episode.*": whole(1), "rollout.top_p": _PART, "rollout.top_k": _OFF_OR_MORE,
+    "rollout.context_lengths": buckets(empty=True), "rollout.long_prompts": one_of("skip", "refuse"),
+    **{f"rollout.{name}": buckets() for name in ("prompt_lengths", "extend_rows", "extend_tokens")},
     "rollout.*": whole(1),
     # --- demonstrations ---
     "synthesize.teacher": one_of("oracle", "agents", "official"), "synthesize.styles.*": _SHARE,
     "synthesize.retry": _SHARE, "synthesize.attempts": whole(1), "synthesize.agents.judge": one_of(*synthesis.JUDGES),
     "synthesize.agents.judge_recall": _SHARE, "synthesize.agents.tasks": whole(0),
     "synthesize.agents.*": whole(1), "synthesize.official.file": text(),
-    "synthesize.official.accuracy": number(), "synthesize.wording": one_of(*speech.STYLES),
+    "synthesize.official.accuracy": number(), "synthesize.wording": one_of(*thoughts.STYLES),
     "synthesize.speech.shared_words": whole(0), "synthesize.speech.*": whole(1), "synthesize.*": whole(0),
     # --- training ---
     "sft.steps": whole(1), "sft.rows": whole(1), "sft.row_length": whole(2), "sft.micro_batches": whole(1),
@@ -194,12 +199,12 @@ _TRAIN = {
     "dapo.clip_low": _SHARE, "dapo.clip_high": number(), "dapo.dual_clip": number(),
     "dapo.aggregation": one_of(*loss.AGGREGATIONS), "dapo.tis_cap": number(), "dapo.staleness": whole(0, 1),
     "dapo.alarm_prob_diff": number(), "dapo.alarm_correlation": number(-1, 1), "dapo.minibatches": whole(1),
-    "dapo.row_lengths": ladder(2), "dapo.rows": whole(1), "dapo.micro_batches": ladder(),
+    "dapo.row_lengths": buckets(2), "dapo.rows": whole(1), "dapo.micro_batches": buckets(),
     **{f"{stage}.max_without_update": _OFF_OR_MORE for stage in ("sft", "dapo")},
     **{f"{stage}.{name}": _EVERY for stage in ("sft", "dapo") for name in ("log_every", "checkpoint_every")},
     **{f"{stage}.eval_every": _OFF_OR_MORE for stage in ("sft", "dapo")}, "dapo.show_every": _OFF_OR_MORE,
     "dapo.old_logprobs": one_of("trainer", "sampler"),
-    # --- evaluation and lines of stages ---
+    # --- evaluation and workflows ---
     "evaluate.split": one_of("train", "validation", "test"), "evaluate.index": one_of(*INDICES, "fresh"),
     "evaluate.episodes.*": _EPISODES, "evaluate.benchmarks.*": _EPISODES, "evaluate.examples": whole(1),
     "evolve.rounds": Rule(
@@ -223,14 +228,14 @@ _SERVE = {
     "limits.body_bytes": whole(1024), "limits.*": whole(1), "pending": whole(1), "connections": whole(1),
     "read_s": _SECONDS, "idle_s": _SECONDS, "drain_s": number(),
 }  # fmt: skip
-# Kind of config -> {name: rule}; the exact name before one with '*', the longer section before the shorter.
+# Kind of config -> {name: rule}. An exact name wins over one with '*', and a longer section over a shorter one.
 RANGES = {"train": _TRAIN, "prepare": _PREPARE, "serve_search": _SERVE}
-# Checked where they are read, by what they mean together (experiments/grid.py).
-READ_AS_A_WHOLE = ("grid.rows", "grid.groups", "stages.")
+# These settings are checked together where they are read (workflows/grid.py).
+READ_AS_A_WHOLE = ("grid.methods", "grid.groups", "stages.")
 
 
 def rule_of(ranges: dict[str, Rule], name: str) -> Rule | None:
-    """Returns the rule of a setting: its own, or that of its section."""
+    """Return the rule of a setting: its own, or that of its section. None if there is neither."""
     if name in ranges:
         return ranges[name]
     section = name
@@ -242,7 +247,7 @@ def rule_of(ranges: dict[str, Rule], name: str) -> Rule | None:
 
 
 def is_level(name: str) -> bool:
-    """True for the name of a level: 'ramp_1' .., 'qa', 'lookup', 'open'."""
+    """Return True for the name of a level: 'ramp_1' .., 'qa', 'lookup', 'open'."""
     try:
         return level_of(name) in _LEVELS
     except ValueError:

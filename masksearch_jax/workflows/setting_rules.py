@@ -1,6 +1,6 @@
-"""The kinds of range that a setting may have: each says in words what is allowed, and judges a value.
+"""The kinds of rules for settings. A rule says in words which values are allowed, and checks a value.
 
-Enters: bounds, choices, shapes of tuples. Leaves: `Rule`s. Left out: which setting has which (setting_ranges.py).
+Enters: bounds, choices, shapes of tuples. Leaves: `Rule`s. Left out: which setting has which rule (setting_ranges.py).
 """
 
 import dataclasses
@@ -11,8 +11,11 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """What a setting may be. says: in words, after "it has to be". admits: judges a value. secret: a value that is
-    refused is never shown. choices: all that it admits, where these can be listed."""
+    """The allowed values of a setting.
+
+    says: what is allowed, in words that follow "it has to be". admits: returns True for an allowed value. secret: never
+    show a refused value. choices: all allowed values, if they can be listed.
+    """
 
     says: str
     admits: Callable[[Any], bool]
@@ -20,7 +23,7 @@ class Rule:
     choices: tuple[str, ...] = ()
 
     def check(self, name: str, value: Any) -> None:
-        """Raises ValueError that names the setting, its value and what is allowed."""
+        """Raise ValueError that names the setting, its value and what is allowed, unless the value is allowed."""
         try:
             admitted = self.admits(value)
         except (ValueError, TypeError) as error:
@@ -33,13 +36,13 @@ class Rule:
 
 
 def whole(least: int, most: int | None = None, says: str = "") -> Rule:
-    """A whole number from `least` up to `most`; None: without end."""
+    """Allow a whole number from `least` to `most`; None: no upper limit."""
     words = f"a whole number of at least {least}" if most is None else f"a whole number from {least} to {most}"
     return Rule(says or words, lambda value: _is_whole(value) and value >= least and (most is None or value <= most))
 
 
 def number(least: float = 0.0, most: float = math.inf, above: bool = False) -> Rule:
-    """A finite number from `least` to `most`; above: more than `least`."""
+    """Allow a finite number from `least` to `most`; above: `least` itself is not allowed."""
     words = f"a number above {least:g}" if above else f"a number of at least {least:g}"
     if most < math.inf:
         words += f" and at most {most:g}"
@@ -62,8 +65,8 @@ def text() -> Rule:
     return Rule("a string", lambda value: isinstance(value, str))
 
 
-def ladder(least: int = 1, empty: bool = False) -> Rule:
-    """Sizes of programs, ascending."""
+def buckets(least: int = 1, empty: bool = False) -> Rule:
+    """Allow a tuple of ascending bucket sizes of at least `least`; empty: () is allowed as well."""
     words = f"a tuple of ascending whole numbers of at least {least}" + (", or ()" if empty else ", one or more")
 
     def admits(value: Any) -> bool:
@@ -76,7 +79,7 @@ def ladder(least: int = 1, empty: bool = False) -> Rule:
 
 
 def some_of(*choices: Any, empty: bool = False) -> Rule:
-    """A tuple of different choices."""
+    """Allow a tuple of different choices; empty: () is allowed as well."""
     words = f"a tuple of some of {', '.join(repr(choice) for choice in choices)}, each once"
 
     def admits(value: Any) -> bool:
@@ -91,14 +94,14 @@ def some_of(*choices: Any, empty: bool = False) -> Rule:
 
 
 def texts() -> Rule:
-    return Rule(
-        "a tuple of strings", lambda value: is_sequence(value) and all(isinstance(item, str) for item in value)
-    )
+    return Rule("a tuple of strings", lambda value: is_sequence(value) and all(isinstance(item, str) for item in value))
 
 
 def any_like(value: Any) -> Rule:
-    """The rule of a setting that has none of its own, by the kind of its default: numbers are finite and not negative,
-    tuples hold strings."""
+    """Return a rule for a setting without one, by the type of `value`.
+
+    Numbers must be finite and not negative; tuples must hold strings.
+    """
     if isinstance(value, bool):
         return flag()
     if isinstance(value, int):

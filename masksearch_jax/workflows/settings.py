@@ -1,7 +1,7 @@
-"""Every setting of a config, judged before the first second of work: alone, and against those that it works with.
+"""Validate all settings of a config before any work: each alone, and those that depend on each other.
 
 Enters: the config of a command. Leaves: nothing, or a ValueError that names the setting, its value and what is allowed.
-Left out: files and folders that settings name, which their readers open (train.check, prep.pipeline.check).
+Left out: files and folders that settings name. Their readers check them (workflows/training.py, prep/preparation.py).
 """
 
 import math
@@ -11,12 +11,12 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from masksearch_jax.data.curriculum import Curriculum, level_name
-from masksearch_jax.retrieval import settings as index_settings
-from masksearch_jax.rollout.owners import Owners
+from masksearch_jax.retrieval.index import index_settings
+from masksearch_jax.rollout.slot_sharding import SlotSharding
 from masksearch_jax.text import clues, instructions, tags
 from masksearch_jax.trainers import dapo
 from masksearch_jax.trainers import optimizer as optimizer_lib
-from masksearch_jax.trainers.rows import check_rows
+from masksearch_jax.trainers.row_checks import check_rows
 from masksearch_jax.workflows import setting_ranges
 from masksearch_jax.workflows.setting_rules import any_like
 
@@ -24,8 +24,10 @@ OF_SFT = frozenset({"one_search", "sft", "sft_more"})  # policies that need SFT
 
 
 def validate_settings(cfg: Any, kind: str = "train") -> None:
-    """Judges all settings of a config. kind: 'train' for what starts from configs/common.py, 'prepare', or
-    'serve_search'. Raises ValueError that names the first setting that cannot work."""
+    """Check all settings of a config. Raises ValueError that names the first setting that cannot work.
+
+    kind: 'train' for configs that start from configs/common.py, 'prepare', or 'serve_search'.
+    """
     ranges = setting_ranges.RANGES[kind]
     for name, value in leaves(cfg):
         if name.startswith(setting_ranges.READ_AS_A_WHOLE):
@@ -46,6 +48,8 @@ def validate_settings(cfg: Any, kind: str = "train") -> None:
     for name in cfg.evaluate.episodes:
         if not name.isdigit() and not setting_ranges.is_level(name):
             raise ValueError(f"evaluate.episodes.{name}: suites are numbers of masks, 'qa', 'lookup' and 'open'")
+    if cfg.get("workflow") in ("quickstart", "language_model") and not cfg.evaluate.episodes["1"]:
+        raise ValueError("evaluate.episodes.1=0: the report's first table is that of one mask; ask for 1 or more")
     for stage in ("sft", "dapo"):
         if stage in cfg:
             optimizer_lib.from_config(cfg[stage].optimizer)
@@ -59,23 +63,23 @@ def validate_settings(cfg: Any, kind: str = "train") -> None:
 
 
 def trains_sft(cfg: Any) -> bool:
-    """True if the run trains SFT: as its job, as the warm start of DAPO, or for a policy of a line's table."""
-    if cfg.get("job") != "dapo":
+    """Return True if the run trains SFT: as its stage, as the warm start of DAPO, or for a policy of a workflow."""
+    if cfg.get("stage") != "dapo":
         return True
-    return not cfg.start and (cfg.warm_start or ("line" in cfg and not OF_SFT.isdisjoint(cfg.get("policies", ()))))
+    return not cfg.start and (cfg.warm_start or ("workflow" in cfg and not OF_SFT.isdisjoint(cfg.get("policies", ()))))
 
 
 def validate_shapes(cfg: Any, mesh: Any) -> None:
-    """Judges what has to divide over the devices of the mesh. Raises ValueError that names the setting."""
-    Owners(mesh, cfg.rollout.slots)
-    if "job" in cfg and trains_sft(cfg):
+    """Raise ValueError that names a setting which has to divide over the devices of the mesh and does not."""
+    SlotSharding(mesh, cfg.rollout.slots)
+    if "stage" in cfg and trains_sft(cfg):
         check_rows("sft", cfg.sft.rows, cfg.sft.micro_batches, mesh)
-    if cfg.get("job") == "dapo":
+    if cfg.get("stage") == "dapo":
         dapo.batch_shape(cfg.dapo, cfg.episode.total_tokens, mesh)
 
 
 def leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields the dotted name and the value of every setting."""
+    """Yield the dotted name and the value of every setting."""
     for name, value in config.items():
         if isinstance(value, ConfigDict):
             yield from leaves(value, f"{prefix}{name}.")
@@ -141,8 +145,8 @@ def _validate_sft(cfg: Any) -> None:
         raise ValueError(
             f"sft.rows={settings.rows} does not divide by sft.micro_batches={settings.micro_batches}; take a multiple"
         )
-    if cfg.get("job") == "dapo" and ("stages" in cfg or not trains_sft(cfg)):
-        return  # no SFT on this page's demonstrations
+    if cfg.get("stage") == "dapo" and ("stages" in cfg or not trains_sft(cfg)):
+        return  # no SFT with the curriculum and demonstrations of this config
     curriculum = Curriculum([(examples, dict(weights)) for examples, weights in settings.curriculum])
     lacking = [name for name in map(level_name, curriculum.levels) if not cfg.synthesize.examples.get(name, 0)]
     if lacking:

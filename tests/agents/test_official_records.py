@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from masksearch_jax.agents import official
+from masksearch_jax.agents import masksearch_format
 from masksearch_jax.agents.transcript import Search, Transcript, demonstration
 from masksearch_jax.data.records import Task
 from masksearch_jax.retrieval.interface import Hit
@@ -34,18 +34,18 @@ def task(tokenizer):
 
 
 def test_a_pair_comes_back_as_the_task_it_was(task, tokenizer):
-    pair = official.pair_of(task)
-    record = json.loads(json.dumps(official.write_pair(pair)))
-    assert record["query"] == f"{TEXT}\n{official.INSTRUCTION}" and record["answer"] == PARAGRAPH
+    pair = masksearch_format.pair_of(task)
+    record = json.loads(json.dumps(masksearch_format.write_pair(pair)))
+    assert record["query"] == f"{TEXT}\n{masksearch_format.INSTRUCTION}" and record["answer"] == PARAGRAPH
     assert record["ext"] == {
         "mask_num": 2, "masks": ["1500", "Tolm"], "entities": ["1500", "Tolm"], "source": "wikipedia",
         "title": "Karn Velith",
     }  # fmt: skip
-    assert official.read_pair(record) == pair
+    assert masksearch_format.read_pair(record) == pair
     template = chat_template.open_chat_template(tokenizer, "")
-    assert official.task_of(pair, task.id, lambda text: template.encode(tokenizer, text)) == task
-    with pytest.raises(official.RecordError, match="is a question"):
-        official.pair_of(dataclasses.replace(task, kind="qa"))
+    assert masksearch_format.task_of(pair, task.id, lambda text: template.encode(tokenizer, text)) == task
+    with pytest.raises(masksearch_format.RecordError, match="is a question"):
+        masksearch_format.pair_of(dataclasses.replace(task, kind="qa"))
 
 
 @pytest.mark.parametrize(
@@ -62,47 +62,47 @@ def test_a_pair_comes_back_as_the_task_it_was(task, tokenizer):
     ],
 )
 def test_a_pair_that_does_not_fit_is_refused(task, change, fault):
-    with pytest.raises(official.RecordError, match=fault):
-        official.read_pair(official.write_pair(official.pair_of(task)) | change)
+    with pytest.raises(masksearch_format.RecordError, match=fault):
+        masksearch_format.read_pair(masksearch_format.write_pair(masksearch_format.pair_of(task)) | change)
 
 
 def test_a_trajectory_comes_back_token_for_token(task, tokenizer):
-    record = json.loads(json.dumps(official.write_trajectory(official.Trajectory(TEXT, DONE, 1.0))))
+    record = json.loads(json.dumps(masksearch_format.write_trajectory(masksearch_format.Trajectory(TEXT, DONE, 1.0))))
     assert [m["role"] for m in record["messages"]] == [
         "system", "user", "assistant", "function", "assistant", "function", "assistant",
     ]  # fmt: skip
     assert json.loads(record["messages"][2]["function_call"]["arguments"]) == {"queries": ["Karn Velith"]}
-    back = official.read_trajectory(record)
+    back = masksearch_format.read_trajectory(record)
     assert back.text == TEXT and back.accuracy == 1.0
     assert [s.query for s in back.transcript.searches] == ["Karn Velith", "Tolm"]
     for limit in (30, 60, 200):
         limits = EpisodeLimits(4, 80, limit, 900)
         made = [demonstration("d", task, done, 1.0, limits, tokenizer) for done in (DONE, back.transcript)]
         assert made[0] == made[1] and made[0][0] is not None
-    assert official.write_trajectory(back) == record
+    assert masksearch_format.write_trajectory(back) == record
 
 
 def test_official_forms_that_ours_never_writes_are_read():
-    record = official.write_trajectory(official.Trajectory(TEXT, DONE, None))
+    record = masksearch_format.write_trajectory(masksearch_format.Trajectory(TEXT, DONE, None))
     call = {"name": "web_search", "arguments": {"queries": ["Karn  birth", "Tolm"]}}
     record["messages"][2] = {
         "role": "assistant", "content": "<think>\nhm\n</think>\n<search>\n...\n</search>", "function_call": call,
     }  # fmt: skip
     record["messages"][3]["content"] = "<information>\nno colon here\n</information>"
-    back = official.read_trajectory(record)
+    back = masksearch_format.read_trajectory(record)
     assert back.transcript.searches[0].query == "Karn birth; Tolm" and back.transcript.searches[0].thought == "hm"
     assert back.transcript.searches[0].hits[0].text == "no colon here" and back.accuracy is None
 
 
 def test_masks_that_only_the_instruction_names_do_not_count():
-    asked = f"{TEXT}\n{official.INSTRUCTION}"
+    asked = f"{TEXT}\n{masksearch_format.INSTRUCTION}"
     assert asked.count("[mask]") == 3
-    assert official.blanks(asked, PARAGRAPH) == official.blanks(TEXT, PARAGRAPH) == 2
-    assert official.blanks(TEXT, "1500; Tolm") == 2 and official.blanks("Who?", "Karn") == 0
+    assert masksearch_format.blanks(asked, PARAGRAPH) == masksearch_format.blanks(TEXT, PARAGRAPH) == 2
+    assert masksearch_format.blanks(TEXT, "1500; Tolm") == 2 and masksearch_format.blanks("Who?", "Karn") == 0
 
 
 def _broken():
-    record = official.write_trajectory(official.Trajectory(TEXT, DONE, 1.0))
+    record = masksearch_format.write_trajectory(masksearch_format.Trajectory(TEXT, DONE, 1.0))
     for change, fault in (
         (lambda r: r.update(type="text"), "type is 'text'"),
         (lambda r: r["messages"].pop(), "no answer after"),
@@ -121,14 +121,14 @@ def _broken():
 
 @pytest.mark.parametrize("record, fault", list(_broken()))
 def test_a_broken_trajectory_is_refused(record, fault):
-    with pytest.raises(official.RecordError, match=fault):
-        official.read_trajectory(record)
+    with pytest.raises(masksearch_format.RecordError, match=fault):
+        masksearch_format.read_trajectory(record)
 
 
 def test_lines_are_read_one_by_one(tmp_path, task):
-    good = json.dumps(official.write_pair(official.pair_of(task)))
+    good = json.dumps(masksearch_format.write_pair(masksearch_format.pair_of(task)))
     (tmp_path / "pairs.jsonl").write_text(f"{good}\n\nnot json\n{good}\n")
-    first, second, third = official.read_lines(tmp_path / "pairs.jsonl", official.read_pair)
+    first, second, third = masksearch_format.read_lines(tmp_path / "pairs.jsonl", masksearch_format.read_pair)
     assert first == third and "pairs.jsonl, line 3" in str(second)
     with pytest.raises(FileNotFoundError, match="nothing.jsonl"):
-        list(official.read_lines(tmp_path / "nothing.jsonl", official.read_pair))
+        list(masksearch_format.read_lines(tmp_path / "nothing.jsonl", masksearch_format.read_pair))

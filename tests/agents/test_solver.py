@@ -9,8 +9,8 @@ from masksearch_jax.agents import rewriter, solver
 from masksearch_jax.agents.problem import Problem
 from masksearch_jax.agents.transcript import Search, Transcript, demonstration, plain, visible
 from masksearch_jax.data.records import Task
+from masksearch_jax.llm.chat_types import Completion, Sampling, Usage
 from masksearch_jax.llm.client import Client, ClientSettings
-from masksearch_jax.llm.interface import Completion, Sampling, Usage
 from masksearch_jax.retrieval.interface import Hit
 from masksearch_jax.rollout.episode import EpisodeLimits
 from masksearch_jax.text import prompt

@@ -6,9 +6,7 @@ import chat_server
 import pytest
 
 from masksearch_jax.agents.span_finder import SpanFinder
-from masksearch_jax.llm.client import Client, ClientSettings
-from masksearch_jax.llm.endpoint import Endpoint
-from masksearch_jax.llm.interface import (
+from masksearch_jax.llm.chat_types import (
     AccessError,
     Completion,
     RequestError,
@@ -17,7 +15,9 @@ from masksearch_jax.llm.interface import (
     UnavailableError,
     Usage,
 )
-from masksearch_jax.prep import spans
+from masksearch_jax.llm.client import Client, ClientSettings
+from masksearch_jax.llm.endpoint import Endpoint
+from masksearch_jax.prep.spans import candidates
 
 TEXT = "Karn Velith (born 3 May 1500) was a smith of Tolm; Tolmar made Karn Velith known in 1523."
 
@@ -70,7 +70,7 @@ def test_spans_stand_in_the_passage_and_what_does_not_is_counted(tmp_path):
         "found": 4, "not_verbatim": 4, "failed": 0,
     }  # fmt: skip
     # Behind the interface of the rules: what the passage says twice, and what overlaps, is no candidate.
-    chosen = spans.select(TEXT, "Karn Velith", [spans.Span(*place) for place in places])
+    chosen = candidates.select(TEXT, "Karn Velith", [candidates.Span(*place) for place in places])
     assert [TEXT[s.start : s.end] for s in chosen] == ["3 May 1500", "Tolm"]
 
 

@@ -10,11 +10,8 @@ import scripted_teacher
 
 from configs import sft as sft_page
 from configs import synthesize as page
-from masksearch_jax import synthesize, train
 from masksearch_jax.data import records
-from masksearch_jax.job import Job
-from masksearch_jax.llm.client import Client, ClientSettings
-from masksearch_jax.llm.interface import (
+from masksearch_jax.llm.chat_types import (
     AccessError,
     BudgetSpentError,
     Completion,
@@ -22,8 +19,11 @@ from masksearch_jax.llm.interface import (
     UnavailableError,
     Usage,
 )
+from masksearch_jax.llm.client import Client, ClientSettings
 from masksearch_jax.text import prompt, tags
 from masksearch_jax.text import tokenizer as tokenizer_lib
+from masksearch_jax.workflows import synthesis_stage, training
+from masksearch_jax.workflows.context import RunContext
 
 TASKS = 60
 
@@ -70,7 +70,7 @@ def cfg():
 
 def run(cfg, workdir, teacher, **settings):
     client = Client(teacher, ClientSettings(**settings), workdir / "llm.sqlite", sleep=lambda s: None)
-    return synthesize.run(cfg, workdir, Job(cfg, workdir).searcher("train"), client)
+    return synthesis_stage.run(cfg, workdir, RunContext(cfg, workdir).searcher("train"), client)
 
 
 def journal(workdir, done, level="ramp_2"):
@@ -120,7 +120,7 @@ def test_no_more_tasks_are_tried_than_the_setting_says_and_a_later_run_goes_on(c
 
 def test_a_demonstration_is_what_an_episode_would_hold(cfg, workdir, made):
     run(cfg, workdir, Teacher())
-    tokenizer, searcher = tokenizer_lib.load(workdir / "data"), Job(cfg, workdir).searcher("train")
+    tokenizer, searcher = tokenizer_lib.load(workdir / "data"), RunContext(cfg, workdir).searcher("train")
     tasks = {task.id: task for task in made[1]}
     for one in demonstrations(workdir):
         task = tasks[one.task_id]
@@ -134,7 +134,7 @@ def test_a_demonstration_is_what_an_episode_would_hold(cfg, workdir, made):
         # What stands between the turns is what the tool returns to that very query.
         read = list(task.prompt)
         for action in actions[:-1]:
-            query = synthesize.interface.Query(action.content, task.passage_id, task.article_id)
+            query = synthesis_stage.interface.Query(action.content, task.passage_id, task.article_id)
             (hits,) = searcher.search([query], cfg.search.hits)
             assert task.passage_id not in [hit.passage_id for hit in hits]
             read += prompt.observation(hits, tokenizer, cfg.episode.observation_tokens)
@@ -160,16 +160,16 @@ def test_no_agent_but_the_judge_sees_a_gold_answer(cfg, workdir):
 
 
 def _teacher(cfg, workdir, client):
-    from masksearch_jax import language_model
     from masksearch_jax.agents import solver, synthesis
     from masksearch_jax.rollout.episode import EpisodeLimits
+    from masksearch_jax.workflows import llm_connection
 
     chosen = cfg.synthesize.agents
     agents = solver.AgentsConfig(
         chosen.rewrites, chosen.passages, chosen.query_words, chosen.thought_words, chosen.reply_attempts, 1,
-        EpisodeLimits(**cfg.episode.to_dict()), language_model.sampling(cfg.llm),
+        EpisodeLimits(**cfg.episode.to_dict()), llm_connection.sampling(cfg.llm),
     )  # fmt: skip
-    searcher, tokenizer = Job(cfg, workdir).searcher("train"), tokenizer_lib.load(workdir / "data")
+    searcher, tokenizer = RunContext(cfg, workdir).searcher("train"), tokenizer_lib.load(workdir / "data")
     return synthesis.Teacher(client, searcher, tokenizer, agents, chosen.judge, chosen.judge_recall)
 
 
@@ -208,13 +208,13 @@ def test_official_records_of_a_run_import_as_the_same_tokens(cfg, workdir, tmp_p
     unjudged["ext"], wrong["ext"] = {}, {"response_acc": 0.5}
     (other / "given.jsonl").write_text("\n".join([json.dumps(unjudged), *lines, json.dumps(wrong), "{}"]))
     cfg.synthesize.teacher, cfg.synthesize.official.file = "official", str(other / "given.jsonl")
-    manifest = synthesize.run(cfg, other, None)
+    manifest = synthesis_stage.run(cfg, other, None)
     assert manifest["outcomes"] == {"not_judged": 1, "accepted": len(lines), "wrong": 1, "malformed": 1}
     same = [(one.ids, one.trainable, one.searches, one.masks) for one in demonstrations(workdir)]
     assert [(one.ids, one.trainable, one.searches, one.masks) for one in demonstrations(other)] == same
     cfg.synthesize.examples.ramp_2 = 0
     with pytest.raises(ValueError, match="no record was accepted.*surplus"):
-        synthesize.run(cfg, other, None)
+        synthesis_stage.run(cfg, other, None)
 
 
 def test_a_spent_budget_ends_the_run_and_more_goes_on(cfg, workdir):
@@ -231,7 +231,7 @@ def served(cfg, workdir, server):
     """A run whose teacher stands behind a socket."""
     cfg.llm.update({"url": server.url, "model": "tiny", "retries": 0})
     cfg.synthesize.examples.ramp_2 = 20
-    return synthesize.run(cfg, workdir, Job(cfg, workdir).searcher("train"))
+    return synthesis_stage.run(cfg, workdir, RunContext(cfg, workdir).searcher("train"))
 
 
 @pytest.mark.parametrize(
@@ -287,7 +287,7 @@ def test_demonstrations_of_another_teacher_are_not_overwritten(cfg, workdir):
     cfg.llm.model = "any"
     cfg.llm.url = "http://localhost:9"
     with pytest.raises(ValueError, match="holds demonstrations of synthesize.teacher='oracle', and this run asks for"):
-        synthesize.main(cfg, workdir)
+        synthesis_stage.main(cfg, workdir)
 
 
 def test_teacher_and_judge_are_refused_by_name(cfg, workdir):
@@ -301,7 +301,7 @@ def test_teacher_and_judge_are_refused_by_name(cfg, workdir):
         ({"teacher": "nobody"}, "teacher='nobody' is none of"),
     ):
         cfg.synthesize.update(change)
-        for refuse in (synthesize.check, train.check):
+        for refuse in (synthesis_stage.check, training.check):
             with pytest.raises((ValueError, FileNotFoundError), match=message):
                 refuse(stage(cfg))
 

@@ -4,7 +4,7 @@ from benchmarks import dapo
 
 
 def row(scale, since_last):
-    phases = ("prefill_s", "append_s", "decode_s", "search_wait_s", "host_s", "meanwhile_s")
+    phases = ("prefill_s", "extend_s", "decode_s", "search_wait_s", "host_s", "overlap_s")
     seconds = {"seconds/rollout": 8 * scale, "seconds/reshard": scale, "seconds/logprobs": 2 * scale}
     return {f"rollout/{name}": scale for name in phases} | seconds | {
         "seconds/update": 5 * scale, "seconds/since_last": since_last,

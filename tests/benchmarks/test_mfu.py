@@ -3,14 +3,15 @@ import jax.numpy as jnp
 import pytest
 
 from benchmarks import mfu
-from masksearch_jax import hlo, sharding
+from masksearch_jax.aot import hlo
 from masksearch_jax.model import transformer
 from masksearch_jax.model.config import ModelConfig
+from masksearch_jax.runtime import mesh as mesh_lib
 
 
 def test_flops_of_a_token_are_those_of_the_compiled_forward_pass():
     cfg = ModelConfig(vocab_size=512, layers=2, embed=64, heads=2, kv_heads=2, head_dim=32, ff=128)
-    mesh, rows, length = sharding.make_mesh(1, 1, 1), 2, 64
+    mesh, rows, length = mesh_lib.make_mesh(1, 1, 1), 2, 64
     with jax.set_mesh(mesh):
         params = transformer.init_params(cfg, 0, mesh)
         ids = jnp.ones((rows, length), jnp.int32)

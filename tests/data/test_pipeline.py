@@ -9,9 +9,9 @@ import orbax.checkpoint as ocp
 import pytest
 
 from masksearch_jax.data import pipeline, records
-from masksearch_jax.data.augment import PiecePermutation
 from masksearch_jax.data.curriculum import Curriculum
-from masksearch_jax.data.fingerprint import check_fingerprint
+from masksearch_jax.data.stream_fingerprint import check_fingerprint
+from masksearch_jax.data.token_permutation import PiecePermutation
 
 COUNTS = {1: 23, 2: 17, 3: 11}
 CURRICULUM = [(40, {1: 1.0}), (50, {1: 1.0, 2: 2.0}), (None, {1: 1.0, 2: 1.0, 3: 2.0})]

@@ -156,9 +156,11 @@ SHAPES = {
     "columns": (
         "freshqa",
         "f.csv",
-        lambda n: ",".join(["id", "split", "question", "answer_0", *(f"answer_{i}" for i in range(1, n))])
-        + "\n1,TEST,Who?,"
-        + ",".join("b" for _ in range(n)),
+        lambda n: (
+            ",".join(["id", "split", "question", "answer_0", *(f"answer_{i}" for i in range(1, n))])
+            + "\n1,TEST,Who?,"
+            + ",".join("b" for _ in range(n))
+        ),
     ),
     "rows of a table": ("bamboogle", "b.csv", lambda n: "Question,Answer\n" + "a?,b\n" * n),
     "quotes": ("bamboogle", "b.csv", lambda n: "Question,Answer\n" + '"' * n),

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from masksearch_jax.agents import official
+from masksearch_jax.agents import masksearch_format
 from masksearch_jax.evals import benchmarks
 from masksearch_jax.prep.splits import Splits
 
@@ -18,7 +18,7 @@ def written(tmp_path, name, text):
 
 
 def read_records(path):
-    (found,) = official.read_lines(path, official.read_pair)
+    (found,) = masksearch_format.read_lines(path, masksearch_format.read_pair)
     raise found
 
 

@@ -6,8 +6,8 @@ import xml.etree.ElementTree
 import pytest
 from test_report_page import Reader, dapo_rows, row, section, write_log, write_policy
 
-from masksearch_jax import view
-from masksearch_jax.evals.report.experiment import experiment_page, is_experiment
+from masksearch_jax.evals.report.experiment_page import experiment_page, is_experiment
+from masksearch_jax.workflows import reporting
 
 
 @pytest.fixture
@@ -27,9 +27,9 @@ def grid(tmp_path):
             write_policy(cell / "evaluate" / stage, [row("a", 1.0), row("b", 0.0)])
     cell = {"mean": 0.5, "half_width": 0.1}
     content = {
-        "line": "grid",
+        "workflow": "grid",
         "rows": [
-            {"label": label, "chain": chain, "policy": "", "twin": "Agent-PE" if "/" in chain else ""}
+            {"label": label, "chain": chain, "policy": "", "baseline": "Agent-PE" if "/" in chain else ""}
             for label, chain in chains.items()
         ],
         "columns": ["hotpotqa", "average"],
@@ -38,7 +38,7 @@ def grid(tmp_path):
         "gains": {"Search-R1": {"hotpotqa": {"mean": 0.02, "half_width": 0.01}, "average": cell}},
         "tokens": {label: [{"sft": 1000, "generated": 0}, {"sft": 3000, "generated": 10}] for label in chains},
         "stage_seconds": {"0": {"prepare": 1.0}},
-        "config": {"line": "grid", "seed": 0},
+        "config": {"workflow": "grid", "seed": 0},
     }
     (tmp_path / "report.json").write_text(json.dumps(content))
     return tmp_path
@@ -48,7 +48,7 @@ def test_a_grid(grid, drawing):
     page = experiment_page(grid)
     tables = {table.title: table for table in section(page, "Results").tables}
     assert tables["Held-out recall"].rows[0] == ("Agent-PE", "50.0 ±10.0", "25.0")
-    assert tables["Differences from the twin"].rows == (("Search-R1 − Agent-PE", "+2.0 ±1.0", "+50.0 ±10.0"),)
+    assert tables["Differences from the baseline"].rows == (("Search-R1 − Agent-PE", "+2.0 ±1.0", "+50.0 ±10.0"),)
     assert tables["Tokens of training"].rows[1] == ("Search-R1", "2,000", "5")
     bars = section(page, "Results").charts[0]
     assert bars.names == ("Agent-PE", "Search-R1") and bars.curves[0].half_width == (10.0, 10.0)
@@ -63,7 +63,7 @@ def test_a_grid(grid, drawing):
         "Search-R1, seed 0, best: a", "Search-R1, seed 0, worst: b",
     ]  # fmt: skip
     assert dict(page.facts)["seeds"] == "0, 1" and dict(page.facts)["seed 0"] == "1 s"
-    Reader(view.write(grid).read_text())
+    Reader(reporting.write(grid).read_text())
 
 
 def test_groups_of_rows_have_curves_of_their_own_and_charts_become_files(grid, drawing, tmp_path):
@@ -75,7 +75,7 @@ def test_groups_of_rows_have_curves_of_their_own_and_charts_become_files(grid, d
     # The chain of a row has all its stages.
     assert curves["Does RL help?: SFT"] == curves["Base: SFT"] == {"Agent-PE"}
     assert curves["Does RL help?: DAPO"] == {"Search-R1"} and "Base: DAPO" not in curves
-    view.write(grid, str(tmp_path / "charts"))
+    reporting.write(grid, str(tmp_path / "charts"))
     files = {path.name: path.read_text() for path in (tmp_path / "charts").iterdir()}
     assert len(files) == sum(len(section.charts) for section in page.sections)
     drawn = xml.etree.ElementTree.fromstring(files["does_rl_help_dapo_reward.svg"])
@@ -104,7 +104,7 @@ def test_rounds(tmp_path, drawing):
         {"round": 1, "levels": {"ramp_1": level}, "set": {"ramp_1": 230}, "held_out": held,
          "control": {"1": {"recall": 0.15, "recall_se": 0.01}}},
     ]  # fmt: skip
-    (tmp_path / "report.json").write_text(json.dumps({"rounds": rounds, "seed": 0, "config": {"line": "evolve"}}))
+    (tmp_path / "report.json").write_text(json.dumps({"rounds": rounds, "seed": 0, "config": {"workflow": "evolve"}}))
     for folder in (tmp_path, tmp_path / "round_1_control", tmp_path / "round_1"):
         write_log(folder / "sft", [{"step": n, "time": 1795730000.0, "loss": 1.0 / n} for n in (50, 100)])
         write_policy(folder / "evaluate" / "sft", [row("a", 1.0), row("b", 0.0)])
@@ -119,7 +119,7 @@ def test_rounds(tmp_path, drawing):
     (loss,) = section(page, "Training by round").charts
     assert [curve.label for curve in loss.curves] == ["round 0", "round 1, none new", "round 1"]
     assert len(section(page, "Sample trajectories").episodes) == 6
-    Reader(view.write(tmp_path).read_text())
+    Reader(reporting.write(tmp_path).read_text())
 
 
 def test_seeds_of_one_line(tmp_path):

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from masksearch_jax import view
 from masksearch_jax.evals import runner
-from masksearch_jax.evals.report import curves, episodes, page, plots, run
-from masksearch_jax.evals.report.content import Chart, Curve, Page, Section, Table
-from masksearch_jax.evals.report.files import metric_rows
+from masksearch_jax.evals.report import curves, episode_samples, html_page, run_page, svg_charts
+from masksearch_jax.evals.report.run_files import metric_rows
+from masksearch_jax.evals.report.sections import Chart, Curve, Page, Section, Table
+from masksearch_jax.workflows import reporting
 
 HOSTILE = "<script>alert('x')</script><img src=y onerror=z> & Velith"
 VOID = {"meta", "input", "br", "img", "hr", "link"}
@@ -61,7 +61,7 @@ def dapo_rows(count: int) -> list[dict]:
             "reward_answer/ramp_1": 0.1, "stop/answer": 0.5, "stop/eos": 0.0, "entropy": 0.4, "kept_groups": 0.5,
             "generations": 1.0, "generated_tokens": 30.0 - 0.01 * n, "sampler_correlation": 0.999, "odd_number": 3.5,
             "sampler_prob_diff": 1e-7 * n, "seconds/rollout": 3.0, "seconds/update": 1.0, "rollout/tokens": 800,
-            "rollout/seconds": 2.0, "rollout/decode_s": 1.5, "rollout/append_s": 0.5, "grad_norm": "nan", "phase": 0,
+            "rollout/seconds": 2.0, "rollout/decode_s": 1.5, "rollout/extend_s": 0.5, "grad_norm": "nan", "phase": 0,
         }
         for n in range(1, count + 1)
     ]  # fmt: skip
@@ -78,7 +78,7 @@ def written(tmp_path_factory):
     pytest.importorskip("matplotlib")
     pytest.importorskip("jinja2")
     folder = make(tmp_path_factory.mktemp("written") / "W")
-    assert view.write(folder) == folder / "report.html"
+    assert reporting.write(folder) == folder / "report.html"
     return folder
 
 
@@ -153,7 +153,7 @@ def section(content: Page, title: str) -> Section:
 
 
 def test_the_page_of_a_run(workdir):
-    content = run.run_page(workdir)
+    content = run_page.run_page(workdir)
     assert content.title == "SFT + DAPO: W"
     assert [one.title for one in content.sections] == [
         "Results", "Training: SFT", "Training: DAPO", "Sample trajectories", "Data, index and teacher", "Settings",
@@ -175,17 +175,17 @@ def test_the_page_of_a_run(workdir):
 
 
 def test_missing_pieces_leave_their_section_out(workdir, tmp_path):
-    only = run.run_page(workdir / "dapo")
+    only = run_page.run_page(workdir / "dapo")
     assert [one.title for one in only.sections] == ["Training: DAPO", "Settings"]
     with pytest.raises(FileNotFoundError, match=r"empty holds no run.*masksearch_jax.train --config=configs/dapo.py"):
-        run.run_page(tmp_path / "empty")
+        run_page.run_page(tmp_path / "empty")
     (workdir / "data" / "report.json").write_text("{")
     with pytest.raises(ValueError, match=r"data/report.json is not JSON"):
-        run.run_page(workdir)
+        run_page.run_page(workdir)
 
 
 def test_charts_of_a_stage(workdir):
-    charts = {chart.title: chart for chart in section(run.run_page(workdir), "Training: DAPO").charts}
+    charts = {chart.title: chart for chart in section(run_page.run_page(workdir), "Training: DAPO").charts}
     assert [curve.label for curve in charts["Reward and its parts"].curves] == ["all", "answer"]
     assert charts["How episodes end"].curves == (Curve("answer", (1.0, 2.0, 3.0, 4.0, 5.0), (0.5,) * 5),)
     assert charts["Sampler against trainer"].log
@@ -226,15 +226,22 @@ def test_a_log_that_is_being_written(workdir):
 
 def test_the_choice_of_episodes_is_by_recall_and_not_by_order():
     rows = [row(str(n), n / 10) for n in range(11)]
-    shown = episodes.chosen(rows, "DAPO")
+    shown = episode_samples.chosen(rows, "DAPO")
     assert [one.title for one in shown] == ["DAPO, best: 10", "DAPO, median: 5", "DAPO, worst: 0"]
     tied = [row(str(n), 0.5) for n in range(9)]
-    assert episodes.chosen(tied, "x") == episodes.chosen(tied[::-1], "x") and len(episodes.chosen(tied, "x")) == 3
-    assert [one.title for one in episodes.chosen(rows[:1], "x")] == ["x, best: 0"] and not episodes.chosen([], "x")
+    assert (
+        episode_samples.chosen(tied, "x") == episode_samples.chosen(tied[::-1], "x")
+        and len(episode_samples.chosen(tied, "x")) == 3
+    )
+    assert [one.title for one in episode_samples.chosen(rows[:1], "x")] == [
+        "x, best: 0"
+    ] and not episode_samples.chosen([], "x")
 
 
 def test_an_episode_in_its_parts():
-    first, second, third = episodes.episode(row("a", 1.0, observation="<information> Velith</information>"), "x").turns
+    first, second, third = episode_samples.episode(
+        row("a", 1.0, observation="<information> Velith</information>"), "x"
+    ).turns
     assert (first.thought, first.query, first.passages) == ("who was born", "Karn birthplace", (7, 9))
     assert first.observation == "Velith"
     assert (second.written, second.error) == ("<sea", "no action")
@@ -242,11 +249,11 @@ def test_an_episode_in_its_parts():
 
 
 def test_golds_are_marked_as_whole_words():
-    assert episodes.marked("In New  York, new yorkers", [["York", "new york"]]) == [
+    assert episode_samples.marked("In New  York, new yorkers", [["York", "new york"]]) == [
         ("In ", False), ("New  York", True), (", new yorkers", False),
     ]  # fmt: skip
-    assert episodes.marked("a (b) c", [["(b)"]])[1] == ("(b)", True)
-    assert episodes.marked("text", [[""]]) == [("text", False)]
+    assert episode_samples.marked("a (b) c", [["(b)"]])[1] == ("(b)", True)
+    assert episode_samples.marked("text", [[""]]) == [("text", False)]
 
 
 def test_data_that_cannot_be_shown_is_refused():
@@ -267,7 +274,7 @@ def test_the_file_is_whole_and_needs_nothing_else(written):
     assert "http" not in text.lower().replace("http-equiv", "") and "@import" not in text
     assert not {"link", "img", "iframe", "object", "image"} & set(read.tags)
     assert len(set(read.ids)) == len(read.ids) and set(read.references) <= set(read.ids)
-    assert read.tags.count("svg") == sum(len(one.charts) for one in run.run_page(written).sections)
+    assert read.tags.count("svg") == sum(len(one.charts) for one in run_page.run_page(written).sections)
     assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in text
     assert "prefers-color-scheme: dark" in text and read.tags.count("table") == text.count('<div class="scroll"')
     assert not list(written.glob("*.partial"))
@@ -288,17 +295,17 @@ def test_text_of_others_stays_text(written):
 
 def test_labels_of_a_chart_stay_text(drawing):
     chart = Chart("<b>", "$x$ <i>", "y & z", (Curve("a$b$<c>", (1.0, 2.0), (1.0, 2.0)), Curve("d", (1.0,), (1.0,))))
-    text = plots.svg(chart, "c1")
+    text = svg_charts.svg(chart, "c1")
     read = Reader(text)
     assert "a$b$<c>" in read.text and "$x$ <i>" in read.text and "y & z" in read.text and "b" not in read.tags
-    assert text == plots.svg(chart, "c1") and text.replace("c1-", "c2-") == plots.svg(chart, "c2")
+    assert text == svg_charts.svg(chart, "c1") and text.replace("c1-", "c2-") == svg_charts.svg(chart, "c2")
     assert not re.search(r"\sid=\"(?!c1-)", text) and "#0" not in text and "currentColor" in text
 
 
 @pytest.mark.parametrize("kind", ["line", "stack", "bars"])
 def test_every_kind_of_chart(kind, drawing):
     curve = Curve("a", (0.0, 1.0), (0.5, 0.25), (0.1, None))
-    text = plots.svg(Chart("t", "x (s)", "y (s)", (curve, curve), kind, ("first", "second")), "c1")
+    text = svg_charts.svg(Chart("t", "x (s)", "y (s)", (curve, curve), kind, ("first", "second")), "c1")
     assert "var(--s0)" in text and "var(--s1)" in text and "x (s)" in Reader(text).text
 
 
@@ -309,7 +316,7 @@ def test_a_full_run_stays_small(tmp_path, drawing):
     write_policy(tmp_path / "evaluate" / "dapo", rows)
     for policy in ("untrained", "one_search", "sft", "sft_more"):
         shutil.copytree(tmp_path / "evaluate" / "dapo", tmp_path / "evaluate" / policy)
-    path = view.write(tmp_path)
+    path = reporting.write(tmp_path)
     assert path.stat().st_size < 2e6
     assert Reader(path.read_text()).text.count("word word") < 15 * 400
 
@@ -320,4 +327,4 @@ def test_a_missing_library_is_named(library, workdir, monkeypatch):
         pytest.importorskip("jinja2")
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(ImportError, match=rf"needs {library}.*\.\[report\]"):
-        page.render(run.run_page(workdir))
+        html_page.render(run_page.run_page(workdir))

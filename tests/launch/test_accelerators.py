@@ -5,7 +5,7 @@ import importlib
 import pytest
 
 from configs import recipes
-from masksearch_jax import topology
+from masksearch_jax.aot import topologies
 
 
 @pytest.fixture
@@ -39,13 +39,13 @@ def test_slices_of_the_documentation(accelerators, name, chips, hosts, topology,
 
 def test_every_slice_of_the_table_has_a_name_at_each_service(accelerators):
     """One table: what the recipes and the compiler know, the launchers order."""
-    for generation in topology.GENERATIONS.values():
+    for generation in topologies.GENERATIONS.values():
         for dims in generation.sizes.values():
-            ours = topology.Topology(generation, dims)
+            ours = topologies.Topology(generation, dims)
             for name in (ours.name, ours.marketing_name):
                 found = accelerators.accelerator(name)
                 assert (found.chips, found.hosts, found.topology) == (ours.chips, ours.hosts, ours.name.split(":")[1])
-                assert topology.parse(found.accelerator_type) == ours
+                assert topologies.parse(found.accelerator_type) == ours
                 # The machine type ends in its number of chips.
                 assert found.machine_type.endswith(f"-{ours.chips // ours.hosts}t")
 
@@ -57,7 +57,7 @@ def test_every_slice_of_a_recipe_is_ordered_by_each_launcher(launcher, name, wan
     arguments = ("--workdir=gs://b/runs/demo", *where, f"--accelerator={wanted}", "--config=configs/dapo.py")
     done = launcher(name, "create", *arguments, "--dry-run")
     assert done.returncode == 0, done.stderr
-    slice_ = topology.parse(wanted)
+    slice_ = topologies.parse(wanted)
     assert f"{slice_.chips} chips on {slice_.hosts} host(s)" in done.stdout
     ordered = {"gke": f"completions: {slice_.hosts}\n", "tpu_vm": "--accelerator-type="}[name]
     assert ordered in done.stdout

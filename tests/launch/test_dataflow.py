@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from masksearch_jax import prepare
+from masksearch_jax.workflows import data_preparation
 
 ROOT = Path(__file__).parents[2]
 WHERE = ("--project=p", "--region=us-west1", "--workdir=gs://bucket/runs/demo")
@@ -43,7 +43,7 @@ def test_prepare_reads_the_settings_and_beam_the_options(launcher):
     from absl import flags
     from ml_collections import config_flags
 
-    from masksearch_jax.prep.beam import pipeline
+    from masksearch_jax.prep.beam import beam_pipelines
 
     prepared = commands_of(launcher("dataflow", "run", *WHERE, *DUMP, "--dry-run"))[3]
     values = flags.FlagValues()
@@ -59,7 +59,9 @@ def test_prepare_reads_the_settings_and_beam_the_options(launcher):
     assert options.get_all_options(drop_default=True).get("runner") == "DataflowRunner"
     # No flag is left over that Beam does not know.
     assert options.get_all_options(retain_unknown_options=True).keys() == options.get_all_options().keys()
-    assert prepare._beam and pipeline.Workers(config, "unused").store.root == "gs://bucket/runs/demo/shards"
+    assert (
+        data_preparation._beam and beam_pipelines.Workers(config, "unused").store.root == "gs://bucket/runs/demo/shards"
+    )
 
 
 def test_local_files_are_refused(launcher):

@@ -3,9 +3,9 @@
 import chat_server
 import pytest
 
+from masksearch_jax.llm.chat_types import Completion, Message, RequestError, Sampling, TransientError, Usage
 from masksearch_jax.llm.completion_body import read_completion
 from masksearch_jax.llm.endpoint import Endpoint
-from masksearch_jax.llm.interface import Completion, Message, RequestError, Sampling, TransientError, Usage
 
 pytest.importorskip("openai")
 MESSAGES = [Message("user", "größer")]  # 8 bytes

@@ -3,9 +3,9 @@
 import chat_server
 import pytest
 
-from masksearch_jax import language_model
+from masksearch_jax.llm.chat_types import AccessError, DoubtfulError, Message, Sampling, TransientError, Usage
 from masksearch_jax.llm.endpoint import Endpoint
-from masksearch_jax.llm.interface import AccessError, DoubtfulError, Message, Sampling, TransientError, Usage
+from masksearch_jax.workflows import llm_connection
 
 pytest.importorskip("openai")
 MESSAGES = [Message("system", "be brief"), Message("user", "hello there")]
@@ -70,4 +70,4 @@ def test_settings_that_cannot_work_are_refused_by_name(tmp_path, monkeypatch):
     from configs import prepare
 
     with pytest.raises(FileNotFoundError, match="llm.model=''"):
-        language_model.connect(prepare.llm(), tmp_path / "cache")
+        llm_connection.connect(prepare.llm(), tmp_path / "cache")

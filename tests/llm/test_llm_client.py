@@ -5,9 +5,8 @@ import time
 
 import pytest
 
-from masksearch_jax.llm import cache, limits
-from masksearch_jax.llm.client import Client, ClientSettings, backoff
-from masksearch_jax.llm.interface import (
+from masksearch_jax.llm import completion_cache, limits
+from masksearch_jax.llm.chat_types import (
     AccessError,
     BudgetSpentError,
     Completion,
@@ -18,6 +17,7 @@ from masksearch_jax.llm.interface import (
     UnavailableError,
     Usage,
 )
+from masksearch_jax.llm.client import Client, ClientSettings, backoff
 
 GREEDY = Sampling(max_tokens=10)
 
@@ -103,7 +103,7 @@ def test_the_cache_outlives_the_client_and_tells_requests_apart(tmp_path):
 def test_a_file_that_is_no_cache_is_refused_by_name(tmp_path):
     (tmp_path / "notes.txt").write_text("not a database " * 100)
     with pytest.raises(ValueError, match="notes.txt is no cache"):
-        cache.Cache(tmp_path / "notes.txt")
+        completion_cache.Cache(tmp_path / "notes.txt")
 
 
 def test_threads_that_ask_the_same_pay_once_and_concurrency_is_bounded(tmp_path):

@@ -5,8 +5,8 @@ import chat_server
 import pytest
 
 from configs import prepare
-from masksearch_jax import language_model
-from masksearch_jax.llm.interface import AccessError, Message, RequestError, Sampling, UnavailableError
+from masksearch_jax.llm.chat_types import AccessError, Message, RequestError, Sampling, UnavailableError
+from masksearch_jax.workflows import llm_connection
 
 pytest.importorskip("openai")
 MESSAGES = [Message("system", "be brief"), Message("user", "hello there " * 20)]
@@ -32,7 +32,7 @@ def connect(server, tmp_path):
     def open_client(**changes):
         settings = prepare.llm()
         settings.update({"url": server.url, "model": "tiny", "retries": 0, "max_tokens": 64} | changes)
-        made.append(language_model.connect(settings, tmp_path / "llm.sqlite"))
+        made.append(llm_connection.connect(settings, tmp_path / "llm.sqlite"))
         return made[-1]
 
     yield open_client

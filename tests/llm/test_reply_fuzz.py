@@ -6,14 +6,14 @@ import pytest
 from fuzzing import assert_grows_like_n_log_n, fuzz
 from hypothesis import strategies as st
 
-from masksearch_jax.agents.judge import Judgement
 from masksearch_jax.agents.observer import Verdict
 from masksearch_jax.agents.planner import Plan
 from masksearch_jax.agents.rewriter import Rewrites
 from masksearch_jax.agents.span_finder import Reply as Spans
+from masksearch_jax.agents.trajectory_judge import Judgement
 from masksearch_jax.llm import structured
+from masksearch_jax.llm.chat_types import Completion, Message, RequestError, TransientError
 from masksearch_jax.llm.completion_body import ErrorBody, read_completion
-from masksearch_jax.llm.interface import Completion, Message, RequestError, TransientError
 from masksearch_jax.llm.refusals import body_error, refusal_error
 
 KINDS = {

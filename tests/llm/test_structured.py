@@ -7,9 +7,9 @@ import pytest
 from fuzzing import assert_grows_like_n_log_n
 
 from masksearch_jax.llm import structured
+from masksearch_jax.llm.chat_types import Completion, Message, Sampling, Usage
 from masksearch_jax.llm.client import Client, ClientSettings
 from masksearch_jax.llm.endpoint import Endpoint
-from masksearch_jax.llm.interface import Completion, Message, Sampling, Usage
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,13 +15,15 @@ import pytest
 import tiny_published
 
 from configs import prepare
-from masksearch_jax import language_model, sharding
-from masksearch_jax.agents import judge
-from masksearch_jax.llm.interface import Message, Sampling
+from masksearch_jax.agents import trajectory_judge
+from masksearch_jax.llm.chat_types import Message, Sampling
 from masksearch_jax.llm.structured import ReplyError
-from masksearch_jax.model import export, transformer
+from masksearch_jax.model import transformer
 from masksearch_jax.model.config import ModelConfig
-from masksearch_jax.text import published
+from masksearch_jax.model.published import export
+from masksearch_jax.runtime import mesh as mesh_lib
+from masksearch_jax.text import published_tokenizer
+from masksearch_jax.workflows import llm_connection
 
 pytest.importorskip("openai")
 TEMPLATE = (
@@ -33,12 +35,12 @@ TEMPLATE = (
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     made = tmp_path_factory.mktemp("serve")
-    tokenizer = published.PublishedTokenizer(tiny_published.qwen(made / "tokenizer", template=TEMPLATE))
+    tokenizer = published_tokenizer.PublishedTokenizer(tiny_published.qwen(made / "tokenizer", template=TEMPLATE))
     cfg = ModelConfig(
         vocab_size=tokenizer.vocab_size, layers=1, embed=32, heads=2, kv_heads=2, head_dim=16, ff=32, mlp="swiglu",
         qkv_bias=True, tie_embeddings=False, smear_keys=False, rope_fraction=1.0,
     )  # fmt: skip
-    export.save_pretrained(made / "model", cfg, transformer.init_params(cfg, 3, sharding.make_mesh(1, 1, 1)))
+    export.save_pretrained(made / "model", cfg, transformer.init_params(cfg, 3, mesh_lib.make_mesh(1, 1, 1)))
     export.copy_companions(made / "tokenizer", made / "model")
     return made / "model"
 
@@ -72,9 +74,9 @@ def url(folder):
 def test_greedy_replies_and_counts_are_those_of_the_same_folder_opened_here(folder, url, tmp_path):
     settings = prepare.llm()
     settings.update({"model": str(folder), "chat": "auto", "total_tokens": 256, "max_tokens": 8, "concurrency": 2})
-    local = language_model.connect(settings, tmp_path / "local.sqlite")
+    local = llm_connection.connect(settings, tmp_path / "local.sqlite")
     settings.url = url
-    remote = language_model.connect(settings, tmp_path / "remote.sqlite")
+    remote = llm_connection.connect(settings, tmp_path / "remote.sqlite")
     for text in ("Karn Velith was born in", "the river city", "Who founded it?", "naïve São 日本"):
         asked = [Message("system", "Answer."), Message("user", text)]
         here, there = (client.complete(asked, Sampling(max_tokens=8)) for client in (local, remote))
@@ -83,6 +85,6 @@ def test_greedy_replies_and_counts_are_those_of_the_same_folder_opened_here(fold
     assert remote.stats["requests"] == 4 and remote.stats["cache_hits"] == 4 and remote.stats["failures"] == 0
     # A model that writes no JSON ends in the failure that has a name.
     with pytest.raises(ReplyError, match="in 2 attempts"):
-        judge.by_model(remote, "Born in [mask].", ["Tolm"], [["Tolm"]], Sampling(max_tokens=8), 2)
+        trajectory_judge.by_model(remote, "Born in [mask].", ["Tolm"], [["Tolm"]], Sampling(max_tokens=8), 2)
     local.close()
     remote.close()

@@ -6,10 +6,10 @@ import jax
 import numpy as np
 import pytest
 
-from masksearch_jax import sharding
 from masksearch_jax.model import transformer
 from masksearch_jax.model.config import ModelConfig
 from masksearch_jax.model.published import added_rows
+from masksearch_jax.runtime import mesh as mesh_lib
 
 CFG = ModelConfig(
     vocab_size=20, layers=1, embed=8, heads=2, kv_heads=1, head_dim=4, ff=12, mlp="swiglu", rope_fraction=1.0,
@@ -19,7 +19,7 @@ CFG = ModelConfig(
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_new_row_is_the_mean_of_what_spelled_it(tied):
-    mesh = sharding.make_mesh(1, 1, 1)
+    mesh = mesh_lib.make_mesh(1, 1, 1)
     cfg = dataclasses.replace(CFG, tie_embeddings=tied)
     params = transformer.init_params(cfg, 0, mesh)
     wider, found = added_rows.extend_embeddings(cfg, params, {20: [3, 5, 5], 21: [7], 18: [1]}, mesh, 24)

@@ -6,7 +6,7 @@ import pytest
 from fuzzing import fuzz
 from hypothesis import strategies as st
 
-from masksearch_jax.model import families
+from masksearch_jax.model.published import families
 
 _PLAIN_ROPE = {"rope_type": "default", "rope_theta": 9.0}
 _LLAMA3_ROPE = published.CONFIGS["llama3.1"]["rope_scaling"]

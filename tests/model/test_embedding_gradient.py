@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from masksearch_jax import sharding
 from masksearch_jax.model import transformer
 from masksearch_jax.model.config import ModelConfig
+from masksearch_jax.runtime import mesh as mesh_lib
 
 
 def test_the_gradient_of_bfloat16_embeddings_counts_every_token():
@@ -25,6 +25,6 @@ def test_the_gradient_of_bfloat16_embeddings_counts_every_token():
     np.testing.assert_array_equal(grads["float32"][:, 0], [4093, 1, 2, 0])
     np.testing.assert_array_equal(grads["bfloat16"], grads["float32"].astype(jnp.bfloat16))
     # On shards of the batch as well.
-    with jax.set_mesh(sharding.make_mesh(2, 1, 1)):
+    with jax.set_mesh(mesh_lib.make_mesh(2, 1, 1)):
         split = jax.jit(jax.grad(total))(jnp.ones((4, 8), "bfloat16"))
     np.testing.assert_array_equal(split, grads["bfloat16"])

@@ -14,16 +14,17 @@ import numpy as np
 import published
 import pytest
 
-from masksearch_jax import sharding
-from masksearch_jax.model import cache as kv
-from masksearch_jax.model import convert, export, families, transformer
+from masksearch_jax.model import kv_cache as kv
+from masksearch_jax.model import transformer
+from masksearch_jax.model.published import export, families, load
+from masksearch_jax.runtime import mesh as mesh_lib
 
 LIVE = all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
 live = pytest.mark.skipif(not LIVE, reason="torch and transformers are not installed: pip install torch transformers")
 
 
 def one_device():
-    return sharding.make_mesh(1, 1, 1)
+    return mesh_lib.make_mesh(1, 1, 1)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -63,7 +64,7 @@ def folders(tmp_path_factory):
 
 @pytest.mark.parametrize("case", published.CONFIGS)
 def test_logits_and_greedy_tokens_are_those_of_transformers(case, folders):
-    cfg, params = convert.load_pretrained(folders[case], one_device())
+    cfg, params = load.load_pretrained(folders[case], one_device())
     ids = published.ids(case)
     expected, tokens = published.stored(case)
     assert np.abs(whole_logits(cfg, params, ids) - expected).max() <= 1e-4
@@ -80,7 +81,7 @@ def test_live_transformers_both_ways(case, folders, tmp_path):
     np.testing.assert_array_equal(tokens, stored_tokens)
     model.save_pretrained(tmp_path / "theirs", max_shard_size="30KB")
     assert len(list((tmp_path / "theirs").glob("*.safetensors"))) > 1
-    cfg, params = convert.load_pretrained(tmp_path / "theirs", one_device())
+    cfg, params = load.load_pretrained(tmp_path / "theirs", one_device())
     assert np.abs(whole_logits(cfg, params, published.ids(case)) - logits).max() <= 1e-4
     np.testing.assert_array_equal(generate(cfg, params, published.ids(case), one_device()), tokens)
     for name, like in (("alone", None), ("like", tmp_path / "theirs")):
@@ -99,7 +100,7 @@ def test_live_gemma_with_vision(tmp_path):
     config = Gemma3Config(text_config=text, vision_config={**vision, "patch_size": 8}, image_token_index=79)
     model = Gemma3ForConditionalGeneration(config).eval()
     model.save_pretrained(tmp_path / "theirs")
-    cfg, params = convert.load_pretrained(tmp_path / "theirs", one_device())
+    cfg, params = load.load_pretrained(tmp_path / "theirs", one_device())
     ids = published.ids("gemma3")
     with torch.no_grad():
         expected = model(torch.tensor(ids, dtype=torch.long)).logits.numpy()
@@ -128,24 +129,24 @@ def test_live_gemma_with_vision(tmp_path):
     ],
 )
 def test_every_trait_shows(case, without, folders):
-    cfg, params = convert.load_pretrained(folders[case], one_device())
+    cfg, params = load.load_pretrained(folders[case], one_device())
     got = whole_logits(dataclasses.replace(cfg, **without), params, published.ids(case))
     assert np.abs(got - published.stored(case)[0]).max() > 5e-3
 
 
 def test_sharded_equals_unsharded(folders):
     """Windows, two rope bases and sandwich norms under a mesh; loaded into the decode layout."""
-    mesh = sharding.make_mesh(2, 2, 2)
-    cfg, params = convert.load_pretrained(folders["gemma3"], mesh, sharding.DECODE)
+    mesh = mesh_lib.make_mesh(2, 2, 2)
+    cfg, params = load.load_pretrained(folders["gemma3"], mesh, mesh_lib.DECODE)
     expected, _ = published.stored("gemma3")
-    rows = sharding.batch_sharding(mesh)
+    rows = mesh_lib.batch_sharding(mesh)
     with jax.set_mesh(mesh):
         got = whole_logits(cfg, params, jax.device_put(np.tile(published.ids("gemma3"), (2, 1)), rows))
     assert np.abs(got - np.tile(expected, (2, 1, 1))).max() <= 1e-4
 
 
 def test_packed_rows_see_windows_of_their_own_segment(folders):
-    cfg, params = convert.load_pretrained(folders["gemma3"], one_device())
+    cfg, params = load.load_pretrained(folders["gemma3"], one_device())
     expected, _ = published.stored("gemma3")
     first, second = published.ids("gemma3")
     ids = np.concatenate([first[:14], second[:10]])[None]
@@ -166,8 +167,8 @@ def test_two_key_value_heads_on_more_tensor_shards(tensor, tmp_path):
     assert tensor in transformer.tensor_sizes(cfg)
     params = jax.tree.map(np.asarray, transformer.init_params(cfg, 0, one_device()))
     ids = np.tile(published.ids("qwen3"), (4, 1))
-    mesh = sharding.make_mesh(1, 8 // tensor, tensor)
-    layout = transformer.param_shardings(cfg, mesh, sharding.DECODE)
+    mesh = mesh_lib.make_mesh(1, 8 // tensor, tensor)
+    layout = transformer.param_shardings(cfg, mesh, mesh_lib.DECODE)
     assert layout["blocks"]["attention"]["k"].is_fully_replicated == (tensor > 2)
     assert not layout["blocks"]["attention"]["q"].is_fully_replicated
     placed = jax.device_put(params, layout)
@@ -184,7 +185,7 @@ def test_a_tensor_axis_that_does_not_divide_says_which_do():
     cfg = families.named("qwen2.5-7b")
     assert transformer.tensor_sizes(cfg) == (1, 2, 4)
     with pytest.raises(ValueError, match=r"axis 'heads' has size 28, which 8 shards.*mesh.tensor in \(1, 2, 4\)"):
-        transformer.abstract_params(cfg, sharding.make_mesh(1, 1, 8))
+        transformer.abstract_params(cfg, mesh_lib.make_mesh(1, 1, 8))
     assert transformer.tensor_sizes(families.named("qwen2.5-0.5b")) == (1, 2)  # 14 heads; 7 does not divide 151936
     three = dataclasses.replace(families.named("llama3.2-3b"), kv_heads=3)
     assert transformer.tensor_sizes(three) == (1,)  # 2 neither divides 3 nor is divided by it; 3 does not divide ff
@@ -247,7 +248,7 @@ def test_live_transformers_builds_the_same_shapes_from_our_config(name, tmp_path
     (tmp_path / "config.json").write_text(json.dumps(families.to_hf(cfg, "bfloat16")))
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(tmp_path))
-    ours = {tensor.name: tensor.file_shape for tensor in convert.tensors(cfg)}
+    ours = {tensor.name: tensor.file_shape for tensor in load.tensors(cfg)}
     theirs = {n: tuple(x.shape) for n, x in model.state_dict().items()}
     if cfg.tie_embeddings:
         theirs.pop("lm_head.weight")

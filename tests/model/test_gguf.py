@@ -10,11 +10,12 @@ import pytest
 import tiny_published
 from safetensors.numpy import load_file
 
-from masksearch_jax import convert as convert_entry
-from masksearch_jax import sharding
-from masksearch_jax.model import convert, transformer
+from masksearch_jax.model import transformer
 from masksearch_jax.model.published import gguf as gguf_folder
-from masksearch_jax.text.published import PublishedTokenizer
+from masksearch_jax.model.published import load
+from masksearch_jax.runtime import mesh as mesh_lib
+from masksearch_jax.text.published_tokenizer import PublishedTokenizer
+from masksearch_jax.workflows import conversion as convert_entry
 
 TYPES = gguf.GGMLQuantizationType
 TEXTS = [*tiny_published.TEXTS[:4], "In 1984,  12345 people;\n\n日本語 Привет ½ x² don't", "<|im_end|> as text"]
@@ -204,7 +205,7 @@ def test_the_command_writes_all_or_nothing(tmp_path, monkeypatch, tokenizers):
     file = gguf_files.write(tmp_path / "m.gguf", config, weights, folder, pre)
     convert_entry.from_gguf(file, tmp_path / "new" / "hf")
     assert {path.name for path in (tmp_path / "new").iterdir()} == {"hf"}
-    cfg, params = convert.load_pretrained(tmp_path / "new" / "hf", sharding.make_mesh(1, 1, 1))
+    cfg, params = load.load_pretrained(tmp_path / "new" / "hf", mesh_lib.make_mesh(1, 1, 1))
     ids = published.ids("qwen2")
     index = np.broadcast_to(np.arange(ids.shape[1]), ids.shape)
     hidden = transformer.forward(cfg, params, ids, index, np.ones_like(index))

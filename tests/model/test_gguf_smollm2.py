@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import test_families as families
 
-from masksearch_jax.model import cache as kv
-from masksearch_jax.model import convert
+from masksearch_jax.model import kv_cache as kv
 from masksearch_jax.model.published import gguf as gguf_folder
+from masksearch_jax.model.published import load
 
 FILE = os.environ.get("MASKSEARCH_GGUF", "")
 STEPS, CLOSE = 64, 1e-3
@@ -61,7 +61,7 @@ def test_greedy_text_is_that_of_transformers(tmp_path):
         gaps.append(gap)
 
     gguf_folder.convert_gguf(source, tmp_path / "hf")
-    cfg, params = convert.load_pretrained(tmp_path / "hf", families.one_device())
+    cfg, params = load.load_pretrained(tmp_path / "hf", families.one_device())
     counts = np.array([len(prompt) for prompt in prompts], np.int32)
     rows = np.zeros((len(prompts), counts.max()), np.int32)
     for row, prompt in zip(rows, prompts, strict=True):

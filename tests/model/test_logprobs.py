@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from tiny_models import CONFIGS, random_ids, scattered_params
 
-from masksearch_jax import sharding
 from masksearch_jax.model import transformer
 from masksearch_jax.model.logprobs import token_logprobs
+from masksearch_jax.runtime import mesh as mesh_lib
 
 jit_logprobs = jax.jit(token_logprobs, static_argnums=0, static_argnames="chunk")
 
@@ -107,8 +107,8 @@ def test_sharded_equals_unsharded():
     cfg = CONFIGS["tiny"]
     params, hidden, targets = problem(cfg, rows=4, steps=8)
     expected = jit_logprobs(cfg, params, hidden, targets)
-    mesh = sharding.make_mesh(2, 2, 2)
-    rows = sharding.batch_sharding(mesh)
+    mesh = mesh_lib.make_mesh(2, 2, 2)
+    rows = mesh_lib.batch_sharding(mesh)
     placed = jax.device_put(params, transformer.param_shardings(cfg, mesh))
     run = jax.jit(functools.partial(token_logprobs, cfg, chunk=8), out_shardings=(rows, rows))
     got = run(placed, jax.device_put(hidden, rows), jax.device_put(targets, rows))

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from tiny_models import CONFIGS, one_device, random_ids
 
-from masksearch_jax import sharding
-from masksearch_jax.model import cache, lora, transformer
+from masksearch_jax.model import kv_cache, lora, transformer
 from masksearch_jax.model.config import LINEAR, LoraConfig, from_config, lora_from_config
+from masksearch_jax.runtime import mesh as mesh_lib
 
 RANK, ALPHA = 3, 7.0
 KINDS = ("", "int8", "nf4")
@@ -74,7 +74,7 @@ def test_training_decoding_and_merged_weights_agree(kind):
     merged = forward(cfg.merged, lora.merged(cfg, params), ids, positions, segments)
     np.testing.assert_allclose(trained, merged, atol=2e-5)
     extend = jax.jit(transformer.extend, static_argnums=0)
-    state = cache.init_cache(cfg, 2, 8, one_device())
+    state = kv_cache.init_cache(cfg, 2, 8, one_device())
     parts = []
     for step in (slice(0, 4), slice(4, 7)):
         hidden, state = extend(cfg, params, state, ids[:, step], jnp.full(2, step.stop - step.start))
@@ -124,7 +124,7 @@ def test_the_gradient_is_that_of_the_merged_weights_by_the_chain_rule(kind):
 @pytest.mark.parametrize("sizes", [(2, 2, 2, 1), (1, 4, 1, 2)])
 def test_no_mesh_changes_a_number(kind, sizes):
     cfg = dataclasses.replace(adapted("qwen2", kind), heads=4, kv_heads=2, embed=32, ff=64)
-    mesh = sharding.make_mesh(*sizes[:3], sequence=sizes[3])
+    mesh = mesh_lib.make_mesh(*sizes[:3], sequence=sizes[3])
     alone, cut = scattered(cfg), scattered(cfg, mesh)
     jax.tree.map(np.testing.assert_array_equal, alone, cut)
     assert lora.fingerprint(lora.split(alone)[1][0]) == lora.fingerprint(lora.split(cut)[1][0])

@@ -18,9 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from masksearch_jax import sharding
 from masksearch_jax.model import blocked_attention, packed_attention, transformer
 from masksearch_jax.model.config import ModelConfig
+from masksearch_jax.runtime import mesh as mesh_lib
 
 ROOT = Path(__file__).parent.parent.parent
 CFG = ModelConfig(
@@ -81,7 +81,7 @@ def assert_same(cfg, attend, mesh=None, locals_=(None,), **shape):
     real = (segments > 0)[:, None, :, None]
     for local in locals_:
         data = () if local is None else (jnp.array(local),)
-        with jax.set_mesh(mesh or sharding.make_mesh(1, 1, 1)):
+        with jax.set_mesh(mesh or mesh_lib.make_mesh(1, 1, 1)):
             out, gradients = value_and_gradients(attend, q, k, v, segments, weight, *data)
         plain, expected = value_and_gradients(by("xla", cfg), q, k, v, segments, weight, *data)
         assert np.isfinite(out).all()
@@ -104,7 +104,7 @@ def test_splash_with_softcap_in_local_and_global_layers():
     ("sizes", "sequence", "local"), [((1, 2, 2), 1, None), ((2, 1, 4), 1, None), ((1, 1, 2), 2, True)]
 )
 def test_splash_on_a_mesh(sizes, sequence, local):
-    mesh = sharding.make_mesh(*sizes, sequence=sequence)
+    mesh = mesh_lib.make_mesh(*sizes, sequence=sequence)
     assert_same(CFG, by("splash", CFG), mesh, (local,))
 
 
@@ -124,7 +124,7 @@ def test_tiles_with_softcap_in_local_and_global_layers():
     [((1, 2, 2), 1, None), ((2, 1, 4), 1, None), ((1, 1, 2), 2, True), ((1, 1, 2), 2, None)],
 )
 def test_tiles_on_a_mesh(sizes, sequence, local):
-    assert_same(CFG, by("blocked", CFG), sharding.make_mesh(*sizes, sequence=sequence), (local,), length=600)
+    assert_same(CFG, by("blocked", CFG), mesh_lib.make_mesh(*sizes, sequence=sequence), (local,), length=600)
 
 
 def test_tiles_in_bfloat16_keep_to_its_precision():
@@ -179,7 +179,7 @@ def cudnn_by_xla(cfg):
 
 @pytest.mark.parametrize(("sizes", "local"), [((1, 1, 1), None), ((1, 2, 4), True), ((1, 2, 4), False)])
 def test_what_cudnn_is_asked_equals_plain_attention(sizes, local):
-    assert_same(CFG, cudnn_by_xla(CFG), sharding.make_mesh(*sizes), (local,))
+    assert_same(CFG, cudnn_by_xla(CFG), mesh_lib.make_mesh(*sizes), (local,))
 
 
 def test_a_step_for_cuda_holds_cudnns_kernels(monkeypatch):
@@ -219,7 +219,7 @@ def test_a_model_with_local_layers_and_remat():
 
         return jax.value_and_grad(loss, has_aux=True)(params)
 
-    params = transformer.init_params(cfg, 0, sharding.make_mesh(1, 1, 1))
+    params = transformer.init_params(cfg, 0, mesh_lib.make_mesh(1, 1, 1))
     (_, expected), gradients = step(cfg, params)
     (_, hidden), found = step(dataclasses.replace(cfg, attention="splash"), params)
     np.testing.assert_allclose(hidden[:, :110], expected[:, :110], atol=1e-5)

@@ -9,19 +9,20 @@ import published
 import pytest
 import safetensors.numpy
 
-from masksearch_jax import sharding
-from masksearch_jax.model import convert, export, lora, peft, transformer
+from masksearch_jax.model import lora, transformer
 from masksearch_jax.model.config import LoraConfig, ModelConfig
+from masksearch_jax.model.published import export, load, peft
 from masksearch_jax.model.published.safetensors_files import read_safetensors
+from masksearch_jax.runtime import mesh as mesh_lib
 
 CASES = ("qwen2", "gemma3", "llama3")
 
 
 def adapted(folder, case, mesh=None, **settings):
     """(published folder, ModelConfig, parameters whose B is not zero)."""
-    mesh = mesh or sharding.make_mesh(1, 1, 1)
+    mesh = mesh or mesh_lib.make_mesh(1, 1, 1)
     hf = published.write(folder / "hf", case)
-    cfg, base = convert.load_pretrained(hf, mesh)
+    cfg, base = load.load_pretrained(hf, mesh)
     cfg = dataclasses.replace(cfg, lora=LoraConfig(3, 6.0, **settings))
     params, rng = transformer.adapt(cfg, base, 0, mesh), np.random.default_rng(0)
 
@@ -41,7 +42,7 @@ def logits(cfg, params, case):
 @pytest.mark.parametrize("case", CASES)
 def test_the_file_holds_the_factors_of_what_merging_adds(case, tmp_path):
     """W + (lora_alpha / r) lora_B lora_A in the published orientation is the merged export, tensor by tensor."""
-    _, cfg, params = adapted(tmp_path, case, sharding.make_mesh(2, 2, 1))
+    _, cfg, params = adapted(tmp_path, case, mesh_lib.make_mesh(2, 2, 1))
     peft.save(tmp_path / "peft", cfg, params["adapters"], "a/base")
     export.save_pretrained(tmp_path / "merged", cfg.merged, lora.merged(cfg, params))
     factors = read_safetensors(tmp_path / "peft" / "adapter_model.safetensors")
@@ -59,7 +60,7 @@ def test_the_file_holds_the_factors_of_what_merging_adds(case, tmp_path):
             assert name.split(".")[-2] in settings["target_modules"]
         np.testing.assert_allclose(weight, expected, atol=1e-5)
     assert 2 * seen == len(factors) == 2 * 7 * cfg.layers
-    back = peft.load(tmp_path / "peft", cfg, sharding.make_mesh(1, 2, 1))
+    back = peft.load(tmp_path / "peft", cfg, mesh_lib.make_mesh(1, 2, 1))
     jax.tree.map(np.testing.assert_array_equal, back, params["adapters"])
 
 
@@ -89,13 +90,13 @@ def test_peft_computes_the_same_logits_both_ways(case, tmp_path):
     with torch.no_grad():
         found = model(rows).logits.numpy()
     cfg = dataclasses.replace(cfg, lora=LoraConfig(3, 6.0, targets=("q", "down")))
-    loaded = peft.load(tmp_path / "theirs", cfg, sharding.make_mesh(1, 1, 1))
+    loaded = peft.load(tmp_path / "theirs", cfg, mesh_lib.make_mesh(1, 1, 1))
     np.testing.assert_allclose(logits(cfg, params | {"adapters": loaded}, case), found, atol=1e-4)
 
 
 def test_what_does_not_fit_is_named(tmp_path):
     _, cfg, params = adapted(tmp_path, "qwen2", targets=("q",))
-    folder, mesh = tmp_path / "peft", sharding.make_mesh(1, 1, 1)
+    folder, mesh = tmp_path / "peft", mesh_lib.make_mesh(1, 1, 1)
     peft.save(folder, cfg, params["adapters"])
     settings = json.loads((folder / "adapter_config.json").read_text())
 

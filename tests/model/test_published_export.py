@@ -8,14 +8,14 @@ import published
 import pytest
 import safetensors.numpy
 
-from masksearch_jax import sharding
-from masksearch_jax.model import convert, export, families
+from masksearch_jax.model.published import export, families, load
+from masksearch_jax.runtime import mesh as mesh_lib
 
 
 @pytest.mark.parametrize(("dtype", "shape"), [("float32", (2, 2, 2)), ("bfloat16", (1, 4, 2))])
 def test_written_folders_hold_the_published_tensors_bit_for_bit(dtype, shape, tmp_path):
     case = "gemma3"
-    cfg, params = convert.load_pretrained(published.write(tmp_path / "hf", case), sharding.make_mesh(*shape))
+    cfg, params = load.load_pretrained(published.write(tmp_path / "hf", case), mesh_lib.make_mesh(*shape))
     (tmp_path / "hf" / "tokenizer.json").write_text("{}")
     (tmp_path / "hf" / "generation_config.json").write_text('{"eos_token_id": 3}')
     export.save_pretrained(tmp_path / "out", cfg, params, like=tmp_path / "hf", dtype=dtype, shard_bytes=60_000)
@@ -41,6 +41,6 @@ def test_written_folders_hold_the_published_tensors_bit_for_bit(dtype, shape, tm
 
 
 def test_a_full_folder_is_not_overwritten(tmp_path):
-    cfg, params = convert.load_pretrained(published.write(tmp_path / "hf", "llama3"), sharding.make_mesh(1, 1, 1))
+    cfg, params = load.load_pretrained(published.write(tmp_path / "hf", "llama3"), mesh_lib.make_mesh(1, 1, 1))
     with pytest.raises(FileExistsError, match="hf is not empty"):
         export.save_pretrained(tmp_path / "hf", cfg, params)

@@ -12,15 +12,16 @@ import safetensors.numpy
 from fuzzing import fuzz
 from hypothesis import strategies as st
 
-from masksearch_jax import sharding
-from masksearch_jax.model import convert, peft, transformer
+from masksearch_jax.model import transformer
 from masksearch_jax.model.config import LoraConfig
-from masksearch_jax.model.published import safetensors_files
+from masksearch_jax.model.published import load as convert
+from masksearch_jax.model.published import peft, safetensors_files
 from masksearch_jax.model.published.safetensors_files import INDEX, SINGLE, read_safetensors
+from masksearch_jax.runtime import mesh as mesh_lib
 
 
 def one_device():
-    return sharding.make_mesh(1, 1, 1)
+    return mesh_lib.make_mesh(1, 1, 1)
 
 
 def load(folder):

@@ -11,9 +11,9 @@ import pytest
 from flax import nnx
 from tiny_models import CONFIGS, one_device, random_ids, scattered_params
 
-from masksearch_jax import sharding
-from masksearch_jax.model import cache as kv
+from masksearch_jax.model import kv_cache as kv
 from masksearch_jax.model import transformer
+from masksearch_jax.runtime import mesh as mesh_lib
 
 forward = jax.jit(transformer.forward, static_argnums=0)
 unembed = jax.jit(transformer.unembed, static_argnums=0)
@@ -117,18 +117,18 @@ def test_sharded_equals_unsharded(name, shape, sequence):
     ids = random_ids(cfg, 8, 6, seed=5)
     params = scattered_params(cfg)
     expected = unsharded_step(cfg)(params, ids)
-    mesh = sharding.make_mesh(*shape, sequence=sequence)
+    mesh = mesh_lib.make_mesh(*shape, sequence=sequence)
     layout = transformer.param_shardings(cfg, mesh)
-    whole_ = sharding.replicated(mesh)
+    whole_ = mesh_lib.replicated(mesh)
     step = jax.jit(functools.partial(loss_and_gradient, cfg), out_shardings=(whole_, whole_, layout))
     with jax.set_mesh(mesh):  # activations are pinned as in the trainers
-        got = step(jax.device_put(params, layout), jax.device_put(ids, sharding.batch_sharding(mesh)))
+        got = step(jax.device_put(params, layout), jax.device_put(ids, mesh_lib.batch_sharding(mesh)))
     jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), got, expected)
 
 
 def test_sharded_init_equals_unsharded_init():
     cfg = CONFIGS["qwen3"]
-    mesh = sharding.make_mesh(2, 2, 2)
+    mesh = mesh_lib.make_mesh(2, 2, 2)
     sharded = transformer.init_params(cfg, 7, mesh)
     alone = transformer.init_params(cfg, 7, one_device())
     jax.tree.map(np.testing.assert_array_equal, sharded, alone)
@@ -138,7 +138,7 @@ def test_sharded_init_equals_unsharded_init():
 
 def test_specs_of_init_abstract_and_nnx_agree():
     cfg = CONFIGS["qwen2"]
-    mesh = sharding.make_mesh(2, 2, 2)
+    mesh = mesh_lib.make_mesh(2, 2, 2)
     abstract = transformer.abstract_params(cfg, mesh)
 
     def same(a, b):
@@ -146,14 +146,14 @@ def test_specs_of_init_abstract_and_nnx_agree():
         assert a.sharding.is_equivalent_to(b.sharding, len(a.shape))
 
     jax.tree.map(same, transformer.init_params(cfg, 0, mesh), abstract)
-    with nnx.logical_axis_rules(list(sharding.TRAIN.items())):
+    with nnx.logical_axis_rules(list(mesh_lib.TRAIN.items())):
         state = nnx.get_abstract_model(lambda: transformer.Transformer(cfg, rngs=nnx.Rngs(0)), mesh)[1]
     jax.tree.map(same, nnx.to_pure_dict(state), abstract)
 
 
 def test_a_layout_that_does_not_fit_names_the_array():
     with pytest.raises(ValueError, match=r"array blocks.attention.o: axis 'heads' has size 2, which 8 shards"):
-        transformer.init_params(CONFIGS["tiny"], 0, sharding.make_mesh(1, 1, 8))
+        transformer.init_params(CONFIGS["tiny"], 0, mesh_lib.make_mesh(1, 1, 8))
 
 
 def test_initial_scales():

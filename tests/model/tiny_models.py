@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from masksearch_jax import sharding
 from masksearch_jax.model import transformer
 from masksearch_jax.model.config import ModelConfig
+from masksearch_jax.runtime import mesh as mesh_lib
 
 SIZES = dict(vocab_size=32, layers=2, embed=16, head_dim=8, ff=24, scan_unroll=1)
 CONFIGS = {
@@ -23,7 +23,7 @@ CONFIGS = {
 
 
 def one_device():
-    return sharding.make_mesh(1, 1, 1)
+    return mesh_lib.make_mesh(1, 1, 1)
 
 
 @functools.cache

@@ -62,22 +62,22 @@ def prepared(annotated, tmp_path_factory):
     """A data directory as prepare leaves it before the export: annotated passages, questions, tokenizer, settings."""
     import tensorflow as tf
 
-    from masksearch_jax.prep import tasks
+    from masksearch_jax.prep.tasks import registry
 
     directory = tmp_path_factory.mktemp("data")
     (directory / "annotated").mkdir()
     for split, passages in annotated.items():
-        with tf.io.TFRecordWriter(str(tasks.passage_file(directory, split))) as writer:
+        with tf.io.TFRecordWriter(str(registry.passage_file(directory, split))) as writer:
             for passage in passages:
-                writer.write(tasks.example(passage.fields()))
+                writer.write(registry.example(passage.fields()))
     question = {
         "id": "q7", "split": "test", "question": "Where was Karv born?", "answers": ["São Velith", "Velith"],
         "supporting": ["Karv", "São Velith"],
     }  # fmt: skip
-    with tf.io.TFRecordWriter(str(tasks.question_file(directory, "test"))) as writer:
-        writer.write(tasks.example(question))
+    with tf.io.TFRecordWriter(str(registry.question_file(directory, "test"))) as writer:
+        writer.write(registry.example(question))
     tokenizer.train([p.text for p in annotated["train"]], directory / "tokenizer.model", vocab_size=320)
-    tasks.TaskSettings(
+    registry.TaskSettings(
         seed=3,
         epochs={"train": 3, "test": 1},
         answer_form="spans",

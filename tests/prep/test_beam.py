@@ -13,15 +13,15 @@ import tensorflow as tf
 from array_record.python import array_record_module
 
 from configs import prepare as page
-from masksearch_jax import prepare
 from masksearch_jax.data import pipeline as data_pipeline
 from masksearch_jax.data import records
 from masksearch_jax.data.curriculum import Curriculum
-from masksearch_jax.prep import tasks
-from masksearch_jax.prep.beam.store import Store
+from masksearch_jax.prep.beam.shard_store import Store
+from masksearch_jax.prep.tasks import registry
 from masksearch_jax.retrieval.interface import Query
-from masksearch_jax.retrieval.passages import PassageStore
+from masksearch_jax.retrieval.passage_store import PassageStore
 from masksearch_jax.retrieval.tool import SearchTool
+from masksearch_jax.workflows import data_preparation
 
 pytest.importorskip("apache_beam")
 ROOT = Path(__file__).parents[2]
@@ -41,8 +41,8 @@ def small(runner, **changes):
 
 @pytest.fixture
 def two_levels(monkeypatch):
-    monkeypatch.setattr(tasks, "LEVELS", (1, 2))
-    monkeypatch.setattr(tasks, "MIXTURES", {"ramp_1_2": (1, 2)})
+    monkeypatch.setattr(registry, "LEVELS", (1, 2))
+    monkeypatch.setattr(registry, "MIXTURES", {"ramp_1_2": (1, 2)})
 
 
 def raw_records(data):
@@ -76,8 +76,8 @@ def assert_equal(one, by_shards):
 def test_the_toy_by_beam_is_the_toy_by_one_process(two_levels, tmp_path):
     one, by_shards = tmp_path / "one", tmp_path / "shards"
     searched = {"indices": ("train",), "retrieval": {"index": "exact", "dims": 256}}
-    prepare.run(small("", **searched), one)
-    written = prepare.run(small("DirectRunner", **searched), by_shards)
+    data_preparation.run(small("", **searched), one)
+    written = data_preparation.run(small("DirectRunner", **searched), by_shards)
     assert_equal(one / "data", by_shards / "data")
     # What trains and searches reads the same of either.
     streams, indices = [], []
@@ -91,10 +91,10 @@ def test_the_toy_by_beam_is_the_toy_by_one_process(two_levels, tmp_path):
     assert streams[0] == streams[1] and indices[0] == indices[1]
     assert len(list((by_shards / "data").glob("passages-*.array_record"))) > 1
     assert [path.name for path in by_shards.iterdir()] == ["data"]
-    assert prepare.run(small("", **searched), by_shards) == written  # already prepared, by whomever
+    assert data_preparation.run(small("", **searched), by_shards) == written  # already prepared, by whomever
     listed = {name for name in written["files"] if name.startswith("tasks/")}
     assert any("-00001-of-" in name for name in listed)
-    settings = tasks.register(by_shards / "data")  # and SeqIO finds the shards
+    settings = registry.register(by_shards / "data")  # and SeqIO finds the shards
     assert settings.passages["train"] == sum(written["examples"]["train"]["ramp_1"]) // 2
 
 
@@ -108,11 +108,11 @@ def test_settings_that_cannot_work_are_refused_before_any_work(tmp_path):
         config = small("DirectRunner")
         config.update_from_flattened_dict(changes)
         with pytest.raises((ValueError, FileNotFoundError), match=message):
-            prepare.run(config, tmp_path / "w")
+            data_preparation.run(config, tmp_path / "w")
     corpus = tmp_path / "corpus.json"
     corpus.write_text("[]")
     with pytest.raises(ValueError, match="a corpus is read whole"):
-        prepare.run(small("DirectRunner", dump=str(corpus)), tmp_path / "w")
+        data_preparation.run(small("DirectRunner", dump=str(corpus)), tmp_path / "w")
     assert not (tmp_path / "w").exists()
 
 
@@ -120,7 +120,7 @@ def test_shards_of_other_settings_are_refused(two_levels, tmp_path):
     store = Store(tmp_path / "data.shards")
     store.write("settings.json", {"seed": 3}, tmp_path)
     with pytest.raises(ValueError, match=r"unfinished preparation with other settings: .*seed was 3, is 0"):
-        prepare.run(small("DirectRunner"), tmp_path)
+        data_preparation.run(small("DirectRunner"), tmp_path)
 
 
 def test_a_damaged_page_is_an_error_that_names_the_part(two_levels, tmp_path):
@@ -130,7 +130,7 @@ def test_a_damaged_page_is_an_error_that_names_the_part(two_levels, tmp_path):
     dump.write_text("<mediawiki>" + "".join(pages) + "</mediawiki>")
     config = small("DirectRunner", dump=str(dump))
     with pytest.raises(ValueError, match="source/pages-00000.xml.gz.* read up to page 5 .*'T4'.*skip_bad=True"):
-        prepare.run(config, tmp_path / "w")
+        data_preparation.run(config, tmp_path / "w")
 
 
 def test_files_through_the_file_systems_of_beam(tmp_path):
@@ -162,7 +162,7 @@ def test_the_real_slice_by_beam_is_that_of_one_process(tmp_path, filtered):
             config.filters.near_duplicate = 0.1
             config.filters.benchmarks = (f"hotpotqa={Path(folder) / 'hotpotqa_100.json.gz'}",)
             config.filters.ngram = 4
-        prepare.run(config, tmp_path / (runner or "one"))
+        data_preparation.run(config, tmp_path / (runner or "one"))
     assert_equal(tmp_path / "one" / "data", tmp_path / "DirectRunner" / "data")
     dropped = report_of(tmp_path / "one" / "data")["passages_dropped"]
     assert set(dropped) == ({"benchmark_ngram", "near_duplicate"} if filtered else set())
@@ -194,5 +194,5 @@ def test_killed_twice_and_run_again_is_never_killed(tmp_path):
     assert any(path.parent.name.startswith("job-") for path in kept)
     subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
     config = small("")
-    prepare.run(config, tmp_path / "one")
+    data_preparation.run(config, tmp_path / "one")
     assert_equal(tmp_path / "one" / "data", tmp_path / "w" / "data")

@@ -7,8 +7,8 @@ import shutil
 import pytest
 import seqio
 
-from masksearch_jax.prep import export, questions, tasks
 from masksearch_jax.prep.splits import Splits
+from masksearch_jax.prep.tasks import question_source, registry, task_export
 from masksearch_jax.text import prompt
 from masksearch_jax.text.tokenizer import Tokenizer
 
@@ -30,12 +30,12 @@ def benchmarked(prepared, tmp_path_factory):
     files = {"nq": "", "hotpotqa": str(directory / "dev.json"), "fanoutqa": str(directory / "fanout.json")}
     (directory / "dev.json").write_text(json.dumps(HOTPOTQA))
     (directory / "fanout.json").write_text(json.dumps(FANOUTQA))
-    counts, asked = questions.annotate_benchmarks(files, directory)
+    counts, asked = question_source.annotate_benchmarks(files, directory)
     assert counts == {"hotpotqa": 2, "fanoutqa": 1} and asked == {"where was karv born", "is answer tag", "who is each"}
-    settings = tasks.TaskSettings.load(directory / "annotated")
+    settings = registry.TaskSettings.load(directory / "annotated")
     dataclasses.replace(settings, benchmarks=counts).save(directory / "annotated")
-    yield directory, tasks.register(directory)
-    tasks.register(prepared)
+    yield directory, registry.register(directory)
+    registry.register(prepared)
 
 
 def test_tasks_and_mixture(benchmarked):
@@ -56,10 +56,10 @@ def test_tasks_and_mixture(benchmarked):
 
 def test_registering_other_data_forgets_them(benchmarked, prepared):
     directory, _ = benchmarked
-    tasks.register(prepared)
+    registry.register(prepared)
     assert not {"qa_hotpotqa", "qa_fanoutqa"} & set(seqio.TaskRegistry.names())
     assert "qa_benchmarks" not in seqio.MixtureRegistry.names()
-    tasks.register(directory)
+    registry.register(directory)
 
 
 @pytest.mark.parametrize(
@@ -104,12 +104,12 @@ def test_seqio_evaluates_them(benchmarked, answers, expected):
 
 
 def test_records(benchmarked):
-    ((_, task),) = export.questions("qa_fanoutqa", "test")
+    ((_, task),) = task_export.questions("qa_fanoutqa", "test")
     assert (task.id, task.kind, task.split, task.benchmark) == ("test/qa_fanoutqa/f1", "qa", "test", "fanoutqa")
     assert task.answers == [["Karv - 1984\nVelith - town"]] and task.reference == {"Karv": 1984, "Velith": "town"}
     assert (task.details, task.level, task.supporting) == ({"answer": "dict"}, 0, ["Karv"])
     assert (task.passage_id, task.article_id) == (-1, -1)  # nothing is excluded from its searches
-    ((_, own),) = export.questions("qa", "test")
+    ((_, own),) = task_export.questions("qa", "test")
     assert (own.benchmark, own.reference, own.details) == ("", None, {})
 
 
@@ -119,6 +119,6 @@ def test_what_a_benchmark_asks_is_never_trained_on(benchmarked, tmp_path):
     (tmp_path / "train.json").write_text(json.dumps(entries))
     (tmp_path / "annotated").mkdir()
     splits = Splits("", {"train": 1.0, "validation": 0.0, "test": 0.0}, 0)
-    assert questions.annotate(tmp_path / "train.json", splits, tmp_path) == {"train": 2}
-    counts = questions.annotate(tmp_path / "train.json", splits, tmp_path, {"where was karv born"})
+    assert question_source.annotate(tmp_path / "train.json", splits, tmp_path) == {"train": 2}
+    counts = question_source.annotate(tmp_path / "train.json", splits, tmp_path, {"where was karv born"})
     assert counts == {"train": 1, "test": 1}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import seqio
 
-from masksearch_jax.prep import tasks
+from masksearch_jax.prep.tasks import registry
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,9 +31,9 @@ def test_cached_tasks_are_the_tasks(prepared, tmp_path):
         "--tasks=ramp_2,qa", f"--output_cache_dir={tmp_path}", "--min_shards=2",
         "--pipeline_options=--runner=DirectRunner",
     ]  # fmt: skip
-    environment = {**os.environ, tasks.ENVIRONMENT: str(prepared), "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, registry.ENVIRONMENT: str(prepared), "PYTHONPATH": str(ROOT)}
     subprocess.run(command, env=environment, check=True, timeout=400)
-    tasks.register(prepared)
+    registry.register(prepared)
     seqio.set_global_cache_dirs([str(tmp_path)])
     try:
         for task, splits in (("ramp_2", ("train", "test")), ("qa", ("test",))):

@@ -7,7 +7,7 @@ import pytest
 from fuzzing import assert_grows_like_n_log_n, fuzz
 from hypothesis import strategies as st
 
-from masksearch_jax.prep import wikipedia
+from masksearch_jax.prep.wiki import dump_reader
 
 HEAD = b'<mediawiki xml:lang="en"><siteinfo><dbname>enwiki</dbname></siteinfo>'
 PIECES = [
@@ -46,11 +46,11 @@ def test_any_file_gives_articles_or_a_dump_error(folder, parts, place, damage, w
     path = folder / "dump.xml"
     path.write_bytes(data)
     for skip_bad in (False, True):
-        stats = wikipedia.DumpStats()
+        stats = dump_reader.DumpStats()
         found = []
         try:
-            found += wikipedia.articles(path, skip_bad, stats)
-        except wikipedia.DumpError as error:
+            found += dump_reader.articles(path, skip_bad, stats)
+        except dump_reader.DumpError as error:
             assert str(path) in str(error)
         assert len({a.id for a in found}) == len({a.title for a in found}) == len(found) == stats.articles
         assert stats.pages == stats.articles + stats.redirects + stats.non_articles
@@ -64,7 +64,7 @@ def grows(folder, beginning, piece, end, largest):
 
     def read(data):
         path.write_bytes(data)
-        list(wikipedia.articles(path, skip_bad=True))
+        list(dump_reader.articles(path, skip_bad=True))
 
     assert_grows_like_n_log_n(read, make, largest)
 

@@ -9,10 +9,14 @@ import pytest
 import tensorflow as tf
 
 from configs import prepare as page
-from masksearch_jax import prepare
+from masksearch_jax import toywiki
 from masksearch_jax.data import records
-from masksearch_jax.prep import annotated, filters, pipeline, tasks, toywiki, wikipedia
+from masksearch_jax.prep import filters, preparation
+from masksearch_jax.prep.spans import annotated_passages
 from masksearch_jax.prep.splits import Splits
+from masksearch_jax.prep.tasks import registry
+from masksearch_jax.prep.wiki import dump_reader
+from masksearch_jax.workflows import data_preparation
 
 VOCABULARY = [f"w{i}" for i in range(5000)]
 
@@ -115,7 +119,7 @@ def test_settings_that_cannot_work_are_refused_before_any_work(tmp_path, changes
     config = page.get_config()
     config.filters.update(changes)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
-        prepare.run(config, tmp_path / "w")
+        data_preparation.run(config, tmp_path / "w")
     assert not (tmp_path / "w").exists()
 
 
@@ -130,13 +134,13 @@ def test_filtered_passages_stay_in_the_store_and_are_counted(tmp_path):
         config.filters.benchmarks = benchmarks
         data = tmp_path / name
         data.mkdir()
-        chosen, stats = Splits(toy.splits, config.shares, 0), wikipedia.DumpStats()
-        total, annotation = pipeline.annotate(config, [toy.dump], chosen, data, stats, no_bar, pipeline.Clock())
-        file = str(tasks.passage_file(data, "train"))
+        chosen, stats = Splits(toy.splits, config.shares, 0), dump_reader.DumpStats()
+        total, annotation = preparation.annotate(config, [toy.dump], chosen, data, stats, no_bar, preparation.Clock())
+        file = str(registry.passage_file(data, "train"))
         examples = [tf.train.Example.FromString(raw.numpy()) for raw in tf.data.TFRecordDataset(file)]
         titles = {example.features.feature["title"].bytes_list.value[0].decode() for example in examples}
         assert annotation.kept["train"] == len(examples) and total == 120
-        found[name] = (data / annotated.PASSAGES).read_bytes(), titles, dict(annotation.dropped)
+        found[name] = (data / annotated_passages.PASSAGES).read_bytes(), titles, dict(annotation.dropped)
     assert found["plain"][0] == found["filtered"][0]
     assert found["plain"][1] - found["filtered"][1] == set(wanted) <= found["plain"][1]
     assert found["plain"][2] == {} and found["filtered"][2] == {"benchmark_title": 5}

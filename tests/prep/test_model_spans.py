@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from configs import prepare as page
-from masksearch_jax import hard_spans, language_model, prepare
 from masksearch_jax.data import records
+from masksearch_jax.llm.chat_types import Completion, Usage
 from masksearch_jax.llm.client import Client, ClientSettings
-from masksearch_jax.llm.interface import Completion, Usage
+from masksearch_jax.workflows import data_preparation, llm_connection, perplexity_spans
 
 _NAME = re.compile(r"[A-Z][a-z]+ [A-Z][a-z]+")
 
@@ -36,26 +36,26 @@ class Marker:
 @pytest.mark.slow
 def test_a_models_spans_become_tasks_and_a_run_that_starts_anew_pays_nothing(tmp_path, monkeypatch):
     marker = Marker()
-    monkeypatch.setattr(language_model, "connect", lambda settings, cache: Client(marker, ClientSettings(), cache))
+    monkeypatch.setattr(llm_connection, "connect", lambda settings, cache: Client(marker, ClientSettings(), cache))
     config = page.get_config()
     config.update({"entities": 120, "spans": "llm", "indices": ("train",), "toy_benchmarks": 0})
     config.tasks.epochs = 1
     config.retrieval.update({"index": "exact", "dims": 256})
     config.llm.model = "marker"
-    made = prepare.run(config, tmp_path)
-    assert made["settings"]["llm"] == language_model.deciding(config.llm) and made["settings"]["spans"] == "llm"
+    made = data_preparation.run(config, tmp_path)
+    assert made["settings"]["llm"] == llm_connection.deciding(config.llm) and made["settings"]["spans"] == "llm"
     report = json.loads((tmp_path / "data" / "report.json").read_text())
     assert report["llm"]["not_verbatim"] == marker.asked == made["passages"] and set(report["spans"]) == {"name"}
     tasks = list(records.read(tmp_path / "data/tasks/train/ramp_1/epoch_0.array_record", records.Task))
     assert tasks and all(_NAME.fullmatch(task.answers[0][0]) for task in tasks)
-    assert prepare.run(config, tmp_path) == made  # it is there; how the model is asked may change
+    assert data_preparation.run(config, tmp_path) == made  # it is there; how the model is asked may change
     config.llm.concurrency = 2
-    assert prepare.run(config, tmp_path) == made
+    assert data_preparation.run(config, tmp_path) == made
     config.llm.temperature = 0.5
     with pytest.raises(ValueError, match="llm.temperature was 0.0, is 0.5"):
-        prepare.run(config, tmp_path)
+        data_preparation.run(config, tmp_path)
     config.llm.temperature, config.overwrite, before = 0.0, True, marker.asked
-    again = prepare.run(config, tmp_path)
+    again = data_preparation.run(config, tmp_path)
     timed = {"report.json", "index/train/index.json"}  # they hold seconds
     changed = {name for name, facts in made["files"].items() if again["files"].get(name) != facts}
     assert changed <= timed and again["files"].keys() == made["files"].keys() and marker.asked == before
@@ -79,17 +79,18 @@ def test_what_a_checkpoint_finds_hard_becomes_tasks(tmp_path, monkeypatch):
         opened.append(folder)
         return lambda rows: [digits[row] for row in rows], Characters()
 
-    monkeypatch.setattr(hard_spans, "of_checkpoint", of_checkpoint)
+    monkeypatch.setattr(perplexity_spans, "of_checkpoint", of_checkpoint)
     config = page.get_config()
-    config.update({"entities": 120, "spans": "hard", "indices": ("train",), "toy_benchmarks": 0})
-    config.hard.update({"start": "runs/dapo/sft", "share": 0.1})  # one span of each passage
+    config.update({"entities": 120, "spans": "perplexity", "indices": ("train",), "toy_benchmarks": 0})
+    config.perplexity.update({"start": "runs/dapo/sft", "share": 0.1})  # one span of each passage
     config.tasks.epochs = 1
     config.retrieval.update({"index": "exact", "dims": 256})
-    made = prepare.run(config, tmp_path)
-    assert opened == ["runs/dapo/sft"] and made["settings"]["hard"] == config.hard.to_dict()
+    made = data_preparation.run(config, tmp_path)
+    assert opened == ["runs/dapo/sft"] and made["settings"]["perplexity"] == config.perplexity.to_dict()
     report = json.loads((tmp_path / "data" / "report.json").read_text())
-    assert report["hard"]["passages"] == made["passages"] and report["hard"]["unaligned"] == 0
-    assert report["hard"]["kept"] == sum(report["spans"].values()) <= made["passages"] < report["hard"]["spans"]
+    found = report["perplexity"]
+    assert found["passages"] == made["passages"] and found["unaligned"] == 0
+    assert found["kept"] == sum(report["spans"].values()) <= made["passages"] < found["spans"]
     tasks = list(records.read(tmp_path / "data/tasks/train/ramp_1/epoch_0.array_record", records.Task))
     dated = [task for task in tasks if re.search(r"\d", task.paragraph)]
     assert len(dated) > 30 and all(re.search(r"\d", task.answers[0][0]) for task in dated)

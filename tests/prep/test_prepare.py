@@ -13,17 +13,20 @@ from absl import flags
 from ml_collections import config_flags
 
 from configs import prepare as page
-from masksearch_jax import prepare
-from masksearch_jax.data import augment, records
+from masksearch_jax.data import records, token_permutation
 from masksearch_jax.evals import benchmarks
-from masksearch_jax.prep import annotated, dumps, manifest, pipeline, spans, tasks, wikipedia
+from masksearch_jax.prep import manifest, preparation
+from masksearch_jax.prep.spans import annotated_passages, candidates
 from masksearch_jax.prep.splits import Splits
+from masksearch_jax.prep.tasks import registry
+from masksearch_jax.prep.wiki import dump_files, dump_reader
 from masksearch_jax.retrieval.interface import Query
-from masksearch_jax.retrieval.passages import PassageStore
+from masksearch_jax.retrieval.passage_store import PassageStore
 from masksearch_jax.retrieval.tool import SearchTool
 from masksearch_jax.text import tokenizer
-from masksearch_jax.text.published import PublishedTokenizer
+from masksearch_jax.text.published_tokenizer import PublishedTokenizer
 from masksearch_jax.text.tokenizer import Tokenizer
+from masksearch_jax.workflows import data_preparation
 
 # Search-only articles, of words that stand nowhere else: whatever reads them shows it.
 SEARCHED = str(Path(__file__).with_name("searched.json"))
@@ -46,9 +49,9 @@ def toy(tmp_path_factory):
     (workdir / "data.partial" / "left_by_a_killed_run").touch()
     with pytest.MonkeyPatch.context() as patch:
         # Two levels show it all, in half the time; test_export has four, as has the slow test below.
-        patch.setattr(tasks, "LEVELS", (1, 2))
-        patch.setattr(tasks, "MIXTURES", {"ramp_1_2": (1, 2)})
-        return workdir, prepare.run(small(), workdir)
+        patch.setattr(registry, "LEVELS", (1, 2))
+        patch.setattr(registry, "MIXTURES", {"ramp_1_2": (1, 2)})
+        return workdir, data_preparation.run(small(), workdir)
 
 
 def passages_of(workdir):
@@ -101,7 +104,7 @@ def test_newer_articles_replace_the_old_ones_in_one_index_alone(toy):
     renewed = {p.title: p.article_id for p in newer}
     assert all(renewed[p.title] == p.article_id and p.split == "test" for p in old if p.title in renewed)
     store = PassageStore(workdir / "data" / "passages.array_record")
-    fresh = list(prepare.SplitPassages(store, prepare.FRESH["fresh"]))
+    fresh = list(data_preparation.SplitPassages(store, data_preparation.FRESH["fresh"]))
     assert fresh == [p for p in old if p.title not in renewed] + newer + searched
     assert json.loads((workdir / "data" / "report.json").read_text())["indices"]["fresh"]["passages"] == len(fresh)
     # Nothing is masked in them.
@@ -171,7 +174,7 @@ def test_held_out_names_are_nowhere_in_training(toy):
     assert all(p.split in (titles[p.title], "newer") for p in passages_of(workdir) if p.split != "search_only")
     # The tokenizer is a function of training text alone.
     texts = (f"{p.title}: {p.text}" for p in train)
-    again = tokenizer.train(texts, workdir / "again.model", pipeline.TOY_VOCABULARY, digit_pairs=True)
+    again = tokenizer.train(texts, workdir / "again.model", preparation.TOY_VOCABULARY, digit_pairs=True)
     assert again.fingerprint == Tokenizer(workdir / "data" / "tokenizer.model").fingerprint
 
 
@@ -189,7 +192,7 @@ def test_answers_can_be_copied_whole_and_permuted(toy):
 
 def test_tasks_can_be_opened_by_name(toy):
     workdir, written = toy
-    settings = tasks.register(workdir / "data")
+    settings = registry.register(workdir / "data")
     assert settings.passages["train"] == written["examples"]["train"]["ramp_1"][0]
     dataset = seqio.get_mixture_or_task("ramp_2").get_dataset(None, split="test", shuffle=False)
     assert [e["inputs"].tolist() for e in dataset.as_numpy_iterator()] == [
@@ -200,13 +203,13 @@ def test_tasks_can_be_opened_by_name(toy):
 
 def test_a_second_run_does_nothing_and_other_settings_are_refused(toy, monkeypatch, capsys):
     workdir, written = toy
-    monkeypatch.setattr(pipeline, "run", lambda *_: pytest.fail("prepared again"))
-    assert prepare.run(small(), workdir) == written
+    monkeypatch.setattr(preparation, "run", lambda *_: pytest.fail("prepared again"))
+    assert data_preparation.run(small(), workdir) == written
     assert "already prepared" in capsys.readouterr().out
     other = small()
     other.passages.words = 50
     with pytest.raises(ValueError, match=r"passages\.words was 100, is 50.*--config\.overwrite=True"):
-        prepare.run(other, workdir)
+        data_preparation.run(other, workdir)
 
 
 def test_a_changed_dump_is_noticed(tmp_path):
@@ -251,37 +254,37 @@ def test_a_changed_dump_is_noticed(tmp_path):
     ],
 )
 def test_settings_are_refused_before_any_work(tmp_path, monkeypatch, name, value, message):
-    monkeypatch.setattr(pipeline, "run", lambda *_: pytest.fail("started to work"))
+    monkeypatch.setattr(preparation, "run", lambda *_: pytest.fail("started to work"))
     config = small()
     config.update_from_flattened_dict({name: value})
     with pytest.raises((ValueError, FileNotFoundError), match=message):
-        prepare.run(config, tmp_path)
+        data_preparation.run(config, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 def test_data_for_a_published_model(tmp_path, monkeypatch):
     """Its tokenizer and chat template, nothing to permute, all of it in the manifest; a wrong template is refused."""
-    monkeypatch.setattr(tasks, "LEVELS", (1,))
-    monkeypatch.setattr(tasks, "MIXTURES", {})
+    monkeypatch.setattr(registry, "LEVELS", (1,))
+    monkeypatch.setattr(registry, "MIXTURES", {})
     config = small()
     config.entities, config.indices, config.toy_benchmarks = 60, ("train",), 0
     config.tokenizer_dir = str(tiny_published.qwen(tmp_path / "checkpoint"))
     config.tasks.chat, config.tasks.system = str(tmp_path / "bad.jinja"), "Use <search>."
     with pytest.raises(FileNotFoundError, match="bad.jinja does not exist; name a file of a Jinja template"):
-        prepare.run(config, tmp_path / "w")
+        data_preparation.run(config, tmp_path / "w")
     Path(config.tasks.chat).write_text("{% if %}")
     with pytest.raises(ValueError, match="bad.jinja, line 1: the chat template is no Jinja"):
-        prepare.run(config, tmp_path / "w")
+        data_preparation.run(config, tmp_path / "w")
     config.tasks.chat = "auto"
     config.tasks.chat_variables = ("enable_thinking=False",)
-    written = prepare.run(config, tmp_path / "w")
+    written = data_preparation.run(config, tmp_path / "w")
     data = tmp_path / "w" / "data"
     tok = tokenizer.load(data)
     assert tok.fingerprint == PublishedTokenizer(config.tokenizer_dir).fingerprint == written["tokenizer"]["sha256"]
     assert {f"tokenizer/{name}" for name in ("tokenizer.json", "tokenizer_config.json")} <= set(written["files"])
     assert not (data / "tokenizer.model").exists() and not (data / "benchmarks").exists()
     assert [p.name for p in (data / "index").iterdir()] == ["train"] and written["newer"] is None
-    assert augment.load(data / "augment.json", tok.vocab_size) is None
+    assert token_permutation.load(data / "augment.json", tok.vocab_size) is None
     for task in tasks_of(tmp_path / "w", "train", "ramp_1"):
         assert tok.decode(task.prompt) == (
             f"<|im_start|>system\nUse <search>.<|im_end|>\n<|im_start|>user\n{task.text}<|im_end|>\n"
@@ -297,7 +300,7 @@ def test_a_data_folder_of_someone_else_is_left_alone(tmp_path):
         config = small()
         config.overwrite = overwrite
         with pytest.raises(ValueError, match="prepare did not make it"):
-            prepare.run(config, tmp_path)
+            data_preparation.run(config, tmp_path)
     assert (tmp_path / "data" / "thesis.tex").exists()
 
 
@@ -323,16 +326,16 @@ def test_a_benchmark_is_named_on_the_command_line(monkeypatch):
 
 def test_masks_on_real_text_refill_and_tokenise_alike(data_dir, tmp_path):
     dump = data_dir / "enwiki-shortened.xml.bz2"
-    articles = itertools.islice(dumps.read_articles([dump], False, wikipedia.DumpStats()), 12)
+    articles = itertools.islice(dump_files.read_articles([dump], False, dump_reader.DumpStats()), 12)
     config = page.get_config()
     splits = Splits("", config.shares, 0)
-    found = list(annotated.cut_articles(articles, splits, config.passages, tmp_path / "links.jsonl"))
-    records.write(tmp_path / annotated.PASSAGES, found)
-    annotation = annotated.Annotation(tmp_path)
-    annotation.run(annotated.with_links(tmp_path), functools.partial(spans.find, rare=None))
+    found = list(annotated_passages.cut_articles(articles, splits, config.passages, tmp_path / "links.jsonl"))
+    records.write(tmp_path / annotated_passages.PASSAGES, found)
+    annotation = annotated_passages.Annotation(tmp_path)
+    annotation.run(annotated_passages.with_links(tmp_path), functools.partial(candidates.find, rare=None))
     tok = tokenizer.train((p.text for p in found), tmp_path / "tokenizer.model", 2048)
-    pipeline.task_settings(config, annotation.kept, {}).save(tmp_path / "annotated")
-    tasks.register(tmp_path, epochs={"train": 1, "validation": 1, "test": 1})
+    preparation.task_settings(config, annotation.kept, {}).save(tmp_path / "annotated")
+    registry.register(tmp_path, epochs={"train": 1, "validation": 1, "test": 1})
     by_id = {p.id: p for p in found}
     dataset = seqio.get_mixture_or_task("ramp_2").get_dataset(None, split="train", shuffle=False)
     count = multibyte = 0
@@ -351,11 +354,11 @@ def test_a_benchmarks_corpus_is_plain_text(tmp_path):
     sentence = "Tolm [[was]] founded by Vesh {{Pirael}} in 1821."
     texts = {"Tolm": [sentence, "\n It grew over many years."], "Karn Velith": ["He lived there for a while."]}
     (tmp_path / "corpus.json").write_text(json.dumps(texts))
-    stats = wikipedia.DumpStats()
-    found = list(dumps.read_articles([tmp_path / "corpus.json"], False, stats))
+    stats = dump_reader.DumpStats()
+    found = list(dump_files.read_articles([tmp_path / "corpus.json"], False, stats))
     assert [(id, title) for id, title, _ in found] == [(0, "Tolm"), (1, "Karn Velith")] and stats.articles == 2
     splits = Splits("", page.shares(1.0, 0.0, 0.0), 0)
-    cut = list(annotated.cut_articles(found, splits, page.get_config().passages, tmp_path / "links.jsonl"))
+    cut = list(annotated_passages.cut_articles(found, splits, page.get_config().passages, tmp_path / "links.jsonl"))
     assert [p.text for p in cut] == [f"{sentence} It grew over many years.", "He lived there for a while."]
     assert {p.split for p in cut} == {"train"}
 
@@ -364,11 +367,11 @@ def test_a_benchmarks_corpus_is_plain_text(tmp_path):
 def test_the_real_slice(data_dir, tmp_path):
     config = page.get_config()
     config.dump = str(data_dir / "enwiki-shortened.xml.bz2")
-    written = prepare.run(config, tmp_path)
+    written = data_preparation.run(config, tmp_path)
     assert written["articles"] == 106
     report = json.loads((tmp_path / "data" / "report.json").read_text())
     assert report["redirects"] + report["non_articles"] + report["articles"] == report["pages"] == 206
-    assert set(report["spans"]) == set(spans.KINDS) and report["vocabulary"] == 4096
+    assert set(report["spans"]) == set(candidates.KINDS) and report["vocabulary"] == 4096
     for split in ("train", "validation", "test"):
-        counts = [sum(report["examples"][split][f"ramp_{level}"]) for level in tasks.LEVELS]
+        counts = [sum(report["examples"][split][f"ramp_{level}"]) for level in registry.LEVELS]
         assert counts == sorted(counts, reverse=True) and counts[-1] > 0

@@ -4,11 +4,10 @@ import json
 
 import pytest
 
-from masksearch_jax.agents import oracle, questions
+from masksearch_jax import toywiki
 from masksearch_jax.data.records import Task
-from masksearch_jax.prep import toywiki
 from masksearch_jax.retrieval.interface import Hit
-from masksearch_jax.teachers import query_writers
+from masksearch_jax.teachers import mask_teacher, query_writers, question_teacher
 from masksearch_jax.text import prompt, question_examples
 from masksearch_jax.text import tokenizer as tokenizer_lib
 
@@ -42,11 +41,11 @@ def made(tmp_path_factory):
         )
         for one in asked
     ]  # fmt: skip
-    cfg = oracle.OracleConfig(
+    cfg = mask_teacher.TeacherConfig(
         styles={"name": 1.0}, retry=0.0, attempts=1, evidence=0, evidence_match=0, hits=1, observation_tokens=1000,
         total_tokens=4000, seed=0, wording="sentences",
     )  # fmt: skip
-    found = questions.synthesize(tasks, Articles(texts), tokenizer, query_writers.Associations(), cfg)
+    found = question_teacher.synthesize(tasks, Articles(texts), tokenizer, query_writers.Associations(), cfg)
     return [
         f"{task.text}\n{tokenizer.decode(outcome.demonstration.ids[len(task.prompt) :])}"
         for task, outcome in zip(tasks, found, strict=True)

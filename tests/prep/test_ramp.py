@@ -8,7 +8,7 @@ import pytest
 import seqio
 import tensorflow as tf
 
-from masksearch_jax.prep import ramp, tasks
+from masksearch_jax.prep.tasks import ramp, registry
 from masksearch_jax.text import prompt, tags
 from masksearch_jax.text.tokenizer import Tokenizer
 
@@ -22,8 +22,8 @@ def examples(directory, task, split="train", **arguments):
 
 @pytest.fixture(scope="module")
 def by_level(prepared):
-    tasks.register(prepared)
-    return {level: examples(prepared, f"ramp_{level}") for level in tasks.LEVELS}
+    registry.register(prepared)
+    return {level: examples(prepared, f"ramp_{level}") for level in registry.LEVELS}
 
 
 def fits(spans, masks):
@@ -124,13 +124,15 @@ def test_tensorflow_ids_are_python_ids(by_level, prepared):
 def test_forms_and_instruction(prepared):
     tokenizer = Tokenizer(prepared / "tokenizer.model")
     try:
-        tasks.register(prepared, answer_form="paragraph", instruction="Fill the masks.", epochs={"train": 1, "test": 1})
+        registry.register(
+            prepared, answer_form="paragraph", instruction="Fill the masks.", epochs={"train": 1, "test": 1}
+        )
         for example in examples(prepared, "ramp_2", "test")[:10]:
             assert tokenizer.decode(example["targets"]) == f"<answer> {example['text'].decode()}</answer>"
             text = prompt.ramp_prompt(example["masked"].decode(), "Fill the masks.")
             assert example["inputs"].tolist() == tokenizer.encode(text)
         plain = examples(prepared, "ramp_2", "test")
-        tasks.register(prepared, answer_form="paragraph", instruction="Fill the masks.", titles=True)
+        registry.register(prepared, answer_form="paragraph", instruction="Fill the masks.", titles=True)
         for before, after in zip(plain, examples(prepared, "ramp_2", "test"), strict=True):
             title = before["title"].decode()
             assert [after[name].decode() for name in ("masked", "text")] == [
@@ -139,15 +141,15 @@ def test_forms_and_instruction(prepared):
             text = prompt.ramp_prompt(after["masked"].decode(), "Fill the masks.")
             assert after["inputs"].tolist() == tokenizer.encode(text)
             assert tokenizer.decode(after["targets"]) == f"<answer> {after['text'].decode()}</answer>"
-        tasks.register(prepared, instruction="Fill the masks.", instruction_place="before")
+        registry.register(prepared, instruction="Fill the masks.", instruction_place="before")
         for example in examples(prepared, "ramp_2", "test")[:10]:
             text = prompt.ramp_prompt(example["masked"].decode(), "Fill the masks.", "before")
             assert text.startswith(" Fill the masks.\n\n") and example["inputs"].tolist() == tokenizer.encode(text)
-        tasks.register(prepared, instruction="Fill in {clues}.", titles=True)
+        registry.register(prepared, instruction="Fill in {clues}.", titles=True)
         for example in examples(prepared, "ramp_2", "test")[:10]:
             text = prompt.ramp_prompt(example["masked"].decode(), "Fill in {clues}.")
             assert text.count("[mask]") == 4 and example["inputs"].tolist() == tokenizer.encode(text)
-        tasks.register(prepared, span_weights={"date": 0.0})
+        registry.register(prepared, span_weights={"date": 0.0})
         assert not any(b"date" in example["answer_kinds"] for example in examples(prepared, "ramp_2"))
     finally:
-        tasks.register(prepared)
+        registry.register(prepared)

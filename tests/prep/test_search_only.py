@@ -5,7 +5,8 @@ import json
 import pytest
 
 from configs import prepare as page
-from masksearch_jax.prep import dumps, pipeline, search_only, wikipedia
+from masksearch_jax.prep import preparation, search_only
+from masksearch_jax.prep.wiki import dump_files, dump_reader
 
 
 def article(title, number):
@@ -27,11 +28,11 @@ def config(tmp_path):
 
 
 def test_the_dump_loses_its_articles_of_the_same_titles(config, tmp_path):
-    own, lost = dumps.read_articles([tmp_path / "own.json"], False, wikipedia.DumpStats()), []
+    own, lost = dump_files.read_articles([tmp_path / "own.json"], False, dump_reader.DumpStats()), []
     kept = list(search_only.without(own, search_only.titles(config), lost.append))
     assert lost == ["VELITH BRIDGE", "Velith (Bridge)"] and kept == []  # titles are compared by their words
     config.search_only = ""
-    own = dumps.read_articles([tmp_path / "own.json"], False, wikipedia.DumpStats())
+    own = dump_files.read_articles([tmp_path / "own.json"], False, dump_reader.DumpStats())
     assert len(list(search_only.without(own, search_only.titles(config), lost.append))) == 2
 
 
@@ -51,4 +52,4 @@ def test_without_the_setting_there_are_none(config):
 def test_files_in_a_bucket_are_refused(config):
     config.search_only = "gs://bucket/articles.json"
     with pytest.raises(FileNotFoundError, match=r"search_only='gs://bucket/articles.json': no such file here; copy"):
-        pipeline.check(config)
+        preparation.check(config)

@@ -7,15 +7,18 @@ import re
 
 import pytest
 
+from masksearch_jax import toywiki
 from masksearch_jax.data import pipeline as data_pipeline
 from masksearch_jax.data import records
 from masksearch_jax.data.curriculum import Curriculum
-from masksearch_jax.prep import annotated, dumps, filters, rare, spans, toywiki, wikipedia
-from masksearch_jax.prep.beam import split
+from masksearch_jax.prep import filters
+from masksearch_jax.prep.beam import dump_splitting
+from masksearch_jax.prep.beam.shard_store import Store
 from masksearch_jax.prep.beam.shards import Shards
-from masksearch_jax.prep.beam.store import Store
+from masksearch_jax.prep.spans import annotated_passages, candidates, rare_terms
 from masksearch_jax.prep.splits import SPLITS, Splits
-from masksearch_jax.retrieval.passages import PassageStore
+from masksearch_jax.prep.wiki import dump_files, dump_reader
+from masksearch_jax.retrieval.passage_store import PassageStore
 
 SHARES = {"train": 0.6, "validation": 0.1, "test": 0.3}
 
@@ -50,37 +53,37 @@ def articles_of(parts, store, folder):
     for number, part in enumerate(parts):
         here = folder / f"part{number}"
         here.mkdir()
-        yield from wikipedia.articles(split.fetch(part, store, here))
+        yield from dump_reader.articles(dump_splitting.fetch(part, store, here))
 
 
 def test_parts_read_are_the_dump(toy, tmp_path):
     store, seen = Store(tmp_path / "store"), []
     arguments = ([toy.dump], store, 40_000, False, tmp_path, seen.append)
-    parts, damaged = split.by_reading(*arguments)
+    parts, damaged = dump_splitting.by_reading(*arguments)
     assert len(parts) > 3 and damaged == 0 and seen[-1] == toy.dump.stat().st_size
-    assert list(articles_of(parts, store, tmp_path)) == list(wikipedia.articles(toy.dump))
+    assert list(articles_of(parts, store, tmp_path)) == list(dump_reader.articles(toy.dump))
     # Again: nothing is read. Without its end: the parts that are there are kept, not written again.
-    assert split.by_reading(*arguments) == (parts, 0) and len(seen) == wikipedia_pages(toy.dump)
+    assert dump_splitting.by_reading(*arguments) == (parts, 0) and len(seen) == wikipedia_pages(toy.dump)
     (tmp_path / "store" / "source" / "done.json").unlink()
     first, last = (tmp_path / "store" / parts[place].name for place in (0, -1))
     first.write_bytes(b"kept")
     last.unlink()
-    assert split.by_reading(*arguments) == (parts, 0)
+    assert dump_splitting.by_reading(*arguments) == (parts, 0)
     assert first.read_bytes() == b"kept" and last.exists()
 
 
 def wikipedia_pages(dump):
-    stats = wikipedia.DumpStats()
-    list(wikipedia.articles(dump, False, stats))
+    stats = dump_reader.DumpStats()
+    list(dump_reader.articles(dump, False, stats))
     return stats.pages
 
 
 def test_parts_of_a_multistream_dump_are_the_dump(toy, multistream, tmp_path):
     dump, index = multistream
-    parts = split.by_index(str(dump), str(index), 3_000)
+    parts = dump_splitting.by_index(str(dump), str(index), 3_000)
     assert len(parts) > 3 and all(a.end == b.start for a, b in zip(parts, parts[1:], strict=False))
-    assert list(articles_of(parts, Store(tmp_path), tmp_path)) == list(wikipedia.articles(toy.dump))
-    assert len(split.by_index(str(dump), str(index), 1 << 30)) == 1
+    assert list(articles_of(parts, Store(tmp_path), tmp_path)) == list(dump_reader.articles(toy.dump))
+    assert len(dump_splitting.by_index(str(dump), str(index), 1 << 30)) == 1
 
 
 def test_an_index_of_another_dump_is_refused(toy, multistream, tmp_path):
@@ -88,31 +91,31 @@ def test_an_index_of_another_dump_is_refused(toy, multistream, tmp_path):
     with pytest.raises(ValueError, match="no bzip2 stream starts at byte"):
         shifted = tmp_path / "shifted.txt"
         shifted.write_bytes(re.sub(rb"(?m)^(\d+)", lambda m: b"%d" % (int(m[1]) + 1), bz2.open(index).read()))
-        split.by_index(str(dump), str(shifted), 3_000)
+        dump_splitting.by_index(str(dump), str(shifted), 3_000)
     with pytest.raises(ValueError, match=r"bad\.txt, line 1: b'nonsense"):
         (tmp_path / "bad.txt").write_text("nonsense\n")
-        split.by_index(str(dump), str(tmp_path / "bad.txt"), 3_000)
+        dump_splitting.by_index(str(dump), str(tmp_path / "bad.txt"), 3_000)
     with pytest.raises(ValueError, match="it is of another dump"):
-        split.by_index(str(toy.splits), str(index), 3_000)
+        dump_splitting.by_index(str(toy.splits), str(index), 3_000)
     with pytest.raises(FileNotFoundError, match="missing.txt"):
-        split.by_index(str(dump), str(tmp_path / "missing.txt"), 3_000)
+        dump_splitting.by_index(str(dump), str(tmp_path / "missing.txt"), 3_000)
 
 
 def test_words_seen_in_parts_join_to_those_of_the_whole():
     rng = random.Random(0)
     words = [f"word{i}" for i in range(60)]
     texts = [" ".join(rng.choices(words[max(0, i - 40) // 4 :][:12], k=6)) for i in range(200)]
-    whole, total = rare.count(texts)
+    whole, total = rare_terms.count(texts)
     assert total == 200
     borders = [0, *sorted(rng.sample(range(1, 200), 7)), 200]
-    parts: dict[str, list[rare.Seen]] = {}
+    parts: dict[str, list[rare_terms.Seen]] = {}
     for start, end in zip(borders, borders[1:], strict=False):
-        for word, seen in rare.count(texts[start:end])[0].items():
+        for word, seen in rare_terms.count(texts[start:end])[0].items():
             parts.setdefault(word, []).append(seen._replace(first=seen.first + start, last=seen.last + start))
     for seen in parts.values():
         rng.shuffle(seen)
-    assert {word: rare.join(seen) for word, seen in parts.items()} == whole
-    test = spans.rare_terms(texts, share=0.1)
+    assert {word: rare_terms.join(seen) for word, seen in parts.items()} == whole
+    test = candidates.rare_terms(texts, share=0.1)
     chosen = {word for word in words if test(word)}
     # Counted here from the definition: 3 to 20 passages, half of them close behind the one before.
     for word in words:
@@ -124,9 +127,9 @@ def test_words_seen_in_parts_join_to_those_of_the_whole():
 
 def test_shards_cut_and_annotated_are_those_of_one_process(toy, tmp_path):
     """What Beam calls, called here in another order."""
-    splits, stats = Splits(toy.splits, SHARES, 0), wikipedia.DumpStats()
+    splits, stats = Splits(toy.splits, SHARES, 0), dump_reader.DumpStats()
     store = Store(tmp_path / "store")
-    parts, _ = split.by_reading([toy.dump], store, 60_000, False, tmp_path, lambda done: None)
+    parts, _ = dump_splitting.by_reading([toy.dump], store, 60_000, False, tmp_path, lambda done: None)
     work = Shards(store, parts, splits, words=100, minimum=40, skip_bad=False, filter=filters.Filter())
     counts = sorted(work.cut(index) for index in reversed(range(len(parts))))
     starts = [sum(count for _, count in counts[:index]) for index in range(len(parts))]
@@ -135,28 +138,31 @@ def test_shards_cut_and_annotated_are_those_of_one_process(toy, tmp_path):
         for _, bucket in work.count_words(index, starts[index]):
             for word, found in bucket.items():
                 seen.setdefault(word, []).append(found)
-    joined = {word: rare.join(found) for word, found in seen.items()}
+    joined = {word: rare_terms.join(found) for word, found in seen.items()}
     total = sum(count for _, count in counts)
-    work.save_terms([(w, s.passages) for w, s in joined.items() if rare.is_term(s, rare.MOST)], [], total)
+    work.save_terms([(w, s.passages) for w, s in joined.items() if rare_terms.is_term(s, rare_terms.MOST)], [], total)
     for index in reversed(range(len(parts))):
         work.annotate(index, starts[index])
 
     here = tmp_path / "here"
     here.mkdir()
-    articles = dumps.read_articles([toy.dump], False, stats)
+    articles = dump_files.read_articles([toy.dump], False, stats)
     settings = dataclasses.make_dataclass("Settings", ["words", "minimum"])(100, 40)
-    records.write(here / annotated.PASSAGES, annotated.cut_articles(articles, splits, settings, here / annotated.LINKS))
-    wanted = list(records.read(here / annotated.PASSAGES, records.Passage))
-    test = spans.rare_terms(passage.text for passage in wanted)
+    records.write(
+        here / annotated_passages.PASSAGES,
+        annotated_passages.cut_articles(articles, splits, settings, here / annotated_passages.LINKS),
+    )
+    wanted = list(records.read(here / annotated_passages.PASSAGES, records.Passage))
+    test = candidates.rare_terms(passage.text for passage in wanted)
     assert {word for word in joined if test(word)} == set(store.read("terms.json")["words"])
-    annotation = annotated.Annotation(here)
-    annotation.run(annotated.with_links(here), lambda *found: spans.find(*found, rare=test))
-    assert list(records.read(tmp_path / "store" / annotated.PASSAGES, records.Passage)) == wanted
+    annotation = annotated_passages.Annotation(here)
+    annotation.run(annotated_passages.with_links(here), lambda *found: candidates.find(*found, rare=test))
+    assert list(records.read(tmp_path / "store" / annotated_passages.PASSAGES, records.Passage)) == wanted
     for name in SPLITS:
         shards = [tmp_path / "store" / work.name(f"annotated/{name}.tfrecord", i) for i in range(len(parts))]
         # Records of TFRecord files stand one behind the other, so that joined files are the file.
         assert b"".join(s.read_bytes() for s in shards) == (here / "annotated" / f"{name}.tfrecord").read_bytes()
-    marked = tmp_path / "store" / work.name(annotated.PASSAGES, 0)
+    marked = tmp_path / "store" / work.name(annotated_passages.PASSAGES, 0)
     before = marked.stat()
     assert work.cut(0) == counts[0] and work.annotate(0, 0) == 0
     assert marked.stat() == before  # a finished shard is not done again

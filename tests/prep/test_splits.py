@@ -5,8 +5,8 @@ import json
 import pytest
 
 from masksearch_jax.evals.benchmarks import Question
-from masksearch_jax.prep import questions
 from masksearch_jax.prep.splits import Splits
+from masksearch_jax.prep.tasks import question_source
 
 SHARES = {"train": 0.6, "validation": 0.1, "test": 0.3}
 
@@ -47,7 +47,7 @@ def test_a_question_is_as_held_out_as_its_most_held_out_article(tmp_path):
     path.write_text(json.dumps({"A": "train", "B": "test", "C": "validation", "q": "train"}))
     splits = Splits(path, SHARES, seed=0)
     for titles, split in ((["A"], "train"), (["A", "C"], "validation"), (["B", "C"], "test"), ([], "train")):
-        assert questions.split_of(Question("q", "?", ["a"], titles), splits) == split
+        assert question_source.split_of(Question("q", "?", ["a"], titles), splits) == split
 
 
 def test_a_question_about_a_search_only_article_is_a_test_question(tmp_path):
@@ -55,6 +55,6 @@ def test_a_question_about_a_search_only_article_is_a_test_question(tmp_path):
     path.write_text(json.dumps({"A": "train"}))
     splits = Splits(path, SHARES, seed=0)
     asked = Question("q", "?", ["a"], ["A", "Velith (Bridge)"])
-    assert questions.split_of(asked, splits, frozenset({"velith bridge"})) == "test"
+    assert question_source.split_of(asked, splits, frozenset({"velith bridge"})) == "test"
     with pytest.raises(ValueError, match="does not name the article"):
-        questions.split_of(asked, splits)
+        question_source.split_of(asked, splits)

@@ -7,8 +7,8 @@ import time
 import mwparserfromhell
 import pytest
 
-from masksearch_jax.prep import passages, sentences, units, wikipedia, wikitext
-from masksearch_jax.prep.wikitext import Anchor, Document, Paragraph
+from masksearch_jax.prep.wiki import dump_reader, passage_cutting, sentence_borders, unit_templates, wikitext
+from masksearch_jax.prep.wiki.wikitext import Anchor, Document, Paragraph
 
 
 def text_of(source, title="Title"):
@@ -232,13 +232,13 @@ def test_agrees_with_mwparserfromhell_on_plain_markup():
 
 
 def test_units():
-    assert units.convert(["1", "to", "2+1/2", "km", "mi"], {}) == "1 to 2 1/2 kilometres"
-    assert units.convert(["3.5", "e6km2"], {}) == "3.5 million square kilometres"
-    assert units.convert(["-40", "C"], {}) == "−40 °C"
-    assert units.convert(["5", "C-change"], {}) == "5 °C"
-    assert units.convert(["1", "mi"], {}) == "1 mile"
-    assert units.convert(["400000", "oilbbl/d"], {}) == "400,000 barrels per day"
-    assert units.group_digits("12345.678") == "12,345.678"
+    assert unit_templates.convert(["1", "to", "2+1/2", "km", "mi"], {}) == "1 to 2 1/2 kilometres"
+    assert unit_templates.convert(["3.5", "e6km2"], {}) == "3.5 million square kilometres"
+    assert unit_templates.convert(["-40", "C"], {}) == "−40 °C"
+    assert unit_templates.convert(["5", "C-change"], {}) == "5 °C"
+    assert unit_templates.convert(["1", "mi"], {}) == "1 mile"
+    assert unit_templates.convert(["400000", "oilbbl/d"], {}) == "400,000 barrels per day"
+    assert unit_templates.group_digits("12345.678") == "12,345.678"
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ def test_units():
 )
 def test_sentences(expected):
     text = " ".join(expected)
-    assert [text[a:b] for a, b in sentences.split(text)] == expected
+    assert [text[a:b] for a, b in sentence_borders.split(text)] == expected
 
 
 def document(*sections):
@@ -273,7 +273,7 @@ def document(*sections):
 
 
 def sizes(doc, **options):
-    return [len(p.text.split()) for p in passages.cut(doc, "T", **options)]
+    return [len(p.text.split()) for p in passage_cutting.cut(doc, "T", **options)]
 
 
 def test_passages_share_a_section_evenly():
@@ -296,32 +296,32 @@ def test_sentences_stay_whole_and_in_order():
         doc = document(
             *[[rng.randrange(3, 60) for _ in range(rng.randrange(1, 12))] for _ in range(rng.randrange(1, 6))]
         )
-        joined = " ".join(p.text for p in passages.cut(doc, "T"))
+        joined = " ".join(p.text for p in passage_cutting.cut(doc, "T"))
         assert joined == " ".join(p.text for p in doc.paragraphs)
 
 
 def test_passages_carry_anchors_and_drop_fragments():
     text = "lower start. Karn Velith met Mira. A caption without an end"
     doc = Document([Paragraph(text, [Anchor(13, 24, "Karn"), Anchor(29, 33, "Mira"), Anchor(37, 44, "C")])], [], [])
-    (cut,) = passages.cut(doc, "T")
+    (cut,) = passage_cutting.cut(doc, "T")
     assert cut.text == "Karn Velith met Mira."
     assert [cut.text[a.start : a.end] for a in cut.anchors] == ["Karn Velith", "Mira"]
     iphone = Document([Paragraph("iPhone is a device.", [])], [], [])
-    assert len(passages.cut(iphone, "iPhone")) == 1 and not passages.cut(iphone, "Phone")
+    assert len(passage_cutting.cut(iphone, "iPhone")) == 1 and not passage_cutting.cut(iphone, "Phone")
 
 
 def test_cut_refuses_nonsense():
     with pytest.raises(ValueError, match="words=10, minimum=20"):
-        passages.cut(document([5]), "T", words=10, minimum=20)
+        passage_cutting.cut(document([5]), "T", words=10, minimum=20)
 
 
 def test_real_slice_is_clean(data_dir):
     """Offsets exact, and no residue of markup in any passage of the real slice."""
     count = anchors = empty = 0
-    for article in wikipedia.articles(data_dir / "enwiki-shortened.xml.bz2"):
+    for article in dump_reader.articles(data_dir / "enwiki-shortened.xml.bz2"):
         cleaned = wikitext.clean(article.wikitext, article.title)
         empty += not cleaned.paragraphs
-        for passage in passages.cut(cleaned, article.title):
+        for passage in passage_cutting.cut(cleaned, article.title):
             count += 1
             anchors += len(passage.anchors)
             assert not re.search(r"\{\{|\}\}|\[\[|\]\]|<ref|</|''|\(\s*\)|\|\||\{\||  |:$|[\x00-\x08]", passage.text)

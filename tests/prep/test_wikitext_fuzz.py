@@ -5,8 +5,9 @@ from fuzzing import assert_grows_like_n_log_n, fuzz
 from hypothesis import strategies as st
 from markup_shapes import pages, repeated, shapes
 
-from masksearch_jax.prep import passages, spans, wikitext
-from masksearch_jax.prep.site import ENGLISH, Site
+from masksearch_jax.prep.spans import candidates
+from masksearch_jax.prep.wiki import passage_cutting, wikitext
+from masksearch_jax.prep.wiki.site_info import ENGLISH, Site
 
 SITES = [
     ENGLISH,
@@ -18,10 +19,10 @@ SITES = [
 def prepared(text, site=ENGLISH):
     """All that preparation does with one page: (document, passages, their spans)."""
     document = wikitext.clean(text, "Title", site)
-    cut = passages.cut(document, "Title")
+    cut = passage_cutting.cut(document, "Title")
     facts = (document.categories, document.infobox)
     found = [
-        spans.find(p.text, "Title", p.anchors, *facts, rare=lambda word: True, language=site.language) for p in cut
+        candidates.find(p.text, "Title", p.anchors, *facts, rare=lambda word: True, language=site.language) for p in cut
     ]
     return document, cut, found
 

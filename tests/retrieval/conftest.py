@@ -5,7 +5,7 @@ import random
 import pytest
 
 from masksearch_jax.data import records
-from masksearch_jax.retrieval.passages import PassageStore
+from masksearch_jax.retrieval.passage_store import PassageStore
 
 _SYLLABLES = ["ka", "lo", "mi", "ren", "tos", "vel", "dra", "sun", "pel", "qui", "nor", "ba"]
 

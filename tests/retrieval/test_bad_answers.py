@@ -8,10 +8,11 @@ import zlib
 import pytest
 import serving
 
-from masksearch_jax.retrieval import client, documents, exclusion, wire
+from masksearch_jax.retrieval import exclusion
 from masksearch_jax.retrieval.interface import Hit, Query
-from masksearch_jax.retrieval.remote import Remote, RemoteSettings
-from masksearch_jax.retrieval.transport import Transport
+from masksearch_jax.retrieval.service import answer_documents, search_client, wire
+from masksearch_jax.retrieval.service.remote_settings import Remote, RemoteSettings
+from masksearch_jax.retrieval.service.transport import Transport
 
 SETTINGS = RemoteSettings("http://unused", 5.0, 10.0, 0, 1000, 30.0, 0.0, "local")
 GOOD = {"document": {"contents": '"Dorvan"\nA lighthouse on a cliff.'}, "score": 0.5}
@@ -44,8 +45,8 @@ def server(answer):
 def searcher(server, store, answer):
     server.asked.clear()
     remote = Remote(server.url, False, wire.Limits())
-    excluded = exclusion.ByText(store, "passage", 0.5)
-    return client.RemoteSearcher(remote, Transport(server.url), SETTINGS, excluded, Local())
+    excluded = exclusion.ExcludeByText(store, "passage", 0.5)
+    return search_client.RemoteSearcher(remote, Transport(server.url), SETTINGS, excluded, Local())
 
 
 def shown(searcher, text="where is it", k=3):
@@ -193,7 +194,7 @@ def test_without_a_fallback_the_run_ends_and_says_why(searcher, answer):
     searcher._fallback = None
     for i, (said, why) in enumerate([(422, "status 422"), ({"result": [["x"]]}, "no document"), (500, "status 500")]):
         answer.now = said
-        with pytest.raises(client.SearchUnavailableError, match=f"last: .*{why}.*search.fallback"):
+        with pytest.raises(search_client.SearchUnavailableError, match=f"last: .*{why}.*search.fallback"):
             shown(searcher, f"query {i}")
     answer.now = {"result": [["x", GOOD]]}  # one bad document is no reason
     assert shown(searcher) == [("Dorvan", "A lighthouse on a cliff.")]
@@ -202,8 +203,8 @@ def test_without_a_fallback_the_run_ends_and_says_why(searcher, answer):
 def test_requests_keep_to_the_bytes_and_characters_of_the_server(store, server, answer):
     answer.now = limited()
     remote = Remote(server.url, False, wire.Limits(k=50, queries=100, query_chars=200, body_bytes=2000))
-    parts = exclusion.ByText(store, "none", 0.5), Local()
-    searcher = client.RemoteSearcher(remote, Transport(server.url), SETTINGS, *parts)
+    parts = exclusion.ExcludeByText(store, "none", 0.5), Local()
+    searcher = search_client.RemoteSearcher(remote, Transport(server.url), SETTINGS, *parts)
     server.asked.clear()
     texts = [f"{i} " + "日本" * 200 + "\ud800" for i in range(5)]  # six bytes a character in JSON
     found = searcher.search([Query(text) for text in texts] + [Query("\ud800 half")], 2)
@@ -240,5 +241,5 @@ def test_a_server_of_ours_that_says_nonsense_is_named(said, message):
 @pytest.mark.parametrize("number", [None, "x", "9" * 5000, 10**30, -1, 1.5, []])
 def test_numbers_of_ours_are_checked(number):
     entry = {"document": {"id": number, "article_id": 1, "contents": "a\nb"}}
-    assert documents.read_document(entry, ours=True) is None
-    assert documents.read_document(entry, ours=False).passage_id == -1
+    assert answer_documents.read_document(entry, ours=True) is None
+    assert answer_documents.read_document(entry, ours=False).passage_id == -1

@@ -10,7 +10,8 @@ import safetensors.numpy
 import tiny_bert
 import tokenizers
 
-from masksearch_jax.retrieval import bert, build, encoder
+from masksearch_jax.retrieval.encoders import bert, encoder
+from masksearch_jax.retrieval.index import build
 from masksearch_jax.retrieval.interface import Query
 from masksearch_jax.retrieval.tool import SearchTool
 

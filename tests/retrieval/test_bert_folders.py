@@ -10,7 +10,7 @@ import tiny_bert
 from fuzzing import fuzz
 from hypothesis import strategies as st
 
-from masksearch_jax.retrieval.bert import BertEncoder
+from masksearch_jax.retrieval.encoders.bert import BertEncoder
 
 FILES = (
     "config.json",

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from masksearch_jax.data import records
-from masksearch_jax.retrieval import build, capacity, folder, recall, scann_index, tuning
+from masksearch_jax.retrieval.index import build, capacity, index_store, recall_check, scann_index, tuning
+from masksearch_jax.retrieval.index.index_settings import ScannSettings
 from masksearch_jax.retrieval.interface import Query
-from masksearch_jax.retrieval.passages import PassageStore
-from masksearch_jax.retrieval.settings import ScannSettings
+from masksearch_jax.retrieval.passage_store import PassageStore
 from masksearch_jax.retrieval.tool import SearchTool
 
 EXACT = {"index": "exact", "dims": 256}
@@ -113,7 +113,7 @@ def test_a_reader_always_finds_a_folder(tmp_path):
         (tmp_path / name / "file").write_text(name)
         return tmp_path / name
 
-    folder.replace(generation("new"), tmp_path / "index")
+    index_store.replace(generation("new"), tmp_path / "index")
     stop, seen = threading.Event(), []
 
     def read():
@@ -123,7 +123,7 @@ def test_a_reader_always_finds_a_folder(tmp_path):
     reader = threading.Thread(target=read)
     reader.start()
     for _ in range(300):
-        folder.replace(generation("new"), tmp_path / "index")
+        index_store.replace(generation("new"), tmp_path / "index")
     stop.set()
     reader.join()
     assert all(seen) and [path.name for path in tmp_path.iterdir()] == ["index"]
@@ -139,20 +139,20 @@ def test_a_folder_replaced_while_it_is_loaded_is_loaded_again(tmp_path):
     def load():
         first = (tmp_path / "index" / "a").read_text()
         if (tmp_path / "partial").exists():
-            folder.replace(tmp_path / "partial", tmp_path / "index")
+            index_store.replace(tmp_path / "partial", tmp_path / "index")
         return first, (tmp_path / "index" / "b").read_text()
 
-    assert folder.settled(tmp_path / "index", load) == ("partial", "partial")
+    assert index_store.settled(tmp_path / "index", load) == ("partial", "partial")
     with pytest.raises(FileNotFoundError):
-        folder.settled(tmp_path / "index", (tmp_path / "nowhere").read_text)
+        index_store.settled(tmp_path / "index", (tmp_path / "nowhere").read_text)
 
 
 def test_a_file_system_without_exchange_replaces_as_well(tmp_path, monkeypatch):
-    monkeypatch.setattr(folder, "_exchange", lambda one, other: False)
+    monkeypatch.setattr(index_store, "_exchange", lambda one, other: False)
     for text in "ab":
         (tmp_path / "partial").mkdir()
         (tmp_path / "partial" / "file").write_text(text)
-        folder.replace(tmp_path / "partial", tmp_path / "index")
+        index_store.replace(tmp_path / "partial", tmp_path / "index")
         assert (tmp_path / "index" / "file").read_text() == text
     assert [path.name for path in tmp_path.iterdir()] == ["index"]
 
@@ -164,13 +164,13 @@ def test_the_tuner_takes_the_fewest_leaves_that_reach_the_floor(tmp_path):
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     settings = ScannSettings("tree", leaves=50)
     index = scann_index.build(vectors, scann_index.plan(settings, 2000), tmp_path)
-    truth = recall.Truth(vectors, vectors[::20] + np.float32(0.05))
+    truth = recall_check.Truth(vectors, vectors[::20] + np.float32(0.05))
     chosen, tried = tuning.tune(index, truth, settings, 0.9)
     assert truth.measure(chosen) >= 0.9
     assert min(row["us_a_query"] for row in tried) == next(
         row["us_a_query"] for row in tried if row["reorder"] == chosen.plan.reorder
     )
-    steps = tuning._ladder(50)
+    steps = tuning._widths(50)
     below = steps[steps.index(chosen.plan.leaves_to_search) - 1]
     narrower = truth.shares(index.searching(below, chosen.plan.reorder))
     assert min(narrower[::2].mean(), narrower[1::2].mean()) < 0.9
@@ -233,11 +233,11 @@ def test_progress_reaches_the_total(tmp_path, corpus):
 
 
 def test_probes_are_cut_from_their_passages(corpus):
-    probes = recall.probes(corpus, 60)
+    probes = recall_check.probes(corpus, 60)
     assert len(probes) == 60
     texts = [passage.text for passage in corpus]
     assert all(len(probe.split()) == 8 and any(probe in text for text in texts) for probe in probes)
-    assert probes == recall.probes(corpus, 60)
+    assert probes == recall_check.probes(corpus, 60)
 
 
 def test_recall_counts_the_exact_top_rows():
@@ -254,10 +254,10 @@ def test_recall_counts_the_exact_top_rows():
             rows = np.argsort(-queries, axis=1)[:, [0, 3]]
             return rows, np.take_along_axis(queries, rows, 1)
 
-    assert recall.Truth(vectors, queries, k=2).measure(Half()) == 0.5
+    assert recall_check.Truth(vectors, queries, k=2).measure(Half()) == 0.5
 
 
 def test_digest_sees_every_field(corpus):
     fields = {"id": 9, "article_id": 9, "title": "x", "text": "x", "split": "test"}
-    digests = {folder.digest(dataclasses.replace(corpus[0], **{name: value})) for name, value in fields.items()}
-    assert len(digests | {folder.digest(corpus[0])}) == 6
+    digests = {index_store.digest(dataclasses.replace(corpus[0], **{name: value})) for name, value in fields.items()}
+    assert len(digests | {index_store.digest(corpus[0])}) == 6

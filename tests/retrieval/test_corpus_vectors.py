@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from masksearch_jax.retrieval import build, corpus_vectors, encoder, lexical
-from masksearch_jax.retrieval.corpus_vectors import CorpusVectors
+from masksearch_jax.retrieval.encoders import encoder, lexical
+from masksearch_jax.retrieval.index import build, corpus_vectors
+from masksearch_jax.retrieval.index.corpus_vectors import CorpusVectors
 
 ROWS = 64
 
@@ -77,7 +78,8 @@ def test_a_process_killed_by_the_system_goes_on(tmp_path, texts, made):
     (tmp_path / "texts.json").write_text(json.dumps(texts))
     script = """
 import json, os, signal, sys
-from masksearch_jax.retrieval import corpus_vectors, encoder
+from masksearch_jax.retrieval.encoders import encoder
+from masksearch_jax.retrieval.index import corpus_vectors
 corpus_vectors.PART_ROWS = int(sys.argv[2])
 texts, made = json.load(open(sys.argv[1] + "/texts.json")), encoder.load(sys.argv[1] + "/encoder")
 kill = lambda done, total: os.kill(os.getpid(), signal.SIGKILL) if done == 2 * corpus_vectors.PART_ROWS else None

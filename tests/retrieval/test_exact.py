@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from masksearch_jax.retrieval import exact
+from masksearch_jax.retrieval.index import exact
 
 
 def unit(rng, *shape):

@@ -4,11 +4,12 @@ import pytest
 import serving
 
 from masksearch_jax.data import records
-from masksearch_jax.retrieval import client, exclusion, wire
+from masksearch_jax.retrieval import exclusion
 from masksearch_jax.retrieval.interface import Query
-from masksearch_jax.retrieval.passages import PassageStore
-from masksearch_jax.retrieval.remote import Remote, RemoteSettings
-from masksearch_jax.retrieval.transport import Transport
+from masksearch_jax.retrieval.passage_store import PassageStore
+from masksearch_jax.retrieval.service import search_client, wire
+from masksearch_jax.retrieval.service.remote_settings import Remote, RemoteSettings
+from masksearch_jax.retrieval.service.transport import Transport
 
 TITLE = "Karn Velith"
 TEXT = (
@@ -126,8 +127,8 @@ def url(entries):
 
 def search(url, store, mode, k=3, query=QUERY):
     settings = RemoteSettings(url, 10.0, 10.0, 0, 5, 30.0, 0.0, "none")
-    excluded = exclusion.ByText(store, mode, 0.5)
-    searcher = client.RemoteSearcher(Remote(url, False, wire.Limits()), Transport(url), settings, excluded, None)
+    excluded = exclusion.ExcludeByText(store, mode, 0.5)
+    searcher = search_client.RemoteSearcher(Remote(url, False, wire.Limits()), Transport(url), settings, excluded, None)
     return searcher.search([query], k)[0], searcher.stats
 
 

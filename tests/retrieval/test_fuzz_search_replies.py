@@ -11,11 +11,12 @@ from fuzzing import assert_grows_like_n_log_n, fuzz
 from hypothesis import strategies as st
 
 from masksearch_jax.data import records
-from masksearch_jax.retrieval import client, documents, exclusion, readings, wire
+from masksearch_jax.retrieval import document_readings, exclusion
 from masksearch_jax.retrieval.interface import Hit, Query
-from masksearch_jax.retrieval.passages import PassageStore
-from masksearch_jax.retrieval.remote import Remote, RemoteSettings
-from masksearch_jax.retrieval.transport import Reply, Transport, TransportError
+from masksearch_jax.retrieval.passage_store import PassageStore
+from masksearch_jax.retrieval.service import answer_documents, search_client, wire
+from masksearch_jax.retrieval.service.remote_settings import Remote, RemoteSettings
+from masksearch_jax.retrieval.service.transport import Reply, Transport, TransportError
 from masksearch_jax.text import prompt, tags
 
 TITLE = "Karn Velith"
@@ -89,11 +90,13 @@ def stored(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def excluded(stored):
-    return {mode: exclusion.ByText(stored, mode, 0.5) for mode in ("none", "passage", "article")}
+    return {mode: exclusion.ExcludeByText(stored, mode, 0.5) for mode in ("none", "passage", "article")}
 
 
 def searcher_over(transport, excluded, mode="passage", ours=False):
-    return client.RemoteSearcher(Remote("http://h", ours, wire.Limits()), transport, SETTINGS, excluded[mode], Local())
+    return search_client.RemoteSearcher(
+        Remote("http://h", ours, wire.Limits()), transport, SETTINGS, excluded[mode], Local()
+    )
 
 
 def check(found, k):
@@ -191,11 +194,11 @@ _GROWING = [
 
 @pytest.mark.parametrize("piece", _GROWING, ids=range(len(_GROWING)))
 def test_search_replies_take_time_n_log_n(excluded, monkeypatch, piece):
-    monkeypatch.setattr(documents, "_MOST_CHARS", 1 << 40)  # it is the reading that is measured, not the cut
-    monkeypatch.setattr(excluded["article"], "_document", readings.Document.read)  # nor what is remembered
+    monkeypatch.setattr(answer_documents, "_MOST_CHARS", 1 << 40)  # it is the reading that is measured, not the cut
+    monkeypatch.setattr(excluded["article"], "_document", document_readings.Document.read)  # nor what is remembered
 
     def allows(text):
-        document = documents.read_document({"contents": text}, ours=False)
+        document = answer_documents.read_document({"contents": text}, ours=False)
         excluded["article"].allows(QUERIES[0], document.title, document.text, document.titled)
 
     assert_grows_like_n_log_n(allows, lambda n: piece * (n // len(piece)))

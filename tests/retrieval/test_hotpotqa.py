@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from masksearch_jax.data import records
-from masksearch_jax.retrieval import build, exact, scann_index
+from masksearch_jax.retrieval.index import build, exact, scann_index
 from masksearch_jax.retrieval.interface import Query
-from masksearch_jax.retrieval.passages import PassageStore
+from masksearch_jax.retrieval.passage_store import PassageStore
 from masksearch_jax.retrieval.tool import SearchTool
 
 # sentence-transformers, exact search, question as the query, passages as 'title\ntext'.

@@ -3,17 +3,17 @@ import sys
 import pytest
 from ml_collections import ConfigDict
 
-from masksearch_jax.retrieval import settings
+from masksearch_jax.retrieval.index import index_settings
 
 
 def test_reads_dicts_and_config_dicts():
     fields = {"index": "scann", "dims": 64, "recall_floor": 1, "scann": {"method": "tree", "leaves": 7}}
     for config in (fields, ConfigDict(fields)):
-        made = settings.from_config(config)
+        made = index_settings.from_config(config)
         assert (made.index, made.dims, made.recall_floor, made.exclusion) == ("scann", 64, 1.0, "passage")
-        assert made.scann == settings.ScannSettings(method="tree", leaves=7)
-        assert settings.from_config(made) is made
-    assert settings.from_config({}) == settings.IndexSettings()
+        assert made.scann == index_settings.ScannSettings(method="tree", leaves=7)
+        assert index_settings.from_config(made) is made
+    assert index_settings.from_config({}) == index_settings.IndexSettings()
 
 
 @pytest.mark.parametrize(
@@ -33,10 +33,10 @@ def test_reads_dicts_and_config_dicts():
 )
 def test_refuses(fields, message):
     with pytest.raises(ValueError, match=message):
-        settings.from_config(fields)
+        index_settings.from_config(fields)
 
 
 def test_a_hybrid_index_without_bm25s_is_refused_before_any_work(monkeypatch):
     monkeypatch.setitem(sys.modules, "bm25s", None)
     with pytest.raises(ValueError, match=r"retrieval\.hybrid=True needs bm25s.*pip install"):
-        settings.from_config({"hybrid": True})
+        index_settings.from_config({"hybrid": True})

@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from masksearch_jax.retrieval import encoder, lexical
+from masksearch_jax.retrieval.encoders import encoder, lexical
 
 
 def plain_tfidf(documents: list[str], texts: list[str]) -> np.ndarray:
@@ -63,7 +63,7 @@ def test_rows_are_unit_and_independent_of_the_batch(documents, queries):
 
 def test_same_vectors_in_another_process():
     program = (
-        "import hashlib; from masksearch_jax.retrieval import lexical;"
+        "import hashlib; from masksearch_jax.retrieval.encoders import lexical;"
         "e = lexical.LexicalEncoder.fit(['one two three', 'two four'], 64);"
         "print(e.fingerprint, hashlib.sha256(e.encode_queries(['four two', 'three']).tobytes()).hexdigest())"
     )

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from masksearch_jax.data.records import Passage
-from masksearch_jax.retrieval import near_duplicates
+from masksearch_jax.retrieval.index import near_duplicates
 
 
 def shingles(text):

@@ -9,9 +9,9 @@ import urllib.parse
 import pytest
 import serving
 
-from masksearch_jax.retrieval import wire
 from masksearch_jax.retrieval.interface import Hit, Query
-from masksearch_jax.retrieval.passages import PassageStore
+from masksearch_jax.retrieval.passage_store import PassageStore
+from masksearch_jax.retrieval.service import wire
 from masksearch_jax.retrieval.tool import SearchTool
 
 

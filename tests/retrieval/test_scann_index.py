@@ -5,8 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from masksearch_jax.retrieval import exact, recall, scann_index
-from masksearch_jax.retrieval.settings import ScannSettings
+from masksearch_jax.retrieval.index import exact, recall_check, scann_index
+from masksearch_jax.retrieval.index.index_settings import ScannSettings
 
 pytest.importorskip("scann", reason="the extra 'retrieval' is not installed")
 
@@ -104,7 +104,7 @@ def test_shards_find_what_one_finds(tmp_path, vectors, queries, reordering):
     """700 to a shard, of which the last is smaller, from a file: each part of the answer comes from its own shard."""
     np.save(tmp_path / "all.npy", vectors)
     mapped = np.load(tmp_path / "all.npy", mmap_mode="r")
-    truth = recall.Truth(vectors, queries)
+    truth = recall_check.Truth(vectors, queries)
     measured = {}
     for size in (2000, 700):
         settings = ScannSettings("tree", leaves=16, leaves_to_search=16, reordering=reordering, shard_size=size)
@@ -153,8 +153,8 @@ def test_refuses_other_shapes_and_nan(tree, queries):
 _WITHOUT_TENSORFLOW = """
 import sys, tempfile
 import numpy as np
-from masksearch_jax.retrieval import scann_index
-from masksearch_jax.retrieval.settings import ScannSettings
+from masksearch_jax.retrieval.index import scann_index
+from masksearch_jax.retrieval.index.index_settings import ScannSettings
 index = scann_index.build(np.eye(8, dtype=np.float32), scann_index.plan(ScannSettings(), 8), tempfile.mkdtemp())
 assert index.search(np.eye(8, dtype=np.float32), 1)[0].tolist() == [[i] for i in range(8)]
 assert not [name for name in sys.modules if name.partition(".")[0] == "tensorflow"]

@@ -3,7 +3,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from masksearch_jax.retrieval import build, encoder, tool
+from masksearch_jax.retrieval import tool
+from masksearch_jax.retrieval.encoders import encoder
+from masksearch_jax.retrieval.index import build
 from masksearch_jax.retrieval.interface import Query
 from masksearch_jax.retrieval.tool import SearchTool
 

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from masksearch_jax.retrieval import wire
 from masksearch_jax.retrieval.interface import Hit
+from masksearch_jax.retrieval.service import wire
 
 LIMITS = wire.Limits(k=10, queries=3, query_chars=20, body_bytes=2048)
 

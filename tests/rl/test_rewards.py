@@ -7,7 +7,7 @@ import pytest
 
 from masksearch_jax.rl import rewards
 from masksearch_jax.rollout.trajectory import StopReason, Trajectory, Turn
-from masksearch_jax.text import answers
+from masksearch_jax.scoring import answer_metrics
 
 GOLDS = [["Oslo"], ["May 1850", "5/1850"]]
 TEXT = "He moved to [mask] in [mask]."
@@ -87,7 +87,7 @@ def test_copying_the_masked_paragraph_scores_nothing():
     golds = [["emeritus"], ["University"]]
     paragraph = text.replace("[mask]", "emeritus", 1).replace("[mask]", "University", 1)
     copied = answered(text)
-    assert answers.token_recall(text, [paragraph]) == pytest.approx(13 / 15)
+    assert answer_metrics.token_recall(text, [paragraph]) == pytest.approx(13 / 15)
     assert rewards.score(copied, golds, text, "paragraph", CONFIG).total == 0.0
     assert rewards.score(answered(paragraph), golds, text, "paragraph", CONFIG).total == pytest.approx(1.1)
     half = answered(paragraph.replace("University", "College"))

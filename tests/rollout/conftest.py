@@ -10,13 +10,13 @@ import jax
 import numpy as np
 import pytest
 
-from masksearch_jax import sharding
 from masksearch_jax.data.records import Task
 from masksearch_jax.model import transformer
 from masksearch_jax.model.config import ModelConfig
 from masksearch_jax.retrieval.interface import Hit
-from masksearch_jax.rollout import decode, engine, episode
+from masksearch_jax.rollout import device_programs, engine, episode
 from masksearch_jax.rollout.request import Request
+from masksearch_jax.runtime import mesh as mesh_lib
 from masksearch_jax.text import tags
 from masksearch_jax.text import tokenizer as tokenizer_lib
 
@@ -100,13 +100,13 @@ class World:
             "hits": 1,
             "prompt_rows": 2,
             "prompt_lengths": (40,),
-            "append_rows": (4,),
-            "append_tokens": (16,),
+            "extend_rows": (4,),
+            "extend_tokens": (16,),
         }
         cfg = engine.RolloutConfig(
-            limits=episode.EpisodeLimits(**limits), sampling=sampling or decode.Sampling(), **(small | fields)
+            limits=episode.EpisodeLimits(**limits), sampling=sampling or device_programs.Sampling(), **(small | fields)
         )
-        mesh = mesh or sharding.make_mesh(devices=jax.devices()[:1])
+        mesh = mesh or mesh_lib.make_mesh(devices=jax.devices()[:1])
         return engine.RolloutEngine(cfg, self.model_cfg, self.tokenizer, searcher or Library(self.texts), mesh)
 
 
@@ -158,5 +158,5 @@ def make_world(path):
         ff=32,
         tie_embeddings=False,
     )
-    mesh = sharding.make_mesh(devices=jax.local_devices()[:1])
+    mesh = mesh_lib.make_mesh(devices=jax.local_devices()[:1])
     return World(tokenizer, texts, cfg, transformer.init_params(cfg, 0, mesh))

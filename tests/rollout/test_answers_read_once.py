@@ -10,17 +10,17 @@ import episodes
 import pytest
 import tiny_published
 
-from masksearch_jax.agents import distill
+from masksearch_jax.agents import distillation
 from masksearch_jax.evals import runner
-from masksearch_jax.evals.report import episodes as shown_episodes
-from masksearch_jax.prep import question_metrics
+from masksearch_jax.evals.report import episode_samples as shown_episodes
+from masksearch_jax.prep.tasks import question_metrics
 from masksearch_jax.retrieval.interface import Hit
 from masksearch_jax.rl import rewards
 from masksearch_jax.rollout import trajectory
 from masksearch_jax.rollout.trajectory import StopReason
 from masksearch_jax.text import tags
-from masksearch_jax.text.published import PublishedTokenizer
-from masksearch_jax.trainers import collect
+from masksearch_jax.text.published_tokenizer import PublishedTokenizer
+from masksearch_jax.trainers import rollout_batch
 
 ANSWER = "</answer>"
 
@@ -51,7 +51,7 @@ def judged_everywhere(one, task):
     cfg = rewards.RewardConfig(answer="em")
     reward = rewards.score(one, task.answers, task.text, task.answer_form, cfg)
     row = runner.score_row(task, one)
-    ((reason, recall),) = distill.judged([(task, one)], floor=1.0)
+    ((reason, recall),) = distillation.judged([(task, one)], floor=1.0)
     shown = shown_episodes.episode(row, "x").turns[-1]
     return [
         (reward.format, reward.answer),
@@ -93,8 +93,8 @@ def test_the_answer_travels_with_the_trajectory(tok):
     (back,) = trajectory.from_bytes(trajectory.to_bytes({0: one})).values()
     assert back.answer == back.final_answer == "Oslo"
     reward = rewards.Reward(1.0, 1.0, 0.0, 1.1, 1.1, (1.0,))
-    group = collect.Group(0, 0, 1, (one,), (reward,))
-    assert collect.from_json(collect.to_json(group)).trajectories[0].final_answer == "Oslo"
+    group = rollout_batch.Group(0, 0, 1, (one,), (reward,))
+    assert rollout_batch.from_json(rollout_batch.to_json(group)).trajectories[0].final_answer == "Oslo"
 
 
 def test_a_text_that_only_looks_like_an_answer_is_none(tok):

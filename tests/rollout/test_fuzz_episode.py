@@ -1,6 +1,6 @@
 """Whatever a policy may write and a search may return: no crash, no forged action, one reading of the answer.
 
-    MASKSEARCH_FUZZ_SECONDS=600 bash launch/test.sh -m fuzz -s -k episode
+MASKSEARCH_FUZZ_SECONDS=600 bash launch/test.sh -m fuzz -s -k episode
 """
 
 import episodes
@@ -10,16 +10,17 @@ import tiny_published
 from fuzzing import assert_grows_like_n_log_n, fuzz
 from hypothesis import strategies as st
 
-from masksearch_jax.agents import distill
+from masksearch_jax.agents import distillation
 from masksearch_jax.evals import runner
-from masksearch_jax.evals.report import episodes as shown_episodes
+from masksearch_jax.evals.report import episode_samples as shown_episodes
 from masksearch_jax.retrieval.interface import Hit
 from masksearch_jax.rl import rewards
 from masksearch_jax.rollout import trajectory
 from masksearch_jax.rollout.episode import EpisodeLimits
 from masksearch_jax.rollout.trajectory import StopReason
-from masksearch_jax.text import answers, prompt, tags, tokenizer
-from masksearch_jax.text.published import PublishedTokenizer
+from masksearch_jax.scoring import answer_metrics
+from masksearch_jax.text import prompt, tags, tokenizer
+from masksearch_jax.text.published_tokenizer import PublishedTokenizer
 
 _CONTROL = ["<|im_end|>", "<|im_start|>", "<|endoftext|>", "<|eot_id|>", "<eos>", "<unk>", "<0x41>", "▁", "<s>"]
 _SIGNS = ["<", "</", ">", "search", "answer>", " Oslo", "; ", " 1850", "\n", " ", "é", "日本", "."]
@@ -117,7 +118,7 @@ def test_episode(toks, which, turns, found, limits, forced):
         reward = rewards.score(one, task.answers, task.text, task.answer_form, rewards.RewardConfig(answer="recall"))
         row = runner.score_row(task, one)
         assert (reward.format, reward.answer) == (row.format, row.recall) and row.answer == one.answer
-        ((reason, recall),) = distill.judged([(task, one)], floor=0.5)
+        ((reason, recall),) = distillation.judged([(task, one)], floor=0.5)
         assert (reason == "form") == (reward.format == 0.0)
         assert recall == (reward.answer if reward.format else 0.0)
         shown_episodes.episode(row, "x")
@@ -153,7 +154,7 @@ def test_reading_spans_grows_with_the_answer(piece):
 
     def read(text):
         before, _, after = task.text.partition("[mask]")
-        answers.spans_of(f"{before}{text} in b in c in d.", "paragraph", task.text, 4, task.answers)
-        answers.spans_of(text, "spans", task.text, 4, task.answers)
+        answer_metrics.spans_of(f"{before}{text} in b in c in d.", "paragraph", task.text, 4, task.answers)
+        answer_metrics.spans_of(text, "spans", task.text, 4, task.answers)
 
     assert_grows_like_n_log_n(read, grown(piece), largest=30_000)

@@ -10,7 +10,7 @@ from masksearch_jax.retrieval.interface import Hit
 from masksearch_jax.rollout.trajectory import StopReason
 from masksearch_jax.text import prompt, tags
 from masksearch_jax.text.chat_template import open_chat_template
-from masksearch_jax.text.published import PublishedTokenizer
+from masksearch_jax.text.published_tokenizer import PublishedTokenizer
 
 HIT = Hit(1, 1, "Karn", "born in Oslo", 1.0)
 

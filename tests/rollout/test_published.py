@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import tiny_published
 
-from masksearch_jax import sharding
 from masksearch_jax.model import transformer
 from masksearch_jax.rollout.trajectory import StopReason
-from masksearch_jax.text.published import PublishedTokenizer
+from masksearch_jax.runtime import mesh as mesh_lib
+from masksearch_jax.text.published_tokenizer import PublishedTokenizer
 
 # As in conftest.py, by pieces: after '<answer' the closing tag follows, after '<search' another one.
 SEARCHES = {
@@ -30,7 +30,7 @@ def published(world, tmp_path_factory):
     tok = PublishedTokenizer(tiny_published.qwen(tmp_path_factory.mktemp("rollout") / "checkpoint"))
     size = tok.vocab_size + 6  # the embedding of a checkpoint is padded
     cfg = dataclasses.replace(world.model_cfg, vocab_size=size, embed=size)
-    mesh = sharding.make_mesh(devices=jax.devices()[:1])
+    mesh = mesh_lib.make_mesh(devices=jax.devices()[:1])
     return dataclasses.replace(world, tokenizer=tok, model_cfg=cfg, base=transformer.init_params(cfg, 0, mesh))
 
 

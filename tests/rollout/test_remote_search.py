@@ -8,9 +8,9 @@ import pytest
 import serving
 
 from masksearch_jax.data import records
-from masksearch_jax.retrieval import client
-from masksearch_jax.retrieval.passages import PassageStore
-from masksearch_jax.retrieval.remote import RemoteSettings
+from masksearch_jax.retrieval.passage_store import PassageStore
+from masksearch_jax.retrieval.service import search_client
+from masksearch_jax.retrieval.service.remote_settings import RemoteSettings
 from masksearch_jax.retrieval.tool import SearchTool
 
 
@@ -28,7 +28,7 @@ def test_same_trajectories_through_client_and_service(world, mixed_rows, workdir
     params, requests = world.params(mixed_rows), world.requests(6, samples=2)
     with serving.serving(workdir, wait_ms=5.0) as (url, _, _):
         settings = RemoteSettings(url, 30.0, 60.0, 1, 3, 10.0, 10.0, "none")
-        remote = client.connect(settings, "all", folder, store, "passage", lambda: None)
+        remote = search_client.connect(settings, "all", folder, store, "passage", lambda: None)
         runs = []
         for searcher in (local, remote):
             engine = world.engine(searcher, search_batch=3, hits=2)

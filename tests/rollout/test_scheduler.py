@@ -8,12 +8,12 @@ import jax
 import numpy as np
 import pytest
 
-from masksearch_jax import sharding
 from masksearch_jax.model import transformer
 from masksearch_jax.retrieval.interface import Hit
-from masksearch_jax.rollout import decode, trajectory
+from masksearch_jax.rollout import device_programs, trajectory
 from masksearch_jax.rollout.request import Request
 from masksearch_jax.rollout.trajectory import StopReason
+from masksearch_jax.runtime import mesh as mesh_lib
 from masksearch_jax.text import tags
 
 
@@ -86,7 +86,7 @@ def test_queries_carry_the_source_of_their_task(world, mixed, library):
 def test_logprobs_equal_one_full_forward(world, mixed):
     """Bugs 7, 8 and 10 of reference/rl.md: a cache that grew over turns gives what one pass over the ids gives."""
     temperature = 0.6
-    engine = world.engine(sampling=decode.Sampling(temperature=temperature))
+    engine = world.engine(sampling=device_programs.Sampling(temperature=temperature))
     trajectories = engine.run(mixed, world.requests(6), version=0, seed=3)
     assert max(t.searches for t in trajectories) >= 2
     length = 120
@@ -104,11 +104,11 @@ def test_logprobs_equal_one_full_forward(world, mixed):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"slots": 1, "append_rows": (1,), "prompt_rows": 1},
+        {"slots": 1, "extend_rows": (1,), "prompt_rows": 1},
         {"slots": 8, "steps": 7, "prompt_rows": 8},
         {"search_ticks": 3, "search_batch": 1, "search_threads": 1},
-        {"append_tokens": (3, 7), "append_rows": (2,), "prompt_lengths": (16, 24)},
-        {"context_lengths": (30, 45, 60), "append_rows": (1, 2)},
+        {"extend_tokens": (3, 7), "extend_rows": (2,), "prompt_lengths": (16, 24)},
+        {"context_lengths": (30, 45, 60), "extend_rows": (1, 2)},
     ],
     ids=str,
 )
@@ -152,7 +152,7 @@ def test_the_clock_tells_idle_from_hidden_search(world, mixed, library, ticks):
     engine.warm_up(mixed)
     engine.run(mixed, world.requests(6, samples=5), version=0, seed=0)
     stats = engine.stats
-    phases = ("prefill_s", "append_s", "decode_s", "search_wait_s", "host_s")
+    phases = ("prefill_s", "extend_s", "decode_s", "search_wait_s", "host_s")
     assert sum(stats[name] for name in phases) == pytest.approx(stats["seconds"])
     assert 0 < stats["tail_s"] < stats["seconds"]
     idle = stats["idle_searching_s"] + stats["tail_idle_searching_s"]
@@ -198,7 +198,7 @@ def test_a_group_is_prefilled_once(world, mixed):
 
 
 def test_nothing_compiles_after_warm_up(world, mixed):
-    fields = {"steps": 6, "append_rows": (1, 3), "append_tokens": (4, 16), "prompt_lengths": (36,)}
+    fields = {"steps": 6, "extend_rows": (1, 3), "extend_tokens": (4, 16), "prompt_lengths": (36,)}
     engine, longer = world.engine(**fields), world.engine(**fields, context_lengths=(50,))
     apart = 1  # the program that takes the layers apart, once a run
     assert engine.warm_up(mixed) == apart + 2 * (1 + 2) + 2 * 2 + 1  # prompts of up to 36 tokens, and of up to 120
@@ -332,8 +332,8 @@ def test_permuted_pieces_are_a_renamed_world(world, mixed, mixed_rows):
 
 @pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 2, 2)])
 def test_sharded_equals_one_device(world, mixed, sizes):
-    mesh = sharding.make_mesh(*sizes)
-    params = sharding.reshard(mixed, transformer.param_shardings(world.model_cfg, mesh, sharding.DECODE))
+    mesh = mesh_lib.make_mesh(*sizes)
+    params = mesh_lib.reshard(mixed, transformer.param_shardings(world.model_cfg, mesh, mesh_lib.DECODE))
     requests = world.requests(3, samples=3)
     expected = world.engine().run(mixed, requests, version=0, seed=0, greedy=True)
     assert any(t.searches for t in expected)
@@ -399,7 +399,7 @@ def test_requests_are_checked_before_any_work(world, mixed, library):
     assert not searcher.queries and engine.run(mixed, [], version=0, seed=0) == []
 
 
-@pytest.mark.parametrize("field, value", [("slots", 0), ("search_ticks", 0), ("append_rows", (4, 2))])
+@pytest.mark.parametrize("field, value", [("slots", 0), ("search_ticks", 0), ("extend_rows", (4, 2))])
 def test_settings_are_checked(world, field, value):
     with pytest.raises(ValueError, match=f"RolloutConfig.{field}"):
         world.engine(**{field: value})

@@ -11,7 +11,7 @@ MODEL = {"layers": 2, "rope_base": 10000.0, "norm_eps": 1e-6, "dtype": "float32"
          "scan_unroll": 1, "lora": None}  # fmt: skip
 SETTINGS = {
     "seed": 0,
-    "job": "dapo",
+    "stage": "dapo",
     "start": "",
     "search": {"hits": 1, "exclusion": "passage", "url": "", "timeout_s": 10.0, "fallback": "local"},
     "episode": {"turns": 6, "total_tokens": 256, "deadline_ticks": 200},
@@ -94,7 +94,7 @@ def test_the_rest_may_change_is_said_and_stands_in_the_history(trained, changes,
 
 
 def test_how_it_is_computed_and_other_stages_do_not_count(trained, capsys):
-    other = {"sft.rows": 9, "job": "sft", "distributed.process_id": 3}
+    other = {"sft.rows": 9, "stage": "sft", "distributed.process_id": 3}
     assert not stage(trained, other).differences()
     found = stage(trained, model={"dtype": "bfloat16", "scan_unroll": 2}).differences()
     assert found.keys() == {"model.dtype", "model.scan_unroll"}

@@ -7,7 +7,7 @@ import pytest
 from fuzzing import assert_grows_like_n_log_n, fuzz
 from hypothesis import strategies as st
 
-from masksearch_jax.text import answers
+from masksearch_jax.scoring import answer_metrics
 
 TOKENS = [
     # decimals
@@ -97,7 +97,7 @@ TOKENS = [
 
 @pytest.mark.parametrize("text, expected", TOKENS)
 def test_tokens(text, expected):
-    assert " ".join(answers.tokens(text)) == expected
+    assert " ".join(answer_metrics.tokens(text)) == expected
 
 
 DIFFERENT = [
@@ -121,9 +121,9 @@ DIFFERENT = [
 @pytest.mark.parametrize("pred, gold", DIFFERENT)
 def test_numbers_that_differ_share_nothing(pred, gold):
     for one, other in ((pred, gold), (gold, pred)):
-        for score in (answers.token_recall, answers.f1, answers.exact_match):
+        for score in (answer_metrics.token_recall, answer_metrics.f1, answer_metrics.exact_match):
             assert score(one, [other]) == 0.0
-        assert not answers.contains(f"It is {one} there.", [other])
+        assert not answer_metrics.contains(f"It is {one} there.", [other])
 
 
 EQUAL = [
@@ -141,16 +141,16 @@ EQUAL = [
 @pytest.mark.parametrize("pred, gold", EQUAL)
 def test_one_number_written_in_two_ways_is_right(pred, gold):
     for one, other in ((pred, gold), (gold, pred)):
-        for score in (answers.token_recall, answers.f1, answers.exact_match):
+        for score in (answer_metrics.token_recall, answer_metrics.f1, answer_metrics.exact_match):
             assert score(one, [other]) == 1.0
-        assert answers.contains(f"It is {one}, there.", [other])
+        assert answer_metrics.contains(f"It is {one}, there.", [other])
 
 
 def test_partial_credit_is_by_tokens_as_before():
-    assert answers.token_recall("March 2015", ["2015-03-04"]) == pytest.approx(2 / 3)
-    assert answers.token_recall("1990", ["1990–1995"]) == 0.5
-    assert answers.token_recall("3.5 kilometres", ["35 kilometres"]) == 0.5
-    assert answers.recall_with_length_penalty("1,234 or 1,235", ["1234"], 1.0) == pytest.approx(1 / 3)
+    assert answer_metrics.token_recall("March 2015", ["2015-03-04"]) == pytest.approx(2 / 3)
+    assert answer_metrics.token_recall("1990", ["1990–1995"]) == 0.5
+    assert answer_metrics.token_recall("3.5 kilometres", ["35 kilometres"]) == 0.5
+    assert answer_metrics.recall_with_length_penalty("1,234 or 1,235", ["1234"], 1.0) == pytest.approx(1 / 3)
 
 
 # Marks that only stand in words, or that numbers do not give a meaning to.
@@ -159,13 +159,13 @@ PLAIN = st.text(st.sampled_from("abc the AN é ß ñ 中 's!?()[]\"&%*_#@ \n"), 
 
 @fuzz(PLAIN)
 def test_words_are_those_of_squad(text):
-    assert answers.tokens(text) == answers.normalize(text).split()
+    assert answer_metrics.tokens(text) == answer_metrics.normalize(text).split()
 
 
 @fuzz(st.lists(st.from_regex(r"[a-z]{0,3}[0-9]{1,6}[a-z]{0,3}|[a-z]{1,6}", fullmatch=True), max_size=8))
 def test_plain_numbers_among_words_are_those_of_squad(words):
     text = " ".join(words)
-    assert answers.tokens(text) == answers.normalize(text).split()
+    assert answer_metrics.tokens(text) == answer_metrics.normalize(text).split()
 
 
 HOSTILE = st.text(st.sampled_from("0123456789.,:/^-−–±×$£ '½⁵⁻٣٫٬\u2009\u0301aé中"), max_size=60) | st.text(max_size=60)
@@ -173,7 +173,7 @@ HOSTILE = st.text(st.sampled_from("0123456789.,:/^-−–±×$£ '½⁵⁻٣٫٬
 
 @fuzz(HOSTILE)
 def test_any_text_has_tokens_that_are_their_own_tokens(text):
-    tokens = answers.tokens(text)
+    tokens = answer_metrics.tokens(text)
     assert all(token and not re.search(r"\s", token) for token in tokens)
     assert bool(tokens) == bool(unicodedata.normalize("NFKC", text).strip())
 
@@ -183,4 +183,4 @@ PIECES = ["1", "1,234,", "1.", "1:", "–5", "×", "1 ", "1⁵", ".5", "2015-03-
 
 @pytest.mark.parametrize("piece", PIECES)
 def test_cost_grows_with_the_text(piece):
-    assert_grows_like_n_log_n(answers.tokens, lambda n: piece * (n // len(piece)), largest=100_000)
+    assert_grows_like_n_log_n(answer_metrics.tokens, lambda n: piece * (n // len(piece)), largest=100_000)

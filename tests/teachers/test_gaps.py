@@ -2,7 +2,7 @@
 
 import pytest
 
-from masksearch_jax.teachers import sentences
+from masksearch_jax.teachers import sentence_splitting
 from masksearch_jax.teachers.gaps import gap_of, noun_of
 
 TEXT = "Karn met Dr. A. Velith in [mask]. His book, The Sea, was published by [mask] (Tolm) in [mask], and forgotten."
@@ -50,8 +50,10 @@ def test_a_clue_holds_one_mask_and_the_words_of_its_sentence():
 
 def test_sentences_end_where_a_reader_would_end_them():
     text = 'Mr. Karn (b. 5 May) met J. K. Tolm in St. Vesh. He said "So." Then he left the U.S. Army! Why?'
-    assert sentences.split(text) == [
+    assert sentence_splitting.split(text) == [
         "Mr. Karn (b. 5 May) met J. K. Tolm in St. Vesh.", 'He said "So."', "Then he left the U.S. Army!", "Why?",
     ]  # fmt: skip
-    assert sentences.split("") == []
-    assert sentences.first("One here. Two") == "One here." and sentences.last("One here. Two") == "Two"
+    assert sentence_splitting.split("") == []
+    assert (
+        sentence_splitting.first("One here. Two") == "One here." and sentence_splitting.last("One here. Two") == "Two"
+    )

@@ -163,7 +163,7 @@ def check(base: Path, found: dict[str, list[dict]]) -> None:
     import tempfile
 
     from masksearch_jax.text.chat_template import open_chat_template
-    from masksearch_jax.text.published import PublishedTokenizer
+    from masksearch_jax.text.published_tokenizer import PublishedTokenizer
 
     with tempfile.TemporaryDirectory() as scratch:
         for name, some in found.items():

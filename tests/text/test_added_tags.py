@@ -6,7 +6,7 @@ import pytest
 import tiny_published
 
 from masksearch_jax.text import added_tags, prompt, tags
-from masksearch_jax.text.published import PublishedTokenizer
+from masksearch_jax.text.published_tokenizer import PublishedTokenizer
 
 
 def test_each_tag_is_one_id_after_the_published_ones(tmp_path):

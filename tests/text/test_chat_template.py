@@ -11,7 +11,7 @@ import tiny_published
 
 from masksearch_jax.text import jinja_sandbox, prompt, tags, tokenizer
 from masksearch_jax.text.chat_template import ChatTemplate, open_chat_template, read_variables
-from masksearch_jax.text.published import PublishedTokenizer
+from masksearch_jax.text.published_tokenizer import PublishedTokenizer
 
 # Ids that transformers 5.24 made (chat_template_vectors.py).
 VECTORS = json.loads((chat_template_vectors.FOLDER / "vectors.json").read_text(encoding="utf-8"))

@@ -5,7 +5,7 @@ import random
 import pytest
 import tensorflow as tf
 
-from masksearch_jax.prep import ramp
+from masksearch_jax.prep.tasks import ramp
 from masksearch_jax.text import clues, instructions, prompt, tags
 
 WORDS = ["Karn", "was", "born", "[mask]", "[mask],", "([mask])", "St.", "1523.", "ö", "日本", "why?", "\n", " ", "-"]

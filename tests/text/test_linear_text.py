@@ -6,7 +6,8 @@ import pytest
 from fuzzing import assert_grows_like_n_log_n, fuzz
 from hypothesis import strategies as st
 
-from masksearch_jax.text import answers, normal_forms, official, prompt, shingles, stops, tags
+from masksearch_jax.scoring import answer_metrics, benchmark_metrics
+from masksearch_jax.text import normal_forms, prompt, shingles, stop_automaton, tags
 
 PIECES = [
     " ", "\n", "a", "A ", "the ", "1", "1,", "1,1", "1.", "-1 ", "−", "1/", "&#", "&#9", "&amp;", "<", "</",
@@ -17,15 +18,15 @@ shapes = st.tuples(
     st.sampled_from(["", *PIECES]), st.lists(st.sampled_from(PIECES), min_size=1, max_size=3).map("".join)
 )
 CALLS = [
-    answers.normalize,
-    lambda text: answers.f1(text, ["a b", text]),
-    lambda text: answers.contains(text, ["a b", text[:50]]),
-    lambda text: answers.spans_of(text, "spans", "[mask]", 1),
-    lambda text: official.score("triviaqa", text, ["a"], {"a": text[:50]}),
-    lambda text: official.loose_accuracy(["1,234"], text),
+    answer_metrics.normalize,
+    lambda text: answer_metrics.f1(text, ["a b", text]),
+    lambda text: answer_metrics.contains(text, ["a b", text[:50]]),
+    lambda text: answer_metrics.spans_of(text, "spans", "[mask]", 1),
+    lambda text: benchmark_metrics.score("triviaqa", text, ["a"], {"a": text[:50]}),
+    lambda text: benchmark_metrics.loose_accuracy(["1,234"], text),
     shingles.words,
     prompt.parse_turn,
-    stops.closed_at,
+    stop_automaton.closed_at,
     tags.neutralise,
     normal_forms.unescape,
 ]

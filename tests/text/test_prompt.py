@@ -6,7 +6,7 @@ import tiny_published
 
 from masksearch_jax.text import prompt, tags
 from masksearch_jax.text import tokenizer as tokenizer_lib
-from masksearch_jax.text.published import PublishedTokenizer
+from masksearch_jax.text.published_tokenizer import PublishedTokenizer
 
 
 @dataclasses.dataclass

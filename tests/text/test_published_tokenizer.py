@@ -8,8 +8,8 @@ import pytest
 import tiny_published
 import tokenizers
 
-from masksearch_jax.text import published, tags, tokenizer
-from masksearch_jax.text.published import PublishedTokenizer
+from masksearch_jax.text import published_tokenizer, tags, tokenizer
+from masksearch_jax.text.published_tokenizer import PublishedTokenizer
 
 TEXTS = [
     *tiny_published.TEXTS[:4],
@@ -108,7 +108,7 @@ def test_tags_are_many_tokens_but_for_qwen3s_own(tmp_path):
 
 
 def test_fingerprint_covers_all_that_decides(kind, folder, tok, tmp_path):
-    copied = published.copy(folder, tmp_path / "tokenizer")
+    copied = published_tokenizer.copy(folder, tmp_path / "tokenizer")
     assert copied.fingerprint == tok.fingerprint
     assert tokenizer.load(tmp_path).fingerprint == tok.fingerprint  # a data directory holds it there
     ends = tmp_path / "tokenizer" / "generation_config.json"

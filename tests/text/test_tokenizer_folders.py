@@ -9,7 +9,7 @@ from episodes import change_json
 from fuzzing import fuzz
 from hypothesis import strategies as st
 
-from masksearch_jax.text.published import PublishedTokenizer
+from masksearch_jax.text.published_tokenizer import PublishedTokenizer
 
 FILES = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
 

@@ -9,13 +9,13 @@ import pytest
 import tiny_published
 import tokenizers
 
-from masksearch_jax.llm.interface import Message
-from masksearch_jax.llm.local import LocalModel
+from masksearch_jax.llm.chat_types import Message
+from masksearch_jax.llm.checkpoint_model import LocalModel
 from masksearch_jax.retrieval.interface import Hit
 from masksearch_jax.rollout.trajectory import StopReason
-from masksearch_jax.text import prompt, stops, tags
+from masksearch_jax.text import prompt, stop_automaton, tags
 from masksearch_jax.text.chat_template import open_chat_template
-from masksearch_jax.text.published import PublishedTokenizer
+from masksearch_jax.text.published_tokenizer import PublishedTokenizer
 
 # By kind: what ends its turns, and another end of texts.
 ENDS = {
@@ -56,8 +56,8 @@ def test_the_end_of_a_template_ends_a_turn_whatever_the_folder_lists(kind, liste
     assert {tok.piece(i) for i in tok.end_ids} == {turn_end, text_end}
     assert tok.eos_id == tok.id(text_end)
     # The device program ends the turn with it, and the episode with the turn.
-    table = stops.build(tok)
-    assert table.follow(stops.START, tok.id(turn_end)) == table.ended
+    table = stop_automaton.build(tok)
+    assert table.follow(stop_automaton.START, tok.id(turn_end)) == table.ended
     written = [*tok.encode("<answer> Oslo"), tok.id(turn_end), *tok.encode("</answer>")]
     one = episodes.play(tok, [written], None).trajectory
     assert one.stop == StopReason.EOS and one.ids[-1] == tok.id(turn_end) and one.final_answer is None

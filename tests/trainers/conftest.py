@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from masksearch_jax.data import records
-from masksearch_jax.retrieval import build
+from masksearch_jax.retrieval.index import build
 from masksearch_jax.text import prompt, tags
 from masksearch_jax.text import tokenizer as tokenizer_lib
 
@@ -105,7 +105,7 @@ def small_config():
     config.model.update({"layers": 2, "embed": 32, "heads": 2, "kv_heads": 1, "head_dim": 16, "ff": 48})
     config.episode.update({"turns": 3, "turn_tokens": 12, "observation_tokens": 32, "total_tokens": 160})
     config.rollout.update(
-        {"slots": 16, "steps": 4, "append_rows": (8,), "append_tokens": (32,), "prompt_lengths": (48,)}
+        {"slots": 16, "steps": 4, "extend_rows": (8,), "extend_tokens": (32,), "prompt_lengths": (48,)}
     )
     config.synthesize.update({"association_tasks": 40, "probe_tasks": 20})
     config.synthesize.examples.update({"ramp_1": 40, "ramp_2": 20, "ramp_3": 0, "ramp_4": 0})

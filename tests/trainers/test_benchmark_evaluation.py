@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from configs import evaluate as evaluate_page
-from masksearch_jax import evaluate
 from masksearch_jax.data import records
 from masksearch_jax.evals import runner
-from masksearch_jax.job import Job
-from masksearch_jax.retrieval import build
+from masksearch_jax.retrieval.index import build
 from masksearch_jax.text import prompt
 from masksearch_jax.text import tokenizer as tokenizer_lib
+from masksearch_jax.workflows import evaluation
+from masksearch_jax.workflows.context import RunContext
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -59,9 +59,9 @@ def asked(cfg, workdir):
 
 def test_each_benchmark_of_the_data_is_a_suite(asked):
     cfg, workdir, old, newer = asked
-    job = Job(cfg, workdir)
-    engine = job.engine("all")
-    scores = evaluate.run(job, "one_search", engine, job.initial())
+    context = RunContext(cfg, workdir)
+    engine = context.engine("all")
+    scores = evaluation.run(context, "one_search", engine, context.initial())
     assert {name: score["episodes"] for name, score in scores.items()} == {"hotpotqa": 2, "fanoutqa": 5, "freshqa": 3}
     assert {name for name, score in scores.items() if "loose" in score} == {"fanoutqa"}
     assert json.loads((workdir / "evaluate" / "one_search" / "scores.json").read_text()) == scores
@@ -71,12 +71,12 @@ def test_each_benchmark_of_the_data_is_a_suite(asked):
     # What a question names is found by its name: nothing is excluded, and FreshQA alone sees the newer article.
     found = {row.benchmark: row.turns[0]["passages"] for row in rows}
     assert found["hotpotqa"] == found["fanoutqa"] == [old] and found["freshqa"] == [newer]
-    assert engine.searcher is job.searcher("all")
+    assert engine.searcher is context.searcher("all")
     assert scores["freshqa"]["hit"] == 1.0 and scores["hotpotqa"]["hit"] == 0.0
     # Without a newer dump it searches like the others.
     (workdir / "data" / "index" / "fresh").rename(workdir / "data" / "index" / "other")
     cfg.evaluate.benchmarks.update({"hotpotqa": 0, "fanoutqa": 0})
-    assert list(evaluate.run(job, "one_search", engine, job.initial())) == ["freshqa"]
+    assert list(evaluation.run(context, "one_search", engine, context.initial())) == ["freshqa"]
     (*_, row) = runner.read_rows(workdir / "evaluate" / "one_search" / "rows.jsonl")
     assert row.turns[0]["passages"][0] < newer
 
@@ -100,8 +100,8 @@ def test_hotpotqa_and_fanoutqa_from_their_official_files(data_dir, tmp_path):
     cfg = evaluate_page.get_config("slice")
     cfg.evaluate.episodes.update(dict.fromkeys(cfg.evaluate.episodes, 0))
     cfg.evaluate.benchmarks.update({"hotpotqa": 40, "fanoutqa": 24})
-    job = Job(cfg, workdir)
-    scores = evaluate.run(job, "one_search", job.engine("all"), job.initial())
+    context = RunContext(cfg, workdir)
+    scores = evaluation.run(context, "one_search", context.engine("all"), context.initial())
     print(json.dumps(scores, indent=1))
     assert {name: score["episodes"] for name, score in scores.items()} == {"hotpotqa": 40, "fanoutqa": 24}
     # The articles of HotpotQA's own contexts are in the index: the answer is often in one of three passages found.
@@ -114,8 +114,8 @@ def test_hotpotqa_and_fanoutqa_from_their_official_files(data_dir, tmp_path):
 
 def test_a_killed_evaluation_goes_on_with_its_next_suite(asked, monkeypatch, capsys):
     cfg, workdir, _, _ = asked
-    job, played, kills = Job(cfg, workdir), [], ["fanoutqa"]
-    engine, play = job.engine("all"), runner.evaluate
+    context, played, kills = RunContext(cfg, workdir), [], ["fanoutqa"]
+    engine, play = context.engine("all"), runner.evaluate
 
     def counted(engine, params, tasks, **other):
         played.append(tasks[0].benchmark)
@@ -125,44 +125,44 @@ def test_a_killed_evaluation_goes_on_with_its_next_suite(asked, monkeypatch, cap
 
     monkeypatch.setattr(runner, "evaluate", counted)
     with pytest.raises(OSError, match="killed"):
-        evaluate.run(job, "untrained", engine)
+        evaluation.run(context, "untrained", engine)
     kills.clear()
     folder = workdir / "evaluate" / "untrained"
     assert not (folder / "scores.json").exists()
-    scores = evaluate.run(job, "untrained", engine)
+    scores = evaluation.run(context, "untrained", engine)
     assert played == ["hotpotqa", "fanoutqa", "fanoutqa", "freshqa"] and not (folder / "suites").exists()
     # As an evaluation in one go has them.
-    assert evaluate.run(job, "untrained", engine, job.initial()) == scores
+    assert evaluation.run(context, "untrained", engine, context.initial()) == scores
     rows = (folder / "rows.jsonl").read_bytes()
     # Given parameters leave no name; the same weights by name are scored once, and read from then on.
     played.clear()
-    assert evaluate.run(job, "untrained", engine, reuse=True) == scores and len(played) == 3
-    assert evaluate.run(job, "untrained", engine, reuse=True) == scores and len(played) == 3
+    assert evaluation.run(context, "untrained", engine, reuse=True) == scores and len(played) == 3
+    assert evaluation.run(context, "untrained", engine, reuse=True) == scores and len(played) == 3
     assert (folder / "rows.jsonl").read_bytes() == rows
     assert "has the scores of untrained already" in capsys.readouterr().err
     # With another limit these are other episodes.
     cfg.episode.turns = cfg.episode.turns - 1
-    evaluate.run(Job(cfg, workdir), "untrained", engine, reuse=True)
+    evaluation.run(RunContext(cfg, workdir), "untrained", engine, reuse=True)
     assert len(played) == 6
 
 
 def test_rows_of_other_weights_answers_or_passages_are_not_taken_for_these(asked, tmp_path):
     cfg, workdir, _, _ = asked
-    job = Job(cfg, workdir)
+    context = RunContext(cfg, workdir)
 
-    def identity(job):
-        return evaluate._identity(job, "untrained", evaluate.suites_of(job))
+    def identity(context):
+        return evaluation._identity(context, "untrained", evaluation.suites_of(context))
 
-    seen = [identity(job)]
-    assert identity(Job(cfg, workdir)) == seen[0]
+    seen = [identity(context)]
+    assert identity(RunContext(cfg, workdir)) == seen[0]
     cfg.adapters = str(tmp_path)
     (tmp_path / "adapter_model.safetensors").write_bytes(b"1")
-    seen.append(identity(job))
+    seen.append(identity(context))
     # A new key for the same questions; then other passages, which the manifest lists.
     path = workdir / "data" / "tasks" / "test" / "qa_hotpotqa" / "epoch_0.array_record"
     tasks = [dataclasses.replace(task, answers=[["no"]]) for task in records.read(path, records.Task)]
     records.write(path, tasks)
-    seen.append(identity(job))
+    seen.append(identity(context))
     (workdir / "data" / "manifest.json").write_text('{"files": {}}')
-    seen.append(identity(job))
+    seen.append(identity(context))
     assert all(one != other for one, other in itertools.combinations(seen, 2))

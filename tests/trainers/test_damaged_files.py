@@ -8,10 +8,19 @@ import sys
 import pytest
 from absl import flags
 
-from masksearch_jax import convert, doctor, entry, evaluate, metrics, serve_search, synthesize, train, view
 from masksearch_jax.data import records
-from masksearch_jax.job import Job
 from masksearch_jax.llm.endpoint import Endpoint
+from masksearch_jax.runtime import cli, metrics
+from masksearch_jax.workflows import (
+    conversion,
+    diagnosis,
+    evaluation,
+    reporting,
+    search_server,
+    synthesis_stage,
+    training,
+)
+from masksearch_jax.workflows.context import RunContext
 
 GARBAGE = {"cut": b'{"settings": {"a', "twice": b'{"a": 1, "a": 2}', "list": b"[1]", "bytes": b"\xff\xfe\x00"}
 
@@ -19,32 +28,32 @@ GARBAGE = {"cut": b'{"settings": {"a', "twice": b'{"a": 1, "a": 2}', "list": b"[
 def call(command, workdir, cfg, tmp_path):
     """Runs a command in this process, as its command line would."""
     if command == "train":
-        train.ensure_demonstrations(Job(cfg, workdir))
-        train.train_sft(Job(cfg, workdir))
+        training.ensure_demonstrations(RunContext(cfg, workdir))
+        training.train_sft(RunContext(cfg, workdir))
     elif command == "synthesize":
-        synthesize.run(cfg, workdir, Job(cfg, workdir).searcher("train"))
+        synthesis_stage.run(cfg, workdir, RunContext(cfg, workdir).searcher("train"))
     elif command == "evaluate":
         cfg.evaluate.episodes.update(dict.fromkeys(cfg.evaluate.episodes, 0) | {"1": 5})
-        evaluate.suites_of(Job(cfg, workdir))
-        Job(cfg, workdir).searcher("all")
+        evaluation.suites_of(RunContext(cfg, workdir))
+        RunContext(cfg, workdir).searcher("all")
     elif command == "view":
-        view.write(workdir)
+        reporting.write(workdir)
     elif command == "serve_search":
         from configs import serve_search as page
 
-        settings = serve_search.ServiceSettings(
-            ("all",), 3, serve_search.wire.Limits(**page.get_config().limits.to_dict()), 1, 8, 1.0, 1 << 15
+        settings = search_server.ServiceSettings(
+            ("all",), 3, search_server.wire.Limits(**page.get_config().limits.to_dict()), 1, 8, 1.0, 1 << 15
         )
-        serve_search.Service(workdir, settings, dict)._open()
+        search_server.Service(workdir, settings, dict)._open()
     elif command == "convert":
-        convert.to_published(workdir / "dapo", tmp_path / "out")
+        conversion.to_published(workdir / "dapo", tmp_path / "out")
 
 
 def ended(name, work):
     """What a command that ends so prints, by the rule of `entry.start`."""
     with pytest.raises((ValueError, OSError)) as raised:
         work()
-    said = entry.sentence(raised.value)
+    said = cli.sentence(raised.value)
     assert "\n" not in said.strip() and "Traceback" not in said
     return said
 
@@ -77,9 +86,9 @@ def test_a_damaged_file_is_named_with_the_next_step(cfg, workdir, tmp_path, comm
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_bytes(GARBAGE[kind] + b"\n")
     if file == "data/augment.json":
-        from masksearch_jax.data import augment
+        from masksearch_jax.data import token_permutation
 
-        said = ended(command, lambda: augment.load(target, 400))
+        said = ended(command, lambda: token_permutation.load(target, 400))
     else:
         said = ended(command, lambda: call(command, workdir, cfg, tmp_path))
     assert target.name in said and str(target.parent) in said
@@ -110,8 +119,8 @@ def test_garbage_in_a_log_is_cut_on_resume_and_named_when_read(tmp_path):
 
 
 def test_doctor_names_a_damaged_manifest(workdir, cfg):
-    wanted = doctor.Wanted(cfg, workdir, 0, 10)
-    for folder, check in (("data", doctor.check_data), ("demonstrations", doctor.check_demonstrations)):
+    wanted = diagnosis.Wanted(cfg, workdir, 0, 10)
+    for folder, check in (("data", diagnosis.check_data), ("demonstrations", diagnosis.check_demonstrations)):
         (workdir / folder).mkdir(exist_ok=True)
         (workdir / folder / "manifest.json").write_bytes(b'{"files": ')
         (found,) = check(wanted)
@@ -120,7 +129,7 @@ def test_doctor_names_a_damaged_manifest(workdir, cfg):
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.ENOSPC, errno.ENOTDIR, errno.EISDIR, errno.EIO])
 def test_any_error_of_the_file_system_is_a_sentence(number):
-    said = entry.sentence(OSError(number, "why", "/W/data/x"))
+    said = cli.sentence(OSError(number, "why", "/W/data/x"))
     assert said.startswith("/W/data/x: why (") and "; " in said
 
 
@@ -135,22 +144,20 @@ def test_a_workdir_that_cannot_be_written_ends_an_entry_with_a_sentence(tmp_path
 
     parsed = flags.FlagValues()
     monkeypatch.setattr(flags, "FLAGS", parsed)
-    monkeypatch.setattr(entry.flags, "FLAGS", parsed)
-    define = entry.config_flags.DEFINE_config_file
-    monkeypatch.setattr(
-        entry.config_flags, "DEFINE_config_file", lambda *a, **k: define(*a, flag_values=parsed, **k)
-    )
-    string = entry.flags.DEFINE_string
-    monkeypatch.setattr(entry.flags, "DEFINE_string", lambda *a: string(*a, flag_values=parsed))
+    monkeypatch.setattr(cli.flags, "FLAGS", parsed)
+    define = cli.config_flags.DEFINE_config_file
+    monkeypatch.setattr(cli.config_flags, "DEFINE_config_file", lambda *a, **k: define(*a, flag_values=parsed, **k))
+    string = cli.flags.DEFINE_string
+    monkeypatch.setattr(cli.flags, "DEFINE_string", lambda *a: string(*a, flag_values=parsed))
 
     def run(main, flags_parser):
         main(flags_parser(["prog", f"--workdir={target}"]))
 
-    monkeypatch.setattr(entry.app, "run", run)
-    monkeypatch.setattr(entry.config_flags, "get_config_filename", lambda flag: "configs/prepare.py")
+    monkeypatch.setattr(cli.app, "run", run)
+    monkeypatch.setattr(cli.config_flags, "get_config_filename", lambda flag: "configs/prepare.py")
     monkeypatch.setattr(sys, "argv", ["prog"])
     with pytest.raises(SystemExit) as raised:
-        entry.start(work, "configs/prepare.py")
+        cli.start(work, "configs/prepare.py")
     assert str(target) in str(raised.value.code) and str(raised.value.code).startswith("prepare: ")
 
 
@@ -178,7 +185,7 @@ def test_a_manifest_is_whole_or_not_there(cfg, workdir, monkeypatch):
 
     monkeypatch.setattr(json_files.os, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
-        synthesize._finish({"levels": {}}, workdir / "demonstrations", 0.0)
+        synthesis_stage._finish({"levels": {}}, workdir / "demonstrations", 0.0)
     assert not (workdir / "demonstrations" / "manifest.json").exists()
     shutil.rmtree(workdir / "demonstrations")
 
@@ -187,9 +194,9 @@ def test_a_manifest_is_whole_or_not_there(cfg, workdir, monkeypatch):
 def test_prepare_names_a_damaged_manifest_and_a_bad_question_file_before_any_work(tmp_path, kind):
     """In the process of prepare's own settings, without TensorFlow: the manifest and the questions come first."""
     from configs import prepare as page
-    from masksearch_jax import prepare
+    from masksearch_jax.workflows import data_preparation
 
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "manifest.json").write_bytes(GARBAGE[kind])
-    said = ended("prepare", lambda: prepare.run(page.get_config(), tmp_path))
+    said = ended("prepare", lambda: data_preparation.run(page.get_config(), tmp_path))
     assert "data/manifest.json" in said and "masksearch_jax.prepare" in said

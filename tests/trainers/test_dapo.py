@@ -8,69 +8,71 @@ import jax
 import numpy as np
 import pytest
 
-from masksearch_jax import distributed, metrics, sharding, synthesize, train
 from masksearch_jax.data import pipeline
 from masksearch_jax.data.curriculum import Curriculum
-from masksearch_jax.job import Job
 from masksearch_jax.model import transformer
-from masksearch_jax.rl import batch as batch_lib
+from masksearch_jax.rl import update_batch as batch_lib
 from masksearch_jax.rl.rewards import Reward, RewardConfig
 from masksearch_jax.rollout.engine import RolloutEngine
 from masksearch_jax.rollout.trajectory import StopReason, Trajectory, Turn
-from masksearch_jax.trainers import collect, dapo
+from masksearch_jax.runtime import distributed, metrics
+from masksearch_jax.runtime import mesh as mesh_lib
+from masksearch_jax.trainers import dapo, rollout_batch
 from masksearch_jax.trainers import optimizer as optimizer_lib
 from masksearch_jax.trainers import state as state_lib
+from masksearch_jax.workflows import synthesis_stage, training
+from masksearch_jax.workflows.context import RunContext
 
 
 @pytest.fixture
 def warm(cfg, workdir):
     """(job, SFT parameters): enough SFT for some episodes to answer."""
-    job = Job(cfg, workdir)
-    synthesize.run(cfg, workdir, job.searcher("train"))
+    context = RunContext(cfg, workdir)
+    synthesis_stage.run(cfg, workdir, context.searcher("train"))
     cfg.sft.steps = cfg.sft.optimizer.total_steps = 6
-    return job, train.train_sft(job)
+    return context, training.train_sft(context)
 
 
-def finish(job, params):
-    engine = job.engine("train", job.cfg.dapo.temperature)
-    with jax.set_mesh(job.mesh):
-        return dapo.run(job.cfg, job.workdir, job.model_cfg, job.mesh, engine, params=params)
+def finish(context, params):
+    engine = context.engine("train", context.cfg.dapo.temperature)
+    with jax.set_mesh(context.mesh):
+        return dapo.run(context.cfg, context.workdir, context.model_cfg, context.mesh, engine, params=params)
 
 
 @pytest.mark.parametrize("staleness", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_resumed_equals_uninterrupted_bit_for_bit(warm, staleness, monkeypatch):
-    job, params = warm
-    job.cfg.dapo.update({"staleness": staleness, "tis_cap": 2.0 * staleness})
-    job.cfg.dapo.dynamic_sampling = False  # so that every iteration has something to learn from
-    whole = finish(job, params)
-    (job.workdir / "dapo").rename(job.workdir / "whole")
+    context, params = warm
+    context.cfg.dapo.update({"staleness": staleness, "tis_cap": 2.0 * staleness})
+    context.cfg.dapo.dynamic_sampling = False  # so that every iteration has something to learn from
+    whole = finish(context, params)
+    (context.workdir / "dapo").rename(context.workdir / "whole")
     # Told to stop while the fourth batch is sampled: the third iteration is saved, though a checkpoint is not due.
     runs, run = [], RolloutEngine.run
     with monkeypatch.context() as patch:
         patch.setattr(RolloutEngine, "run", lambda self, *args, **more: runs.append(1) or run(self, *args, **more))
         patch.setattr(distributed, "preempted", lambda: len(runs) > 3)
         with pytest.raises(distributed.PreemptedError, match="saved iteration 3"):
-            finish(job, params)
+            finish(context, params)
     assert len(runs) == 4
-    resumed = finish(job, None)  # the checkpoint is all it needs
+    resumed = finish(context, None)  # the checkpoint is all it needs
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(np.asarray(a), np.asarray(b)), whole, resumed)
     kept = ("step", "reward", "generated_tokens", "prompts", "phase")
     rows = [
-        [{k: r[k] for k in kept} for r in metrics.read_rows(job.workdir / d / "metrics.jsonl")]
+        [{k: r[k] for k in kept} for r in metrics.read_rows(context.workdir / d / "metrics.jsonl")]
         for d in ("whole", "dapo")
     ]
     assert rows[0] == rows[1]
 
 
 def test_iteration_measures_what_it_should(warm):
-    job, params = warm
-    job.cfg.dapo.update({"iterations": 2, "dynamic_sampling": False, "minibatches": 1, "checkpoint_every": 2})
-    finish(job, params)
-    for row in metrics.read_rows(job.workdir / "dapo" / "metrics.jsonl"):
+    context, params = warm
+    context.cfg.dapo.update({"iterations": 2, "dynamic_sampling": False, "minibatches": 1, "checkpoint_every": 2})
+    finish(context, params)
+    for row in metrics.read_rows(context.workdir / "dapo" / "metrics.jsonl"):
         # Sampler and trainer agree, so the first (and here only) step has ratio 1 and clips nothing.
         assert row["sampler_max_diff"] < 1e-4
         assert abs(row["ratio"] - 1) < 1e-4 and row["clip_low"] == row["clip_high"] == 0
-        assert row["batch_groups"] == job.cfg.dapo.groups and row["skipped"] == 0
+        assert row["batch_groups"] == context.cfg.dapo.groups and row["skipped"] == 0
         assert row["rollout/compiles"] == 0  # all of it came before the first iteration
         stops = sum(value for name, value in row.items() if name.startswith("stop/"))
         assert stops == pytest.approx(1)
@@ -82,21 +84,21 @@ def test_iteration_measures_what_it_should(warm):
 @pytest.mark.slow
 def test_sampling_ahead_lags_one_version_and_timing_changes_nothing(warm):
     """Updates run inside the rollouts, whenever these have room; when that is changes no parameter."""
-    job, params = warm
-    job.cfg.dapo.update({"iterations": 3, "dynamic_sampling": False, "staleness": 1, "tis_cap": 2.0})
-    first = finish(job, params)
-    rows = metrics.read_rows(job.workdir / "dapo" / "metrics.jsonl")
+    context, params = warm
+    context.cfg.dapo.update({"iterations": 3, "dynamic_sampling": False, "staleness": 1, "tis_cap": 2.0})
+    first = finish(context, params)
+    rows = metrics.read_rows(context.workdir / "dapo" / "metrics.jsonl")
     assert [row["staleness"] for row in rows] == [0, 1, 1]
     assert "sampler_correlation" in rows[0] and "sampler_correlation" not in rows[1]  # no token of its own version
-    assert all(row["rollout/meanwhile_s"] > 0 for row in rows)
-    (job.workdir / "dapo").rename(job.workdir / "first")
-    job.cfg.rollout.slots //= 2  # other ticks, other room
-    second = finish(job, params)
+    assert all(row["rollout/overlap_s"] > 0 for row in rows)
+    (context.workdir / "dapo").rename(context.workdir / "first")
+    context.cfg.rollout.slots //= 2  # other ticks, other room
+    second = finish(context, params)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), first, second)
 
 
 def test_a_sampler_that_disagrees_raises_the_alarm(cfg, workdir, caplog):
-    model_cfg = Job(cfg, workdir).model_cfg
+    model_cfg = RunContext(cfg, workdir).model_cfg
     shape = batch_lib.BatchShape((64,), 4, (1,), packed=False)
     means, groups = metrics.Mean(), _groups(model_cfg)
     dapo.build_updates(groups, cfg.dapo, shape, lambda u: u.sampler_logp, 0, means)
@@ -107,7 +109,7 @@ def test_a_sampler_that_disagrees_raises_the_alarm(cfg, workdir, caplog):
 
 def test_log_probs_of_the_sampler_may_be_the_denominator(cfg, workdir):
     """One forward pass less; the update is that of recomputed ones, as the sampler's numbers are the trainer's."""
-    model_cfg = Job(cfg, workdir).model_cfg
+    model_cfg = RunContext(cfg, workdir).model_cfg
     shape = batch_lib.BatchShape((64,), 4, (1,), packed=False)
     means, groups = metrics.Mean(), _groups(model_cfg)
     recomputed = dapo.build_updates(groups, cfg.dapo, shape, lambda u: u.sampler_logp, 0, metrics.Mean())
@@ -117,7 +119,7 @@ def test_log_probs_of_the_sampler_may_be_the_denominator(cfg, workdir):
     assert means.result() == {"staleness": 0.0}
     cfg.dapo.tis_cap = 2.0
     with pytest.raises(ValueError, match=r"dapo.old_logprobs='sampler' with dapo.staleness=0, dapo.tis_cap=2.0"):
-        train.check(cfg)
+        training.check(cfg)
 
 
 WITHOUT_TENSORFLOW = """
@@ -127,11 +129,11 @@ for name in ("tensorflow", "tensorflow_text", "seqio", "tensorflow_datasets", "c
 sys.path[:0] = [{root!r}, {here!r}]
 from pathlib import Path
 from conftest import small_config
-from masksearch_jax import train
+from masksearch_jax.workflows import training
 cfg = small_config()
 cfg.sft.steps = cfg.sft.checkpoint_every = 2
 cfg.dapo.update({{"iterations": 1, "dynamic_sampling": False}})
-train.run(cfg, Path({workdir!r}))
+training.run(cfg, Path({workdir!r}))
 assert all(sys.modules[name] is None for name in ("tensorflow", "seqio", "clu"))
 print("trained")
 """
@@ -147,12 +149,12 @@ def test_the_whole_trainer_runs_where_tensorflow_does_not_exist(workdir):
 
 
 def test_resume_refuses_another_index(warm):
-    job, params = warm
-    job.cfg.dapo.update({"iterations": 2, "checkpoint_every": 2, "dynamic_sampling": False})
-    finish(job, params)
-    job.cfg.dapo.iterations = 4
-    job.cfg.search.exclusion = "article"
-    other = Job(job.cfg, job.workdir)
+    context, params = warm
+    context.cfg.dapo.update({"iterations": 2, "checkpoint_every": 2, "dynamic_sampling": False})
+    finish(context, params)
+    context.cfg.dapo.iterations = 4
+    context.cfg.search.exclusion = "article"
+    other = RunContext(context.cfg, context.workdir)
     with pytest.raises(ValueError, match='search.exclusion is "passage" there and "article" here'):
         finish(other, None)
     with pytest.raises(ValueError, match="index: a there, b here"):  # built anew, with the same settings
@@ -168,8 +170,8 @@ class ScriptedEngine:
     def __init__(self, tokenizer, right):
         self.tokenizer, self.right, self.requests, self.stats = tokenizer, right, [], {"ticks": 2}
 
-    def run(self, params, requests, version, seed, greedy, meanwhile=None):
-        assert not greedy and meanwhile is None
+    def run(self, params, requests, version, seed, greedy, overlap=None):
+        assert not greedy and overlap is None
         self.requests += requests
         return [self._one(r, version) for r in requests]
 
@@ -190,12 +192,12 @@ class ScriptedEngine:
 
 
 def collect_with(cfg, workdir, right, carried=(), version=3):
-    job = Job(cfg, workdir)
-    engine = ScriptedEngine(job.tokenizer, right)
+    context = RunContext(cfg, workdir)
+    engine = ScriptedEngine(context.tokenizer, right)
     tasks = pipeline.tasks(
         workdir / "data" / "tasks", "train", Curriculum([(None, {1: 1.0})]), seed=0, tokenizer_fingerprint="t"
     )
-    found = collect.collect(engine, None, tasks, cfg.dapo, RewardConfig(), None, list(carried), version, seed=0)
+    found = rollout_batch.generate(engine, None, tasks, cfg.dapo, RewardConfig(), None, list(carried), version, seed=0)
     return found, engine, tasks
 
 
@@ -230,8 +232,8 @@ def test_surplus_waits_one_version_and_no_longer(cfg, workdir):
     found, _, _ = collect_with(cfg, workdir, lambda g, s: s == 0, version=3)
     assert [g.id for g in found.carried] == [3]
     # Through a checkpoint and back, bit for bit.
-    saved = json.loads(json.dumps([collect.to_json(g) for g in found.carried]))
-    (back,) = [collect.from_json(g) for g in saved]
+    saved = json.loads(json.dumps([rollout_batch.to_json(g) for g in found.carried]))
+    (back,) = [rollout_batch.from_json(g) for g in saved]
     for a, b in zip(found.carried[0].trajectories, back.trajectories, strict=True):
         for field in dataclasses.fields(Trajectory):
             left, right = getattr(a, field.name), getattr(b, field.name)
@@ -261,7 +263,7 @@ def _groups(model_cfg, seed=0):
                 prompt_length=4, turns=(), stop=StopReason.ANSWER, answer="",
             ))  # fmt: skip
             rewards.append(Reward(1.0, float(s % 2), 0.0, float(s % 2), float(s % 2) + 0.1 * s))
-        groups.append(collect.Group(g, 0, 1, tuple(trajectories), tuple(rewards)))
+        groups.append(rollout_batch.Group(g, 0, 1, tuple(trajectories), tuple(rewards)))
     return groups
 
 
@@ -283,16 +285,16 @@ def _update(cfg, model_cfg, mesh, shape):
 
 @pytest.mark.slow
 def test_split_packing_and_mesh_change_nothing(cfg, workdir):
-    model_cfg = Job(cfg, workdir).model_cfg
-    single = sharding.make_mesh(1, 1, 1)
+    model_cfg = RunContext(cfg, workdir).model_cfg
+    single = mesh_lib.make_mesh(1, 1, 1)
     params, measured = _update(cfg, model_cfg, single, batch_lib.BatchShape((64,), 4, (1,), packed=False))
     assert measured["grad_norm"] > 0 and measured["skipped"] == 0
     shapes = [
         (single, batch_lib.BatchShape((64,), 2, (2,), packed=False)),  # micro-batches
         (single, batch_lib.BatchShape((96,), 4, (1, 2))),  # padding
         (single, batch_lib.BatchShape((160,), 2, (1, 2))),  # packed
-        (sharding.make_mesh(2, 2, 2), batch_lib.BatchShape((64,), 4, (1,), packed=False)),
-        (sharding.make_mesh(1, 4, 1), batch_lib.BatchShape((160,), 4, (1,))),
+        (mesh_lib.make_mesh(2, 2, 2), batch_lib.BatchShape((64,), 4, (1,), packed=False)),
+        (mesh_lib.make_mesh(1, 4, 1), batch_lib.BatchShape((160,), 4, (1,))),
     ]
     for mesh, shape in shapes:
         other, other_measured = _update(cfg, model_cfg, mesh, shape)
@@ -304,32 +306,32 @@ def test_split_packing_and_mesh_change_nothing(cfg, workdir):
 def test_shapes_and_settings_are_refused_before_work(cfg, workdir):
     cfg.dapo.row_lengths = (100,)
     with pytest.raises(ValueError, match="row_lengths"):
-        dapo.batch_shape(cfg.dapo, 160, sharding.make_mesh(1, 1, 1))
+        dapo.batch_shape(cfg.dapo, 160, mesh_lib.make_mesh(1, 1, 1))
     cfg.dapo.update({"row_lengths": (160,), "rows": 1, "micro_batches": (1, 2)})
     with pytest.raises(ValueError, match="micro_batches"):
-        dapo.batch_shape(cfg.dapo, 160, sharding.make_mesh(1, 1, 1))
+        dapo.batch_shape(cfg.dapo, 160, mesh_lib.make_mesh(1, 1, 1))
     cfg.dapo.update({"rows": 3, "micro_batches": (4,)})
     with pytest.raises(ValueError, match="rows"):
-        dapo.batch_shape(cfg.dapo, 160, sharding.make_mesh(2, 1, 1))
+        dapo.batch_shape(cfg.dapo, 160, mesh_lib.make_mesh(2, 1, 1))
     cfg.rollout.top_p = 0.9
     with pytest.raises(ValueError, match="top_p"):
-        train.check(cfg)
+        training.check(cfg)
     cfg.rollout.top_p = 1.0
     for name, wrong in (("advantage", "mode"), ("aggregation", "sequence-mean"), ("clip_low", 2.0)):
         kept, cfg.dapo[name] = cfg.dapo[name], wrong
         with pytest.raises(ValueError, match=name):
-            train.check(cfg)
+            training.check(cfg)
         cfg.dapo[name] = kept
     cfg.dapo.staleness = 1
     with pytest.raises(ValueError, match=r"set dapo.tis_cap=2\.0"):
-        train.check(cfg)
+        training.check(cfg)
     cfg.dapo.update({"tis_cap": 2.0, "carry_over": True})
     with pytest.raises(ValueError, match="two versions old"):
-        train.check(cfg)
+        training.check(cfg)
     cfg.dapo.update({"staleness": 0, "tis_cap": 0.0, "carry_over": False})
     cfg.dapo.reward.answer = "judge"
     with pytest.raises(ValueError, match="judge"):
-        train.check(cfg)
+        training.check(cfg)
     cfg.pretrained = str(workdir / "nowhere")
     with pytest.raises(FileNotFoundError, match="nowhere/config.json does not exist"):
-        train.check(cfg)
+        training.check(cfg)

@@ -6,23 +6,23 @@ import jax
 import numpy as np
 import pytest
 
-from masksearch_jax import synthesize, train
-from masksearch_jax.checkpoints import Checkpointer, DamagedError
-from masksearch_jax.job import Job
 from masksearch_jax.model import transformer
+from masksearch_jax.runtime.checkpoints import Checkpointer, DamagedError
 from masksearch_jax.trainers import dapo
 from masksearch_jax.trainers.divergence import DivergedError, UpdateWatch, check_finite, check_logprobs
+from masksearch_jax.workflows import synthesis_stage, training
+from masksearch_jax.workflows.context import RunContext
 
 
 @pytest.fixture
 def ready(cfg, workdir):
     """The workdir with demonstrations."""
-    synthesize.run(cfg, workdir, Job(cfg, workdir).searcher("train"))
+    synthesis_stage.run(cfg, workdir, RunContext(cfg, workdir).searcher("train"))
     return workdir
 
 
 def run_sft(cfg, workdir):
-    return train.train_sft(Job(cfg, workdir))
+    return training.train_sft(RunContext(cfg, workdir))
 
 
 def steps_of(folder):
@@ -64,7 +64,7 @@ def test_a_short_stage_that_ends_diverged_is_not_finished(cfg, ready):
     cfg.sft.optimizer.update({"learning_rate": 1e30, "adam_learning_rate": 1e30, "warmup": 0, "schedule": "constant"})
     with pytest.raises(DivergedError, match="sft stopped: steps .* to 12 changed nothing"):
         run_sft(cfg, ready)
-    assert not train.finished(Job(cfg, ready), "sft", 12)
+    assert not training.finished(RunContext(cfg, ready), "sft", 12)
 
 
 @pytest.mark.parametrize(
@@ -75,12 +75,12 @@ def test_a_short_stage_that_ends_diverged_is_not_finished(cfg, ready):
     ],
 )
 def test_dapo_does_not_finish_on_ruined_weights(factor, says, cfg, workdir):
-    job = Job(cfg, workdir)
-    ruined = jax.tree.map(lambda x: x * factor, transformer.init_params(job.model_cfg, 0, job.mesh))
-    engine = job.engine("train", cfg.dapo.temperature)
-    with jax.set_mesh(job.mesh), pytest.raises(DivergedError, match=says):
-        dapo.run(cfg, workdir, job.model_cfg, job.mesh, engine, params=ruined)
-    assert not train.finished(job, "dapo", cfg.dapo.iterations)
+    context = RunContext(cfg, workdir)
+    ruined = jax.tree.map(lambda x: x * factor, transformer.init_params(context.model_cfg, 0, context.mesh))
+    engine = context.engine("train", cfg.dapo.temperature)
+    with jax.set_mesh(context.mesh), pytest.raises(DivergedError, match=says):
+        dapo.run(cfg, workdir, context.model_cfg, context.mesh, engine, params=ruined)
+    assert not training.finished(context, "dapo", cfg.dapo.iterations)
 
 
 def test_log_probs_that_are_no_numbers_are_refused():
@@ -104,12 +104,12 @@ def test_a_damaged_finished_stage_is_trained_to_its_end_again(damage, cfg, ready
         data = bytearray((last / damage).read_bytes())
         data[len(data) // 2] ^= 1
         (last / damage).write_bytes(data)
-    job = Job(cfg, ready)
-    assert not train.finished(job, "sft", cfg.sft.steps)
+    context = RunContext(cfg, ready)
+    assert not training.finished(context, "sft", cfg.sft.steps)
     with pytest.raises(DamagedError, match=f"{last} is damaged"):  # evaluation never takes older weights
-        job.parameters("sft")
+        context.parameters("sft")
     same(run_sft(cfg, ready), whole)  # bit for bit: from step 3, the same steps again
-    assert train.finished(job, "sft", cfg.sft.steps)
+    assert training.finished(context, "sft", cfg.sft.steps)
     assert (last.parent / f"damaged-{cfg.sft.steps}").is_dir()
 
 
@@ -164,5 +164,3 @@ def test_iterations_with_nothing_to_train_on_are_told_apart_and_do_not_spoil_an_
     for step in range(100):
         off.add(step, {})
     off.settle(saved, last=True)
-
-

@@ -5,16 +5,15 @@ import json
 import pytest
 from ml_collections import ConfigDict
 
-from masksearch_jax import train
-from masksearch_jax.agents import distill
+from masksearch_jax.agents import distillation
 from masksearch_jax.data import records
-from masksearch_jax.experiments import evolve
 from masksearch_jax.rollout.trajectory import Trajectory
+from masksearch_jax.workflows import evolve, training
 
 
 @pytest.fixture
 def page(cfg):
-    cfg.job = "sft"
+    cfg.stage = "sft"
     cfg.sft.steps = cfg.sft.checkpoint_every = cfg.sft.optimizer.total_steps = 2
     cfg.evaluate.episodes.update({"1": 4, "2": 2, "3": 0, "4": 0, "qa": 0})
     cfg.evolve = ConfigDict({
@@ -28,7 +27,7 @@ def page(cfg):
 @pytest.fixture
 def accepting(monkeypatch):
     """Takes any trajectory: two steps of SFT solve nothing."""
-    monkeypatch.setattr(distill, "judged", lambda made, floor, judge=None: [("", 1.0)] * len(made))
+    monkeypatch.setattr(distillation, "judged", lambda made, floor, judge=None: [("", 1.0)] * len(made))
 
 
 def demonstrations(folder):
@@ -38,8 +37,8 @@ def demonstrations(folder):
 
 def test_the_set_grows_by_what_each_teacher_adds(page, workdir, accepting, monkeypatch, capsys):
     monkeypatch.setattr(evolve, "_CHUNK", 3)
-    keys, made = [], distill.Request
-    monkeypatch.setattr(distill, "Request", lambda *a, key, **k: keys.append(key) or made(*a, key=key, **k))
+    keys, made = [], distillation.Request
+    monkeypatch.setattr(distillation, "Request", lambda *a, key, **k: keys.append(key) or made(*a, key=key, **k))
     content = evolve.run(page, workdir)
     first, second, third = (demonstrations(folder / "demonstrations") for folder in (
         workdir, workdir / "round_1", workdir / "round_2"
@@ -61,8 +60,8 @@ def test_the_set_grows_by_what_each_teacher_adds(page, workdir, accepting, monke
     for name in ("demonstrations/manifest.json", "report.json", "evaluate/sft/scores.json"):
         (workdir / "round_2" / name).unlink()
     calls = []
-    original = distill.harvest
-    monkeypatch.setattr(distill, "harvest", lambda *a, **k: calls.append(a) or original(*a, **k))
+    original = distillation.harvest
+    monkeypatch.setattr(distillation, "harvest", lambda *a, **k: calls.append(a) or original(*a, **k))
     again = evolve.run(page, workdir)
     assert len(calls) == 4  # two chunks of each level of round 2 alone
     assert demonstrations(workdir / "round_2" / "demonstrations") == third
@@ -85,12 +84,12 @@ def test_a_language_model_may_judge_what_the_teacher_answers(page, workdir, monk
     page.llm.model = "any"
     settings, asked = [], []
 
-    def connect(job, judging):
-        settings.append((job.cfg.llm.url, judging.to_dict()))
+    def connect(context, judging):
+        settings.append((context.cfg.llm.url, judging.to_dict()))
         return lambda batch: [asked.append(one) or 1.0 for one in batch]
 
-    monkeypatch.setattr(train, "answer_judge", connect)
-    monkeypatch.setattr(distill, "_spans", lambda task, trajectory: ["anything"] * len(task.answers))
+    monkeypatch.setattr(training, "answer_judge", connect)
+    monkeypatch.setattr(distillation, "_spans", lambda task, trajectory: ["anything"] * len(task.answers))
     monkeypatch.setattr(Trajectory, "searches", 1)
     made = evolve.run(page, workdir)["rounds"][1]["levels"]["ramp_1"]
     assert settings == [("http://localhost:9", page.evolve.judging.to_dict())]

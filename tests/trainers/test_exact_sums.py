@@ -6,9 +6,10 @@ import numpy as np
 import optax
 import pytest
 
-from masksearch_jax import sharding, train
+from masksearch_jax.runtime import mesh as mesh_lib
 from masksearch_jax.trainers import state as state_lib
-from masksearch_jax.trainers.rows import check_rows
+from masksearch_jax.trainers.row_checks import check_rows
+from masksearch_jax.workflows import training
 
 
 def loss(params, batch):
@@ -55,7 +56,7 @@ def test_a_count_beyond_bfloat16_divides_exactly():
     ],
 )
 def test_rows_that_do_not_divide_are_refused(rows, micro_batches, shape, says):
-    mesh = sharding.make_mesh(*shape, 1, devices=jax.devices()[: shape[0] * shape[1]])
+    mesh = mesh_lib.make_mesh(*shape, 1, devices=jax.devices()[: shape[0] * shape[1]])
     with pytest.raises(ValueError, match=says):
         check_rows("sft", rows, micro_batches, mesh)
     check_rows("sft", 16, 2, mesh)
@@ -64,8 +65,8 @@ def test_rows_that_do_not_divide_are_refused(rows, micro_batches, shape, says):
 def test_rows_are_judged_before_any_data_is_made(cfg, tmp_path):
     cfg.mesh.data = 8
     with pytest.raises(ValueError, match="sft.rows=4 does not divide into 1 micro-batches over 8 devices"):
-        train.run(cfg, tmp_path / "w")
+        training.run(cfg, tmp_path / "w")
     cfg.sft.rows = 8
     with pytest.raises(ValueError, match="dapo.rows=4 does not divide over 8 shards"):
-        train.run(cfg, tmp_path / "w")
+        training.run(cfg, tmp_path / "w")
     assert not (tmp_path / "w").exists()

@@ -2,11 +2,10 @@ import json
 
 import pytest
 
-from masksearch_jax import evaluate
 from masksearch_jax.evals import report
 from masksearch_jax.evals.runner import read_rows
-from masksearch_jax.experiments import quickstart
-from masksearch_jax.job import Job
+from masksearch_jax.workflows import evaluation, quickstart
+from masksearch_jax.workflows.context import RunContext
 
 
 @pytest.fixture
@@ -44,11 +43,11 @@ def test_the_line_ends_in_a_report_of_every_policy(short, workdir, capsys):
 
 def test_an_unknown_policy_is_refused(short, workdir):
     with pytest.raises(ValueError, match="clever"):
-        evaluate.run(Job(short, workdir), "clever", None)
+        evaluation.run(RunContext(short, workdir), "clever", None)
 
 
 def test_held_out_tasks_come_from_the_held_out_split(short, workdir):
-    job = Job(short, workdir)
-    assert {task.split for task in job.tasks("test", 1, 6)} == {"test"}
-    assert len(job.searcher("train")) < len(job.searcher("validation")) < len(job.searcher("all"))
-    assert not job.has_questions("test")
+    context = RunContext(short, workdir)
+    assert {task.split for task in context.tasks("test", 1, 6)} == {"test"}
+    assert len(context.searcher("train")) < len(context.searcher("validation")) < len(context.searcher("all"))
+    assert not context.has_questions("test")

@@ -8,13 +8,12 @@ import episodes
 import pytest
 import tiny_published
 
-from masksearch_jax import evaluate, synthesize
 from masksearch_jax.data import records
 from masksearch_jax.evals import runner
-from masksearch_jax.job import Job
 from masksearch_jax.text import chat_template, question_examples, tags
-from masksearch_jax.text.published import PublishedTokenizer
-from masksearch_jax.workflows import few_shot
+from masksearch_jax.text.published_tokenizer import PublishedTokenizer
+from masksearch_jax.workflows import evaluation, few_shot, synthesis_stage
+from masksearch_jax.workflows.context import RunContext
 
 INSTRUCTION = "Fill in each [mask]."
 
@@ -24,24 +23,24 @@ def demonstrated(cfg, workdir):
     """A job whose W has demonstrations, and the settings of prompts that prepare would have written."""
     cfg.synthesize.examples.update({"ramp_1": 12, "ramp_2": 4})
     cfg.evaluate.episodes.update({"1": 3, "2": 2, "3": 0, "4": 0, "qa": 0})
-    job = Job(cfg, workdir)
-    synthesize.run(cfg, workdir, job.searcher("train"))
+    context = RunContext(cfg, workdir)
+    synthesis_stage.run(cfg, workdir, context.searcher("train"))
     made = {"instruction": INSTRUCTION, "question_instruction": "Answer.", "instruction_place": "before"}
     (workdir / "data" / "annotated" / "tasks.json").write_text(json.dumps(made))
-    return job
+    return context
 
 
-def text_of(job, task):
-    return job.tokenizer.decode(task.prompt)
+def text_of(context, task):
+    return context.tokenizer.decode(task.prompt)
 
 
 def test_masked_passages_get_demonstrations_of_training_tasks(demonstrated):
-    suites = evaluate.suites_of(demonstrated)
-    job, extended = few_shot.extend(demonstrated, suites)
-    train = {t.text for n in (1, 2) for t in synthesize._tasks(job.workdir, n)}
+    suites = evaluation.suites_of(demonstrated)
+    context, extended = few_shot.extend(demonstrated, suites)
+    train = {t.text for n in (1, 2) for t in synthesis_stage._tasks(context.workdir, n)}
     for name in ("1", "2"):
         for before, after in zip(suites[name], extended[name], strict=True):
-            text = text_of(job, after)
+            text = text_of(context, after)
             assert text.startswith(f" {INSTRUCTION}\n\nExample: ") and text.endswith(f"\n\nNow: {before.text}")
             *shown, _ = text.removeprefix(f" {INSTRUCTION}\n\n").split("\n\n")
             assert len(shown) == demonstrated.cfg.evaluate.examples == 2
@@ -53,9 +52,9 @@ def test_masked_passages_get_demonstrations_of_training_tasks(demonstrated):
     # What the examples take is added to an episode, so that as much may be written as without them.
     most = max(len(task.prompt) for tasks in suites.values() for task in tasks)
     longest = max(len(task.prompt) for tasks in extended.values() for task in tasks)
-    added = job.cfg.episode.total_tokens - demonstrated.cfg.episode.total_tokens
+    added = context.cfg.episode.total_tokens - demonstrated.cfg.episode.total_tokens
     assert added >= longest - most and added % 64 == 0
-    assert max(job.cfg.rollout.prompt_lengths) == max(demonstrated.cfg.rollout.prompt_lengths) + added
+    assert max(context.cfg.rollout.prompt_lengths) == max(demonstrated.cfg.rollout.prompt_lengths) + added
     assert demonstrated.cfg.episode.total_tokens == 160  # the other policies' episodes are as they were
 
 
@@ -65,13 +64,13 @@ def test_questions_get_the_toys_and_no_tag_of_theirs_survives(demonstrated):
         span_kinds=["answer"], text="Who wrote <answer> x</answer>?", paragraph="", title="", passage_id=-1,
         article_id=-1, benchmark="hotpotqa",
     )  # fmt: skip
-    job, extended = few_shot.extend(demonstrated, {"hotpotqa": [question]})
-    words = few_shot.Wording.load(job.workdir / "data", job.tokenizer)
+    context, extended = few_shot.extend(demonstrated, {"hotpotqa": [question]})
+    words = few_shot.Wording.load(context.workdir / "data", context.tokenizer)
     plain = few_shot.prompt.placed("Now: Who wrote (answer) x(/answer)?", "Answer.", "before")
-    assert words.with_examples(question, []).prompt == words.template.encode(job.tokenizer, plain)
+    assert words.with_examples(question, []).prompt == words.template.encode(context.tokenizer, plain)
     shown = "".join(f"Example: {one}\n\n" for one in question_examples.EXAMPLES[:2])
     whole = few_shot.prompt.placed(f"{shown}Now: Who wrote (answer) x(/answer)?", "Answer.", "before")
-    assert extended["hotpotqa"][0].prompt == words.template.encode(job.tokenizer, whole)
+    assert extended["hotpotqa"][0].prompt == words.template.encode(context.tokenizer, whole)
     demonstrated.cfg.evaluate.examples = 50
     with pytest.raises(ValueError, match=r"evaluate\.examples=50: there are 4 for qa"):
         few_shot.extend(demonstrated, {"hotpotqa": [question]})
@@ -89,18 +88,18 @@ def test_an_example_shows_the_thought_that_its_prompt_opened(tmp_path):
 
 @pytest.mark.slow
 def test_the_policy_is_evaluated_on_the_tasks_of_the_others(demonstrated):
-    job = demonstrated
-    params, engine = job.initial(), job.engine("all")
+    context = demonstrated
+    params, engine = context.initial(), context.engine("all")
     rows = {}
     for policy in ("untrained", "few_shot"):
-        evaluate.run(job, policy, engine, params)
-        rows[policy] = runner.read_rows(job.workdir / "evaluate" / policy / "rows.jsonl")
+        evaluation.run(context, policy, engine, params)
+        rows[policy] = runner.read_rows(context.workdir / "evaluate" / policy / "rows.jsonl")
     assert [row.task_id for row in rows["few_shot"]] == [row.task_id for row in rows["untrained"]]
     assert len(rows["few_shot"]) == 5
 
 
 def test_what_is_missing_is_said_with_the_command(demonstrated):
-    suites = evaluate.suites_of(demonstrated)
+    suites = evaluation.suites_of(demonstrated)
     demonstrated.cfg.evaluate.examples = 13
     with pytest.raises(ValueError, match=r"evaluate\.examples=13: there are 12 for ramp"):
         few_shot.extend(demonstrated, {"1": suites["1"]})

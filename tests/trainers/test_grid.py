@@ -9,28 +9,28 @@ import threading
 import pytest
 from ml_collections import ConfigDict
 
-from masksearch_jax import metrics, train
 from masksearch_jax.evals import intervals
-from masksearch_jax.experiments import grid
+from masksearch_jax.runtime import metrics
+from masksearch_jax.workflows import grid, training
 
 
 @pytest.fixture
 def page(cfg):
-    cfg.line = "grid"
+    cfg.workflow = "grid"
     cfg.evaluate.episodes.update({"1": 4, "2": 2, "3": 0, "4": 0, "qa": 0})
     stage = {"steps": 2, "checkpoint_every": 2, "curriculum": ((None, ((1, 1.0),)),), "optimizer": {"total_steps": 2}}
     cfg.stages = ConfigDict({
-        "base": {"job": "sft", "settings": stage},
-        "more": {"job": "sft", "settings": stage | {"curriculum": ((None, ((2, 1.0),)),)}},
-        "rl": {"job": "dapo", "settings": {"iterations": 1, "dynamic_sampling": False}},
+        "base": {"kind": "sft", "settings": stage},
+        "more": {"kind": "sft", "settings": stage | {"curriculum": ((None, ((2, 1.0),)),)}},
+        "rl": {"kind": "dapo", "settings": {"iterations": 1, "dynamic_sampling": False}},
         "plain": {
-            "job": "dapo", "generations_of": "base/more/rl",
+            "kind": "dapo", "generations_of": "base/more/rl",
             "settings": {"iterations": 99, "dynamic_sampling": False, "max_generations": 1},
         },
     })  # fmt: skip
     cfg.grid = ConfigDict({
         "seeds": (1,), "at_once": 1, "columns": ("1", "2"), "groups": (("SFT or RL", ("SFT", "RL")),),
-        "rows": (
+        "methods": (
             ("RAG", "base", "one_search", ""), ("SFT", "base/more", "", ""), ("RL", "base/more/rl", "", "SFT"),
             ("as much", "base/plain", "", ""),
         ),
@@ -43,9 +43,11 @@ def test_every_cell_is_trained_once_and_read_afterwards(page, workdir, monkeypat
     shutil.move(workdir / "data", workdir / "seed_1" / "data")  # in place of prepare
     trained = []
     for name in ("train_sft", "train_dapo"):
-        original = getattr(train, name)
+        original = getattr(training, name)
         monkeypatch.setattr(
-            train, name, lambda job, *a, _of=original, **k: trained.append(job.workdir.name) or _of(job, *a, **k)
+            training,
+            name,
+            lambda context, *a, _of=original, **k: trained.append(context.workdir.name) or _of(context, *a, **k),
         )
     content = grid.run(page, workdir)
     assert trained == ["base", "base+more", "base+more+rl", "base+plain"]
@@ -92,8 +94,8 @@ def test_a_seed_is_worked_on_by_one_process_at_a_time(page, tmp_path):
         with line.alone():
             ended.set()
 
-    with grid.Line(page, tmp_path, 3).alone():
-        other = threading.Thread(target=enter, args=(grid.Line(page, tmp_path, 3),))
+    with grid.SeedRun(page, tmp_path, 3).alone():
+        other = threading.Thread(target=enter, args=(grid.SeedRun(page, tmp_path, 3),))
         other.start()
         assert not ended.wait(0.2)
     assert ended.wait(5)
@@ -146,7 +148,7 @@ def test_equal_generations_are_of_stages_that_generate(page, tmp_path, setting, 
     ],
 )
 def test_rows_that_cannot_work_are_refused_before_any_work(page, tmp_path, rows, said):
-    page.grid.rows = rows
+    page.grid.methods = rows
     with pytest.raises(ValueError, match=said):
         grid.run(page, tmp_path)
     assert not list(tmp_path.iterdir())

@@ -21,8 +21,8 @@ import numpy as np
 import pytest
 from conftest import small_config
 
-from masksearch_jax import distributed, metrics
-from masksearch_jax.job import Job
+from masksearch_jax.runtime import distributed, metrics
+from masksearch_jax.workflows.context import RunContext
 
 ROOT = Path(__file__).parent.parent.parent
 SEED = int(os.environ.get("KILLS_SEED", "0"))
@@ -47,8 +47,8 @@ def get_config():
 WORKER = """
 import runpy, sys
 from pathlib import Path
-from masksearch_jax import checkpoints, distributed, synthesize, train
-from masksearch_jax.runtime import child_process
+from masksearch_jax.runtime import checkpoints, child_process, cli, distributed
+from masksearch_jax.workflows import synthesis_stage, training
 
 events = open(sys.argv.pop(1), "a")
 
@@ -61,11 +61,10 @@ def noted(owner, name, kind):
 
 noted(checkpoints.Checkpointer, "save", "save")
 noted(child_process, "run", "data")
-noted(synthesize, "run", "data")
+noted(synthesis_stage, "run", "data")
 phase = lambda args: "rollout" if "tick" in args[0] else "update" if "step" in args[0] or "update" in args[0] else "-"
 noted(distributed, "alive", phase)
-from masksearch_jax import entry
-entry.start(train.main, None)
+cli.start(training.main, None)
 """
 PHASES = ("start", "data", "save", "rollout", "update")
 # Of a run's numbers those that are not its results: times, and what its process counts since its start.
@@ -138,7 +137,7 @@ def results(workdir: Path, stage: str) -> list[dict]:
 
 def parameters(workdir: Path, stage: str):
     cfg = small_config()
-    return jax.device_get(Job(cfg, workdir).parameters(stage))
+    return jax.device_get(RunContext(cfg, workdir).parameters(stage))
 
 
 def assert_equal_runs(whole: Path, other: Path) -> None:

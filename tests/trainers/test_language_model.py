@@ -6,11 +6,10 @@ from types import SimpleNamespace
 import pytest
 
 from configs import language_model as page
-from masksearch_jax import train
 from masksearch_jax.evals import runner
 from masksearch_jax.trainers import dapo
-from masksearch_jax.trainers.rows import check_rows
-from masksearch_jax.workflows import language_model
+from masksearch_jax.trainers.row_checks import check_rows
+from masksearch_jax.workflows import language_model, training
 from masksearch_jax.workflows.settings import validate_settings
 
 
@@ -49,14 +48,14 @@ def test_the_report_has_rules_and_paired_differences(short, workdir, capsys):
 
 
 def test_what_a_policy_of_the_table_needs_is_made_and_judged_without_a_warm_start(short, workdir, monkeypatch):
-    short.line, short.policies = "language_model", ("untrained", "few_shot")
+    short.workflow, short.policies = "language_model", ("untrained", "few_shot")
     short.synthesize.examples.ramp_2 = 0  # which sft.curriculum draws from
     validate_settings(short)
 
-    def asked(job):
+    def asked(context):
         raise InterruptedError("demonstrations")
 
-    monkeypatch.setattr(train, "ensure_demonstrations", asked)
+    monkeypatch.setattr(training, "ensure_demonstrations", asked)
     with pytest.raises(InterruptedError):
         language_model.run(short, workdir)
     short.policies = ("untrained", "sft", "dapo")

@@ -7,10 +7,10 @@ import json
 import numpy as np
 import pytest
 
-from masksearch_jax import evaluate, train
 from masksearch_jax.data import pipeline, records
 from masksearch_jax.data.curriculum import Curriculum
-from masksearch_jax.job import Job
+from masksearch_jax.workflows import evaluation, training
+from masksearch_jax.workflows.context import RunContext
 
 ROOM = 160
 CURRICULUM = Curriculum([(8, {1: 1.0}), (None, {1: 0.5, 2: 0.5})])
@@ -74,9 +74,9 @@ def test_they_are_refused_before_the_first_step_where_a_setting_says_so(cfg, wor
     lengthen(workdir, "test", 1, lambda number: number < 2)
     cfg.rollout.long_prompts = "refuse"
     only(cfg, 1)
-    job = Job(cfg, workdir)
+    context = RunContext(cfg, workdir)
     with pytest.raises(ValueError, match="'refuse': 2 of 10 tasks"):
-        evaluate.run(job, "untrained", None)
+        evaluation.run(context, "untrained", None)
     assert not (workdir / "evaluate").exists()
 
 
@@ -87,12 +87,12 @@ def test_dapo_and_evaluation_go_on_and_count(cfg, workdir):
     cfg.dapo.update({"iterations": 1, "max_generations": 1, "dynamic_sampling": False})
     cfg.dapo.curriculum = ((None, ((1, 1.0),)),)
     only(cfg, 1)
-    job = Job(cfg, workdir)
-    params = train.train_dapo(job)
+    context = RunContext(cfg, workdir)
+    params = training.train_dapo(context)
     (row,) = [json.loads(line) for line in (workdir / "dapo" / "metrics.jsonl").read_text().splitlines()]
     assert row["left_out"] >= 1 and row["prompts"] == cfg.dapo.prompts + row["left_out"]
     assert np.isfinite(row["reward"])
-    scores = evaluate.run(job, "dapo", job.engine("all"), params)
+    scores = evaluation.run(context, "dapo", context.engine("all"), params)
     assert scores["1"]["left_out"] == 3 and scores["1"]["episodes"] == 7
     kept = json.loads((workdir / "evaluate" / "dapo" / "scores.json").read_text())
     assert kept["1"]["left_out"] == 3
@@ -102,4 +102,4 @@ def test_an_evaluation_of_long_prompts_alone_is_told_before_any_work(cfg, workdi
     lengthen(workdir, "test", 2, lambda number: True)
     only(cfg, 2)
     with pytest.raises(ValueError, match="none of the 10 tasks of 2 has a prompt below episode.total_tokens=160"):
-        evaluate.run(Job(cfg, workdir), "untrained", None)
+        evaluation.run(RunContext(cfg, workdir), "untrained", None)

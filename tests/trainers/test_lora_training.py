@@ -6,15 +6,18 @@ import jax
 import numpy as np
 import pytest
 
-from masksearch_jax import convert as entry
-from masksearch_jax import evaluate, metrics, sharding, train
-from masksearch_jax.checkpoints import Checkpointer, MismatchError
-from masksearch_jax.job import Job
-from masksearch_jax.model import convert, export, lora, peft, transformer
+from masksearch_jax.model import lora, transformer
 from masksearch_jax.model.config import LoraConfig, ModelConfig
+from masksearch_jax.model.published import export, load, peft
+from masksearch_jax.runtime import mesh as mesh_lib
+from masksearch_jax.runtime import metrics
+from masksearch_jax.runtime.checkpoints import Checkpointer, MismatchError
 from masksearch_jax.trainers import optimizer as optimizer_lib
 from masksearch_jax.trainers import sft
 from masksearch_jax.trainers import state as state_lib
+from masksearch_jax.workflows import conversion as entry
+from masksearch_jax.workflows import evaluation, training
+from masksearch_jax.workflows.context import RunContext
 
 MODEL = ModelConfig(
     vocab_size=400, layers=2, embed=32, heads=2, kv_heads=1, head_dim=16, ff=48, mlp="swiglu", rope_fraction=1.0,
@@ -23,18 +26,18 @@ MODEL = ModelConfig(
 
 
 @pytest.fixture
-def job(cfg, workdir, tmp_path):
+def context(cfg, workdir, tmp_path):
     """A job over a published base, with demonstrations."""
-    model = dataclasses.replace(MODEL, vocab_size=Job(cfg, workdir).tokenizer.vocab_size)
+    model = dataclasses.replace(MODEL, vocab_size=RunContext(cfg, workdir).tokenizer.vocab_size)
     export.save_pretrained(
-        tmp_path / "published", model, transformer.init_params(model, 7, sharding.make_mesh(1, 1, 1))
+        tmp_path / "published", model, transformer.init_params(model, 7, mesh_lib.make_mesh(1, 1, 1))
     )
     cfg.pretrained = str(tmp_path / "published")
     cfg.lora.update({"rank": 2, "alpha": 4.0})
     cfg.sft.update({"steps": 4, "checkpoint_every": 2})
     cfg.dapo.update({"iterations": 2, "checkpoint_every": 1, "dynamic_sampling": False})
-    made = Job(cfg, workdir)
-    train.ensure_demonstrations(made)
+    made = RunContext(cfg, workdir)
+    training.ensure_demonstrations(made)
     return made
 
 
@@ -42,95 +45,98 @@ def assert_equal(left, right):
     jax.tree.map(np.testing.assert_array_equal, left, right)
 
 
-def stage(job, name, count, run):
+def stage(context, name, count, run):
     """The stage up to `count`, on a fresh job."""
-    job.cfg[name].update({"steps" if name == "sft" else "iterations": count})
-    return run(Job(job.cfg, job.workdir))
+    context.cfg[name].update({"steps" if name == "sft" else "iterations": count})
+    return run(RunContext(context.cfg, context.workdir))
 
 
 @pytest.mark.slow
-def test_from_sft_over_dapo_to_evaluation_and_export(job, tmp_path):
-    base = convert.load_pretrained(job.cfg.pretrained, job.mesh)[1]
-    whole = stage(job, "sft", 4, train.train_sft)
+def test_from_sft_over_dapo_to_evaluation_and_export(context, tmp_path):
+    base = load.load_pretrained(context.cfg.pretrained, context.mesh)[1]
+    whole = stage(context, "sft", 4, training.train_sft)
     trained, (frozen,) = lora.split(whole)
     assert_equal(frozen, base)
     assert all(np.abs(x).max() > 0 for x in trained["adapters"].values())
     # Killed and started again: the same, from adapters and optimizer alone.
-    (job.workdir / "sft").rename(job.workdir / "whole")
-    stage(job, "sft", 2, train.train_sft)
-    after_sft = stage(job, "sft", 4, train.train_sft)
+    (context.workdir / "sft").rename(context.workdir / "whole")
+    stage(context, "sft", 2, training.train_sft)
+    after_sft = stage(context, "sft", 4, training.train_sft)
     assert_equal(after_sft, whole)
-    saved = Checkpointer(job.workdir / "sft" / "checkpoints", read_only=True)
+    saved = Checkpointer(context.workdir / "sft" / "checkpoints", read_only=True)
     with pytest.raises(MismatchError, match="params/blocks/attention/k: only in this run"):
-        saved.restore(4, {"params": transformer.abstract_params(job.model_cfg, job.mesh)}, partial=True)
-    assert saved.meta()["base"]["pretrained"] == job.cfg.pretrained
+        saved.restore(4, {"params": transformer.abstract_params(context.model_cfg, context.mesh)}, partial=True)
+    assert saved.meta()["base"]["pretrained"] == context.cfg.pretrained
     # DAPO goes on with these adapters on the same base.
-    whole = stage(job, "dapo", 2, lambda job: train.train_dapo(job, after_sft))
+    whole = stage(context, "dapo", 2, lambda context: training.train_dapo(context, after_sft))
     assert_equal(lora.split(whole)[1], (base,))
     moved = [np.abs(np.asarray(whole["adapters"][n] - x)).max() for n, x in after_sft["adapters"].items()]
     assert max(moved) > 0
-    row = metrics.read_rows(job.workdir / "dapo" / "metrics.jsonl")[0]
+    row = metrics.read_rows(context.workdir / "dapo" / "metrics.jsonl")[0]
     assert row["sampler_max_diff"] < 1e-4  # merged weights sample, x W + (x A) B trains
-    (job.workdir / "dapo").rename(job.workdir / "whole_dapo")
-    stage(job, "dapo", 1, lambda job: train.train_dapo(job, after_sft))
-    assert_equal(stage(job, "dapo", 2, lambda job: train.train_dapo(job, train.train_sft(job))), whole)
+    (context.workdir / "dapo").rename(context.workdir / "whole_dapo")
+    stage(context, "dapo", 1, lambda context: training.train_dapo(context, after_sft))
+    assert_equal(
+        stage(context, "dapo", 2, lambda context: training.train_dapo(context, training.train_sft(context))), whole
+    )
     # Whoever reads the stage gets base and adapters, and the evaluation samples with their sum.
-    job = Job(job.cfg, job.workdir)
-    assert_equal(job.parameters("dapo"), whole)
-    job.cfg.evaluate.episodes.update({"1": 4, "2": 0, "3": 0, "4": 0, "qa": 0})
-    scores = evaluate.run(job, "dapo", job.engine("all"))
-    merged = lora.merged(job.model_cfg, whole)
-    plain = Job(job.cfg.copy_and_resolve_references(), job.workdir)
+    context = RunContext(context.cfg, context.workdir)
+    assert_equal(context.parameters("dapo"), whole)
+    context.cfg.evaluate.episodes.update({"1": 4, "2": 0, "3": 0, "4": 0, "qa": 0})
+    scores = evaluation.run(context, "dapo", context.engine("all"))
+    merged = lora.merged(context.model_cfg, whole)
+    plain = RunContext(context.cfg.copy_and_resolve_references(), context.workdir)
     plain.cfg.lora.rank = 0
-    assert evaluate.run(plain, "dapo", plain.engine("all"), merged) == scores
+    assert evaluation.run(plain, "dapo", plain.engine("all"), merged) == scores
     # Export: the adapters by themselves, and added into the base.
-    entry.to_published(job.workdir / "dapo", tmp_path / "peft")
-    assert_equal(peft.load(tmp_path / "peft", job.model_cfg, job.mesh), whole["adapters"])
-    entry.to_published(job.workdir / "dapo", tmp_path / "merged", merge=True)
-    assert_equal(convert.load_pretrained(tmp_path / "merged", job.mesh)[1], merged)
+    entry.to_published(context.workdir / "dapo", tmp_path / "peft")
+    assert_equal(peft.load(tmp_path / "peft", context.model_cfg, context.mesh), whole["adapters"])
+    entry.to_published(context.workdir / "dapo", tmp_path / "merged", merge=True)
+    assert_equal(load.load_pretrained(tmp_path / "merged", context.mesh)[1], merged)
     # A PEFT folder is where SFT starts.
-    job.cfg.adapters = str(tmp_path / "peft")
-    assert_equal(Job(job.cfg, job.workdir).initial(), whole)
-    refuses_what_differs(job, tmp_path)
+    context.cfg.adapters = str(tmp_path / "peft")
+    assert_equal(RunContext(context.cfg, context.workdir).initial(), whole)
+    refuses_what_differs(context, tmp_path)
 
 
-def refuses_what_differs(job, tmp_path):
+def refuses_what_differs(context, tmp_path):
     def refusal(says, **settings):
-        cfg = job.cfg.copy_and_resolve_references()
+        cfg = context.cfg.copy_and_resolve_references()
         cfg.adapters = ""
         cfg.update(settings)
         with pytest.raises(ValueError, match=says):
-            Job(cfg, job.workdir).parameters("sft")
+            RunContext(cfg, context.workdir).parameters("sft")
 
     refusal(r"lora.alpha=4.0 .* lora.alpha=8.0 .* give the same --config.lora", lora={"alpha": 8.0})
     refusal("trained with lora.rank=2 .* has no adapters", lora={"rank": 0})
-    other = dataclasses.replace(MODEL, vocab_size=job.model_cfg.vocab_size)
-    export.save_pretrained(tmp_path / "other", other, transformer.init_params(other, 8, job.mesh))
-    refusal(rf"stand on {job.cfg.pretrained} \(hash \w+\), and the base here is", pretrained=str(tmp_path / "other"))
+    other = dataclasses.replace(MODEL, vocab_size=context.model_cfg.vocab_size)
+    export.save_pretrained(tmp_path / "other", other, transformer.init_params(other, 8, context.mesh))
+    asked = context.cfg.pretrained
+    refusal(rf"stand on {asked} \(hash \w+\), and the base here is", pretrained=str(tmp_path / "other"))
     with pytest.raises(ValueError, match="the base here is"):
-        entry.to_published(job.workdir / "sft", tmp_path / "no", merge=True, base=str(tmp_path / "other"))
+        entry.to_published(context.workdir / "sft", tmp_path / "no", merge=True, base=str(tmp_path / "other"))
 
 
 @pytest.mark.parametrize("kind", ["int8", "nf4"])
-def test_adapters_train_on_a_quantised_base(job, kind, tmp_path):
+def test_adapters_train_on_a_quantised_base(context, kind, tmp_path):
     pytest.importorskip("qwix", reason="the extra qlora is not installed")
-    job.cfg.lora.base_quantisation, job.cfg.model.remat = kind, "full"
-    whole = stage(job, "sft", 2, train.train_sft)
+    context.cfg.lora.base_quantisation, context.cfg.model.remat = kind, "full"
+    whole = stage(context, "sft", 2, training.train_sft)
     assert whole["blocks"]["mlp"]["up"].qvalue.dtype.itemsize == 1
     assert max(np.abs(x).max() for n, x in whole["adapters"].items() if n.endswith("_b")) > 0
-    again = Job(job.cfg, job.workdir).parameters("sft")
+    again = RunContext(context.cfg, context.workdir).parameters("sft")
     assert_equal(again, whole)
-    after = stage(job, "dapo", 1, lambda job: train.train_dapo(job, again))
-    assert metrics.read_rows(job.workdir / "dapo" / "metrics.jsonl")[0]["sampler_max_diff"] < 1e-4
+    after = stage(context, "dapo", 1, lambda context: training.train_dapo(context, again))
+    assert metrics.read_rows(context.workdir / "dapo" / "metrics.jsonl")[0]["sampler_max_diff"] < 1e-4
     assert_equal(after["blocks"], whole["blocks"])
-    entry.to_published(job.workdir / "sft", tmp_path / "merged", merge=True)
-    assert_equal(convert.load_pretrained(tmp_path / "merged", job.mesh)[1], lora.merged(job.model_cfg, whole))
+    entry.to_published(context.workdir / "sft", tmp_path / "merged", merge=True)
+    assert_equal(load.load_pretrained(tmp_path / "merged", context.mesh)[1], lora.merged(context.model_cfg, whole))
 
 
 def test_the_optimizer_knows_the_adapters_alone():
     cfg = dataclasses.replace(MODEL, lora=LoraConfig(2))
     for kind in ("adamw", "muon"):
-        tx = optimizer_lib.build({"kind": kind}, state_lib.abstract_trained(cfg, mesh := sharding.make_mesh(2, 2, 2)))
+        tx = optimizer_lib.build({"kind": kind}, state_lib.abstract_trained(cfg, mesh := mesh_lib.make_mesh(2, 2, 2)))
         abstract = state_lib.abstract_state(cfg, tx, mesh)
         real = state_lib.create(transformer.init_params(cfg, 0, mesh), cfg, tx, mesh)
         jax.tree.map(
@@ -154,7 +160,7 @@ def test_a_mesh_changes_no_step_and_every_program_compiles_once():
     batch |= {"positions": np.tile(np.arange(16, dtype=np.int32), (8, 1)), "segments": np.ones((8, 16), np.int32)}
     batch["loss_mask"] = rng.random((8, 16)) < 0.5
     found = []
-    for mesh, micro in ((sharding.make_mesh(1, 1, 1), 1), (sharding.make_mesh(2, 2, 2), 2)):
+    for mesh, micro in ((mesh_lib.make_mesh(1, 1, 1), 1), (mesh_lib.make_mesh(2, 2, 2), 2)):
         tx = optimizer_lib.build(
             {"kind": "adamw", "learning_rate": 1e-2, "eps": 1e-3}, state_lib.abstract_trained(cfg, mesh)
         )
@@ -163,7 +169,7 @@ def test_a_mesh_changes_no_step_and_every_program_compiles_once():
             frozen = lora.split(params)[1]
             state, step = state_lib.create(params, cfg, tx, mesh), sft.make_step(cfg, tx, mesh, micro)
             for _ in range(3):
-                state, _ = step(state, jax.device_put(batch, sharding.batch_sharding(mesh)), *frozen)
+                state, _ = step(state, jax.device_put(batch, mesh_lib.batch_sharding(mesh)), *frozen)
         assert step._cache_size() == 1 and not any(x.is_deleted() for x in jax.tree.leaves(frozen))
         found.append(jax.device_get(state.params))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), *found)

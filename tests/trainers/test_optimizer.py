@@ -10,9 +10,9 @@ import optax
 import pytest
 
 from configs import common
-from masksearch_jax import sharding
 from masksearch_jax.model import transformer
 from masksearch_jax.model.config import ModelConfig
+from masksearch_jax.runtime import mesh as mesh_lib
 from masksearch_jax.trainers import optimizer
 from masksearch_jax.trainers.optimizer import OptimizerConfig
 
@@ -23,7 +23,7 @@ CFG = ModelConfig(
 
 
 def one_device():
-    return sharding.make_mesh(1, 1, 1)
+    return mesh_lib.make_mesh(1, 1, 1)
 
 
 @functools.cache
@@ -169,8 +169,8 @@ def train(mesh, kind, steps=3):
             abstract_leaf.dtype,
             abstract_leaf.sharding,
         )
-    step = jax.jit(step, out_shardings=(layout, state_layout, sharding.replicated(mesh)), donate_argnums=(0, 1))
-    batch = jax.device_put(ids, sharding.batch_sharding(mesh))
+    step = jax.jit(step, out_shardings=(layout, state_layout, mesh_lib.replicated(mesh)), donate_argnums=(0, 1))
+    batch = jax.device_put(ids, mesh_lib.batch_sharding(mesh))
     for _ in range(steps):
         params, state, value = step(params, state, batch)
     assert step._cache_size() == 1
@@ -178,13 +178,13 @@ def train(mesh, kind, steps=3):
 
 
 def test_a_sharded_adamw_step_compiles_once():
-    value, _ = train(sharding.make_mesh(2, 2, 2), "adamw")
+    value, _ = train(mesh_lib.make_mesh(2, 2, 2), "adamw")
     assert np.isfinite(value)
 
 
 @pytest.mark.slow
 def test_a_sharded_muon_step_compiles_once_and_equals_one_device():
-    (one, params), (eight, sharded) = (train(mesh, "muon") for mesh in (one_device(), sharding.make_mesh(2, 2, 2)))
+    (one, params), (eight, sharded) = (train(mesh, "muon") for mesh in (one_device(), mesh_lib.make_mesh(2, 2, 2)))
     np.testing.assert_allclose(one, eight, rtol=1e-5)
     for part, name in (("attention", "q"), ("attention", "o"), ("mlp", "up"), ("mlp", "down")):
         # Steps of 0.01 after orthogonalisation, which magnifies the last bits of small singular values.
@@ -193,7 +193,7 @@ def test_a_sharded_muon_step_compiles_once_and_equals_one_device():
 
 
 def test_opt_state_mirrors_the_layout_of_its_parameter():
-    abstract = transformer.abstract_params(CFG, sharding.make_mesh(2, 2, 2))
+    abstract = transformer.abstract_params(CFG, mesh_lib.make_mesh(2, 2, 2))
     layout = optimizer.opt_state_shardings(optimizer.build(OptimizerConfig(kind="muon"), abstract), abstract)
     specs = {jax.tree_util.keystr(path): s.spec for path, s in jax.tree_util.tree_leaves_with_path(layout)}
     muon_q = [spec for path, spec in specs.items() if path.endswith("['attention']['q']")]

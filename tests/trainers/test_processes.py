@@ -16,9 +16,10 @@ import jax
 import numpy as np
 import pytest
 
-from masksearch_jax import distributed, metrics, synthesize
-from masksearch_jax.checkpoints import Checkpointer
-from masksearch_jax.job import Job
+from masksearch_jax.runtime import distributed, metrics
+from masksearch_jax.runtime.checkpoints import Checkpointer
+from masksearch_jax.workflows import synthesis_stage
+from masksearch_jax.workflows.context import RunContext
 
 DEVICES = 4
 ROOT = Path(__file__).parent.parent.parent
@@ -30,7 +31,7 @@ import hashlib, json, sys
 sys.path[:0] = [{root!r}, {here!r}]
 from pathlib import Path
 from conftest import small_config
-from masksearch_jax import entry, train
+from masksearch_jax.workflows import training
 from masksearch_jax.rollout.engine import RolloutEngine
 
 settings = json.loads(sys.argv[1])
@@ -48,7 +49,7 @@ def noted(self, *args, **kwargs):
 
 RolloutEngine.run = noted
 try:
-    train.main(cfg, workdir)
+    training.main(cfg, workdir)
 except (ValueError, FileNotFoundError) as error:
     raise SystemExit(str(error))
 """
@@ -107,7 +108,7 @@ class Processes:
 @pytest.fixture
 def made(cfg, workdir, tmp_path):
     """number -> a workdir with demonstrations, the same each time it is asked for."""
-    synthesize.run(cfg, workdir, Job(cfg, workdir).searcher("train"))
+    synthesis_stage.run(cfg, workdir, RunContext(cfg, workdir).searcher("train"))
 
     def copy(name):
         target = tmp_path / name
@@ -126,7 +127,7 @@ def trained(made, cfg, name, count, **settings):
 
 
 def parameters(cfg, workdir, stage):
-    return jax.device_get(Job(cfg, workdir).parameters(stage))
+    return jax.device_get(RunContext(cfg, workdir).parameters(stage))
 
 
 def assert_equal_parameters(cfg, one, other, stage):

@@ -6,24 +6,26 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from masksearch_jax import distributed, metrics, sharding, synthesize
-from masksearch_jax.job import Job
 from masksearch_jax.model import transformer
+from masksearch_jax.runtime import distributed, metrics
+from masksearch_jax.runtime import mesh as mesh_lib
 from masksearch_jax.trainers import optimizer as optimizer_lib
 from masksearch_jax.trainers import sft
 from masksearch_jax.trainers import state as state_lib
+from masksearch_jax.workflows import synthesis_stage
+from masksearch_jax.workflows.context import RunContext
 
 
 def train(cfg, workdir, evaluate=None):
-    job = Job(cfg, workdir)
-    with jax.set_mesh(job.mesh):
-        return sft.run(cfg, workdir, job.model_cfg, job.mesh, evaluate=evaluate)
+    context = RunContext(cfg, workdir)
+    with jax.set_mesh(context.mesh):
+        return sft.run(cfg, workdir, context.model_cfg, context.mesh, evaluate=evaluate)
 
 
 @pytest.fixture
 def ready(cfg, workdir):
     """The workdir with demonstrations."""
-    synthesize.run(cfg, workdir, Job(cfg, workdir).searcher("train"))
+    synthesis_stage.run(cfg, workdir, RunContext(cfg, workdir).searcher("train"))
     return workdir
 
 
@@ -107,19 +109,19 @@ def _step(model_cfg, mesh, micro_batches, batch):
         state = state_lib.create(transformer.init_params(model_cfg, 0, mesh), model_cfg, tx, mesh)
         step = sft.make_step(model_cfg, tx, mesh, micro_batches)
         for _ in range(3):
-            state, sums = step(state, jax.device_put(batch, sharding.batch_sharding(mesh)))
+            state, sums = step(state, jax.device_put(batch, mesh_lib.batch_sharding(mesh)))
     assert step._cache_size() == 1  # one compilation, whatever the layout of the first state was
     return jax.device_get(state.params), {k: float(a) / max(float(b), 1) for k, (a, b) in sums.items()}
 
 
 @pytest.mark.slow
 def test_meshes_and_micro_batches_change_nothing(cfg, workdir):
-    model_cfg = Job(cfg, workdir).model_cfg
+    model_cfg = RunContext(cfg, workdir).model_cfg
     batch = _batch(model_cfg)
-    params, sums = _step(model_cfg, sharding.make_mesh(1, 1, 1), 1, batch)
+    params, sums = _step(model_cfg, mesh_lib.make_mesh(1, 1, 1), 1, batch)
     assert sums["skipped"] == 0 and sums["loss"] > 0
     for sizes, micro in (((2, 2, 2), 1), ((1, 2, 1), 2)):
-        other, other_sums = _step(model_cfg, sharding.make_mesh(*sizes), micro, batch)
+        other, other_sums = _step(model_cfg, mesh_lib.make_mesh(*sizes), micro, batch)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), params, other)
         assert np.isclose(sums["loss"], other_sums["loss"], rtol=1e-5)
 
@@ -127,10 +129,10 @@ def test_meshes_and_micro_batches_change_nothing(cfg, workdir):
 @pytest.mark.slow
 def test_bfloat16_compute_trains_float32_masters(cfg, workdir):
     """As a recipe says it: bfloat16 activations, layers recomputed, two micro-batches; the page alone says so."""
-    mesh, loss = sharding.make_mesh(1, 1, 1), {}
+    mesh, loss = mesh_lib.make_mesh(1, 1, 1), {}
     for dtype in ("float32", "bfloat16"):
         cfg.model.update({"dtype": dtype, "param_dtype": "float32", "remat": "full"})
-        model_cfg = Job(cfg, workdir).model_cfg
+        model_cfg = RunContext(cfg, workdir).model_cfg
         params, sums = _step(model_cfg, mesh, 2, _batch(model_cfg))
         loss[dtype] = sums["loss"]
         assert {x.dtype.name for x in jax.tree.leaves(params)} == {"float32"}
@@ -142,8 +144,8 @@ def test_bfloat16_compute_trains_float32_masters(cfg, workdir):
 
 def test_only_the_policys_own_tokens_teach(cfg, workdir):
     """What the targets are outside the loss mask reaches neither loss nor gradient."""
-    model_cfg = Job(cfg, workdir).model_cfg
-    mesh = sharding.make_mesh(1, 1, 1)
+    model_cfg = RunContext(cfg, workdir).model_cfg
+    mesh = mesh_lib.make_mesh(1, 1, 1)
     params = transformer.init_params(model_cfg, 0, mesh)
     batch = _batch(model_cfg)
     other = dict(batch, targets=np.where(batch["loss_mask"], batch["targets"], 5).astype(np.int32))
@@ -157,8 +159,8 @@ def test_only_the_policys_own_tokens_teach(cfg, workdir):
 @pytest.mark.slow
 def test_packed_equals_one_sequence_a_row(cfg, workdir):
     """Two sequences in a row give the loss and gradient of the same two in rows of their own."""
-    model_cfg = Job(cfg, workdir).model_cfg
-    params = transformer.init_params(model_cfg, 0, sharding.make_mesh(1, 1, 1))
+    model_cfg = RunContext(cfg, workdir).model_cfg
+    params = transformer.init_params(model_cfg, 0, mesh_lib.make_mesh(1, 1, 1))
     packed = _batch(model_cfg, rows=1)
     apart = {name: np.zeros((2, 10), value.dtype) for name, value in packed.items()}
     for row, part in enumerate((slice(0, 10), slice(10, 19))):

@@ -13,13 +13,14 @@ import pytest
 
 from configs import evaluate as evaluate_page
 from configs import stage2_dapo
-from masksearch_jax import evaluate, metrics, synthesize, train
 from masksearch_jax.data import records
 from masksearch_jax.evals import runner
-from masksearch_jax.job import Job
 from masksearch_jax.rollout.engine import RolloutEngine
+from masksearch_jax.runtime import metrics
 from masksearch_jax.text import prompt
 from masksearch_jax.text import tokenizer as tokenizer_lib
+from masksearch_jax.workflows import evaluation, synthesis_stage, training
+from masksearch_jax.workflows.context import RunContext
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -65,16 +66,16 @@ def test_both_stages_of_training_and_evaluation_on_questions(asked, tmp_path, mo
         return original(self, params, wanted, **more)
 
     monkeypatch.setattr(RolloutEngine, "run", run)
-    cfg.job = "sft"
-    supervised = train.run(cfg, workdir)
+    cfg.stage = "sft"
+    supervised = training.run(cfg, workdir)
     made = json.loads((workdir / "demonstrations" / "manifest.json").read_text())["levels"]
     assert made["qa"]["written"] > 10 and not any(made[name] for name in made if name != "qa")
     assert not list((workdir / "demonstrations").glob("ramp_*"))
     # By RL from there, in a workdir of its own: no demonstrations, no SFT.
     second = tmp_path / "second"
     shutil.copytree(workdir / "data", second / "data")
-    cfg.job, cfg.start, cfg.dapo.eval_every = "dapo", str(workdir / "sft"), 0
-    trained = train.run(cfg, second)
+    cfg.stage, cfg.start, cfg.dapo.eval_every = "dapo", str(workdir / "sft"), 0
+    trained = training.run(cfg, second)
     assert sorted(p.name for p in second.iterdir()) == ["dapo", "data"]
     assert {r.task.kind for r in requests} == {"qa"} and {r.task.split for r in requests} == {"train"}
     row = metrics.read_rows(second / "dapo" / "metrics.jsonl")[-1]
@@ -82,48 +83,48 @@ def test_both_stages_of_training_and_evaluation_on_questions(asked, tmp_path, mo
     # Two optimizer steps at a small rate: near where it started, and not there.
     steps = [float(abs(a - b).max()) for a, b in zip(*map(jax.tree.leaves, (trained, supervised)), strict=True)]
     assert 0 < max(steps) < 0.1
-    job = Job(cfg, second)
+    context = RunContext(cfg, second)
     cfg.evaluate.episodes.update({"1": 4, "2": 0, "3": 0, "4": 0, "qa": 3})
-    scores = evaluate.run(job, "dapo", job.engine("all"))
+    scores = evaluation.run(context, "dapo", context.engine("all"))
     assert scores["qa"]["episodes"] == 3 and set(scores) == {"1", "qa"}
     rows = runner.read_rows(second / "evaluate" / "dapo" / "rows.jsonl")
     assert [row.task_id.split("/")[0] for row in rows if row.kind == "qa"] == ["test"] * 3
     cfg.validation_episodes = 2
-    assert set(name.split("/")[0] for name in job.validation(2)(trained, 1)) == {"qa"}
+    assert set(name.split("/")[0] for name in context.validation(2)(trained, 1)) == {"qa"}
 
 
 def test_start_gives_the_last_checkpoint_of_a_stage(asked, tmp_path, capsys):
     cfg, workdir = asked
-    cfg.job = "sft"
-    first = train.run(cfg, workdir)
+    cfg.stage = "sft"
+    first = training.run(cfg, workdir)
     cfg.start = str(workdir / "sft")
-    job = Job(cfg, workdir)
-    assert_equal(job.initial(), first)
-    assert_equal(evaluate.parameters(job, "untrained"), first)
+    context = RunContext(cfg, workdir)
+    assert_equal(context.initial(), first)
+    assert_equal(evaluation.parameters(context, "untrained"), first)
     # A stage that is older than a setting of the model was trained with its default.
     page = workdir / "sft" / "config.json"
     saved = json.loads(page.read_text())
     del saved["model"]["token_shift"]
     page.write_text(json.dumps(saved))
-    assert_equal(Job(cfg, workdir).initial(), first)
+    assert_equal(RunContext(cfg, workdir).initial(), first)
     # Another shape and another meaning of the same shapes are both refused by name.
     for name, value in (("ff", 64), ("rope_base", 500.0)):
         other = cfg.copy_and_resolve_references()
         other.model[name] = value
         with pytest.raises(ValueError, match=f"holds another model: {name} is"):
-            Job(other, workdir).initial()
+            RunContext(other, workdir).initial()
         # So are they where the stage itself is evaluated, or finished and gone on from.
         with pytest.raises(ValueError, match=f"w/sft holds another model: {name} is"):
-            Job(other, workdir).parameters("sft")
+            RunContext(other, workdir).parameters("sft")
         with pytest.raises(ValueError, match=f"sft was trained with other settings: model.{name} is"):
-            train.train_sft(Job(other, workdir))
+            training.train_sft(RunContext(other, workdir))
     other = cfg.copy_and_resolve_references()
     other.model.remat = "full"
-    assert_equal(Job(other, workdir).initial(), first)
+    assert_equal(RunContext(other, workdir).initial(), first)
     # Another objective is a new stage's own, and said.
     capsys.readouterr()
     other.search.hits, other.episode.turns = 2, 2
-    Job(other, workdir).initial()
+    RunContext(other, workdir).initial()
     said = capsys.readouterr().err
     assert "search.hits 1 -> 2" in said and "episode.turns 3 -> 2" in said and "rollout" not in said
     # The same ids have to mean the same text.
@@ -132,26 +133,26 @@ def test_start_gives_the_last_checkpoint_of_a_stage(asked, tmp_path, capsys):
     size = tokenizer_lib.load(workdir / "data").vocab_size
     tokenizer_lib.train(texts[::-1][:40], tmp_path / "other" / "data" / "tokenizer.model", vocab_size=size)
     with pytest.raises(ValueError, match="tokenizer"):
-        Job(cfg, tmp_path / "other").initial()
+        RunContext(cfg, tmp_path / "other").initial()
     cfg.start = str(workdir)
     with pytest.raises(ValueError, match="holds no checkpoints; name the folder"):
-        train.run(cfg, workdir)
+        training.run(cfg, workdir)
 
 
 def test_levels_mix_and_missing_questions_are_told(asked):
     cfg, workdir = asked
     cfg.synthesize.examples.update({"ramp_1": 8, "qa": 8})
     cfg.sft.curriculum = ((None, ((0, 0.5), (1, 0.5))),)
-    cfg.job = "sft"
-    train.run(cfg, workdir)
+    cfg.stage = "sft"
+    training.run(cfg, workdir)
     kept = {p.stem for p in (workdir / "demonstrations").glob("*.array_record")}
     assert kept == {"ramp_1", "qa"}
     shutil.rmtree(workdir / "data" / "tasks" / "train" / "qa")
     with pytest.raises(ValueError, match="no training task of qa.*--config.questions=FILE"):
-        synthesize.run(cfg, workdir, Job(cfg, workdir).searcher("train"))
+        synthesis_stage.run(cfg, workdir, RunContext(cfg, workdir).searcher("train"))
     cfg.start = str(workdir / "sft")
     with pytest.raises(FileNotFoundError, match="--config.questions=FILE"):
-        train.train_dapo(Job(cfg, workdir))
+        training.train_dapo(RunContext(cfg, workdir))
 
 
 @pytest.mark.slow
@@ -176,8 +177,8 @@ def test_hotpotqa_end_to_end(data_dir, tmp_path):
     page = evaluate_page.get_config("slice")
     page.mesh.data = 1
     page.evaluate.episodes.update({"1": 2, "2": 0, "3": 0, "4": 0})
-    job = Job(page, workdir)
-    scores = evaluate.run(job, "dapo", job.engine("all"))
+    context = RunContext(page, workdir)
+    scores = evaluation.run(context, "dapo", context.engine("all"))
     made = json.loads((workdir / "demonstrations" / "manifest.json").read_text())["levels"]["qa"]
     assert made["written"] > 20 and made["searches"] / made["written"] > 1.3  # two articles a question
     tasks = {
@@ -193,4 +194,3 @@ def test_hotpotqa_end_to_end(data_dir, tmp_path):
     assert scores["qa"]["episodes"] == len(tasks["test"])
     (row,) = metrics.read_rows(workdir / "dapo" / "metrics.jsonl")
     assert row["batch_groups"] > 0 and np.isfinite(row["grad_norm"])
-

@@ -3,9 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from masksearch_jax import sharding
 from masksearch_jax.model import transformer
 from masksearch_jax.model.config import ModelConfig
+from masksearch_jax.runtime import mesh as mesh_lib
 from masksearch_jax.trainers import optimizer as optimizer_lib
 from masksearch_jax.trainers import state as state_lib
 
@@ -29,7 +29,7 @@ def test_any_split_into_micro_batches_gives_the_same_sums():
 
 
 def _state(tx):
-    mesh = sharding.make_mesh(1, 1, 1)
+    mesh = mesh_lib.make_mesh(1, 1, 1)
     return state_lib.create(transformer.init_params(CFG, 0, mesh), CFG, tx, mesh)
 
 
@@ -50,7 +50,7 @@ def test_gradients_are_divided_once_and_a_step_that_is_not_finite_is_refused():
 
 
 def test_abstract_state_matches_a_real_one_under_a_mesh():
-    mesh = sharding.make_mesh(2, 2, 2)
+    mesh = mesh_lib.make_mesh(2, 2, 2)
     for kind in ("adamw", "muon"):
         tx = optimizer_lib.build({"kind": kind}, transformer.abstract_params(CFG, mesh))
         real = state_lib.create(transformer.init_params(CFG, 0, mesh), CFG, tx, mesh)

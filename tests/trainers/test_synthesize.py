@@ -2,9 +2,9 @@
 
 import pytest
 
-from masksearch_jax import evaluate, synthesize
 from masksearch_jax.data import records
-from masksearch_jax.job import Job
+from masksearch_jax.workflows import evaluation, synthesis_stage
+from masksearch_jax.workflows.context import RunContext
 from masksearch_jax.workflows.settings import validate_settings
 
 
@@ -23,8 +23,8 @@ def made(cfg, workdir, name):
     """(demonstrations of one level, the sources that the last searches excluded)."""
     cfg.synthesize.examples = {name: 8}
     cfg.synthesize.update({"retry": 0.0, "association_tasks": 0, "probe_tasks": 0})
-    searcher = Recording(Job(cfg, workdir).searcher("train"))
-    synthesize.run(cfg, workdir, searcher)
+    searcher = Recording(RunContext(cfg, workdir).searcher("train"))
+    synthesis_stage.run(cfg, workdir, searcher)
     return list(
         records.read(workdir / "demonstrations" / f"{name}.array_record", records.Demonstration)
     ), searcher.excluded
@@ -34,8 +34,8 @@ def test_an_open_mask_may_find_its_source_and_no_other_may(cfg, workdir):
     closed, kept_out = made(cfg, workdir, "ramp_1")
     opened, allowed = made(cfg, workdir, "open")
     assert len(closed) == len(opened) == 8 and min(kept_out) >= 0 and set(allowed) == {-1}
-    tasks = {task.id: task for task in synthesize._tasks(workdir, 1)}
-    text = Job(cfg, workdir).tokenizer.decode
+    tasks = {task.id: task for task in synthesis_stage._tasks(workdir, 1)}
+    text = RunContext(cfg, workdir).tokenizer.decode
 
     def shows_source(one):
         return tasks[one.task_id].paragraph in text(one.ids)
@@ -45,23 +45,23 @@ def test_an_open_mask_may_find_its_source_and_no_other_may(cfg, workdir):
 
 def test_open_masks_are_a_suite_of_evaluation(cfg, workdir):
     cfg.evaluate.episodes = {"1": 3, "open": 3}
-    suites = evaluate.suites_of(Job(cfg, workdir))
+    suites = evaluation.suites_of(RunContext(cfg, workdir))
     assert [one.id for one in suites["open"]] == [one.id for one in suites["1"]]
     assert {one.passage_id for one in suites["open"]} == {-1} and min(one.passage_id for one in suites["1"]) >= 0
 
 
 def test_the_wording_of_thoughts_is_recorded_where_it_is_not_the_usual_one(cfg, workdir):
-    usual = synthesize.settings(cfg)["synthesize"]
+    usual = synthesis_stage.settings(cfg)["synthesize"]
     assert not {"wording", "speech"} & usual.keys()  # as older demonstrations are
     cfg.synthesize.wording = "sentences"
     cfg.synthesize.speech.shared_words = 1
     cfg.episode.update({"turn_tokens": 400, "total_tokens": 2000})
-    assert synthesize.settings(cfg)["synthesize"] == usual | {
+    assert synthesis_stage.settings(cfg)["synthesize"] == usual | {
         "wording": "sentences", "speech": {"clue_words": 4, "quote_words": 20, "shared_words": 1}
     }  # fmt: skip
     found, _ = made(cfg, workdir, "ramp_2")
-    tasks = {task.id: task for task in synthesize._tasks(workdir, 2)}
-    tokenizer = Job(cfg, workdir).tokenizer
+    tasks = {task.id: task for task in synthesis_stage._tasks(workdir, 2)}
+    tokenizer = RunContext(cfg, workdir).tokenizer
     for one in found:
         turns = tokenizer.decode(one.ids[len(tasks[one.task_id].prompt) :])
         assert "There are two gaps." in turns and "first gap" in turns and turns.count('"') >= 4

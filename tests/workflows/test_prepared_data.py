@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from configs import dapo, evolve, prepare, real, stage2_sft
-from masksearch_jax import train
-from masksearch_jax.workflows import prepared_data
+from masksearch_jax.workflows import prepared_data, training
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -37,7 +36,7 @@ def page(module=dapo, arg="", **changes):
 def test_the_line_that_made_the_data_finds_it_again(tmp_path, capsys, module, arg):
     cfg = page(module, arg)
     prepared(tmp_path, cfg.prepare)
-    train.ensure_data(cfg, tmp_path)
+    training.ensure_data(cfg, tmp_path)
     assert not capsys.readouterr().err
 
 
@@ -49,14 +48,14 @@ def test_the_line_that_made_the_data_finds_it_again(tmp_path, capsys, module, ar
         ({"prepare__retrieval__hybrid": True}, "prepare.retrieval.hybrid is false there and true here"),
         ({"prepare__tasks__chat": "auto"}, "prepare.tasks.chat is"),
         ({"prepare__tasks__titles": True}, "prepare.tasks.titles is the default there and true here"),
-        ({"prepare__spans": "hard"}, "prepare.spans is the default there"),
+        ({"prepare__spans": "perplexity"}, "prepare.spans is the default there"),
         ({"prepare__questions": "q.json"}, "prepare.questions is"),
     ],
 )
 def test_what_a_run_states_has_to_have_made_the_data(tmp_path, changes, said):
     prepared(tmp_path, page().prepare)
     with pytest.raises(ValueError, match=said) as refused:
-        train.ensure_data(page(**changes), tmp_path)
+        training.ensure_data(page(**changes), tmp_path)
     message = str(refused.value)
     assert "masksearch_jax.prepare --config=configs/prepare.py" in message and "--config.overwrite=True" in message
     assert str(tmp_path / "data") in message and "another --workdir" in message
@@ -65,34 +64,34 @@ def test_what_a_run_states_has_to_have_made_the_data(tmp_path, changes, said):
 @pytest.mark.parametrize(
     "changes",
     [
-        {}, {"dump": "wiki.xml.bz2"}, {"retrieval__hybrid": True}, {"tasks__titles": True}, {"spans": "hard"},
+        {}, {"dump": "wiki.xml.bz2"}, {"retrieval__hybrid": True}, {"tasks__titles": True}, {"spans": "perplexity"},
         {"tokenizer_dir": "published", "tasks__chat": "auto"},
     ],
     ids=str,
 )  # fmt: skip
 def test_data_of_the_command_prepare_is_trained_on_by_a_page_that_says_nothing_of_it(tmp_path, capsys, changes):
     prepared(tmp_path, prepare.get_config(), **changes)
-    train.ensure_data(page(), tmp_path)
+    training.ensure_data(page(), tmp_path)
     said = capsys.readouterr().err
     # The page's own default of the toy, which is another one, counts as little.
     assert "is used as it was prepared" in said and "prepare.tasks.span_weights.date 1.0 (here 0.5)" in said
     assert all(f"prepare.{name.replace('__', '.')}" in said for name in changes) and said.count("\n") == 1
     if "dump" in changes:  # given again, as prepare was given it, or not at all
-        train.ensure_data(page(arg="slice", prepare__dump=changes["dump"]), tmp_path)
-        train.ensure_data(page(arg="slice"), tmp_path)
+        training.ensure_data(page(arg="slice", prepare__dump=changes["dump"]), tmp_path)
+        training.ensure_data(page(arg="slice"), tmp_path)
         with pytest.raises(ValueError, match=r'prepare.dump is "wiki.xml.bz2" there and "other.xml" here'):
-            train.ensure_data(page(arg="slice", prepare__dump="other.xml"), tmp_path)
+            training.ensure_data(page(arg="slice", prepare__dump="other.xml"), tmp_path)
 
 
 def test_a_page_of_its_own_states_what_it_says(tmp_path):
     prepared(tmp_path, page().prepare)
-    with pytest.raises(ValueError, match=r"prepare.elsewhere is the default there and true here"):
-        train.ensure_data(page(real), tmp_path)
+    with pytest.raises(ValueError, match=r"prepare.corroborated is the default there and true here"):
+        training.ensure_data(page(real), tmp_path)
 
 
 def test_several_seeds_may_share_data(tmp_path, capsys):
     prepared(tmp_path, page().prepare)
-    train.ensure_data(page(seed=7), tmp_path)
+    training.ensure_data(page(seed=7), tmp_path)
     assert "prepare.seed 0 (here 7)" in capsys.readouterr().err
 
 
@@ -101,10 +100,10 @@ def test_a_dump_that_is_another_file_by_now(tmp_path):
     dump.write_text("12345")
     cfg = page(prepare__dump=str(dump))
     prepared(tmp_path, cfg.prepare)
-    train.ensure_data(cfg, tmp_path)
+    training.ensure_data(cfg, tmp_path)
     dump.write_text("123456")
     with pytest.raises(ValueError, match="when it had 5 bytes, and it has 6 now"):
-        train.ensure_data(cfg, tmp_path)
+        training.ensure_data(cfg, tmp_path)
 
 
 def test_data_that_is_older_than_a_setting_and_damaged_manifests(tmp_path, capsys):
@@ -113,8 +112,8 @@ def test_data_that_is_older_than_a_setting_and_damaged_manifests(tmp_path, capsy
     manifest = json.loads(path.read_text())
     del manifest["settings"]["newer_dump"]
     path.write_text(json.dumps(manifest))
-    train.ensure_data(page(), tmp_path)
+    training.ensure_data(page(), tmp_path)
     assert not capsys.readouterr().err
     path.write_text("{")
     with pytest.raises(ValueError, match=r"data/manifest.json is not JSON .*prepare it again"):
-        train.ensure_data(page(), tmp_path)
+        training.ensure_data(page(), tmp_path)

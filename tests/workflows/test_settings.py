@@ -6,7 +6,7 @@ import pytest
 from ml_collections import ConfigDict
 from test_configs import PAGES, load
 
-from masksearch_jax import train
+from masksearch_jax.workflows import training
 from masksearch_jax.workflows.settings import leaves, validate_settings, validate_shapes
 
 KIND = {"prepare": "prepare", "serve_search": "serve_search"}
@@ -14,7 +14,7 @@ BAD_ITEMS = ((), ("no such thing",), (-5,), (math.nan,), (True,), 3)
 # Any string may name a file, a folder, a server or a prompt: it is looked for where it is opened.
 ANY_STRING = {
     "pretrained", "start", "adapters", "distributed.coordinator", "search.url", "llm.url", "llm.model", "topology",
-    "synthesize.official.file", "prepare.dump", "prepare.hard.start", "prepare.splits", "prepare.tokenizer_dir",
+    "synthesize.official.file", "prepare.dump", "prepare.perplexity.start", "prepare.splits", "prepare.tokenizer_dir",
     "prepare.tasks.instruction", "prepare.tasks.question_instruction", "prepare.tasks.system", "prepare.questions",
     "prepare.newer_dump", "prepare.search_only", "prepare.beam.index", "prepare.beam.folder",
     "prepare.retrieval.encoder_dir", "host",
@@ -61,7 +61,7 @@ def test_every_config_passes_its_own_check(page, arg):
 def test_every_setting_refuses_what_cannot_work_by_name():
     """Through the check of `train`, with nothing on disk; of the other commands through theirs."""
     accepted, unnamed = [], []
-    pages = [("dapo", "", train.check), ("dapo", "llama3.2-1b", train.check)]
+    pages = [("dapo", "", training.check), ("dapo", "llama3.2-1b", training.check)]
     pages += [(page, "", lambda cfg, kind=kind: validate_settings(cfg, kind)) for page, kind in KIND.items()]
     pages += [(page, "", validate_settings) for page in ("evaluate", "evolve", "quickstart", "table2")]
     done = set()
@@ -69,7 +69,7 @@ def test_every_setting_refuses_what_cannot_work_by_name():
         config = load(page, arg)
         for name, value in list(leaves(config)):
             full = f"prepare.{name}" if page == "prepare" else name
-            if (page in KIND, name) in done or name.startswith(("stages.", "grid.rows", "grid.groups")):
+            if (page in KIND, name) in done or name.startswith(("stages.", "grid.methods", "grid.groups")):
                 continue
             done.add((page in KIND, name))
             for bad in bad_values(full, value):
@@ -117,7 +117,7 @@ def test_what_settings_mean_together_is_judged_before_any_work(tmp_path, change,
     for name, value in change.items():
         put(config, name, value)
     with pytest.raises(ValueError, match=message):
-        train.run(config, tmp_path)
+        training.run(config, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -128,14 +128,14 @@ def test_what_does_not_divide_over_the_devices_is_judged_before_any_work(tmp_pat
         config.dapo.rows, config.dapo.micro_batches, config.sft.rows = 8, (4, 8), 16
         put(config, name, value)
         with pytest.raises(ValueError, match=message):
-            train.run(config, tmp_path)
+            training.run(config, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 def test_evaluation_off_is_a_choice():
     config = load("dapo")
     config.sft.eval_every = config.dapo.eval_every = 0
-    train.check(config)
+    training.check(config)
 
 
 @pytest.mark.parametrize("key", ["sk-proj-Zq8_x7", "hf_abcDEF123", "abcdef0123456789", "A" * 48])
@@ -164,4 +164,4 @@ def test_a_setting_that_is_new_has_a_range_by_its_kind():
         put(config, name, {"sft.new_count": 3, "sft.new_names": ("a",)}[name])
     sft = load("sft")
     sft.mesh.data = 1
-    validate_shapes(sft, train.job_lib.Job(sft, None).mesh)
+    validate_shapes(sft, training.RunContext(sft, None).mesh)

@@ -1,12 +1,12 @@
-"""From scores to what a person reads: plain-text tables and report.json (tables), report.html (content, page).
+"""Turn scores into what people read: plain-text tables and report.json (summary_table), and report.html.
 
-A page is made in two steps. Builders (run, experiment) read the files of a workdir into the dataclasses of `content`;
-`page` writes these as one HTML file that needs nothing else. A line of stages with tables and curves of its own hands
-them to `page` in the same dataclasses. matplotlib (plots) and jinja2 (page) are imported when a page is written, and
-nowhere else.
+report.html is made in two steps. run_page and experiment_page read the files of a workdir into the dataclasses of
+`sections`; html_page writes these as one HTML file that needs no other file. A workflow with tables and curves of its
+own gives them to html_page in the same dataclasses. matplotlib (svg_charts) and jinja2 (html_page) are imported only
+when charts or pages are written.
 """
 
-from masksearch_jax.evals.report.tables import (
+from masksearch_jax.evals.report.summary_table import (
     LABELS,
     OPTIONAL_POLICIES,
     POLICIES,

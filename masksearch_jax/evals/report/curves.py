@@ -1,7 +1,7 @@
-"""Curves of training: which numbers of metrics.jsonl are drawn together, on which axes.
+"""Training curves: which numbers of metrics.jsonl are drawn together, and on which axes.
 
-In: rows of one stage, or of several runs of it to be compared. Out: charts, and a table of all numbers that no chart
-shows. Only what the rows hold is drawn.
+Enters: the rows of one stage, or of several runs of a stage to compare. Leaves: charts, and a table of all numbers that
+no chart shows. Only numbers that the rows hold are drawn.
 """
 
 import collections
@@ -11,18 +11,22 @@ from typing import Any
 
 from masksearch_jax.evals import intervals
 from masksearch_jax.evals.benchmarks import BENCHMARKS
-from masksearch_jax.evals.report.content import Chart, Curve, Table
+from masksearch_jax.evals.report.sections import Chart, Curve, Table
 
 Rows = Sequence[Mapping[str, Any]]
 Series = dict[str, list[tuple[float, float]]]
 
-_POINTS = 300  # of a curve; longer ones are shown as means of neighbours
+_POINTS = 300  # most points of a curve; longer curves are shown as means of neighbouring points
 
 
 @dataclasses.dataclass(frozen=True)
 class _Spec:
-    """keys: names of columns, or one that ends in '*' for all that begin so. main: the key that stands for the chart
-    where runs are compared. if_it_moves: a constant is no chart, and stands in the table."""
+    """One chart.
+
+    keys: names of numbers; a '*' stands for any text without '/'. main: the one key that is drawn when runs are
+    compared. kind, log: as in `sections.Chart`. if_it_moves: no chart if all its numbers are constant; the table of
+    other numbers shows them instead.
+    """
 
     title: str
     unit: str
@@ -75,17 +79,17 @@ _LABELS = {
     "seconds/since_last": "checkpoint, eval", "share/since_last": "checkpoint, eval", "seconds/logprobs": "log-probs",
     "share/logprobs": "log-probs", "search/latency_p50_ms": "median", "search/latency_p99_ms": "99 %",
 }  # fmt: skip
-# Titles where the main curve alone is shown.
+# Titles of charts that compare runs, which show the main curve alone.
 _COMPARED = {
     "reward": "Reward", "reward_answer": "Answer reward", "eval/ramp_1/recall": "Recall on validation, 1 mask",
     "eval/ramp_1/searches": "Searches on validation, 1 mask",
 }  # fmt: skip
 _TIMES = ("reshard", "rollout", "logprobs", "update", "since_last")
-_ROLLOUT_TIMES = ("prefill_s", "append_s", "decode_s", "search_wait_s", "host_s", "meanwhile_s")
+_ROLLOUT_TIMES = ("prefill_s", "extend_s", "decode_s", "search_wait_s", "host_s", "overlap_s")
 
 
 def level_label(level: str) -> str:
-    """'ramp_2' or '2' -> '2 masks'; the title of a benchmark; other names as they are."""
+    """Return the label of a level or suite: '2 masks' for 'ramp_2' or '2', the title of a benchmark, or the name."""
     number = level.removeprefix("ramp_")
     if number.isdigit():
         return f"{number} mask" + ("s" if number != "1" else "")
@@ -95,7 +99,7 @@ def level_label(level: str) -> str:
 
 
 def series(rows: Rows) -> Series:
-    """Returns {name: [(step, value), ..]} of every number in the rows, and of shares and speeds derived from them."""
+    """Return {name: [(step, value), ..]} of every number in the rows, and of shares and speeds derived from them."""
     found: Series = collections.defaultdict(list)
     for row in rows:
         for name, value in {**row, **_derived(row)}.items():
@@ -126,7 +130,7 @@ def _derived(row: Mapping[str, Any]) -> dict[str, float]:
 
 
 def stage_charts(rows: Rows, step: str = "step") -> tuple[Chart, ...]:
-    """Returns the charts of one stage. step: what the x axis counts."""
+    """Return the charts of one stage. step: what the x axis counts."""
     found, charts = series(rows), []
     for spec in _SPECS:
         curves = [_curve(_label(key), found[key], spec.log) for key in _shown(spec, found)]
@@ -136,8 +140,11 @@ def stage_charts(rows: Rows, step: str = "step") -> tuple[Chart, ...]:
 
 
 def compared(runs: Mapping[str, Sequence[Rows]], step: str = "step") -> tuple[Chart, ...]:
-    """Returns the main charts with a curve for each name: the mean over its runs (seeds) at the steps that all have,
-    and a 95 % interval where there are several."""
+    """Return the main charts with a curve for each name.
+
+    A curve is the mean over the runs (seeds) of that name at the steps that all of them have. If there are several, it
+    has a 95 % interval.
+    """
     found, charts = {name: [series(rows) for rows in of_seeds] for name, of_seeds in runs.items()}, []
     for spec in _SPECS:
         curves = []
@@ -156,7 +163,10 @@ def compared(runs: Mapping[str, Sequence[Rows]], step: str = "step") -> tuple[Ch
 
 
 def other_numbers(rows: Rows) -> Table | None:
-    """Returns first and last value of every number that `stage_charts` does not draw; None if there is none."""
+    """Return a table with the first and last value of every number that no chart shows; None if there is none.
+
+    Numbers that are always 0 are left out.
+    """
     found = series(rows)
     drawn = {key for spec in _SPECS for key in _shown(spec, found)}
     cells = [
@@ -168,8 +178,11 @@ def other_numbers(rows: Rows) -> Table | None:
 
 
 def _shown(spec: _Spec, found: Series) -> list[str]:
-    """The names that a chart draws: not what stayed 0 all along, and no single points. Parts of a stack are as long as
-    the longest."""
+    """Return the names that a chart draws.
+
+    Left out are numbers that are always 0, charts of single points, and parts of a stack that are shorter than its
+    longest part.
+    """
     keys = dict.fromkeys(key for pattern in spec.keys for key in _matching(pattern, found))
     kept = [key for key in keys if any(y > 0 if spec.log else y for _, y in found[key])]
     longest = max((len(found[key]) for key in kept), default=0)
@@ -207,7 +220,7 @@ def _curve(label: str, points: Sequence[tuple[float, float]], log: bool) -> Curv
 
 
 def _thinned(curve: Curve) -> Curve:
-    """The curve as at most _POINTS means of neighbouring points."""
+    """Return the curve with at most _POINTS points, which are means of neighbouring ones."""
     block = -(-len(curve.x) // _POINTS)
     if block == 1:
         return curve

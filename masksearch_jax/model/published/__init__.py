@@ -1,1 +1,1 @@
-"""Published checkpoints: files of other projects, read into folders that the rest of the package understands."""
+"""Published checkpoints: models and adapters in the file formats of other projects, read and written."""

@@ -1,8 +1,8 @@
-"""Rows of the embedding for tokens that were added to a published vocabulary.
+"""Embedding rows for tokens that were added to a published vocabulary.
 
 Enters: parameters as published, and for each new token the ids that spelled it before. Leaves: parameters in which the
-row of each new token is the mean of the rows of those ids: a place where the model has seen such text, rather than
-nowhere. A model may be published with more rows than its tokenizer has tokens; new tokens take these first.
+row of each new token is the mean of the rows of those ids, so that it starts where the model has seen such text.
+A model may be published with more rows than its tokenizer has tokens; new tokens take these rows first.
 """
 
 import dataclasses
@@ -17,12 +17,13 @@ from jax.sharding import Mesh
 from masksearch_jax.model import transformer
 from masksearch_jax.model.config import ModelConfig
 
-# Rows are a multiple of this, whatever the mesh, so that a checkpoint can be read on another mesh.
+# A number of rows that grows becomes a multiple of this, whatever the mesh, so that a checkpoint can be read on another
+# mesh.
 _MULTIPLE = 16
 
 
 def rows_for(published: int, new_ids: Sequence[int]) -> int:
-    """Return how many rows an embedding of `published` rows has with the tokens `new_ids`: as many, if these fit."""
+    """Return how many rows an embedding of `published` rows needs for the tokens `new_ids`; unchanged if they fit."""
     needed = max(new_ids, default=-1) + 1
     return published if needed <= published else -(-needed // _MULTIPLE) * _MULTIPLE
 
@@ -30,10 +31,10 @@ def rows_for(published: int, new_ids: Sequence[int]) -> int:
 def extend_embeddings(
     cfg: ModelConfig, params: Any, former_ids: Mapping[int, Sequence[int]], mesh: Mesh, rows: int
 ) -> tuple[ModelConfig, Any]:
-    """Return the ModelConfig and the parameters with `rows` rows of the embedding, in the TRAIN layout.
+    """Return the ModelConfig and the parameters with `rows` embedding rows, in the TRAIN layout.
 
-    former_ids: {id of a new token: the ids whose rows are averaged, in float32}. Rows that are added beside those are
-    padding, the mean of all published rows. Raises ValueError if `rows` has no room.
+    former_ids: {id of a new token: the ids whose rows are averaged, in float32}. Other added rows are padding and get
+    the mean of all published rows. Raises ValueError if `rows` is too small.
     """
     if rows < max(cfg.vocab_size, max(former_ids, default=-1) + 1):
         raise ValueError(f"{rows} rows have no room for {cfg.vocab_size} published ones and ids to {max(former_ids)}")

@@ -1,6 +1,7 @@
-"""Settings of a published config.json that would be misread, or would make the model another one, refused by name.
+"""Checks of a published config.json: refuse, by name, settings that we would misread or do not compute.
 
-Enters: the language model's part of a config.json. Sizes are judged where they are read (model/families.py).
+Enters: the language model's part of a config.json. Left out: sizes, which published/families.py checks when it reads
+them.
 """
 
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ _COUNTS = ("sliding_window", "max_window_layers", "sliding_window_pattern", "_sl
 _POSITIVE = ("rope_theta", "rope_local_base_freq", "query_pre_attn_scalar", "partial_rotary_factor")
 _NOT_NEGATIVE = ("rms_norm_eps", "attn_logit_softcapping", "final_logit_softcapping")
 _ROPE_NUMBERS = ("rope_theta", "factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
-# What makes another network of one of these families. The decoder has none of it.
+# Settings that make a different network out of one of these families. The decoder supports none of them.
 _ANOTHER_NETWORK = (
     "compression_config",
     "pruned_heads",
@@ -29,8 +30,8 @@ _BEYOND = 1e30
 def check(config: Mapping[str, Any], family: str, source: str) -> None:
     """Raise ValueError for a setting of the wrong kind and for one that the decoder does not compute.
 
-    family: one of transformers' model types. source: the file's name, which starts each message; the message goes on
-    with the setting and its value.
+    family: one of transformers' model types. source: the file's name; each message starts with it, and names the
+    setting and its value.
     """
     for key in _SWITCHES:
         if not isinstance(config.get(key), bool | None):
@@ -54,7 +55,7 @@ def _check_number(value: Any, key: str, source: str, zero: bool = False) -> None
     if value is None:
         return
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not 0 <= value < _BEYOND or (value == 0 and not zero):  # NaN is in no range
+    if not is_number or not 0 <= value < _BEYOND or (value == 0 and not zero):  # NaN fails this too
         raise _wrong(source, key, value, "a number from 0" if zero else "a number above 0")
 
 
@@ -72,8 +73,11 @@ def _check_layers(kinds: Any, layers: Any, family: str, source: str) -> None:
 
 
 def _check_rope(rope: Any, key: str, family: str, source: str) -> None:
-    """Rotary settings are one object for all layers, or in the rope_parameters of Gemma 3 one for each kind of layer:
-    the other form would be read as no setting at all."""
+    """Raise ValueError for rotary settings in a form that this family does not have.
+
+    Rotary settings are one object for all layers; only the rope_parameters of Gemma 3 hold one object per kind of
+    layer. A family that got the form of the other would be read as if it had no settings at all.
+    """
     if rope is None:
         return
     if not isinstance(rope, Mapping):

@@ -1,13 +1,13 @@
-"""GGUF files (llama.cpp) to Hugging Face folders: config.json, weights, tokenizer, chat template.
+"""Convert GGUF files (llama.cpp) to Hugging Face folders: config.json, weights, tokenizer, chat template.
 
 Enters: one .gguf file of a Llama, Qwen2, Qwen3 or Gemma 3 model, in any quantisation that the `gguf` library
-dequantises. Leaves: a folder as transformers writes it, weights in one safetensors file, which `--config.pretrained`
-and `masksearch_jax.convert` read.
+dequantises. Leaves: a folder as transformers writes it, with the weights in one safetensors file, which
+`--config.pretrained` and `masksearch_jax.convert` read.
 
-Three things differ between the two formats and are undone here. Llama files hold the rows of the query and key
-projections in another order (rotary halves interleaved). Gemma files hold norm weights plus one. Llama 3.1 files hold
-its rotary scaling as a tensor of factors, not as settings. Left out: files split over several parts, and mixtures of
-experts, which are refused by name.
+GGUF differs from the Hugging Face format in three ways, which are undone here. Llama files hold the rows of the query
+and key projections in another order (rotary halves interleaved). Gemma files hold norm weights plus one. Llama 3.1
+files hold its rotary scaling as a tensor of factors, not as settings. Left out: files split over several parts, and
+mixtures of experts; both are refused by name.
 """
 
 import re
@@ -54,15 +54,16 @@ _GEMMA_LAYER = _LAYER | {
     "post_ffw_norm": "post_feedforward_layernorm",
 }
 _ROPE_FACTORS = "rope_freqs.weight"
-# What Llama 3.1 and 3.2 were published with; a file holds only the factors that follow from it.
+# The settings that Llama 3.1 and 3.2 were published with; a file holds only the factors that follow from them.
 _LLAMA3_ROPE = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 
 
 class GgufFile:
     """The metadata and the tensors of a GGUF file.
 
-    Raises FileNotFoundError for a missing file, and ValueError that names the file if it is none, is cut, or holds a
-    model of another kind; ImportError that says what to install without the `gguf` library.
+    Raises FileNotFoundError for a missing file, and ValueError that names the file if it is not a GGUF file, is
+    truncated, or holds a model of another kind. Without the `gguf` library it raises ImportError that says what to
+    install.
     """
 
     def __init__(self, path: Path | str):
@@ -81,7 +82,7 @@ class GgufFile:
             self.metadata: dict[str, Any] = {
                 name: field.contents() for name, field in self._reader.fields.items() if not name.startswith("GGUF.")
             }
-        except Exception as error:  # whatever a cut or damaged file makes the library raise
+        except Exception as error:  # whatever the library raises for a truncated or damaged file
             raise ValueError(f"{self.path} is cut or damaged ({error!r}); download it again") from error
         size = self.path.stat().st_size
         for tensor in self._reader.tensors:
@@ -121,11 +122,11 @@ class GgufFile:
 
 
 def convert_gguf(source: Path | str, target: Path, dtype: str = "float32") -> dict[str, Any]:
-    """Write the folder `target` for a GGUF file; return its config.json.
+    """Write the folder `target` for a GGUF file, and return its config.json.
 
-    dtype: of the weights written, one of model.config.DTYPES; 'float32' keeps the dequantised values exactly. The whole
-    model is held in memory. Raises ValueError that names the file and what is wrong with it, before anything is
-    written.
+    dtype: the dtype of the weights written, one of model.config.DTYPES; 'float32' keeps the dequantised values exactly.
+    The whole model is held in memory. Raises ValueError that names the file and what is wrong with it, before anything
+    is written.
     """
     file = GgufFile(source)
     config = hf_config(file)
@@ -165,7 +166,7 @@ def hf_config(file: GgufFile) -> dict[str, Any]:
         "intermediate_size": file.value("feed_forward_length"),
         "max_position_embeddings": file.value("context_length"),
         "rms_norm_eps": file.value("attention.layer_norm_rms_epsilon", float),
-        # A file without a head of its own uses the embeddings.
+        # A file without an output matrix uses the embeddings for it.
         "tie_word_embeddings": "output.weight" not in file.shapes,
         "attention_bias": False,
         "rope_theta": file.value("rope.freq_base", float) if file.has("rope.freq_base") else _default_base(file),
@@ -183,7 +184,8 @@ def hf_config(file: GgufFile) -> dict[str, Any]:
             "hidden_activation": "gelu_pytorch_tanh",
             "sliding_window": file.value("attention.sliding_window"),
             "layer_types": ["full_attention" if (i + 1) % 6 == 0 else "sliding_attention" for i in layers],
-            # llama.cpp: one over the root of a head, but for the 27B model, whose heads are narrower than their share.
+            # As llama.cpp scales scores: by one over the root of head_dim, except in the 27B model (62 layers), where
+            # it takes hidden_size / heads for head_dim.
             "query_pre_attn_scalar": embed // heads if config["num_hidden_layers"] == 62 else head_dim,
             "rope_local_base_freq": 10000.0,
             "attn_logit_softcapping": None,
@@ -212,13 +214,13 @@ def _special_ids(file: GgufFile) -> dict[str, int]:
 
 
 def _end_ids(file: GgufFile, config: Mapping[str, Any]) -> list[int]:
-    """Return the ids that end a text or a turn; a chat model's file names the second one apart."""
+    """Return the ids that end a text or a turn; a chat model's file names the end of a turn separately."""
     turn = file.metadata.get("tokenizer.ggml.eot_token_id")
     return sorted({config["eos_token_id"], *([] if turn is None else [int(turn)])})
 
 
 def _rope_scaling(file: GgufFile, head_dim: int) -> dict[str, Any] | None:
-    """Return rope_scaling from the metadata (linear) or from the tensor of factors (Llama 3.1 and later)."""
+    """Return rope_scaling, from the metadata (linear) or from the tensor of factors (Llama 3.1 and later)."""
     if _ROPE_FACTORS in file.shapes:
         return _llama3_scaling(file, head_dim)
     kind = file.metadata.get(f"{file.architecture}.rope.scaling.type", "none")
@@ -233,8 +235,8 @@ def _rope_scaling(file: GgufFile, head_dim: int) -> dict[str, Any] | None:
 def _llama3_scaling(file: GgufFile, head_dim: int) -> dict[str, Any]:
     """Return the Llama 3 scaling whose factors the file holds.
 
-    The factors are 1 for the fast frequencies, `factor` for the slow ones, and between for those between; so the
-    largest is the factor, and the published bounds must give the others.
+    The file's factors are 1 for high frequencies, `factor` for low ones, and in between for the others. So the largest
+    of them is `factor`. Raises ValueError unless the published bounds reproduce all of them.
     """
     factors = file.tensor(_ROPE_FACTORS).reshape(-1)
     base = file.value("rope.freq_base", float)
@@ -249,7 +251,7 @@ def _llama3_scaling(file: GgufFile, head_dim: int) -> dict[str, Any]:
 
 
 def llama3_factors(base: float, head_dim: int, scaling: Mapping[str, Any]) -> np.ndarray:
-    """Return float32 [head_dim / 2]: what each rotary frequency is divided by under Llama 3's scaling."""
+    """Return float32 [head_dim / 2]: the divisor of each rotary frequency under Llama 3's scaling."""
     wavelength = 2 * np.pi * base ** (np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
     length, low, high = (
         scaling[name] for name in ("original_max_position_embeddings", "low_freq_factor", "high_freq_factor")
@@ -259,7 +261,7 @@ def llama3_factors(base: float, head_dim: int, scaling: Mapping[str, Any]) -> np
 
 
 def _names(file: GgufFile, config: Mapping[str, Any]) -> dict[str, str]:
-    """Return {tensor of the file: tensor of the folder}; raise ValueError for one missing, unknown or misshapen."""
+    """Return {tensor name in the file: name in the folder}; raise ValueError for missing, unknown or misshapen ones."""
     layer = _GEMMA_LAYER if file.architecture == "gemma3" else _LAYER
     names = {}
     for name in file.shapes:
@@ -325,9 +327,7 @@ def _expected_shapes(architecture: str, config: Mapping[str, Any]) -> dict[str, 
     return shapes
 
 
-def _weights(
-    file: GgufFile, names: Mapping[str, str], config: Mapping[str, Any]
-) -> Iterator[tuple[str, np.ndarray]]:
+def _weights(file: GgufFile, names: Mapping[str, str], config: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
     for name, hf in names.items():
         array = file.tensor(name)
         if file.architecture == "llama" and ".attn_q." in name:
@@ -342,7 +342,7 @@ def _weights(
 
 
 def _rotary_halves(rows: np.ndarray, heads: int) -> np.ndarray:
-    """Put back rows [heads * head_dim, ..] that llama.cpp interleaved: pairs (0, 1), (2, 3) .. to two halves."""
+    """Undo llama.cpp's interleaving of rows [heads * head_dim, ..]: move the pairs (0, 1), (2, 3) .. to two halves."""
     dim = rows.shape[0] // heads // 2
     return rows.reshape(heads, dim, 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
 

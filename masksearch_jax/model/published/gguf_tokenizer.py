@@ -1,10 +1,10 @@
-"""The tokenizer inside a GGUF file as tokenizer.json and tokenizer_config.json.
+"""Convert the tokenizer inside a GGUF file to tokenizer.json and tokenizer_config.json.
 
-Enters: the metadata of the file. Leaves: the two files' contents, for a Hugging Face folder. Two kinds are read:
+Enters: the metadata of the file. Leaves: the contents of the two files, for a Hugging Face folder. Two kinds are read:
 byte-level BPE ('gpt2': Llama 3, Qwen, SmolLM2) with the word splitter that `tokenizer.ggml.pre` names, and
-SentencePiece's BPE ('llama') as Gemma has it, which puts no space before a text. Other splitters are refused by name:
-with a wrong one, ids differ in silence. (transformers 5.24 reads every file with GPT-2's splitter, and so gives
-SmolLM2's "  1955" other ids than its published tokenizer.json does.)
+SentencePiece's BPE ('llama') in Gemma's form, which puts no space before a text. Other splitters are refused by name,
+because a wrong one gives different ids without any error. (transformers 5.24 reads every file with GPT-2's splitter,
+and so gives SmolLM2's "  1955" other ids than its published tokenizer.json does.)
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,8 @@ _LLAMA3 = (
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 _QWEN2 = _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
-# tokenizer.ggml.pre -> (regular expression of words, or '' for GPT-2's own; each digit apart; NFC; whole words first).
+# tokenizer.ggml.pre -> (regular expression of words, or '' for GPT-2's own; whether to split digits one by one; whether
+# to normalise to NFC; whether a word that is itself a token skips the merges).
 _SPLITTERS = {
     "default": ("", False, False, False),
     "gpt-2": ("", False, False, False),
@@ -29,7 +30,7 @@ _SPLITTERS = {
 
 
 def tokenizer_files(metadata: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """Return the tokenizer's files, as {name: JSON value}.
+    """Return the tokenizer's files as {name: JSON value}.
 
     source: the GGUF file's name, for messages. Raises ValueError for a tokenizer that is incomplete or of another kind.
     """
@@ -82,9 +83,7 @@ def _byte_level(metadata: Mapping[str, Any], tokens: list[str], source: str) -> 
     }
 
 
-def _sentencepiece(
-    metadata: Mapping[str, Any], tokens: list[str], kinds: list[int], source: str
-) -> tuple[dict, dict]:
+def _sentencepiece(metadata: Mapping[str, Any], tokens: list[str], kinds: list[int], source: str) -> tuple[dict, dict]:
     if metadata.get("tokenizer.ggml.add_space_prefix", True):
         raise ValueError(
             f"{source}: its tokenizer puts a space before every text (Llama 2), so that tokens depend on where a text "
@@ -110,7 +109,7 @@ def _sentencepiece(
 
 
 def _merges(vocabulary: Mapping[str, int], scores: list[float]) -> list[list[str]]:
-    """Return the merges that SentencePiece's BPE makes: the pair whose whole has the best score comes first."""
+    """Return the merges of SentencePiece's BPE, the pair whose joined token has the highest score first."""
     found = []
     for whole, i in vocabulary.items():
         for cut in range(1, len(whole)):

@@ -1,8 +1,8 @@
-"""The safetensors files of a published folder: which tensor is read from which file, and nothing by guess.
+"""The safetensors files of a published folder: decide which tensor is read from which file, and never guess.
 
-With an index (model.safetensors.index.json) the index decides, as it does for transformers: a tensor that two files
-hold is read from the one that the index names. Without one, exactly one file is read, model.safetensors; other files
-beside it are ignored, and shards without their index are refused, since an incomplete set would look complete.
+If there is an index (model.safetensors.index.json), it decides, as it does for transformers: a tensor that two files
+hold is read from the one that the index names. Without an index exactly one file is read, model.safetensors. Other
+files beside it are ignored, and shards without an index are refused, since an incomplete set would look complete.
 """
 
 from pathlib import Path
@@ -15,7 +15,7 @@ import safetensors.numpy
 
 from masksearch_jax.runtime import json_files
 
-# Kinds of number that weights may have.
+# The dtypes that weights may have, by their names in safetensors files.
 DTYPES = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": np.dtype(jnp.bfloat16)}
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _AGAIN = "download the folder again"
@@ -24,8 +24,8 @@ _AGAIN = "download the folder again"
 def read_safetensors(path: Path | str) -> dict[str, np.ndarray]:
     """Return every tensor of one file.
 
-    Raises FileNotFoundError that names a missing file, ValueError for one that is cut or is no safetensors file, and
-    for values that are not finite.
+    Raises FileNotFoundError that names a missing file, and ValueError for a file that is truncated or not a safetensors
+    file, or that holds values that are not finite.
     """
     _open(Path(path))
     found = safetensors.numpy.load_file(path)
@@ -35,7 +35,7 @@ def read_safetensors(path: Path | str) -> dict[str, np.ndarray]:
 
 
 def check_finite(values: np.ndarray, name: str, file: Path | str) -> None:
-    """Raise ValueError that names tensor and file if a value of a floating-point array is NaN or infinite."""
+    """Raise ValueError that names tensor and file if a floating-point array holds NaN or infinity."""
     if jnp.issubdtype(values.dtype, jnp.floating) and not np.isfinite(values).all():
         raise ValueError(
             f"{file}: the tensor {name} holds values that are not finite; the checkpoint is damaged or its training "
@@ -44,14 +44,14 @@ def check_finite(values: np.ndarray, name: str, file: Path | str) -> None:
 
 
 class SafetensorsFiles:
-    """The files of one folder, opened for reading slices.
+    """The safetensors files of one folder, for reading slices of their tensors.
 
-    header: {tensor: (shape, kind of number)} of every tensor. Raises FileNotFoundError for a missing file, ValueError
-    that names a file that is cut, is no safetensors file, or disagrees with the index.
+    header: {tensor: (shape, dtype)} of every tensor. Raises FileNotFoundError for a missing file, and ValueError that
+    names a file which is truncated, not a safetensors file, or at odds with the index.
     """
 
     def __init__(self, folder: Path, single: str = SINGLE):
-        """single: the file of a folder without an index."""
+        """single: the file to read if the folder has no index."""
         self.folder = folder
         index = folder / INDEX
         self._file: dict[str, str] = {}
@@ -92,19 +92,17 @@ class SafetensorsFiles:
             self.header[name] = found[file][name]
         for file in files:
             if unknown := sorted(set(found[file]) - set(places)):
-                raise ValueError(
-                    f"{self.folder / file} holds {unknown[0]}, which {INDEX} does not name; {_AGAIN}"
-                )
+                raise ValueError(f"{self.folder / file} holds {unknown[0]}, which {INDEX} does not name; {_AGAIN}")
         self._file = dict(places)
 
     def itemsize(self, name: str) -> int:
-        """Return the bytes of one number of a tensor."""
+        """Return how many bytes one number of a tensor takes."""
         return DTYPES[self.header[name][1]].itemsize
 
     def read(self, name: str, rows: slice, columns: slice | None) -> np.ndarray:
         """Return a slice of a tensor; raise ValueError for values that are not finite.
 
-        The file is opened for it alone, so that no page stays mapped.
+        The file is opened for this slice only, so that no memory page of it stays mapped.
         """
         path = self.folder / self._file[name]
         with safetensors.safe_open(path, framework="numpy") as opened:
@@ -129,5 +127,5 @@ def _open(path: Path) -> Any:
         raise ValueError(f"{path} is a pointer of git-lfs, not the file itself; fetch it with `git lfs pull`")
     try:
         return safetensors.safe_open(path, framework="numpy")
-    except Exception as error:  # SafetensorError of a cut or damaged file; the library promises no class
+    except Exception as error:  # SafetensorError for a truncated or damaged file; the library promises no class
         raise ValueError(f"{path} is cut, damaged or no safetensors file ({error}); {_AGAIN}") from error

@@ -1,0 +1,101 @@
+"""Report sections of self-evolving distillation, as workflows/evolve.py writes it.
+
+Enters: report.json with rounds [{round, levels, set, held_out}]. Round 0 is in W, round n in W/round_<n>/.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from masksearch_jax.evals.report import curves, preparation_tables, score_tables
+from masksearch_jax.evals.report.run_files import metric_rows
+from masksearch_jax.evals.report.run_page import sample_section
+from masksearch_jax.evals.report.sections import Chart, Curve, Section, Table
+
+
+def sections(workdir: Path, report: Mapping[str, Any]) -> list[Section | None]:
+    rounds = report["rounds"]
+    folders, names = [workdir], ["round 0"]
+    for one in rounds[1:]:
+        folder, name = f"round_{one['round']}", f"round {one['round']}"
+        if "control" in one:
+            folders.append(workdir / f"{folder}_control")
+            names.append(f"{name}, none new")
+        folders.append(workdir / folder)
+        names.append(name)
+    policies = {}
+    for name, folder in zip(names, folders, strict=True):
+        for policy in score_tables.read_policies(folder / "evaluate"):
+            policies[name] = policy
+    logs = {
+        name: [rows]
+        for name, folder in zip(names, folders, strict=True)
+        if (rows := metric_rows(folder / "sft" / "metrics.jsonl"))
+    }
+    training = curves.compared(logs)
+    return [
+        Section("Results by round", tables=_tables(rounds), charts=_charts(rounds)),
+        Section("Training by round", charts=training) if training else None,
+        sample_section(policies),
+        preparation_tables.section(workdir),
+    ]
+
+
+def _tables(rounds: Sequence[Mapping[str, Any]]) -> tuple[Table, ...]:
+    suites = list(dict.fromkeys(suite for one in rounds for suite in one.get("held_out", {})))
+    recall, size = [], ""
+    for one in rounds:
+        if "control" in one:
+            recall.append((f"round {one['round']}, none new", size, *(_recall(one["control"].get(s)) for s in suites)))
+        size = f"{sum(one['set'].values()):,}"
+        recall.append((f"round {one['round']}", size, *(_recall(one.get("held_out", {}).get(s)) for s in suites)))
+    found = [
+        Table(
+            "Held-out recall by round", ("round", "demonstrations", *map(curves.level_label, suites)), tuple(recall),
+            "± standard error over episodes",
+        )
+    ]  # fmt: skip
+    shown = ("acceptance", "solved", "diversity", "searches")
+    made = tuple(
+        (
+            f"round {one['round']}, {curves.level_label(level)}",
+            f"{own['tasks']:,}", f"{own['new']:,}", *(f"{own[name]:.3f}" for name in shown),
+            ", ".join(f"{name} {count:,}" for name, count in own["outcomes"].items()),
+        )
+        for one in rounds
+        for level, own in one["levels"].items()
+    )  # fmt: skip
+    if made:
+        note = (
+            "acceptance: of sampled trajectories; solved: tasks with an accepted one; diversity: distinct of all "
+            "queries; searches: of an accepted trajectory"
+        )
+        head = ("round and level", "tasks", "new", *shown, "outcomes")
+        found.append(Table("What each teacher demonstrated", head, made, note))
+    return tuple(found)
+
+
+def _charts(rounds: Sequence[Mapping[str, Any]]) -> tuple[Chart, ...]:
+    recalls, accepted = {}, {}
+    for one in rounds:
+        for suite, summary in one.get("held_out", {}).items():
+            recalls.setdefault(curves.level_label(suite), []).append(
+                (one["round"], summary["recall"], summary.get("recall_se"))
+            )
+        for level, own in one["levels"].items():
+            accepted.setdefault(curves.level_label(level), []).append((one["round"], own["acceptance"], None))
+    sizes = {"all levels": [(one["round"], sum(one["set"].values()), None) for one in rounds]}
+    shown = (
+        ("Held-out recall (± standard error)", "share of gold tokens", recalls),
+        ("Accepted trajectories", "share of sampled ones", accepted),
+        ("Size of the set", "demonstrations", sizes),
+    )
+    return tuple(
+        Chart(title, "round", unit, tuple(Curve(name, *zip(*points, strict=True)) for name, points in found.items()))
+        for title, unit, found in shown
+        if found
+    )
+
+
+def _recall(summary: Mapping[str, Any] | None) -> str:
+    return score_tables.with_error(summary["recall"], summary.get("recall_se"), 3) if summary else "-"

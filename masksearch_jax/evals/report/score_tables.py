@@ -1,0 +1,156 @@
+"""Tables and charts of the held-out scores of policies.
+
+Enters: the folder that `masksearch_jax.evaluate` wrote for each policy. Standard errors are over episodes, computed
+from the rows.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from masksearch_jax.evals import runner
+from masksearch_jax.evals.report import summary_table
+from masksearch_jax.evals.report.curves import level_label
+from masksearch_jax.evals.report.run_files import json_object
+from masksearch_jax.evals.report.sections import Chart, Curve, Table
+from masksearch_jax.evals.runner import Row
+
+_SCORES = (("recall", 3), ("em", 3), ("f1", 3), ("format", 3), ("hit", 3), ("searches", 2), ("tokens", 1))
+_TITLES = {"em": "EM", "f1": "F1"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """The evaluation of one policy.
+
+    name: the name of its folder. label: as shown. scores: {suite: summary} of scores.json; a suite is a number of
+    masks, 'qa' or a benchmark. rows: its episodes; [] if there is no rows.jsonl.
+    """
+
+    name: str
+    label: str
+    scores: Mapping[str, Mapping[str, Any]]
+    rows: Sequence[Row]
+
+    def of_suite(self, suite: str) -> list[Row]:
+        """Return the rows of a suite; [] if their number is not the number of episodes in the suite's summary."""
+        if suite.isdigit():
+            found = [row for row in self.rows if row.kind == "ramp" and row.masks == int(suite)]
+        else:
+            found = [row for row in self.rows if (row.benchmark or row.kind) == suite]
+        return found if len(found) == self.scores.get(suite, {}).get("episodes") else []
+
+    def error(self, suite: str, score: str) -> float | None:
+        """Return the standard error over episodes, None if it is not known."""
+        if score == "recall" and "recall_se" in self.scores[suite]:
+            return self.scores[suite]["recall_se"]
+        rows = self.of_suite(suite)
+        return runner.standard_error([getattr(row, score) for row in rows]) if rows else None
+
+
+def read_policies(folder: Path) -> list[Policy]:
+    """Return the policies that W/evaluate holds, those of report.POLICIES first."""
+
+    def place(path: Path) -> tuple[int, str]:
+        name = path.parent.name
+        return (
+            summary_table.POLICIES.index(name) if name in summary_table.POLICIES else len(summary_table.POLICIES),
+            name,
+        )
+
+    found = []
+    for path in sorted(folder.glob("*/scores.json"), key=place):
+        rows = path.with_name("rows.jsonl")
+        name = path.parent.name
+        read = runner.read_rows(rows) if rows.exists() else []
+        found.append(Policy(name, summary_table.LABELS.get(name, name), json_object(path) or {}, read))
+    return found
+
+
+def suites(policies: Sequence[Policy]) -> list[str]:
+    """Return the suites that any of the policies was scored on, in the order of evaluation."""
+    return list(dict.fromkeys(suite for policy in policies for suite in policy.scores))
+
+
+def headline(policies: Sequence[Policy]) -> str:
+    """Return the suite of the headline table: tasks with one mask if they were scored, else the first suite."""
+    found = suites(policies)
+    return "1" if "1" in found else found[0]
+
+
+def score_table(policies: Sequence[Policy], suite: str, folded: bool = False) -> Table:
+    """Return the table policy x score on one suite, each score with its standard error."""
+    rows = []
+    for policy in policies:
+        if summary := policy.scores.get(suite):
+            cells = [with_error(summary.get(name), policy.error(suite, name), digits) for name, digits in _SCORES]
+            rows.append((policy.label, *cells, str(summary["episodes"])))
+    head = ("policy", *(_TITLES.get(name, name) for name, _ in _SCORES), "episodes")
+    return Table(f"Held-out tasks: {level_label(suite)}", head, tuple(rows), "± standard error over episodes", folded)
+
+
+def recall_table(policies: Sequence[Policy], title: str = "Recall by number of masks and suite") -> Table:
+    """Return the table policy x suite of recall with its standard error."""
+    found = suites(policies)
+    rows = []
+    for policy in policies:
+        own = policy.scores
+        cells = [with_error(own[s]["recall"], policy.error(s, "recall"), 3) if s in own else "-" for s in found]
+        rows.append((policy.label, *cells))
+    return Table(title, ("policy", *map(level_label, found)), tuple(rows), "± standard error over episodes")
+
+
+def recall_chart(policies: Sequence[Policy]) -> Chart | None:
+    """Return the chart of recall against the number of masks, with a curve for each policy and ± one standard error.
+
+    None if no policy was scored on more than one number of masks.
+    """
+    levels = [suite for suite in suites(policies) if suite.isdigit()]
+    curves = []
+    for policy in policies:
+        own = [level for level in levels if level in policy.scores]
+        recalls = tuple(policy.scores[level]["recall"] for level in own)
+        errors = tuple(policy.error(level, "recall") for level in own)
+        if len(own) > 1:
+            curves.append(Curve(policy.label, tuple(map(float, own)), recalls, errors))
+    title = "Recall by number of masks (± standard error)"
+    return Chart(title, "masks", "share of gold tokens", tuple(curves)) if curves else None
+
+
+def kind_table(policies: Sequence[Policy], suite: str) -> Table | None:
+    """Return the table policy x kind of span of recall on one suite; None if the scores have no kinds."""
+    with_kinds = {one.label: one.scores[suite].get("by_kind", {}) for one in policies if suite in one.scores}
+    kinds = sorted({kind for found in with_kinds.values() for kind in found})
+    rows = tuple((name, *(with_error(own.get(kind), None, 3) for kind in kinds)) for name, own in with_kinds.items())
+    title = f"Recall by kind of span: {level_label(suite)}"
+    return Table(title, ("policy", *kinds), rows) if kinds else None
+
+
+def gain_table(policies: Sequence[Policy], suite: str) -> Table | None:
+    """Return the table of the last policy minus each other policy with the same tasks, paired by task.
+
+    None if no other policy has the same tasks.
+    """
+    *others, last = policies
+    mine = last.of_suite(suite)
+    rows = []
+    for policy in others:
+        theirs = policy.of_suite(suite)
+        if mine and {row.task_id for row in theirs} == {row.task_id for row in mine}:
+            cells = [_gain(lambda score, a=theirs: runner.compare(a, mine, score), score) for score in ("recall", "em")]
+            rows.append((f"{last.label} − {policy.label}", *cells, str(len(mine))))
+    title = f"Differences, paired by task: {level_label(suite)}"
+    return Table(title, ("policies", "recall", "EM", "tasks"), tuple(rows), "± standard error") if rows else None
+
+
+def _gain(compare: Callable[[str], Mapping[str, float | None]], score: str) -> str:
+    found = compare(score)
+    return with_error(found["difference"], found["se"], 3, "+")
+
+
+def with_error(value: float | None, error: float | None, digits: int, sign: str = "") -> str:
+    """Return 'value ±error' as shown in tables; a dash for a value of None. sign: '+' shows positive signs as well."""
+    if value is None:
+        return "-"
+    return f"{value:{sign}.{digits}f}" + (f" ±{error:.{digits}f}" if error is not None else "")

@@ -1,1 +1,0 @@
-"""Whole lines of stages: what `python -m masksearch_jax.experiment` runs."""

@@ -1,0 +1,20 @@
+"""Spans for prompts that show the title of their article (tasks.titles): what the title states is no candidate.
+
+The title 'Final Exam (1981 film)' before a passage leaks a masked 1981.
+"""
+
+from masksearch_jax.prep.spans.candidates import Span, SpanFinder
+from masksearch_jax.scoring import answer_metrics
+
+
+def without_title(finder: SpanFinder) -> SpanFinder:
+    """Return the finder without the spans whose words occur in the title. Words are compared as answers are."""
+
+    def found(passage_text: str, title: str, *others: object) -> list[Span]:
+        return [
+            span
+            for span in finder(passage_text, title, *others)
+            if not answer_metrics.contains(title, [passage_text[span.start : span.end]])
+        ]
+
+    return found

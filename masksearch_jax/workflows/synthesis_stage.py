@@ -1,0 +1,377 @@
+"""Write demonstrations (accepted trajectories) for SFT (masksearch_jax.synthesize).
+
+Enters: W/data (tasks, and the index for training).
+Leaves: W/demonstrations/ramp_<k>.array_record (and qa.array_record if questions are asked for) and, written last,
+manifest.json. It holds the counts of accepted and rejected trajectories and, for the oracle, how often its top passages
+hold the answer.
+The teacher is one of three: the oracle, a rule-based teacher that knows the answers; agents over a language model; or a
+file of official trajectories. The agents keep a journal of every task in W/demonstrations/agents, from which a killed
+run resumes, and also write their accepted trajectories as official chatml records.
+"""
+
+import functools
+import itertools
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from masksearch_jax.agents import masksearch_format, official_import, solver, synthesis, transcript
+from masksearch_jax.agents.journal import Journal
+from masksearch_jax.data import records
+from masksearch_jax.data.curriculum import level_name, level_of, task_folder
+from masksearch_jax.llm.client import Client
+from masksearch_jax.retrieval import interface
+from masksearch_jax.rollout.episode import EpisodeLimits
+from masksearch_jax.runtime import json_files, metrics, workdir_lock
+from masksearch_jax.runtime.json_files import read_json_object
+from masksearch_jax.teachers import mask_teacher, query_writers, question_teacher, tool_warmup_teacher
+from masksearch_jax.text import chat_template, instructions
+from masksearch_jax.text import tokenizer as tokenizer_lib
+from masksearch_jax.text.tokenizer_protocol import Tokenizer
+from masksearch_jax.workflows import llm_connection
+from masksearch_jax.workflows.context import RunContext
+from masksearch_jax.workflows.settings import validate_settings
+
+# Tasks that are searched together: enough for batched search, few enough to show progress.
+_CHUNK = 512
+# Teacher -> the settings of `synthesize` that it alone reads. The oracle's lack `teacher`, since manifests from before
+# there was a choice of teacher do not have it.
+TEACHERS = {
+    "oracle": (
+        "styles",
+        "retry",
+        "attempts",
+        "evidence",
+        "evidence_match",
+        "association_tasks",
+        "probe_tasks",
+        "wording",
+        "speech",
+    ),
+    "agents": ("teacher", "agents"),
+    "official": ("teacher", "official"),
+}
+
+
+# The settings of `search` that decide what a search finds and shows. The server and its time limits do not.
+SEARCH = ("hits", "exclusion")
+
+
+def deciding(recorded: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a manifest that decide the demonstrations, as JSON data. Reuse compares these.
+
+    Manifests, above all older ones, hold more settings.
+    """
+    found = json.loads(json.dumps(recorded))
+    found["search"] = {name: value for name, value in found.get("search", {}).items() if name in SEARCH}
+    found.get("episode", {}).pop("deadline_ticks", None)  # counts the steps of a rollout
+    found.get("synthesize", {}).pop("probe_tasks", None)  # measures the index
+    return found
+
+
+def settings(cfg: Any) -> dict[str, Any]:
+    """Return all settings that shape the demonstrations, as JSON data for the manifest.
+
+    Reuse compares only the part that `deciding` returns.
+    """
+    wanted, model = cfg.synthesize.to_dict(), {}
+    del wanted["agents"]["workers"]
+    if not wanted["agents"].get("tasks"):  # the manifests of older demonstrations lack it
+        wanted["agents"].pop("tasks", None)
+    if wanted["teacher"] == "agents":
+        model = {"llm": llm_connection.deciding(cfg.llm)}
+    read = TEACHERS[wanted["teacher"]]
+    for name in {name for names in TEACHERS.values() for name in names if name not in read}:
+        del wanted[name]
+    for name in ("evidence", "evidence_match"):  # as above
+        if not wanted.get(name):
+            wanted.pop(name, None)
+    if wanted.get("wording") == "words":
+        del wanted["wording"], wanted["speech"]
+    return {
+        "seed": cfg.seed,
+        "synthesize": wanted,
+        "search": cfg.search.to_dict(),
+        "episode": cfg.episode.to_dict(),
+        **model,
+    }
+
+
+def check(cfg: Any) -> None:
+    """Raise ValueError or FileNotFoundError for settings that cannot work, before anything is opened."""
+    wanted = cfg.synthesize
+    if wanted.teacher not in TEACHERS:
+        raise ValueError(f"synthesize.teacher={wanted.teacher!r} is none of {tuple(TEACHERS)}")
+    if wanted.teacher == "agents":
+        if wanted.agents.workers < 1:
+            raise ValueError(f"synthesize.agents.workers={wanted.agents.workers} has to be >= 1")
+        llm_connection.check(cfg.llm, "synthesize.teacher='agents'")
+    if wanted.teacher == "official" and not Path(wanted.official.file).is_file():
+        raise FileNotFoundError(
+            f"synthesize.official.file={wanted.official.file!r}: no such file; name one with a chatml record a line"
+        )
+
+
+def run(cfg: Any, workdir: Path, searcher: interface.Searcher, client: Client | None = None) -> dict[str, Any]:
+    """Write up to `cfg.synthesize.examples[name]` demonstrations of each level ('ramp_<k>', 'qa', ..).
+
+    Returns the manifest. client: the client of the agents; by default the one of `cfg.llm`, with its cache in
+    W/llm.sqlite. Raises ValueError if no trajectory is accepted for a level that was asked for, for an unknown teacher,
+    and if the budget is spent; ConnectionError if the model or the search tool does not answer. Started again, the
+    agents resume where they stopped.
+    """
+    if cfg.synthesize.teacher == "oracle":
+        return _run_oracle(cfg, workdir, searcher)
+    if cfg.synthesize.teacher == "official":
+        return _run_official(cfg, workdir)
+    if client is None:
+        check(cfg)
+    own = None if client else llm_connection.connect(cfg.llm, workdir / "llm.sqlite")
+    try:
+        return _run_agents(cfg, workdir, searcher, client or own)
+    finally:
+        if own:
+            own.close()
+
+
+def _run_agents(cfg: Any, workdir: Path, searcher: interface.Searcher, client: Client) -> dict[str, Any]:
+    wanted, target, started = cfg.synthesize, workdir / "demonstrations", time.perf_counter()
+    chosen = wanted.agents
+    teacher = synthesis.Teacher(
+        client,
+        searcher,
+        tokenizer_lib.load(workdir / "data"),
+        solver.AgentsConfig(
+            rewrites=chosen.rewrites,
+            passages=chosen.passages,
+            query_words=chosen.query_words,
+            thought_words=chosen.thought_words,
+            attempts=chosen.reply_attempts,
+            hits=cfg.search.hits,
+            limits=EpisodeLimits(**cfg.episode.to_dict()),
+            sampling=llm_connection.sampling(cfg.llm),
+        ),
+        chosen.judge,
+        chosen.judge_recall,
+    )
+    manifest: dict[str, Any] = {"settings": settings(cfg), "levels": {}}
+    asked = manifest["settings"]["synthesize"]["agents"]
+    # All settings that a record of the journal depends on. More examples or tasks may be asked for later, and the
+    # search server may move.
+    fixed = {name: value for name, value in manifest["settings"].items() if name not in ("synthesize", "search")}
+    fixed |= {
+        "agents": {name: value for name, value in asked.items() if name != "tasks"},
+        "hits": cfg.search.hits,
+        "index": searcher.fingerprint,
+        "tokenizer": teacher.tokenizer.fingerprint,
+    }
+    for name, count in wanted.examples.items():
+        if not count:
+            continue
+        journal = Journal(target / "agents", name, fixed)
+        try:
+            with metrics.progress_bar(count, f"synthesize {name}") as bar:
+                tasks = itertools.islice(_tasks(workdir, level_of(name)), chosen.tasks or None)
+                lines, rejected = synthesis.run(tasks, count, teacher, journal, chosen.workers, bar)
+        finally:
+            journal.close()
+        if not lines:
+            raise ValueError(
+                f"no trajectory of {name} was accepted, rejected: {dict(rejected)}; why stands in "
+                f"{target / 'agents' / name}.rejected.jsonl; raise synthesize.agents.tasks (now {chosen.tasks}), "
+                f"or set synthesize.examples.{name}=0 to do without"
+            )
+        made = [records.Demonstration(**line["demonstration"]) for line in lines]
+        records.write(target / f"{name}.array_record", made)
+        _write_official(target / f"{name}.chatml.jsonl", lines)
+        manifest["levels"][name] = {
+            "written": len(made),
+            "outcomes": {"accepted": len(made), **rejected},
+            "tokens": sum(len(one.ids) for one in made),
+            "searches": sum(one.searches for one in made),
+        }
+    manifest["llm"] = client.stats
+    return _finish(manifest, target, started)
+
+
+def _write_official(path: Path, lines: list[dict[str, Any]]) -> None:
+    """Write the accepted records of a journal as official trajectories."""
+    with path.open("w", encoding="utf-8") as file:
+        for line in lines:
+            done = transcript.from_json(line["transcript"])
+            record = masksearch_format.write_trajectory(
+                masksearch_format.Trajectory(line["text"], done, line["recall"])
+            )
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def _run_official(cfg: Any, workdir: Path) -> dict[str, Any]:
+    """Write the demonstrations of `synthesize.official.file`, for each level at most as many as are asked for."""
+    chosen, target, started = cfg.synthesize.official, workdir / "demonstrations", time.perf_counter()
+    tokenizer = tokenizer_lib.load(workdir / "data")
+    made = read_json_object(workdir / "data" / "manifest.json", "prepare the data again")
+    prepared = made.get("settings", {}).get("tasks", {})
+    variables = chat_template.read_variables(prepared.get("chat_variables", ()))
+    template = chat_template.open_chat_template(
+        tokenizer, prepared.get("chat", ""), instructions.text_of("system", prepared.get("system", "")), variables
+    )
+    limits = EpisodeLimits(**cfg.episode.to_dict())
+    accepted: dict[str, list[records.Demonstration]] = {name: [] for name in cfg.synthesize.examples}
+    outcomes = Counter[str]()
+    for one, reason in official_import.demonstrations(chosen.file, tokenizer, template, limits, chosen.accuracy):
+        if one is not None:
+            name = level_name(one.masks)
+            room = cfg.synthesize.examples.get(name, 0) - len(accepted.get(name, ()))
+            if room > 0:
+                accepted[name].append(one)
+            else:
+                reason = "surplus"
+        outcomes[reason or "accepted"] += 1
+    if not outcomes["accepted"]:
+        raise ValueError(f"synthesize.official.file={chosen.file}: no record was accepted ({dict(outcomes)})")
+    manifest: dict[str, Any] = {"settings": settings(cfg), "levels": {}, "outcomes": dict(outcomes)}
+    for name, made in accepted.items():
+        if made:
+            records.write(target / f"{name}.array_record", made)
+            manifest["levels"][name] = {
+                "written": len(made),
+                "tokens": sum(len(one.ids) for one in made),
+                "searches": sum(one.searches for one in made),
+            }
+    return _finish(manifest, target, started)
+
+
+def _run_oracle(cfg: Any, workdir: Path, searcher: interface.Searcher) -> dict[str, Any]:
+    wanted, target = cfg.synthesize, workdir / "demonstrations"
+    started = time.perf_counter()
+    tokenizer = tokenizer_lib.load(workdir / "data")
+    teacher = mask_teacher.TeacherConfig(
+        styles=dict(wanted.styles),
+        retry=wanted.retry,
+        attempts=wanted.attempts,
+        evidence=wanted.evidence,
+        evidence_match=wanted.evidence_match,
+        hits=cfg.search.hits,
+        observation_tokens=cfg.episode.observation_tokens,
+        total_tokens=cfg.episode.total_tokens,
+        seed=cfg.seed,
+        **_wording(cfg),
+    )
+    associations = query_writers.fit_associations(_first(_tasks(workdir, 1), wanted.association_tasks), searcher)
+    manifest: dict[str, Any] = {"settings": settings(cfg), "levels": {}}
+    for name, count in wanted.examples.items():
+        level = level_of(name)
+        made = _write_level(workdir, level, count, searcher, tokenizer, associations, teacher) if count else {}
+        # Measure how often search can find the answer at all, also for levels that get no demonstrations.
+        if level > 0 and (probe := _first(_tasks(workdir, level), wanted.probe_tasks)):
+            rate = functools.partial(query_writers.hit_rate, k=3, wording=wanted.wording)
+            found = {s: rate(probe, searcher, associations, s) for s in mask_teacher.STYLES}
+            made["oracle_top3_contains_answer"] = {
+                style: {"found": hits, "masks": masks, "rate": hits / masks} for style, (hits, masks) in found.items()
+            }
+        manifest["levels"][name] = made
+    return _finish(manifest, target, started)
+
+
+def _wording(cfg: Any) -> dict[str, Any]:
+    """Return the settings of a wording in sentences. The wording 'words' has none, and no limit of a turn."""
+    wanted = cfg.synthesize
+    if wanted.wording == "words":
+        return {}
+    return {"wording": wanted.wording, "turn_tokens": cfg.episode.turn_tokens, **wanted.speech.to_dict()}
+
+
+def _finish(manifest: dict[str, Any], target: Path, started: float) -> dict[str, Any]:
+    """Write the manifest, which marks the demonstrations as finished, and return it."""
+    manifest["seconds"] = round(time.perf_counter() - started, 2)
+    made = [name for name, level in manifest["levels"].items() if level.get("written")]
+    for name in made:
+        if not (target / f"{name}.array_record").exists():
+            raise FileNotFoundError(
+                f"{target} was removed or replaced while demonstrations were written to it; run the same line again"
+            )
+    json_files.write_json(target / "manifest.json", manifest)
+    return manifest
+
+
+def _write_level(
+    workdir: Path,
+    level: int,
+    count: int,
+    searcher: interface.Searcher,
+    tokenizer: Tokenizer,
+    associations: query_writers.Associations,
+    teacher: mask_teacher.TeacherConfig,
+) -> dict[str, Any]:
+    """Write the first `count` accepted trajectories of one level, and return their counts for the manifest."""
+    name, outcomes = level_name(level), Counter[str]()
+    teach = {0: question_teacher.synthesize, -1: tool_warmup_teacher.synthesize}.get(level, mask_teacher.synthesize)
+    accepted: list[records.Demonstration] = []
+    source = _tasks(workdir, level)
+    with metrics.progress_bar(count, f"synthesize {name}") as bar:
+        while len(accepted) < count and (chunk := _first(source, _CHUNK)):
+            for outcome in teach(chunk, searcher, tokenizer, associations, teacher):
+                outcomes[outcome.rejected or "accepted"] += 1
+                if outcome.demonstration:
+                    accepted.append(outcome.demonstration)
+            bar(min(len(accepted), count))
+    accepted = accepted[:count]
+    if not outcomes:
+        raise ValueError(
+            f"{workdir / 'data'} holds no training task of {name}, of which synthesize.examples asks for {count}; "
+            "questions come from prepare's --config.questions=FILE, and those about held-out articles are held out"
+        )
+    if not accepted:
+        why = f"the index hardly states a fact twice; raise search.hits (now {teacher.hits})"
+        if max(outcomes, key=outcomes.__getitem__) == "long_turn":
+            why = f"its turns do not fit; raise episode.turn_tokens (now {teacher.turn_tokens})"
+        raise ValueError(
+            f"no trajectory of {name} was accepted ({dict(outcomes)}): {why}, or set synthesize.examples.{name}=0"
+        )
+    records.write(workdir / "demonstrations" / f"{name}.array_record", accepted)
+    return {
+        "written": len(accepted),
+        "outcomes": dict(outcomes),
+        "tokens": sum(len(d.ids) for d in accepted),
+        "searches": sum(d.searches for d in accepted),
+    }
+
+
+def _tasks(workdir: Path, level: int) -> Iterator[records.Task]:
+    """Yield the training tasks of one level, epoch after epoch.
+
+    Level -2 takes the tasks of level 1 and allows their source in the search.
+    """
+    folder = workdir / "data" / "tasks" / "train" / task_folder(level)
+    for path in sorted(folder.glob("epoch_*.array_record")):
+        for task in records.read(path, records.Task):
+            yield task.at(level)
+
+
+def _first(source: Iterator[Any], count: int) -> list[Any]:
+    return [item for _, item in zip(range(count), source, strict=False)]
+
+
+def _check_teacher(cfg: Any, manifest: Path) -> None:
+    """Raise ValueError if the demonstrations that are there are another teacher's: they would be overwritten."""
+    if not manifest.exists():
+        return
+    made = read_json_object(manifest, "remove its folder and start again").get("settings", {})
+    there = made.get("synthesize", {}).get("teacher", cfg.synthesize.teacher)
+    if there != cfg.synthesize.teacher:
+        raise ValueError(
+            f"{manifest.parent} holds demonstrations of synthesize.teacher={there!r}, and this run asks for "
+            f"{cfg.synthesize.teacher!r}: remove the folder, or take another --workdir"
+        )
+
+
+def main(cfg: Any, workdir: Path) -> None:
+    validate_settings(cfg)
+    check(cfg)
+    with workdir_lock.locked(workdir):
+        _check_teacher(cfg, workdir / "demonstrations" / "manifest.json")
+        searcher = RunContext(cfg, workdir).searcher("train")
+        print(json.dumps(run(cfg, workdir, searcher), indent=1))
