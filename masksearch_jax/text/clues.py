@@ -37,7 +37,8 @@ def filled_in(instruction: str, masked: str) -> str:
 def asked(instruction: str) -> str:
     """Return the part of an instruction before '{clues}', which may hold masks.
 
-    A question followed by this part is the text that the clues are taken from."""
+    A question followed by this part is the text that the clues are taken from.
+    """
     return instruction.partition(PLACEHOLDER)[0]
 
 
