@@ -107,7 +107,8 @@ def demonstration(
 
 def visible(hits: Sequence[interface.Hit], tokenizer: Tokenizer, limit: int) -> list[str]:
     """Return the part of each hit's text that an observation of at most `limit` tokens shows, '' if it shows none."""
-    parts = [(f" {tags.neutralise(hit.title)}: ", tags.neutralise(hit.text)) for hit in hits]
+    heads = (f" {tags.neutralise(hit.title)}: " if hit.title.strip() else " " for hit in hits)  # as in an observation
+    parts = [(head, tags.neutralise(hit.text)) for head, hit in zip(heads, hits, strict=True)]
     shown = tokenizer.decode(prompt.observation(hits, tokenizer, limit))
     room = len(shown) - sum(map(len, tags.INFORMATION))
     found = []

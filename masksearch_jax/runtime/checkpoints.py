@@ -206,10 +206,10 @@ class Checkpointer:
             try:
                 self._verify(candidate)
                 result = load(candidate)
-            except MismatchError:
-                raise
             except Exception as caught:  # whatever the readers raise for a damaged file
                 error = caught
+            if not distributed.every(not isinstance(error, MismatchError)):  # all processes stop, not this one alone
+                raise error or MismatchError(f"{self.directory}/{candidate} does not fit the run of another process")
             if not distributed.every(error is None):  # all processes continue from the same step
                 error = error or RuntimeError(f"another process cannot read {self.directory}/{candidate}")
                 faults.append(_head(error))

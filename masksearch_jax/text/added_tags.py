@@ -21,8 +21,11 @@ def add_tags(folder: Path) -> list[str]:
     settings = read_json_object(path, "download the folder again")
     added = list(settings.get("added_tokens") or [])
     vocabulary = (settings.get("model") or {}).get("vocab")
-    if not isinstance(vocabulary, dict) or not all(isinstance(token, dict) for token in added):
+    if not isinstance(vocabulary, dict) or not all(isinstance(id, int) for id in vocabulary.values()):
         raise ValueError(f"{path} has no vocabulary of tokens by id, which tokenizer.added_tags appends to")
+    for token in added:
+        if not isinstance(token, dict) or not isinstance(token.get("id"), int) or "content" not in token:
+            raise ValueError(f"{path}: added token {token!r} has no id or no content; download the folder again")
     ids = [*vocabulary.values(), *(token["id"] for token in added)]
     known = {*vocabulary, *(token["content"] for token in added)}
     missing = [tag for tag in tags.ALL if tag not in known]

@@ -63,6 +63,11 @@ def test_visible_is_what_stands_in_the_observation(tokenizer, limit):
     # Nothing is left out but a title whose text has no room.
     assert len(shown) - len(f"<information>{body}</information>") <= len(" Title 0: ")
     assert texts == [h.text for h in HITS] or limit < 200
+    # A hit without a title shows its text alone.
+    untitled = [dataclasses.replace(hit, title="") for hit in HITS]
+    shown = tokenizer.decode(prompt.observation(untitled, tokenizer, limit))
+    texts = visible(untitled, tokenizer, limit)
+    assert shown == f"<information>{''.join(f' {text}' for text in texts if text)}</information>"
 
 
 def test_the_form_of_answers_is_checked_and_written():

@@ -72,6 +72,21 @@ def test_killed_and_resumed_equals_never_killed_without_encoding_twice(tmp_path,
     assert sorted(path.name for path in (tmp_path / "v").glob("*.npy")) == ["vectors.npy"]
 
 
+def test_two_hosts_may_open_at_the_same_time(tmp_path, texts, made, monkeypatch):
+    first, second = (CorpusVectors(tmp_path / "v", made, "p", len(texts)) for _ in range(2))
+    first.encode(texts)
+    read = CorpusVectors._read
+
+    def other_is_faster(self, number):
+        if self is second and number == 2:
+            first.open()  # joins the parts and removes them
+        return read(self, number)
+
+    monkeypatch.setattr(CorpusVectors, "_read", other_is_faster)
+    np.testing.assert_array_equal(second.open(), made.encode_passages(texts))
+    assert not list((tmp_path / "v").glob("*.tmp"))
+
+
 def test_a_process_killed_by_the_system_goes_on(tmp_path, texts, made):
     (tmp_path / "encoder").mkdir()
     made.save(tmp_path / "encoder")

@@ -70,3 +70,6 @@ def test_by_hand():
     )
     with pytest.raises(ValueError, match="golds"):
         benchmark_metrics.score("nq", "x", [])
+    for empty in ([], {}):
+        with pytest.raises(ValueError, match="holds no string"):
+            benchmark_metrics.score("fanoutqa", "x", ["x"], empty)

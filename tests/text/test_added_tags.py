@@ -36,6 +36,16 @@ def test_tags_that_the_vocabulary_has_stay_what_they_are(tmp_path):
     assert PublishedTokenizer(folder).encode("<think>") == [think]
 
 
+@pytest.mark.parametrize("token", [{"content": "<x>"}, {"id": 5}, {"id": "5", "content": "<x>"}, "<x>"])
+def test_a_damaged_added_token_is_named(tmp_path, token):
+    folder = tiny_published.qwen(tmp_path / "qwen", thinking=False)
+    settings = json.loads((folder / "tokenizer.json").read_text())
+    settings["added_tokens"] = [token]
+    (folder / "tokenizer.json").write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match=r"tokenizer.json: added token .* has no id or no content"):
+        added_tags.add_tags(folder)
+
+
 def test_what_they_were_spelled_with(tmp_path):
     published = PublishedTokenizer(tiny_published.qwen(tmp_path / "published", thinking=True))
     tagged = tiny_published.qwen(tmp_path / "tagged", thinking=True)

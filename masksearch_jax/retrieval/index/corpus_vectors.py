@@ -72,22 +72,27 @@ class CorpusVectors:
     def open(self) -> np.ndarray:
         """Return float32 [N, D], mapped from disk, read-only.
 
-        The first call, on one host, joins the parts. Raises FileNotFoundError that names parts not encoded yet,
-        ValueError that names a damaged one.
+        The first call joins the parts and removes them; another host may do the same at that moment. Raises
+        FileNotFoundError that names parts not encoded yet, ValueError that names a damaged one.
         """
         path = self._directory / _VECTORS_FILE
         if not path.exists():
-            missing = [number for number in range(self._parts) if not self._part(number).exists()]
-            if missing:
-                shown = ", ".join(map(str, missing[:8])) + (", .." if len(missing) > 8 else "")
-                raise FileNotFoundError(
-                    f"{self._directory}: {len(missing)} of {self._parts} parts are not encoded yet ({shown}); "
-                    "wait for the other hosts, or run the build again, which encodes them"
-                )
-            self._join(path)
+            try:
+                self._join(path)
+            except FileNotFoundError:
+                if not path.exists():  # otherwise another host has joined the parts and removed them
+                    raise self._not_encoded() from None
         for number in range(self._parts):
             self._part(number).unlink(missing_ok=True)
         return np.load(path, mmap_mode="r")
+
+    def _not_encoded(self) -> FileNotFoundError:
+        missing = [number for number in range(self._parts) if not self._part(number).exists()]
+        shown = ", ".join(map(str, missing[:8])) + (", .." if len(missing) > 8 else "")
+        return FileNotFoundError(
+            f"{self._directory}: {len(missing)} of {self._parts} parts are not encoded yet ({shown}); "
+            "wait for the other hosts, or run the build again, which encodes them"
+        )
 
     @property
     def _parts(self) -> int:
@@ -145,8 +150,12 @@ class CorpusVectors:
 def _whole(path: Path) -> Iterator[BinaryIO]:
     """Open a file to write that gets its name once it is complete and on disk. Other hosts may be writing the same."""
     partial = path.with_name(f"{path.name}.{os.uname().nodename}.{os.getpid()}.tmp")
-    with open(partial, "wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with open(partial, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
     partial.rename(path)
