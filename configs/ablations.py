@@ -32,9 +32,11 @@ _CHANGES = {
     "symmetric clip": {"clip_high": 0.2},
 }
 
+VARIANTS = ("judge",)
+
 
 def get_config(arg: str = ""):
-    common.check_argument(__file__, arg, "judge")
+    common.check_argument(__file__, arg, *VARIANTS)
     changes = _CHANGES | ({"reward: judge": {"reward": {"answer": "judge"}}} if arg == "judge" else {})
     config = dapo.get_config()
     config.workflow = "grid"

@@ -12,9 +12,11 @@ from ml_collections import ConfigDict
 
 from masksearch_jax.configs import common, recipes
 
+VARIANTS = ("slice", *recipes.RECIPES)
+
 
 def get_config(arg: str = ""):
-    common.check_argument(__file__, arg, "slice", *recipes.RECIPES)
+    common.check_argument(__file__, arg, *VARIANTS)
     config = common.base_config()
     config.stage = "dapo"
     config.sft = common.sft()

@@ -8,9 +8,11 @@ Hardware: two CPU cores. The model, search and episode settings and the argument
 
 from masksearch_jax.configs import common, recipes
 
+VARIANTS = ("slice", *recipes.RECIPES)
+
 
 def get_config(arg: str = ""):
-    common.check_argument(__file__, arg, "slice", *recipes.RECIPES)
+    common.check_argument(__file__, arg, *VARIANTS)
     config = common.base_config()
     # untrained (fresh parameters, or those of `start` or `pretrained`) | few_shot (untrained, with worked examples in
     # the prompts) | rag (untrained, with one forced search) | one_search (SFT, with one forced search) | sft | sft_more

@@ -31,7 +31,7 @@ _CORPUS, _ARTICLES, _QUESTIONS = "2wiki_corpus.json.gz", "hotpotqa_100_corpus.js
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    common.check_argument(__file__, arg, *_VARIANTS)
+    common.check_argument(__file__, arg, *VARIANTS)
     config = dapo.get_config()
     config.workflow = "language_model"
     config.pretrained = "runs/smollm2"  # bash launch/smollm2.sh makes it
@@ -42,7 +42,7 @@ def get_config(arg: str = "") -> ConfigDict:
     _episodes(config)
     _training(config)
     if arg:
-        _VARIANTS[arg](config)
+        VARIANTS[arg](config)
     return config
 
 
@@ -153,6 +153,6 @@ def _agents(config: ConfigDict) -> None:
     config.llm.concurrency = 32
 
 
-_VARIANTS = {
+VARIANTS = {
     "short": _short, "proof": _proof, "rl": _rl, "evolve": _evolve, "agents": _agents, "qwen2.5-1.5b": _qwen,
 }  # fmt: skip

@@ -11,9 +11,11 @@ Expect:   see docs/results.md.
 
 from masksearch_jax.configs import common, dapo
 
+VARIANTS = ("proof", "strong", "slice")
+
 
 def get_config(arg: str = ""):
-    common.check_argument(__file__, arg, "proof", "strong", "slice")
+    common.check_argument(__file__, arg, *VARIANTS)
     config = dapo.get_config("slice" if arg == "slice" else "")
     config.workflow = "quickstart"
     config.policies = ("untrained", "one_search", "sft", "dapo")

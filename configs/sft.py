@@ -10,9 +10,11 @@ Expect:   see docs/results.md.
 
 from masksearch_jax.configs import common, recipes
 
+VARIANTS = ("slice", *recipes.RECIPES)
+
 
 def get_config(arg: str = ""):
-    common.check_argument(__file__, arg, "slice", *recipes.RECIPES)
+    common.check_argument(__file__, arg, *VARIANTS)
     config = common.base_config()
     config.stage = "sft"
     config.sft = common.sft()

@@ -15,9 +15,11 @@ run makes its own warm start by SFT on questions (configs/stage2_sft.py).
 
 from masksearch_jax.configs import common, dapo, recipes, stage2_sft
 
+VARIANTS = ("slice", *recipes.RECIPES)
+
 
 def get_config(arg: str = ""):
-    common.check_argument(__file__, arg, "slice", *recipes.RECIPES)
+    common.check_argument(__file__, arg, *VARIANTS)
     config = dapo.get_config(arg)
     stage2_sft.questions(config)
     config.dapo.curriculum = ((None, ((0, 1.0),)),)

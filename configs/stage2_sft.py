@@ -15,9 +15,11 @@ or from fresh parameters.
 
 from masksearch_jax.configs import common, recipes, sft
 
+VARIANTS = ("slice", *recipes.RECIPES)
+
 
 def get_config(arg: str = ""):
-    common.check_argument(__file__, arg, "slice", *recipes.RECIPES)
+    common.check_argument(__file__, arg, *VARIANTS)
     config = sft.get_config(arg)
     questions(config)
     if not arg:

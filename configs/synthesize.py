@@ -12,9 +12,11 @@ Expect:   W/demonstrations/manifest.json with the counts of accepted and rejecte
 
 from masksearch_jax.configs import common
 
+VARIANTS = ("strong", "agents")
+
 
 def get_config(arg: str = ""):
-    common.check_argument(__file__, arg, "strong", "agents")
+    common.check_argument(__file__, arg, *VARIANTS)
     config = common.base_config()
     config.synthesize = common.synthesize(strong=arg == "strong")
     if arg == "agents":

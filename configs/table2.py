@@ -19,9 +19,11 @@ from masksearch_jax.configs import common, dapo
 SEEDS = (0, 1, 2)
 COLUMNS = ("hotpotqa", "fanoutqa", "musique", "two_wiki", "bamboogle", "freshqa")
 
+VARIANTS = ("corroborated",)
+
 
 def get_config(arg: str = ""):
-    common.check_argument(__file__, arg, "corroborated")
+    common.check_argument(__file__, arg, *VARIANTS)
     config = page()
     config.prepare.corroborating_articles = 1.0 if arg == "corroborated" else 0.0
     config.stages = ConfigDict({

@@ -10,7 +10,6 @@ from typing import Any
 
 from absl import flags
 
-from masksearch_jax.aot import costs, programs, topologies
 from masksearch_jax.runtime import cli
 
 _TOPOLOGY = flags.DEFINE_string("topology", None, "A slice, such as v5p:4x4x4 or v6e-8; default: the config's.")
@@ -19,6 +18,8 @@ _ONLY = flags.DEFINE_string("only", "", "Compile only programs whose name matche
 
 
 def main(cfg: Any, workdir: Path) -> None:
+    from masksearch_jax.aot import costs, programs, topologies  # imported here, so that --help needs no JAX
+
     name = _TOPOLOGY.value or cfg.get("topology")
     if not name:
         raise ValueError("this config names no slice: give --topology=v5p:4x4x4, v6e-8, ..")

@@ -12,12 +12,14 @@ from pathlib import Path
 
 from absl import app, flags, logging
 
-from masksearch_jax.model import config as model_config
 from masksearch_jax.runtime import cli
-from masksearch_jax.workflows import conversion
+
+_DTYPES = ("float32", "bfloat16")  # model/config.py, DTYPES
 
 
 def main(argv: list[str]) -> None:
+    from masksearch_jax.workflows import conversion  # imported here, so that --help needs no JAX
+
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}")
     logging.set_verbosity(logging.ERROR)  # Orbax logs every call
@@ -43,9 +45,9 @@ if __name__ == "__main__":
     flags.DEFINE_string("from", None, "A published folder, a .gguf file, or a stage folder of ours.", required=True)
     flags.DEFINE_string("to", None, "The folder to write.", required=True)
     flags.DEFINE_string("like", None, "A published folder to take token ids and the tokenizer from.")
-    flags.DEFINE_enum("dtype", None, model_config.DTYPES, "Of the weights written; default float32, or as stored.")
+    flags.DEFINE_enum("dtype", None, _DTYPES, "Of the weights written; default float32, or as stored.")
     flags.DEFINE_integer("step", None, "Which checkpoint of the stage; by default the last.")
     flags.DEFINE_bool("merge", False, "Add adapters into their base, and write the whole model.")
     flags.DEFINE_string("base", None, "A published folder, the base of the adapters; by default where it came from.")
     flags.DEFINE_float("shard_gb", 5.0, "Largest safetensors file, in 10^9 bytes.")
-    app.run(main)
+    cli.run(main)

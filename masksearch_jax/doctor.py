@@ -10,7 +10,7 @@ from pathlib import Path
 from absl import app, flags
 from ml_collections import config_flags
 
-from masksearch_jax.workflows import diagnosis
+from masksearch_jax.runtime import cli
 
 
 def main() -> None:
@@ -22,18 +22,14 @@ def main() -> None:
     def call(argv: list[str]) -> None:
         if len(argv) > 1:
             raise app.UsageError(f"unexpected arguments {argv[1:]}")
+        from masksearch_jax.workflows import diagnosis  # imported here, so that --help needs no JAX
+
         folder = Path(workdir.value) if workdir.value else None
         checks = diagnosis.run(diagnosis.Wanted(config.value, folder, devices.value, seconds.value))
         diagnosis.print_table(checks)
         sys.exit(1 if any(check.ok is False for check in checks) else 0)
 
-    def parse(argv: list[str]) -> list[str]:
-        try:
-            return flags.FLAGS(argv)
-        except (AttributeError, TypeError, ValueError, flags.Error, FileNotFoundError) as error:
-            raise SystemExit(f"doctor: {error}") from None
-
-    app.run(call, flags_parser=parse)
+    cli.run(call, takes_config=True)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,17 @@
 python -m masksearch_jax.evaluate --config=configs/evaluate.py --workdir=W --config.policy=dapo
 """
 
+from pathlib import Path
+from typing import Any
+
 from masksearch_jax.runtime import cli
-from masksearch_jax.workflows import evaluation
+
+
+def main(cfg: Any, workdir: Path) -> None:
+    from masksearch_jax.workflows import evaluation  # imported here, so that --help needs no JAX
+
+    evaluation.main(cfg, workdir)
+
 
 if __name__ == "__main__":
-    cli.start(evaluation.main, "configs/evaluate.py")
+    cli.start(main, "configs/evaluate.py")

@@ -9,8 +9,17 @@
 At the end it writes W/report.html, which shows all results (masksearch_jax.report).
 """
 
+from pathlib import Path
+from typing import Any
+
 from masksearch_jax.runtime import cli
-from masksearch_jax.workflows import dispatch
+
+
+def main(cfg: Any, workdir: Path) -> None:
+    from masksearch_jax.workflows import dispatch  # imported here, so that --help needs no JAX
+
+    dispatch.run(cfg, workdir)
+
 
 if __name__ == "__main__":
-    cli.start(dispatch.run, "configs/quickstart.py")
+    cli.start(main, "configs/quickstart.py")

@@ -3,8 +3,17 @@
 python -m masksearch_jax.prepare --config=configs/prepare.py --config.dump=FILE --workdir=W
 """
 
+from pathlib import Path
+from typing import Any
+
 from masksearch_jax.runtime import cli
-from masksearch_jax.workflows import data_preparation
+
+
+def main(cfg: Any, workdir: Path) -> None:
+    from masksearch_jax.workflows import data_preparation  # imported here, so that --help needs no JAX
+
+    data_preparation.run(cfg, workdir)
+
 
 if __name__ == "__main__":
-    cli.start(data_preparation.run, "configs/prepare.py")
+    cli.start(main, "configs/prepare.py")

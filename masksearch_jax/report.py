@@ -9,10 +9,11 @@ from pathlib import Path
 from absl import app, flags
 
 from masksearch_jax.runtime import cli
-from masksearch_jax.workflows import reporting
 
 
 def main(argv: list[str]) -> None:
+    from masksearch_jax.workflows import reporting  # imported here, so that --help appears at once
+
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}")
     try:
@@ -24,4 +25,4 @@ def main(argv: list[str]) -> None:
 if __name__ == "__main__":
     flags.DEFINE_string("workdir", None, "A run, one of its stages, or an experiment.", required=True)
     flags.DEFINE_string("charts", "", "Folder for the charts as SVG files.")
-    app.run(main)
+    cli.run(main)

@@ -3,8 +3,17 @@
 python -m masksearch_jax.serve_search --config=configs/serve_search.py --workdir=W
 """
 
+from pathlib import Path
+from typing import Any
+
 from masksearch_jax.runtime import cli
-from masksearch_jax.workflows import search_server
+
+
+def main(cfg: Any, workdir: Path) -> None:
+    from masksearch_jax.workflows import search_server  # imported here, so that --help needs no JAX
+
+    search_server.run(cfg, workdir)
+
 
 if __name__ == "__main__":
-    cli.start(search_server.run, "configs/serve_search.py", resumable=False)  # on SIGTERM it drains its connections
+    cli.start(main, "configs/serve_search.py", resumable=False)  # on SIGTERM it drains its connections

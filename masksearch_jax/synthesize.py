@@ -6,8 +6,17 @@ python -m masksearch_jax.synthesize --config=configs/synthesize.py:agents --conf
     --config.llm.model=NAME --workdir=W
 """
 
+from pathlib import Path
+from typing import Any
+
 from masksearch_jax.runtime import cli
-from masksearch_jax.workflows import synthesis_stage
+
+
+def main(cfg: Any, workdir: Path) -> None:
+    from masksearch_jax.workflows import synthesis_stage  # imported here, so that --help needs no JAX
+
+    synthesis_stage.main(cfg, workdir)
+
 
 if __name__ == "__main__":
-    cli.start(synthesis_stage.main, "configs/synthesize.py")
+    cli.start(main, "configs/synthesize.py")

@@ -7,8 +7,17 @@ A run may be killed at any moment. Started again with the same command, it resum
 bit for bit.
 """
 
+from pathlib import Path
+from typing import Any
+
 from masksearch_jax.runtime import cli
-from masksearch_jax.workflows import training
+
+
+def main(cfg: Any, workdir: Path) -> None:
+    from masksearch_jax.workflows import training  # imported here, so that --help needs no JAX
+
+    training.main(cfg, workdir)
+
 
 if __name__ == "__main__":
-    cli.start(training.main, None)
+    cli.start(main, None)

@@ -25,3 +25,48 @@ def test_the_alias_runs_a_command_or_lists_them(arguments, status, says):
         [sys.executable, "-m", "masksearch_jax", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == status and says in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("command", alias.COMMANDS)
+def test_help_says_what_there_is_and_imports_no_jax(command):
+    script = (
+        "import runpy, sys\n"
+        f"sys.argv = ['{command}', '--help']\n"
+        "try:\n"
+        f"    runpy.run_module('masksearch_jax.{command}', run_name='__main__', alter_sys=True)\n"
+        "finally:\n"
+        "    sys.stderr.write(' '.join(n for n in ('jax', 'tensorflow', 'matplotlib') if n in sys.modules))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith((ROOT / f"masksearch_jax/{command}.py").read_text().split('"""')[1].splitlines()[0])
+    assert "Flags:\n" in done.stdout and ("--from" if command == "convert" else "--workdir") in done.stdout
+    assert ("configs/dapo.py" in done.stdout) == (command not in ("convert", "report"))
+
+
+def test_the_help_of_a_config_lists_its_variants_and_every_setting():
+    def run(config):
+        return subprocess.run(
+            [sys.executable, "-m", "masksearch_jax.train", f"--config={config}", "--help"],
+            cwd=ROOT, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
+    plain, short = run("configs/language_model.py"), run("configs/language_model.py:short")
+    assert plain.returncode == short.returncode == 0 and "Variants: short, proof," in plain.stdout
+    assert "--config.sft.steps=40\n" in short.stdout and "--config.sft.steps=40\n" not in plain.stdout
+    assert "--config.dapo.reward.overlong_limit=224\n" in plain.stdout
+    wrong = run("configs/language_model.py:long")
+    assert wrong.returncode == 1 and "takes one of short, proof" in wrong.stderr
+
+
+def test_every_config_that_takes_an_argument_says_which():
+    for file in (ROOT / "configs").glob("*.py"):
+        text = file.read_text()
+        assert ("check_argument(__file__, arg, *VARIANTS)" in text) == ("\nVARIANTS = " in text), file
+
+
+def test_the_dtypes_of_convert_are_those_of_the_model():
+    from masksearch_jax import convert
+    from masksearch_jax.model import config
+
+    assert convert._DTYPES == config.DTYPES

@@ -1,7 +1,7 @@
 """The start of every command: a config and a workdir from the command line, one call, and errors as one line.
 
 `--config=PAGE[:argument]` with `--config.x=y` overrides (ml_collections: unknown and ill-typed settings are refused)
-and `--workdir`, by default runs/<name of the config>.
+and `--workdir`, by default runs/<name of the config>. `--help` needs no JAX: it is imported after the flags are parsed.
 """
 
 import contextlib
@@ -13,11 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from masksearch_jax.runtime import child_process, stop_signals
+from masksearch_jax.runtime import child_process, help_page, stop_signals
 from masksearch_jax.runtime.config_files import find_config
 
 _PATIENCE = "xla_cpu_collective_call_terminate_timeout_seconds"
@@ -58,8 +57,20 @@ def start(call: Callable[[Any, Path], Any], page: str | None, resumable: bool = 
                 f"{name}: a step failed with exit status {error.returncode}; its message stands above"
             ) from None
 
+    run(main, takes_config=True)
+
+
+def run(main: Callable[[list[str]], Any], takes_config: bool = False) -> None:
+    """Parse the flags and run `main(arguments that are no flags)`. `--help` prints the help and exits with status 0.
+
+    takes_config: True if the command has the flag --config.
+    """
+
     def parse(argv: list[str]) -> list[str]:
         try:
+            if help_page.asked_for(argv):
+                print(help_page.text(argv, takes_config))
+                raise SystemExit(0)
             return flags.FLAGS(_with_found_config(argv))
         except (AttributeError, TypeError, ValueError, flags.Error, FileNotFoundError) as error:
             raise SystemExit(f"{Path(argv[0]).stem}: {error}") from None
@@ -108,6 +119,8 @@ def split_cpu(devices: int) -> None:
     may wait for one another longer than the 40 s after which XLA aborts the process by default; so that limit is raised
     to an hour.
     """
+    import jax
+
     given = os.environ.get("XLA_FLAGS", "")
     if devices and "xla_force_host_platform_device_count" not in given:
         jax.config.update("jax_num_cpu_devices", devices)
