@@ -51,7 +51,8 @@ class ToolQueue:
     def collect(self, engine_step: int) -> list[tuple[Owner, list[interface.Hit]]]:
         """Return (owner, hits) of every search due by `engine_step`, in the order of submission.
 
-        Waits for late searches. Raises what the searcher raised, and ValueError if the number of results differs from that of the queries.
+        Waits for late searches. Raises what the searcher raised, and ValueError if the number of results differs from
+        that of the queries.
         """
         due = [flight for flight in self._flights if flight.due <= engine_step]
         self._flights = [flight for flight in self._flights if flight.due > engine_step]

@@ -105,7 +105,8 @@ def check(cfg: Any) -> None:
     for number, wanted in enumerate(cfg.evolve.rounds, start=1):
         if not wanted or any(name not in ROUND_TASKS or count < 1 for name, count in wanted):
             raise ValueError(
-                f"evolve.rounds: round {number} is {wanted}; it has to be ((task, how many), ..) with tasks of {ROUND_TASKS}"
+                f"evolve.rounds: round {number} is {wanted}; it has to be ((task, how many), ..), "
+                f"with tasks of {ROUND_TASKS}"
             )
 
 

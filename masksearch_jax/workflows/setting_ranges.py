@@ -209,7 +209,7 @@ _TRAIN = {
     "evaluate.split": one_of("train", "validation", "test"), "evaluate.index": one_of(*INDICES, "fresh"),
     "evaluate.episodes.*": _EPISODES, "evaluate.benchmarks.*": _EPISODES, "evaluate.examples": whole(1),
     "evolve.rounds": Rule(
-        "((task, how many), ..) for each round, of the tasks ramp_1 to ramp_4 and qa, at least one of each", _is_rounds),
+        "((task, how many), ..) for each round, of the tasks ramp_1 to ramp_4 and qa, 1 or more of each", _is_rounds),
     "evolve.samples": whole(1), "evolve.keep": whole(1), "evolve.judge": one_of("rules", "llm"),
     "evolve.recall": _PART, "evolve.temperature": number(0, above=True), "evolve.steps": whole(1),
     "evolve.control": flag(), "evolve.learning_rate_scale": number(0, above=True),
