@@ -22,7 +22,7 @@ COLUMNS = ("hotpotqa", "fanoutqa", "musique", "two_wiki", "bamboogle", "freshqa"
 
 def get_config(arg: str = ""):
     common.check_argument(__file__, arg, "corroborated")
-    config = page()
+    config = grid_config()
     config.prepare.corroborating_articles = 1.0 if arg == "corroborated" else 0.0
     config.stages = ConfigDict({
         "base": sft(1000, (("tool_warmup", 1.0),)),
@@ -59,7 +59,7 @@ def get_config(arg: str = ""):
     return config
 
 
-def page() -> ConfigDict:
+def grid_config() -> ConfigDict:
     """Return the config without stages and methods: tasks of every kind, seeds, columns, short evaluations."""
     config = dapo.get_config()
     config.workflow = "grid"
