@@ -73,9 +73,9 @@ def grid_config() -> ConfigDict:
     config.prepare.tool_warmup = True
     config.synthesize.probe_tasks = 0
     config.synthesize.examples.update({"tool_warmup": 3500, "ramp_1": 3000, "ramp_2": 1200, "qa": 10_000})
-    config.evaluate.episodes.update(
-        {"tool_warmup": 200, "ramp_1": 200, "ramp_2": 100, "ramp_3": 0, "ramp_4": 0, "qa": 0}
-    )
+    config.evaluate.episodes.update({
+        "tool_warmup": 200, "ramp_1": 200, "ramp_2": 100, "ramp_3": 0, "ramp_4": 0, "qa": 0,
+    })  # fmt: skip
     return config
 
 
