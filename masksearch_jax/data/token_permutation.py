@@ -16,7 +16,7 @@ from masksearch_jax.runtime.json_files import read_json_object
 _STREAM = 0x7065726D
 
 
-class PiecePermutation:
+class TokenPermutation:
     """Random permutations of the vocabulary that move ids inside their group and leave all other ids in place."""
 
     def __init__(self, groups: Sequence[Sequence[int | Sequence[int]]], vocab_size: int):
@@ -28,12 +28,12 @@ class PiecePermutation:
         self.groups = tuple(np.array(sorted(group), np.int32).reshape(len(group), -1) for group in groups)
         seen: set[int] = set()
         for number, group in enumerate(self.groups):
-            for piece in group.ravel().tolist():
-                if not 0 <= piece < vocab_size:
-                    raise ValueError(f"augment groups[{number}]: id {piece} is outside the vocabulary of {vocab_size}")
-                if piece in seen:
-                    raise ValueError(f"augment groups[{number}]: id {piece} is listed twice")
-                seen.add(piece)
+            for token in group.ravel().tolist():
+                if not 0 <= token < vocab_size:
+                    raise ValueError(f"augment groups[{number}]: id {token} is outside the vocabulary of {vocab_size}")
+                if token in seen:
+                    raise ValueError(f"augment groups[{number}]: id {token} is listed twice")
+                seen.add(token)
 
     def draw(self, seed: int, *key: int) -> np.ndarray:
         """Return a permutation int32 [vocab_size], a function of (seed, *key) alone. The model sees out[i] for id i.
@@ -58,7 +58,7 @@ class PiecePermutation:
         return [group.tolist() for group in self.groups]
 
 
-def load(path: Path | str, vocab_size: int) -> PiecePermutation | None:
+def load(path: Path | str, vocab_size: int) -> TokenPermutation | None:
     """Return the permutation of the groups that `prepare` wrote, or None if there are no groups.
 
     There are none for the tokenizer of a published model. Raises FileNotFoundError or ValueError that names the file.
@@ -67,4 +67,4 @@ def load(path: Path | str, vocab_size: int) -> PiecePermutation | None:
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; write it with `python -m masksearch_jax.prepare`")
     data = read_json_object(path, "prepare the data again", ("groups",))
-    return PiecePermutation(data["groups"], vocab_size) if data["groups"] else None
+    return TokenPermutation(data["groups"], vocab_size) if data["groups"] else None

@@ -101,7 +101,7 @@ def check(cfg: Any) -> None:
     Splits(cfg.splits, cfg.shares, cfg.seed)
     if cfg.passages.words < 1 or not 0 <= cfg.passages.minimum <= cfg.passages.words:
         raise ValueError(f"passages={cfg.passages.to_dict()}: words >= 1 and 0 <= minimum <= words are needed")
-    least = tokenizer.fixed_pieces(cfg.tokenizer.digit_pairs)
+    least = tokenizer.fixed_tokens(cfg.tokenizer.digit_pairs)
     size = cfg.tokenizer.vocab_size
     if size and size <= least:
         raise ValueError(f"tokenizer.vocab_size={size}: more than {least} are needed, or 0 to leave the choice")
@@ -128,10 +128,10 @@ def _system(cfg: Any) -> str:
 
 
 def _check_language(cfg: Any, language: str) -> None:
-    if cfg.lookups and languages.without(language, candidates.KINDS):
+    if cfg.tool_warmup and languages.without(language, candidates.KINDS):
         raise ValueError(
-            f"lookups=True: its requests are written in English, and dump={cfg.dump!r} is in "
-            f"{languages.name_of(language)}; set lookups=False"
+            f"tool_warmup=True: its requests are written in English, and dump={cfg.dump!r} is in "
+            f"{languages.name_of(language)}; set tool_warmup=False"
         )
 
 
@@ -205,7 +205,7 @@ def run(
         if question_source:
             asked = questions.annotate(question_source, splits, data_dir, tested, search_only.titles(cfg))
         quoted = (
-            tool_warmup.annotate(annotated_passages.old(data_dir), cfg.seed, data_dir) if cfg.lookups else Counter()
+            tool_warmup.annotate(annotated_passages.old(data_dir), cfg.seed, data_dir) if cfg.tool_warmup else Counter()
         )
     settings = task_settings(cfg, annotation.kept, asked, benchmarked, quoted)
     settings.save(data_dir / "annotated")
@@ -313,7 +313,7 @@ def task_settings(
         passages={split: kept.get(split, 0) for split in SPLITS},
         questions={split: asked.get(split, 0) for split in SPLITS},
         benchmarks=dict(benchmarked or {}),
-        lookups={split: n for split, n in (quoted or {}).items() if n},
+        tool_warmup={split: n for split, n in (quoted or {}).items() if n},
         titles=cfg.tasks.titles,
     )
 
@@ -355,7 +355,7 @@ def _report(
             "max": lengths[-1],
         },
         "vocabulary": opened.vocab_size,
-        "exchangeable_pieces": [len(group) for group in groups],
+        "exchangeable_tokens": [len(group) for group in groups],
         "wikitext_mb": round(megabytes, 3),
         "wikitext_mb_per_second": round(megabytes / max(seconds["passages"], 1e-9), 2),
         "seconds": seconds,

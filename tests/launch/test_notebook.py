@@ -1,5 +1,7 @@
 """The notebook: valid, clean, and (slow) run from its first cell to its last on a CPU without TensorFlow."""
 
+import ast
+import importlib
 import json
 import os
 import subprocess
@@ -44,6 +46,20 @@ def test_one_cell_installs_and_what_it_installs_is_pinned():
 def test_flags_are_marked_before_anything_reads_them():
     first = next(number for number, source in enumerate(CODE) if "mark_as_parsed()" in source)
     assert not any("masksearch_jax import" in source or "masksearch_jax." in source for source in CODE[:first])
+
+
+def test_the_names_that_it_uses_exist():
+    """A move or a new name breaks a notebook in silence: it is run by hand and by a slow test only."""
+    modules, used = {}, []
+    for node in (node for source in CODE for node in ast.walk(ast.parse(source))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("masksearch_jax"):
+            for name in (alias.name for alias in node.names):
+                package = importlib.import_module(node.module)
+                modules[name] = getattr(package, name, None) or importlib.import_module(f"{node.module}.{name}")
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            used.append((node.value.id, node.attr))
+    assert len(modules) >= 6
+    assert [pair for pair in used if pair[0] in modules and not hasattr(modules[pair[0]], pair[1])] == []
 
 
 @pytest.mark.slow

@@ -48,8 +48,8 @@ def toy(tmp_path_factory):
     (workdir / "data.partial").mkdir()
     (workdir / "data.partial" / "left_by_a_killed_run").touch()
     with pytest.MonkeyPatch.context() as patch:
-        # Two levels show it all, in half the time; test_export has four, as has the slow test below.
-        patch.setattr(registry, "LEVELS", (1, 2))
+        # Two tasks show it all, in half the time; test_export has four, as has the slow test below.
+        patch.setattr(registry, "MASKS", (1, 2))
         patch.setattr(registry, "MIXTURES", {"ramp_1_2": (1, 2)})
         return workdir, data_preparation.run(small(), workdir)
 
@@ -141,7 +141,7 @@ def test_search_only_articles_are_found_and_nothing_else(toy):
     assert not any("Quixjaw" in task.text for task in read)
     assert not any(
         "zq" in piece
-        for piece in map(Tokenizer(data / "tokenizer.model").piece, range(written["tokenizer"]["vocab_size"]))
+        for piece in map(Tokenizer(data / "tokenizer.model").token, range(written["tokenizer"]["vocab_size"]))
     )
 
 
@@ -185,7 +185,7 @@ def test_answers_can_be_copied_whole_and_permuted(toy):
     ids = [i for group in groups for member in group for i in (member if isinstance(member, list) else [member])]
     assert len(set(ids)) == len(ids)
     tok = Tokenizer(workdir / "data" / "tokenizer.model")
-    first, second = ({tok.piece(i) for i in group} for group in groups[-2:])
+    first, second = ({tok.token(i) for i in group} for group in groups[-2:])
     titles = [p.title.split() for p in passages_of(workdir) if p.split == "train"]
     assert all("▁" + a in first and "▁" + b in second for a, b in titles)
 
@@ -264,7 +264,7 @@ def test_settings_are_refused_before_any_work(tmp_path, monkeypatch, name, value
 
 def test_data_for_a_published_model(tmp_path, monkeypatch):
     """Its tokenizer and chat template, nothing to permute, all of it in the manifest; a wrong template is refused."""
-    monkeypatch.setattr(registry, "LEVELS", (1,))
+    monkeypatch.setattr(registry, "MASKS", (1,))
     monkeypatch.setattr(registry, "MIXTURES", {})
     config = small()
     config.entities, config.indices, config.toy_benchmarks = 60, ("train",), 0
@@ -373,5 +373,5 @@ def test_the_real_slice(data_dir, tmp_path):
     assert report["redirects"] + report["non_articles"] + report["articles"] == report["pages"] == 206
     assert set(report["spans"]) == set(candidates.KINDS) and report["vocabulary"] == 4096
     for split in ("train", "validation", "test"):
-        counts = [sum(report["examples"][split][f"ramp_{level}"]) for level in registry.LEVELS]
+        counts = [sum(report["examples"][split][f"ramp_{masks}"]) for masks in registry.MASKS]
         assert counts == sorted(counts, reverse=True) and counts[-1] > 0
