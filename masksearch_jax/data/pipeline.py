@@ -9,10 +9,11 @@ number.
 """
 
 import bisect
+import hashlib
 import itertools
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -184,9 +185,9 @@ class DemonstrationIterator(grain.DatasetIterator):
 class TaskIterator(grain.DatasetIterator):
     """The endless iterator of tasks; see `tasks`. left_out: the number of tasks skipped since the iterator was made."""
 
-    def __init__(self, draws: _Draws, fingerprint: str, room: int | None = None):
+    def __init__(self, draws: _Draws, fingerprint: str, room: int | None = None, only: Collection[str] | None = None):
         super().__init__()
-        self._draws, self._room = draws, room
+        self._draws, self._room, self._only = draws, room, only
         self._passed: dict[str, int] = {}  # by name of the task: records skipped in a row
         self.left_out = 0
         self.fingerprint = fingerprint
@@ -201,14 +202,17 @@ class TaskIterator(grain.DatasetIterator):
             drawn = self._draws.peek()
             task = records.decode(records.Task, drawn.data).as_task(drawn.task)
             self._draws.advance(drawn)
-            if self._room is None or len(task.prompt) < self._room:
+            wanted = self._only is None or task.id in self._only
+            if wanted and (self._room is None or len(task.prompt) < self._room):
                 self._passed[drawn.task] = 0
                 return task
-            self.left_out += 1
+            self.left_out += wanted
             self._passed[drawn.task] = passed = self._passed.get(drawn.task, 0) + 1
-            if passed >= self._draws.size(drawn.task):
+            # Each epoch has an order of its own, so two draws of a task may lie almost two epochs apart.
+            if passed >= 2 * self._draws.size(drawn.task):
+                chosen = "" if self._only is None else f" that is one of the {len(self._only)} chosen ones"
                 raise ValueError(
-                    f"none of the {passed} tasks of {drawn.task} has a prompt below {self._room} tokens, "
+                    f"none of the {passed} tasks of {drawn.task}{chosen} has a prompt below {self._room} tokens, "
                     f"the last one, {task.id}, has {len(task.prompt)}: raise episode.total_tokens, cut shorter "
                     f"passages (prepare.passages.words), or take {drawn.task} out of the curriculum"
                 )
@@ -276,12 +280,14 @@ def tasks(
     tokenizer_fingerprint: str,
     room: int | None = None,
     refuse: bool = False,
+    only: Collection[str] | None = None,
 ) -> TaskIterator:
     """Return an endless iterator of `records.Task` under one global cursor.
 
     room: tokens of an episode. Tasks whose prompt leaves no room in an episode are skipped and counted in `left_out`.
     That depends on the task alone, so a resumed run skips the same ones. refuse: raise ValueError for such tasks here
-    instead; the error says how many there are. This reads every task once.
+    instead; the error says how many there are. This reads every task once. only: ids; tasks with other ids are passed
+    over. Each task of the curriculum must have one of them.
 
     directory: the `tasks` folder that `prepare` wrote, with files `<split>/<task folder>/epoch_<e>.array_record`
     (`curriculum.task_folder`: the name of the task, and ramp_1 for ramp_1_open). Raises FileNotFoundError for a task of
@@ -289,12 +295,18 @@ def tasks(
     """
     paths = _existing({task: task_files(directory, split, task) for task in curriculum.tasks}, curriculum)
     mark = fingerprint(
-        paths, kind="tasks", split=split, seed=seed, curriculum=curriculum.describe(), tokenizer=tokenizer_fingerprint
+        paths,
+        kind="tasks",
+        split=split,
+        seed=seed,
+        curriculum=curriculum.describe(),
+        tokenizer=tokenizer_fingerprint,
+        **({} if only is None else {"only": hashlib.sha256("\n".join(sorted(only)).encode()).hexdigest()}),
     )
     if room is not None and refuse:
         for path in (path for task_paths in paths.values() for path in task_paths):
             fitting(records.read(path, records.Task), room, refuse=True)
-    return TaskIterator(_Draws(paths, curriculum, seed), mark, room)
+    return TaskIterator(_Draws(paths, curriculum, seed), mark, room, only)
 
 
 def fitting(found: Iterable[records.Task], room: int, refuse: bool = False) -> tuple[list[records.Task], int]:

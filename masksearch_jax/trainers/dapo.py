@@ -15,7 +15,7 @@ same work on the host.
 import functools
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -135,11 +135,13 @@ def run(
     params: Any = None,
     evaluate: Evaluate | None = None,
     judge: rollout_batch.Judge | None = None,
+    task_ids: Collection[str] | None = None,
 ) -> Any:
     """Train with the settings `cfg.dapo`, write to W/dapo, and return the final parameters (TRAIN layout).
 
     engine: samples with the training-time searcher. params: the SFT warm start, adapters and their base included. They
     may be None if there are no adapters and W/dapo holds a checkpoint. judge: scores answers for reward.answer 'judge'.
+    task_ids: the training tasks to draw from (workflows/answerable.py); None takes all of them.
     Raises ValueError before the first step if the pipeline, index, tokenizer or base differs from that of the
     checkpoint.
     """
@@ -151,7 +153,7 @@ def run(
     curriculum = Curriculum([(prompts, dict(weights)) for prompts, weights in settings.curriculum])
     tasks = pipeline.tasks(
         workdir / "data" / "tasks", "train", curriculum, seed=cfg.seed, tokenizer_fingerprint=tokenizer.fingerprint,
-        room=cfg.episode.total_tokens, refuse=cfg.rollout.long_prompts == "refuse",
+        room=cfg.episode.total_tokens, refuse=cfg.rollout.long_prompts == "refuse", only=task_ids,
     )  # fmt: skip
     augmentation = checked_permutation.load(workdir / "data", tokenizer) if settings.augment else None
     reward_cfg = RewardConfig(**settings.reward.to_dict())

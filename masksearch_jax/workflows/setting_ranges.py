@@ -194,7 +194,7 @@ _TRAIN = {
     "dapo.group_size": whole(2, says="a whole number of at least 2: the advantage is over the others of a group"),
     "dapo.groups": whole(1), "dapo.dynamic_sampling": flag(), "dapo.max_generations": whole(1),
     "dapo.carry_over": flag(), "dapo.temperature": number(0, above=True), "dapo.curriculum": CURRICULUM,
-    "dapo.augment": flag(), "dapo.reward.answer": one_of(*rewards.ANSWER_REWARDS),
+    "dapo.augment": flag(), "dapo.answerable_only": flag(), "dapo.reward.answer": one_of(*rewards.ANSWER_REWARDS),
     "dapo.reward.kappa": number(0, above=True), "dapo.reward.overlong_limit": _OFF_OR_MORE,
     "dapo.reward.overlong_cache": whole(0), "dapo.reward.*": number(), "dapo.advantage": one_of(*advantages.MODES),
     "dapo.clip_low": _SHARE, "dapo.clip_high": number(), "dapo.dual_clip": number(),

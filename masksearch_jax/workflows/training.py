@@ -29,7 +29,7 @@ from masksearch_jax.runtime import child_process, distributed, json_files, setti
 from masksearch_jax.runtime.checkpoints import Checkpointer
 from masksearch_jax.runtime.config_files import find_config
 from masksearch_jax.trainers import dapo, sft
-from masksearch_jax.workflows import llm_connection, prepared_data, synthesis_stage
+from masksearch_jax.workflows import answerable, llm_connection, prepared_data, synthesis_stage
 from masksearch_jax.workflows.context import RunContext
 from masksearch_jax.workflows.settings import trains_sft, validate_settings, validate_shapes
 
@@ -190,6 +190,7 @@ def train_dapo(context: RunContext, params: Any = None) -> Any:
     evaluate = context.validation(context.cfg.validation_episodes) if context.cfg.dapo.eval_every else None
     engine = context.engine("train", temperature=context.cfg.dapo.temperature)
     judge = answer_judge(context, context.cfg.dapo.judge) if context.cfg.dapo.reward.answer == "judge" else None
+    chosen = answerable.task_ids(context) if context.cfg.dapo.answerable_only else None
     say_optimizer(context.cfg, "dapo")
     with jax.set_mesh(context.mesh):
         return dapo.run(
@@ -201,6 +202,7 @@ def train_dapo(context: RunContext, params: Any = None) -> Any:
             params=params,
             evaluate=evaluate,
             judge=judge,
+            task_ids=chosen,
         )
 
 

@@ -283,6 +283,26 @@ def test_the_stream_stays_as_it_was_once(task_folder):
     assert iterator.get_state() == {"index": 24, "cursors": cursors}
 
 
+def test_only_chosen_tasks_are_drawn_in_the_order_of_all(task_folder):
+    def make(only=None):
+        curriculum = Curriculum([(None, {ONE: 0.5, TWO: 0.5})])
+        return pipeline.tasks(task_folder, "train", curriculum, seed=5, tokenizer_fingerprint="t", only=only)
+
+    every = make()
+    stream = [next(every).id for _ in range(60)]
+    only = {next(id for id in stream if id.startswith(f"task-{masks}-")) for masks in (1, 2)}
+    chosen = make(only)
+    expected = [id for id in stream if id in only]
+    assert [next(chosen).id for _ in expected] == expected and len(expected) > 3
+    state, following = chosen.get_state(), [next(chosen).id for _ in range(5)]
+    resumed = make(only)
+    resumed.set_state(state)
+    assert [next(resumed).id for _ in range(5)] == following
+    assert chosen.left_out == 0 and make(only).fingerprint != every.fingerprint != make(only | {"x"}).fingerprint
+    with pytest.raises(ValueError, match=r"none of the \d+ tasks of ramp_\d that is one of the 1 chosen ones"):
+        next(make({"task-unknown"}))
+
+
 def test_missing_epochs_are_named(task_folder):
     with pytest.raises(FileNotFoundError, match="ramp_4 should hold epoch_0"):
         pipeline.tasks(task_folder, "train", Curriculum([(None, {"ramp_4": 1.0})]), seed=0, tokenizer_fingerprint="t")
