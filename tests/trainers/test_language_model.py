@@ -39,7 +39,7 @@ def test_the_report_has_rules_and_paired_differences(short, workdir, capsys):
     # The untrained model, with one forced search: an answer that was opened for it.
     assert {row.searches for row in rows["rag"]} <= {0, 1}
     shown = capsys.readouterr().out
-    assert "a title query finds the answer of" in shown and "differences on 2" in shown
+    assert "a title query finds the answer of" in shown and "differences on 2 masks" in shown
     # Again with the same line: nothing is played a second time.
     before = (workdir / "evaluate" / "dapo" / "rows.jsonl").stat().st_mtime_ns
     again = language_model.run(short, workdir)
