@@ -209,10 +209,11 @@ class TaskIterator(grain.DatasetIterator):
             self.left_out += wanted
             self._passed[drawn.task] = passed = self._passed.get(drawn.task, 0) + 1
             # Each epoch has an order of its own, so two draws of a task may lie almost two epochs apart.
-            if passed >= 2 * self._draws.size(drawn.task):
+            size = self._draws.size(drawn.task)
+            if passed >= 2 * size:
                 chosen = "" if self._only is None else f" that is one of the {len(self._only)} chosen ones"
                 raise ValueError(
-                    f"none of the {passed} tasks of {drawn.task}{chosen} has a prompt below {self._room} tokens, "
+                    f"none of the {size} tasks of {drawn.task}{chosen} has a prompt below {self._room} tokens, "
                     f"the last one, {task.id}, has {len(task.prompt)}: raise episode.total_tokens, cut shorter "
                     f"passages (prepare.passages.words), or take {drawn.task} out of the curriculum"
                 )
