@@ -1,0 +1,52 @@
+"""DAPO may draw only tasks that a search for the title answers: which these are, against a search for each by hand."""
+
+import dataclasses
+
+import pytest
+
+from masksearch_jax.data import records
+from masksearch_jax.retrieval import interface
+from masksearch_jax.scoring import answer_metrics
+from masksearch_jax.trainers import dapo
+from masksearch_jax.workflows import answerable, training
+from masksearch_jax.workflows.context import RunContext
+
+
+def by_hand(context, name):
+    found, searcher = set(), context.searcher("train")
+    files = sorted((context.workdir / "data/tasks/train" / name).glob("epoch_*"))
+    tasks = [task for file in files for task in records.read(file, records.Task)]
+    for task in tasks:
+        query = interface.Query(task.title, task.passage_id, task.article_id)
+        (hits,) = searcher.search([query], context.cfg.search.hits)
+        if any(answer_metrics.contains(hit.text, golds) for hit in hits for golds in task.answers):
+            found.add(task.id)
+    return found, {task.id for task in tasks}
+
+
+def test_the_ids_are_those_that_a_search_by_hand_finds(cfg, workdir):
+    cfg.search.hits = 1
+    cfg.dapo.curriculum = ((None, (("ramp_1", 0.5), ("ramp_2", 0.5))),)
+    context = RunContext(cfg, workdir)
+    file = workdir / "data/tasks/train/ramp_1/epoch_0.array_record"
+    tasks = list(records.read(file, records.Task))  # no passage states the answers of the first ten
+    records.write(file, [dataclasses.replace(t, answers=[["Nowhere"]]) if i < 10 else t for i, t in enumerate(tasks)])
+    one, two = (by_hand(context, name) for name in ("ramp_1", "ramp_2"))
+    assert answerable.task_ids(context) == one[0] | two[0]
+    assert len(one[0]) == len(one[1]) - 10
+
+
+def test_dapo_gets_them_where_it_is_asked_for(cfg, workdir, monkeypatch):
+    given = []
+    monkeypatch.setattr(dapo, "run", lambda *args, **named: given.append(named["task_ids"]))
+    monkeypatch.setattr(answerable, "task_ids", lambda context: frozenset({"x"}))
+    for wanted in (False, True):
+        cfg.dapo.answerable_only = wanted
+        training.train_dapo(RunContext(cfg, workdir), {})
+    assert given == [None, frozenset({"x"})]
+
+
+def test_a_task_without_an_answerable_record_is_named(cfg, workdir, monkeypatch):
+    monkeypatch.setattr(answerable, "_answerable", lambda tasks, searcher, hits: [])
+    with pytest.raises(ValueError, match=r"answers none of the \d+ training tasks of ramp_1; set it to False"):
+        answerable.task_ids(RunContext(cfg, workdir))
