@@ -25,8 +25,9 @@ BASE = [
 ]
 # Writes the data: SeqIO tasks and TF Text. Runs as its own process.
 PREP = ["seqio>=0.0.20", "tensorflow>=2.20,<2.21", "tensorflow-text>=2.20,<2.21"]
-# scann 1.4.2 was built against TensorFlow 2.20: with a newer one installed its import dies.
-RETRIEVAL = ["bm25s>=0.3.16", "scann>=1.4.2"]
+# scann 1.4.2 was built against TensorFlow 2.20: with a newer one installed its import dies. It has wheels for Linux
+# alone; elsewhere `prepare.retrieval.index=auto` takes exact search.
+RETRIEVAL = ["bm25s>=0.3.16", "scann>=1.4.2; sys_platform == 'linux'"]
 # Asks OpenAI-compatible servers: agents, judge, span finder.
 AGENTS = ["openai>=2.0"]
 TENSORBOARD = ["tensorboardX>=2.6"]
