@@ -71,7 +71,7 @@ class Transformer(nnx.Module):
         self.adapters = lora.Adapters(cfg, param=adapter)
 
     def __call__(self, ids: jax.Array, positions: jax.Array, segments: jax.Array) -> jax.Array:
-        """Run over whole sequences, for training: int32 [B, S] each -> normed hidden states [B, S, D]. See `forward`."""
+        """Run over whole sequences: int32 [B, S] each -> normed hidden states [B, S, D]. See the function `forward`."""
         cfg, rope = self.cfg, rope_tables(self.cfg, positions)
         starts = jnp.pad(segments[:, 1:] != segments[:, :-1], ((0, 0), (1, 0)), constant_values=True)
 
@@ -321,7 +321,7 @@ def adapt(cfg: ModelConfig, base: Params, seed: int, mesh: Mesh) -> Params:
     base: params of `cfg.merged`. The result shares those of its arrays that are not quantised.
     """
     layouts = param_shardings(cfg, mesh)
-    (layout,) = lora.split(layouts)[1]
+    layout = lora.split(layouts)[1]
     if cfg.lora.base_quantisation:
         base = jax.jit(functools.partial(lora.held, cfg), out_shardings=layout)(base)
     adapters = jax.jit(lambda seed: _initial(cfg, seed)["adapters"], out_shardings=layouts["adapters"])(seed)
