@@ -49,8 +49,11 @@ class TrainingStage:
     """The stage W/<name> while it trains.
 
     settings: the section `cfg.<name>`. last: the step, or the iteration of DAPO, at which it ends. base: the frozen
-    base of adapters, {} without adapters. note: shown beside the progress count.
+    base of adapters, {} without adapters. note: shown beside the progress count. watch: counts the steps without an
+    update, from `begin` on.
     """
+
+    watch: UpdateWatch
 
     def __init__(self, cfg: Any, workdir: Path, name: str, kind: str, policy: Policy, evaluate: Evaluate | None = None):
         """kind: 'sft' or 'dapo'. evaluate: called every `eval_every` steps."""
