@@ -33,6 +33,7 @@ from benchmarks import workload
 from masksearch_jax.data.records import Task
 from masksearch_jax.model import logprobs, transformer
 from masksearch_jax.model.config import ModelConfig
+from masksearch_jax.model.policy import Policy
 from masksearch_jax.model.published import load
 from masksearch_jax.retrieval import interface
 from masksearch_jax.rollout import device_programs, episode
@@ -41,7 +42,6 @@ from masksearch_jax.rollout.request import Request
 from masksearch_jax.rollout.trajectory import StopReason, Trajectory
 from masksearch_jax.runtime import cli
 from masksearch_jax.runtime import mesh as mesh_lib
-from masksearch_jax.trainers import state
 
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Measured rounds.")
 _SEARCH_MS = flags.DEFINE_float("search_ms", 0.0, "What each search takes, in milliseconds.")
@@ -130,7 +130,7 @@ def model() -> tuple[ModelConfig, transformer.Params]:
     if not _PRETRAINED.value:
         return workload.MODEL, transformer.init_params(workload.MODEL, 0, _mesh())
     cfg, params = load.load_pretrained(_PRETRAINED.value, _mesh(), dtype=_DTYPE.value)
-    return cfg, jax.block_until_ready(state.decode_copy(cfg, _mesh())(params))
+    return cfg, jax.block_until_ready(Policy(cfg, _mesh()).decode_copy()(params))
 
 
 def requests(episodes: list[workload.Episode], vocab_size: int) -> list[Request]:

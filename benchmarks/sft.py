@@ -23,7 +23,8 @@ from absl import app, flags
 from benchmarks import workload
 from configs import common
 from masksearch_jax.model import config as model_config
-from masksearch_jax.model import lora, transformer
+from masksearch_jax.model import transformer
+from masksearch_jax.model.policy import Policy
 from masksearch_jax.model.published import load
 from masksearch_jax.runtime import cli, distributed
 from masksearch_jax.runtime import mesh as mesh_lib
@@ -71,16 +72,16 @@ def peer(python: str, folder: str) -> float:
     return json.loads(done.stdout.strip().splitlines()[-1])["tokens_per_s"]
 
 
-def model(mesh) -> tuple[model_config.ModelConfig, transformer.Params]:
+def model(mesh) -> tuple[Policy, transformer.Params]:
     """Return the small model with random weights, or the published one, with fresh adapters if they are asked for."""
     if not _PRETRAINED.value:
-        return workload.MODEL, transformer.init_params(workload.MODEL, 0, mesh)
+        policy = Policy(workload.MODEL, mesh)
+        return policy, policy.init_params(0)
     chosen = {"attention": _ATTENTION.value, "dtype": _DTYPE.value, "remat": _REMAT.value}
     cfg, params = load.load_pretrained(_PRETRAINED.value, mesh, **chosen)
-    if not _RANK.value:
-        return cfg, params
-    cfg = dataclasses.replace(cfg, lora=model_config.LoraConfig(_RANK.value))
-    return cfg, transformer.adapt(cfg, params, 0, mesh)
+    adapters = model_config.LoraConfig(_RANK.value) if _RANK.value else None
+    policy = Policy(dataclasses.replace(cfg, lora=adapters), mesh)
+    return policy, policy.adapt(params, 0)
 
 
 def main(_) -> None:
@@ -94,17 +95,17 @@ def main(_) -> None:
         rows, length, trained = _ROWS.value, _LENGTH.value, _LENGTH.value * _TRAINED.value // 100
         steps = _STEPS.value or 1
     with jax.set_mesh(mesh):
-        cfg, params = model(mesh)
-        tx = optimizer.build(common.optimizer("adamw", 1e-5 if _PRETRAINED.value else 1e-4),
-                             state.abstract_trained(cfg, mesh))  # fmt: skip
-        step = sft.make_step(cfg, tx, mesh, 1)
-        train, frozen = state.create(params, cfg, tx, mesh), lora.split(params)[1]
+        policy, params = model(mesh)
+        rate = 1e-5 if _PRETRAINED.value else 1e-4
+        tx = optimizer.build(common.optimizer("adamw", rate), policy.abstract_trainable)
+        step = sft.make_step(policy, tx, 1)
+        train, base = state.create(policy, tx, params), policy.split(params)[1]
         del params
         for number in range(_ROUNDS.value + 1):
             began, busy = time.perf_counter(), time.process_time()
             for _ in range(steps):
-                made = batch(rng, cfg.vocab_size, rows, length, trained)
-                train, sums = step(train, distributed.put(made, mesh_lib.batch_sharding(mesh)), *frozen)
+                made = batch(rng, policy.config.vocab_size, rows, length, trained)
+                train, sums = step(train, distributed.put(made, mesh_lib.batch_sharding(mesh)), base)
             jax.block_until_ready(train)
             if number == 0:
                 continue  # the round that compiles

@@ -15,7 +15,7 @@ from configs import dapo, recipes, sft
 from masksearch_jax.aot import topologies
 from masksearch_jax.model import transformer
 from masksearch_jax.model.config import from_config
-from masksearch_jax.trainers import dapo as trainer
+from masksearch_jax.trainers import updates
 
 ROOT = Path(__file__).parent.parent
 
@@ -36,7 +36,7 @@ def test_page_fits_its_mesh(name):
     # Every axis that is cut over the shards of the batch: rows, slots, prompts and appends.
     for size in (config.rollout.slots, config.rollout.prompt_rows, *config.rollout.extend_rows, config.dapo.rows):
         assert size % shards == 0
-    trainer.batch_shape(
+    updates.batch_shape(
         config.dapo, config.episode.total_tokens, SimpleNamespace(shape={"data": mesh.data, "fsdp": fsdp})
     )
     own = sft.get_config(name)

@@ -2,8 +2,8 @@
 
 Enters: a config and a slice (aot/topologies.py). This needs libtpu (pip install -c launch/constraints.txt -e '.[tpu]'),
 but no TPU and no data. Leaves: the programs that training runs, built from shapes alone by the same functions
-(trainers/sft.py, trainers/dapo.py, rollout/device_programs.py) and compiled by the TPU's own compiler. For each program
-and phase it reports HBM per chip, FLOPs per chip, collectives, and seconds to compile.
+(trainers/sft.py, trainers/dapo_programs.py, rollout/device_programs.py) and compiled by the TPU's own compiler. For
+each program and phase it reports HBM per chip, FLOPs per chip, collectives, and seconds to compile.
 
 A phase counts everything that stays on the chip while its programs run: always the master weights (with adapters, these
 and their frozen base) and the optimizer; in DAPO also the weights it started from and the key-value cache of the slots
@@ -30,13 +30,14 @@ from jax.experimental import topologies
 from masksearch_jax.aot import costs, hlo
 from masksearch_jax.aot import topologies as topology
 from masksearch_jax.model import kv_cache as kv
-from masksearch_jax.model import lora, packed_attention, transformer
-from masksearch_jax.model.config import ModelConfig, from_config, lora_from_config
+from masksearch_jax.model import packed_attention, transformer
+from masksearch_jax.model.config import from_config, lora_from_config
+from masksearch_jax.model.policy import Policy
 from masksearch_jax.rl.update_batch import UpdateBatch
 from masksearch_jax.rollout import bucketing, device_programs
 from masksearch_jax.runtime import mesh as mesh_lib
 from masksearch_jax.text.stop_automaton import StopTable
-from masksearch_jax.trainers import dapo, sft
+from masksearch_jax.trainers import dapo_programs, sft, updates
 from masksearch_jax.trainers import optimizer as optimizer_lib
 from masksearch_jax.trainers import state as state_lib
 
@@ -114,15 +115,16 @@ class Report:
         return self.beside + self.hbm_bytes
 
 
-def model_config(cfg: Any, mesh: jax.sharding.Mesh) -> ModelConfig:
-    """Return the config's model and adapters, with the attention backend that the stage takes on this mesh.
+def policy_of(cfg: Any, mesh: jax.sharding.Mesh) -> Policy:
+    """Return the config's model and adapters on a mesh, with the attention backend that the stage takes there.
 
     A vocabulary size that would come from the tokenizer is replaced by a stand-in. Raises ValueError if the config
     names a backend that cannot compute its rows.
     """
     override = {} if "vocab_size" in cfg.model else {"vocab_size": _TOY_VOCABULARY}
     found = from_config(cfg.model, lora=lora_from_config(cfg.lora), **override)
-    return packed_attention.choose(found, mesh, cfg.dapo.row_lengths if cfg.stage == "dapo" else (cfg.sft.row_length,))
+    row_lengths = cfg.dapo.row_lengths if cfg.stage == "dapo" else (cfg.sft.row_length,)
+    return Policy(packed_attention.choose(found, mesh, row_lengths), mesh)
 
 
 def make_mesh(cfg: Any, slice_: topology.Topology) -> jax.sharding.Mesh:
@@ -146,38 +148,37 @@ def stage_programs(cfg: Any, mesh: jax.sharding.Mesh) -> StagePrograms:
     make = {"sft": _sft, "dapo": _dapo}
     if cfg.stage not in make:
         raise ValueError(f"stage={cfg.stage!r} is none of {', '.join(make)}: give a config such as configs/dapo.py")
-    return make[cfg.stage](cfg, model_config(cfg, mesh), mesh)
+    return make[cfg.stage](cfg, policy_of(cfg, mesh))
 
 
-def _sft(cfg, model_cfg, mesh) -> StagePrograms:
-    settings, (trained, frozen) = cfg.sft, lora.split(transformer.abstract_params(model_cfg, mesh))
-    tx = optimizer_lib.build(settings.optimizer, trained)
-    state = state_lib.abstract_state(model_cfg, tx, mesh)
-    shape, layout = (settings.rows, settings.row_length), mesh_lib.batch_sharding(mesh)
+def _sft(cfg, policy) -> StagePrograms:
+    settings, base = cfg.sft, policy.abstract_base
+    tx = optimizer_lib.build(settings.optimizer, policy.abstract_trainable)
+    state = state_lib.abstract_state(policy, tx)
+    shape, layout = (settings.rows, settings.row_length), mesh_lib.batch_sharding(policy.mesh)
     batch = {name: jax.ShapeDtypeStruct(shape, jnp.int32, sharding=layout) for name in _INT_FIELDS}
     batch["loss_mask"] = jax.ShapeDtypeStruct(shape, jnp.bool_, sharding=layout)
-    step = sft.make_step(model_cfg, tx, mesh, settings.micro_batches)
-    resident = {"state": state} | dict(zip(("base",), frozen, strict=False))
+    step = sft.make_step(policy, tx, settings.micro_batches)
+    resident = {"state": state} | ({"base": base} if base else {})
     kept = uses = tuple(resident)
     if settings.eval_every:
-        resident["validation_cache"] = _cache(cfg, model_cfg, mesh)
+        resident["validation_cache"] = _cache(cfg, policy)
         kept += ("validation_cache",)
-    program = Program("sft_step", "sft", lambda: step.lower(state, batch, *frozen), uses)
+    program = Program("sft_step", "sft", lambda: step.lower(state, batch, base), uses)
     return StagePrograms([program], resident, {"sft": kept})
 
 
-def _dapo(cfg, model_cfg, mesh) -> StagePrograms:
-    settings, rollout = cfg.dapo, cfg.rollout
-    trained, frozen = lora.split(transformer.abstract_params(model_cfg, mesh))
-    tx = optimizer_lib.build(settings.optimizer, trained)
-    state = state_lib.abstract_state(model_cfg, tx, mesh)
+def _dapo(cfg, policy) -> StagePrograms:
+    settings, rollout, mesh, sampled = cfg.dapo, cfg.rollout, policy.mesh, policy.config.merged
+    tx = optimizer_lib.build(settings.optimizer, policy.abstract_trainable)
+    state, base = state_lib.abstract_state(policy, tx), policy.abstract_base
     whole = mesh_lib.replicated(mesh)
-    base = ("base",) * len(frozen)
-    copy, params = state_lib.decode_copy(model_cfg, mesh, bool(settings.staleness)), lora.join(state.params, *frozen)
+    held = {"base": base} if base else {}
+    copy, params = policy.decode_copy(bool(settings.staleness)), policy.merge(state.params, base)
     weights = jax.tree.map(
         lambda struct, layout: jax.ShapeDtypeStruct(struct.shape, struct.dtype, sharding=layout),
         jax.eval_shape(copy, params),
-        transformer.param_shardings(model_cfg.merged, mesh, mesh_lib.DECODE),
+        transformer.param_shardings(sampled, mesh, mesh_lib.DECODE),
     )
     time_, slots = cfg.episode.total_tokens, rollout.slots
     length = max(bucketing.to_the_end(rollout.prompt_lengths, time_))
@@ -185,27 +186,27 @@ def _dapo(cfg, model_cfg, mesh) -> StagePrograms:
         max(bucketing.clipped(rollout.extend_rows, slots)),
         max(bucketing.clipped(rollout.extend_tokens, time_)),
     )
-    cache, prefix = _cache(cfg, model_cfg, mesh), kv.abstract_cache(model_cfg, rollout.prompt_rows, length, mesh)
+    cache, prefix = _cache(cfg, policy), kv.abstract_cache(sampled, rollout.prompt_rows, length, mesh)
     sampling = device_programs.Sampling(settings.temperature, rollout.top_p, rollout.top_k)
-    stop_table = StopTable(np.zeros(model_cfg.vocab_size, np.uint8), np.zeros(_STOPS, np.int32))
-    device = device_programs.Programs(model_cfg.merged, mesh, slots, _ends(cfg), rollout.steps, sampling, stop_table)
+    stop_table = StopTable(np.zeros(sampled.vocab_size, np.uint8), np.zeros(_STOPS, np.int32))
+    device = device_programs.Programs(sampled, mesh, slots, _ends(cfg), rollout.steps, sampling, stop_table)
 
     def ints(*shape, layout=whole):
         return jax.ShapeDtypeStruct(shape, jnp.int32, sharding=layout)
 
     decode_state = ints(slots, device_programs.STATE_COLUMNS, layout=mesh_lib.batch_sharding(mesh))
     greedy = jax.ShapeDtypeStruct((), jnp.bool_, sharding=whole)
-    old_logprobs, step = dapo.make_programs(model_cfg, settings, tx, mesh)
-    dapo.batch_shape(settings, time_, mesh)
+    old_logprobs, step = dapo_programs.make_programs(policy, settings, tx)
+    updates.batch_shape(settings, time_, mesh)
     shape = (max(settings.micro_batches), settings.rows, max(settings.row_lengths))
     update = UpdateBatch(**{
         field.name: jax.ShapeDtypeStruct(
-            shape, _UPDATE_DTYPES.get(field.name, jnp.float32), sharding=dapo.update_sharding(mesh)
+            shape, _UPDATE_DTYPES.get(field.name, jnp.float32), sharding=updates.update_sharding(mesh)
         )
         for field in dataclasses.fields(UpdateBatch)
     })  # fmt: skip
     programs = [
-        Program("decode_copy", "copy", lambda: copy.lower(params), ("params", *base)),
+        Program("decode_copy", "copy", lambda: copy.lower(params), ("params", *held)),
         Program(
             "prefill",
             "rollout",
@@ -228,8 +229,8 @@ def _dapo(cfg, model_cfg, mesh) -> StagePrograms:
             ("weights", "cache"),
             rollout.steps,
         ),
-        Program("old_logprobs", "update", lambda: old_logprobs.lower(state.params, update, *frozen), ("params", *base)),
-        Program("dapo_step", "update", lambda: step.lower(state, update, *frozen), ("params", "optimizer", *base)),
+        Program("old_logprobs", "update", lambda: old_logprobs.lower(state.params, update, base), ("params", *held)),
+        Program("dapo_step", "update", lambda: step.lower(state, update, base), ("params", "optimizer", *held)),
     ]
     resident = {
         "params": state.params,
@@ -239,8 +240,8 @@ def _dapo(cfg, model_cfg, mesh) -> StagePrograms:
         "cache": cache,
         "prefix": prefix,  # the newest batch of prompts, kept until its last request is inserted
     }
-    resident |= dict(zip(base, frozen, strict=True))
-    always = ("params", "optimizer", "start", *base, "cache")
+    resident |= held
+    always = ("params", "optimizer", "start", *held, "cache")
     if settings.eval_every:
         resident["validation_cache"] = cache
         always += ("validation_cache",)
@@ -249,8 +250,8 @@ def _dapo(cfg, model_cfg, mesh) -> StagePrograms:
     return StagePrograms(programs, resident, phases)
 
 
-def _cache(cfg, model_cfg, mesh):
-    return kv.abstract_cache(model_cfg, cfg.rollout.slots, _ends(cfg), mesh)
+def _cache(cfg, policy):
+    return kv.abstract_cache(policy.config.merged, cfg.rollout.slots, _ends(cfg), policy.mesh)
 
 
 def _ends(cfg):
@@ -383,7 +384,7 @@ def _model_line(cfg, slice_, mesh):
     sizes = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items() if size > 1) or "1 chip"
     slices = f"{cfg.mesh.dcn_data} slices of " if cfg.mesh.dcn_data > 1 else ""
     chips = f"{slice_.chips} chip{'s' * (slice_.chips > 1)} on {slice_.hosts} host{'s' * (slice_.hosts > 1)}"
-    attention = model_config(cfg, mesh).attention
+    attention = policy_of(cfg, mesh).config.attention
     return f"{slices}{slice_.marketing_name} ({slice_.name}, {chips}): mesh {sizes}; attention {attention}"
 
 

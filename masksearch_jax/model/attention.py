@@ -19,6 +19,7 @@ from masksearch_jax.model import kv_cache as kv
 from masksearch_jax.model.config import ModelConfig
 from masksearch_jax.model.linear import from_heads, to_heads
 from masksearch_jax.model.lora import Adapters
+from masksearch_jax.model.norm import norm, norm_init
 
 # Below any score, and finite: a row of padding that sees nothing gets a uniform softmax, never NaN.
 _MASKED = -1e30
@@ -61,19 +62,6 @@ def apply_rope(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
     first, second, rest = jnp.split(x, (half, 2 * half), axis=-1)
     rotated = (first * cos - second * sin, second * cos + first * sin)
     return jnp.concatenate([*(r.astype(x.dtype) for r in rotated), rest], axis=-1)
-
-
-def rms_norm(x: jax.Array, scale: jax.Array, eps: float, plus_one: bool = False) -> jax.Array:
-    """Return x / rms(x) * scale (plus_one: 1 + scale) over the last axis, computed in float32, in the dtype of x."""
-    wide = x.astype(jnp.float32)
-    wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + eps)
-    scale = scale.astype(jnp.float32)
-    return (wide * (1 + scale if plus_one else scale)).astype(x.dtype)
-
-
-def norm_init(cfg: ModelConfig):
-    """Return the initialiser with which a norm starts by scaling with 1."""
-    return nnx.initializers.zeros if cfg.norm_plus_one else nnx.initializers.ones
 
 
 def attend(
@@ -135,7 +123,7 @@ def _row_scores(q, k):
 
 
 class Attention(nnx.Module):
-    """The attention weights of all L layers, stacked. The methods run on one layer, which transformer.py takes out."""
+    """Attention. Declared with the weights of all L layers stacked; the methods compute one layer (transformer.py)."""
 
     def __init__(self, cfg: ModelConfig, *, param):
         """param(shape, axes, init) makes a stacked Param, see `transformer.Transformer`."""
@@ -217,8 +205,8 @@ class Attention(nnx.Module):
 
     def _rotate(self, q, k, rope):
         if self.cfg.qk_norm:
-            q = rms_norm(q, self.q_norm[...], self.cfg.norm_eps, self.cfg.norm_plus_one)
-            k = rms_norm(k, self.k_norm[...], self.cfg.norm_eps, self.cfg.norm_plus_one)
+            q = norm(self.cfg, q, self.q_norm)
+            k = norm(self.cfg, k, self.k_norm)
         return apply_rope(q, *rope), apply_rope(k, *rope)
 
     def _output(self, heads, adapters):

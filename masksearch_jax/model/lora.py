@@ -71,27 +71,24 @@ def _uniform(bound):
     return lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
-def split(params: Any) -> tuple[Any, tuple]:
-    """Return (trained, frozen), where `frozen` is () without adapters, else a tuple that holds the base alone.
-
-    The tuple lets a caller pass it on as `*frozen`.
-    """
-    if params is None or "adapters" not in params:
-        return params, ()
-    return {"adapters": params["adapters"]}, ({name: x for name, x in params.items() if name != "adapters"},)
+def split(params: Any) -> tuple[Any, Any]:
+    """Return (trainable, base): the adapters alone and the rest, or all of params and {} if there are no adapters."""
+    if "adapters" not in params:
+        return params, {}
+    return {"adapters": params["adapters"]}, {name: x for name, x in params.items() if name != "adapters"}
 
 
-def join(trained: Any, *frozen: Any) -> Any:
+def join(trainable: Any, base: Any) -> Any:
     """Return the params that `split` took apart."""
-    return {**frozen[0], **trained} if frozen else trained
+    return {**base, **trainable}
 
 
 def merged(cfg: ModelConfig, params: Any) -> Any:
     """Return params of `cfg.merged`: W + (alpha / rank) A B for every target, summed in float32, in `param_dtype`."""
     if cfg.lora is None:
         return params
-    trained, (base,) = split(params)
-    adapters = trained["adapters"]
+    trainable, base = split(params)
+    adapters = trainable["adapters"]
 
     def one(path, weight):
         name = path[-1].key

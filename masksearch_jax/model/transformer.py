@@ -1,12 +1,13 @@
-"""The decoder of every model family: stacked layers of attention and MLP, as functions of a plain tree of arrays.
+"""The decoder of every model family: embedding, stacked layers of attention and MLP, final norm, logits.
 
-Axes, here and in attention.py and kv_cache.py:
+Axes, here and in attention.py, block.py and kv_cache.py:
   B batch rows   S new tokens   T cache time   L layers   D embed   N query heads   K key-value heads   H head_dim
   F ff (MLP width)   V vocabulary
 
 `Transformer` (Flax NNX) declares shape, logical axes and initial value of every parameter in one place; abstract
 shapes, shardings and the initial tree derive from it. `params` is the nested dict of its arrays, which optax, Orbax and
-jax.grad see. The functions here merge it back into the module, so no nnx transform and no Rngs run in a forward pass.
+jax.grad see. The functions `forward`, `extend` and `unembed` put such a tree back into the module and call it, so no
+nnx transform and no Rngs run in a forward pass.
 Training scans over the L axis (one compiled layer); `extend` unrolls it, because per-layer caches are faster.
 With adapters (lora.py) params has one more subtree, `adapters`, and the linear maps of `blocks` may be quantised.
 Left out: loss and sampling.
@@ -22,11 +23,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
-from masksearch_jax.model import lora
-from masksearch_jax.model.attention import Attention, norm_init, rms_norm, rope_tables
+from masksearch_jax.model import embedding, lora
+from masksearch_jax.model.attention import rope_tables
+from masksearch_jax.model.block import Block
 from masksearch_jax.model.config import ModelConfig
 from masksearch_jax.model.kv_cache import Cache
-from masksearch_jax.model.linear import linear
+from masksearch_jax.model.norm import norm, norm_init
 from masksearch_jax.model.packed_attention import attend_packed
 from masksearch_jax.runtime import mesh as mesh_lib
 
@@ -38,70 +40,8 @@ _REMAT = {
 }
 
 
-class Mlp(nnx.Module):
-    """The MLP over [B, S, D]: SwiGLU or GEGLU (Shazeer 2020) or squared ReLU (So et al. 2021)."""
-
-    def __init__(self, cfg: ModelConfig, *, param):
-        into = nnx.initializers.normal(cfg.embed**-0.5)
-        out = nnx.initializers.normal(cfg.ff**-0.5 / math.sqrt(2 * cfg.layers))
-        self.cfg = cfg
-        if cfg.mlp != "relu2":
-            self.gate = param((cfg.embed, cfg.ff), ("embed", "ff"), into)
-        self.up = param((cfg.embed, cfg.ff), ("embed", "ff"), into)
-        self.down = param((cfg.ff, cfg.embed), ("ff", "embed"), out)
-
-    def __call__(self, x: jax.Array, adapters: lora.Adapters) -> jax.Array:
-        def mapped(name, x):
-            return adapters(name, x, linear(x, getattr(self, name)[...]))
-
-        up = mapped("up", x)
-        if self.cfg.mlp == "swiglu":
-            hidden = jax.nn.silu(mapped("gate", x)) * up
-        elif self.cfg.mlp == "geglu":
-            hidden = jax.nn.gelu(mapped("gate", x), approximate=True) * up
-        else:
-            hidden = jnp.square(jax.nn.relu(up))
-        return mapped("down", hidden)
-
-
-class Block(nnx.Module):
-    """All L layers, stacked: x + attention(norm(x)), then x + mlp(norm(x)).
-
-    With post_norms the outputs of attention and MLP are normed too before they are added.
-    """
-
-    def __init__(self, cfg: ModelConfig, *, param):
-        self.cfg = cfg
-        self.attention_norm = param((cfg.embed,), ("norm",), norm_init(cfg))
-        self.attention = Attention(cfg, param=param)
-        self.mlp_norm = param((cfg.embed,), ("norm",), norm_init(cfg))
-        self.mlp = Mlp(cfg, param=param)
-        if cfg.post_norms:
-            self.attention_post_norm = param((cfg.embed,), ("norm",), norm_init(cfg))
-            self.mlp_post_norm = param((cfg.embed,), ("norm",), norm_init(cfg))
-
-    def __call__(self, x: jax.Array, rope, attend_rows, starts: jax.Array, adapters: lora.Adapters) -> jax.Array:
-        """Compute one layer over whole sequences, x [B, S, D] -> [B, S, D]; arguments as `Attention.__call__`."""
-        out = self.attention(_norm(self.cfg, x, self.attention_norm), rope, attend_rows, starts, adapters)
-        return self._mlp(x, out, adapters)
-
-    def extend(
-        self, x: jax.Array, rope, mask: jax.Array, layer, lengths: jax.Array, counts: jax.Array, adapters: lora.Adapters
-    ):
-        """Compute one layer over new tokens and its cache -> (x, layer); arguments as `Attention.extend`."""
-        normed = _norm(self.cfg, x, self.attention_norm)
-        out, layer = self.attention.extend(normed, rope, mask, layer, lengths, counts, adapters)
-        return self._mlp(x, out, adapters), layer
-
-    def _mlp(self, x, attended, adapters):
-        x = x + (_norm(self.cfg, attended, self.attention_post_norm) if self.cfg.post_norms else attended)
-        out = self.mlp(_norm(self.cfg, x, self.mlp_norm), adapters)
-        x = x + (_norm(self.cfg, out, self.mlp_post_norm) if self.cfg.post_norms else out)
-        return mesh_lib.constrain(x, "batch", "time", None)
-
-
 class Transformer(nnx.Module):
-    """Every parameter of the model.
+    """The decoder, with every parameter of the model.
 
     embedding [V, D], shift [token_shift, D], blocks (leading axis L), final_norm [D], unembedding [D, V], and adapters
     (leading axis L).
@@ -117,6 +57,7 @@ class Transformer(nnx.Module):
         # D ** -0.5 also for the embedding: tied logits then start at standard deviation 1. On a synthetic copying task
         # (Muon, D = 128) the model learned faster with it than with 0.02 or 0.2.
         table = nnx.initializers.normal(cfg.embed**-0.5)
+        self.cfg = cfg
         self.embedding = param((cfg.vocab_size, cfg.embed), ("vocab", "embed"), table)
         self.blocks = Block(cfg, param=stacked)
         self.final_norm = param((cfg.embed,), ("norm",), norm_init(cfg))
@@ -128,6 +69,164 @@ class Transformer(nnx.Module):
         # Adapters come last, so that the weights are the same as without adapters for the same seed.
         adapter = functools.partial(stacked, dtype=cfg.lora.dtype) if cfg.lora else stacked
         self.adapters = lora.Adapters(cfg, param=adapter)
+
+    def __call__(self, ids: jax.Array, positions: jax.Array, segments: jax.Array) -> jax.Array:
+        """Run over whole sequences: int32 [B, S] each -> normed hidden states [B, S, D]. See the function `forward`."""
+        cfg, rope = self.cfg, rope_tables(self.cfg, positions)
+        starts = jnp.pad(segments[:, 1:] != segments[:, :-1], ((0, 0), (1, 0)), constant_values=True)
+
+        definition, layers = nnx.split((self.blocks, self.adapters))
+
+        local, local_rope = None, rope
+        if cfg.local_layers:
+            local = jnp.array([index in cfg.local_layers for index in range(cfg.layers)])
+            local_rope = rope_tables(cfg, positions, local=True)
+
+        def layer(x, scanned):
+            weights, is_local = scanned
+            turned = rope
+            if is_local is not None:
+                turned = jax.tree.map(lambda a, b: jnp.where(is_local, a, b), local_rope, rope)
+            attend_rows = functools.partial(attend_packed, cfg, segments=segments, local=is_local)
+            block, adapters = nnx.merge(definition, lora.dequantised(weights))
+            return block(x, turned, attend_rows, starts, adapters), None
+
+        if cfg.remat != "none":
+            # Inside a scan XLA cannot merge the recomputation with the forward pass, so no barrier against that is
+            # needed.
+            layer = jax.checkpoint(layer, policy=_REMAT[cfg.remat], prevent_cse=False)
+        x, _ = jax.lax.scan(layer, self.embed(ids, positions), (layers, local), unroll=cfg.scan_unroll)
+        return norm(cfg, x, self.final_norm)
+
+    def extend(
+        self, cache: Cache, ids: jax.Array, counts: jax.Array, layers: Sequence[Any] | None = None
+    ) -> tuple[jax.Array, Cache]:
+        """Extend rows of a cache by new tokens ids [B, S] -> (hidden [B, S, D], cache). See the function `extend`."""
+        cfg, lengths = self.cfg, cache.lengths
+        layers = layers or self.layer_weights()
+        counts = jnp.clip(jnp.minimum(counts, jnp.minimum(ids.shape[1], cache.time - lengths)), 0)
+        positions = lengths[:, None] + jnp.arange(ids.shape[1])  # [B, S]
+        rope = rope_tables(cfg, positions)
+        mask = jnp.arange(cache.time) <= positions[:, :, None]  # [B, S, T]
+        if cfg.local_layers:
+            local = (
+                rope_tables(cfg, positions, local=True),
+                mask & (jnp.arange(cache.time) > positions[:, :, None] - cfg.window),
+            )
+
+        definition = nnx.split((self.blocks, self.adapters))[0]
+        last_keys = cache.last_key or (None,) * cfg.layers
+        x = self.embed(ids, positions, *cache.last_ids)
+        extended = []
+        for index, layer in enumerate(zip(cache.k, cache.v, last_keys, strict=True)):
+            block, adapters = nnx.merge(definition, layers[index])
+            seen = local if index in cfg.local_layers else (rope, mask)
+            x, layer = block.extend(x, *seen, layer, lengths, counts, adapters)
+            extended.append(layer)
+        k, v, last_key = zip(*extended, strict=True)
+        newest = (_newest(last, ids, counts) for last in cache.last_ids)
+        cache = Cache(
+            k=k,
+            v=v,
+            last_key=last_key if cfg.smear_keys else (),
+            last_ids=tuple(newest),
+            lengths=lengths + counts,
+        )
+        return norm(cfg, x, self.final_norm), cache
+
+    def embed(self, ids: jax.Array, positions: jax.Array, before: jax.Array | None = None) -> jax.Array:
+        """Embed ids, positions int32 [B, S] -> [B, S, D] in the compute dtype.
+
+        before: int32 [B, token_shift], the tokens that precede ids; None where ids start with the first token. A token
+        looks back only as far as its position allows, so never into another segment.
+        """
+        cfg, shift, steps = self.cfg, self.cfg.token_shift, ids.shape[1]
+        if shift:
+            ids = jnp.pad(ids, ((0, 0), (shift, 0))) if before is None else jnp.concatenate([before, ids], axis=1)
+        # A gather. Its gradient is a scatter-add, which takes 0.24 ms where a one-hot product takes 35 ms (CPU,
+        # V = 486).
+        x = embedding.lookup(self.embedding[...], ids).astype(cfg.compute_dtype)
+        if cfg.scale_embeddings:
+            x = x * jnp.array(math.sqrt(cfg.embed), x.dtype)  # 55.43 becomes 55.5 in bfloat16, as Gemma was trained
+        if shift:
+            weights = self.shift[...].astype(x.dtype)
+            earlier = (
+                jnp.where((positions >= j)[..., None], x[:, shift - j : shift - j + steps] * weights[j - 1], 0)
+                for j in range(1, shift + 1)
+            )
+            x = x[:, shift:] + sum(earlier)
+        return mesh_lib.constrain(x, "batch", "time", None)
+
+    def unembed(self, hidden: jax.Array) -> jax.Array:
+        """Return logits [..., V] float32 of hidden states [..., D]."""
+        cfg = self.cfg
+        weight = self.embedding[...].T if cfg.tie_embeddings else self.unembedding[...]
+        logits = jnp.matmul(hidden, weight.astype(hidden.dtype), preferred_element_type=jnp.float32)
+        return cfg.logit_softcap * jnp.tanh(logits / cfg.logit_softcap) if cfg.logit_softcap else logits
+
+    def layer_weights(self) -> list[Any]:
+        """Return the weights of each layer, dequantised, sliced from the stacked arrays."""
+        stacked = nnx.split((self.blocks, self.adapters))[1]
+        return [lora.dequantised(jax.tree.map(lambda w, i=index: w[i], stacked)) for index in range(self.cfg.layers)]
+
+
+def _newest(last, ids, counts):
+    """Return the last n tokens [B, n] of rows that ended with `last` [B, n] and continue with counts[b] of ids."""
+    both = jnp.concatenate([last, ids], axis=1)
+    return jnp.take_along_axis(both, counts[:, None] + jnp.arange(last.shape[1]), axis=1)
+
+
+# The module as functions of a plain tree of arrays, which jax.jit and jax.grad take.
+
+
+def module(cfg: ModelConfig, params: Params) -> Transformer:
+    """Return the module that holds the arrays of params."""
+    return nnx.merge(_definition(cfg)[0], {name: x for name, x in params.items() if name != "layers"})
+
+
+def forward(cfg: ModelConfig, params: Params, ids: jax.Array, positions: jax.Array, segments: jax.Array) -> jax.Array:
+    """Run the decoder over whole sequences, for training.
+
+    ids, positions: int32 [B, S]. segments: int32 [B, S]; a token sees itself and the earlier tokens of its own segment,
+    and segment 0 is padding (its output is finite and means nothing). Returns the normed hidden states [B, S, D] for
+    `unembed` or `logprobs.token_logprobs`. In packed rows each segment is contiguous and its positions restart at 0.
+    """
+    return module(cfg, params)(ids, positions, segments)
+
+
+def extend(
+    cfg: ModelConfig,
+    params: Params,
+    cache: Cache,
+    ids: jax.Array,
+    counts: jax.Array,
+    layers: Sequence[Any] | None = None,
+) -> tuple[jax.Array, Cache]:
+    """Extend rows of a cache by new tokens: a prompt, an observation, or one sampled token.
+
+    ids: int32 [B, S]; the first counts[b] (int32 [B], 0..S) tokens of row b are new. They continue the row at position
+    cache.lengths[b]. A row with count 0 stays unchanged, and tokens beyond the cache's time are dropped.
+    Returns (hidden [B, S, D], cache). For s < counts[b], hidden[b, s] equals what `forward` gives on the whole
+    sequence; elsewhere it is finite and meaningless. Donate the cache to have it updated in place.
+    layers: the result of `layer_weights`, for a loop that computes it once.
+    """
+    return module(cfg, params).extend(cache, ids, counts, layers or params.get("layers"))
+
+
+def unembed(cfg: ModelConfig, params: Params, hidden: jax.Array) -> jax.Array:
+    """Return logits [..., V] float32 of hidden states [..., D]."""
+    return module(cfg, params).unembed(hidden)
+
+
+def layer_weights(cfg: ModelConfig, params: Params) -> list[Any]:
+    """Return the weights of each layer, dequantised, as `extend` uses them.
+
+    Takes them from params['layers'] if they are there, split once for many calls; else slices the stacked arrays.
+    """
+    return params["layers"] if "layers" in params else module(cfg, params).layer_weights()
+
+
+# The tree of parameters: shapes, layouts, initial values.
 
 
 def _build(cfg: ModelConfig, seed: jax.Array | int) -> Transformer:
@@ -222,167 +321,8 @@ def adapt(cfg: ModelConfig, base: Params, seed: int, mesh: Mesh) -> Params:
     base: params of `cfg.merged`. The result shares those of its arrays that are not quantised.
     """
     layouts = param_shardings(cfg, mesh)
-    (layout,) = lora.split(layouts)[1]
+    layout = lora.split(layouts)[1]
     if cfg.lora.base_quantisation:
         base = jax.jit(functools.partial(lora.held, cfg), out_shardings=layout)(base)
     adapters = jax.jit(lambda seed: _initial(cfg, seed)["adapters"], out_shardings=layouts["adapters"])(seed)
     return {**base, "adapters": adapters}
-
-
-def forward(cfg: ModelConfig, params: Params, ids: jax.Array, positions: jax.Array, segments: jax.Array) -> jax.Array:
-    """Run the decoder over whole sequences, for training.
-
-    ids, positions: int32 [B, S]. segments: int32 [B, S]; a token sees itself and the earlier tokens of its own segment,
-    and segment 0 is padding (its output is finite and means nothing). Returns the normed hidden states [B, S, D] for
-    `unembed` or `logprobs.token_logprobs`. In packed rows each segment is contiguous and its positions restart at 0.
-    """
-    model = nnx.merge(_definition(cfg)[0], params)
-    rope = rope_tables(cfg, positions)
-    starts = jnp.pad(segments[:, 1:] != segments[:, :-1], ((0, 0), (1, 0)), constant_values=True)
-
-    definition, layers = nnx.split((model.blocks, model.adapters))
-
-    local, local_rope = None, rope
-    if cfg.local_layers:
-        local = jnp.array([index in cfg.local_layers for index in range(cfg.layers)])
-        local_rope = rope_tables(cfg, positions, local=True)
-
-    def layer(x, scanned):
-        weights, is_local = scanned
-        turned = rope
-        if is_local is not None:
-            turned = jax.tree.map(lambda a, b: jnp.where(is_local, a, b), local_rope, rope)
-        attend_rows = functools.partial(attend_packed, cfg, segments=segments, local=is_local)
-        block, adapters = nnx.merge(definition, lora.dequantised(weights))
-        return block(x, turned, attend_rows, starts, adapters), None
-
-    if cfg.remat != "none":
-        # Inside a scan XLA cannot merge the recomputation with the forward pass, so no barrier against that is needed.
-        layer = jax.checkpoint(layer, policy=_REMAT[cfg.remat], prevent_cse=False)
-    x, _ = jax.lax.scan(layer, _embed(cfg, model, ids, positions), (layers, local), unroll=cfg.scan_unroll)
-    return _norm(cfg, x, model.final_norm)
-
-
-def layer_weights(cfg: ModelConfig, params: Params) -> list[Any]:
-    """Return the weights of each layer, dequantised, as `extend` uses them.
-
-    Takes them from params['layers'] if they are there, split once for many calls; else slices the stacked arrays.
-    """
-    if "layers" in params:
-        return params["layers"]
-    model = nnx.merge(_definition(cfg)[0], params)
-    stacked = nnx.split((model.blocks, model.adapters))[1]
-    return [lora.dequantised(jax.tree.map(lambda w, i=index: w[i], stacked)) for index in range(cfg.layers)]
-
-
-def extend(
-    cfg: ModelConfig,
-    params: Params,
-    cache: Cache,
-    ids: jax.Array,
-    counts: jax.Array,
-    layers: Sequence[Any] | None = None,
-) -> tuple[jax.Array, Cache]:
-    """Extend rows of a cache by new tokens: a prompt, an observation, or one sampled token.
-
-    ids: int32 [B, S]; the first counts[b] (int32 [B], 0..S) tokens of row b are new. They continue the row at position
-    cache.lengths[b]. A row with count 0 stays unchanged, and tokens beyond the cache's time are dropped.
-    Returns (hidden [B, S, D], cache). For s < counts[b], hidden[b, s] equals what `forward` gives on the whole
-    sequence; elsewhere it is finite and meaningless. Donate the cache to have it updated in place.
-    layers: the result of `layer_weights`, for a loop that computes it once.
-    """
-    layers = layers or layer_weights(cfg, params)
-    model = nnx.merge(_definition(cfg)[0], {name: x for name, x in params.items() if name != "layers"})
-    lengths = cache.lengths
-    counts = jnp.clip(jnp.minimum(counts, jnp.minimum(ids.shape[1], cache.time - lengths)), 0)
-    positions = lengths[:, None] + jnp.arange(ids.shape[1])  # [B, S]
-    rope = rope_tables(cfg, positions)
-    mask = jnp.arange(cache.time) <= positions[:, :, None]  # [B, S, T]
-    if cfg.local_layers:
-        local = (
-            rope_tables(cfg, positions, local=True),
-            mask & (jnp.arange(cache.time) > positions[:, :, None] - cfg.window),
-        )
-
-    definition = nnx.split((model.blocks, model.adapters))[0]
-    last_keys = cache.last_key or (None,) * cfg.layers
-    x = _embed(cfg, model, ids, positions, *cache.last_ids)
-    extended = []
-    for index, layer in enumerate(zip(cache.k, cache.v, last_keys, strict=True)):
-        block, adapters = nnx.merge(definition, layers[index])
-        seen = local if index in cfg.local_layers else (rope, mask)
-        x, layer = block.extend(x, *seen, layer, lengths, counts, adapters)
-        extended.append(layer)
-    k, v, last_key = zip(*extended, strict=True)
-    newest = (_newest(last, ids, counts) for last in cache.last_ids)
-    cache = Cache(
-        k=k,
-        v=v,
-        last_key=last_key if cfg.smear_keys else (),
-        last_ids=tuple(newest),
-        lengths=lengths + counts,
-    )
-    return _norm(cfg, x, model.final_norm), cache
-
-
-def unembed(cfg: ModelConfig, params: Params, hidden: jax.Array) -> jax.Array:
-    """Return logits [..., V] float32 of hidden states [..., D]."""
-    weight = params["embedding"].T if cfg.tie_embeddings else params["unembedding"]
-    logits = jnp.matmul(hidden, weight.astype(hidden.dtype), preferred_element_type=jnp.float32)
-    return cfg.logit_softcap * jnp.tanh(logits / cfg.logit_softcap) if cfg.logit_softcap else logits
-
-
-def _norm(cfg, x, scale):
-    return rms_norm(x, scale[...], cfg.norm_eps, cfg.norm_plus_one)
-
-
-def _embed(cfg, model, ids, positions, before=None):
-    """Embed ids, positions [B, S] -> [B, S, D].
-
-    before: int32 [B, token_shift], the tokens that precede ids; None where ids start with the first token. A token
-    looks back only as far as its position allows, so never into another segment.
-    """
-    shift, steps = cfg.token_shift, ids.shape[1]
-    if shift:
-        ids = jnp.pad(ids, ((0, 0), (shift, 0))) if before is None else jnp.concatenate([before, ids], axis=1)
-    # A gather. Its gradient is a scatter-add, which takes 0.24 ms where a one-hot product takes 35 ms (CPU, V = 486).
-    x = _rows(model.embedding[...], ids).astype(cfg.compute_dtype)
-    if cfg.scale_embeddings:
-        x = x * jnp.array(math.sqrt(cfg.embed), x.dtype)  # 55.43 becomes 55.5 in bfloat16, as Gemma was trained
-    if shift:
-        weights = model.shift[...].astype(x.dtype)
-        earlier = (
-            jnp.where((positions >= j)[..., None], x[:, shift - j : shift - j + steps] * weights[j - 1], 0)
-            for j in range(1, shift + 1)
-        )
-        x = x[:, shift:] + sum(earlier)
-    return mesh_lib.constrain(x, "batch", "time", None)
-
-
-def _rows(table, ids):
-    """Look up ids int32 [B, S] in table [V, D] -> [B, S, D] of the table's dtype. The gradient is summed in float32."""
-    return _rows_of_narrow(table, ids) if table.dtype.itemsize < 4 else _take(table, ids)
-
-
-def _take(table, ids):
-    return jnp.take(table, ids, axis=0, mode="clip")
-
-
-# A bfloat16 scatter-add would lose counts: a sum of ones stops at 256, even for a token that occurs a thousand times.
-_rows_of_narrow = jax.custom_vjp(_take)
-
-
-def _add_rows(table_and_ids, grad):
-    table, ids = table_and_ids
-    wide = jax.ShapeDtypeStruct(table.shape, jnp.float32)
-    (total,) = jax.linear_transpose(lambda t: _take(t, ids), wide)(grad.astype(jnp.float32))
-    return total.astype(table.dtype), None
-
-
-_rows_of_narrow.defvjp(lambda table, ids: (_take(table, ids), (table, ids)), _add_rows)
-
-
-def _newest(last, ids, counts):
-    """Return the last n tokens [B, n] of rows that ended with `last` [B, n] and continue with counts[b] of ids."""
-    both = jnp.concatenate([last, ids], axis=1)
-    return jnp.take_along_axis(both, counts[:, None] + jnp.arange(last.shape[1]), axis=1)

@@ -43,7 +43,7 @@ FIXED_WITH_SAVED_GROUPS = {
 }
 # Settings of `model` that may change, because they only say how the same model is computed.
 FREE = ("model.dtype", "model.remat", "model.attention", "model.scan_unroll")
-# Not compared here: a checkpoint records the settings of its adapters, and trainers/state.py compares them.
+# Not compared here: a checkpoint records the settings of its adapters, and model/adapter_facts.py compares them.
 _LEFT_OUT = ("model.lora", "model.lora.*")
 # The settings and sections that every stage reads beside its own section.
 _SHARED = (

@@ -14,8 +14,9 @@ import jax
 from masksearch_jax.data import pipeline, records
 from masksearch_jax.data.curriculum import QUESTIONS
 from masksearch_jax.evals import runner
+from masksearch_jax.model import adapter_facts, packed_attention
 from masksearch_jax.model import config as model_config
-from masksearch_jax.model import lora, packed_attention, transformer
+from masksearch_jax.model.policy import Policy
 from masksearch_jax.model.published import added_rows, families, load, peft
 from masksearch_jax.retrieval.interface import Searcher
 from masksearch_jax.retrieval.passage_store import PassageStore
@@ -31,7 +32,6 @@ from masksearch_jax.runtime.checkpoints import Checkpointer
 from masksearch_jax.text import added_tags
 from masksearch_jax.text import tokenizer as tokenizer_lib
 from masksearch_jax.text.tokenizer_protocol import Tokenizer
-from masksearch_jax.trainers import state as state_lib
 
 
 class RunContext:
@@ -62,18 +62,22 @@ class RunContext:
         return packed_attention.choose(found, self.mesh, row_lengths(self.cfg))
 
     @functools.cached_property
-    def model_cfg(self) -> model_config.ModelConfig:
-        """`architecture` with the tokenizer's vocabulary size."""
+    def policy(self) -> Policy:
+        """`architecture` with the tokenizer's vocabulary size, on the mesh: what a trainer is handed."""
+        return Policy(dataclasses.replace(self.architecture, vocab_size=self._vocab_size()), self.mesh)
+
+    def _vocab_size(self) -> int:
+        """Return the number of embeddings, which the tokenizer or the published model decides."""
         found = self.architecture
         if not self.cfg.pretrained:
-            return dataclasses.replace(found, vocab_size=self.tokenizer.vocab_size)
+            return self.tokenizer.vocab_size
         rows = added_rows.rows_for(found.vocab_size, list(self._added_tags))
         if rows < self.tokenizer.vocab_size:  # extra rows are padding of the published model
             raise ValueError(
                 f"pretrained={self.cfg.pretrained}: {found.vocab_size} embeddings for the {self.tokenizer.vocab_size} "
                 f"tokens of {self.workdir / 'data'}; prepare with --config.tokenizer_dir={self.cfg.pretrained}"
             )
-        return dataclasses.replace(found, vocab_size=rows)
+        return rows
 
     @functools.cached_property
     def _added_tags(self) -> dict[int, list[int]]:
@@ -127,7 +131,7 @@ class RunContext:
             extend_tokens=tuple(settings.extend_tokens),
             context_lengths=tuple(settings.context_lengths),
         )
-        return RolloutEngine(rollout, self.model_cfg.merged, self.tokenizer, self.searcher(index), self.mesh)
+        return RolloutEngine(rollout, self.policy.config.merged, self.tokenizer, self.searcher(index), self.mesh)
 
     def parameters(self, stage: str, step: int | None = None) -> Any:
         """Return the parameters of a stage's checkpoint in the TRAIN layout; adapters come with their base.
@@ -138,16 +142,16 @@ class RunContext:
 
     def _restore(self, folder: Path, step: int | None) -> Any:
         if (folder / "config.json").exists():  # a folder without it was written by hand
-            self._check_model(folder, str(folder), ("lora",))  # check_adapters below reports other adapters
-        frozen = lora.split(self._base())[1] if self.model_cfg.lora else ()
+            self._check_model(folder, str(folder), ("lora",))  # adapter_facts.check below reports other adapters
+        base = self.policy.split(self._base())[1] if self.policy.config.lora else {}
         checkpoints = Checkpointer(folder / "checkpoints", read_only=True)
         meta = checkpoints.meta(step)
-        facts = state_lib.adapter_facts(self.model_cfg, frozen, self.cfg.pretrained, self.cfg.seed)
-        state_lib.check_adapters(meta, facts, folder)
-        abstract = {"params": state_lib.abstract_trained(self.model_cfg, self.mesh)}
+        facts = adapter_facts.describe(self.policy.config, base, self.cfg.pretrained, self.cfg.seed)
+        adapter_facts.check(meta, facts, folder)
+        abstract = {"params": self.policy.abstract_trainable}
         state, _, _ = checkpoints.restore(meta["step"], abstract, partial=True)
         checkpoints.close()
-        return lora.join(state["params"], *frozen)
+        return self.policy.merge(state["params"], base)
 
     def initial(self) -> Any:
         """Return the parameters that training starts from, in the TRAIN layout.
@@ -158,24 +162,24 @@ class RunContext:
         """
         params = self._started() if self.cfg.start else self._base()
         if self.cfg.adapters:
-            params = params | {"adapters": peft.load(self.cfg.adapters, self.model_cfg, self.mesh)}
+            params = params | {"adapters": peft.load(self.cfg.adapters, self.policy.config, self.mesh)}
         return params
 
     def _base(self) -> Any:
         """Return published or fresh parameters, with fresh adapters if the config has adapters."""
-        cfg, mesh = self.model_cfg, self.mesh
+        policy, mesh = self.policy, self.mesh
         if not self.cfg.pretrained:
-            return transformer.init_params(cfg, self.cfg.seed, mesh)
+            return policy.init_params(self.cfg.seed)
         read, params = load.load_pretrained(self.cfg.pretrained, mesh, **self._chosen)
         if self._added_tags:
-            params = added_rows.extend_embeddings(read, params, self._added_tags, mesh, cfg.vocab_size)[1]
-        return transformer.adapt(cfg, params, self.cfg.seed, mesh) if cfg.lora else params
+            params = added_rows.extend_embeddings(read, params, self._added_tags, mesh, policy.config.vocab_size)[1]
+        return policy.adapt(params, self.cfg.seed)
 
     def _check_model(self, folder: Path, called: str, left_out: tuple[str, ...] = ()) -> None:
         """Raise ValueError that says what differs if the model of a stage's folder is not the model of this run."""
         again = f"name the folder of a trained stage, such as {self.workdir / 'sft'}"
         saved = json_files.read_json_object(folder / "config.json", again, required=("model",))["model"]
-        own = json.loads(json.dumps(dataclasses.asdict(self.model_cfg)))
+        own = json.loads(json.dumps(dataclasses.asdict(self.policy.config)))
         saved = json.loads(json.dumps(dataclasses.asdict(model_config.ModelConfig(vocab_size=1)))) | saved
         free = (*families.RUN_FIELDS, *left_out)
         different = sorted(name for name in own if name not in free and saved[name] != own[name])
@@ -260,7 +264,7 @@ class Validation:
                     f"no validation task of {name} has a prompt below episode.total_tokens="
                     f"{context.cfg.episode.total_tokens}; raise it, or take {name} out of validation_tasks"
                 )
-        self._decode_copy = state_lib.decode_copy(context.model_cfg, context.mesh)
+        self._decode_copy = context.policy.decode_copy()
         self._primary = distributed.primary()
 
     def __call__(self, params: Any, step: int) -> dict[str, float]:

@@ -18,15 +18,15 @@ from pathlib import Path
 
 import jax
 
+from masksearch_jax.model import adapter_facts, lora
 from masksearch_jax.model import config as model_config
-from masksearch_jax.model import lora, transformer
+from masksearch_jax.model.policy import Policy
 from masksearch_jax.model.published import export, families, gguf, load, peft
 from masksearch_jax.runtime import mesh as mesh_lib
 from masksearch_jax.runtime.checkpoints import Checkpointer
 from masksearch_jax.runtime.json_files import read_json_object, write_json
 from masksearch_jax.text import added_tags, tokenizer
 from masksearch_jax.text.published_tokenizer import PublishedTokenizer
-from masksearch_jax.trainers import state as state_lib
 
 
 def from_published(source: Path, target: Path, param_dtype: str = "float32") -> None:
@@ -82,10 +82,9 @@ def to_published(
     cfg = model_config.from_config(read_json_object(path, "copy the folder of the stage again", ("model",))["model"])
     if like is None and (source / "hf" / "config.json").exists():
         like = source / "hf"
-    mesh = mesh_lib.make_mesh()
-    trained = {"params": state_lib.abstract_trained(cfg, mesh)}
+    policy = Policy(cfg, mesh_lib.make_mesh())
     checkpoints = Checkpointer(source / "checkpoints", read_only=True)
-    state, meta, _ = checkpoints.restore(step, trained, partial=True)
+    state, meta, _ = checkpoints.restore(step, {"params": policy.abstract_trainable}, partial=True)
     checkpoints.close()
     params, dtype = state["params"], dtype or cfg.param_dtype
     if cfg.lora:
@@ -93,7 +92,7 @@ def to_published(
         if not merge:
             peft.save(target, cfg, params["adapters"], base, dtype)
             return
-        params = lora.merged(cfg, lora.join(params, _base(source, cfg, mesh, meta, base)))
+        params = lora.merged(cfg, policy.merge(params, _base(source, policy, meta, base)))
         like = like or (Path(base) if base else None)
     trained_with = source.parent / "data" / tokenizer.PUBLISHED
     added = like is not None and (trained_with / "tokenizer.json").exists() and _added_tags(trained_with, like)
@@ -108,14 +107,14 @@ def _added_tags(trained_with: Path, like: Path) -> bool:
     return bool(added_tags.former_ids(PublishedTokenizer(trained_with), like))
 
 
-def _base(source, cfg, mesh, meta, base):
+def _base(source, policy, meta, base):
     """Return the frozen base of a checkpoint's adapters, after checking its hash."""
     seed = meta["base"]["seed"]
     if base:
-        chosen = {name: getattr(cfg, name) for name in families.RUN_FIELDS}
-        params = transformer.adapt(cfg, load.load_pretrained(base, mesh, **chosen)[1], seed, mesh)
+        chosen = {name: getattr(policy.config, name) for name in families.RUN_FIELDS}
+        params = policy.adapt(load.load_pretrained(base, policy.mesh, **chosen)[1], seed)
     else:
-        params = transformer.init_params(cfg, seed, mesh)
-    frozen = lora.split(params)[1]
-    state_lib.check_adapters(meta, state_lib.adapter_facts(cfg, frozen, base, seed), source)
-    return frozen[0]
+        params = policy.init_params(seed)
+    frozen = policy.split(params)[1]
+    adapter_facts.check(meta, adapter_facts.describe(policy.config, frozen, base, seed), source)
+    return frozen

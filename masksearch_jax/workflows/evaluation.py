@@ -21,7 +21,6 @@ from masksearch_jax.evals.benchmarks import BENCHMARKS
 from masksearch_jax.rollout.engine import RolloutEngine
 from masksearch_jax.runtime import metrics, workdir_lock
 from masksearch_jax.runtime.checkpoints import Checkpointer
-from masksearch_jax.trainers import state as state_lib
 from masksearch_jax.workflows import few_shot
 from masksearch_jax.workflows.context import RunContext
 from masksearch_jax.workflows.evaluated_suites import EvaluatedSuites
@@ -71,7 +70,7 @@ def run(
         engine = context.engine(context.cfg.evaluate.index)
     if params is None:
         params = parameters(context, policy)
-    params = state_lib.decode_copy(context.model_cfg, context.mesh)(params)
+    params = context.policy.decode_copy()(params)
     forced: Callable[[Task], str] | None = runner.one_search_query if policy in FORCED else None
     usual = engine.searcher
     with (
@@ -114,7 +113,7 @@ def _identity(context: RunContext, policy: str, suites: dict[str, list[Task]]) -
         # The manifest lists the checksums of the passages and indices. Data that was written by hand has no manifest.
         "data": hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest.exists() else "",
         "index": cfg.evaluate.index,
-        "model": dataclasses.asdict(context.model_cfg),
+        "model": dataclasses.asdict(context.policy.config),
         "episode": cfg.episode.to_dict(),
         "search": {name: cfg.search[name] for name in ("hits", "exclusion", "url")},
         "sampling": {name: cfg.rollout[name] for name in ("steps", "search_steps", "top_p", "top_k")},

@@ -28,7 +28,6 @@ from masksearch_jax.evals import report, runner
 from masksearch_jax.rollout.engine import RolloutEngine
 from masksearch_jax.runtime import metrics
 from masksearch_jax.runtime.json_files import read_json_object
-from masksearch_jax.trainers import state as state_lib
 from masksearch_jax.workflows import evaluation, llm_connection, training
 from masksearch_jax.workflows.context import RunContext
 from masksearch_jax.workflows.setting_ranges import ROUND_TASKS
@@ -157,7 +156,7 @@ def demonstrate(
     seen = {tuple(one.ids) for found in set_so_far.values() for one in found}
     made: dict[str, Any] = {"round": number, "tasks": {}}
     grown = {name: list(found) for name, found in set_so_far.items()}
-    decode_params = state_lib.decode_copy(context.model_cfg, context.mesh)(params)
+    decode_params = context.policy.decode_copy()(params)
     with metrics.progress_bar(sum(wanted.values()), f"round {number}: demonstrate") as bar, jax.set_mesh(context.mesh):
         done = 0
         for name, count in wanted.items():

@@ -71,11 +71,10 @@ def _local(settings: Any, slots: int) -> Backend:
     from masksearch_jax.rollout.episode import EpisodeLimits
     from masksearch_jax.runtime import mesh as mesh_lib
     from masksearch_jax.text import chat_template
-    from masksearch_jax.trainers import state as state_lib
 
     mesh = mesh_lib.make_mesh()
     chat = "" if _is_stage(Path(settings.model)) else settings.chat
-    name, model_cfg, params, tokenizer = opened(settings.model, mesh, "llm.model", chat)
+    name, policy, params, tokenizer = opened(settings.model, mesh, "llm.model", chat)
     slots = -(-slots // mesh.size) * mesh.size  # divisible by any axes of the mesh
     total = settings.total_tokens
     cfg = RolloutConfig(
@@ -83,17 +82,17 @@ def _local(settings: Any, slots: int) -> Backend:
         prompt_rows=slots, prompt_lengths=tuple(sorted({total // 4, total // 2, total} - {0})),
         extend_rows=(slots,), extend_tokens=(8,),
     )  # fmt: skip
-    params = state_lib.decode_copy(model_cfg, mesh)(params)
+    params = policy.decode_copy()(params)
     variables = chat_template.read_variables(settings.chat_variables) if chat else {}
     if not _is_stage(Path(settings.model)) and (variables or chat != chat_template.AUTO):
         # The cache of replies is keyed by name, and another template or other variables give other prompts.
         template = tokenizer.chat_template.text if chat and tokenizer.chat_template else ""
         name += "+" + hashlib.sha256(json.dumps([template, variables]).encode()).hexdigest()[:8]
-    return LocalModel(name, cfg, model_cfg.merged, params, tokenizer, mesh, chat, settings.temperature, variables)
+    return LocalModel(name, cfg, policy.config.merged, params, tokenizer, mesh, chat, settings.temperature, variables)
 
 
 def opened(name: str | Path, mesh: Any, setting: str, chat: str = "") -> tuple[str, Any, Any, Any]:
-    """Return (name, ModelConfig, parameters in the TRAIN layout, tokenizer) of a stage of ours or a published folder.
+    """Return (name, Policy, parameters in the TRAIN layout, tokenizer) of a stage of ours or a published folder.
 
     chat: for a published folder, a chat template file that replaces its own (published_tokenizer.PublishedTokenizer).
     Raises FileNotFoundError that names `setting` for any other folder and for ''.
@@ -113,9 +112,9 @@ def _is_stage(folder: Path) -> bool:
 
 def _stage(folder: Path, mesh: Any) -> tuple[str, Any, Any, Any]:
     from masksearch_jax.model import config as model_config
+    from masksearch_jax.model.policy import Policy
     from masksearch_jax.runtime.checkpoints import Checkpointer
     from masksearch_jax.text import tokenizer
-    from masksearch_jax.trainers import state as state_lib
 
     described = read_json_object(folder / "config.json", "copy the folder of the stage again", ("model",))
     cfg = model_config.from_config(described["model"])
@@ -124,10 +123,11 @@ def _stage(folder: Path, mesh: Any) -> tuple[str, Any, Any, Any]:
             f"llm.model={folder} holds adapters; merge them first: python -m masksearch_jax.convert --from={folder} "
             "--to=FOLDER --merge"
         )
+    policy = Policy(cfg, mesh)
     checkpoints = Checkpointer(folder / "checkpoints", read_only=True)
-    state, meta, _ = checkpoints.restore(None, {"params": state_lib.abstract_trained(cfg, mesh)}, partial=True)
+    state, meta, _ = checkpoints.restore(None, {"params": policy.abstract_trainable}, partial=True)
     checkpoints.close()
-    return f"{folder.resolve()}@{meta['step']}", cfg, state["params"], tokenizer.load(folder.parent / "data")
+    return f"{folder.resolve()}@{meta['step']}", policy, state["params"], tokenizer.load(folder.parent / "data")
 
 
 def _published(folder: Path, mesh: Any, chat: str) -> tuple[str, Any, Any, Any]:

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from masksearch_jax.model import logprobs, transformer
+from masksearch_jax.model import logprobs
 from masksearch_jax.runtime import mesh as mesh_lib
 from masksearch_jax.text.tokenizer_protocol import Tokenizer
 from masksearch_jax.workflows import llm_connection
@@ -89,13 +89,13 @@ def of_checkpoint(folder: Path | str) -> tuple[Scorer, Tokenizer]:
     Raises FileNotFoundError that says what to name.
     """
     mesh = mesh_lib.make_mesh(data=1, devices=jax.devices()[:1])
-    _, cfg, params, tokenizer = llm_connection.opened(folder, mesh, "perplexity.start")
+    _, policy, params, tokenizer = llm_connection.opened(folder, mesh, "perplexity.start")
 
     @jax.jit
     def forward(params, ids, segments):
         positions = jax.numpy.broadcast_to(jax.numpy.arange(ids.shape[1]), ids.shape)
-        hidden = transformer.forward(cfg, params, ids, positions, segments)
-        return logprobs.token_logprobs(cfg, params, hidden[:, :-1], ids[:, 1:])[0]
+        hidden = policy.forward(params, ids, positions, segments)
+        return logprobs.token_logprobs(policy.config, params, hidden[:, :-1], ids[:, 1:])[0]
 
     def score(rows: Sequence[Sequence[int]]) -> list[np.ndarray]:
         longest = max(map(len, rows), default=1)

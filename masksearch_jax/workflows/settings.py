@@ -14,7 +14,7 @@ from masksearch_jax.data.curriculum import Curriculum
 from masksearch_jax.retrieval.index import index_settings
 from masksearch_jax.rollout.slot_sharding import SlotSharding
 from masksearch_jax.text import clues, instructions, tags
-from masksearch_jax.trainers import dapo
+from masksearch_jax.trainers import dapo, updates
 from masksearch_jax.trainers import optimizer as optimizer_lib
 from masksearch_jax.trainers.row_checks import check_rows
 from masksearch_jax.workflows import setting_ranges
@@ -75,7 +75,7 @@ def validate_shapes(cfg: Any, mesh: Any) -> None:
     if "stage" in cfg and trains_sft(cfg):
         check_rows("sft", cfg.sft.rows, cfg.sft.micro_batches, mesh)
     if cfg.get("stage") == "dapo":
-        dapo.batch_shape(cfg.dapo, cfg.episode.total_tokens, mesh)
+        updates.batch_shape(cfg.dapo, cfg.episode.total_tokens, mesh)
 
 
 def leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -169,4 +169,4 @@ def _validate_dapo(settings: Any, total_tokens: int) -> None:
             f"{settings.groups * settings.group_size} trajectories (dapo.groups x dapo.group_size)"
         )
     dapo.check(settings)
-    dapo.batch_shape(settings, total_tokens)
+    updates.batch_shape(settings, total_tokens)

@@ -29,6 +29,7 @@ from masksearch_jax.runtime import child_process, distributed, json_files, setti
 from masksearch_jax.runtime.checkpoints import Checkpointer
 from masksearch_jax.runtime.config_files import find_config
 from masksearch_jax.trainers import dapo, sft
+from masksearch_jax.trainers.stage import changed_settings
 from masksearch_jax.workflows import answerable, llm_connection, prepared_data, synthesis_stage
 from masksearch_jax.workflows.context import RunContext
 from masksearch_jax.workflows.settings import trains_sft, validate_settings, validate_shapes
@@ -161,7 +162,7 @@ def train_sft(context: RunContext, name: str = "sft", params: Any = None) -> Any
 
     Raises ValueError if a setting that an existing checkpoint fixes (runtime/settings_history.py) has changed.
     """
-    changed = sft.stage_of(context.cfg, context.workdir, name, "sft", context.model_cfg).differences()
+    changed = changed_settings(context.cfg, context.workdir, name, "sft", context.policy)
     if finished(context, name, context.cfg[name].steps):
         _say_finished(context.workdir / name, changed)
         return context.parameters(name)
@@ -170,9 +171,7 @@ def train_sft(context: RunContext, name: str = "sft", params: Any = None) -> Any
         params = context.initial()
     say_optimizer(context.cfg, name)
     with jax.set_mesh(context.mesh):
-        return sft.run(
-            context.cfg, context.workdir, context.model_cfg, context.mesh, name=name, params=params, evaluate=evaluate
-        )
+        return sft.run(context.cfg, context.workdir, context.policy, name=name, params=params, evaluate=evaluate)
 
 
 def train_dapo(context: RunContext, params: Any = None) -> Any:
@@ -181,7 +180,7 @@ def train_dapo(context: RunContext, params: Any = None) -> Any:
     params: where to start, by default `RunContext.initial`. Raises ValueError if a setting that an existing checkpoint
     fixes (runtime/settings_history.py) has changed.
     """
-    changed = sft.stage_of(context.cfg, context.workdir, "dapo", "dapo", context.model_cfg).differences()
+    changed = changed_settings(context.cfg, context.workdir, "dapo", "dapo", context.policy)
     if finished(context, "dapo", context.cfg.dapo.iterations):
         _say_finished(context.workdir / "dapo", changed)
         return context.parameters("dapo")
@@ -196,8 +195,7 @@ def train_dapo(context: RunContext, params: Any = None) -> Any:
         return dapo.run(
             context.cfg,
             context.workdir,
-            context.model_cfg,
-            context.mesh,
+            context.policy,
             engine,
             params=params,
             evaluate=evaluate,
@@ -242,7 +240,7 @@ def check_stages(context: RunContext) -> None:
     kinds = ["sft", "dapo"] if warm else [context.cfg.stage]
     for kind in kinds:
         if (context.workdir / kind).is_dir():
-            sft.stage_of(context.cfg, context.workdir, kind, kind, context.model_cfg).differences()
+            changed_settings(context.cfg, context.workdir, kind, kind, context.policy)
 
 
 def say_optimizer(cfg: Any, stage: str) -> None:

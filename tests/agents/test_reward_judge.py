@@ -20,7 +20,7 @@ from masksearch_jax.rl import update_batch
 from masksearch_jax.rl.rewards import RewardConfig
 from masksearch_jax.rollout.trajectory import StopReason, Trajectory, Turn
 from masksearch_jax.runtime import metrics
-from masksearch_jax.trainers import dapo, rollout_batch
+from masksearch_jax.trainers import rollout_batch, updates
 from masksearch_jax.workflows import training
 
 SEARCH = Turn("search", 1, 2, "", query="q", hits=(1,), observation="o")
@@ -168,7 +168,7 @@ def test_an_update_holds_the_episodes_with_a_verdict_alone(judge):
         own = [trajectory(answer, i) for i, answer in enumerate(answers)]
         groups = rollout_batch._groups({3: TASK}, own, len(own), RewardConfig(answer="judge"), 0, judge)
         means = metrics.Mean()
-        return dapo.build_updates(groups, settings, shape, lambda update: np.zeros(update.mask.shape), 0, means)
+        return updates.build_updates(groups, settings, shape, lambda update: np.zeros(update.mask.shape), 0, means)
 
     (update,) = updates_of("Tolm", "slow", "Vesh", "odd")
     assert update.tokens == 2 * 3  # three tokens of each answer that was judged

@@ -171,15 +171,15 @@ def test_flops_of_a_splash_kernel_are_of_the_tiles_that_it_visits(window, parts)
 def test_decode_copy_is_bfloat16_but_for_norms():
     from masksearch_jax.model import transformer
     from masksearch_jax.model.config import ModelConfig
+    from masksearch_jax.model.policy import Policy
     from masksearch_jax.runtime import mesh as mesh_lib
-    from masksearch_jax.trainers import state
 
     cfg = ModelConfig(vocab_size=64, layers=2, embed=16, heads=2, kv_heads=1, head_dim=8, ff=16, dtype="bfloat16")
     mesh = mesh_lib.make_mesh(1, 1, 1)
     params = transformer.init_params(cfg, 0, mesh)
-    copied = state.decode_copy(cfg, mesh)(params)
+    copied = Policy(cfg, mesh).decode_copy()(params)
     wide = mesh_lib.make_mesh(1, 4, 2)
-    cut = state.decode_copy(cfg, wide)(transformer.init_params(cfg, 0, wide))
+    cut = Policy(cfg, wide).decode_copy()(transformer.init_params(cfg, 0, wide))
     axes = transformer.logical_axes(cfg)
     ids, counts = jnp.arange(8, dtype=jnp.int32).reshape(1, 8), jnp.array([8])
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from masksearch_jax.model import attention
+from masksearch_jax.model import attention, norm
 from masksearch_jax.model.config import ModelConfig
 
 
@@ -70,6 +70,6 @@ def test_rope_scores_depend_on_distance_only_and_leave_the_rest():
 
 def test_rms_norm_is_computed_in_float32():
     x = jnp.array([[3e3, 4e3]], jnp.bfloat16)
-    got = attention.rms_norm(x, jnp.array([1.0, 2.0]), 1e-6)
+    got = norm.rms_norm(x, jnp.array([1.0, 2.0]), 1e-6)
     assert got.dtype == jnp.bfloat16
     np.testing.assert_allclose(got.astype(jnp.float32), np.array([[3, 8]]) / np.sqrt(12.5), rtol=1e-2)

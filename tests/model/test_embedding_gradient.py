@@ -14,9 +14,11 @@ def test_the_gradient_of_bfloat16_embeddings_counts_every_token():
     cfg = ModelConfig(vocab_size=4, embed=8, token_shift=0, dtype="bfloat16", param_dtype="bfloat16")
     ids = jnp.zeros((2, 2048), jnp.int32).at[0, :3].set(jnp.array([1, 2, 2]))
 
-    def total(table, cfg=cfg):
-        model = type("Model", (), {"embedding": table})
-        return transformer._embed(cfg, model, ids, ids).astype(jnp.float32).sum()
+    params = transformer.init_params(cfg, 0, mesh_lib.make_mesh(1, 1, 1))
+
+    def total(table):
+        model = transformer.module(cfg, params | {"embedding": table})
+        return model.embed(ids, ids).astype(jnp.float32).sum()
 
     grads = {}
     for dtype in ("bfloat16", "float32"):

@@ -61,7 +61,7 @@ def test_an_adapter_adds_its_product_to_every_linear_map(name):
     batch = rows(cfg)
     by_hand = forward(cfg.merged, jax.tree.map(lambda x: x.astype(np.float32), expected), *batch)
     np.testing.assert_allclose(forward(cfg, params, *batch), by_hand, atol=2e-5)
-    without = forward(cfg.merged, lora.split(params)[1][0], *batch)
+    without = forward(cfg.merged, lora.split(params)[1], *batch)
     assert np.abs(by_hand - without).max() > 0.1  # and it matters
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), lora.merged(cfg, params), expected)
 
@@ -85,7 +85,7 @@ def test_training_decoding_and_merged_weights_agree(kind):
 def test_fresh_adapters_leave_the_base_as_it_is():
     cfg = adapted("qwen2")
     params, base = (transformer.init_params(c, 5, one_device()) for c in (cfg, cfg.merged))
-    jax.tree.map(np.testing.assert_array_equal, lora.split(params)[1][0], base)
+    jax.tree.map(np.testing.assert_array_equal, lora.split(params)[1], base)
     batch = rows(cfg)
     np.testing.assert_array_equal(forward(cfg, params, *batch), forward(cfg.merged, base, *batch))
     for name, x in params["adapters"].items():
@@ -106,8 +106,8 @@ def test_the_gradient_is_that_of_the_merged_weights_by_the_chain_rule(kind):
     def loss(c, p):
         return jnp.sum(transformer.forward(c, p, *batch) * weight)
 
-    trained, frozen = lora.split(params)
-    found = jax.jit(jax.grad(lambda t: loss(cfg, lora.join(t, *frozen))))(trained)
+    trained, base = lora.split(params)
+    found = jax.jit(jax.grad(lambda t: loss(cfg, lora.join(t, base))))(trained)
     assert set(found) == {"adapters"} and jax.tree.structure(found) == jax.tree.structure(trained)
     whole = jax.jit(jax.grad(functools.partial(loss, cfg.merged)))(lora.merged(cfg, params))["blocks"]
     for name, (inputs, outputs) in {"q": ("d", "nh"), "o": ("nh", "d"), "gate": ("d", "f"), "down": ("f", "d")}.items():
@@ -127,7 +127,7 @@ def test_no_mesh_changes_a_number(kind, sizes):
     mesh = mesh_lib.make_mesh(*sizes[:3], sequence=sizes[3])
     alone, cut = scattered(cfg), scattered(cfg, mesh)
     jax.tree.map(np.testing.assert_array_equal, alone, cut)
-    assert lora.fingerprint(lora.split(alone)[1][0]) == lora.fingerprint(lora.split(cut)[1][0])
+    assert lora.fingerprint(lora.split(alone)[1]) == lora.fingerprint(lora.split(cut)[1])
     abstract = transformer.abstract_params(cfg, mesh)
     jax.tree.map(lambda a, x: (a.sharding, a.shape, a.dtype) == (x.sharding, x.shape, x.dtype) or 1 / 0, abstract, cut)
     if sizes[2] == 2:
@@ -141,7 +141,7 @@ def test_no_mesh_changes_a_number(kind, sizes):
 
     results = []
     for params, on in ((alone, one_device()), (cut, mesh)):
-        trained, (frozen,) = lora.split(params)
+        trained, frozen = lora.split(params)
         with jax.set_mesh(on):
             results.append(jax.device_get(jax.jit(jax.value_and_grad(loss))(trained, frozen)))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4 * np.abs(a).max()), *results)

@@ -11,9 +11,10 @@ import pytest
 from masksearch_jax.model import kv_cache as kv
 from masksearch_jax.model import transformer
 from masksearch_jax.model.config import ModelConfig
+from masksearch_jax.model.policy import Policy
 from masksearch_jax.rl.update_batch import UpdateBatch
 from masksearch_jax.runtime import mesh as mesh_lib
-from masksearch_jax.trainers import dapo, sft
+from masksearch_jax.trainers import dapo_programs, sft, updates
 from masksearch_jax.trainers import optimizer as optimizer_lib
 from masksearch_jax.trainers import state as state_lib
 
@@ -205,37 +206,36 @@ def trained(sizes, cfg=CFG):
     data, fsdp, tensor, sequence = sizes
     count = data * fsdp * tensor * sequence
     mesh = mesh_lib.make_mesh(data, fsdp, tensor, jax.devices()[:count], sequence=sequence)
-    tx = optimizer_lib.build(
-        {"kind": "adamw", "learning_rate": 1e-2, "eps": 1e-3}, transformer.abstract_params(cfg, mesh)
-    )
+    policy = Policy(cfg, mesh)
+    tx = optimizer_lib.build({"kind": "adamw", "learning_rate": 1e-2, "eps": 1e-3}, policy.abstract_trainable)
     with jax.set_mesh(mesh):
-        params = transformer.init_params(cfg, 0, mesh)
-        state = state_lib.create(params, cfg, tx, mesh)
-        step, losses = sft.make_step(cfg, tx, mesh, 1), []
+        params = policy.init_params(0)
+        state = state_lib.create(policy, tx, params)
+        step, losses = sft.make_step(policy, tx, 1), []
         for _ in range(2):
-            state, sums = step(state, jax.device_put(packed_rows(), mesh_lib.batch_sharding(mesh)))
+            state, sums = step(state, jax.device_put(packed_rows(), mesh_lib.batch_sharding(mesh)), {})
             losses.append(float(sums["loss"][0] / sums["loss"][1]))
-        rows = dapo.update_sharding(mesh)
-        loss = lambda p, b: dapo.loss_fn(cfg, settings(), p, b)  # noqa: E731
+        rows = updates.update_sharding(mesh)
+        loss = lambda p, b: dapo_programs.loss_fn(policy, settings(), p, b)  # noqa: E731
         gradients = jax.jit(
             lambda p, b: jax.tree.map(lambda g: g / b.mask.sum(), state_lib.accumulate(loss, p, b)[0]),
-            in_shardings=(transformer.param_shardings(cfg, mesh), rows),
-            out_shardings=transformer.param_shardings(cfg, mesh),
+            in_shardings=(policy.trainable_shardings, rows),
+            out_shardings=policy.trainable_shardings,
         )
         for _ in range(2):
             found = gradients(params, jax.device_put(update_rows(), rows))
-        _, step_sums = dapo_step(cfg, tx, mesh, params)
+        _, step_sums = dapo_step(policy, tx, params)
     assert step._cache_size() == gradients._cache_size() == 1
     return losses, jax.device_get(state.params), jax.device_get(found), step_sums
 
 
-def dapo_step(cfg, tx, mesh, params):
-    old_logprobs, step = dapo.make_programs(cfg, settings(), tx, mesh)
-    state = state_lib.create(params, cfg, tx, mesh)
+def dapo_step(policy, tx, params):
+    old_logprobs, step = dapo_programs.make_programs(policy, settings(), tx)
+    state = state_lib.create(policy, tx, params)
     for _ in range(2):
-        update = jax.device_put(update_rows(), dapo.update_sharding(mesh))
-        old_logprobs(state.params, update)
-        state, sums = step(state, update)
+        update = jax.device_put(update_rows(), updates.update_sharding(policy.mesh))
+        old_logprobs(state.params, update, {})
+        state, sums = step(state, update, {})
     assert step._cache_size() == old_logprobs._cache_size() == 1
     return state, {name: float(total) for name, (total, _) in sums.items()}
 

@@ -10,14 +10,14 @@ import pytest
 
 from masksearch_jax.data import pipeline
 from masksearch_jax.data.curriculum import Curriculum
-from masksearch_jax.model import transformer
+from masksearch_jax.model.policy import Policy
 from masksearch_jax.rl import update_batch as batch_lib
 from masksearch_jax.rl.rewards import Reward, RewardConfig
 from masksearch_jax.rollout.engine import RolloutEngine
 from masksearch_jax.rollout.trajectory import StopReason, Trajectory, Turn
 from masksearch_jax.runtime import distributed, metrics
 from masksearch_jax.runtime import mesh as mesh_lib
-from masksearch_jax.trainers import dapo, rollout_batch
+from masksearch_jax.trainers import dapo, dapo_programs, position, rollout_batch, updates
 from masksearch_jax.trainers import optimizer as optimizer_lib
 from masksearch_jax.trainers import state as state_lib
 from masksearch_jax.workflows import synthesis_stage, training
@@ -36,7 +36,7 @@ def warm(cfg, workdir):
 def finish(context, params):
     engine = context.engine("train", context.cfg.dapo.temperature)
     with jax.set_mesh(context.mesh):
-        return dapo.run(context.cfg, context.workdir, context.model_cfg, context.mesh, engine, params=params)
+        return dapo.run(context.cfg, context.workdir, context.policy, engine, params=params)
 
 
 @pytest.mark.parametrize("staleness", [0, pytest.param(1, marks=pytest.mark.slow)])
@@ -98,23 +98,23 @@ def test_sampling_ahead_lags_one_version_and_timing_changes_nothing(warm):
 
 
 def test_a_sampler_that_disagrees_raises_the_alarm(cfg, workdir, caplog):
-    model_cfg = RunContext(cfg, workdir).model_cfg
+    model_cfg = RunContext(cfg, workdir).policy.config
     shape = batch_lib.BatchShape((64,), 4, (1,), packed=False)
     means, groups = metrics.Mean(), _groups(model_cfg)
-    dapo.build_updates(groups, cfg.dapo, shape, lambda u: u.sampler_logp, 0, means)
+    updates.build_updates(groups, cfg.dapo, shape, lambda u: u.sampler_logp, 0, means)
     assert not caplog.records and means.result()["sampler_prob_diff"] == 0
-    dapo.build_updates(groups, cfg.dapo, shape, lambda u: u.sampler_logp + 0.5, 0, means)
+    updates.build_updates(groups, cfg.dapo, shape, lambda u: u.sampler_logp + 0.5, 0, means)
     assert "over dapo.alarm_prob_diff=0.01" in caplog.text and "tis_cap=2" in caplog.text
 
 
 def test_log_probs_of_the_sampler_may_be_the_denominator(cfg, workdir):
     """One forward pass less; the update is that of recomputed ones, as the sampler's numbers are the trainer's."""
-    model_cfg = RunContext(cfg, workdir).model_cfg
+    model_cfg = RunContext(cfg, workdir).policy.config
     shape = batch_lib.BatchShape((64,), 4, (1,), packed=False)
     means, groups = metrics.Mean(), _groups(model_cfg)
-    recomputed = dapo.build_updates(groups, cfg.dapo, shape, lambda u: u.sampler_logp, 0, metrics.Mean())
+    recomputed = updates.build_updates(groups, cfg.dapo, shape, lambda u: u.sampler_logp, 0, metrics.Mean())
     cfg.dapo.old_logprobs = "sampler"
-    sampled = dapo.build_updates(groups, cfg.dapo, shape, lambda u: pytest.fail("nothing is recomputed"), 0, means)
+    sampled = updates.build_updates(groups, cfg.dapo, shape, lambda u: pytest.fail("nothing is recomputed"), 0, means)
     jax.tree.map(np.testing.assert_array_equal, recomputed, sampled)
     assert means.result() == {"staleness": 0.0}
     cfg.dapo.tis_cap = 2.0
@@ -158,7 +158,7 @@ def test_resume_refuses_another_index(warm):
     with pytest.raises(ValueError, match='search.exclusion is "passage" there and "article" here'):
         finish(other, None)
     with pytest.raises(ValueError, match="index: a there, b here"):  # built anew, with the same settings
-        dapo.check_identity({"index": "a", "seed": 0}, {"index": "b", "seed": 0})
+        position.check_identity({"index": "a", "seed": 0}, {"index": "b", "seed": 0})
 
 
 # --- dynamic sampling ------------------------------------------------------------------------------------------------
@@ -218,7 +218,7 @@ def test_a_spent_budget_gives_a_smaller_batch(cfg, workdir):
     found, _, tasks = collect_with(cfg, workdir, lambda g, s: s == 0 if g == 5 else True)
     assert [g.id for g in found.batch] == [5] and tasks.index == 8
     found, _, _ = collect_with(cfg, workdir, lambda g, s: False)
-    assert found.batch == [] and dapo.build_updates([], cfg.dapo, None, None, 0, metrics.Mean()) == []
+    assert found.batch == [] and updates.build_updates([], cfg.dapo, None, None, 0, metrics.Mean()) == []
 
 
 def test_dynamic_sampling_can_be_switched_off(cfg, workdir):
@@ -267,17 +267,15 @@ def _groups(model_cfg, seed=0):
     return groups
 
 
-def _update(cfg, model_cfg, mesh, shape):
-    tx = optimizer_lib.build(
-        {"kind": "adamw", "learning_rate": 1e-2, "eps": 1e-3}, transformer.abstract_params(model_cfg, mesh)
-    )
-    with jax.set_mesh(mesh):
-        state = state_lib.create(transformer.init_params(model_cfg, 0, mesh), model_cfg, tx, mesh)
-        old, step = dapo.make_programs(model_cfg, cfg.dapo, tx, mesh)
-        means = metrics.Mean()
-        updates = dapo.build_updates(_groups(model_cfg), cfg.dapo, shape, lambda u: old(state.params, u), 0, means)
-        for update in updates:
-            state, sums = step(state, update)
+def _update(cfg, policy, shape):
+    tx = optimizer_lib.build({"kind": "adamw", "learning_rate": 1e-2, "eps": 1e-3}, policy.abstract_trainable)
+    with jax.set_mesh(policy.mesh):
+        state = state_lib.create(policy, tx, policy.init_params(0))
+        old, step = dapo_programs.make_programs(policy, cfg.dapo, tx)
+        means, groups = metrics.Mean(), _groups(policy.config)
+        built = updates.build_updates(groups, cfg.dapo, shape, lambda u: old(state.params, u, {}), 0, means)
+        for update in built:
+            state, sums = step(state, update, {})
             means.add(sums)
     assert step._cache_size() == 1
     return jax.device_get(state.params), means.result()
@@ -285,9 +283,9 @@ def _update(cfg, model_cfg, mesh, shape):
 
 @pytest.mark.slow
 def test_split_packing_and_mesh_change_nothing(cfg, workdir):
-    model_cfg = RunContext(cfg, workdir).model_cfg
+    model_cfg = RunContext(cfg, workdir).policy.config
     single = mesh_lib.make_mesh(1, 1, 1)
-    params, measured = _update(cfg, model_cfg, single, batch_lib.BatchShape((64,), 4, (1,), packed=False))
+    params, measured = _update(cfg, Policy(model_cfg, single), batch_lib.BatchShape((64,), 4, (1,), packed=False))
     assert measured["grad_norm"] > 0 and measured["skipped"] == 0
     shapes = [
         (single, batch_lib.BatchShape((64,), 2, (2,), packed=False)),  # micro-batches
@@ -297,7 +295,7 @@ def test_split_packing_and_mesh_change_nothing(cfg, workdir):
         (mesh_lib.make_mesh(1, 4, 1), batch_lib.BatchShape((160,), 4, (1,))),
     ]
     for mesh, shape in shapes:
-        other, other_measured = _update(cfg, model_cfg, mesh, shape)
+        other, other_measured = _update(cfg, Policy(model_cfg, mesh), shape)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=3e-5), params, other)
         for name in ("loss", "ratio", "entropy", "approx_kl", "sampler_max_diff"):
             assert np.isclose(measured[name], other_measured[name], atol=1e-5), name
@@ -306,13 +304,13 @@ def test_split_packing_and_mesh_change_nothing(cfg, workdir):
 def test_shapes_and_settings_are_refused_before_work(cfg, workdir):
     cfg.dapo.row_lengths = (100,)
     with pytest.raises(ValueError, match="row_lengths"):
-        dapo.batch_shape(cfg.dapo, 160, mesh_lib.make_mesh(1, 1, 1))
+        updates.batch_shape(cfg.dapo, 160, mesh_lib.make_mesh(1, 1, 1))
     cfg.dapo.update({"row_lengths": (160,), "rows": 1, "micro_batches": (1, 2)})
     with pytest.raises(ValueError, match="micro_batches"):
-        dapo.batch_shape(cfg.dapo, 160, mesh_lib.make_mesh(1, 1, 1))
+        updates.batch_shape(cfg.dapo, 160, mesh_lib.make_mesh(1, 1, 1))
     cfg.dapo.update({"rows": 3, "micro_batches": (4,)})
     with pytest.raises(ValueError, match="rows"):
-        dapo.batch_shape(cfg.dapo, 160, mesh_lib.make_mesh(2, 1, 1))
+        updates.batch_shape(cfg.dapo, 160, mesh_lib.make_mesh(2, 1, 1))
     cfg.rollout.top_p = 0.9
     with pytest.raises(ValueError, match="top_p"):
         training.check(cfg)

@@ -76,10 +76,10 @@ def test_a_short_stage_that_ends_diverged_is_not_finished(cfg, ready):
 )
 def test_dapo_does_not_finish_on_ruined_weights(factor, says, cfg, workdir):
     context = RunContext(cfg, workdir)
-    ruined = jax.tree.map(lambda x: x * factor, transformer.init_params(context.model_cfg, 0, context.mesh))
+    ruined = jax.tree.map(lambda x: x * factor, transformer.init_params(context.policy.config, 0, context.mesh))
     engine = context.engine("train", cfg.dapo.temperature)
     with jax.set_mesh(context.mesh), pytest.raises(DivergedError, match=says):
-        dapo.run(cfg, workdir, context.model_cfg, context.mesh, engine, params=ruined)
+        dapo.run(cfg, workdir, context.policy, engine, params=ruined)
     assert not training.finished(context, "dapo", cfg.dapo.iterations)
 
 

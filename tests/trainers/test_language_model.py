@@ -7,7 +7,7 @@ import pytest
 
 from configs import language_model as page
 from masksearch_jax.evals import runner
-from masksearch_jax.trainers import dapo
+from masksearch_jax.trainers import updates
 from masksearch_jax.trainers.row_checks import check_rows
 from masksearch_jax.workflows import language_model, training
 from masksearch_jax.workflows.settings import validate_settings
@@ -80,7 +80,7 @@ def test_every_variant_of_the_page_is_sound(argument, data, tmp_path, monkeypatc
     validate_settings(config)
     devices = SimpleNamespace(shape={"data": 1, "fsdp": 4 if "qwen" in argument else 2})
     check_rows("sft", config.sft.rows, config.sft.micro_batches, devices)
-    dapo.batch_shape(config.dapo, config.episode.total_tokens, devices)
+    updates.batch_shape(config.dapo, config.episode.total_tokens, devices)
     assert (config.prepare.dump == "toy") is not data and bool(config.prepare.search_only) is data
     config.pretrained = "elsewhere"
     assert config.prepare.tokenizer_dir == "elsewhere"  # the data follows the model

@@ -8,6 +8,7 @@ import pytest
 
 from masksearch_jax.model import lora, transformer
 from masksearch_jax.model.config import LoraConfig, ModelConfig
+from masksearch_jax.model.policy import Policy
 from masksearch_jax.model.published import export, load, peft
 from masksearch_jax.runtime import mesh as mesh_lib
 from masksearch_jax.runtime import metrics
@@ -55,7 +56,7 @@ def stage(context, name, count, run):
 def test_from_sft_over_dapo_to_evaluation_and_export(context, tmp_path):
     base = load.load_pretrained(context.cfg.pretrained, context.mesh)[1]
     whole = stage(context, "sft", 4, training.train_sft)
-    trained, (frozen,) = lora.split(whole)
+    trained, frozen = lora.split(whole)
     assert_equal(frozen, base)
     assert all(np.abs(x).max() > 0 for x in trained["adapters"].values())
     # Killed and started again: the same, from adapters and optimizer alone.
@@ -65,11 +66,11 @@ def test_from_sft_over_dapo_to_evaluation_and_export(context, tmp_path):
     assert_equal(after_sft, whole)
     saved = Checkpointer(context.workdir / "sft" / "checkpoints", read_only=True)
     with pytest.raises(MismatchError, match="params/blocks/attention/k: only in this run"):
-        saved.restore(4, {"params": transformer.abstract_params(context.model_cfg, context.mesh)}, partial=True)
+        saved.restore(4, {"params": transformer.abstract_params(context.policy)}, partial=True)
     assert saved.meta()["base"]["pretrained"] == context.cfg.pretrained
     # DAPO goes on with these adapters on the same base.
     whole = stage(context, "dapo", 2, lambda context: training.train_dapo(context, after_sft))
-    assert_equal(lora.split(whole)[1], (base,))
+    assert_equal(lora.split(whole)[1], base)
     moved = [np.abs(np.asarray(whole["adapters"][n] - x)).max() for n, x in after_sft["adapters"].items()]
     assert max(moved) > 0
     row = metrics.read_rows(context.workdir / "dapo" / "metrics.jsonl")[0]
@@ -84,13 +85,13 @@ def test_from_sft_over_dapo_to_evaluation_and_export(context, tmp_path):
     assert_equal(context.parameters("dapo"), whole)
     context.cfg.evaluate.episodes.update({"ramp_1": 4, "ramp_2": 0, "ramp_3": 0, "ramp_4": 0, "qa": 0})
     scores = evaluation.run(context, "dapo", context.engine("all"))
-    merged = lora.merged(context.model_cfg, whole)
+    merged = lora.merged(context.policy.config, whole)
     plain = RunContext(context.cfg.copy_and_resolve_references(), context.workdir)
     plain.cfg.lora.rank = 0
     assert evaluation.run(plain, "dapo", plain.engine("all"), merged) == scores
     # Export: the adapters by themselves, and added into the base.
     entry.to_published(context.workdir / "dapo", tmp_path / "peft")
-    assert_equal(peft.load(tmp_path / "peft", context.model_cfg, context.mesh), whole["adapters"])
+    assert_equal(peft.load(tmp_path / "peft", context.policy), whole["adapters"])
     entry.to_published(context.workdir / "dapo", tmp_path / "merged", merge=True)
     assert_equal(load.load_pretrained(tmp_path / "merged", context.mesh)[1], merged)
     # A PEFT folder is where SFT starts.
@@ -109,7 +110,7 @@ def refuses_what_differs(context, tmp_path):
 
     refusal(r"lora.alpha=4.0 .* lora.alpha=8.0 .* give the same --config.lora", lora={"alpha": 8.0})
     refusal("trained with lora.rank=2 .* has no adapters", lora={"rank": 0})
-    other = dataclasses.replace(MODEL, vocab_size=context.model_cfg.vocab_size)
+    other = dataclasses.replace(MODEL, vocab_size=context.policy.config.vocab_size)
     export.save_pretrained(tmp_path / "other", other, transformer.init_params(other, 8, context.mesh))
     asked = context.cfg.pretrained
     refusal(rf"stand on {asked} \(hash \w+\), and the base here is", pretrained=str(tmp_path / "other"))
@@ -130,15 +131,16 @@ def test_adapters_train_on_a_quantised_base(context, kind, tmp_path):
     assert metrics.read_rows(context.workdir / "dapo" / "metrics.jsonl")[0]["sampler_max_diff"] < 1e-4
     assert_equal(after["blocks"], whole["blocks"])
     entry.to_published(context.workdir / "sft", tmp_path / "merged", merge=True)
-    assert_equal(load.load_pretrained(tmp_path / "merged", context.mesh)[1], lora.merged(context.model_cfg, whole))
+    assert_equal(load.load_pretrained(tmp_path / "merged", context.mesh)[1], lora.merged(context.policy.config, whole))
 
 
 def test_the_optimizer_knows_the_adapters_alone():
     cfg = dataclasses.replace(MODEL, lora=LoraConfig(2))
     for kind in ("adamw", "muon"):
-        tx = optimizer_lib.build({"kind": kind}, state_lib.abstract_trained(cfg, mesh := mesh_lib.make_mesh(2, 2, 2)))
-        abstract = state_lib.abstract_state(cfg, tx, mesh)
-        real = state_lib.create(transformer.init_params(cfg, 0, mesh), cfg, tx, mesh)
+        policy = Policy(cfg, mesh_lib.make_mesh(2, 2, 2))
+        tx = optimizer_lib.build({"kind": kind}, policy.abstract_trainable)
+        abstract = state_lib.abstract_state(policy, tx)
+        real = state_lib.create(policy, tx, policy.init_params(0))
         jax.tree.map(
             lambda a, x: np.testing.assert_(a.shape == x.shape and a.sharding.is_equivalent_to(x.sharding, x.ndim)),
             abstract,
@@ -161,15 +163,14 @@ def test_a_mesh_changes_no_step_and_every_program_compiles_once():
     batch["loss_mask"] = rng.random((8, 16)) < 0.5
     found = []
     for mesh, micro in ((mesh_lib.make_mesh(1, 1, 1), 1), (mesh_lib.make_mesh(2, 2, 2), 2)):
-        tx = optimizer_lib.build(
-            {"kind": "adamw", "learning_rate": 1e-2, "eps": 1e-3}, state_lib.abstract_trained(cfg, mesh)
-        )
+        policy = Policy(cfg, mesh)
+        tx = optimizer_lib.build({"kind": "adamw", "learning_rate": 1e-2, "eps": 1e-3}, policy.abstract_trainable)
         with jax.set_mesh(mesh):
-            params = transformer.init_params(cfg, 0, mesh)
-            frozen = lora.split(params)[1]
-            state, step = state_lib.create(params, cfg, tx, mesh), sft.make_step(cfg, tx, mesh, micro)
+            params = policy.init_params(0)
+            base = policy.split(params)[1]
+            state, step = state_lib.create(policy, tx, params), sft.make_step(policy, tx, micro)
             for _ in range(3):
-                state, _ = step(state, jax.device_put(batch, mesh_lib.batch_sharding(mesh)), *frozen)
-        assert step._cache_size() == 1 and not any(x.is_deleted() for x in jax.tree.leaves(frozen))
+                state, _ = step(state, jax.device_put(batch, mesh_lib.batch_sharding(mesh)), base)
+        assert step._cache_size() == 1 and not any(x.is_deleted() for x in jax.tree.leaves(base))
         found.append(jax.device_get(state.params))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), *found)

@@ -88,8 +88,8 @@ def test_a_stage_scores_as_its_logits_do(cfg, workdir):
     params = context.parameters("sft")
     for row, found in zip(rows, score(rows), strict=True):
         ids = jnp.array([row])
-        hidden = transformer.forward(context.model_cfg, params, ids, jnp.arange(len(row))[None], jnp.ones_like(ids))
-        logits = np.asarray(transformer.unembed(context.model_cfg, params, hidden))[0].astype(np.float64)
+        hidden = transformer.forward(context.policy.config, params, ids, jnp.arange(len(row))[None], jnp.ones_like(ids))
+        logits = np.asarray(transformer.unembed(context.policy.config, params, hidden))[0].astype(np.float64)
         logp = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
         wanted = [-logp[place, token] for place, token in enumerate(row[1:])]
         assert found[0] == 0.0 and len(found) == len(row)

@@ -37,7 +37,7 @@ def test_sft_starts_from_the_published_weights_and_moves_them(cfg, workdir, tmp_
     cfg.pretrained = str(tmp_path / "published")
     cfg.sft.update({"steps": 1, "checkpoint_every": 1})
     context = RunContext(cfg, workdir)
-    assert context.model_cfg.vocab_size == padded and context.model_cfg.mlp == "swiglu"
+    assert context.policy.config.vocab_size == padded and context.policy.config.mlp == "swiglu"
     for found in (context.initial(), evaluation.parameters(context, "untrained")):
         jax.tree.map(np.testing.assert_array_equal, found, expected)
     training.ensure_demonstrations(context)
@@ -52,7 +52,7 @@ def test_a_model_with_too_few_embeddings_is_refused(cfg, workdir, tmp_path):
     published(tmp_path / "published", size - 1)
     cfg.pretrained = str(tmp_path / "published")
     with pytest.raises(ValueError, match=f"{size - 1} embeddings for the {size} tokens"):
-        _ = RunContext(cfg, workdir).model_cfg
+        _ = RunContext(cfg, workdir).policy
 
 
 @pytest.mark.parametrize("spare", [0, 30])
@@ -68,7 +68,7 @@ def test_our_tags_as_added_tokens_get_rows_that_sft_trains(spare, cfg, workdir, 
     context.__dict__["tokenizer"] = PublishedTokenizer(tmp_path / "data")
     rows = len(expected) if spare else -(-(before.vocab_size + len(tags.ALL)) // 16) * 16
     found = np.asarray(context.initial()["embedding"])
-    assert context.model_cfg.vocab_size == rows == len(found)
+    assert context.policy.config.vocab_size == rows == len(found)
     np.testing.assert_array_equal(found[: before.vocab_size], expected[: before.vocab_size])
     for place, tag in enumerate(tags.ALL):
         row = expected[before.encode(tag)].mean(0)
@@ -78,7 +78,7 @@ def test_our_tags_as_added_tokens_get_rows_that_sft_trains(spare, cfg, workdir, 
     checkpoints = Checkpointer(workdir / "sft" / "checkpoints", background=False)
     checkpoints.save(1, {"params": context.initial()}, {}, {})
     checkpoints.close()
-    write_json(workdir / "sft" / "config.json", {"model": dataclasses.asdict(context.model_cfg)})
+    write_json(workdir / "sft" / "config.json", {"model": dataclasses.asdict(context.policy.config)})
     conversion.to_published(workdir / "sft", tmp_path / "left", like=folder)
     assert PublishedTokenizer(tmp_path / "left").encode("<search>") == context.tokenizer.encode("<search>")
     cfg.pretrained = str(tmp_path / "left")
@@ -89,4 +89,4 @@ def test_our_tags_as_added_tokens_get_rows_that_sft_trains(spare, cfg, workdir, 
     refused = RunContext(cfg, workdir)
     refused.__dict__["tokenizer"] = context.tokenizer
     with pytest.raises(ValueError, match=r"lora.rank=4 with prepare.tokenizer.added_tags"):
-        _ = refused.model_cfg
+        _ = refused.policy

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from masksearch_jax.model import transformer
+from masksearch_jax.model.policy import Policy
 from masksearch_jax.runtime import distributed, metrics
 from masksearch_jax.runtime import mesh as mesh_lib
 from masksearch_jax.trainers import optimizer as optimizer_lib
@@ -19,7 +19,7 @@ from masksearch_jax.workflows.context import RunContext
 def train(cfg, workdir, evaluate=None):
     context = RunContext(cfg, workdir)
     with jax.set_mesh(context.mesh):
-        return sft.run(cfg, workdir, context.model_cfg, context.mesh, evaluate=evaluate)
+        return sft.run(cfg, workdir, context.policy, evaluate=evaluate)
 
 
 @pytest.fixture
@@ -101,27 +101,25 @@ def _batch(model_cfg, rows=4, length=24, seed=0):
     }
 
 
-def _step(model_cfg, mesh, micro_batches, batch):
-    tx = optimizer_lib.build(
-        {"kind": "adamw", "learning_rate": 1e-2, "eps": 1e-3}, transformer.abstract_params(model_cfg, mesh)
-    )
-    with jax.set_mesh(mesh):
-        state = state_lib.create(transformer.init_params(model_cfg, 0, mesh), model_cfg, tx, mesh)
-        step = sft.make_step(model_cfg, tx, mesh, micro_batches)
+def _step(policy, micro_batches, batch):
+    tx = optimizer_lib.build({"kind": "adamw", "learning_rate": 1e-2, "eps": 1e-3}, policy.abstract_trainable)
+    with jax.set_mesh(policy.mesh):
+        state = state_lib.create(policy, tx, policy.init_params(0))
+        step = sft.make_step(policy, tx, micro_batches)
         for _ in range(3):
-            state, sums = step(state, jax.device_put(batch, mesh_lib.batch_sharding(mesh)))
+            state, sums = step(state, jax.device_put(batch, mesh_lib.batch_sharding(policy.mesh)), {})
     assert step._cache_size() == 1  # one compilation, whatever the layout of the first state was
     return jax.device_get(state.params), {k: float(a) / max(float(b), 1) for k, (a, b) in sums.items()}
 
 
 @pytest.mark.slow
 def test_meshes_and_micro_batches_change_nothing(cfg, workdir):
-    model_cfg = RunContext(cfg, workdir).model_cfg
+    model_cfg = RunContext(cfg, workdir).policy.config
     batch = _batch(model_cfg)
-    params, sums = _step(model_cfg, mesh_lib.make_mesh(1, 1, 1), 1, batch)
+    params, sums = _step(Policy(model_cfg, mesh_lib.make_mesh(1, 1, 1)), 1, batch)
     assert sums["skipped"] == 0 and sums["loss"] > 0
     for sizes, micro in (((2, 2, 2), 1), ((1, 2, 1), 2)):
-        other, other_sums = _step(model_cfg, mesh_lib.make_mesh(*sizes), micro, batch)
+        other, other_sums = _step(Policy(model_cfg, mesh_lib.make_mesh(*sizes)), micro, batch)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), params, other)
         assert np.isclose(sums["loss"], other_sums["loss"], rtol=1e-5)
 
@@ -132,8 +130,8 @@ def test_bfloat16_compute_trains_float32_masters(cfg, workdir):
     mesh, loss = mesh_lib.make_mesh(1, 1, 1), {}
     for dtype in ("float32", "bfloat16"):
         cfg.model.update({"dtype": dtype, "param_dtype": "float32", "remat": "full"})
-        model_cfg = RunContext(cfg, workdir).model_cfg
-        params, sums = _step(model_cfg, mesh, 2, _batch(model_cfg))
+        model_cfg = RunContext(cfg, workdir).policy.config
+        params, sums = _step(Policy(model_cfg, mesh), 2, _batch(model_cfg))
         loss[dtype] = sums["loss"]
         assert {x.dtype.name for x in jax.tree.leaves(params)} == {"float32"}
     # Masters hold what bfloat16 cannot: an update smaller than its last bit is not lost.
@@ -144,13 +142,12 @@ def test_bfloat16_compute_trains_float32_masters(cfg, workdir):
 
 def test_only_the_policys_own_tokens_teach(cfg, workdir):
     """What the targets are outside the loss mask reaches neither loss nor gradient."""
-    model_cfg = RunContext(cfg, workdir).model_cfg
-    mesh = mesh_lib.make_mesh(1, 1, 1)
-    params = transformer.init_params(model_cfg, 0, mesh)
-    batch = _batch(model_cfg)
+    policy = RunContext(cfg, workdir).policy
+    params = policy.init_params(0)
+    batch = _batch(policy.config)
     other = dict(batch, targets=np.where(batch["loss_mask"], batch["targets"], 5).astype(np.int32))
     grads = [
-        jax.grad(lambda p, b: sft.loss_fn(model_cfg, p, b)[0])(params, jax.tree.map(jnp.asarray, b))
+        jax.grad(lambda p, b: sft.loss_fn(policy, p, b)[0])(params, jax.tree.map(jnp.asarray, b))
         for b in (batch, other)
     ]
     assert_equal(*grads)
@@ -159,9 +156,9 @@ def test_only_the_policys_own_tokens_teach(cfg, workdir):
 @pytest.mark.slow
 def test_packed_equals_one_sequence_a_row(cfg, workdir):
     """Two sequences in a row give the loss and gradient of the same two in rows of their own."""
-    model_cfg = RunContext(cfg, workdir).model_cfg
-    params = transformer.init_params(model_cfg, 0, mesh_lib.make_mesh(1, 1, 1))
-    packed = _batch(model_cfg, rows=1)
+    policy = RunContext(cfg, workdir).policy
+    params = policy.init_params(0)
+    packed = _batch(policy.config, rows=1)
     apart = {name: np.zeros((2, 10), value.dtype) for name, value in packed.items()}
     for row, part in enumerate((slice(0, 10), slice(10, 19))):
         for name, value in packed.items():
@@ -169,7 +166,7 @@ def test_packed_equals_one_sequence_a_row(cfg, workdir):
     apart["segments"] = (apart["segments"] > 0).astype(np.int32)
 
     def loss(p, batch):
-        return sft.loss_fn(model_cfg, p, jax.tree.map(jnp.asarray, batch))[0]
+        return sft.loss_fn(policy, p, jax.tree.map(jnp.asarray, batch))[0]
 
     (a, ga), (b, gb) = (jax.value_and_grad(loss)(params, batch) for batch in (packed, apart))
     assert np.isclose(float(a), float(b), rtol=1e-5)

@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from masksearch_jax.model import transformer
 from masksearch_jax.model.config import ModelConfig
+from masksearch_jax.model.policy import Policy
 from masksearch_jax.runtime import mesh as mesh_lib
 from masksearch_jax.trainers import optimizer as optimizer_lib
 from masksearch_jax.trainers import state as state_lib
@@ -29,8 +29,8 @@ def test_any_split_into_micro_batches_gives_the_same_sums():
 
 
 def _state(tx):
-    mesh = mesh_lib.make_mesh(1, 1, 1)
-    return state_lib.create(transformer.init_params(CFG, 0, mesh), CFG, tx, mesh)
+    policy = Policy(CFG, mesh_lib.make_mesh(1, 1, 1))
+    return state_lib.create(policy, tx, policy.init_params(0))
 
 
 def test_gradients_are_divided_once_and_a_step_that_is_not_finite_is_refused():
@@ -50,11 +50,11 @@ def test_gradients_are_divided_once_and_a_step_that_is_not_finite_is_refused():
 
 
 def test_abstract_state_matches_a_real_one_under_a_mesh():
-    mesh = mesh_lib.make_mesh(2, 2, 2)
+    policy = Policy(CFG, mesh_lib.make_mesh(2, 2, 2))
     for kind in ("adamw", "muon"):
-        tx = optimizer_lib.build({"kind": kind}, transformer.abstract_params(CFG, mesh))
-        real = state_lib.create(transformer.init_params(CFG, 0, mesh), CFG, tx, mesh)
-        abstract = state_lib.abstract_state(CFG, tx, mesh)
+        tx = optimizer_lib.build({"kind": kind}, policy.abstract_trainable)
+        real = state_lib.create(policy, tx, policy.init_params(0))
+        abstract = state_lib.abstract_state(policy, tx)
         assert jax.tree.structure(real) == jax.tree.structure(abstract)
         for a, b in zip(jax.tree.leaves(abstract), jax.tree.leaves(real), strict=True):
             assert a.shape == b.shape and a.dtype == b.dtype and a.sharding.is_equivalent_to(b.sharding, b.ndim)

@@ -56,12 +56,6 @@ def _param(*shape: int, dtype: Any = jnp.float32) -> nnx.Param:
     return nnx.Param(jnp.zeros(shape, dtype))
 
 
-def _norm(x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float) -> jax.Array:
-    mean = x.mean(-1, keepdims=True)
-    variance = jnp.square(x - mean).mean(-1, keepdims=True)
-    return (x - mean) * jax.lax.rsqrt(variance + eps) * scale + bias
-
-
 def _matmul(a: jax.Array, b: jax.Array, dtype: Any) -> jax.Array:
     """Return the product, float32, of `a` and `b` rounded to `dtype`.
 
@@ -76,49 +70,83 @@ def _gelu(x: jax.Array) -> jax.Array:
     return x * (0.5 + 0.5 * jax.lax.erf(x * np.float32(np.sqrt(0.5))))
 
 
-class Layer(nnx.Module):
-    """One layer, norms after the residual. Names are short for those of the checkpoint; qkv is query, key, value."""
+class Linear(nnx.Module):
+    """x W + b. The product has the dtype of W."""
 
-    def __init__(self, c: BertConfig, dtype: Any):
-        self.config = c
-        self.qkv, self.qkv_bias = _param(c.embed, 3 * c.embed, dtype=dtype), _param(3 * c.embed)
-        self.out, self.out_bias = _param(c.embed, c.embed, dtype=dtype), _param(c.embed)
-        self.attention_norm, self.attention_norm_bias = _param(c.embed), _param(c.embed)
-        self.up, self.up_bias = _param(c.embed, c.ff, dtype=dtype), _param(c.ff)
-        self.down, self.down_bias = _param(c.ff, c.embed, dtype=dtype), _param(c.embed)
-        self.output_norm, self.output_norm_bias = _param(c.embed), _param(c.embed)
+    def __init__(self, inputs: int, outputs: int, dtype: Any):
+        self.weight, self.bias = _param(inputs, outputs, dtype=dtype), _param(outputs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        weight = self.weight[...]
+        return _matmul(x, weight, weight.dtype) + self.bias[...]
+
+
+class LayerNorm(nnx.Module):
+    """Zero mean and unit variance over the last axis, times scale, plus bias."""
+
+    def __init__(self, width: int, eps: float):
+        self.eps = eps
+        self.scale, self.bias = _param(width), _param(width)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        mean = x.mean(-1, keepdims=True)
+        variance = jnp.square(x - mean).mean(-1, keepdims=True)
+        return (x - mean) * jax.lax.rsqrt(variance + self.eps) * self.scale[...] + self.bias[...]
+
+
+class Attention(nnx.Module):
+    """Attention of every token to all tokens that the mask allows. qkv holds query, key and value side by side."""
+
+    def __init__(self, cfg: BertConfig, dtype: Any):
+        self.cfg, self.dtype = cfg, dtype
+        self.qkv = Linear(cfg.embed, 3 * cfg.embed, dtype)
+        self.out = Linear(cfg.embed, cfg.embed, dtype)
 
     def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
         """Return float32 [B, T, D] for x of that shape; mask bool [B, 1, 1, T] is true for the tokens that count."""
-        c, dtype = self.config, self.qkv[...].dtype
-        batch, time, _ = x.shape
-
-        def dense(x: jax.Array, name: str) -> jax.Array:
-            return _matmul(x, getattr(self, name)[...], dtype) + getattr(self, name + "_bias")[...]
-
-        def norm(x: jax.Array, name: str) -> jax.Array:
-            return _norm(x, getattr(self, name)[...], getattr(self, name + "_bias")[...], c.norm_eps)
-
-        split = dense(x, "qkv").reshape(batch, time, 3, c.heads, -1)
+        split = self.qkv(x).reshape(*x.shape[:2], 3, self.cfg.heads, -1)
         # Three of [B, N, T, H]: plain batched products are 2.5 times as fast on CPU.
         query, key, value = split.transpose(2, 0, 3, 1, 4)
-        scores = _matmul(query / np.sqrt(query.shape[-1], dtype=np.float32), key.swapaxes(-1, -2), dtype)
+        scores = _matmul(query / np.sqrt(query.shape[-1], dtype=np.float32), key.swapaxes(-1, -2), self.dtype)
         weights = jax.nn.softmax(jnp.where(mask, scores, -1e30), axis=-1)
-        mixed = _matmul(weights, value, dtype).transpose(0, 2, 1, 3).reshape(x.shape)
-        x = norm(x + dense(mixed, "out"), "attention_norm")
-        return norm(x + dense(_gelu(dense(x, "up")), "down"), "output_norm")
+        return self.out(_matmul(weights, value, self.dtype).transpose(0, 2, 1, 3).reshape(x.shape))
+
+
+class Mlp(nnx.Module):
+    """The MLP over [B, T, D]."""
+
+    def __init__(self, cfg: BertConfig, dtype: Any):
+        self.up = Linear(cfg.embed, cfg.ff, dtype)
+        self.down = Linear(cfg.ff, cfg.embed, dtype)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.down(_gelu(self.up(x)))
+
+
+class Block(nnx.Module):
+    """One layer: norm(x + attention(x)), then norm(x + mlp(x))."""
+
+    def __init__(self, cfg: BertConfig, dtype: Any):
+        self.attention = Attention(cfg, dtype)
+        self.attention_norm = LayerNorm(cfg.embed, cfg.norm_eps)
+        self.mlp = Mlp(cfg, dtype)
+        self.mlp_norm = LayerNorm(cfg.embed, cfg.norm_eps)
+
+    def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
+        """Return float32 [B, T, D]; arguments as `Attention.__call__`."""
+        x = self.attention_norm(x + self.attention(x, mask))
+        return self.mlp_norm(x + self.mlp(x))
 
 
 class Bert(nnx.Module):
-    """Embeddings, layers and pooling."""
+    """Embeddings, blocks and pooling."""
 
-    def __init__(self, c: BertConfig, dtype: Any):
-        self.config = c
-        self.words = _param(c.vocab_size, c.embed, dtype=dtype)
-        self.places = _param(c.positions, c.embed)
-        self.types = _param(c.token_types, c.embed)
-        self.embedding_norm, self.embedding_norm_bias = _param(c.embed), _param(c.embed)
-        self.layers = nnx.List([Layer(c, dtype) for _ in range(c.layers)])
+    def __init__(self, cfg: BertConfig, dtype: Any):
+        self.words = _param(cfg.vocab_size, cfg.embed, dtype=dtype)
+        self.places = _param(cfg.positions, cfg.embed)
+        self.types = _param(cfg.token_types, cfg.embed)
+        self.embedding_norm = LayerNorm(cfg.embed, cfg.norm_eps)
+        self.blocks = nnx.List([Block(cfg, dtype) for _ in range(cfg.layers)])
 
     def __call__(self, ids: jax.Array, lengths: jax.Array, pooling: str) -> jax.Array:
         """Return unit vectors float32 [B, D] for ids int32 [B, T].
@@ -126,34 +154,47 @@ class Bert(nnx.Module):
         lengths: int32 [B], how many ids of each row count; the rest is padding. pooling: 'mean' over the tokens, or
         'cls', the first one.
         """
-        c = self.config
         real = jnp.arange(ids.shape[1]) < lengths[:, None]  # [B, T]
-        x = self.words[...][ids] + self.places[: ids.shape[1]] + self.types[0]
-        x = _norm(x, self.embedding_norm[...], self.embedding_norm_bias[...], c.norm_eps)
-        for layer in self.layers:
-            x = layer(x, real[:, None, None])
+        x = self.embed(ids)
+        for block in self.blocks:
+            x = block(x, real[:, None, None])
         if pooling == "cls":
             pooled = x[:, 0]
         else:
             pooled = (x * real[..., None]).sum(1) / lengths[:, None].clip(1)
         return pooled / jnp.linalg.norm(pooled, axis=-1, keepdims=True).clip(1e-12)
 
+    def embed(self, ids: jax.Array) -> jax.Array:
+        """Embed ids int32 [B, T] -> float32 [B, T, D]."""
+        return self.embedding_norm(self.words[...][ids] + self.places[: ids.shape[1]] + self.types[0])
 
-# Our name -> the checkpoint's names, concatenated. A dense layer's 'weight' is stored [out, in] and read transposed.
-_EMBEDDINGS = {
+
+# Our tables and modules -> the checkpoint's names. Several names are concatenated. The 'weight' of a linear map is
+# stored [out, in] and read transposed.
+_TABLES = {
     "words": "embeddings.word_embeddings.weight",
     "places": "embeddings.position_embeddings.weight",
     "types": "embeddings.token_type_embeddings.weight",
-    "embedding_norm": "embeddings.LayerNorm.weight",
-    "embedding_norm_bias": "embeddings.LayerNorm.bias",
 }
-_DENSE = {
-    "qkv": ("attention.self.query", "attention.self.key", "attention.self.value"),
-    "out": ("attention.output.dense",),
-    "up": ("intermediate.dense",),
-    "down": ("output.dense",),
+_EMBEDDING_NORM = "embeddings.LayerNorm"
+_BLOCK = {
+    "attention.qkv": ("attention.self.query", "attention.self.key", "attention.self.value"),
+    "attention.out": ("attention.output.dense",),
+    "attention_norm": ("attention.output.LayerNorm",),
+    "mlp.up": ("intermediate.dense",),
+    "mlp.down": ("output.dense",),
+    "mlp_norm": ("output.LayerNorm",),
 }
-_NORMS = {"attention_norm": ("attention.output.LayerNorm",), "output_norm": ("output.LayerNorm",)}
+
+
+def _names(path: list[Any]) -> list[str]:
+    """Return the checkpoint's names of the array of a linear map or a norm at our path, such as blocks, 0, mlp_norm."""
+    *module, part = path
+    part = "bias" if part == "bias" else "weight"
+    if module == ["embedding_norm"]:
+        return [f"{_EMBEDDING_NORM}.{part}"]
+    _, layer, *inner = module
+    return [f"encoder.layer.{layer}.{name}.{part}" for name in _BLOCK[".".join(inner)]]
 
 
 def from_tensors(
@@ -177,20 +218,16 @@ def from_tensors(
         read.add(name)
         return tensors[name]
 
-    def side_by_side(names: list[str], leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+    def read_leaf(at: Any, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        keys = [key.key for key in at]
+        if len(keys) == 1:
+            return get(_TABLES[keys[0]], leaf.shape).astype(leaf.dtype)
         *ins, out = leaf.shape
+        names = _names(keys)
         parts = [get(name, (out // len(names), *ins)).T for name in names]
         return np.ascontiguousarray(np.concatenate(parts, axis=-1)).astype(leaf.dtype)
 
-    values = {ours: get(name, abstract[ours].shape).astype(abstract[ours].dtype) for ours, name in _EMBEDDINGS.items()}
-    values["layers"] = {
-        layer: {
-            ours + suffix: side_by_side([f"encoder.layer.{layer}.{name}.{part}" for name in theirs], of[ours + suffix])
-            for ours, theirs in (_DENSE | _NORMS).items()
-            for suffix, part in (("", "weight"), ("_bias", "bias"))
-        }
-        for layer, of in abstract["layers"].items()
-    }
+    values = jax.tree_util.tree_map_with_path(read_leaf, abstract)
     bert_checks.check_tensors(tensors, read, path)
     nnx.replace_by_pure_dict(params, values)
     return graph, params
