@@ -12,7 +12,7 @@ from typing import Any
 import jax
 
 from masksearch_jax.data.pipeline import TaskIterator
-from masksearch_jax.data.token_permutation import PiecePermutation
+from masksearch_jax.data.token_permutation import TokenPermutation
 from masksearch_jax.model.policy import Policy
 from masksearch_jax.rl.rewards import RewardConfig
 from masksearch_jax.rollout.engine import RolloutEngine
@@ -35,7 +35,7 @@ class Sampler:
         tasks: TaskIterator,
         settings: Any,
         reward: RewardConfig,
-        augmentation: PiecePermutation | None,
+        augmentation: TokenPermutation | None,
         judge: rollout_batch.Judge | None,
         seed: int,
     ):
