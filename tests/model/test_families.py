@@ -295,7 +295,7 @@ def test_gemma_scales_embeddings_in_the_compute_dtype():
     cfg = families.from_hf(published.CONFIGS["gemma3"], dtype="bfloat16")
     params = transformer.init_params(cfg, 0, one_device())
     ids = np.zeros((1, 1), np.int32)
-    scaled = transformer._embed(cfg, type("Model", (), {"embedding": params["embedding"]}), ids, positions=ids)
+    scaled = transformer.module(cfg, params).embed(ids, positions=ids)
     expected = params["embedding"][0].astype(jnp.bfloat16) * jnp.bfloat16(48**0.5)
     assert scaled.dtype == jnp.bfloat16 and float(jnp.bfloat16(48**0.5)) != np.float32(48**0.5)
     np.testing.assert_array_equal(scaled[0, 0], expected)
