@@ -35,7 +35,7 @@ def get_config(arg: str = ""):
         "judge": "rules",  # who accepts answers: rules (`recall`) | llm (asks `llm`; docs/agents.md)
         "recall": 1.0,  # least recall of an accepted answer
         "judging": ConfigDict({"timeout_s": 20.0, "retries": 2, "attempts": 2}),  # limits of one verdict of the llm
-        "temperature": 1.0,
+        "temperature": 1.0,  # of sampling trajectories
         "steps": 300,  # SFT steps of a round, on the whole set, from the previous round's policy
         "control": False,  # True: also train the previous round's policy for as many steps on the set that it had
         "learning_rate_scale": 0.5,  # times the SFT learning rate of this config; each round runs the whole schedule

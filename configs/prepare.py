@@ -38,6 +38,7 @@ def get_config(arg: str = ""):
     config.corroborated = False
     # --- splits by article ---
     config.splits = ""  # JSON {title: split}; '' for the toy's own, or a hash of the title
+    # Shares of the articles, which add up to 1. With `splits`, the file decides.
     config.shares = shares(0.98, 0.01, 0.01) if whole else shares(0.6, 0.1, 0.3)
     # --- passages; lengths in words ---
     config.passages = ConfigDict({"words": 100, "minimum": 40})
@@ -68,7 +69,7 @@ def get_config(arg: str = ""):
         # tags and answers, for an instruct model); short (the task alone, to go with system=default); clues (the task
         # with the words around each mask); or a text of your own.
         "instruction": "",
-        "question_instruction": "",
+        "question_instruction": "",  # the same for questions
         "instruction_place": "after",  # after | before the passage or question
         # Put the title before a masked passage. Without it, nobody can tell what a passage from the middle of an
         # article is about.
@@ -143,9 +144,9 @@ def get_config(arg: str = ""):
 def llm() -> ConfigDict:
     """Return the settings of a language model and of how it is asked; docs/agents.md."""
     return ConfigDict({
-        # url: an OpenAI-compatible server, up to and including /v1; model: the model's name there. With url '', model
-        # is a folder on this machine: a trained stage (runs/dapo/dapo) or a published checkpoint.
-        "url": "",
+        "url": "",  # an OpenAI-compatible server, up to and including /v1
+        # The model's name on the server. With url '': a folder on this machine, of a trained stage (runs/dapo/dapo)
+        # or of a published checkpoint.
         "model": "",
         "key_variable": "",  # environment variable that holds the key; '' for servers that need none
         "json_mode": False,  # ask the server to restrict replies to JSON, if it can
@@ -157,15 +158,15 @@ def llm() -> ConfigDict:
         "chat": "auto",
         "chat_variables": (),  # values for the template, e.g. ("enable_thinking=False",) for Qwen3
         "total_tokens": 2048,  # for a folder: limit of a prompt and its reply together
-        "temperature": 0.0,
+        "temperature": 0.0,  # of its replies
         "max_tokens": 512,  # of a reply
-        "timeout_s": 120.0,
-        "retries": 5,
+        "timeout_s": 120.0,  # of a request
+        "retries": 5,  # of a request that failed for a passing reason
         "concurrency": 8,  # requests at a time
         "requests_per_minute": 0,  # 0: no limit
-        "tokens_per_minute": 0,
+        "tokens_per_minute": 0,  # 0: no limit
         "prompt_price": 0.0,  # price of a million tokens, in the unit of the budget
-        "completion_price": 0.0,
+        "completion_price": 0.0,  # the same for the tokens of replies
         "budget": 0.0,  # 0: none; spending is counted in W/llm.sqlite, the cache of replies
     })
 

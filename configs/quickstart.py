@@ -15,7 +15,8 @@ from masksearch_jax.configs import common, dapo
 def get_config(arg: str = ""):
     common.check_argument(__file__, arg, "proof", "strong", "slice")
     config = dapo.get_config("slice" if arg == "slice" else "")
-    config.workflow = "quickstart"
+    config.workflow = "quickstart"  # what experiment runs: quickstart | language_model | evolve | grid
+    # The policies that are scored; see `policy` of configs/evaluate.py.
     config.policies = ("untrained", "one_search", "sft", "dapo")
     config.evaluate.benchmarks.update(dict.fromkeys(config.evaluate.benchmarks, 0))  # configs/evaluate.py scores them
     if arg == "proof":

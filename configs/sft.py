@@ -14,7 +14,7 @@ from masksearch_jax.configs import common, recipes
 def get_config(arg: str = ""):
     common.check_argument(__file__, arg, "slice", *recipes.RECIPES)
     config = common.base_config()
-    config.stage = "sft"
+    config.stage = "sft"  # what train runs: sft | dapo
     config.sft = common.sft()
     common.published_defaults(config, "sft", 1e-5)
     if arg == "slice":

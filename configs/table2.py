@@ -64,9 +64,9 @@ def page() -> ConfigDict:
     config = dapo.get_config()
     config.workflow = "grid"
     config.grid = ConfigDict({
-        "seeds": SEEDS,
+        "seeds": SEEDS,  # each has its own world, data, weights and episodes
         "at_once": len(SEEDS),  # seeds run in parallel, one process each; 1 on an accelerator, held by one process
-        "columns": COLUMNS,
+        "columns": COLUMNS,  # the suites of the evaluation that the table shows
         "methods": (),
         "groups": (),  # (title, (label, ..)): methods whose curves the report draws in one chart; (): all
     })
