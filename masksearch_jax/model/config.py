@@ -64,8 +64,8 @@ def lora_from_config(section: Mapping[str, Any]) -> LoraConfig | None:
 class ModelConfig:
     """The sizes and options of one decoder-only transformer.
 
-    vocab_size: V, rows of the embedding. layers: L, number of blocks. embed: D, the width of the residual stream. heads: N. kv_heads: K, each shared by N / K
-    query heads (GQA). head_dim: H. ff: F, the width of the MLP.
+    vocab_size: V, rows of the embedding. layers: L, number of blocks. embed: D, the width of the residual stream.
+    heads: N. kv_heads: K, each shared by N / K query heads (GQA). head_dim: H. ff: F, the width of the MLP.
     mlp: 'swiglu' (gate, up, down), 'geglu' (with tanh-approximated GELU, Gemma) or 'relu2' (up, squared ReLU, down).
     rope_base: the base of the rotary angles. rope_fraction: the share of the H dimensions that rotates.
     rope_scaling: 'linear' divides all angles by rope_factor. 'llama3' divides only the angles of pairs that turn fewer
