@@ -47,8 +47,10 @@ _ROUNDS = flags.DEFINE_integer("rounds", 5, "Measured rounds.")
 _SEARCH_MS = flags.DEFINE_float("search_ms", 0.0, "What each search takes, in milliseconds.")
 _DEVICES = flags.DEFINE_integer("cpu_devices", 2, "Devices that a CPU host counts as.")
 _SLOTS = flags.DEFINE_integer("slots", 0, "Episodes at a time; 0: 40, or 32 of a published model.")
-_STEPS = flags.DEFINE_integer("steps", 8, "Decode steps per tick.")
-_TICKS = flags.DEFINE_integer("search_ticks", 1, "Ticks that a search may take before the engine waits for it.")
+_STEPS = flags.DEFINE_integer("steps", 8, "Decode steps per engine step.")
+_SEARCH_STEPS = flags.DEFINE_integer(
+    "search_steps", 1, "Engine steps that a search may take before the engine waits for it."
+)
 _CONTEXTS = flags.DEFINE_list("context_lengths", ["256", "384", "512", "640", "784"], "Where the cache is cut.")
 _ROWS = flags.DEFINE_list("extend_rows", ["2", "4", "8"], "Rows of an append.")
 _GROUPS = flags.DEFINE_integer("groups", 0, "Prompts, of 8 episodes each; 0: 16, or 4 of a published model.")
@@ -152,7 +154,7 @@ def engine(
         sampling=device_programs.Sampling(),
         steps=_STEPS.value,
         hits=1,
-        search_ticks=_TICKS.value,
+        search_steps=_SEARCH_STEPS.value,
         search_threads=8,
         prompt_rows=8,
         prompt_lengths=(128 + _LONGER.value, 192 + _LONGER.value),
@@ -262,13 +264,13 @@ def main(_) -> None:
         "tail": round(statistics.median(share for share, _ in tails), 4),  # time share of the last 10 % of episodes
         "logprob_max_diff": check(),
         "tail_idle_while_searching": round(statistics.median(share for _, share in tails), 4),
-        "ticks": stats["ticks"],
+        "engine_steps": stats["engine_steps"],
         "peak_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2),
         "peer_peak_gb": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6, 2) if ratios else None,
         "settings": {
             flag.name: flag.value
-            for flag in (_SLOTS, _STEPS, _TICKS, _SEARCH_MS, _DEVICES, _ROUNDS, _CONTEXTS, _ROWS, _GROUPS, _LONGER,
-                         _PRETRAINED, _DTYPE, _TENSOR)
+            for flag in (_SLOTS, _STEPS, _SEARCH_STEPS, _SEARCH_MS, _DEVICES, _ROUNDS, _CONTEXTS, _ROWS, _GROUPS,
+                         _LONGER, _PRETRAINED, _DTYPE, _TENSOR)
         },
     }))  # fmt: skip
 

@@ -18,12 +18,12 @@ from masksearch_jax.configs import common, dapo, table2
 
 _WARM = "warm"
 _ITERATIONS = 20
-_MIXED = ((None, ((1, 0.4), (2, 0.3), (3, 0.2), (4, 0.1))),)
-_STAGED = ((300, ((1, 1.0),)), (300, ((1, 0.5), (2, 0.5))), (None, _MIXED[0][1]))
+_MIXED = ((None, (("ramp_1", 0.4), ("ramp_2", 0.3), ("ramp_3", 0.2), ("ramp_4", 0.1))),)
+_STAGED = ((300, (("ramp_1", 1.0),)), (300, (("ramp_1", 0.5), ("ramp_2", 0.5))), (None, _MIXED[0][1]))
 # label -> settings that differ from the baseline
 _CHANGES = {
     "mixed masks from the start": {"curriculum": _MIXED},
-    "one mask only": {"curriculum": ((None, ((1, 1.0),)),)},
+    "one mask only": {"curriculum": ((None, (("ramp_1", 1.0),)),)},
     "reward: recall": {"reward": {"answer": "recall"}},
     "reward: recall, any length": {"reward": {"answer": "recall", "overlong_limit": 0}},
     # Every group is trained on, in as many mini-batches. `generations_of` (below) sets the number of iterations to the
@@ -39,9 +39,10 @@ def get_config(arg: str = ""):
     config = dapo.get_config()
     config.workflow = "grid"
     config.synthesize.probe_tasks = 0
-    config.evaluate.episodes.update({"1": 400, "2": 200, "3": 100, "4": 100, "qa": 0})
+    config.evaluate.episodes.update({"ramp_1": 400, "ramp_2": 200, "ramp_3": 100, "ramp_4": 100, "qa": 0})
     config.evaluate.benchmarks.update(dict.fromkeys(config.evaluate.benchmarks, 0))
-    stages = {_WARM: table2.sft(600, ((1, 0.55), (2, 0.33), (3, 0.09), (4, 0.03)), first=((1500, ((1, 1.0),)),))}
+    mixture = (("ramp_1", 0.55), ("ramp_2", 0.33), ("ramp_3", 0.09), ("ramp_4", 0.03))
+    stages = {_WARM: table2.sft(600, mixture, first=((1500, (("ramp_1", 1.0),)),))}
     # A method that learns nothing is a result here, so iterations without an update never end its run.
     baseline = {"iterations": _ITERATIONS, "eval_every": 0, "curriculum": _STAGED, "max_without_update": 0}
     methods = [("SFT (warm start)", _WARM, "", ""), ("baseline", f"{_WARM}/rl_0", "", "SFT (warm start)")]

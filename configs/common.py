@@ -66,14 +66,14 @@ def base_config() -> ConfigDict:
         "turn_tokens": 40,
         "observation_tokens": 64,
         "total_tokens": 256,
-        "deadline_ticks": 200,
+        "deadline_steps": 200,  # engine steps until an episode is cancelled; 0: no deadline
     })
     config.rollout = ConfigDict({
         "slots": 64,
         "steps": 4,  # decode steps per engine step, in one device call
         "top_p": 1.0,  # RL refuses other values: log-probs are those of the whole distribution
         "top_k": 0,
-        "search_ticks": 1,  # engine steps from the start of a search until its results enter the episode
+        "search_steps": 1,  # engine steps from the start of a search until its results enter the episode
         "search_batch": 64,
         "search_threads": 2,
         # Tasks whose prompts leave no room for an episode (total_tokens): skip leaves them out and counts them; refuse
@@ -95,13 +95,13 @@ def base_config() -> ConfigDict:
     config.synthesize = synthesize()
     config.llm = prepare.llm()  # the model of the agents and of the judge
     config.tensorboard = False  # True: write events beside each metrics.jsonl
-    config.validation_episodes = 256  # per entry of validation_levels, while training
-    config.validation_levels = (1, 2)  # numbers of masks; 0 stands for questions
+    config.validation_episodes = 256  # of each entry of validation_tasks, while training
+    config.validation_tasks = ("ramp_1", "ramp_2")
     config.evaluate = ConfigDict({
         "split": "test",  # whose tasks are scored
         "index": "all",  # every passage, held-out ones included, as a deployed tool would search
         "examples": 2,  # worked examples before each task, for the policy few_shot
-        "episodes": ConfigDict({"1": 900, "2": 200, "3": 200, "4": 200, "qa": 100}),
+        "episodes": ConfigDict({"ramp_1": 900, "ramp_2": 200, "ramp_3": 200, "ramp_4": 200, "qa": 100}),
         # Episodes of each benchmark in the data. 0 leaves it out; -1 takes all of its questions.
         "benchmarks": ConfigDict(dict.fromkeys(config.prepare.benchmarks, 100)),
     })
@@ -122,10 +122,10 @@ def real_text(config: ConfigDict) -> None:
     config.synthesize.agents.update({"query_words": 12, "thought_words": 12})
     config.synthesize.examples.update({"ramp_1": 600, "ramp_2": 100, "ramp_3": 0, "ramp_4": 0})
     config.validation_episodes = 16
-    config.evaluate.episodes.update({"1": 100, "2": 50, "3": 50, "4": 50})
+    config.evaluate.episodes.update({"ramp_1": 100, "ramp_2": 50, "ramp_3": 50, "ramp_4": 50})
     if "sft" in config:
         config.sft.update({"steps": 60, "rows": 4, "row_length": 1280, "eval_every": 0, "log_every": 10})
-        config.sft.curriculum = ((300, ((1, 1.0),)), (None, ((1, 0.7), (2, 0.3))))
+        config.sft.curriculum = ((300, (("ramp_1", 1.0),)), (None, (("ramp_1", 0.7), ("ramp_2", 0.3))))
         config.sft.optimizer.update({"warmup": 10, "total_steps": 60})
     if "dapo" in config:
         config.dapo.update({
@@ -180,7 +180,8 @@ def synthesize(strong: bool = False) -> ConfigDict:
     many more of them, rejection would make them what converged SFT does anyway. A strong teacher always asks with such
     words (docs/results.md, "A weak and a strong teacher").
     """
-    styles = {"name": 0.0, "own": 0.0, "insight": 1.0} if strong else {"name": 0.5, "own": 0.45, "insight": 0.05}
+    weak = {"title": 0.5, "passage": 0.45, "associated": 0.05}
+    styles = {"title": 0.0, "passage": 0.0, "associated": 1.0} if strong else weak
     return ConfigDict({
         "teacher": "oracle",  # oracle | agents (a language model, `llm`; docs/agents.md) | official (records in a file)
         # Probability of each style of a first query (teachers/query_writers.py).
@@ -233,7 +234,10 @@ def sft() -> ConfigDict:
         "row_length": 256,  # tokens of a row
         "micro_batches": 1,  # parts of a step that are computed one after the other; they divide rows
         # Phases in order: (examples, ((masks, weight), ...)). None examples: until the end. One mask first, then a mix.
-        "curriculum": ((4000, ((1, 1.0),)), (None, ((1, 0.55), (2, 0.33), (3, 0.09), (4, 0.03)))),
+        "curriculum": (
+            (4000, (("ramp_1", 1.0),)),
+            (None, (("ramp_1", 0.55), ("ramp_2", 0.33), ("ramp_3", 0.09), ("ramp_4", 0.03))),
+        ),
         "share": 1.0,  # share of the demonstrations for each number of masks that is used, taken from the start
         "augment": True,  # permute the tokens of names, so that each step shows unseen names
         "seed_offset": 0,  # added to the seed for the order of the data

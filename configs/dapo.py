@@ -39,12 +39,12 @@ def dapo() -> ConfigDict:
         "max_generations": 3,  # generation budget of one rollout batch
         "carry_over": False,  # our extension: surplus groups are kept for the next rollout batch
         "temperature": 1.0,
-        # Phases in order: (prompts, ((masks, weight), ...)). None prompts: until the end. Two-mask tasks are there from
+        # Phases in order: (prompts, ((task, weight), ...)). None prompts: until the end. Two-mask tasks are there from
         # the start: with one mask alone the policy unlearns longer answers within ten iterations, and a policy that
         # never writes one gets no signal to relearn them.
         "curriculum": (
-            (1000, ((1, 0.75), (2, 0.25))),
-            (None, ((1, 0.7), (2, 0.2), (3, 0.07), (4, 0.03))),
+            (1000, (("ramp_1", 0.75), ("ramp_2", 0.25))),
+            (None, (("ramp_1", 0.7), ("ramp_2", 0.2), ("ramp_3", 0.07), ("ramp_4", 0.03))),
         ),
         "augment": True,  # permute the tokens of names, drawn anew for each group
         # --- reward ---

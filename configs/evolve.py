@@ -20,15 +20,14 @@ def get_config(arg: str = ""):
     config.synthesize.examples.update({"ramp_1": 2000, "ramp_2": 300, "ramp_3": 0, "ramp_4": 0})
     config.synthesize.probe_tasks = 0
     config.sft.update({"steps": 600, "eval_every": 0})
-    config.sft.curriculum = ((None, ((1, 0.9), (2, 0.1))),)
+    config.sft.curriculum = ((None, (("ramp_1", 0.9), ("ramp_2", 0.1))),)
     config.sft.optimizer.update({"total_steps": 600})
     config.evolve = ConfigDict({
-        # One entry per round: ((masks, tasks to try), ..). 0 masks means questions. The set of demonstrations grows and
-        # gets harder.
+        # One entry per round: ((task, how many to try), ..). The set of demonstrations grows and gets harder.
         "rounds": (
-            ((1, 1000), (2, 500)),
-            ((1, 1000), (2, 1000), (3, 500)),
-            ((1, 1000), (2, 1500), (3, 1000), (4, 500)),
+            (("ramp_1", 1000), ("ramp_2", 500)),
+            (("ramp_1", 1000), ("ramp_2", 1000), ("ramp_3", 500)),
+            (("ramp_1", 1000), ("ramp_2", 1500), ("ramp_3", 1000), ("ramp_4", 500)),
         ),
         "samples": 4,  # trajectories for each task
         "keep": 1,  # trajectories kept per task, at most
@@ -40,5 +39,5 @@ def get_config(arg: str = ""):
         "control": False,  # True: also train the previous round's policy for as many steps on the set that it had
         "learning_rate_scale": 0.5,  # times the SFT learning rate of this config; each round runs the whole schedule
     })
-    config.evaluate.episodes.update({"1": 600, "2": 300, "3": 200, "4": 200, "qa": 0})
+    config.evaluate.episodes.update({"ramp_1": 600, "ramp_2": 300, "ramp_3": 200, "ramp_4": 200, "qa": 0})
     return config

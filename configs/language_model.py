@@ -70,7 +70,7 @@ def _data(config: ConfigDict) -> None:
 def _episodes(config: ConfigDict) -> None:
     config.search.hits = 2
     config.episode.update({
-        "turns": 4, "turn_tokens": 96, "observation_tokens": 224, "total_tokens": 768, "deadline_ticks": 0,
+        "turns": 4, "turn_tokens": 96, "observation_tokens": 224, "total_tokens": 768, "deadline_steps": 0,
     })  # fmt: skip
     config.rollout.update({
         # Each program unrolls 30 layers and takes ten seconds to compile, so there are few. An observation is read in
@@ -78,20 +78,20 @@ def _episodes(config: ConfigDict) -> None:
         "slots": 32, "steps": 8, "prompt_rows": 4, "prompt_lengths": (256,), "extend_rows": (4,),
         "extend_tokens": (112,), "context_lengths": (512,),
     })  # fmt: skip
-    config.evaluate.episodes.update({"1": 200, "2": 0, "3": 0, "4": 0, "qa": 0})
+    config.evaluate.episodes.update({"ramp_1": 200, "ramp_2": 0, "ramp_3": 0, "ramp_4": 0, "qa": 0})
     config.evaluate.benchmarks.update(dict.fromkeys(config.evaluate.benchmarks, 0))
     config.evaluate.benchmarks.hotpotqa = 100
-    config.validation_levels, config.validation_episodes = (1,), 48
+    config.validation_tasks, config.validation_episodes = ("ramp_1",), 48
 
 
 def _training(config: ConfigDict) -> None:
     config.synthesize.update({"wording": "cloze", "retry": 1.0, "association_tasks": 0, "probe_tasks": 200})
-    config.synthesize.styles.update({"name": 0.9, "own": 0.1, "insight": 0.0})
+    config.synthesize.styles.update({"title": 0.9, "passage": 0.1, "associated": 0.0})
     config.synthesize.examples.update({"ramp_1": 1500, "ramp_2": 0, "ramp_3": 0, "ramp_4": 0})
     config.sft.update({
         # A demonstration has 420 tokens, so a row holds two.
         "steps": 150, "rows": 2, "row_length": 1024, "augment": False, "eval_every": 0, "log_every": 1,
-        "checkpoint_every": 15, "curriculum": ((None, ((1, 1.0),)),),
+        "checkpoint_every": 15, "curriculum": ((None, (("ramp_1", 1.0),)),),
     })  # fmt: skip
     config.sft.optimizer.update({
         "kind": "adamw", "learning_rate": 2e-4, "warmup": 10, "total_steps": 150, "weight_decay": 0.01,
@@ -99,7 +99,7 @@ def _training(config: ConfigDict) -> None:
     config.dapo.update({
         "iterations": 12, "prompts": 8, "group_size": 8, "groups": 8, "max_generations": 1, "minibatches": 2,
         "augment": False, "eval_every": 0, "checkpoint_every": 1, "show_every": 1,
-        "curriculum": ((None, ((1, 1.0),)),), "row_lengths": (1024,), "rows": 2, "micro_batches": (4, 8, 16),
+        "curriculum": ((None, (("ramp_1", 1.0),)),), "row_lengths": (1024,), "rows": 2, "micro_batches": (4, 8, 16),
         "old_logprobs": "sampler",  # the sampler computes in float32, as the trainer does
     })  # fmt: skip
     config.dapo.reward.update({"overlong_limit": 224, "overlong_cache": 64})
@@ -109,12 +109,12 @@ def _training(config: ConfigDict) -> None:
 def _short(config: ConfigDict) -> None:
     config.sft.steps = config.sft.optimizer.total_steps = 40
     config.policies = ("untrained", "sft")
-    config.evaluate.episodes["1"], config.evaluate.benchmarks.hotpotqa = 64, 24
+    config.evaluate.episodes.ramp_1, config.evaluate.benchmarks.hotpotqa = 64, 24
 
 
 def _proof(config: ConfigDict) -> None:
     config.policies = ("untrained", "few_shot", "rag", "sft", "sft_more", "dapo")
-    config.evaluate.episodes.update({"1": 500, "2": 100, "3": 100, "4": 100})
+    config.evaluate.episodes.update({"ramp_1": 500, "ramp_2": 100, "ramp_3": 100, "ramp_4": 100})
     config.rollout.prompt_lengths = (256, 384)  # a third of the prompts with three and four masks is longer
 
 
@@ -126,7 +126,7 @@ def _rl(config: ConfigDict) -> None:
 def _evolve(config: ConfigDict) -> None:
     config.workflow, config.stage = "evolve", "sft"
     config.evolve = evolve.get_config().evolve
-    config.evolve.update({"rounds": (((1, 600),),), "steps": 40, "control": True})
+    config.evolve.update({"rounds": ((("ramp_1", 600),),), "steps": 40, "control": True})
 
 
 def _qwen(config: ConfigDict) -> None:

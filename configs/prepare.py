@@ -91,9 +91,8 @@ def get_config(arg: str = ""):
         "nq": "", "triviaqa": "", "popqa": "",  # Search-R1's others
     })  # fmt: skip
     config.toy_benchmarks = 100  # questions in the toy's own version of each of the paper's six benchmarks; 0: none
-    config.lookups = (
-        False  # True: tool warm-up tasks, which teach the tags and the search tool alone (prep/tasks/tool_warmup.py)
-    )
+    # True: tool warm-up tasks, which teach the tags and the search tool alone (prep/tasks/tool_warmup.py)
+    config.tool_warmup = False
     # Files in the formats of `dump`, for the articles of a benchmark. They are searched (in the index `all`), but never
     # masked, demonstrated or used to train the tokenizer. Articles of the dump with the same titles are left out.
     config.search_only = ""

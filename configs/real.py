@@ -42,19 +42,19 @@ def get_config(arg: str = "") -> ConfigDict:
     # Two thirds of the demonstrations search with the source allowed; from these the policy learns to read on from the
     # same words. The rest are real RAMP episodes. Three masks in five give none of these, since the query does not find
     # the answer.
-    config.synthesize.styles.update({"name": 0.9, "own": 0.1, "insight": 0.0})
+    config.synthesize.styles.update({"title": 0.9, "passage": 0.1, "associated": 0.0})
     config.synthesize.update({"evidence": 2, "evidence_match": 0, "retry": 0.0})
-    config.synthesize.examples.update({"open": 32_000, "ramp_1": 16_000, "ramp_2": 0, "ramp_3": 0, "ramp_4": 0})
+    config.synthesize.examples.update({"ramp_1_open": 32_000, "ramp_1": 16_000, "ramp_2": 0, "ramp_3": 0, "ramp_4": 0})
     config.sft.update({"steps": 3200, "rows": 8, "row_length": 448, "eval_every": 1000})
-    config.sft.curriculum = ((None, ((-2, 0.65), (1, 0.35))),)
+    config.sft.curriculum = ((None, (("ramp_1_open", 0.65), ("ramp_1", 0.35))),)
     config.sft.optimizer.total_steps = 3200
     config.dapo.update({
         "iterations": 60, "row_lengths": (448,), "micro_batches": (3, 5, 8), "eval_every": 20,
-        "curriculum": ((None, ((1, 1.0),)),), "aggregation": "seq-mean-token-mean",
+        "curriculum": ((None, (("ramp_1", 1.0),)),), "aggregation": "seq-mean-token-mean",
     })  # fmt: skip
     config.dapo.reward.overlong_limit = 128
     config.dapo.optimizer.learning_rate = config.dapo.optimizer.adam_learning_rate = 3e-4
-    config.validation_levels = (1,)
+    config.validation_tasks = ("ramp_1",)
     config.policies = ("untrained", "sft", "dapo")
-    config.evaluate.episodes.update({"1": 700, "2": 0, "3": 0, "4": 0, "qa": 0})
+    config.evaluate.episodes.update({"ramp_1": 700, "ramp_2": 0, "ramp_3": 0, "ramp_4": 0, "qa": 0})
     return config

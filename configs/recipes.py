@@ -76,7 +76,7 @@ def apply(config: ConfigDict, name: str) -> None:
     config.model = ConfigDict(model)
     config.search.hits = 3
     config.episode.update({
-        "turns": 8, "turn_tokens": 512, "observation_tokens": 512, "total_tokens": recipe.length, "deadline_ticks": 0,
+        "turns": 8, "turn_tokens": 512, "observation_tokens": 512, "total_tokens": recipe.length, "deadline_steps": 0,
     })  # fmt: skip
     config.synthesize.agents.update({"query_words": 24, "thought_words": 100})
     # Prefill and extend batches are sharded like the slots.

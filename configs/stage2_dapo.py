@@ -20,5 +20,5 @@ def get_config(arg: str = ""):
     common.check_argument(__file__, arg, "slice", *recipes.RECIPES)
     config = dapo.get_config(arg)
     stage2_sft.questions(config)
-    config.dapo.curriculum = ((None, ((0, 1.0),)),)
+    config.dapo.curriculum = ((None, (("qa", 1.0),)),)
     return config

@@ -30,5 +30,5 @@ def questions(config) -> None:
     """Change a stage I config to questions: teacher, data and validation. SFT trains on them in one phase."""
     config.synthesize.examples.update({"ramp_1": 0, "ramp_2": 0, "ramp_3": 0, "ramp_4": 0, "qa": 10_000})
     config.synthesize.probe_tasks = 0
-    config.validation_levels = (0,)  # 0 means questions, as in a curriculum
-    config.sft.curriculum = ((None, ((0, 1.0),)),)
+    config.validation_tasks = ("qa",)
+    config.sft.curriculum = ((None, (("qa", 1.0),)),)

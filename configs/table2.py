@@ -6,7 +6,7 @@ Command:  python -m masksearch_jax.experiment --config=configs/table2.py --workd
 Hardware: two CPU cores.
 Expect:   78 minutes; W/report.json, W/report.html and the tables of docs/experiments.md.
 
-The base stands in for an instruct model: SFT on the tool warm-up tasks (`lookup`), which are neither RAMP nor
+The base stands in for an instruct model: SFT on the tool warm-up tasks (`tool_warmup`), which are neither RAMP nor
 questions. Stage I trains on RAMP, stage II on HotpotQA-like questions. The other five columns are benchmarks that no
 stage trains on. Methods whose names end in "same tokens" train in stage II on as many tokens as their baselines in both
 stages.
@@ -25,19 +25,19 @@ def get_config(arg: str = ""):
     config = page()
     config.prepare.corroborating_articles = 1.0 if arg == "corroborated" else 0.0
     config.stages = ConfigDict({
-        "base": sft(1000, ((-1, 1.0),)),
-        # A fifth are still tool warm-up tasks (-1). Without them, a policy of this size forgets everything that is not
+        "base": sft(1000, (("tool_warmup", 1.0),)),
+        # A fifth are still tool warm-up tasks. Without them, a policy of this size forgets everything that is not
         # a masked passage.
         "ramp_sft": sft(
             600,
-            ((-1, 0.2), (1, 0.48), (2, 0.24), (3, 0.06), (4, 0.02)),
-            first=((1500, ((-1, 0.2), (1, 0.8))),),
+            (("tool_warmup", 0.2), ("ramp_1", 0.48), ("ramp_2", 0.24), ("ramp_3", 0.06), ("ramp_4", 0.02)),
+            first=((1500, (("tool_warmup", 0.2), ("ramp_1", 0.8))),),
         ),
-        "ramp_rl": rl(25, ((1, 0.75), (2, 0.25))),
-        "qa_sft": sft(300, ((0, 1.0),)),
-        "qa_rl": rl(35, ((0, 1.0),)),
-        "qa_sft_long": sft(900, ((0, 1.0),)),
-        "qa_rl_long": rl(60, ((0, 1.0),)),
+        "ramp_rl": rl(25, (("ramp_1", 0.75), ("ramp_2", 0.25))),
+        "qa_sft": sft(300, (("qa", 1.0),)),
+        "qa_rl": rl(35, (("qa", 1.0),)),
+        "qa_sft_long": sft(900, (("qa", 1.0),)),
+        "qa_rl_long": rl(60, (("qa", 1.0),)),
     })
     config.grid.methods = (
         # label, chain of stages, policy, label of the baseline
@@ -70,17 +70,19 @@ def page() -> ConfigDict:
         "methods": (),
         "groups": (),  # (title, (label, ..)): methods whose curves the report draws in one chart; (): all
     })
-    config.prepare.lookups = True
+    config.prepare.tool_warmup = True
     config.synthesize.probe_tasks = 0
-    config.synthesize.examples.update({"lookup": 3500, "ramp_1": 3000, "ramp_2": 1200, "qa": 10_000})
-    config.evaluate.episodes.update({"lookup": 200, "1": 200, "2": 100, "3": 0, "4": 0, "qa": 0})
+    config.synthesize.examples.update({"tool_warmup": 3500, "ramp_1": 3000, "ramp_2": 1200, "qa": 10_000})
+    config.evaluate.episodes.update(
+        {"tool_warmup": 200, "ramp_1": 200, "ramp_2": 100, "ramp_3": 0, "ramp_4": 0, "qa": 0}
+    )
     return config
 
 
 def sft(steps: int, weights, first=()) -> ConfigDict:
     """Return an SFT stage of `steps` on a schedule of its own.
 
-    weights: ((level, weight), ..) of the last phase; first: the phases before it.
+    weights: ((task, weight), ..) of the last phase; first: the phases before it.
     """
     return ConfigDict({
         "kind": "sft",

@@ -71,7 +71,7 @@ def test_every_page_is_listed_here():
 @pytest.mark.parametrize("page, arg", [(page, arg) for page, args in PAGES.items() for arg in args])
 def test_every_setting_is_read(page, arg):
     names = read_names()
-    # Levels ('1', 'ramp_2'), span kinds and query styles are keys of a mapping that is read as a whole.
+    # Tasks ('ramp_2'), span kinds and query styles are keys of a mapping that is read as a whole.
     mappings = ("examples", "episodes", "styles", "span_weights", "shares")
     unread = [
         leaf
@@ -122,10 +122,10 @@ def test_stage_two_differs_from_stage_one_in_its_questions_alone(arg):
     for first, second in (("sft", "stage2_sft"), ("dapo", "stage2_dapo")):
         before, after = settings(first), settings(second)
         changed = {name for name in before if before[name] != after[name]}
-        assert before.keys() == after.keys() and changed == {"synthesize", "validation_levels"}
+        assert before.keys() == after.keys() and changed == {"synthesize", "validation_tasks"}
         stage = load(second, arg)
         drawn = [stage.sft.curriculum, *([stage.dapo.curriculum] if "dapo" in stage else [])]
-        assert all(curriculum == ((None, ((0, 1.0),)),) for curriculum in drawn)
+        assert all(curriculum == ((None, (("qa", 1.0),)),) for curriculum in drawn)
         assert [name for name, count in stage.synthesize.examples.items() if count] == ["qa"]
 
 

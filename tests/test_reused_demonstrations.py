@@ -15,7 +15,7 @@ def made(tmp_path):
     cfg = dapo.get_config()
     folder = tmp_path / "demonstrations"
     folder.mkdir()
-    (folder / "manifest.json").write_text(json.dumps({"settings": synthesis_stage.settings(cfg), "levels": {}}))
+    (folder / "manifest.json").write_text(json.dumps({"settings": synthesis_stage.settings(cfg), "tasks": {}}))
     return types.SimpleNamespace(cfg=cfg, workdir=tmp_path), cfg
 
 
@@ -24,7 +24,7 @@ def made(tmp_path):
     [
         ("search.url", "http://host:8000/retrieve"), ("search.timeout_s", 1.0), ("search.deadline_s", 5.0),
         ("search.retries", 9), ("search.failures", 1), ("search.cooldown_s", 1.0), ("search.ready_s", 1.0),
-        ("search.fallback", "empty"), ("episode.deadline_ticks", 0), ("synthesize.probe_tasks", 0),
+        ("search.fallback", "empty"), ("episode.deadline_steps", 0), ("synthesize.probe_tasks", 0),
         ("synthesize.agents.workers", 2), ("llm.url", "http://host"), ("llm.timeout_s", 1.0),
     ],
 )  # fmt: skip
@@ -50,5 +50,5 @@ def test_what_was_demonstrated_is_refused_with_both_values(made, name, value):
 
 def test_a_removed_folder_is_not_called_finished(tmp_path):
     with pytest.raises(FileNotFoundError, match="demonstrations was removed or replaced"):
-        synthesis_stage._finish({"levels": {"ramp_1": {"written": 3}, "ramp_2": {}}}, tmp_path / "demonstrations", 0.0)
+        synthesis_stage._finish({"tasks": {"ramp_1": {"written": 3}, "ramp_2": {}}}, tmp_path / "demonstrations", 0.0)
     assert not (tmp_path / "demonstrations").exists()

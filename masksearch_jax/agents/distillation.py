@@ -74,12 +74,13 @@ def harvest(
 ) -> Harvest:
     """Sample every task and keep what passes.
 
-    first: how many tasks of this level came before these in the round. The random bits are keyed by round, level,
-    position in the level and sample, so no chunk and no level repeats the bits of another.
+    tasks: all of one task name. first: how many of them came before these in the round. The random bits are keyed by
+    round, name, position among the tasks of that name and sample, so no chunk and no name repeats the bits of another.
     """
+    streams = [task.stream_id for task in tasks]
     requests = [
-        Request(task, number, sample, key=(cfg.round, task.level, first + number, sample), expected=task.level)
-        for number, task in enumerate(tasks)
+        Request(task, number, sample, key=(cfg.round, stream, first + number, sample), length_hint=stream)
+        for number, (task, stream) in enumerate(zip(tasks, streams, strict=True))
         for sample in range(cfg.samples)
     ]
     found = engine.run(params, requests, version=cfg.round, seed=cfg.seed)

@@ -1,9 +1,9 @@
 """The journal of a synthesis: the outcome of each task, on disk as soon as it is known, so a killed run can resume.
 
-Each level has two files, NAME.accepted.jsonl and NAME.rejected.jsonl. They hold one record per task, one per line, in
-the order in which the tasks finished, readable by people. A task is in one of the files, once. A record that a kill cut
-off is removed, and its task is done again. settings.json beside them keeps records of other settings from being mixed
-in.
+Each kind of example ('ramp_1', ..) has two files, NAME.accepted.jsonl and NAME.rejected.jsonl. They hold one record per
+task, one per line, in the order in which the tasks finished, readable by people. A task is in one of the files, once. A
+record that a kill cut off is removed, and its task is done again. settings.json beside them keeps records of other
+settings from being mixed in.
 """
 
 import json
@@ -15,7 +15,7 @@ from masksearch_jax.runtime.json_files import parse_json, read_json_object, writ
 
 
 class Journal:
-    """The journal of one level. Thread-safe; one process at a time."""
+    """The journal of one kind of example. Thread-safe; one process at a time."""
 
     def __init__(self, folder: Path, name: str, settings: dict[str, Any]):
         """Read the records that exist. Raises ValueError if other settings made them, and for a damaged record."""

@@ -1,8 +1,8 @@
 """From ArrayRecord files to packed batches (SFT) or tasks (RL), resumable bit for bit at any point.
 
-Enters: files of `records.Demonstration` or `records.Task`, one list of epoch files per level, and a curriculum.
-Leaves: Grain iterators. One global cursor counts the examples drawn, and the curriculum maps it to a level. Each level
-has its own cursor. In epoch e a level reads its file e mod E, of E files, in a permutation that is specific to (level,
+Enters: files of `records.Demonstration` or `records.Task`, one list of epoch files per task, and a curriculum.
+Leaves: Grain iterators. One global cursor counts the examples drawn, and the curriculum maps it to a task. Each task
+has its own cursor. In epoch e a task reads its file e mod E, of E files, in a permutation that is specific to (task,
 epoch). The state consists of these integers. Batches are global, and each host takes its own rows. Left out: worker
 processes and read threads. They are slower here than none (the work is Python), and the state would depend on their
 number.
@@ -20,9 +20,9 @@ import grain
 import numpy as np
 
 from masksearch_jax.data import packing, records
-from masksearch_jax.data.curriculum import QUESTIONS, Curriculum, level_name, task_folder
+from masksearch_jax.data.curriculum import QUESTIONS, Curriculum, stream_id, task_folder
 from masksearch_jax.data.stream_fingerprint import fingerprint
-from masksearch_jax.data.token_permutation import PiecePermutation
+from masksearch_jax.data.token_permutation import TokenPermutation
 
 # Keeps the shuffle seeds distinct from other random streams that are keyed by the same integers.
 _SHUFFLE_STREAM = 0x73687566
@@ -32,28 +32,28 @@ _EPOCH_FILE = re.compile(r"epoch_(\d+)\.array_record")  # or its shards, see rec
 
 
 class Drawn(NamedTuple):
-    """One example: its global index, the level and epoch that it comes from, and the bytes of its record."""
+    """One example: its global index, the task and epoch that it comes from, and the bytes of its record."""
 
     index: int
-    level: int
+    task: str
     epoch: int
     data: bytes
 
 
-class _LevelFiles:
-    """The epoch files of one level as one endless sequence: epoch e is file e mod E, shuffled by (seed, level, e).
+class _TaskFiles:
+    """The epoch files of one task as one endless sequence: epoch e is file e mod E, shuffled by (seed, task, e).
 
     share: the fraction of each file that is used, its first records; their number is rounded up.
     """
 
-    def __init__(self, level: int, files: Sequence[Path], seed: int, share: float = 1.0):
-        self._level, self._seed, self._paths = level, seed, list(files)
+    def __init__(self, task: str, files: Sequence[Path], seed: int, share: float = 1.0):
+        self._stream, self._seed, self._paths = stream_id(task), seed, list(files)
         self._sources = [grain.sources.ArrayRecordDataSource([str(f) for f in records.files(path)]) for path in files]
         self._sizes = [math.ceil(share * len(source)) for source in self._sources]
         self._ends = list(itertools.accumulate(self._sizes))
         empty = [str(path) for path, source in zip(files, self._sources, strict=True) if len(source) == 0]
         if empty:
-            raise ValueError(f"level {level}: no records in {', '.join(empty)}; prepare the data again")
+            raise ValueError(f"task {task}: no records in {', '.join(empty)}; prepare the data again")
 
     @property
     def size(self) -> int:
@@ -66,8 +66,8 @@ class _LevelFiles:
         epoch = cycle * len(self._sources) + number
         start = self._ends[number - 1] if number else 0
         source = self._sources[number]
-        # A SeedSequence takes no negative integers, and levels -1 and -2 are negative.
-        key = np.random.SeedSequence([_SHUFFLE_STREAM, self._seed, self._level % (1 << 32), epoch])
+        # A SeedSequence takes no negative integers, and some stream ids are negative.
+        key = np.random.SeedSequence([_SHUFFLE_STREAM, self._seed, self._stream % (1 << 32), epoch])
         shuffled = grain.experimental.index_shuffle(
             within - start,
             max_index=self._sizes[number] - 1,
@@ -83,35 +83,35 @@ class _LevelFiles:
 class _Draws:
     """The stream of examples behind both iterators. With `peek` a batch can end before an example that does not fit."""
 
-    def __init__(self, files: Mapping[int, Sequence[Path]], curriculum: Curriculum, seed: int, share: float = 1.0):
-        for level in curriculum.levels:
-            if not files.get(level):
-                raise ValueError(f"the curriculum draws from level {level}; there are files for {sorted(files)} only")
+    def __init__(self, files: Mapping[str, Sequence[Path]], curriculum: Curriculum, seed: int, share: float = 1.0):
+        for task in curriculum.tasks:
+            if not files.get(task):
+                raise ValueError(f"the curriculum draws from task {task}; there are files for {sorted(files)} only")
         self._curriculum, self._seed = curriculum, seed
-        self._levels = {level: _LevelFiles(level, files[level], seed, share) for level in curriculum.levels}
+        self._files = {task: _TaskFiles(task, files[task], seed, share) for task in curriculum.tasks}
         self.index = 0
-        self._cursors = dict.fromkeys(curriculum.levels, 0)
+        self._cursors = dict.fromkeys(curriculum.tasks, 0)
 
     def peek(self) -> Drawn:
-        level = self._curriculum.level(self._seed, self.index)
-        epoch, data = self._levels[level].read(self._cursors[level])
-        return Drawn(self.index, level, epoch, data)
+        task = self._curriculum.task(self._seed, self.index)
+        epoch, data = self._files[task].read(self._cursors[task])
+        return Drawn(self.index, task, epoch, data)
 
     def advance(self, drawn: Drawn) -> None:
         self.index += 1
-        self._cursors[drawn.level] += 1
+        self._cursors[drawn.task] += 1
 
-    def size(self, level: int) -> int:
-        """Return the number of records of a level, over all its epoch files."""
-        return self._levels[level].size
+    def size(self, task: str) -> int:
+        """Return the number of records of a task, over all its epoch files."""
+        return self._files[task].size
 
     def get_state(self) -> dict[str, Any]:
-        return {"index": self.index, "cursors": {str(level): cursor for level, cursor in self._cursors.items()}}
+        return {"index": self.index, "cursors": dict(self._cursors)}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        cursors = {int(level): int(cursor) for level, cursor in state["cursors"].items()}
+        cursors = {task: int(cursor) for task, cursor in state["cursors"].items()}
         if set(cursors) != set(self._cursors) or sum(cursors.values()) != int(state["index"]):
-            raise ValueError(f"data state {dict(state)} is not one of a curriculum over levels {sorted(self._cursors)}")
+            raise ValueError(f"data state {dict(state)} is not one of a curriculum over tasks {sorted(self._cursors)}")
         self.index, self._cursors = int(state["index"]), cursors
 
 
@@ -124,7 +124,7 @@ class DemonstrationIterator(grain.DatasetIterator):
         seed: int,
         rows: int,
         row_length: int,
-        augmentation: PiecePermutation | None,
+        augmentation: TokenPermutation | None,
         fingerprint: str,
     ):
         super().__init__()
@@ -187,7 +187,7 @@ class TaskIterator(grain.DatasetIterator):
     def __init__(self, draws: _Draws, fingerprint: str, room: int | None = None):
         super().__init__()
         self._draws, self._room = draws, room
-        self._passed: dict[int, int] = {}  # by level: tasks skipped in a row
+        self._passed: dict[str, int] = {}  # by name of the task: records skipped in a row
         self.left_out = 0
         self.fingerprint = fingerprint
 
@@ -199,18 +199,18 @@ class TaskIterator(grain.DatasetIterator):
     def __next__(self) -> records.Task:
         while True:
             drawn = self._draws.peek()
-            task = records.decode(records.Task, drawn.data).at(drawn.level)
+            task = records.decode(records.Task, drawn.data).as_task(drawn.task)
             self._draws.advance(drawn)
             if self._room is None or len(task.prompt) < self._room:
-                self._passed[drawn.level] = 0
+                self._passed[drawn.task] = 0
                 return task
             self.left_out += 1
-            self._passed[drawn.level] = passed = self._passed.get(drawn.level, 0) + 1
-            if passed >= self._draws.size(drawn.level):
+            self._passed[drawn.task] = passed = self._passed.get(drawn.task, 0) + 1
+            if passed >= self._draws.size(drawn.task):
                 raise ValueError(
-                    f"none of the {passed} tasks of {level_name(drawn.level)} has a prompt below {self._room} tokens, "
+                    f"none of the {passed} tasks of {drawn.task} has a prompt below {self._room} tokens, "
                     f"the last one, {task.id}, has {len(task.prompt)}: raise episode.total_tokens, cut shorter "
-                    "passages (prepare.passages.words), or take the level out of the curriculum"
+                    f"passages (prepare.passages.words), or take {drawn.task} out of the curriculum"
                 )
 
     def get_state(self) -> dict[str, Any]:
@@ -223,19 +223,19 @@ class TaskIterator(grain.DatasetIterator):
 
 
 def demonstrations(
-    files: Mapping[int, Sequence[Path | str]],
+    files: Mapping[str, Sequence[Path | str]],
     curriculum: Curriculum,
     *,
     seed: int,
     rows: int,
     row_length: int,
     tokenizer_fingerprint: str,
-    augmentation: PiecePermutation | None = None,
+    augmentation: TokenPermutation | None = None,
     share: float = 1.0,
 ) -> DemonstrationIterator:
     """Return an endless iterator of packed batches for supervised training.
 
-    files: for each level its epoch files (a single file is read again in each epoch). rows, row_length: shape of the
+    files: for each task its epoch files (a single file is read again in each epoch). rows, row_length: shape of the
     global batch. augmentation: permutes the tokens of each example, keyed by (seed, global index). share: the fraction
     of each file that is used, its first demonstrations.
 
@@ -244,7 +244,7 @@ def demonstrations(
     the number of its sequences. `.fingerprint` belongs in the checkpoint beside `.get_state()`; compare it with
     `check_fingerprint` before `.set_state()`.
 
-    Raises FileNotFoundError for a missing file. Raises ValueError for a level without records, for rows, row_length or
+    Raises FileNotFoundError for a missing file. Raises ValueError for a task without records, for rows, row_length or
     share out of range and, before the first batch, for demonstrations longer than a row (with the length needed).
     """
     if rows < 1 or row_length < 2:
@@ -284,15 +284,15 @@ def tasks(
     instead; the error says how many there are. This reads every task once.
 
     directory: the `tasks` folder that `prepare` wrote, with files `<split>/<task folder>/epoch_<e>.array_record`
-    (`curriculum.task_folder`: ramp_<level>, and qa for level 0). Raises FileNotFoundError for a level of the curriculum
-    that has no files.
+    (`curriculum.task_folder`: the name of the task, and ramp_1 for ramp_1_open). Raises FileNotFoundError for a task of
+    the curriculum that has no files.
     """
-    paths = _existing({level: task_files(directory, split, level) for level in curriculum.levels}, curriculum)
+    paths = _existing({task: task_files(directory, split, task) for task in curriculum.tasks}, curriculum)
     mark = fingerprint(
         paths, kind="tasks", split=split, seed=seed, curriculum=curriculum.describe(), tokenizer=tokenizer_fingerprint
     )
     if room is not None and refuse:
-        for path in (path for level_paths in paths.values() for path in level_paths):
+        for path in (path for task_paths in paths.values() for path in task_paths):
             fitting(records.read(path, records.Task), room, refuse=True)
     return TaskIterator(_Draws(paths, curriculum, seed), mark, room)
 
@@ -319,38 +319,38 @@ def fitting(found: Iterable[records.Task], room: int, refuse: bool = False) -> t
     return kept, len(long)
 
 
-def task_files(directory: Path | str, split: str, level: int | str) -> list[Path]:
-    """Return the epoch files of one level in the order of their epochs. level: a number, or the name of a task folder.
+def task_files(directory: Path | str, split: str, task: str) -> list[Path]:
+    """Return the epoch files of one task in the order of their epochs.
 
-    Level -2 is read from the files of level 1 (`Task.at`). Raises FileNotFoundError if there are no files or one is
-    missing.
+    task: a name as in a curriculum, or 'qa_<benchmark>'. 'ramp_1_open' is read from the files of 'ramp_1'
+    (`Task.as_task`). Raises FileNotFoundError if there are no files or one is missing.
     """
-    folder = Path(directory) / split / (level if isinstance(level, str) else task_folder(level))
+    folder = Path(directory) / split / task_folder(task)
     paths = {records.unsharded(path) for path in folder.glob("*")}
     found = {int(match[1]): path for path in paths if (match := _EPOCH_FILE.fullmatch(path.name))}
     if sorted(found) != list(range(len(found))) or not found:
         asked = f", with questions that fall into the split {split!r} (--config.questions=FILE)"
         raise FileNotFoundError(
             f"{folder} should hold epoch_0.array_record, epoch_1.array_record, .. and has epochs {sorted(found)}; "
-            "prepare the data with `python -m masksearch_jax.prepare`" + (asked if level in (0, QUESTIONS) else "")
+            "prepare the data with `python -m masksearch_jax.prepare`" + (asked if task == QUESTIONS else "")
         )
     return [found[epoch] for epoch in range(len(found))]
 
 
-def _existing(files: Mapping[int, Sequence[Path | str]], curriculum: Curriculum) -> dict[int, list[Path]]:
-    paths = {int(level): [Path(path) for path in files[level]] for level in files if int(level) in curriculum.levels}
-    for level, level_paths in paths.items():
-        for path in level_paths:
+def _existing(files: Mapping[str, Sequence[Path | str]], curriculum: Curriculum) -> dict[str, list[Path]]:
+    paths = {task: [Path(path) for path in files[task]] for task in files if task in curriculum.tasks}
+    for task, task_paths in paths.items():
+        for path in task_paths:
             try:
                 records.files(path)
             except FileNotFoundError as error:
                 raise FileNotFoundError(
-                    f"level {level}: {error}, or with `python -m masksearch_jax.synthesize`"
+                    f"task {task}: {error}, or with `python -m masksearch_jax.synthesize`"
                 ) from None
     return paths
 
 
-def _check_lengths(files: Mapping[int, Sequence[Path]], row_length: int) -> None:
+def _check_lengths(files: Mapping[str, Sequence[Path]], row_length: int) -> None:
     long: list[tuple[int, str]] = []
     for paths in files.values():
         for path in paths:

@@ -19,6 +19,8 @@ from typing import Any, TypeVar
 import msgpack
 from array_record.python import array_record_module
 
+from masksearch_jax.data import curriculum
+
 # With one record per group, random access to a record costs one read.
 _WRITER_OPTIONS = "group_size:1,zstd:3"
 _READ_CHUNK = 1024
@@ -29,8 +31,8 @@ _SHARD = re.compile(r"-(\d{5})-of-(\d{5})$")
 class Task:
     """One thing to solve.
 
-    kind: 'ramp' (a masked passage), 'qa' (a question), 'lookup' (a tool warm-up task) or 'open' (a masked passage whose
-    source the search may return).
+    kind: 'ramp' (a masked passage), 'qa' (a question), 'tool_warmup' (a tool warm-up task) or 'ramp_open' (a masked
+    passage whose source the search may return).
     prompt: token ids of the whole prompt, as tokenised by the SeqIO task; the policy continues it.
     answer_form: 'spans' (filled spans joined by '; '), 'paragraph' (the official whole paragraph) or 'whole' (the whole
     text is the one answer, for a question).
@@ -70,16 +72,35 @@ class Task:
         return len(self.answers)
 
     @property
-    def level(self) -> int:
-        """The curriculum level: the number of masks, or 0 for kind 'qa', -1 for 'lookup' and -2 for 'open'."""
-        return {"qa": 0, "lookup": -1, "open": -2}.get(self.kind, self.masks)
+    def task_name(self) -> str:
+        """The name of the task in curricula, folders and scores, such as 'ramp_2' or 'qa'."""
+        return task_name(self.kind, self.masks)
 
-    def at(self, level: int) -> "Task":
-        """Return the task as curriculum level `level` uses it.
+    @property
+    def stream_id(self) -> int:
+        """The integer that stands for the task in the keys of random draws (`curriculum.stream_id`)."""
+        return curriculum.stream_id(self.task_name)
 
-        Level -2 reads the records of level 1 and lets the search return their source, so the ids to exclude become -1.
+    def as_task(self, name: str) -> "Task":
+        """Return the record as the task `name` uses it.
+
+        'ramp_1_open' reads the records of 'ramp_1' and lets the search return their source, so the ids to exclude
+        become -1. All other tasks use their records as they are.
         """
-        return dataclasses.replace(self, kind="open", passage_id=-1, article_id=-1) if level == -2 else self
+        if name != curriculum.SOURCE_ALLOWED:
+            return self
+        return dataclasses.replace(self, kind="ramp_open", passage_id=-1, article_id=-1)
+
+
+def task_name(kind: str, masks: int) -> str:
+    """Return the name of the task that a record of this kind with this many masks belongs to."""
+    return {"ramp": f"ramp_{masks}", "ramp_open": curriculum.SOURCE_ALLOWED}.get(kind, kind)
+
+
+def masks_of(name: str) -> int:
+    """Return k for the name 'ramp_<k>', 0 for every other name."""
+    masks = name.removeprefix("ramp_")
+    return int(masks) if masks != name and masks.isdigit() else 0
 
 
 @dataclasses.dataclass(frozen=True)

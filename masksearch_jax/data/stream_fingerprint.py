@@ -30,11 +30,11 @@ def describe_file(path: Path) -> dict[str, Any]:
     return {"name": path.name, "bytes": size, "records": records, "edges": digest.hexdigest()[:16]}
 
 
-def fingerprint(files: Mapping[int, Sequence[Path]], **settings: Any) -> str:
-    """Return canonical JSON of the files of each level and of every setting that affects the stream."""
+def fingerprint(files: Mapping[str, Sequence[Path]], **settings: Any) -> str:
+    """Return canonical JSON of the files of each task and of every setting that affects the stream."""
     described = {
-        str(level): [describe_file(file) for path in paths for file in record_files.files(path)]
-        for level, paths in sorted(files.items())
+        task: [describe_file(file) for path in paths for file in record_files.files(path)]
+        for task, paths in sorted(files.items())
     }
     return json.dumps({"files": described, **settings}, sort_keys=True)
 

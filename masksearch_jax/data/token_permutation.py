@@ -16,7 +16,7 @@ from masksearch_jax.runtime.json_files import read_json_object
 _STREAM = 0x7065726D
 
 
-class PiecePermutation:
+class TokenPermutation:
     """Random permutations of the vocabulary that move ids inside their group and leave all other ids in place."""
 
     def __init__(self, groups: Sequence[Sequence[int | Sequence[int]]], vocab_size: int):
@@ -58,7 +58,7 @@ class PiecePermutation:
         return [group.tolist() for group in self.groups]
 
 
-def load(path: Path | str, vocab_size: int) -> PiecePermutation | None:
+def load(path: Path | str, vocab_size: int) -> TokenPermutation | None:
     """Return the permutation of the groups that `prepare` wrote, or None if there are no groups.
 
     There are none for the tokenizer of a published model. Raises FileNotFoundError or ValueError that names the file.
@@ -67,4 +67,4 @@ def load(path: Path | str, vocab_size: int) -> PiecePermutation | None:
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; write it with `python -m masksearch_jax.prepare`")
     data = read_json_object(path, "prepare the data again", ("groups",))
-    return PiecePermutation(data["groups"], vocab_size) if data["groups"] else None
+    return TokenPermutation(data["groups"], vocab_size) if data["groups"] else None

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from masksearch_jax.data.records import Task
+from masksearch_jax.data.records import Task, task_name
 from masksearch_jax.rollout.request import Request
 from masksearch_jax.rollout.trajectory import Trajectory
 from masksearch_jax.runtime.json_files import parse_json
@@ -73,6 +73,11 @@ class Row:
     benchmark: str = ""
     details: dict[str, str] = dataclasses.field(default_factory=dict)
     loose: float | None = None
+
+    @property
+    def suite(self) -> str:
+        """The suite of the row: its benchmark, or else the name of its task."""
+        return self.benchmark or task_name(self.kind, self.masks)
 
 
 # --- Running ---------------------------------------------------------------------------------------------------------
@@ -239,14 +244,6 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
         }
         | ({"loose": _mean(loose)} if len(loose) == len(rows) else {})
     )
-
-
-def per_masks(rows: Iterable[Row]) -> dict[str, dict[str, Any]]:
-    """Return {number of masks: `summarise` of its rows}. The numbers are strings, as JSON needs them."""
-    levels = collections.defaultdict(list)
-    for row in rows:
-        levels[row.masks].append(row)
-    return {str(masks): summarise(levels[masks]) for masks in sorted(levels)}
 
 
 def compare(before: Sequence[Row], after: Sequence[Row], score: str = "recall") -> dict[str, float | None]:

@@ -128,10 +128,10 @@ def _system(cfg: Any) -> str:
 
 
 def _check_language(cfg: Any, language: str) -> None:
-    if cfg.lookups and languages.without(language, candidates.KINDS):
+    if cfg.tool_warmup and languages.without(language, candidates.KINDS):
         raise ValueError(
-            f"lookups=True: its requests are written in English, and dump={cfg.dump!r} is in "
-            f"{languages.name_of(language)}; set lookups=False"
+            f"tool_warmup=True: its requests are written in English, and dump={cfg.dump!r} is in "
+            f"{languages.name_of(language)}; set tool_warmup=False"
         )
 
 
@@ -205,7 +205,7 @@ def run(
         if question_source:
             asked = questions.annotate(question_source, splits, data_dir, tested, search_only.titles(cfg))
         quoted = (
-            tool_warmup.annotate(annotated_passages.old(data_dir), cfg.seed, data_dir) if cfg.lookups else Counter()
+            tool_warmup.annotate(annotated_passages.old(data_dir), cfg.seed, data_dir) if cfg.tool_warmup else Counter()
         )
     settings = task_settings(cfg, annotation.kept, asked, benchmarked, quoted)
     settings.save(data_dir / "annotated")
@@ -313,7 +313,7 @@ def task_settings(
         passages={split: kept.get(split, 0) for split in SPLITS},
         questions={split: asked.get(split, 0) for split in SPLITS},
         benchmarks=dict(benchmarked or {}),
-        lookups={split: n for split, n in (quoted or {}).items() if n},
+        tool_warmup={split: n for split, n in (quoted or {}).items() if n},
         titles=cfg.tasks.titles,
     )
 

@@ -88,11 +88,11 @@ def prefix_batches(groups: Sequence[int], prompts: Sequence[np.ndarray], rows: i
     return Prefixes(place, first)
 
 
-def longest_first(groups: Sequence[int], expected: Sequence[float]) -> list[int]:
-    """Return the order in which requests are inserted: the groups with the longest expected request come first.
+def longest_first(groups: Sequence[int], length_hints: Sequence[float]) -> list[int]:
+    """Return the order in which requests are inserted: the groups with the largest length hint come first.
 
     Consecutive requests of one group stay together and in order, because they share a prefilled prompt. Groups with
-    equal expected length keep the order given.
+    equal length hints keep the order given.
     """
     runs: list[list[int]] = []
     for index, group in enumerate(groups):
@@ -100,5 +100,5 @@ def longest_first(groups: Sequence[int], expected: Sequence[float]) -> list[int]
             runs[-1].append(index)
         else:
             runs.append([index])
-    runs.sort(key=lambda run: -max(expected[index] for index in run))
+    runs.sort(key=lambda run: -max(length_hints[index] for index in run))
     return [index for run in runs for index in run]

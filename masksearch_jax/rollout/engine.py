@@ -30,8 +30,8 @@ from masksearch_jax.text.tokenizer_protocol import Tokenizer
 class RolloutConfig:
     """The settings of the rollout engine. docs/rollouts.md says what each of them costs.
 
-    slots: episodes at a time. steps: tokens decoded per engine step. hits: passages per search.
-    search_ticks: engine steps from the end of a turn to its observation. With 1 the engine waits for the search; with
+    slots: episodes at a time. steps: decode steps inside an engine step, one token each. hits: passages per search.
+    search_steps: engine steps from the end of a turn to its observation. With 1 the engine waits for the search; with
     more it decodes other slots in the meantime. search_batch: queries per call. search_threads: calls at a time.
     prompt_rows: prompts per prefill. prompt_lengths, extend_rows, extend_tokens: buckets of program shapes. Each entry
     costs a compilation, and work is padded to the next entry. Rows are rounded up to a multiple of the number of shards
@@ -45,7 +45,7 @@ class RolloutConfig:
     sampling: device_programs.Sampling = device_programs.Sampling()
     steps: int = 8
     hits: int = 3
-    search_ticks: int = 1
+    search_steps: int = 1
     search_batch: int = 64
     search_threads: int = 2
     prompt_rows: int = 8
@@ -55,7 +55,7 @@ class RolloutConfig:
     context_lengths: tuple[int, ...] = ()
 
     def __post_init__(self):
-        for name in ("slots", "steps", "hits", "search_ticks", "search_batch", "search_threads", "prompt_rows"):
+        for name in ("slots", "steps", "hits", "search_steps", "search_batch", "search_threads", "prompt_rows"):
             if getattr(self, name) < 1:
                 raise ValueError(f"RolloutConfig.{name} is {getattr(self, name)}; it has to be >= 1")
         for name in ("prompt_lengths", "extend_rows", "extend_tokens", "context_lengths"):
@@ -123,12 +123,12 @@ class RolloutEngine:
         token. overlap: a function that does other work on the devices and returns true while there is more. It is
         called once per engine step while fewer than half of the slots are writing, at the same engine steps on all
         processes. It must not touch `params`.
-        Raises ValueError for a request that cannot run (prompt too long, `pieces` that are no permutation) before any
+        Raises ValueError for a request that cannot run (prompt too long, `token_permutation` that is none) before any
         work is done, and whatever the searcher raises. Every process has to call it with the same arguments, and gets
         every trajectory. The times in `stats` are those of the process itself.
         """
         prompts = [self._prompt(request) for request in requests]
-        order = bucketing.longest_first([r.group for r in requests], [r.expected for r in requests])
+        order = bucketing.longest_first([r.group for r in requests], [r.length_hint for r in requests])
         with jax.set_mesh(self.mesh):
             requests, prompts = [requests[i] for i in order], [prompts[i] for i in order]
             params = self.programs.prepare(params)
@@ -177,11 +177,13 @@ class RolloutEngine:
             )
         if prompt.min() < 0 or prompt.max() >= self.model_cfg.vocab_size:
             raise ValueError(f"{name}: prompt ids outside the vocabulary of {self.model_cfg.vocab_size}; prepare again")
-        if request.pieces is None:
+        if request.token_permutation is None:
             return prompt
-        pieces = np.asarray(request.pieces)
+        moved = np.asarray(request.token_permutation)
         size = self.model_cfg.vocab_size
-        whole = pieces.shape == (size,) and pieces.min() >= 0 and (np.bincount(pieces, minlength=size) == 1).all()
-        if not whole or (pieces[self._fixed] != self._fixed).any() or not self._stops.admits(pieces):
-            raise ValueError(f"{name}: Request.pieces has to permute the whole vocabulary and leave tags, pad and eos")
-        return pieces[prompt].astype(np.int32)
+        whole = moved.shape == (size,) and moved.min() >= 0 and (np.bincount(moved, minlength=size) == 1).all()
+        if not whole or (moved[self._fixed] != self._fixed).any() or not self._stops.admits(moved):
+            raise ValueError(
+                f"{name}: Request.token_permutation has to permute the whole vocabulary and leave tags, pad and eos"
+            )
+        return moved[prompt].astype(np.int32)

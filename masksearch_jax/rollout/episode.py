@@ -40,18 +40,18 @@ class EpisodeLimits:
 
     turns: model turns. turn_tokens: tokens that the policy may write in one turn. observation_tokens: tokens of one
     information block. total_tokens: tokens of prompt, turns and observations together (and the length of the cache).
-    deadline_ticks: engine steps from insertion into a slot to cancellation; 0 for no deadline.
+    deadline_steps: engine steps from insertion into a slot to cancellation; 0 for no deadline.
     """
 
     turns: int = 4
     turn_tokens: int = 64
     observation_tokens: int = 128
     total_tokens: int = 512
-    deadline_ticks: int = 0
+    deadline_steps: int = 0
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
-            value, least = getattr(self, field.name), 0 if field.name == "deadline_ticks" else 1
+            value, least = getattr(self, field.name), 0 if field.name == "deadline_steps" else 1
             if not isinstance(value, int) or value < least:
                 raise ValueError(f"EpisodeLimits.{field.name} is {value!r}; it has to be an integer >= {least}")
 

@@ -30,10 +30,10 @@ class Request:
     group, sample: which prompt of the batch, and which of its samples. Consecutive requests of one group share their
     prefill. key: integers that identify the episode, such as (epoch, prompt, sample, attempt). Together with the seed
     they key its random bits, so two requests with the same key and prompt write the same tokens.
-    pieces: int32 [V], a token permutation that leaves tags, pad and eos in place, or None. The model sees pieces[id]
+    token_permutation: int32 [V], which leaves tags, pad and eos in place, or None. The model sees token_permutation[id]
     for each id of prompt and observation, and the ids that it writes are mapped back before they become text.
     forced_search: a query to run before the policy writes anything, or None. The policy then only completes the answer.
-    expected: how long the episode may become, in any unit. Longer ones enter slots first. It changes when an episode
+    length_hint: how long the episode may become, in any unit. Longer ones enter slots first. It changes when an episode
     runs, but not what it reads or writes.
     """
 
@@ -41,9 +41,9 @@ class Request:
     group: int
     sample: int
     key: tuple[int, ...]
-    pieces: np.ndarray | None = None
+    token_permutation: np.ndarray | None = None
     forced_search: str | None = None
-    expected: float = 0.0
+    length_hint: float = 0.0
 
 
 def sampling_key(seed: int, key: Sequence[int]) -> np.ndarray:

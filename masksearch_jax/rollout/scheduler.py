@@ -8,7 +8,7 @@ A run is a sequence of engine steps. Each engine step does the same work (the pr
    prefilled once, in batches of `prompt_rows`, and kept until the last of these requests is inserted.
 3. Extend the slots by their queued tokens, in programs whose rows, tokens and context come from the config's buckets.
 4. Decode up to `steps` tokens in every slot that has a turn to write.
-5. Parse the finished turns (episode.py) and submit their searches, which are due `search_ticks` engine steps later.
+5. Parse the finished turns (episode.py) and submit their searches, which are due `search_steps` engine steps later.
 
 With several hosts, each host keeps the same record of which request is in which slot, so that all of them choose the
 same programs. The content of an episode (its turns, searches and tokens) is known only to the owner of its slot
@@ -58,17 +58,17 @@ class Run:
         self.engine, self.cfg, self.programs, self.params = engine, engine.cfg, engine.programs, params
         self.requests, self.prompts, self.seed, self.greedy = requests, prompts, seed, np.bool_(greedy)
         self.overlap = overlap
-        self.owners = engine._sharding
+        self.sharding = engine._sharding
         self.slots = Slots(self.cfg.slots, engine._time, engine._stops)
         # The same on all processes.
         self.live: dict[int, _Live] = {}
-        self.free = self.owners.order[::-1]
+        self.free = self.sharding.order[::-1]
         self.writing = np.zeros(self.cfg.slots, bool)  # slots in the middle of a turn
         self.cached = np.zeros(self.cfg.slots, np.int32)  # tokens of each slot in the cache: all but the newest
-        self.appends: dict[int, int] = {}  # by slot: number of tokens to append in this engine step
+        self.extensions: dict[int, int] = {}  # by slot: number of tokens to extend it by in this engine step
         self.finite = True
         self.next = 0  # index of the next request to insert
-        self.tick = 0
+        self.engine_step = 0
         # For the slots of this process only.
         self.queued: dict[int, np.ndarray] = {}  # by slot: ids to append, as the model sees them
         self.ended: dict[int, int] = {}  # by slot: where its episode ended, since the last `_settle`
@@ -78,17 +78,17 @@ class Run:
         self.prefix: tuple[int, object] = (-1, None)  # number of the newest prefilled batch, and its cache
         self.inverses: dict[int, np.ndarray] = {}
         self.cache, engine._cache = engine._cache or self.programs.new_cache(), None
-        self.stats: dict[str, float] = dict.fromkeys(("prefilled", "appends", "tokens"), 0)
+        self.stats: dict[str, float] = dict.fromkeys(("prefilled", "extends", "tokens"), 0)
 
     def to_end(self, version: int) -> list[Trajectory]:
         compiled, cfg = self.programs.compiled, self.cfg
         self.version = version
-        with tool_queue.SearchQueue(
-            self.engine.searcher, cfg.hits, cfg.search_ticks, cfg.search_batch, cfg.search_threads
+        with tool_queue.ToolQueue(
+            self.engine.searcher, cfg.hits, cfg.search_steps, cfg.search_batch, cfg.search_threads
         ) as queue:
             self.queue, self.clock = queue, PhaseClock(lambda: queue.out > 0)
             while True:
-                distributed.alive("a tick of a rollout")
+                distributed.alive("an engine step of a rollout")
                 distributed.stop_if_preempted()
                 self._collect()
                 self._settle()
@@ -104,20 +104,20 @@ class Run:
                 if self.overlap and 2 * self.writing.sum() < self.cfg.slots:
                     with self.clock.phase("overlap_s"):
                         self.overlap = self.overlap if self.overlap() else None
-                self.tick += 1
-        if self.owners.several:
+                self.engine_step += 1
+        if self.sharding.several:
             for data in distributed.gather_bytes(trajectory.to_bytes(self.trajectories)):
                 self.trajectories |= trajectory.from_bytes(data)
         self.stats |= self.clock.stats()
-        self.stats |= {"ticks": self.tick, "compiles": self.programs.compiled - compiled}
-        self.stats["searches"] = distributed.total(queue.searches) if self.owners.several else queue.searches
+        self.stats |= {"engine_steps": self.engine_step, "compiles": self.programs.compiled - compiled}
+        self.stats["searches"] = distributed.total(queue.searches) if self.sharding.several else queue.searches
         # Values left in the cache that are not finite would spoil later episodes by 0 * nan in masked attention.
         self.engine._cache = self.cache if self.finite else None
         return [self.trajectories[index] for index in range(len(self.requests))]
 
     def _collect(self) -> None:
         with self.clock.phase("search_wait_s"):
-            arrived = self.queue.collect(self.tick)
+            arrived = self.queue.collect(self.engine_step)
         for (slot, born), hits in arrived:
             live = self.live.get(slot)
             # Otherwise the episode was cancelled before its search arrived.
@@ -135,7 +135,7 @@ class Run:
         for slot, how in self.ended.items():
             news[slot] = -1 - how
         self.ended = {}
-        news = self.owners.gather(news)
+        news = self.sharding.gather(news)
 
         def order(slot):
             return -news[slot], self.live[slot].index if news[slot] == -1 - _AT_DEADLINE else slot
@@ -144,7 +144,7 @@ class Run:
             self.writing[slot] = False
             del self.live[slot]
             self.free.append(slot)
-        self.appends = {slot: int(news[slot]) for slot in np.flatnonzero(news > 0).tolist()}
+        self.extensions = {slot: int(news[slot]) for slot in np.flatnonzero(news > 0).tolist()}
 
     def _follow(self, slot: int, live: _Live, following, how: int) -> interface.Query | None:
         """Act on what an episode does next. Returns the query if that is a search. how: where it ended, if it did."""
@@ -152,7 +152,8 @@ class Run:
             self._finish(slot, live, following.stop, how)
         elif isinstance(following, episode.Append):
             ids = np.asarray(following.ids, np.int32)
-            self.queued[slot] = ids if live.request.pieces is None else np.asarray(live.request.pieces, np.int32)[ids]
+            permutation = live.request.token_permutation
+            self.queued[slot] = ids if permutation is None else np.asarray(permutation, np.int32)[ids]
         else:
             return query_of(live.request.task, following.query)
         return None
@@ -179,24 +180,24 @@ class Run:
 
     def _insert(self) -> None:
         """Insert requests into free slots and submit their forced searches at once."""
-        admitted: dict[int, list[tuple[int, int]]] = {}  # by prefix batch: (slot, row of the batch)
+        inserted: dict[int, list[tuple[int, int]]] = {}  # by prefix batch: (slot, row of the batch)
         forced = []
         while self.free and self.next < len(self.requests):
             index, slot = self.next, self.free.pop()
             request, prompt = self.requests[index], self.prompts[index]
-            self.live[slot] = _Live(index, request, None, len(prompt), self.tick)
+            self.live[slot] = _Live(index, request, None, len(prompt), self.engine_step)
             self.cached[slot] = len(prompt) - 1
             batch, row = self.prefixes.place[index]
-            admitted.setdefault(batch, []).append((slot, row))
+            inserted.setdefault(batch, []).append((slot, row))
             self.writing[slot] = request.forced_search is None
-            if self.owners.own[slot] and (query := self._enter(slot, self.live[slot], prompt)):
+            if self.sharding.own[slot] and (query := self._enter(slot, self.live[slot], prompt)):
                 forced.append((slot, index, query))
             self.next += 1
         self._submit(forced)
-        if not admitted:
+        if not inserted:
             return
         with self.clock.phase("prefill_s"):
-            for batch, pairs in admitted.items():
+            for batch, pairs in inserted.items():
                 self._copy_prefix(batch, pairs)
             jax.block_until_ready(self.cache.lengths)
 
@@ -211,7 +212,7 @@ class Run:
         return None
 
     def _copy_prefix(self, batch: int, pairs: list[tuple[int, int]]) -> None:
-        whole = self.owners.whole
+        whole = self.sharding.whole
         if self.prefix[0] != batch:
             prompts = [self.prompts[index][:-1] for index in self.prefixes.first[batch]]
             length = bucketing.bucket_for(self.engine._prompt_lengths, max(map(len, prompts)))
@@ -225,7 +226,7 @@ class Run:
 
     def _extend(self) -> None:
         """Feed the queued tokens to the model, after the newest token of each slot, which no step has fed yet."""
-        if not self.appends:
+        if not self.extensions:
             return
         own = {}
         for slot, ids in self.queued.items():
@@ -233,7 +234,7 @@ class Run:
             self.slots.append(slot, ids)
             self.slots.begin_turn(slot, self.live[slot].state.budget)
         self.queued = {}
-        work = self.owners.gather_lists(own, self.appends)
+        work = self.sharding.gather_lists(own, self.extensions)
         self.writing[list(work)] = True
         with self.clock.phase("extend_s"):
             while work:
@@ -242,8 +243,8 @@ class Run:
 
     def _extend_part(self, work: dict[int, np.ndarray]) -> dict[int, np.ndarray]:
         """Feed the front of each slot's list, up to the length of the longest program. Returns what is left."""
-        cfg, owners, engine = self.cfg, self.owners, self.engine
-        tokens, shards = engine._extend_tokens, owners.shards
+        cfg, sharding, engine = self.cfg, self.sharding, self.engine
+        tokens, shards = engine._extend_tokens, sharding.shards
         by_bucket: dict[int, list[int]] = {}
         # A program reads as far as its longest slot, so slots of similar length share one: each shard's longest first.
         for slot in sorted(work, key=lambda slot: -self.cached[slot]):
@@ -255,10 +256,10 @@ class Run:
                 taken = targets < cfg.slots
                 self.cached[targets[taken]] += counts[taken]
                 head, rest = self._reach(int(self.cached[targets[taken]].max()))
-                whole = owners.whole
+                whole = sharding.whole
                 head = self.programs.extend(self.params, head, whole(targets), whole(ids), whole(counts))
                 self.cache = kv.rejoin(head, rest)
-                self.stats["appends"] += 1
+                self.stats["extends"] += 1
             for slot in rows_of:
                 work[slot] = work[slot][length:]
         return {slot: ids for slot, ids in work.items() if len(ids)}
@@ -270,9 +271,9 @@ class Run:
     def _decode(self) -> None:
         if not self.writing.any():
             return
-        owners = self.owners
+        sharding = self.sharding
         with self.clock.phase("decode_s"):
-            decode_state, greedy = owners.rows(self.slots.decode_state), owners.whole(self.greedy)
+            decode_state, greedy = sharding.rows(self.slots.decode_state), sharding.whole(self.greedy)
             head, rest = self._reach(int(self.cached[self.writing].max()) + self.cfg.steps)
             head, outputs = self.programs.decode(self.params, head, decode_state, greedy)
             self.cache = kv.rejoin(head, rest)
@@ -281,38 +282,39 @@ class Run:
         self.stats["tokens"] += int(counts.sum())
         self.finite = self.finite and bool(np.isfinite(logprobs).all())
         self.writing &= endings == 0
-        if owners.several:
-            counts, endings = np.where(owners.own, counts, 0), np.where(owners.own, endings, 0)
+        if sharding.several:
+            counts, endings = np.where(sharding.own, counts, 0), np.where(sharding.own, endings, 0)
         self.slots.record(ids, logprobs, counts, endings)
         found = []
         for slot in np.flatnonzero(endings).tolist():
             live = self.live[slot]
-            ids = self._written(slot, live.request.pieces)
+            ids = self._written(slot, live.request.token_permutation)
             query = self._follow(slot, live, live.state.end_turn(ids, episode.Ending(endings[slot])), _IN_TURN)
             if query is not None:
                 found.append((slot, live.index, query))
         self._submit(found)
 
-    def _written(self, slot: int, pieces: np.ndarray | None) -> list[int]:
+    def _written(self, slot: int, permutation: np.ndarray | None) -> list[int]:
         """Return the ids of the current turn in the tokenizer's vocabulary."""
         ids = self.slots.turn(slot)
-        if pieces is not None:
-            if id(pieces) not in self.inverses:
-                self.inverses[id(pieces)] = np.argsort(pieces)
-            ids = self.inverses[id(pieces)][ids]
+        if permutation is not None:
+            if id(permutation) not in self.inverses:
+                self.inverses[id(permutation)] = np.argsort(permutation)
+            ids = self.inverses[id(permutation)][ids]
         return ids.tolist()
 
     def _submit(self, found: list[tuple[int, int, interface.Query]]) -> None:
         if found:
-            self.queue.submit(self.tick, [(slot, index) for slot, index, _ in found], [query for *_, query in found])
+            owners, queries = [(slot, index) for slot, index, _ in found], [query for *_, query in found]
+            self.queue.submit(self.engine_step, owners, queries)
             self.clock.mark()
 
     def _deadlines(self) -> None:
-        limit = self.cfg.limits.deadline_ticks
+        limit = self.cfg.limits.deadline_steps
         if not limit:
             return
         for slot, live in self.live.items():
-            if self.owners.own[slot] and slot not in self.ended and self.tick - live.born + 1 >= limit:
+            if self.sharding.own[slot] and slot not in self.ended and self.engine_step - live.born + 1 >= limit:
                 writing = self.slots.decode_state[slot, device_programs.BUDGET] > 0
-                ids = self._written(slot, live.request.pieces) if writing else []
+                ids = self._written(slot, live.request.token_permutation) if writing else []
                 self._finish(slot, live, live.state.cancel(ids).stop, _AT_DEADLINE)

@@ -1,6 +1,6 @@
 """Searches that run on host threads and are delivered to the episodes at a fixed engine step.
 
-A search submitted at engine step t is delivered at step t + `search_ticks` and never earlier. If it is late, the caller
+A search submitted at engine step t is delivered at step t + `search_steps` and never earlier. If it is late, the caller
 waits. So thread timing changes how long a run takes, and nothing else (design decision 7).
 """
 
@@ -20,16 +20,16 @@ class _Flight:
     future: concurrent.futures.Future
 
 
-class SearchQueue:
+class ToolQueue:
     """A bounded pool of threads around a searcher. It is a context manager; leaving it waits for the threads."""
 
-    def __init__(self, searcher: interface.Searcher, hits: int, ticks: int, batch: int, threads: int):
-        self._searcher, self._hits, self._ticks, self._batch = searcher, hits, ticks, batch
+    def __init__(self, searcher: interface.Searcher, hits: int, delay: int, batch: int, threads: int):
+        self._searcher, self._hits, self._delay, self._batch = searcher, hits, delay, batch
         self._pool = concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix="search")
         self._flights: list[_Flight] = []
         self.searches = 0
 
-    def __enter__(self) -> "SearchQueue":
+    def __enter__(self) -> "ToolQueue":
         return self
 
     def __exit__(self, *error) -> None:
@@ -40,21 +40,22 @@ class SearchQueue:
         """The number of calls that the searcher has not answered yet."""
         return sum(not flight.future.done() for flight in self._flights)
 
-    def submit(self, tick: int, owners: Sequence[Owner], queries: Sequence[interface.Query]) -> None:
+    def submit(self, engine_step: int, owners: Sequence[Owner], queries: Sequence[interface.Query]) -> None:
         """Start the searches of one engine step, `batch` queries per call."""
         for start in range(0, len(queries), self._batch):
             part = slice(start, start + self._batch)
             future = self._pool.submit(self._searcher.search, list(queries[part]), self._hits)
-            self._flights.append(_Flight(tick + self._ticks, list(owners[part]), future))
+            self._flights.append(_Flight(engine_step + self._delay, list(owners[part]), future))
         self.searches += len(queries)
 
-    def collect(self, tick: int) -> list[tuple[Owner, list[interface.Hit]]]:
-        """Return (owner, hits) of every search due by `tick`, in the order of submission. Waits for late searches.
+    def collect(self, engine_step: int) -> list[tuple[Owner, list[interface.Hit]]]:
+        """Return (owner, hits) of every search due by `engine_step`, in the order of submission.
 
-        Raises what the searcher raised, and ValueError if the number of results differs from that of the queries.
+        Waits for late searches. Raises what the searcher raised, and ValueError if the number of results differs from
+        that of the queries.
         """
-        due = [flight for flight in self._flights if flight.due <= tick]
-        self._flights = [flight for flight in self._flights if flight.due > tick]
+        due = [flight for flight in self._flights if flight.due <= engine_step]
+        self._flights = [flight for flight in self._flights if flight.due > engine_step]
         found = []
         for flight in due:
             results = flight.future.result()

@@ -48,7 +48,7 @@ def measure(
     title if the passage names it, else the name nearest to the mask. If the teacher has no query, it is the title.
     """
     probes, nothing = [(task, index) for task in tasks for index in range(task.masks)], query_writers.Associations()
-    asked = [query_writers.write_title_query(task, index, "name", nothing) or task.title for task, index in probes]
+    asked = [query_writers.write_title_query(task, index, "title", nothing) or task.title for task, index in probes]
     queries = [
         interface.Query(query, task.passage_id, task.article_id) for (task, _), query in zip(probes, asked, strict=True)
     ]

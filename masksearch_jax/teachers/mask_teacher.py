@@ -7,9 +7,9 @@ passages that it retrieved contain every gold span (rejection sampling), so that
 The setting `styles` decides how good its queries are. It holds a probability for each of three ways to write a query
 about the subject S of a mask. S is the article's title if the passage names it, or else the name next to the mask,
 because nobody could know the title of a passage from the middle of an article.
-  name     S alone
-  own      S and the content word nearest to the mask, in the passage's own wording
-  insight  S and the word with which *other* articles state such facts (learned from the index, see Associations)
+  title       S alone
+  passage     S and the content word nearest to the mask, in the passage's own wording
+  associated  S and the word with which *other* articles state such facts (learned from the index, see Associations)
 A teacher that mostly writes the first two is weak on purpose: it leaves room for RL to improve the policy's greedy
 mode. Its thoughts are single words, for a policy that can only copy, or sentences, for a language model (`wording`,
 teachers/thoughts.py).
@@ -32,7 +32,7 @@ from masksearch_jax.teachers.query_writers import Associations, writer_of
 from masksearch_jax.text import prompt, tags
 from masksearch_jax.text.tokenizer import Tokenizer
 
-STYLES = ("name", "own", "insight")
+STYLES = ("title", "passage", "associated")  # in the order in which a style is drawn
 # The shares of its clues and quotations that a turn keeps, tried one after the other until it fits.
 _SHARES = (1.0, 0.7, 0.4, 0.2)
 

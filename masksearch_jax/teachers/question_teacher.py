@@ -154,8 +154,8 @@ class _Question(mask_teacher.Transcript):
         """Return a query about `subject` in one of the teacher's styles.
 
         It is '' if there is no subject, if the style has no word to add, or if the query would say the answer."""
-        keyword = {"name": "", "own": goal, "insight": self._associations.best(goal.split())}[style]
-        if not subject or (style != "name" and not keyword):
+        keyword = {"title": "", "passage": goal, "associated": self._associations.best(goal.split())}[style]
+        if not subject or (style != "title" and not keyword):
             return ""
         query = f"{subject} {keyword}".strip()
         return "" if not self._given and answer_metrics.contains(query, self.task.answers[0]) else query

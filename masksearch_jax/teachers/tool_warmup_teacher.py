@@ -26,10 +26,10 @@ def synthesize(
 ) -> Iterator[mask_teacher.Outcome]:
     """Run the teacher on tool_warmup tasks; yield outcomes in task order. associations: not used."""
     del associations
-    return mask_teacher.run([_Lookup(task, cfg, tokenizer) for task in tasks], searcher, cfg.hits)
+    return mask_teacher.run([_WarmUp(task, cfg, tokenizer) for task in tasks], searcher, cfg.hits)
 
 
-class _Lookup(mask_teacher.Transcript):
+class _WarmUp(mask_teacher.Transcript):
     """A tool_warmup task in progress, one article after the other."""
 
     def __init__(self, task: records.Task, cfg: mask_teacher.TeacherConfig, tokenizer: Tokenizer):

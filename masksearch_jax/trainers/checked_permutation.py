@@ -13,7 +13,7 @@ from masksearch_jax.text import stop_automaton
 from masksearch_jax.text.tokenizer_protocol import Tokenizer
 
 
-def load(data_dir: Path, tokenizer: Tokenizer) -> token_permutation.PiecePermutation | None:
+def load(data_dir: Path, tokenizer: Tokenizer) -> token_permutation.TokenPermutation | None:
     """Return what `token_permutation.load` returns. Raises ValueError that names the file, the group and a token."""
     path = data_dir / "augment.json"
     found = token_permutation.load(path, tokenizer.vocab_size)

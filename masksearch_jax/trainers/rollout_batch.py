@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from masksearch_jax.data import pipeline, records
-from masksearch_jax.data.curriculum import level_name
-from masksearch_jax.data.token_permutation import PiecePermutation
+from masksearch_jax.data.curriculum import stream_id
+from masksearch_jax.data.token_permutation import TokenPermutation
 from masksearch_jax.rl import dynamic_sampling, rewards
 from masksearch_jax.rollout import episode_text
 from masksearch_jax.rollout.engine import RolloutEngine
@@ -34,11 +34,11 @@ Judge = Callable[[Sequence[tuple[str, Sequence[str], Sequence[Sequence[str]]]]],
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """G samples of one prompt. version: the policy version that wrote them. level: the curriculum level of the task."""
+    """G samples of one prompt. version: the policy version that wrote them. task: the name of its task."""
 
     id: int
     version: int
-    level: int
+    task: str
     trajectories: tuple[Trajectory, ...]
     rewards: tuple[rewards.Reward, ...]
 
@@ -69,7 +69,7 @@ def generate(
     tasks: pipeline.TaskIterator,
     settings: Any,
     reward_cfg: rewards.RewardConfig,
-    augmentation: PiecePermutation | None,
+    augmentation: TokenPermutation | None,
     carried: Sequence[Group],
     version: int,
     seed: int,
@@ -123,13 +123,15 @@ def generate(
 
 
 def _requests(
-    drawn: Mapping[int, records.Task], group_size: int, augmentation: PiecePermutation | None, seed: int
+    drawn: Mapping[int, records.Task], group_size: int, augmentation: TokenPermutation | None, seed: int
 ) -> list[Request]:
     requests = []
     for index, task in drawn.items():
-        pieces = augmentation.draw(seed, _PERMUTATION_STREAM, index) if augmentation else None
+        permutation = augmentation.draw(seed, _PERMUTATION_STREAM, index) if augmentation else None
+        # Of masked passages, those with more masks take longer. The order of the other tasks has no meaning.
+        hint = task.stream_id
         requests += [
-            Request(task, index, sample, key=(index, sample), pieces=pieces, expected=task.level)
+            Request(task, index, sample, key=(index, sample), token_permutation=permutation, length_hint=hint)
             for sample in range(group_size)
         ]
     return requests
@@ -152,7 +154,7 @@ def _groups(
     ]
     for number, (index, task) in enumerate(drawn.items()):
         own = slice(number * group_size, (number + 1) * group_size)
-        groups.append(Group(index, version, task.level, tuple(trajectories[own]), tuple(scored[own])))
+        groups.append(Group(index, version, task.task_name, tuple(trajectories[own]), tuple(scored[own])))
     return groups
 
 
@@ -187,9 +189,9 @@ def measure(groups: Sequence[Group]) -> dict[str, tuple[float, float]]:
     }
     for reason in StopReason:
         measured[f"stop/{reason.value}"] = (float(sum(t.stop == reason for t, _ in pairs)), count)
-    for level in sorted({g.level for g in groups}):
-        answers = [r.answer for g in groups if g.level == level for r in g.rewards if not math.isnan(r.answer)]
-        measured[f"reward_answer/{level_name(level)}"] = (sum(answers), float(len(answers)))
+    for task in sorted({g.task for g in groups}, key=stream_id):
+        answers = [r.answer for g in groups if g.task == task for r in g.rewards if not math.isnan(r.answer)]
+        measured[f"reward_answer/{task}"] = (sum(answers), float(len(answers)))
     return measured
 
 
@@ -214,4 +216,4 @@ def from_json(fields: Mapping[str, Any]) -> Group:
         turns = tuple(Turn(**{**turn, "hits": tuple(turn["hits"])}) for turn in saved["turns"])
         trajectories.append(Trajectory(**{**saved, **arrays, "turns": turns, "stop": StopReason(saved["stop"])}))
     scored = tuple(rewards.Reward(**{**reward, "spans": tuple(reward["spans"])}) for reward in fields["rewards"])
-    return Group(fields["id"], fields["version"], fields["level"], tuple(trajectories), scored)
+    return Group(fields["id"], fields["version"], fields["task"], tuple(trajectories), scored)

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from masksearch_jax.data import pipeline
-from masksearch_jax.data.curriculum import Curriculum, level_name
+from masksearch_jax.data.curriculum import Curriculum
 from masksearch_jax.data.stream_fingerprint import check_fingerprint
 from masksearch_jax.model import logprobs, lora, transformer
 from masksearch_jax.model.config import ModelConfig
@@ -102,7 +102,7 @@ def run(
     curriculum = Curriculum([(examples, dict(weights)) for examples, weights in settings.curriculum])
     folder_of = workdir / "demonstrations"
     batches = pipeline.demonstrations(
-        {level: [folder_of / f"{level_name(level)}.array_record"] for level in curriculum.levels},
+        {task: [folder_of / f"{task}.array_record"] for task in curriculum.tasks},
         curriculum,
         seed=cfg.seed + settings.seed_offset,
         rows=settings.rows,

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 
 from masksearch_jax.data import pipeline, records
-from masksearch_jax.data.curriculum import QUESTIONS, level_name
+from masksearch_jax.data.curriculum import QUESTIONS
 from masksearch_jax.evals import runner
 from masksearch_jax.model import config as model_config
 from masksearch_jax.model import lora, packed_attention, transformer
@@ -118,7 +118,7 @@ class RunContext:
             sampling=Sampling(temperature, settings.top_p, settings.top_k),
             steps=settings.steps,
             hits=self.cfg.search.hits,
-            search_ticks=settings.search_ticks,
+            search_steps=settings.search_steps,
             search_batch=settings.search_batch,
             search_threads=settings.search_threads,
             prompt_rows=settings.prompt_rows,
@@ -204,17 +204,17 @@ class RunContext:
             )
         return self._restore(folder, None)
 
-    def tasks(self, split: str, level: int | str, count: int) -> list[records.Task]:
+    def tasks(self, split: str, name: str, count: int) -> list[records.Task]:
         """Return the first `count` tasks of a held-out split, over its epochs in order; -1 returns all of them.
 
-        level: a number of masks, 0 for questions, or the name of a task in W/data/tasks.
+        name: of the task, as in a curriculum ('ramp_1', 'qa', ..), or 'qa_<benchmark>'.
         """
         found: list[records.Task] = []
-        for path in pipeline.task_files(self.workdir / "data" / "tasks", split, level):
+        for path in pipeline.task_files(self.workdir / "data" / "tasks", split, name):
             for task in records.read(path, records.Task):
                 if len(found) == count:
                     return found
-                found.append(task if isinstance(level, str) else task.at(level))
+                found.append(task.as_task(name))
         return found
 
     def fitting(self, found: list[records.Task]) -> tuple[list[records.Task], int]:
@@ -248,17 +248,17 @@ def row_lengths(cfg: Any) -> set[int]:
 
 
 class Validation:
-    """The validation during training. A call with (params, step) returns scores for each of `cfg.validation_levels`."""
+    """The validation during training. A call with (params, step) returns scores for each of `cfg.validation_tasks`."""
 
     def __init__(self, context: RunContext, episodes: int):
         self._engine = context.engine("validation")
         self._tasks, self._left_out = {}, {}
-        for level in context.cfg.validation_levels:
-            self._tasks[level], self._left_out[level] = context.fitting(context.tasks("validation", level, episodes))
-            if not self._tasks[level]:
+        for name in context.cfg.validation_tasks:
+            self._tasks[name], self._left_out[name] = context.fitting(context.tasks("validation", name, episodes))
+            if not self._tasks[name]:
                 raise ValueError(
-                    f"no validation task of {level_name(level)} has a prompt below episode.total_tokens="
-                    f"{context.cfg.episode.total_tokens}; raise it, or take the level out of validation_levels"
+                    f"no validation task of {name} has a prompt below episode.total_tokens="
+                    f"{context.cfg.episode.total_tokens}; raise it, or take {name} out of validation_tasks"
                 )
         self._decode_copy = state_lib.decode_copy(context.model_cfg, context.mesh)
         self._primary = distributed.primary()
@@ -266,14 +266,14 @@ class Validation:
     def __call__(self, params: Any, step: int) -> dict[str, float]:
         params = self._decode_copy(params)
         scores = {}
-        for level, tasks in self._tasks.items():
+        for name, tasks in self._tasks.items():
             rows = runner.evaluate(self._engine, params, tasks)
             summary = runner.summarise(rows)
-            told = ", ".join(f"{name} {summary[name]:.3f}" for name in ("recall", "format", "hit"))
-            metrics.say("validation", f"step {step}, {level_name(level)}: {told}\n{_one_of(rows, step)}", self._primary)
-            scores |= {f"{level_name(level)}/{name}": summary[name] for name in ("recall", "format", "searches", "hit")}
-            if self._left_out[level]:
-                scores[f"{level_name(level)}/left_out"] = self._left_out[level]
+            told = ", ".join(f"{score} {summary[score]:.3f}" for score in ("recall", "format", "hit"))
+            metrics.say("validation", f"step {step}, {name}: {told}\n{_one_of(rows, step)}", self._primary)
+            scores |= {f"{name}/{score}": summary[score] for score in ("recall", "format", "searches", "hit")}
+            if self._left_out[name]:
+                scores[f"{name}/left_out"] = self._left_out[name]
         return scores
 
 

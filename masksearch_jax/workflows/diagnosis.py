@@ -300,11 +300,11 @@ def check_demonstrations(wanted: Wanted) -> list[Check]:
     manifest = wanted.workdir / "demonstrations" / "manifest.json"
     if manifest.exists():
         try:
-            levels = read_json_object(manifest, "it cannot be used", ("levels",))["levels"]
+            tasks = read_json_object(manifest, "it cannot be used", ("tasks",))["tasks"]
         except ValueError as error:
             again = f"rm -r {manifest.parent}: the trainer, or masksearch_jax.synthesize, makes it again"
             return [Check("demonstrations", False, str(error), again)]
-        return [Check("demonstrations", True, f"{len(levels)} levels")]
+        return [Check("demonstrations", True, f"{len(tasks)} tasks")]
     if wanted.cfg.distributed.processes == 1:
         return [Check("demonstrations", None, "missing: the trainer makes them")]
     command = f"python -m masksearch_jax.synthesize --config=configs/synthesize.py --workdir={wanted.workdir}"

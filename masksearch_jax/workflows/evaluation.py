@@ -1,4 +1,4 @@
-"""Score a policy on held-out RAMP tasks (per number of masks), on held-out questions and on benchmarks.
+"""Score a policy on held-out RAMP tasks (by number of masks), on held-out questions and on benchmarks.
 
 Writes W/evaluate/<policy>/rows.jsonl (every episode with its turns) and scores.json, and prints tables. The benchmarks
 are those whose questions W/data holds (docs/benchmarks.md). They search the whole index with nothing excluded. An
@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 
-from masksearch_jax.data.curriculum import level_of
+from masksearch_jax.data.curriculum import QUESTIONS
 from masksearch_jax.data.records import Task
 from masksearch_jax.evals import report, runner
 from masksearch_jax.evals.benchmarks import BENCHMARKS
@@ -48,7 +48,7 @@ def run(
 ) -> dict[str, dict[str, Any]]:
     """Evaluate one policy greedily, write rows and scores, and return {suite: summary}.
 
-    The suites are '1', .. (numbers of masks), 'qa', 'hotpotqa' and so on. policy: a key of STAGES. params: its
+    The suites are 'ramp_1', .. (by number of masks), 'qa', 'hotpotqa' and so on. policy: a key of STAGES. params: its
     parameters; by default those of the stage's last checkpoint. engine: searches the index of all suites except those
     of INDEX_OF. 'few_shot' has longer prompts and makes an engine of its own. reuse: return the scores of a finished
     evaluation of the same weights, tasks and settings, if there is one. A killed evaluation is resumed in any case,
@@ -117,7 +117,7 @@ def _identity(context: RunContext, policy: str, suites: dict[str, list[Task]]) -
         "model": dataclasses.asdict(context.model_cfg),
         "episode": cfg.episode.to_dict(),
         "search": {name: cfg.search[name] for name in ("hits", "exclusion", "url")},
-        "sampling": {name: cfg.rollout[name] for name in ("steps", "search_ticks", "top_p", "top_k")},
+        "sampling": {name: cfg.rollout[name] for name in ("steps", "search_steps", "top_p", "top_k")},
         "seed": cfg.seed,
     }
 
@@ -173,12 +173,12 @@ def suites_of(context: RunContext) -> dict[str, list[Task]]:
     """Return the tasks of each suite that is asked for and in W/data; benchmarks come last, in the paper's order."""
     wanted = context.cfg.evaluate
     suites = {
-        name: context.tasks(wanted.split, int(name) if name.isdigit() else level_of(name), count)
+        name: context.tasks(wanted.split, name, count)
         for name, count in wanted.episodes.items()
-        if count and name != "qa"
+        if count and name != QUESTIONS
     }
-    if wanted.episodes.get("qa") and context.has_questions(wanted.split):
-        suites["qa"] = context.tasks(wanted.split, 0, wanted.episodes.qa)
+    if wanted.episodes.get(QUESTIONS) and context.has_questions(wanted.split):
+        suites[QUESTIONS] = context.tasks(wanted.split, QUESTIONS, wanted.episodes[QUESTIONS])
     held = context.benchmarks(wanted.split)
     for name in BENCHMARKS:
         if wanted.benchmarks[name] and name in held:
@@ -200,7 +200,7 @@ def main(cfg: Any, workdir: Path) -> None:
     asked = {BENCHMARKS[name].title: score for name, score in scores.items() if name in BENCHMARKS}
     own = {name: score for name, score in scores.items() if name not in BENCHMARKS}
     if own:
-        print(report.table(own, f"{cfg.policy} by number of masks"))
+        print(report.table(own, f"{cfg.policy} by task"))
         print(report.by_kind_table(own, "recall by kind of span"))
     if asked:
         print(report.table(asked, f"{cfg.policy} on benchmarks"))

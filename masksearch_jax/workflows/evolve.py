@@ -14,7 +14,7 @@ After a kill at any moment, the same command resumes with the first part that is
 
 import collections
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ import jax
 
 from masksearch_jax.agents import distillation
 from masksearch_jax.data import records
-from masksearch_jax.data.curriculum import level_name
+from masksearch_jax.data.curriculum import stream_id
 from masksearch_jax.data.pipeline import task_files
 from masksearch_jax.evals import report, runner
 from masksearch_jax.rollout.engine import RolloutEngine
@@ -31,6 +31,7 @@ from masksearch_jax.runtime.json_files import read_json_object
 from masksearch_jax.trainers import state as state_lib
 from masksearch_jax.workflows import evaluation, llm_connection, training
 from masksearch_jax.workflows.context import RunContext
+from masksearch_jax.workflows.setting_ranges import ROUND_TASKS
 from masksearch_jax.workflows.shared_workdirs import shared_workdir
 from masksearch_jax.workflows.stage_clock import Clock
 
@@ -83,7 +84,7 @@ def run(cfg: Any, workdir: Path) -> dict[str, Any]:
 def _longer(
     context: RunContext,
     before: RunContext,
-    set_so_far: dict[int, list[records.Demonstration]],
+    set_so_far: dict[str, list[records.Demonstration]],
     judging: RolloutEngine,
 ) -> dict[str, Any]:
     """Train the policy of the round `before` again on the set that it was trained on; return its held-out scores."""
@@ -102,8 +103,11 @@ def check(cfg: Any) -> None:
     if cfg.evolve.judge == "llm":
         llm_connection.check(cfg.llm, "evolve.judge='llm'")
     for number, wanted in enumerate(cfg.evolve.rounds, start=1):
-        if not wanted or any(level < 0 or tasks < 1 for level, tasks in wanted):
-            raise ValueError(f"evolve.rounds: round {number} is {wanted}; it has to be ((level, tasks), ..)")
+        if not wanted or any(name not in ROUND_TASKS or count < 1 for name, count in wanted):
+            raise ValueError(
+                f"evolve.rounds: round {number} is {wanted}; it has to be ((task, how many), ..), "
+                f"with tasks of {ROUND_TASKS}"
+            )
 
 
 def _teacher(cfg: Any, number: int) -> distillation.DistillConfig:
@@ -123,9 +127,14 @@ def _settings(cfg: Any, number: int) -> Any:
     return cfg
 
 
-def _mix(cfg: Any, demonstrations: dict[int, list[records.Demonstration]]) -> None:
-    """Set a curriculum that draws each level in proportion to its share of the set."""
-    cfg.sft.curriculum = ((None, tuple((level, float(len(found))) for level, found in sorted(demonstrations.items()))),)
+def _mix(cfg: Any, demonstrations: dict[str, list[records.Demonstration]]) -> None:
+    """Set a curriculum that draws each task in proportion to its share of the set."""
+    weights = tuple((name, float(len(demonstrations[name]))) for name in _ordered(demonstrations))
+    cfg.sft.curriculum = ((None, weights),)
+
+
+def _ordered(found: Iterable[str]) -> list[str]:
+    return sorted(found, key=stream_id)
 
 
 def demonstrate(
@@ -133,7 +142,7 @@ def demonstrate(
     number: int,
     engine: RolloutEngine,
     params: Any,
-    set_so_far: dict[int, list[records.Demonstration]],
+    set_so_far: dict[str, list[records.Demonstration]],
 ) -> dict[str, Any]:
     """Write W/round_<n>/demonstrations: the set so far, and the new demonstrations of the teacher.
 
@@ -146,37 +155,37 @@ def demonstrate(
     judge = training.answer_judge(context, context.cfg.evolve.judging) if context.cfg.evolve.judge == "llm" else None
     wanted = dict(context.cfg.evolve.rounds[number - 1])
     seen = {tuple(one.ids) for found in set_so_far.values() for one in found}
-    made: dict[str, Any] = {"round": number, "levels": {}}
-    grown = {level: list(found) for level, found in set_so_far.items()}
+    made: dict[str, Any] = {"round": number, "tasks": {}}
+    grown = {name: list(found) for name, found in set_so_far.items()}
     decode_params = state_lib.decode_copy(context.model_cfg, context.mesh)(params)
     with metrics.progress_bar(sum(wanted.values()), f"round {number}: demonstrate") as bar, jax.set_mesh(context.mesh):
         done = 0
-        for level, count in wanted.items():
+        for name, count in wanted.items():
             outcomes, queries, new, solved = collections.Counter(), collections.Counter(), [], 0
             left_out = 0  # tasks whose prompts leave no room for an episode
-            source = _tasks(context, level, number)
+            source = _tasks(context, name, number)
             while count and (chunk := list(itertools.islice(source, min(_CHUNK, count)))):
                 fit, long = context.fitting(chunk)
-                found = distillation.harvest(engine, decode_params, fit, cfg, wanted[level] - count, judge)
+                found = distillation.harvest(engine, decode_params, fit, cfg, wanted[name] - count, judge)
                 left_out += long
                 new += distillation.distinct(seen, found.demonstrations)
                 outcomes, queries, solved = outcomes + found.outcomes, queries + found.queries, solved + found.solved
                 count, done = count - len(chunk), done + len(chunk)
                 bar(done)
-            made["levels"][level_name(level)] = _numbers(wanted[level] - count, outcomes, queries, new, solved)
+            made["tasks"][name] = _numbers(wanted[name] - count, outcomes, queries, new, solved)
             if left_out:
-                made["levels"][level_name(level)]["left_out"] = left_out
+                made["tasks"][name]["left_out"] = left_out
             if new:
-                grown[level] = grown.get(level, []) + new
-    for level, found in grown.items():
-        records.write(folder / f"{level_name(level)}.array_record", found)
-    made["set"] = {level_name(level): len(found) for level, found in sorted(grown.items())}
+                grown[name] = grown.get(name, []) + new
+    for name, found in grown.items():
+        records.write(folder / f"{name}.array_record", found)
+    made["set"] = {name: len(grown[name]) for name in _ordered(grown)}
     runner.write_json(folder / "manifest.json", made)  # written last: a folder with a manifest is finished
     return made
 
 
 def _numbers(tasks, outcomes, queries, new, solved) -> dict[str, Any]:
-    """Return the numbers of one level in a round.
+    """Return the numbers of one task in a round.
 
     acceptance: accepted trajectories / sampled trajectories. solved: share of tasks with an accepted trajectory.
     diversity: distinct queries / all queries. searches: mean per new demonstration.
@@ -192,28 +201,28 @@ def _numbers(tasks, outcomes, queries, new, solved) -> dict[str, Any]:
     }
 
 
-def _tasks(context: RunContext, level: int, number: int) -> Iterator[records.Task]:
-    """Yield the training tasks of a level, again and again, from the place where the earlier rounds stopped."""
-    made = _levels(context.workdir.parent)
-    used = sum(made.get(level_name(level), {}).get("outcomes", {}).values())
-    used += sum(dict(earlier).get(level, 0) for earlier in context.cfg.evolve.rounds[: number - 1])
-    files = task_files(context.workdir / "data" / "tasks", "train", level)
+def _tasks(context: RunContext, name: str, number: int) -> Iterator[records.Task]:
+    """Yield the records of a training task, again and again, from the place where the earlier rounds stopped."""
+    made = _made(context.workdir.parent)
+    used = sum(made.get(name, {}).get("outcomes", {}).values())
+    used += sum(dict(earlier).get(name, 0) for earlier in context.cfg.evolve.rounds[: number - 1])
+    files = task_files(context.workdir / "data" / "tasks", "train", name)
     every = itertools.chain.from_iterable(records.read(path, records.Task) for path in itertools.cycle(files))
     return itertools.islice(every, used, None)
 
 
-def _levels(workdir: Path) -> dict[str, Any]:
-    """Return {level name: numbers} from the manifest of W/demonstrations."""
-    return read_json_object(workdir / "demonstrations" / "manifest.json", _AGAIN, ("levels",))["levels"]
+def _made(workdir: Path) -> dict[str, Any]:
+    """Return {task: numbers} from the manifest of W/demonstrations."""
+    return read_json_object(workdir / "demonstrations" / "manifest.json", _AGAIN, ("tasks",))["tasks"]
 
 
-def _demonstrations(workdir: Path) -> dict[int, list[records.Demonstration]]:
-    """Return {level: demonstrations} of a workdir, for levels 0 to 4."""
+def _demonstrations(workdir: Path) -> dict[str, list[records.Demonstration]]:
+    """Return {task: demonstrations} of a workdir, for the tasks of `ROUND_TASKS`."""
     found = {}
-    for level in range(5):
-        path = workdir / "demonstrations" / f"{level_name(level)}.array_record"
+    for name in ROUND_TASKS:
+        path = workdir / "demonstrations" / f"{name}.array_record"
         if path.exists():
-            found[level] = list(records.read(path, records.Demonstration))
+            found[name] = list(records.read(path, records.Demonstration))
     return found
 
 
@@ -227,23 +236,23 @@ def scored(context: RunContext, params: Any, engine: RolloutEngine) -> dict[str,
 
 def _first(context: RunContext, scores: dict[str, Any]) -> dict[str, Any]:
     """Return the entry of round 0 in the report: the counts of the first teacher's demonstrations, and the scores."""
-    made = _levels(context.workdir)
+    made = _made(context.workdir)
     written = {name: one["written"] for name, one in made.items() if "written" in one}
-    return {"round": 0, "levels": {}, "set": written, "held_out": scores}
+    return {"round": 0, "tasks": {}, "set": written, "held_out": scores}
 
 
 def table(rounds: list[dict[str, Any]]) -> str:
-    """Return a plain-text table with the size of the set, acceptance by level and held-out recall of each round."""
-    asked = sorted({level for one in rounds for level in one["levels"]})
-    scored_levels = sorted(rounds[0]["held_out"])
-    head = ["round", "set", *(f"accepted {level}" for level in asked), *(f"recall {name}" for name in scored_levels)]
+    """Return a plain-text table with the size of the set, acceptance by task and held-out recall of each round."""
+    asked = sorted({name for one in rounds for name in one["tasks"]})
+    suites = sorted(rounds[0]["held_out"])
+    head = ["round", "set", *(f"accepted {name}" for name in asked), *(f"recall {name}" for name in suites)]
     lines, size = [head], ""
     for one in rounds:
-        accepted = [one["levels"].get(level, {}).get("acceptance") for level in asked]
-        recalls = [one["held_out"][name]["recall"] for name in scored_levels]
+        accepted = [one["tasks"].get(name, {}).get("acceptance") for name in asked]
+        recalls = [one["held_out"][name]["recall"] for name in suites]
         cells = ["-" if value is None else f"{value:.3f}" for value in (*accepted, *recalls)]
         if "control" in one:
-            recalls = [f"{one['control'][name]['recall']:.3f}" for name in scored_levels]
+            recalls = [f"{one['control'][name]['recall']:.3f}" for name in suites]
             lines.append([f"{one['round']}, none new", size, *("-" for _ in asked), *recalls])
         size = str(sum(one["set"].values()))
         lines.append([str(one["round"]), size, *cells])

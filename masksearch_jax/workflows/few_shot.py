@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from masksearch_jax.data import records
-from masksearch_jax.data.curriculum import level_name
 from masksearch_jax.runtime import json_files
 from masksearch_jax.text import clues, prompt, question_examples, tags
 from masksearch_jax.text.chat_template import ChatTemplate, open_chat_template
@@ -64,21 +63,22 @@ def demonstrated(context: RunContext, masks: int, count: int) -> list[str]:
     Raises FileNotFoundError if there are no demonstrations of masked passages.
     """
     folder = context.workdir / "demonstrations"
-    level = next((n for n in range(masks, 0, -1) if (folder / f"{level_name(n)}.array_record").exists()), 0)
-    if not level:
+    fewer = (f"ramp_{n}" for n in range(masks, 0, -1))
+    name = next((name for name in fewer if (folder / f"{name}.array_record").exists()), "")
+    if not name:
         raise FileNotFoundError(
             f"{folder} holds no demonstrations of masked passages, which policy='few_shot' shows as examples; write "
             "them with `python -m masksearch_jax.synthesize`"
         )
-    read = records.read(folder / f"{level_name(level)}.array_record", records.Demonstration)
+    read = records.read(folder / f"{name}.array_record", records.Demonstration)
     chosen = sorted(itertools.islice(read, _CANDIDATES), key=lambda one: len(one.ids))[:count]
-    tasks = _tasks(context.workdir, level, {one.task_id for one in chosen})
+    tasks = _tasks(context.workdir, name, {one.task_id for one in chosen})
     return [_worked(tasks[one.task_id], one, context.tokenizer) for one in chosen]
 
 
-def _tasks(workdir: Path, level: int, wanted: set[str]) -> dict[str, records.Task]:
-    """Return {id: training task} for the wanted ids. Raises ValueError if W/data lacks one of them."""
-    files = sorted((workdir / "data" / "tasks" / "train" / level_name(level)).glob("epoch_*.array_record"))
+def _tasks(workdir: Path, name: str, wanted: set[str]) -> dict[str, records.Task]:
+    """Return {id: training task} for the wanted ids of the task `name`. Raises ValueError if W/data lacks one."""
+    files = sorted((workdir / "data" / "tasks" / "train" / name).glob("epoch_*.array_record"))
     every = itertools.chain.from_iterable(records.read(path, records.Task) for path in files)
     found: dict[str, records.Task] = {}
     for task in every:
@@ -135,4 +135,4 @@ class Wording:
 
 
 def _is_masked(task: records.Task) -> bool:
-    return task.kind in ("ramp", "open")
+    return task.kind in ("ramp", "ramp_open")

@@ -10,6 +10,7 @@ import itertools
 from pathlib import Path
 from typing import Any
 
+from masksearch_jax.data.records import masks_of
 from masksearch_jax.evals import report, runner
 from masksearch_jax.runtime.json_files import write_json
 from masksearch_jax.teachers import copy_rule
@@ -60,7 +61,7 @@ def rules(context: RunContext) -> dict[str, dict[str, float | int]]:
         return context.tokenizer.decode(prompt.observation(hits, context.tokenizer, cfg.episode.observation_tokens))
 
     for name, tasks in evaluation.suites_of(context).items():
-        if not name.isdigit():
+        if not masks_of(name):
             continue
         tasks, _ = context.fitting(tasks)
         read = copy_rule.measure(tasks, context.searcher(cfg.evaluate.index), cfg.search.hits, show)
@@ -82,8 +83,7 @@ def differences(folder: Path, policies: list[str]) -> dict[str, dict[str, Any]]:
     suites: dict[str, dict[str, list[runner.Row]]] = {}
     for policy, own in rows.items():
         for row in own:
-            suite = row.benchmark or (str(row.masks) if row.kind == "ramp" else row.kind)
-            suites.setdefault(suite, {}).setdefault(policy, []).append(row)
+            suites.setdefault(row.suite, {}).setdefault(policy, []).append(row)
     found: dict[str, dict[str, Any]] = {}
     for suite, own in suites.items():
         found[suite] = {
@@ -97,11 +97,10 @@ def differences(folder: Path, policies: list[str]) -> dict[str, dict[str, Any]]:
 def print_tables(content: dict[str, Any]) -> None:
     """Print the scores of the rules, and the differences in recall."""
     for suite, rule in content["rules"].items():
-        masks = f"{suite} mask{'s' if suite != '1' else ''}"
         print(
-            f"\n{masks}, {rule['tasks']} tasks: a title query finds the answer of {rule['found']:.3f} "
-            f"±{rule['found_se'] or 0:.3f}; the name after the longest match has recall {rule['recall']:.3f} "
-            f"±{rule['recall_se'] or 0:.3f}"
+            f"\n{report.task_label(suite)}, {rule['tasks']} tasks: a title query finds the answer of "
+            f"{rule['found']:.3f} ±{rule['found_se'] or 0:.3f}; the name after the longest match has recall "
+            f"{rule['recall']:.3f} ±{rule['recall_se'] or 0:.3f}"
         )
     for suite, pairs in content["differences"].items():
         lines = [["recall, paired by task", "difference", "±", "tasks"]]

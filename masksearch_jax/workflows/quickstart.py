@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from masksearch_jax.data.records import masks_of
 from masksearch_jax.evals import report, runner
 from masksearch_jax.evals.benchmarks import BENCHMARKS
 from masksearch_jax.runtime.json_files import read_json_object
@@ -73,11 +74,11 @@ def more_sft(context: RunContext, seconds: dict[str, float]) -> RunContext:
 def write_report(
     context: RunContext, by_policy: dict[str, dict[str, Any] | None], seconds: dict[str, float], wall_seconds: float
 ) -> dict[str, Any]:
-    """Write W/report.json: one-mask scores of each policy at the top level, scores by number of masks in per_masks."""
-    headline = {policy: scores and scores["1"] for policy, scores in by_policy.items()}
+    """Write W/report.json: one-mask scores of each policy at the top level, scores of each ramp_<k> in per_masks."""
+    headline = {policy: scores and scores["ramp_1"] for policy, scores in by_policy.items()}
     suites = {suite for scores in by_policy.values() if scores for suite in scores}
-    levels = sorted(suite for suite in suites if suite.isdigit())
-    per_masks = {level: {p: s and s[level] for p, s in by_policy.items()} for level in levels}
+    masked = sorted(filter(masks_of, suites))
+    per_masks = {name: {p: s and s[name] for p, s in by_policy.items()} for name in masked}
     extra = {
         "qa": {p: s and s.get("qa") for p, s in by_policy.items()},
         "benchmarks": {name: {p: s and s[name] for p, s in by_policy.items()} for name in BENCHMARKS if name in suites},
@@ -98,11 +99,11 @@ def write_report(
 
 
 def _demonstrated(workdir: Path) -> dict[str, Any]:
-    """Return the counts of demonstrations by level; {} if there are none."""
+    """Return the counts of demonstrations by task; {} if there are none."""
     manifest = workdir / "demonstrations" / "manifest.json"
     if not manifest.exists():
         return {}
-    return read_json_object(manifest, "remove its folder and start again", ("levels",))["levels"]
+    return read_json_object(manifest, "remove its folder and start again", ("tasks",))["tasks"]
 
 
 def gains(workdir: Path, policies: list[str]) -> dict[str, Any]:
@@ -125,8 +126,8 @@ def print_tables(content: dict[str, Any]) -> None:
         return {policy: summary for policy, summary in scores.items() if policy in asked}
 
     policies = [policy for policy in (*report.POLICIES, *report.OPTIONAL_POLICIES) if policy in content]
-    for level, scores in content["per_masks"].items():
-        print(report.table(only(scores), f"\nheld-out RAMP, {level} mask{'s' if level != '1' else ''}"))
+    for name, scores in content["per_masks"].items():
+        print(report.table(only(scores), f"\nheld-out RAMP, {report.task_label(name)}"))
     print(report.by_kind_table(only({p: content[p] for p in policies}), "\nrecall by kind of span, 1 mask"))
     if any(content["qa"].values()):
         print(report.table(only(content["qa"]), "\nquestions over two articles (never trained on)"))

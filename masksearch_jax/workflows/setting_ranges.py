@@ -8,7 +8,7 @@ import re
 from typing import Any
 
 from masksearch_jax.agents import synthesis
-from masksearch_jax.data.curriculum import Curriculum, level_of
+from masksearch_jax.data.curriculum import SOURCE_ALLOWED, TOOL_WARMUP, Curriculum
 from masksearch_jax.evals import report
 from masksearch_jax.model import config as model_config
 from masksearch_jax.retrieval.index import index_settings as index
@@ -34,8 +34,9 @@ from masksearch_jax.workflows.setting_rules import (
 
 INDICES = ("train", "validation", "all")
 SPANS = ("rules", "llm", "perplexity")
+ROUND_TASKS = ("ramp_1", "ramp_2", "ramp_3", "ramp_4", "qa")  # that the rounds of workflows/evolve.py may ask for
+TASKS = (*ROUND_TASKS, TOOL_WARMUP, SOURCE_ALLOWED)
 _SEED = whole(0, (1 << 63) - 1)
-_LEVELS = (-2, -1, 0, 1, 2, 3, 4)
 _SHARE = number(0, 1)
 _PART = number(0, 1, above=True)
 _SECONDS = number(0, above=True)
@@ -60,11 +61,11 @@ def _is_curriculum(value: Any) -> bool:
     phases = []
     for phase in value:
         examples, weights = phase
-        for level, weight in weights:
-            if level not in _LEVELS or isinstance(level, bool):
-                raise ValueError(f"level {level!r} is none of {_LEVELS} (masks; 0: questions, -1: lookups, -2: open)")
+        for task, weight in weights:
+            if task not in TASKS:
+                raise ValueError(f"task {task!r} is none of {TASKS}")
             if not is_number(weight):
-                raise ValueError(f"the weight {weight!r} of level {level} is no number")
+                raise ValueError(f"the weight {weight!r} of task {task} is no number")
         if examples is not None and (isinstance(examples, bool) or not isinstance(examples, int)):
             raise ValueError(f"{examples!r} examples: a whole number, or None in the last phase")
         phases.append((examples, dict(weights)))
@@ -77,7 +78,7 @@ def _is_rounds(value: Any) -> bool:
         is_sequence(value)
         and bool(value)
         and all(
-            bool(wanted) and all(level in _LEVELS[2:] and whole(1).admits(tasks) for level, tasks in wanted)
+            bool(wanted) and all(task in ROUND_TASKS and whole(1).admits(count) for task, count in wanted)
             for wanted in value
         )
     )
@@ -90,7 +91,7 @@ def _is_variable(value: Any) -> bool:
     return not value or value in os.environ or bool(re.fullmatch(r"[A-Z][A-Z0-9]{0,19}(_[A-Z0-9]{1,19}){0,5}", value))
 
 
-CURRICULUM = Rule("((examples, ((masks, weight), ..)), ..), with None examples in the last phase alone", _is_curriculum)
+CURRICULUM = Rule("((examples, ((task, weight), ..)), ..), with None examples in the last phase alone", _is_curriculum)
 _VARIABLE = Rule(
     "the name of an environment variable such as OPENAI_API_KEY, never the key itself; export the key under that name",
     _is_variable,
@@ -133,8 +134,8 @@ _PREPARE = {
     "tasks.question_instruction": text(), "tasks.titles": flag(), "tasks.chat": _CHAT, "tasks.system": text(),
     "tasks.chat_variables": _CHAT_VARIABLES,
     "tasks.instruction_place": one_of(*instructions.PLACES), "tasks.span_weights.*": number(), "questions": text(),
-    "benchmarks.*": text(), "toy_benchmarks": whole(0), "lookups": flag(), "newer_dump": text(), "search_only": text(),
-    "augment.*": flag(),
+    "benchmarks.*": text(), "toy_benchmarks": whole(0), "tool_warmup": flag(), "newer_dump": text(),
+    "search_only": text(), "augment.*": flag(),
     "beam.runner": one_of("", "DirectRunner", "DataflowRunner"), "beam.options": texts(), "beam.shard_mb": _SECONDS,
     "beam.index": text(), "beam.folder": text(), "indices": some_of(*INDICES),
     "retrieval.encoder": one_of(*index.ENCODERS), "retrieval.encoder_dir": text(),
@@ -156,7 +157,7 @@ _TRAIN = {
     "distributed.processes": whole(1), "distributed.process_id": whole(0), "distributed.*": whole(1),
     "pretrained": text(), "start": text(), "adapters": text(), "tensorboard": flag(),
     "validation_episodes": _ALL_OR_SOME,
-    "validation_levels": some_of(*_LEVELS), "policy": one_of(*_POLICIES), "policies": some_of(*_POLICIES),
+    "validation_tasks": some_of(*TASKS), "policy": one_of(*_POLICIES), "policies": some_of(*_POLICIES),
     # --- model ---
     "model.mlp": one_of(*model_config.MLPS), "model.remat": one_of(*model_config.REMATS),
     "model.attention": one_of(*model_config.ATTENTIONS), "model.dtype": _DTYPE, "model.param_dtype": _DTYPE,
@@ -174,7 +175,7 @@ _TRAIN = {
     "search.hits": whole(1), "search.exclusion": one_of(*index.EXCLUSIONS), "search.url": text(),
     "search.timeout_s": _SECONDS, "search.deadline_s": _SECONDS, "search.retries": whole(0),
     "search.failures": whole(1), "search.cooldown_s": number(), "search.ready_s": number(),
-    "search.fallback": one_of(*remote_settings.FALLBACKS), "episode.deadline_ticks": _OFF_OR_MORE,
+    "search.fallback": one_of(*remote_settings.FALLBACKS), "episode.deadline_steps": _OFF_OR_MORE,
     "episode.*": whole(1), "rollout.top_p": _PART, "rollout.top_k": _OFF_OR_MORE,
     "rollout.context_lengths": buckets(empty=True), "rollout.long_prompts": one_of("skip", "refuse"),
     **{f"rollout.{name}": buckets() for name in ("prompt_lengths", "extend_rows", "extend_tokens")},
@@ -208,7 +209,7 @@ _TRAIN = {
     "evaluate.split": one_of("train", "validation", "test"), "evaluate.index": one_of(*INDICES, "fresh"),
     "evaluate.episodes.*": _EPISODES, "evaluate.benchmarks.*": _EPISODES, "evaluate.examples": whole(1),
     "evolve.rounds": Rule(
-        "((level, tasks), ..) for each round, with levels of 0 to 4 and at least one task", _is_rounds),
+        "((task, how many), ..) for each round, of the tasks ramp_1 to ramp_4 and qa, 1 or more of each", _is_rounds),
     "evolve.samples": whole(1), "evolve.keep": whole(1), "evolve.judge": one_of("rules", "llm"),
     "evolve.recall": _PART, "evolve.temperature": number(0, above=True), "evolve.steps": whole(1),
     "evolve.control": flag(), "evolve.learning_rate_scale": number(0, above=True),
@@ -244,11 +245,3 @@ def rule_of(ranges: dict[str, Rule], name: str) -> Rule | None:
         if f"{section}.*" in ranges:
             return ranges[f"{section}.*"]
     return None
-
-
-def is_level(name: str) -> bool:
-    """Return True for the name of a level: 'ramp_1' .., 'qa', 'lookup', 'open'."""
-    try:
-        return level_of(name) in _LEVELS
-    except ValueError:
-        return False

@@ -10,7 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from masksearch_jax.data.curriculum import Curriculum, level_name
+from masksearch_jax.data.curriculum import Curriculum
 from masksearch_jax.retrieval.index import index_settings
 from masksearch_jax.rollout.slot_sharding import SlotSharding
 from masksearch_jax.text import clues, instructions, tags
@@ -46,10 +46,10 @@ def validate_settings(cfg: Any, kind: str = "train") -> None:
             f"{cfg.distributed.processes}: ids are 0 to {cfg.distributed.processes - 1}"
         )
     for name in cfg.evaluate.episodes:
-        if not name.isdigit() and not setting_ranges.is_level(name):
-            raise ValueError(f"evaluate.episodes.{name}: suites are numbers of masks, 'qa', 'lookup' and 'open'")
-    if cfg.get("workflow") in ("quickstart", "language_model") and not cfg.evaluate.episodes["1"]:
-        raise ValueError("evaluate.episodes.1=0: the report's first table is that of one mask; ask for 1 or more")
+        if name not in setting_ranges.TASKS:
+            raise ValueError(f"evaluate.episodes.{name}: the tasks are {', '.join(setting_ranges.TASKS)}")
+    if cfg.get("workflow") in ("quickstart", "language_model") and not cfg.evaluate.episodes["ramp_1"]:
+        raise ValueError("evaluate.episodes.ramp_1=0: the report's first table is that of one mask; ask for 1 or more")
     for stage in ("sft", "dapo"):
         if stage in cfg:
             optimizer_lib.from_config(cfg[stage].optimizer)
@@ -109,8 +109,8 @@ def _validate_prepare(cfg: Any, prefix: str) -> None:
 def _validate_synthesize(cfg: Any) -> None:
     wanted = cfg.synthesize
     for name in wanted.examples:
-        if not setting_ranges.is_level(name):
-            raise ValueError(f"synthesize.examples.{name}: levels are ramp_1 to ramp_4, qa, lookup and open")
+        if name not in setting_ranges.TASKS:
+            raise ValueError(f"synthesize.examples.{name}: the tasks are {', '.join(setting_ranges.TASKS)}")
     styles = wanted.styles.to_dict()
     if wanted.teacher == "oracle" and not math.isclose(sum(styles.values()), 1.0, abs_tol=1e-6):
         raise ValueError(f"synthesize.styles={styles}: probabilities that add up to 1 are needed")
@@ -148,11 +148,11 @@ def _validate_sft(cfg: Any) -> None:
     if cfg.get("stage") == "dapo" and ("stages" in cfg or not trains_sft(cfg)):
         return  # no SFT with the curriculum and demonstrations of this config
     curriculum = Curriculum([(examples, dict(weights)) for examples, weights in settings.curriculum])
-    lacking = [name for name in map(level_name, curriculum.levels) if not cfg.synthesize.examples.get(name, 0)]
+    lacking = [name for name in curriculum.tasks if not cfg.synthesize.examples.get(name, 0)]
     if lacking:
         raise ValueError(
             f"sft.curriculum={settings.curriculum} draws from {', '.join(lacking)}, of which synthesize.examples asks "
-            f"for no demonstration; set synthesize.examples.{lacking[0]} above 0, or take the level out"
+            f"for no demonstration; set synthesize.examples.{lacking[0]} above 0, or take the task out"
         )
 
 

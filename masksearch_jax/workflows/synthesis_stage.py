@@ -21,7 +21,7 @@ from typing import Any
 from masksearch_jax.agents import masksearch_format, official_import, solver, synthesis, transcript
 from masksearch_jax.agents.journal import Journal
 from masksearch_jax.data import records
-from masksearch_jax.data.curriculum import level_name, level_of, task_folder
+from masksearch_jax.data.curriculum import QUESTIONS, TOOL_WARMUP, task_folder
 from masksearch_jax.llm.client import Client
 from masksearch_jax.retrieval import interface
 from masksearch_jax.rollout.episode import EpisodeLimits
@@ -67,7 +67,7 @@ def deciding(recorded: dict[str, Any]) -> dict[str, Any]:
     """
     found = json.loads(json.dumps(recorded))
     found["search"] = {name: value for name, value in found.get("search", {}).items() if name in SEARCH}
-    found.get("episode", {}).pop("deadline_ticks", None)  # counts the steps of a rollout
+    found.get("episode", {}).pop("deadline_steps", None)  # counts the steps of a rollout
     found.get("synthesize", {}).pop("probe_tasks", None)  # measures the index
     return found
 
@@ -116,10 +116,10 @@ def check(cfg: Any) -> None:
 
 
 def run(cfg: Any, workdir: Path, searcher: interface.Searcher, client: Client | None = None) -> dict[str, Any]:
-    """Write up to `cfg.synthesize.examples[name]` demonstrations of each level ('ramp_<k>', 'qa', ..).
+    """Write up to `cfg.synthesize.examples[name]` demonstrations of each task ('ramp_<k>', 'qa', ..).
 
     Returns the manifest. client: the client of the agents; by default the one of `cfg.llm`, with its cache in
-    W/llm.sqlite. Raises ValueError if no trajectory is accepted for a level that was asked for, for an unknown teacher,
+    W/llm.sqlite. Raises ValueError if no trajectory is accepted for a task that was asked for, for an unknown teacher,
     and if the budget is spent; ConnectionError if the model or the search tool does not answer. Started again, the
     agents resume where they stopped.
     """
@@ -157,7 +157,7 @@ def _run_agents(cfg: Any, workdir: Path, searcher: interface.Searcher, client: C
         chosen.judge,
         chosen.judge_recall,
     )
-    manifest: dict[str, Any] = {"settings": settings(cfg), "levels": {}}
+    manifest: dict[str, Any] = {"settings": settings(cfg), "tasks": {}}
     asked = manifest["settings"]["synthesize"]["agents"]
     # All settings that a record of the journal depends on. More examples or tasks may be asked for later, and the
     # search server may move.
@@ -174,7 +174,7 @@ def _run_agents(cfg: Any, workdir: Path, searcher: interface.Searcher, client: C
         journal = Journal(target / "agents", name, fixed)
         try:
             with metrics.progress_bar(count, f"synthesize {name}") as bar:
-                tasks = itertools.islice(_tasks(workdir, level_of(name)), chosen.tasks or None)
+                tasks = itertools.islice(_tasks(workdir, name), chosen.tasks or None)
                 lines, rejected = synthesis.run(tasks, count, teacher, journal, chosen.workers, bar)
         finally:
             journal.close()
@@ -187,7 +187,7 @@ def _run_agents(cfg: Any, workdir: Path, searcher: interface.Searcher, client: C
         made = [records.Demonstration(**line["demonstration"]) for line in lines]
         records.write(target / f"{name}.array_record", made)
         _write_official(target / f"{name}.chatml.jsonl", lines)
-        manifest["levels"][name] = {
+        manifest["tasks"][name] = {
             "written": len(made),
             "outcomes": {"accepted": len(made), **rejected},
             "tokens": sum(len(one.ids) for one in made),
@@ -209,7 +209,7 @@ def _write_official(path: Path, lines: list[dict[str, Any]]) -> None:
 
 
 def _run_official(cfg: Any, workdir: Path) -> dict[str, Any]:
-    """Write the demonstrations of `synthesize.official.file`, for each level at most as many as are asked for."""
+    """Write the demonstrations of `synthesize.official.file`, for each task at most as many as are asked for."""
     chosen, target, started = cfg.synthesize.official, workdir / "demonstrations", time.perf_counter()
     tokenizer = tokenizer_lib.load(workdir / "data")
     made = read_json_object(workdir / "data" / "manifest.json", "prepare the data again")
@@ -223,7 +223,7 @@ def _run_official(cfg: Any, workdir: Path) -> dict[str, Any]:
     outcomes = Counter[str]()
     for one, reason in official_import.demonstrations(chosen.file, tokenizer, template, limits, chosen.accuracy):
         if one is not None:
-            name = level_name(one.masks)
+            name = records.task_name("ramp" if one.masks else "qa", one.masks)
             room = cfg.synthesize.examples.get(name, 0) - len(accepted.get(name, ()))
             if room > 0:
                 accepted[name].append(one)
@@ -232,11 +232,11 @@ def _run_official(cfg: Any, workdir: Path) -> dict[str, Any]:
         outcomes[reason or "accepted"] += 1
     if not outcomes["accepted"]:
         raise ValueError(f"synthesize.official.file={chosen.file}: no record was accepted ({dict(outcomes)})")
-    manifest: dict[str, Any] = {"settings": settings(cfg), "levels": {}, "outcomes": dict(outcomes)}
+    manifest: dict[str, Any] = {"settings": settings(cfg), "tasks": {}, "outcomes": dict(outcomes)}
     for name, made in accepted.items():
         if made:
             records.write(target / f"{name}.array_record", made)
-            manifest["levels"][name] = {
+            manifest["tasks"][name] = {
                 "written": len(made),
                 "tokens": sum(len(one.ids) for one in made),
                 "searches": sum(one.searches for one in made),
@@ -260,19 +260,18 @@ def _run_oracle(cfg: Any, workdir: Path, searcher: interface.Searcher) -> dict[s
         seed=cfg.seed,
         **_wording(cfg),
     )
-    associations = query_writers.fit_associations(_first(_tasks(workdir, 1), wanted.association_tasks), searcher)
-    manifest: dict[str, Any] = {"settings": settings(cfg), "levels": {}}
+    associations = query_writers.fit_associations(_first(_tasks(workdir, "ramp_1"), wanted.association_tasks), searcher)
+    manifest: dict[str, Any] = {"settings": settings(cfg), "tasks": {}}
     for name, count in wanted.examples.items():
-        level = level_of(name)
-        made = _write_level(workdir, level, count, searcher, tokenizer, associations, teacher) if count else {}
-        # Measure how often search can find the answer at all, also for levels that get no demonstrations.
-        if level > 0 and (probe := _first(_tasks(workdir, level), wanted.probe_tasks)):
+        made = _write_task(workdir, name, count, searcher, tokenizer, associations, teacher) if count else {}
+        # Measure how often search can find the answer at all, also for tasks that get no demonstrations.
+        if records.masks_of(name) and (probe := _first(_tasks(workdir, name), wanted.probe_tasks)):
             rate = functools.partial(query_writers.hit_rate, k=3, wording=wanted.wording)
             found = {s: rate(probe, searcher, associations, s) for s in mask_teacher.STYLES}
             made["oracle_top3_contains_answer"] = {
                 style: {"found": hits, "masks": masks, "rate": hits / masks} for style, (hits, masks) in found.items()
             }
-        manifest["levels"][name] = made
+        manifest["tasks"][name] = made
     return _finish(manifest, target, started)
 
 
@@ -287,7 +286,7 @@ def _wording(cfg: Any) -> dict[str, Any]:
 def _finish(manifest: dict[str, Any], target: Path, started: float) -> dict[str, Any]:
     """Write the manifest, which marks the demonstrations as finished, and return it."""
     manifest["seconds"] = round(time.perf_counter() - started, 2)
-    made = [name for name, level in manifest["levels"].items() if level.get("written")]
+    made = [name for name, one in manifest["tasks"].items() if one.get("written")]
     for name in made:
         if not (target / f"{name}.array_record").exists():
             raise FileNotFoundError(
@@ -297,20 +296,21 @@ def _finish(manifest: dict[str, Any], target: Path, started: float) -> dict[str,
     return manifest
 
 
-def _write_level(
+def _write_task(
     workdir: Path,
-    level: int,
+    name: str,
     count: int,
     searcher: interface.Searcher,
     tokenizer: Tokenizer,
     associations: query_writers.Associations,
     teacher: mask_teacher.TeacherConfig,
 ) -> dict[str, Any]:
-    """Write the first `count` accepted trajectories of one level, and return their counts for the manifest."""
-    name, outcomes = level_name(level), Counter[str]()
-    teach = {0: question_teacher.synthesize, -1: tool_warmup_teacher.synthesize}.get(level, mask_teacher.synthesize)
+    """Write the first `count` accepted trajectories of one task, and return their counts for the manifest."""
+    outcomes = Counter[str]()
+    others = {QUESTIONS: question_teacher.synthesize, TOOL_WARMUP: tool_warmup_teacher.synthesize}
+    teach = others.get(name, mask_teacher.synthesize)
     accepted: list[records.Demonstration] = []
-    source = _tasks(workdir, level)
+    source = _tasks(workdir, name)
     with metrics.progress_bar(count, f"synthesize {name}") as bar:
         while len(accepted) < count and (chunk := _first(source, _CHUNK)):
             for outcome in teach(chunk, searcher, tokenizer, associations, teacher):
@@ -340,15 +340,12 @@ def _write_level(
     }
 
 
-def _tasks(workdir: Path, level: int) -> Iterator[records.Task]:
-    """Yield the training tasks of one level, epoch after epoch.
-
-    Level -2 takes the tasks of level 1 and allows their source in the search.
-    """
-    folder = workdir / "data" / "tasks" / "train" / task_folder(level)
+def _tasks(workdir: Path, name: str) -> Iterator[records.Task]:
+    """Yield the records of a training task as it uses them (`Task.as_task`), epoch after epoch."""
+    folder = workdir / "data" / "tasks" / "train" / task_folder(name)
     for path in sorted(folder.glob("epoch_*.array_record")):
         for task in records.read(path, records.Task):
-            yield task.at(level)
+            yield task.as_task(name)
 
 
 def _first(source: Iterator[Any], count: int) -> list[Any]:

@@ -97,12 +97,12 @@ def test_repeats_and_surplus_are_counted_and_tokens_kept_as_written():
     assert (first.searches, first.recall, first.masks) == (1, 1.0, 1)
 
 
-def test_no_chunk_level_or_round_draws_with_the_random_bits_of_another():
-    """The same prompt again, in a later chunk, at another level and in another round."""
+def test_no_chunk_task_or_round_draws_with_the_random_bits_of_another():
+    """The same prompt again, in a later chunk, as another task and in another round."""
     same = task(0)
-    at_levels = [same, dataclasses.replace(same, answers=[["a"], ["b"]]), dataclasses.replace(same, kind="qa")]
+    as_tasks = [same, dataclasses.replace(same, answers=[["a"], ["b"]]), dataclasses.replace(same, kind="qa")]
     engine = Scripted([trajectory(same, sample % 4, None) for sample in range(8)])
-    for one in at_levels:
+    for one in as_tasks:
         for first in (0, 2, 4):
             distillation.harvest(engine, None, [one, one], CFG, first)
     distillation.harvest(engine, None, [same, same], dataclasses.replace(CFG, round=4), 0)

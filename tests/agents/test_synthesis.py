@@ -73,13 +73,13 @@ def run(cfg, workdir, teacher, **settings):
     return synthesis_stage.run(cfg, workdir, RunContext(cfg, workdir).searcher("train"), client)
 
 
-def journal(workdir, done, level="ramp_2"):
-    path = workdir / "demonstrations" / "agents" / f"{level}.{done}.jsonl"
+def journal(workdir, done, name="ramp_2"):
+    path = workdir / "demonstrations" / "agents" / f"{name}.{done}.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def demonstrations(workdir, level="ramp_2"):
-    return list(records.read(workdir / "demonstrations" / f"{level}.array_record", records.Demonstration))
+def demonstrations(workdir, name="ramp_2"):
+    return list(records.read(workdir / "demonstrations" / f"{name}.array_record", records.Demonstration))
 
 
 def test_accepted_ones_are_demonstrations_and_rejected_ones_say_why(cfg, workdir, made):
@@ -98,7 +98,7 @@ def test_accepted_ones_are_demonstrations_and_rejected_ones_say_why(cfg, workdir
     assert list(by_id) == [task.id for task in made[1] if kinds[task.id] not in expected]
     assert all(one.searches == 1 + (kinds[id] == scripted_teacher.RETRIES) for id, one in by_id.items())
     reasons = collections.Counter(line["rejected"] for line in rejected)
-    assert manifest["levels"]["ramp_2"]["outcomes"] == {"accepted": len(accepted), **reasons}
+    assert manifest["tasks"]["ramp_2"]["outcomes"] == {"accepted": len(accepted), **reasons}
     assert manifest["llm"]["requests"] > 3 * TASKS and json.loads(json.dumps(manifest)) == manifest
 
 
@@ -114,7 +114,7 @@ def test_no_more_tasks_are_tried_than_the_setting_says_and_a_later_run_goes_on(c
     # What the manifest counts are the tasks of its own run.
     (workdir / "demonstrations" / "manifest.json").unlink()
     cfg.synthesize.agents.tasks = TASKS // 2
-    assert sum(run(cfg, workdir, Teacher())["levels"]["ramp_2"]["outcomes"].values()) == TASKS // 2
+    assert sum(run(cfg, workdir, Teacher())["tasks"]["ramp_2"]["outcomes"].values()) == TASKS // 2
     assert sorted(again) == sorted(task.id for task in made[1])
 
 
@@ -224,7 +224,7 @@ def test_a_spent_budget_ends_the_run_and_more_goes_on(cfg, workdir):
     done = len(journal(workdir, "accepted")) + len(journal(workdir, "rejected"))
     assert 0 < done < TASKS and not (workdir / "demonstrations" / "manifest.json").exists()
     manifest = run(cfg, workdir, Teacher(), budget=100.0, **prices)
-    assert manifest["levels"]["ramp_2"]["written"] == len(journal(workdir, "accepted"))
+    assert manifest["tasks"]["ramp_2"]["written"] == len(journal(workdir, "accepted"))
 
 
 def served(cfg, workdir, server):
@@ -256,8 +256,8 @@ def test_a_refusal_of_every_request_ends_the_run_and_no_task_is_to_blame(cfg, wo
         if status == 422:
             cfg.llm.omit = ("seed",)
         manifest = served(cfg, workdir, server)  # goes on where it was
-        assert "refused" not in manifest["levels"]["ramp_2"]["outcomes"]
-        assert manifest["levels"]["ramp_2"]["written"] == 20
+        assert "refused" not in manifest["tasks"]["ramp_2"]["outcomes"]
+        assert manifest["tasks"]["ramp_2"]["written"] == 20
 
 
 def test_a_content_filter_rejects_one_task(cfg, workdir, made):
@@ -269,7 +269,7 @@ def test_a_content_filter_rejects_one_task(cfg, workdir, made):
         manifest = served(cfg, workdir, server)
     (refused,) = [line for line in journal(workdir, "rejected") if line["rejected"] == "refused"]
     assert refused["task_id"] == made[1][0].id and "status 400: flagged" in refused["detail"]
-    assert manifest["levels"]["ramp_2"]["written"] == 20
+    assert manifest["tasks"]["ramp_2"]["written"] == 20
 
 
 def test_other_settings_over_a_journal_are_refused_by_name(cfg, workdir):
@@ -310,5 +310,5 @@ def stage(cfg):
     """The settings as a page of SFT has them."""
     found = sft_page.get_config()
     found.synthesize.update(cfg.synthesize)
-    found.sft.curriculum = ((None, ((2, 1.0),)),)
+    found.sft.curriculum = ((None, (("ramp_2", 1.0),)),)
     return found

@@ -119,9 +119,9 @@ def test_nothing_is_lost_or_doubled_when_server_and_run_are_killed(tmp_path):
             for w in (workdir, tmp_path / "whole")
         ]
         assert read[0] == read[1] and len(read[0]) > 0.8 * TASKS
-        level = json.loads(out)["levels"]["ramp_1"]
+        made = json.loads(out)["tasks"]["ramp_1"]
         print(json.dumps({
-            "tasks": TASKS, "outcomes": level["outcomes"], "stopped_at": stopped_at, "requests": len(asked),
+            "tasks": TASKS, "outcomes": made["outcomes"], "stopped_at": stopped_at, "requests": len(asked),
             "asked_again": doubled, "kills": kills, "seconds": round(seconds, 1),
         }))  # fmt: skip
     finally:

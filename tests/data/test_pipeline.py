@@ -11,23 +11,24 @@ import pytest
 from masksearch_jax.data import pipeline, records
 from masksearch_jax.data.curriculum import Curriculum
 from masksearch_jax.data.stream_fingerprint import check_fingerprint
-from masksearch_jax.data.token_permutation import PiecePermutation
+from masksearch_jax.data.token_permutation import TokenPermutation
 
-COUNTS = {1: 23, 2: 17, 3: 11}
-CURRICULUM = [(40, {1: 1.0}), (50, {1: 1.0, 2: 2.0}), (None, {1: 1.0, 2: 1.0, 3: 2.0})]
+COUNTS = {1: 23, 2: 17, 3: 11}  # by number of masks
+ONE, TWO, THREE = "ramp_1", "ramp_2", "ramp_3"
+CURRICULUM = [(40, {ONE: 1.0}), (50, {ONE: 1.0, TWO: 2.0}), (None, {ONE: 1.0, TWO: 1.0, THREE: 2.0})]
 
 
-def demonstration(level, number, seed=0):
-    rng = np.random.default_rng([seed, level, number])
+def demonstration(masks, number, seed=0):
+    rng = np.random.default_rng([seed, masks, number])
     length = int(rng.integers(4, 31))
     # The first two ids say which demonstration this is.
-    ids = [level, 100 + number, *rng.integers(10, 60, length - 2).tolist()]
+    ids = [masks, 100 + number, *rng.integers(10, 60, length - 2).tolist()]
     trainable = [0, 0, *rng.integers(0, 2, length - 2).tolist()]
-    return records.Demonstration(f"demo-{level}-{number}", f"task-{number}", level, ids, trainable, 1, 1.0)
+    return records.Demonstration(f"demo-{masks}-{number}", f"task-{number}", masks, ids, trainable, 1, 1.0)
 
 
-def task(level, number, epoch=0):
-    name, answers, kinds = f"task-{level}-{number}-{epoch}", [["x"]] * level, ["name"] * level
+def task(masks, number, epoch=0):
+    name, answers, kinds = f"task-{masks}-{number}-{epoch}", [["x"]] * masks, ["name"] * masks
     return records.Task(name, "ramp", "train", [3], [4], "spans", answers, kinds, "", "", "", 1, 1)
 
 
@@ -35,9 +36,9 @@ def task(level, number, epoch=0):
 def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demonstrations")
     paths = {}
-    for level, count in COUNTS.items():
-        paths[level] = [folder / f"ramp_{level}.array_record"]
-        records.write(paths[level][0], (demonstration(level, number) for number in range(count)))
+    for masks, count in COUNTS.items():
+        paths[f"ramp_{masks}"] = [folder / f"ramp_{masks}.array_record"]
+        records.write(folder / f"ramp_{masks}.array_record", (demonstration(masks, number) for number in range(count)))
     return paths
 
 
@@ -83,20 +84,21 @@ def test_batches_hold_the_demonstrations_exactly(files):
         assert not batch["ids"][batch["segments"] == 0].any()
 
 
-def test_levels_follow_the_curriculum_and_epochs_are_complete(files):
+def test_tasks_follow_the_curriculum_and_epochs_are_complete(files):
     iterator, seen = batches(files), []
     while len(seen) < 300:
         seen += [(int(ids[0]), int(ids[1]) - 100) for ids, *_ in sequences_of(next(iterator))]
     curriculum = Curriculum(CURRICULUM)
-    drawn = collections.Counter(curriculum.level(3, i) for i in range(iterator.index))
-    assert collections.Counter(level for level, _ in seen) == drawn
-    for level, count in COUNTS.items():
-        uses = collections.Counter(number for seen_level, number in seen if seen_level == level)
+    drawn = collections.Counter(curriculum.task(3, i) for i in range(iterator.index))
+    assert collections.Counter(f"ramp_{masks}" for masks, _ in seen) == drawn
+    for masks, count in COUNTS.items():
+        times = drawn[f"ramp_{masks}"]
+        uses = collections.Counter(number for seen_masks, number in seen if seen_masks == masks)
         # Each epoch uses every record once, so that uses differ by one at most.
-        assert {uses[number] for number in range(count)} <= {drawn[level] // count, drawn[level] // count + 1}
+        assert {uses[number] for number in range(count)} <= {times // count, times // count + 1}
 
 
-def test_a_share_is_the_first_of_each_level_and_all_of_them(files):
+def test_a_share_is_the_first_of_each_task_and_all_of_them(files):
     stream, seen = batches(files, share=0.25), collections.defaultdict(set)
     for _ in range(60):
         for ids, *_ in sequences_of(next(stream)):
@@ -109,7 +111,7 @@ def test_a_share_is_the_first_of_each_level_and_all_of_them(files):
 
 def test_order_differs_by_epoch_and_seed(files):
     def order(seed):
-        draws = pipeline._Draws(files, Curriculum([(None, {1: 1.0})]), seed)
+        draws = pipeline._Draws(files, Curriculum([(None, {ONE: 1.0})]), seed)
         out = []
         for _ in range(3 * COUNTS[1]):
             drawn = draws.peek()
@@ -126,13 +128,13 @@ def test_order_differs_by_epoch_and_seed(files):
 
 
 def test_restored_at_any_batch_equals_uninterrupted(files):
-    augmentation = PiecePermutation([list(range(10, 40)), list(range(40, 60))], 200)
+    augmentation = TokenPermutation([list(range(10, 40)), list(range(40, 60))], 200)
     iterator = batches(files, augmentation=augmentation)
     states, stream = [], []
     for _ in range(40):
         states.append(json.loads(json.dumps(iterator.get_state())))
         stream.append(next(iterator))
-    # Phases end at examples 40 and 90, and level 1 starts a new epoch every 23.
+    # Phases end at examples 40 and 90, and ramp_1 starts a new epoch every 23.
     assert iterator.index > 250
     resumed = batches(files, augmentation=augmentation)
     for start in range(39, -1, -1):
@@ -158,7 +160,7 @@ def test_state_travels_through_grain_and_orbax(files, tmp_path):
 
 def test_augmentation_permutes_each_example_on_its_own(files):
     groups = [list(range(10, 60))]
-    plain, permuted = batches(files), batches(files, augmentation=PiecePermutation(groups, 200))
+    plain, permuted = batches(files), batches(files, augmentation=TokenPermutation(groups, 200))
     mappings = []
     for (ids, *_), (shown, *_) in zip(sequences_of(next(plain)), sequences_of(next(permuted)), strict=True):
         mapping = dict(zip(ids.tolist(), shown.tolist(), strict=True))
@@ -176,7 +178,7 @@ def test_augmentation_permutes_each_example_on_its_own(files):
         ({"rows": 8}, "rows: "),
         ({"row_length": 64}, "row_length: "),
         ({"tokenizer_fingerprint": "u"}, "tokenizer: "),
-        ({"augmentation": PiecePermutation([[10, 11]], 200)}, "augmentation: "),
+        ({"augmentation": TokenPermutation([[10, 11]], 200)}, "augmentation: "),
     ],
 )
 def test_fingerprint_names_the_changed_setting(files, changes, field):
@@ -190,16 +192,16 @@ def test_fingerprint_names_the_changed_setting(files, changes, field):
 def test_fingerprint_sees_files_and_phases(files, tmp_path):
     # Same names, counts, lengths and, as ArrayRecord pads to 64 KiB, sizes.
     changed = dict(files)
-    changed[2] = [tmp_path / files[2][0].name]
-    records.write(changed[2][0], [demonstration(2, n) for n in range(COUNTS[2] - 1)] + [demonstration(2, 99)])
+    changed[TWO] = [tmp_path / files[TWO][0].name]
+    records.write(changed[TWO][0], [demonstration(2, n) for n in range(COUNTS[2] - 1)] + [demonstration(2, 99)])
     with pytest.raises(ValueError, match="files: "):
         check_fingerprint(batches(files).fingerprint, batches(changed).fingerprint)
     other = pipeline.demonstrations(
-        files, Curriculum([(None, {1: 1.0})]), seed=3, rows=4, row_length=48, tokenizer_fingerprint="t"
+        files, Curriculum([(None, {ONE: 1.0})]), seed=3, rows=4, row_length=48, tokenizer_fingerprint="t"
     )
     with pytest.raises(ValueError, match="curriculum: "):
         check_fingerprint(batches(files).fingerprint, other.fingerprint)
-    with pytest.raises(ValueError, match="curriculum over levels"):
+    with pytest.raises(ValueError, match="curriculum over tasks"):
         other.set_state(batches(files).get_state())
 
 
@@ -207,28 +209,29 @@ def test_bad_input_is_refused_before_the_first_batch(files, tmp_path):
     with pytest.raises(ValueError, match=r"demonstrations are longer than row_length=16; the longest, demo-\d-\d+"):
         batches(files, row_length=16)
     with pytest.raises(FileNotFoundError, match="ramp_9"):
-        batches(files | {2: [tmp_path / "ramp_9.array_record"]})
-    with pytest.raises(ValueError, match=r"level 3; there are files for \[1, 2\]"):
-        batches({level: files[level] for level in (1, 2)})
+        batches(files | {TWO: [tmp_path / "ramp_9.array_record"]})
+    with pytest.raises(ValueError, match=r"task ramp_3; there are files for \['ramp_1', 'ramp_2'\]"):
+        batches({name: files[name] for name in (ONE, TWO)})
     records.write(tmp_path / "empty.array_record", [])
-    with pytest.raises(ValueError, match="level 2: no records in .*empty.array_record"):
-        batches(files | {2: [tmp_path / "empty.array_record"]})
+    with pytest.raises(ValueError, match="task ramp_2: no records in .*empty.array_record"):
+        batches(files | {TWO: [tmp_path / "empty.array_record"]})
 
 
 @pytest.fixture(scope="module")
 def task_folder(tmp_path_factory):
-    """Level 1: three epochs of 5, 4 and 6 tasks. Level 2: one epoch of 3. Questions: one of 4."""
+    """One mask: three epochs of 5, 4 and 6 tasks. Two: one epoch of 3. Questions and tool warm-up: one of 4 each."""
     folder = tmp_path_factory.mktemp("tasks")
     for epoch, count in enumerate((5, 4, 6)):
         path = folder / "train" / "ramp_1" / f"epoch_{epoch}.array_record"
         records.write(path, (task(1, number, epoch) for number in range(count)))
     records.write(folder / "train" / "ramp_2" / "epoch_0.array_record", (task(2, number) for number in range(3)))
-    records.write(folder / "train" / "qa" / "epoch_0.array_record", (task(1, 50 + number) for number in range(4)))
+    for name, first in (("qa", 50), ("tool_warmup", 60)):
+        records.write(folder / "train" / name / "epoch_0.array_record", (task(1, first + n) for n in range(4)))
     return folder
 
 
 def test_tasks_read_epoch_file_e_mod_E(task_folder):
-    curriculum = Curriculum([(None, {1: 1.0})])
+    curriculum = Curriculum([(None, {ONE: 1.0})])
     iterator = pipeline.tasks(task_folder, "train", curriculum, seed=0, tokenizer_fingerprint="t")
     drawn = [next(iterator).id for _ in range(30)]
     for start, count, epoch in [(0, 5, 0), (5, 4, 1), (9, 6, 2), (15, 5, 0), (20, 4, 1), (24, 6, 2)]:
@@ -236,20 +239,20 @@ def test_tasks_read_epoch_file_e_mod_E(task_folder):
     assert drawn[:5] != drawn[15:20] or drawn[9:15] != drawn[24:30]
 
 
-def test_an_open_task_is_one_of_a_single_mask_without_its_source(task_folder):
-    curriculum = Curriculum([(None, {-2: 0.5, 1: 0.5})])
+def test_with_the_source_allowed_a_task_has_one_mask_and_no_source(task_folder):
+    curriculum = Curriculum([(None, {"ramp_1_open": 0.5, ONE: 0.5})])
     iterator = pipeline.tasks(task_folder, "train", curriculum, seed=0, tokenizer_fingerprint="t")
     drawn = [next(iterator) for _ in range(30)]
-    opened = [one for one in drawn if one.level == -2]
-    assert {(one.kind, one.passage_id, one.article_id) for one in opened} == {("open", -1, -1)}
-    others = [one for one in drawn if one.level == 1]
+    opened = [one for one in drawn if one.task_name == "ramp_1_open"]
+    assert {(one.kind, one.passage_id, one.article_id) for one in opened} == {("ramp_open", -1, -1)}
+    others = [one for one in drawn if one.task_name == ONE]
     assert len(others) + len(opened) == 30 and min(one.passage_id for one in others) >= 0
     # Both read the same tasks, each with a cursor of its own.
     assert {one.id for one in opened[:5]} == {one.id for one in others[:5]}
 
 
 def test_tasks_resume(task_folder):
-    curriculum = Curriculum([(9, {1: 1.0}), (None, {0: 1.0, 1: 1.0, 2: 1.0})])
+    curriculum = Curriculum([(9, {ONE: 1.0}), (None, {"qa": 1.0, ONE: 1.0, TWO: 1.0})])
 
     def make():
         return pipeline.tasks(task_folder, "train", curriculum, seed=2, tokenizer_fingerprint="t")
@@ -267,10 +270,23 @@ def test_tasks_resume(task_folder):
     assert [next(resumed) for _ in range(38)] == stream[2:]
 
 
+def test_the_stream_stays_as_it_was_once(task_folder):
+    """The order of a mixture of all tasks. Drawn with grain 0.2.18, when tasks had numbers instead of names."""
+    mixture = dict.fromkeys(("ramp_1_open", "tool_warmup", "qa", ONE, TWO), 0.2)
+    iterator = pipeline.tasks(
+        task_folder, "train", Curriculum([(4, {ONE: 1.0}), (None, mixture)]), seed=5, tokenizer_fingerprint="t"
+    )
+    drawn = "1-0-0 1-4-0 1-3-0 1-1-0 1-53-0 1-3-0 1-2-0 1-1-0 1-52-0 1-51-0 1-62-0 1-50-0 2-1-0 1-3-1 1-61-0 1-53-0 \
+1-63-0 1-0-1 1-1-1 1-2-1 1-3-2 2-0-0 1-2-0 1-1-2"
+    assert [next(iterator).id.removeprefix("task-") for _ in range(24)] == drawn.split()
+    cursors = {"ramp_1_open": 3, "tool_warmup": 3, "qa": 5, ONE: 11, TWO: 2}
+    assert iterator.get_state() == {"index": 24, "cursors": cursors}
+
+
 def test_missing_epochs_are_named(task_folder):
     with pytest.raises(FileNotFoundError, match="ramp_4 should hold epoch_0"):
-        pipeline.tasks(task_folder, "train", Curriculum([(None, {4: 1.0})]), seed=0, tokenizer_fingerprint="t")
+        pipeline.tasks(task_folder, "train", Curriculum([(None, {"ramp_4": 1.0})]), seed=0, tokenizer_fingerprint="t")
     (task_folder / "test" / "ramp_1").mkdir(parents=True)
     records.write(task_folder / "test" / "ramp_1" / "epoch_1.array_record", [task(1, 0)])
     with pytest.raises(FileNotFoundError, match=r"has epochs \[1\]"):
-        pipeline.task_files(task_folder, "test", 1)
+        pipeline.task_files(task_folder, "test", ONE)

@@ -11,7 +11,7 @@ GROUPS = [[10, 11, 12, 13, 14, 15, 16], [20, 25, 30, 35]]
 
 
 def test_draw_moves_pieces_inside_their_group_only():
-    permutation = token_permutation.PiecePermutation(GROUPS, 50).draw(0, 1, 2)
+    permutation = token_permutation.TokenPermutation(GROUPS, 50).draw(0, 1, 2)
     assert permutation.dtype == np.int32 and permutation.shape == (50,)
     for group in GROUPS:
         assert sorted(permutation[group]) == sorted(group)
@@ -21,8 +21,8 @@ def test_draw_moves_pieces_inside_their_group_only():
 
 def test_draw_depends_on_every_part_of_the_key_alone():
     one, two = (
-        token_permutation.PiecePermutation(GROUPS, 50),
-        token_permutation.PiecePermutation([g[::-1] for g in GROUPS], 50),
+        token_permutation.TokenPermutation(GROUPS, 50),
+        token_permutation.TokenPermutation([g[::-1] for g in GROUPS], 50),
     )
     first = one.draw(5, 1, 2, 3)
     one.draw(5, 9, 9, 9)
@@ -33,7 +33,7 @@ def test_draw_depends_on_every_part_of_the_key_alone():
 
 
 def test_every_arrangement_comes_up_equally_often():
-    drawn = [tuple(token_permutation.PiecePermutation([[0, 1, 2]], 3).draw(0, i)) for i in range(1200)]
+    drawn = [tuple(token_permutation.TokenPermutation([[0, 1, 2]], 3).draw(0, i)) for i in range(1200)]
     counts = [drawn.count(arrangement) for arrangement in sorted(set(drawn))]
     assert len(counts) == 6
     # Chi-square with 5 degrees of freedom: 20.5 is the 0.999 quantile.
@@ -43,13 +43,13 @@ def test_every_arrangement_comes_up_equally_often():
 def test_forms_of_a_member_move_together():
     forms = [[0, 10], [1, 11], [2, 12], [3, 13]]
     for i in range(20):
-        permutation = token_permutation.PiecePermutation([forms], 20).draw(0, i)
+        permutation = token_permutation.TokenPermutation([forms], 20).draw(0, i)
         np.testing.assert_array_equal(permutation[10:14], permutation[:4] + 10)
 
 
 def test_inverse():
-    permutation = token_permutation.PiecePermutation(GROUPS, 50).draw(3)
-    np.testing.assert_array_equal(token_permutation.PiecePermutation.inverse(permutation)[permutation], np.arange(50))
+    permutation = token_permutation.TokenPermutation(GROUPS, 50).draw(3)
+    np.testing.assert_array_equal(token_permutation.TokenPermutation.inverse(permutation)[permutation], np.arange(50))
 
 
 def test_load_and_errors(tmp_path):
@@ -61,4 +61,4 @@ def test_load_and_errors(tmp_path):
     with pytest.raises(ValueError, match=r"groups\[1\]: id 35 is outside the vocabulary of 32"):
         token_permutation.load(path, 32)
     with pytest.raises(ValueError, match=r"groups\[1\]: id 4 is listed twice"):
-        token_permutation.PiecePermutation([[3, 4], [4, 5]], 50)
+        token_permutation.TokenPermutation([[3, 4], [4, 5]], 50)

@@ -54,7 +54,7 @@ def test_by_kind_table():
 
 def test_write_report(tmp_path):
     path = tmp_path / "new" / "report.json"
-    written = report.write_report(path, SCORES, {"1": SCORES}, 3, 812.5, {"seed": 3}, {"qa": SUMMARY})
+    written = report.write_report(path, SCORES, {"ramp_1": SCORES}, 3, 812.5, {"seed": 3}, {"qa": SUMMARY})
     loaded = json.loads(path.read_text())
     assert loaded == json.loads(json.dumps(written))
     assert set(loaded) == {*report.POLICIES, "per_masks", "seed", "wall_seconds", "config", "qa"}

@@ -94,15 +94,15 @@ def test_an_incomplete_grid_is_refused(grid):
 
 
 def test_rounds(tmp_path, drawing):
-    level = {
+    made = {
         "tasks": 100, "outcomes": {"accepted": 40, "wrong": 360}, "acceptance": 0.1, "solved": 0.3, "diversity": 0.5,
         "searches": 1.25, "new": 30,
     }  # fmt: skip
-    held = {"1": {"recall": 0.2, "recall_se": 0.01}, "2": {"recall": 0.1, "recall_se": None}}
+    held = {"ramp_1": {"recall": 0.2, "recall_se": 0.01}, "ramp_2": {"recall": 0.1, "recall_se": None}}
     rounds = [
-        {"round": 0, "levels": {}, "set": {"ramp_1": 200}, "held_out": held},
-        {"round": 1, "levels": {"ramp_1": level}, "set": {"ramp_1": 230}, "held_out": held,
-         "control": {"1": {"recall": 0.15, "recall_se": 0.01}}},
+        {"round": 0, "tasks": {}, "set": {"ramp_1": 200}, "held_out": held},
+        {"round": 1, "tasks": {"ramp_1": made}, "set": {"ramp_1": 230}, "held_out": held,
+         "control": {"ramp_1": {"recall": 0.15, "recall_se": 0.01}}},
     ]  # fmt: skip
     (tmp_path / "report.json").write_text(json.dumps({"rounds": rounds, "seed": 0, "config": {"workflow": "evolve"}}))
     for folder in (tmp_path, tmp_path / "round_1_control", tmp_path / "round_1"):

@@ -46,7 +46,9 @@ def row(task: str, recall: float, masks: int = 1, observation: str = "nothing", 
 
 def write_policy(folder: Path, rows: list[runner.Row]) -> None:
     runner.write_rows(folder / "rows.jsonl", rows)
-    (folder / "scores.json").write_text(json.dumps(runner.per_masks(rows)))
+    suites = dict.fromkeys(sorted(one.suite for one in rows))
+    scores = {suite: runner.summarise([one for one in rows if one.suite == suite]) for suite in suites}
+    (folder / "scores.json").write_text(json.dumps(scores))
 
 
 def write_log(folder: Path, rows: list[dict]) -> None:
@@ -98,11 +100,11 @@ def make(folder: Path) -> Path:
     }  # fmt: skip
     (folder / "data" / "report.json").write_text(json.dumps(made))
     (folder / "demonstrations").mkdir()
-    level = {
+    made = {
         "written": 30, "outcomes": {"miss": 70, "accepted": 30}, "tokens": 3000, "searches": 45,
-        "oracle_top3_contains_answer": {"name": {"found": 9, "masks": 10, "rate": 0.9}},
+        "oracle_top3_contains_answer": {"title": {"found": 9, "masks": 10, "rate": 0.9}},
     }  # fmt: skip
-    (folder / "demonstrations" / "manifest.json").write_text(json.dumps({"levels": {"ramp_1": level, "qa": {}}}))
+    (folder / "demonstrations" / "manifest.json").write_text(json.dumps({"tasks": {"ramp_1": made, "qa": {}}}))
     return folder
 
 

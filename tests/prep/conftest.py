@@ -53,7 +53,7 @@ def make_passages(count: int, split: str, seed: int = 0, first: int = 0) -> list
 
 @pytest.fixture(scope="session")
 def annotated():
-    """{split: passages}; some have too few spans for any level."""
+    """{split: passages}; some have too few spans for any task."""
     return {"train": make_passages(120, "train"), "test": make_passages(40, "test", seed=1, first=120)}
 
 

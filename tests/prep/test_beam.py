@@ -40,8 +40,8 @@ def small(runner, **changes):
 
 
 @pytest.fixture
-def two_levels(monkeypatch):
-    monkeypatch.setattr(registry, "LEVELS", (1, 2))
+def two_tasks(monkeypatch):
+    monkeypatch.setattr(registry, "MASKS", (1, 2))
     monkeypatch.setattr(registry, "MIXTURES", {"ramp_1_2": (1, 2)})
 
 
@@ -73,7 +73,7 @@ def assert_equal(one, by_shards):
     assert report_of(one) == report_of(by_shards)
 
 
-def test_the_toy_by_beam_is_the_toy_by_one_process(two_levels, tmp_path):
+def test_the_toy_by_beam_is_the_toy_by_one_process(two_tasks, tmp_path):
     one, by_shards = tmp_path / "one", tmp_path / "shards"
     searched = {"indices": ("train",), "retrieval": {"index": "exact", "dims": 256}}
     data_preparation.run(small("", **searched), one)
@@ -82,7 +82,7 @@ def test_the_toy_by_beam_is_the_toy_by_one_process(two_levels, tmp_path):
     # What trains and searches reads the same of either.
     streams, indices = [], []
     for data in (one / "data", by_shards / "data"):
-        curriculum = Curriculum(((None, {1: 0.5, 2: 0.5}),))
+        curriculum = Curriculum(((None, {"ramp_1": 0.5, "ramp_2": 0.5}),))
         stream = data_pipeline.tasks(data / "tasks", "train", curriculum, seed=0, tokenizer_fingerprint="t")
         streams.append([next(stream) for _ in range(400)])
         indices.append(json.loads((data / "index" / "train" / "index.json").read_text())["passages_sha256"])
@@ -116,14 +116,14 @@ def test_settings_that_cannot_work_are_refused_before_any_work(tmp_path):
     assert not (tmp_path / "w").exists()
 
 
-def test_shards_of_other_settings_are_refused(two_levels, tmp_path):
+def test_shards_of_other_settings_are_refused(two_tasks, tmp_path):
     store = Store(tmp_path / "data.shards")
     store.write("settings.json", {"seed": 3}, tmp_path)
     with pytest.raises(ValueError, match=r"unfinished preparation with other settings: .*seed was 3, is 0"):
         data_preparation.run(small("DirectRunner"), tmp_path)
 
 
-def test_a_damaged_page_is_an_error_that_names_the_part(two_levels, tmp_path):
+def test_a_damaged_page_is_an_error_that_names_the_part(two_tasks, tmp_path):
     page_of = "<page><title>{}</title><ns>0</ns><id>{}</id><revision><text>A b c.</text>{}</revision></page>"
     pages = [page_of.format(f"T{i}", i, "</oops>" if i == 5 else "") for i in range(10)]
     dump = tmp_path / "dump.xml"

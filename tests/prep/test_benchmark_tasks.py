@@ -107,7 +107,7 @@ def test_records(benchmarked):
     ((_, task),) = task_export.questions("qa_fanoutqa", "test")
     assert (task.id, task.kind, task.split, task.benchmark) == ("test/qa_fanoutqa/f1", "qa", "test", "fanoutqa")
     assert task.answers == [["Karv - 1984\nVelith - town"]] and task.reference == {"Karv": 1984, "Velith": "town"}
-    assert (task.details, task.level, task.supporting) == ({"answer": "dict"}, 0, ["Karv"])
+    assert (task.details, task.task_name, task.supporting) == ({"answer": "dict"}, "qa", ["Karv"])
     assert (task.passage_id, task.article_id) == (-1, -1)  # nothing is excluded from its searches
     ((_, own),) = task_export.questions("qa", "test")
     assert (own.benchmark, own.reference, own.details) == ("", None, {})

@@ -274,10 +274,10 @@ def test_a_language_without_sentence_ends_is_refused_by_name(tmp_path):
         preparation.check(config)
     config.dump = str(write(tmp_path, (GERMAN + PAGES[0] + END).encode(), "de.xml"))
     preparation.check(config)
-    config.lookups = True
-    with pytest.raises(ValueError, match=r"lookups=True: .*English, .*de\.xml' is in German"):
+    config.tool_warmup = True
+    with pytest.raises(ValueError, match=r"tool_warmup=True: .*English, .*de\.xml' is in German"):
         preparation.check(config)
-    config.lookups = False
+    config.tool_warmup = False
     config.newer_dump = str(write(tmp_path, FIRST.encode(), "en.xml"))
     with pytest.raises(ValueError, match=r"newer_dump=.* is in English, and the dump in German"):
         preparation.check(config)

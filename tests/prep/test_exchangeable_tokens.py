@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from masksearch_jax.data.token_permutation import PiecePermutation
+from masksearch_jax.data.token_permutation import TokenPermutation
 from masksearch_jax.prep.tasks import exchangeable_tokens
 from masksearch_jax.text import stop_automaton, tokenizer
 
@@ -73,7 +73,7 @@ def test_parts_are_pieces_of_capitalised_words(tmp_path):
     assert len(begins) > 3 and len(goes_on) > 3 and set(begins + goes_on) <= used
     assert all(tok.piece(i).startswith("▁") for i in begins) and not any(tok.piece(i).startswith("▁") for i in goes_on)
     # Turns end where they ended, though 'an' and 'er' are in names and in '</answer>'.
-    drawn = PiecePermutation([begins, goes_on], tok.vocab_size).draw(0, 1)
+    drawn = TokenPermutation([begins, goes_on], tok.vocab_size).draw(0, 1)
     assert stop_automaton.build(tok).admits(drawn) and (drawn != np.arange(tok.vocab_size)).any()
     # Months stay among themselves; what begins sentences or common words is no part of names.
     assert not {"▁March", "▁May", "▁His", "▁The"} & {tok.piece(i) for i in begins}

@@ -48,8 +48,8 @@ def toy(tmp_path_factory):
     (workdir / "data.partial").mkdir()
     (workdir / "data.partial" / "left_by_a_killed_run").touch()
     with pytest.MonkeyPatch.context() as patch:
-        # Two levels show it all, in half the time; test_export has four, as has the slow test below.
-        patch.setattr(registry, "LEVELS", (1, 2))
+        # Two tasks show it all, in half the time; test_export has four, as has the slow test below.
+        patch.setattr(registry, "MASKS", (1, 2))
         patch.setattr(registry, "MIXTURES", {"ramp_1_2": (1, 2)})
         return workdir, data_preparation.run(small(), workdir)
 
@@ -264,7 +264,7 @@ def test_settings_are_refused_before_any_work(tmp_path, monkeypatch, name, value
 
 def test_data_for_a_published_model(tmp_path, monkeypatch):
     """Its tokenizer and chat template, nothing to permute, all of it in the manifest; a wrong template is refused."""
-    monkeypatch.setattr(registry, "LEVELS", (1,))
+    monkeypatch.setattr(registry, "MASKS", (1,))
     monkeypatch.setattr(registry, "MIXTURES", {})
     config = small()
     config.entities, config.indices, config.toy_benchmarks = 60, ("train",), 0
@@ -373,5 +373,5 @@ def test_the_real_slice(data_dir, tmp_path):
     assert report["redirects"] + report["non_articles"] + report["articles"] == report["pages"] == 206
     assert set(report["spans"]) == set(candidates.KINDS) and report["vocabulary"] == 4096
     for split in ("train", "validation", "test"):
-        counts = [sum(report["examples"][split][f"ramp_{level}"]) for level in registry.LEVELS]
+        counts = [sum(report["examples"][split][f"ramp_{masks}"]) for masks in registry.MASKS]
         assert counts == sorted(counts, reverse=True) and counts[-1] > 0

@@ -42,7 +42,7 @@ def made(tmp_path_factory):
         for one in asked
     ]  # fmt: skip
     cfg = mask_teacher.TeacherConfig(
-        styles={"name": 1.0}, retry=0.0, attempts=1, evidence=0, evidence_match=0, hits=1, observation_tokens=1000,
+        styles={"title": 1.0}, retry=0.0, attempts=1, evidence=0, evidence_match=0, hits=1, observation_tokens=1000,
         total_tokens=4000, seed=0, wording="sentences",
     )  # fmt: skip
     found = question_teacher.synthesize(tasks, Articles(texts), tokenizer, query_writers.Associations(), cfg)

@@ -21,9 +21,9 @@ def examples(directory, task, split="train", **arguments):
 
 
 @pytest.fixture(scope="module")
-def by_level(prepared):
+def by_masks(prepared):
     registry.register(prepared)
-    return {level: examples(prepared, f"ramp_{level}") for level in registry.LEVELS}
+    return {masks: examples(prepared, f"ramp_{masks}") for masks in registry.MASKS}
 
 
 def fits(spans, masks):
@@ -34,45 +34,45 @@ def fits(spans, masks):
     )
 
 
-def test_masks_are_distinct_candidates_and_refill(by_level, annotated):
+def test_masks_are_distinct_candidates_and_refill(by_masks, annotated):
     passages = {p.id: p for p in annotated["train"]}
-    for level, found in by_level.items():
+    for masks, found in by_masks.items():
         for example in found:
             passage = passages[example["id"]]
             masked, answers = example["masked"].decode(), [a.decode() for a in example["answers"]]
             pieces = masked.split(tags.MASK)
-            assert len(pieces) == level + 1 and len(answers) == level
+            assert len(pieces) == masks + 1 and len(answers) == masks
             refilled, spans = pieces[0], []
             for answer, piece in zip(answers, pieces[1:], strict=True):
                 spans.append((len(refilled), len(refilled) + len(answer)))
                 refilled += answer + piece
             assert refilled == passage.text == example["text"].decode()
-            assert len(set(spans)) == level and set(spans) <= set(passage.spans)
+            assert len(set(spans)) == masks and set(spans) <= set(passage.spans)
             kinds = dict(zip(passage.spans, passage.kinds, strict=True))
             assert [kinds[span] for span in spans] == [kind.decode() for kind in example["answer_kinds"]]
 
 
-def test_levels_hold_only_passages_where_that_many_fit(by_level, annotated):
-    for level, found in by_level.items():
+def test_tasks_hold_only_passages_where_that_many_fit(by_masks, annotated):
+    for masks, found in by_masks.items():
         ids = collections.Counter(example["id"] for example in found)
-        impossible = {p.id for p in annotated["train"] if not fits(p.spans, level)}
+        impossible = {p.id for p in annotated["train"] if not fits(p.spans, masks)}
         certain = {
             p.id for p in annotated["train"]
-            if len(p.spans) >= level and all(fits(pair, 2) for pair in itertools.combinations(p.spans, 2))
+            if len(p.spans) >= masks and all(fits(pair, 2) for pair in itertools.combinations(p.spans, 2))
         }  # fmt: skip
         assert not impossible & set(ids)
         assert all(ids[id] == 3 for id in certain)  # in each of three epochs
         assert len(certain) > 10 and len(impossible) > 10
 
 
-def test_a_level_adds_one_mask_to_the_level_below(by_level):
-    below = {(e["id"], e["epoch"]): set(e["answers"]) for e in by_level[2]}
-    assert all(below[e["id"], e["epoch"]] <= set(e["answers"]) for e in by_level[3])
+def test_a_task_adds_one_mask_to_the_task_below(by_masks):
+    below = {(e["id"], e["epoch"]): set(e["answers"]) for e in by_masks[2]}
+    assert all(below[e["id"], e["epoch"]] <= set(e["answers"]) for e in by_masks[3])
 
 
-def test_epochs_mask_differently_and_evenly(by_level, annotated):
+def test_epochs_mask_differently_and_evenly(by_masks, annotated):
     drawn = collections.defaultdict(list)
-    for example in by_level[1]:
+    for example in by_masks[1]:
         drawn[example["id"]].append(example["masked"])
     many = [p.id for p in annotated["train"] if len(p.spans) >= 6]
     assert np.mean([len(set(drawn[id])) for id in many]) > 2
@@ -111,14 +111,14 @@ def test_choose_by_hand():
     ]
 
 
-def test_tensorflow_ids_are_python_ids(by_level, prepared):
+def test_tensorflow_ids_are_python_ids(by_masks, prepared):
     tokenizer = Tokenizer(prepared / "tokenizer.model")
-    for level, found in by_level.items():
+    for masks, found in by_masks.items():
         for example in found:
             text = prompt.ramp_prompt(example["masked"].decode())
             assert example["inputs"].tolist() == tokenizer.encode(text)
             answer = "; ".join(a.decode() for a in example["answers"])
-            assert example["targets"].tolist() == tokenizer.encode(f"<answer> {answer}</answer>"), level
+            assert example["targets"].tolist() == tokenizer.encode(f"<answer> {answer}</answer>"), masks
 
 
 def test_forms_and_instruction(prepared):

@@ -48,7 +48,7 @@ def test_seed_changes_masks(prepared, whole):
     assert {text for _, _, text in other} != {text for _, _, text in whole}
 
 
-def test_mixture_holds_all_its_levels(prepared):
+def test_mixture_holds_all_its_tasks(prepared):
     mask = Tokenizer(prepared / "tokenizer.model").id("[mask]")
     dataset = seqio.get_mixture_or_task("ramp_all").get_dataset(None, split="test", shuffle=False, num_epochs=1)
     examples = list(dataset.as_numpy_iterator())

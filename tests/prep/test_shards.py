@@ -200,7 +200,7 @@ def test_training_reads_the_same_stream_from_shards(tmp_path):
             span_kinds=["link"], text="", paragraph="", title="", passage_id=i, article_id=i,
         )  # fmt: skip
 
-    curriculum = Curriculum(((None, {1: 1.0}),))
+    curriculum = Curriculum(((None, {"ramp_1": 1.0}),))
     streams = []
     for name, borders in (("one", None), ("three", [0, 5, 5, 12])):
         for epoch in range(2):

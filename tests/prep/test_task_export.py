@@ -40,14 +40,14 @@ def test_records_are_whole(exported, annotated):
     passages = {p.id: p for p in annotated["train"]}
     tokenizer = Tokenizer(directory / "tokenizer.model")
     seen = set()
-    for level in registry.LEVELS:
+    for masks in registry.MASKS:
         for epoch in range(3):
-            found = read(directory, "train", f"ramp_{level}", epoch)
+            found = read(directory, "train", f"ramp_{masks}", epoch)
             assert [t.passage_id for t in found] == sorted(t.passage_id for t in found)
             for task in found:
                 seen.add(task.id)
                 passage = passages[task.passage_id]
-                assert task.masks == level == len(task.span_kinds) == task.text.count("[mask]")
+                assert task.masks == masks == len(task.span_kinds) == task.text.count("[mask]")
                 assert (task.kind, task.split, task.article_id) == ("ramp", "train", passage.id // 3)
                 refilled = task.text
                 for (answer,) in task.answers:
@@ -56,7 +56,7 @@ def test_records_are_whole(exported, annotated):
                 assert tokenizer.decode(task.prompt) == " " + task.text
                 answers = "; ".join(golds[0] for golds in task.answers)
                 assert tokenizer.decode(task.targets) == f"<answer> {answers}</answer>"
-    assert len(seen) == sum(len(read(directory, "train", f"ramp_{n}", e)) for n in registry.LEVELS for e in range(3))
+    assert len(seen) == sum(len(read(directory, "train", f"ramp_{n}", e)) for n in registry.MASKS for e in range(3))
 
 
 def test_records_equal_the_seqio_task(exported):
@@ -70,10 +70,10 @@ def test_question_record(exported):
     (task,) = read(exported[0], "test", "qa", 0)
     assert (task.id, task.kind, task.answers, task.masks) == ("test/qa/q7", "qa", [["São Velith", "Velith"]], 1)
     assert (task.passage_id, task.article_id, task.paragraph, task.span_kinds) == (-1, -1, "", ["answer"])
-    # Its answer is never cut at a separator, and it is level 0 of a curriculum; a masked passage rests on nothing else.
-    assert (task.answer_form, task.level, task.supporting) == ("whole", 0, ["Karv", "São Velith"])
+    # Its answer is never cut at a separator, and a curriculum calls it 'qa'; a masked passage rests on nothing else.
+    assert (task.answer_form, task.task_name, task.supporting) == ("whole", "qa", ["Karv", "São Velith"])
     masked = read(exported[0], "test", "ramp_2", 0)[0]
-    assert (masked.answer_form, masked.level, masked.supporting) == ("spans", 2, [])
+    assert (masked.answer_form, masked.task_name, masked.supporting) == ("spans", "ramp_2", [])
 
 
 def test_an_epoch_without_examples_is_an_empty_file(tmp_path):

@@ -1,4 +1,4 @@
-"""Lookups: what they ask for stands where they say, and nothing held out is in a training lookup."""
+"""Tool warm-up tasks: what they ask for stands where they say, and nothing held out is in a training task."""
 
 import json
 import re
@@ -24,7 +24,7 @@ def passages(*splits):
 
 
 def steps(fields):
-    """(title, query, cue, answer) of each article that a lookup asks for."""
+    """(title, query, cue, answer) of each article that a task asks for."""
     details = json.loads(fields["extra"])["details"]
     columns = (details[name].split("\n") for name in ("queries", "cues"))
     return list(zip(fields["supporting"], *columns, fields["answers"], strict=True))
@@ -34,7 +34,7 @@ def drawn(*splits):
     return [fields for seed in range(20) for fields in tool_warmup.make(passages(*splits), seed)]
 
 
-def test_a_lookup_asks_for_what_follows_its_cue_or_for_the_title():
+def test_a_task_asks_for_what_follows_its_cue_or_for_the_title():
     for fields in drawn():
         *_, (title, query, cue, answer) = steps(fields)
         kind = fields["id"].partition(".")[2]
@@ -67,7 +67,7 @@ def test_it_is_drawn_by_seed_passage_and_kind_alone():
     assert any(every[f["id"]] != f for seed in range(5) for f in tool_warmup.make(passages(), seed=seed))
 
 
-def test_two_articles_of_a_lookup_are_of_one_split():
+def test_two_articles_of_a_task_are_of_one_split():
     split = dict(zip(TEXTS, ("test", "train", "train", "train", "train"), strict=True))
     made = drawn(*split.values())
     for fields in made:

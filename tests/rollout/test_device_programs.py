@@ -136,10 +136,10 @@ def test_stops_match_tags_of_several_tokens_within_the_turn(world):
         [20, 8, 0, 0, *window],  # meets 24
         [24, 8, 0, 0, *window],  # meets 26, 27
         [26, 3, 0, 0, *window],  # 27 alone does not stop: 26 is not of this turn
-        [26, 3, 0, 0, *begun],  # here 26 was written by an earlier tick of the turn
+        [26, 3, 0, 0, *begun],  # here 26 was written by an earlier engine step of the turn
         [20, 0, 0, 0, *window],  # idle
         [30, 5, 0, 0, *window],  # meets eos
-        [40, 20, 0, 0, *window],  # still writing after the tick
+        [40, 20, 0, 0, *window],  # still writing after the engine step
         [20, 4, 0, 0, *window],  # the tag is the last token of the budget: a stop, no limit
     ]
     ids, endings = run_chain(world, table, decode_state)

@@ -130,7 +130,7 @@ def test_cancelling_keeps_what_was_written(start, world):
     assert [(turn.action, turn.error) for turn in episode.turns] == [("search", "cancelled at the deadline")]
 
 
-@pytest.mark.parametrize("field, value", [("turns", 0), ("turn_tokens", 1.5), ("deadline_ticks", -1)])
+@pytest.mark.parametrize("field, value", [("turns", 0), ("turn_tokens", 1.5), ("deadline_steps", -1)])
 def test_limits_are_checked(field, value):
     with pytest.raises(ValueError, match=f"EpisodeLimits.{field} is"):
         EpisodeLimits(**{field: value})

@@ -106,7 +106,7 @@ def test_logprobs_equal_one_full_forward(world, mixed):
     [
         {"slots": 1, "extend_rows": (1,), "prompt_rows": 1},
         {"slots": 8, "steps": 7, "prompt_rows": 8},
-        {"search_ticks": 3, "search_batch": 1, "search_threads": 1},
+        {"search_steps": 3, "search_batch": 1, "search_threads": 1},
         {"extend_tokens": (3, 7), "extend_rows": (2,), "prompt_lengths": (16, 24)},
         {"context_lengths": (30, 45, 60), "extend_rows": (1, 2)},
     ],
@@ -129,7 +129,7 @@ def test_the_longest_expected_enter_first_and_write_the_same(world, mixed, refer
     """Groups in any order of admission: the trajectories come back in the order of the requests, each as before."""
     _, requests, expected = reference
     lengths = [len(t.ids) for t in expected]
-    hinted = [dataclasses.replace(r, expected=n) for r, n in zip(requests, lengths, strict=True)]
+    hinted = [dataclasses.replace(r, length_hint=n) for r, n in zip(requests, lengths, strict=True)]
     engine = world.engine()
     admitted = []
     engine.new_episode = lambda request, length: admitted.append(request) or engine._new_episode(request, length)
@@ -139,8 +139,8 @@ def test_the_longest_expected_enter_first_and_write_the_same(world, mixed, refer
     assert order == sorted(order, reverse=True) and len(set(order)) > 1
 
 
-@pytest.mark.parametrize("ticks", [1, 3])
-def test_the_clock_tells_idle_from_hidden_search(world, mixed, library, ticks):
+@pytest.mark.parametrize("steps", [1, 3])
+def test_the_clock_tells_idle_from_hidden_search(world, mixed, library, steps):
     """Every second of a run is in one phase; waiting for a search counts as idle, decoding beside it does not."""
 
     class Slow(library):
@@ -148,7 +148,7 @@ def test_the_clock_tells_idle_from_hidden_search(world, mixed, library, ticks):
             time.sleep(0.03)
             return super().search(queries, k)
 
-    engine = world.engine(Slow(world.texts), search_ticks=ticks, search_threads=8)
+    engine = world.engine(Slow(world.texts), search_steps=steps, search_threads=8)
     engine.warm_up(mixed)
     engine.run(mixed, world.requests(6, samples=5), version=0, seed=0)
     stats = engine.stats
@@ -171,7 +171,7 @@ def test_thread_timing_changes_nothing(world, mixed, reference, library):
             return super().search(queries, k)
 
     requests = reference[1]
-    fields = {"search_ticks": 2, "search_batch": 1, "search_threads": 3}
+    fields = {"search_steps": 2, "search_batch": 1, "search_threads": 3}
     runs = [world.engine(searcher := Late(world.texts), **fields) for _ in range(2)]
     runs = [engine.run(mixed, requests, version=5, seed=11) for engine in runs]
     same(runs[0], reference[2])
@@ -230,8 +230,8 @@ RAMBLES = {"*": {"q": 1.0}}
         (RAMBLES, {"turns": 2}, StopReason.TURN_TOKENS, ["invalid"] * 2),
         (RAMBLES, {"turn_tokens": 200}, StopReason.TOTAL_TOKENS, ["invalid"]),
         (SEARCHES, {"turns": 99}, StopReason.TOTAL_TOKENS, None),
-        (RAMBLES, {"turn_tokens": 60, "deadline_ticks": 2}, StopReason.DEADLINE, ["invalid"]),
-        (SEARCHES, {"turns": 99, "deadline_ticks": 3}, StopReason.DEADLINE, ["search"] * 3),
+        (RAMBLES, {"turn_tokens": 60, "deadline_steps": 2}, StopReason.DEADLINE, ["invalid"]),
+        (SEARCHES, {"turns": 99, "deadline_steps": 3}, StopReason.DEADLINE, ["search"] * 3),
     ],
 )
 def test_every_stop_reason(world, rows, limits, stop, actions):
@@ -252,7 +252,7 @@ def test_every_stop_reason(world, rows, limits, stop, actions):
 
 def test_a_cancelled_slot_is_free_for_the_next_episode(world):
     """The search of a cancelled episode arrives after its slot has a new owner."""
-    engine = world.engine(limits={"deadline_ticks": 2}, search_ticks=3)
+    engine = world.engine(limits={"deadline_steps": 2}, search_steps=3)
     trajectories = engine.run(world.params(SEARCHES), world.requests(6), version=0, seed=0)
     assert [t.stop for t in trajectories] == [StopReason.DEADLINE] * 6
     assert [[turn.error for turn in t.turns] for t in trajectories] == [["cancelled at the deadline"]] * 6
@@ -322,7 +322,7 @@ def test_permuted_pieces_are_a_renamed_world(world, mixed, mixed_rows):
     renamed["embedding"] = np.array(mixed["embedding"])[np.argsort(pieces)]
     renamed["unembedding"] = np.array(mixed["unembedding"])[:, np.argsort(pieces)]
     plain = world.engine().run(mixed, world.requests(6), version=0, seed=0, greedy=True)
-    permuted = world.engine().run(renamed, world.requests(6, pieces=pieces), version=0, seed=0, greedy=True)
+    permuted = world.engine().run(renamed, world.requests(6, token_permutation=pieces), version=0, seed=0, greedy=True)
     assert any(t.searches for t in plain)
     for a, b in zip(plain, permuted, strict=True):
         np.testing.assert_array_equal(pieces[a.ids], b.ids)
@@ -389,17 +389,17 @@ def test_requests_are_checked_before_any_work(world, mixed, library):
         engine.run(mixed, [*fine, long], version=0, seed=0)
     moved = np.roll(np.arange(world.tokenizer.vocab_size), 1)
     with pytest.raises(ValueError, match="leave tags"):
-        engine.run(mixed, world.requests(1, pieces=moved), version=0, seed=0)
+        engine.run(mixed, world.requests(1, token_permutation=moved), version=0, seed=0)
     with pytest.raises(ValueError, match="permute the whole vocabulary"):
-        engine.run(mixed, world.requests(1, pieces=moved[:-1]), version=0, seed=0)
+        engine.run(mixed, world.requests(1, token_permutation=moved[:-1]), version=0, seed=0)
     twice, words = np.arange(world.tokenizer.vocab_size), world.ids("q")
     twice[words[0]] = words[1]  # two tokens would become one
     with pytest.raises(ValueError, match="permute the whole vocabulary"):
-        engine.run(mixed, world.requests(1, pieces=twice), version=0, seed=0)
+        engine.run(mixed, world.requests(1, token_permutation=twice), version=0, seed=0)
     assert not searcher.queries and engine.run(mixed, [], version=0, seed=0) == []
 
 
-@pytest.mark.parametrize("field, value", [("slots", 0), ("search_ticks", 0), ("extend_rows", (4, 2))])
+@pytest.mark.parametrize("field, value", [("slots", 0), ("search_steps", 0), ("extend_rows", (4, 2))])
 def test_settings_are_checked(world, field, value):
     with pytest.raises(ValueError, match=f"RolloutConfig.{field}"):
         world.engine(**{field: value})

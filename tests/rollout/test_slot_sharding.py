@@ -64,7 +64,7 @@ with distributed.processes(settings):
     runs = []
     for limits, fields, of in (
         ({{}}, {{}}, {{}}),
-        ({{"deadline_ticks": 6}}, {{"search_ticks": 2}}, {{"pieces": pieces}}),
+        ({{"deadline_steps": 6}}, {{"search_steps": 2}}, {{"token_permutation": pieces}}),
         ({{}}, {{"extend_tokens": (5,)}}, {{"forced_search": "Karn near Velith"}}),
     ):
         searcher = conftest.Library(world.texts)
@@ -76,8 +76,9 @@ with distributed.processes(settings):
         shown = [[t.task_id, t.group, t.sample, t.ids.tolist(), t.trainable.tolist(), t.versions.tolist(), t.stop,
                   t.answer, repr(t.turns)] for t in found]
         asked = sorted([query.text, query.passage_id] for query in searcher.queries)
+        counts = ("engine_steps", "searches", "tokens", "extends", "compiles")
         runs.append(dict(episodes=shown, logprobs=[t.logprobs.tolist() for t in found], asked=asked,
-                         stats={{k: engine.stats[k] for k in ("ticks", "searches", "tokens", "appends", "compiles")}}))
+                         stats={{k: engine.stats[k] for k in counts}}))
     (folder / f"{{count}}-{{number}}.json").write_text(json.dumps(runs))
 """
 
@@ -117,7 +118,7 @@ def test_several_processes_write_what_one_writes_and_each_searches_for_its_own(w
                 assert process["episodes"] == single["episodes"]
                 assert (
                     process["stats"] == single["stats"]
-                )  # the same ticks and programs; nothing compiled after warm-up
+                )  # the same engine steps and programs; nothing compiled after warm-up
                 for ours, theirs in zip(process["logprobs"], single["logprobs"], strict=True):
                     assert ours == pytest.approx(theirs, abs=1e-5)
             # Together they asked exactly what one asks, and none of them much more than its share.

@@ -14,13 +14,13 @@ SETTINGS = {
     "stage": "dapo",
     "start": "",
     "search": {"hits": 1, "exclusion": "passage", "url": "", "timeout_s": 10.0, "fallback": "local"},
-    "episode": {"turns": 6, "total_tokens": 256, "deadline_ticks": 200},
+    "episode": {"turns": 6, "total_tokens": 256, "deadline_steps": 200},
     "rollout": {"slots": 64},
     "distributed": {"process_id": 0},
-    "sft": {"steps": 10, "rows": 4, "curriculum": ((None, ((1, 1.0),)),), "optimizer": {"kind": "muon"}},
+    "sft": {"steps": 10, "rows": 4, "curriculum": ((None, (("ramp_1", 1.0),)),), "optimizer": {"kind": "muon"}},
     "dapo": {
         "iterations": 4, "group_size": 8, "temperature": 1.0, "rows": 4, "clip_high": 0.28, "dynamic_sampling": True,
-        "carry_over": False, "staleness": 0, "curriculum": ((None, ((1, 1.0),)),), "eval_every": 2,
+        "carry_over": False, "staleness": 0, "curriculum": ((None, (("ramp_1", 1.0),)),), "eval_every": 2,
         "reward": {"answer": "recall"}, "optimizer": {"kind": "adamw", "learning_rate": 5e-4},
     },
 }  # fmt: skip
@@ -77,7 +77,7 @@ def test_what_the_saved_state_means_is_refused_with_both_values(trained, kind, c
         {"dapo.reward.answer": "f1"}, {"dapo.temperature": 0.7}, {"dapo.clip_high": 0.2}, {"dapo.group_size": 4},
         {"dapo.optimizer.learning_rate": 1e-3}, {"dapo.dynamic_sampling": False}, {"dapo.iterations": 9},
         {"dapo.eval_every": 0}, {"dapo.rows": 8}, {"search.url": "http://host", "search.timeout_s": 1.0},
-        {"search.fallback": "none"}, {"rollout.slots": 8}, {"episode.deadline_ticks": 0}, {"start": "runs/x"},
+        {"search.fallback": "none"}, {"rollout.slots": 8}, {"episode.deadline_steps": 0}, {"start": "runs/x"},
     ],
     ids=lambda changes: next(iter(changes)),
 )  # fmt: skip

@@ -115,7 +115,7 @@ def test_demonstration_is_what_an_episode_would_hold(task, tokenizer):
         associations.add(["founded", "war"], ["established"])
         associations.add(["other"], ["word"])
     library = Library()
-    (outcome,) = mask_teacher.synthesize([task], library, tokenizer, associations, config(insight=1.0))
+    (outcome,) = mask_teacher.synthesize([task], library, tokenizer, associations, config(associated=1.0))
     one = outcome.demonstration
     assert one.searches == 2 and one.masks == 2
     assert all(query.passage_id == 7 and query.article_id == 7 for query in library.queries)
@@ -139,7 +139,7 @@ def test_the_last_thought_quotes_the_words_before_each_answer(task, tokenizer):
         associations.add(["born"], ["birthplace"])
         associations.add(["founded", "war"], ["established"])
         associations.add(["other"], ["word"])
-    cfg = dataclasses.replace(config(insight=1.0), evidence=2)
+    cfg = dataclasses.replace(config(associated=1.0), evidence=2)
     (outcome,) = mask_teacher.synthesize([task], library, tokenizer, associations, cfg)
     text = tokenizer.decode(outcome.demonstration.ids)
     said = "<think> 1500 in Tolm Dorvan; She founded Vesh Pirael</think><answer> Tolm Dorvan; Vesh Pirael</answer>"
@@ -160,7 +160,7 @@ def test_a_miss_is_followed_by_another_query_or_rejected(task, tokenizer):
         associations.add(["born"], ["birthplace"])
         associations.add(["founded", "war"], ["established"])
         associations.add(["other"], ["word"])
-    both = config(name=0.5, insight=0.5)
+    both = config(title=0.5, associated=0.5)
     outcomes = {}
     for seed in range(6):
         (outcomes[seed],) = mask_teacher.synthesize(
@@ -169,7 +169,7 @@ def test_a_miss_is_followed_by_another_query_or_rejected(task, tokenizer):
     assert all(o.demonstration for o in outcomes.values())  # retry=1: it always comes to the good query
     assert {o.demonstration.searches for o in outcomes.values()} > {2}  # and some had to try twice
     (missed,) = mask_teacher.synthesize(
-        [task], Library(), tokenizer, associations, dataclasses.replace(config(name=1.0), retry=0.0)
+        [task], Library(), tokenizer, associations, dataclasses.replace(config(title=1.0), retry=0.0)
     )
     assert missed.demonstration is None and missed.rejected == "miss"
 
@@ -177,10 +177,10 @@ def test_a_miss_is_followed_by_another_query_or_rejected(task, tokenizer):
 def test_too_long_is_rejected_and_settings_are_checked(task, tokenizer):
     associations = query_writers.Associations()
     associations.add(["born"], ["birthplace"])
-    short = dataclasses.replace(config(insight=1.0), total_tokens=20)
+    short = dataclasses.replace(config(associated=1.0), total_tokens=20)
     (outcome,) = mask_teacher.synthesize([task], Library(), tokenizer, associations, short)
     assert outcome.demonstration is None
     with pytest.raises(ValueError, match="add up to 1"):
-        config(name=0.4, own=0.4)
+        config(title=0.4, passage=0.4)
     with pytest.raises(ValueError, match="styles"):
         config(clever=1.0)

@@ -72,7 +72,7 @@ def test_turns_of_the_oracle(tok, task):
             return [[HIT] for _ in queries]
 
     cfg = mask_teacher.TeacherConfig(
-        styles={"name": 1.0}, retry=0.0, attempts=1, evidence=0, evidence_match=0, hits=1, observation_tokens=128,
+        styles={"title": 1.0}, retry=0.0, attempts=1, evidence=0, evidence_match=0, hits=1, observation_tokens=128,
         total_tokens=2000, seed=0,
     )  # fmt: skip
     (outcome,) = mask_teacher.synthesize([task], Library(), tok, query_writers.Associations(), cfg)

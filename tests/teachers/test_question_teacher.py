@@ -48,7 +48,7 @@ def tokenizer(tmp_path_factory):
 def outcome(tokenizer, library, task=TASK, attempts=2, **styles):
     task = dataclasses.replace(task, prompt=tokenizer.encode(prompt.question_prompt(task.text)))
     cfg = mask_teacher.TeacherConfig(
-        styles=styles or {"own": 1.0}, retry=1.0, attempts=attempts, evidence=0, evidence_match=0, hits=1,
+        styles=styles or {"passage": 1.0}, retry=1.0, attempts=attempts, evidence=0, evidence_match=0, hits=1,
         observation_tokens=64, total_tokens=400, seed=0,
     )  # fmt: skip
     (found,) = question_teacher.synthesize([task], library, tokenizer, query_writers.Associations(), cfg)
@@ -114,12 +114,12 @@ def test_a_question_that_says_its_answer_needs_every_article(tokenizer):
 def test_no_query_tells_the_answer(tokenizer):
     leaky = dataclasses.replace(TASK, answers=[["Tolm"]], supporting=["Karn Velith", "Tolm", "Brad Orland"])
     library = Library()
-    assert outcome(tokenizer, library, leaky, name=0.5, own=0.5).demonstration
+    assert outcome(tokenizer, library, leaky, title=0.5, passage=0.5).demonstration
     assert library.queries and not any("Tolm" in query for query in library.queries)
 
 
 def test_settings_and_seed_decide_alone(tokenizer):
-    first, second = (outcome(tokenizer, Library(), name=0.5, own=0.5) for _ in range(2))
+    first, second = (outcome(tokenizer, Library(), title=0.5, passage=0.5) for _ in range(2))
     assert first == second
     quiet = dataclasses.replace(TASK, text="who founded it?", supporting=[], answers=[["founded"]])
     assert outcome(tokenizer, Library(), quiet).rejected in ("", "miss")

@@ -61,7 +61,7 @@ def tokenizer(tmp_path_factory):
 def config(wording="sentences", turn_tokens=400, **other):
     return mask_teacher.TeacherConfig(
         **{
-            "styles": {"name": 1.0, "own": 1e-9}, "retry": 1.0, "attempts": 3, "evidence": 0, "evidence_match": 0,
+            "styles": {"title": 1.0, "passage": 1e-9}, "retry": 1.0, "attempts": 3, "evidence": 0, "evidence_match": 0,
             "hits": 1, "observation_tokens": 120, "total_tokens": 3000, "seed": 0, "wording": wording,
             "shared_words": 1, "turn_tokens": turn_tokens, **other,
         }
@@ -159,7 +159,7 @@ def test_a_thought_that_would_say_the_answer_is_rejected(tokenizer):
 
 
 def test_a_miss_is_said_and_another_query_follows(tokenizer):
-    one = made(tokenizer, masked(1), Library(misses=1), config(styles={"name": 0.5, "own": 0.5})).demonstration
+    one = made(tokenizer, masked(1), Library(misses=1), config(styles={"title": 0.5, "passage": 0.5})).demonstration
     own = [text for text, own in turns(tokenizer, one) if own]
     assert one.searches == 2 and prompt.parse_turn(own[0]).content != prompt.parse_turn(own[1]).content
     assert re.search("does not say|Nothing here|did not help", own[1])
@@ -176,7 +176,7 @@ def test_the_rate_of_hits_is_that_of_the_queries_it_asks():
     text = "Tolm (city): Tolm Dorvan met [mask] in Tolm."
     task = dataclasses.replace(masked(1), text=text, title="Tolm (city)", answers=[["Vesh Pirael"]])
     for wording in ("words", "sentences"):
-        assert query_writers.hit_rate([task], Noted(), query_writers.Associations(), "name", 1, wording) == (0, 1)
+        assert query_writers.hit_rate([task], Noted(), query_writers.Associations(), "title", 1, wording) == (0, 1)
     assert asked[0] != asked[1] == "Tolm (city)"
 
 
@@ -197,7 +197,7 @@ def test_turns_are_shortened_to_their_limit_or_rejected(tokenizer):
 
 def test_wordings_differ_by_task_and_searches_do_not(tokenizer):
     tasks = [dataclasses.replace(masked(1), id=f"{i}.0.1") for i in range(30)]
-    cfg = {"styles": {"name": 0.5, "own": 0.5}}
+    cfg = {"styles": {"title": 0.5, "passage": 0.5}}
     plans = {}
     for wording in ("sentences", "brief"):
         found = [made(tokenizer, task, Library(), config(wording, **cfg)) for task in tasks]
@@ -212,7 +212,7 @@ def test_wordings_differ_by_task_and_searches_do_not(tokenizer):
 
 @pytest.mark.parametrize("wording", ["sentences", "brief"])
 def test_questions_quote_what_leads_on(tokenizer, wording):
-    cfg = config(wording, styles={"own": 1.0})
+    cfg = config(wording, styles={"passage": 1.0})
     one = made(tokenizer, QUESTION, Articles(), cfg, question_teacher.synthesize).demonstration
     first, second, last = (text for text, own in turns(tokenizer, one) if own)
     assert "Karn Velith birthplace" in first and "Tolm" not in first
@@ -228,9 +228,9 @@ def test_verdicts_quote_every_article_and_answer(tokenizer):
     assert prompt.parse_turn(own[2]).content == "no"
 
 
-def test_lookups_quote_the_sentence_that_answers(tokenizer):
+def test_warm_up_tasks_quote_the_sentence_that_answers(tokenizer):
     task = Task(
-        id="train/lookup/1", kind="lookup", split="train", prompt=[], targets=[], answer_form="spans",
+        id="train/tool_warmup/1", kind="tool_warmup", split="train", prompt=[], targets=[], answer_form="spans",
         answers=[["Tolm"]], span_kinds=["quote"], text="Look up Karn Velith: born in", paragraph="", title="",
         passage_id=-1, article_id=-1, supporting=["Karn Velith"],
         details={"queries": "Karn Velith born in", "cues": "born in"},

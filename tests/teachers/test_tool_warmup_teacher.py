@@ -1,4 +1,4 @@
-"""The teacher of lookups: one search for each article, in order, and only what was shown is quoted."""
+"""The teacher of tool warm-up tasks: one search for each article, in order, and only what was shown is quoted."""
 
 import dataclasses
 
@@ -9,8 +9,8 @@ from masksearch_jax.text import tokenizer as tokenizer_lib
 
 ARTICLES = {"Karn Velith": "Karn Velith was born in Ostrom.", "Brad Keshan": "Brad Keshan wrote a book."}
 CFG = mask_teacher.TeacherConfig(
-    styles={"name": 1.0, "own": 0.0, "insight": 0.0}, retry=0.5, attempts=2, evidence=0, evidence_match=0, hits=1,
-    observation_tokens=64, total_tokens=400, seed=0,
+    styles={"title": 1.0, "passage": 0.0, "associated": 0.0}, retry=0.5, attempts=2, evidence=0, evidence_match=0,
+    hits=1, observation_tokens=64, total_tokens=400, seed=0,
 )  # fmt: skip
 
 
@@ -32,7 +32,7 @@ def task(tokenizer, answers, titles) -> records.Task:
     cues = ("was born", "wrote a")[: len(titles)]
     text = " ".join(f"Look up {title}: {cue}" for title, cue in zip(titles, cues, strict=True))
     return records.Task(
-        id="train/lookup/1", kind="lookup", split="train", prompt=tokenizer.encode(f" {text}"), targets=[],
+        id="train/tool_warmup/1", kind="tool_warmup", split="train", prompt=tokenizer.encode(f" {text}"), targets=[],
         answer_form="spans", answers=[[answer] for answer in answers], span_kinds=["quote"] * len(answers), text=text,
         paragraph="", title="", passage_id=-1, article_id=-1, supporting=list(titles),
         details={
@@ -46,7 +46,7 @@ def test_articles_are_searched_by_title_and_quoted_in_order(tmp_path):
     two = task(tokenizer, ["born in Ostrom", "a book"], ["Karn Velith", "Brad Keshan"])
     searcher = Titles(ARTICLES)
     (outcome,) = tool_warmup_teacher.synthesize([two], searcher, tokenizer, query_writers.Associations(), CFG)
-    assert searcher.asked == ["Karn Velith was born", "Brad Keshan wrote a"] and two.level == -1
+    assert searcher.asked == ["Karn Velith was born", "Brad Keshan wrote a"] and two.task_name == "tool_warmup"
     made = outcome.demonstration
     written = tokenizer.decode([i for i, own in zip(made.ids, made.trainable, strict=True) if own])
     assert written.count("<search>") == 2 and written.endswith("<answer> born in Ostrom; a book</answer>")

@@ -70,8 +70,8 @@ def _made(tmp_path_factory) -> Path:
         for epoch in range(2 if split == "train" else 1):
             one = [_task(p, [s[(epoch + p.id) % 2]], epoch, tokenizer) for p, s in own]
             two = [_task(p, s, epoch, tokenizer) for p, s in own]
-            for level, tasks in ((1, one), (2, two)):
-                records.write(data / "tasks" / split / f"ramp_{level}" / f"epoch_{epoch}.array_record", tasks)
+            for masks, tasks in ((1, one), (2, two)):
+                records.write(data / "tasks" / split / f"ramp_{masks}" / f"epoch_{epoch}.array_record", tasks)
     digits = [tokenizer.id(digit) for digit in "0123456789"]
     (data / "augment.json").write_text(json.dumps({"groups": [digits]}))
     for index, splits in (("train", ["train"]), ("validation", ["train", "validation"]), ("all", list(_SPLITS))):
@@ -113,12 +113,12 @@ def small_config():
     config.sft.update(
         {"steps": 6, "rows": 4, "row_length": 160, "eval_every": 0, "log_every": 2, "checkpoint_every": 3}
     )
-    config.sft.curriculum = ((20, ((1, 1.0),)), (None, ((1, 0.5), (2, 0.5))))
+    config.sft.curriculum = ((20, (("ramp_1", 1.0),)), (None, (("ramp_1", 0.5), ("ramp_2", 0.5))))
     config.sft.optimizer.update({"warmup": 1, "total_steps": 6})
     config.dapo.update({
         "iterations": 4, "prompts": 4, "group_size": 4, "groups": 2, "max_generations": 2, "minibatches": 2,
         "row_lengths": (160,), "rows": 4, "micro_batches": (1, 2, 4), "eval_every": 0, "checkpoint_every": 2,
-        "curriculum": ((8, ((1, 1.0),)), (None, ((1, 0.5), (2, 0.5)))),
+        "curriculum": ((8, (("ramp_1", 1.0),)), (None, (("ramp_1", 0.5), ("ramp_2", 0.5)))),
     })  # fmt: skip
     config.dapo.reward.update({"overlong_limit": 36, "overlong_cache": 12})
     return config

@@ -52,7 +52,7 @@ def asked(cfg, workdir):
             for number in range(5)
         ]  # fmt: skip
         records.write(data / "tasks" / "test" / f"qa_{name}" / "epoch_0.array_record", tasks)
-    cfg.evaluate.episodes.update({"1": 0, "2": 0, "3": 0, "4": 0, "qa": 100})
+    cfg.evaluate.episodes.update({"ramp_1": 0, "ramp_2": 0, "ramp_3": 0, "ramp_4": 0, "qa": 100})
     cfg.evaluate.benchmarks.update({"hotpotqa": 2, "fanoutqa": -1, "freshqa": 3, "musique": 100})
     return cfg, workdir, old.id, newer.id
 

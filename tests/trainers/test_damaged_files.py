@@ -33,7 +33,7 @@ def call(command, workdir, cfg, tmp_path):
     elif command == "synthesize":
         synthesis_stage.run(cfg, workdir, RunContext(cfg, workdir).searcher("train"))
     elif command == "evaluate":
-        cfg.evaluate.episodes.update(dict.fromkeys(cfg.evaluate.episodes, 0) | {"1": 5})
+        cfg.evaluate.episodes.update(dict.fromkeys(cfg.evaluate.episodes, 0) | {"ramp_1": 5})
         evaluation.suites_of(RunContext(cfg, workdir))
         RunContext(cfg, workdir).searcher("all")
     elif command == "view":
@@ -185,7 +185,7 @@ def test_a_manifest_is_whole_or_not_there(cfg, workdir, monkeypatch):
 
     monkeypatch.setattr(json_files.os, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
-        synthesis_stage._finish({"levels": {}}, workdir / "demonstrations", 0.0)
+        synthesis_stage._finish({"tasks": {}}, workdir / "demonstrations", 0.0)
     assert not (workdir / "demonstrations" / "manifest.json").exists()
     shutil.rmtree(workdir / "demonstrations")
 

@@ -92,7 +92,7 @@ def test_sampling_ahead_lags_one_version_and_timing_changes_nothing(warm):
     assert "sampler_correlation" in rows[0] and "sampler_correlation" not in rows[1]  # no token of its own version
     assert all(row["rollout/overlap_s"] > 0 for row in rows)
     (context.workdir / "dapo").rename(context.workdir / "first")
-    context.cfg.rollout.slots //= 2  # other ticks, other room
+    context.cfg.rollout.slots //= 2  # other engine steps, other room
     second = finish(context, params)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), first, second)
 
@@ -168,7 +168,7 @@ class ScriptedEngine:
     """Rewards by script: sample s of group g answers right if `right(g, s)`."""
 
     def __init__(self, tokenizer, right):
-        self.tokenizer, self.right, self.requests, self.stats = tokenizer, right, [], {"ticks": 2}
+        self.tokenizer, self.right, self.requests, self.stats = tokenizer, right, [], {"engine_steps": 2}
 
     def run(self, params, requests, version, seed, greedy, overlap=None):
         assert not greedy and overlap is None
@@ -195,7 +195,7 @@ def collect_with(cfg, workdir, right, carried=(), version=3):
     context = RunContext(cfg, workdir)
     engine = ScriptedEngine(context.tokenizer, right)
     tasks = pipeline.tasks(
-        workdir / "data" / "tasks", "train", Curriculum([(None, {1: 1.0})]), seed=0, tokenizer_fingerprint="t"
+        workdir / "data" / "tasks", "train", Curriculum([(None, {"ramp_1": 1.0})]), seed=0, tokenizer_fingerprint="t"
     )
     found = rollout_batch.generate(engine, None, tasks, cfg.dapo, RewardConfig(), None, list(carried), version, seed=0)
     return found, engine, tasks
@@ -207,7 +207,7 @@ def test_groups_without_signal_are_refilled_and_the_rest_ordered_by_id(cfg, work
     found, engine, tasks = collect_with(cfg, workdir, lambda g, s: s % 2 == 0 if g >= 4 or g == 2 else g == 1)
     assert [g.id for g in found.batch] == [2, 4, 5]
     assert tasks.index == 8 and found.carried == []
-    assert found.measured["generations"] == (2.0, 1.0) and found.stats == {"ticks": 4}
+    assert found.measured["generations"] == (2.0, 1.0) and found.stats == {"engine_steps": 4}
     assert found.measured["kept_groups"] == (5.0, 8.0)
     # Keys are unique to a sample of a prompt of the stream, whatever generation it came from.
     assert len({r.key for r in engine.requests}) == len(engine.requests) == 8 * cfg.dapo.group_size

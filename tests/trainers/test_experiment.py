@@ -13,7 +13,7 @@ def short(cfg):
     cfg.policies = (*report.POLICIES, *report.OPTIONAL_POLICIES)
     cfg.sft.steps = cfg.sft.checkpoint_every = cfg.sft.optimizer.total_steps = 2
     cfg.dapo.update({"iterations": 1, "dynamic_sampling": False})
-    cfg.evaluate.episodes.update({"1": 8, "2": 4, "3": 0, "4": 0, "qa": 4})
+    cfg.evaluate.episodes.update({"ramp_1": 8, "ramp_2": 4, "ramp_3": 0, "ramp_4": 0, "qa": 4})
     return cfg
 
 
@@ -23,11 +23,11 @@ def test_the_line_ends_in_a_report_of_every_policy(short, workdir, capsys):
     for policy in short.policies:
         assert set(report.SCORES) <= set(saved[policy])
         rows = read_rows(workdir / "evaluate" / policy / "rows.jsonl")
-        assert [sum(row.masks == level for row in rows) for level in (1, 2)] == [8, 4]
+        assert [sum(row.masks == masks for row in rows) for masks in (1, 2)] == [8, 4]
         # What the report says is what the rows say.
         ones = [row.recall for row in rows if row.masks == 1]
         assert saved[policy]["recall"] == pytest.approx(sum(ones) / len(ones))
-        assert saved["per_masks"]["2"][policy]["episodes"] == 4
+        assert saved["per_masks"]["ramp_2"][policy]["episodes"] == 4
     assert saved["seed"] == short.seed and saved["wall_seconds"] > 0 and saved["config"]["dapo"]["iterations"] == 1
     # The control trains for as long as DAPO took, on a schedule of that length, from the SFT parameters.
     steps = json.loads((workdir / "sft_more" / "config.json").read_text())["settings"]["steps"]
@@ -48,6 +48,6 @@ def test_an_unknown_policy_is_refused(short, workdir):
 
 def test_held_out_tasks_come_from_the_held_out_split(short, workdir):
     context = RunContext(short, workdir)
-    assert {task.split for task in context.tasks("test", 1, 6)} == {"test"}
+    assert {task.split for task in context.tasks("test", "ramp_1", 6)} == {"test"}
     assert len(context.searcher("train")) < len(context.searcher("validation")) < len(context.searcher("all"))
     assert not context.has_questions("test")

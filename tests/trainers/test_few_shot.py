@@ -22,7 +22,7 @@ INSTRUCTION = "Fill in each [mask]."
 def demonstrated(cfg, workdir):
     """A job whose W has demonstrations, and the settings of prompts that prepare would have written."""
     cfg.synthesize.examples.update({"ramp_1": 12, "ramp_2": 4})
-    cfg.evaluate.episodes.update({"1": 3, "2": 2, "3": 0, "4": 0, "qa": 0})
+    cfg.evaluate.episodes.update({"ramp_1": 3, "ramp_2": 2, "ramp_3": 0, "ramp_4": 0, "qa": 0})
     context = RunContext(cfg, workdir)
     synthesis_stage.run(cfg, workdir, context.searcher("train"))
     made = {"instruction": INSTRUCTION, "question_instruction": "Answer.", "instruction_place": "before"}
@@ -38,7 +38,7 @@ def test_masked_passages_get_demonstrations_of_training_tasks(demonstrated):
     suites = evaluation.suites_of(demonstrated)
     context, extended = few_shot.extend(demonstrated, suites)
     train = {t.text for n in (1, 2) for t in synthesis_stage._tasks(context.workdir, n)}
-    for name in ("1", "2"):
+    for name in ("ramp_1", "ramp_2"):
         for before, after in zip(suites[name], extended[name], strict=True):
             text = text_of(context, after)
             assert text.startswith(f" {INSTRUCTION}\n\nExample: ") and text.endswith(f"\n\nNow: {before.text}")
@@ -102,15 +102,15 @@ def test_what_is_missing_is_said_with_the_command(demonstrated):
     suites = evaluation.suites_of(demonstrated)
     demonstrated.cfg.evaluate.examples = 13
     with pytest.raises(ValueError, match=r"evaluate\.examples=13: there are 12 for ramp"):
-        few_shot.extend(demonstrated, {"1": suites["1"]})
+        few_shot.extend(demonstrated, {"ramp_1": suites["ramp_1"]})
     demonstrated.cfg.evaluate.examples = 2
     # Three masks get the examples of two, where nobody demonstrated three.
-    three = dataclasses.replace(suites["2"][0], answers=[["a"], ["b"], ["c"]])
-    assert few_shot.examples(demonstrated, three) == few_shot.examples(demonstrated, suites["2"][0])
+    three = dataclasses.replace(suites["ramp_2"][0], answers=[["a"], ["b"], ["c"]])
+    assert few_shot.examples(demonstrated, three) == few_shot.examples(demonstrated, suites["ramp_2"][0])
     other = demonstrated.workdir / "data" / "tasks" / "train" / "ramp_1"
     shutil.rmtree(other)
     with pytest.raises(ValueError, match="was made of other tasks"):
-        few_shot.extend(demonstrated, {"1": suites["1"]})
+        few_shot.extend(demonstrated, {"ramp_1": suites["ramp_1"]})
     shutil.rmtree(demonstrated.workdir / "demonstrations")
     with pytest.raises(FileNotFoundError, match=r"masksearch_jax\.synthesize"):
-        few_shot.extend(demonstrated, {"1": suites["1"]})
+        few_shot.extend(demonstrated, {"ramp_1": suites["ramp_1"]})

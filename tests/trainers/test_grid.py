@@ -17,11 +17,12 @@ from masksearch_jax.workflows import grid, training
 @pytest.fixture
 def page(cfg):
     cfg.workflow = "grid"
-    cfg.evaluate.episodes.update({"1": 4, "2": 2, "3": 0, "4": 0, "qa": 0})
-    stage = {"steps": 2, "checkpoint_every": 2, "curriculum": ((None, ((1, 1.0),)),), "optimizer": {"total_steps": 2}}
+    cfg.evaluate.episodes.update({"ramp_1": 4, "ramp_2": 2, "ramp_3": 0, "ramp_4": 0, "qa": 0})
+    one_mask = ((None, (("ramp_1", 1.0),)),)
+    stage = {"steps": 2, "checkpoint_every": 2, "curriculum": one_mask, "optimizer": {"total_steps": 2}}
     cfg.stages = ConfigDict({
         "base": {"kind": "sft", "settings": stage},
-        "more": {"kind": "sft", "settings": stage | {"curriculum": ((None, ((2, 1.0),)),)}},
+        "more": {"kind": "sft", "settings": stage | {"curriculum": ((None, (("ramp_2", 1.0),)),)}},
         "rl": {"kind": "dapo", "settings": {"iterations": 1, "dynamic_sampling": False}},
         "plain": {
             "kind": "dapo", "generations_of": "base/more/rl",
@@ -29,7 +30,7 @@ def page(cfg):
         },
     })  # fmt: skip
     cfg.grid = ConfigDict({
-        "seeds": (1,), "at_once": 1, "columns": ("1", "2"), "groups": (("SFT or RL", ("SFT", "RL")),),
+        "seeds": (1,), "at_once": 1, "columns": ("ramp_1", "ramp_2"), "groups": (("SFT or RL", ("SFT", "RL")),),
         "methods": (
             ("RAG", "base", "one_search", ""), ("SFT", "base/more", "", ""), ("RL", "base/more/rl", "", "SFT"),
             ("as much", "base/plain", "", ""),
@@ -109,15 +110,17 @@ def test_means_and_gains_are_over_seeds(page, tmp_path, monkeypatch):
         "as much": ((0.0, 0.0), (0.0, 0.0)),
     }  # fmt: skip
     scores = {
-        label: {str(seed): {"1": {"recall": one}, "2": {"recall": two}} for seed, (one, two) in enumerate(found)}
+        label: {
+            str(seed): {"ramp_1": {"recall": one}, "ramp_2": {"recall": two}} for seed, (one, two) in enumerate(found)
+        }
         for label, found in recalls.items()
     }
     content = grid.summary(page, tmp_path, grid.check(page), scores)
-    assert content["columns"] == ["1", "2", "average"]
-    assert content["measured"]["SFT"]["1"] == intervals.mean([0.2, 0.6])
+    assert content["columns"] == ["ramp_1", "ramp_2", "average"]
+    assert content["measured"]["SFT"]["ramp_1"] == intervals.mean([0.2, 0.6])
     assert content["measured"]["SFT"]["average"]["mean"] == pytest.approx(0.5)
     assert list(content["gains"]) == ["RL"]
-    gain = content["gains"]["RL"]["1"]  # 0.3 and 0.1: t with one degree of freedom
+    gain = content["gains"]["RL"]["ramp_1"]  # 0.3 and 0.1: t with one degree of freedom
     assert gain["mean"] == pytest.approx(0.2) and gain["half_width"] == pytest.approx(12.706 * 0.1)
     assert "SFT" in grid.table(content) and "±127.1" in grid.table(content)
 

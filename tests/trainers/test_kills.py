@@ -40,7 +40,7 @@ def get_config():
     config.prepare.retrieval.update({{"index": "exact", "dims": 256}})
     config.sft.update({{"steps": 12, "checkpoint_every": 4, "log_every": 3, "eval_every": 5}})
     config.dapo.update({{"iterations": 6, "eval_every": 3, "dynamic_sampling": False, "carry_over": True}})
-    config.validation_levels = (1,)
+    config.validation_tasks = ("ramp_1",)
     return config
 """
 # The entry itself, and a line in the file of events for all that it does.
@@ -62,7 +62,8 @@ def noted(owner, name, kind):
 noted(checkpoints.Checkpointer, "save", "save")
 noted(child_process, "run", "data")
 noted(synthesis_stage, "run", "data")
-phase = lambda args: "rollout" if "tick" in args[0] else "update" if "step" in args[0] or "update" in args[0] else "-"
+def phase(args):
+    return "rollout" if "engine step" in args[0] else "update" if "step" in args[0] or "update" in args[0] else "-"
 noted(distributed, "alive", phase)
 cli.start(training.main, None)
 """

@@ -18,19 +18,19 @@ def short(cfg):
     cfg.policies = ("untrained", "rag", "dapo")
     cfg.warm_start = False
     cfg.dapo.update({"iterations": 1, "dynamic_sampling": False})
-    cfg.evaluate.episodes.update({"1": 8, "2": 4, "3": 0, "4": 0, "qa": 0})
+    cfg.evaluate.episodes.update({"ramp_1": 8, "ramp_2": 4, "ramp_3": 0, "ramp_4": 0, "qa": 0})
     return cfg
 
 
 def test_the_report_has_rules_and_paired_differences(short, workdir, capsys):
     content = language_model.run(short, workdir)
     saved = json.loads((workdir / "report.json").read_text())
-    assert saved["rules"] == content["rules"] and set(saved["rules"]) == {"1", "2"}
-    one = saved["rules"]["1"]
+    assert saved["rules"] == content["rules"] and set(saved["rules"]) == {"ramp_1", "ramp_2"}
+    one = saved["rules"]["ramp_1"]
     assert one["tasks"] == 8 and 0 <= one["recall"] <= 1 and 0 < one["found"] <= 1
     # DAPO started from the model as it was: no demonstrations, no SFT.
     assert not (workdir / "sft").exists() and saved["demonstrations"] == {} and saved["sft"] is None
-    pairs = saved["differences"]["1"]
+    pairs = saved["differences"]["ramp_1"]
     assert list(pairs) == ["rag - untrained", "dapo - untrained", "dapo - rag"]
     rows = {p: runner.read_rows(workdir / "evaluate" / p / "rows.jsonl") for p in ("rag", "dapo")}
     recalls = {p: [row.recall for row in own if row.masks == 1] for p, own in rows.items()}

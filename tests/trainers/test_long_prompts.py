@@ -13,13 +13,13 @@ from masksearch_jax.workflows import evaluation, training
 from masksearch_jax.workflows.context import RunContext
 
 ROOM = 160
-CURRICULUM = Curriculum([(8, {1: 1.0}), (None, {1: 0.5, 2: 0.5})])
+CURRICULUM = Curriculum([(8, {"ramp_1": 1.0}), (None, {"ramp_1": 0.5, "ramp_2": 0.5})])
 
 
-def lengthen(workdir, split, level, chosen):
+def lengthen(workdir, split, masks, chosen):
     """Makes the prompts of the tasks that `chosen` numbers too long for an episode; returns how many that are."""
     count = 0
-    for path in sorted((workdir / "data" / "tasks" / split / f"ramp_{level}").glob("*")):
+    for path in sorted((workdir / "data" / "tasks" / split / f"ramp_{masks}").glob("*")):
         tasks = list(records.read(path, records.Task))
         for number in range(len(tasks)):
             if chosen(number):
@@ -29,9 +29,9 @@ def lengthen(workdir, split, level, chosen):
     return count
 
 
-def only(cfg, level):
-    """Evaluates one level."""
-    cfg.evaluate.episodes.update(dict.fromkeys(cfg.evaluate.episodes, 0) | {str(level): 10})
+def only(cfg, name):
+    """Evaluates one task."""
+    cfg.evaluate.episodes.update(dict.fromkeys(cfg.evaluate.episodes, 0) | {name: 10})
 
 
 def stream(workdir, **fields):
@@ -59,7 +59,7 @@ def test_they_are_left_out_by_the_task_alone_and_the_same_after_a_resume(workdir
     assert state.left_out + resumed.left_out == tasks.left_out
 
 
-def test_a_level_of_long_prompts_alone_is_told(workdir):
+def test_a_task_of_long_prompts_alone_is_told(workdir):
     lengthen(workdir, "train", 1, lambda number: True)
     with pytest.raises(ValueError, match="none of the 80 tasks of ramp_1 has a prompt below 160 tokens.*total_tokens"):
         for _ in itertools.islice(stream(workdir, room=ROOM), 1000):
@@ -73,7 +73,7 @@ def test_they_are_refused_before_the_first_step_where_a_setting_says_so(cfg, wor
     assert many == 2
     lengthen(workdir, "test", 1, lambda number: number < 2)
     cfg.rollout.long_prompts = "refuse"
-    only(cfg, 1)
+    only(cfg, "ramp_1")
     context = RunContext(cfg, workdir)
     with pytest.raises(ValueError, match="'refuse': 2 of 10 tasks"):
         evaluation.run(context, "untrained", None)
@@ -85,21 +85,21 @@ def test_dapo_and_evaluation_go_on_and_count(cfg, workdir):
     lengthen(workdir, "train", 1, lambda number: number % 2 == 0)
     lengthen(workdir, "test", 1, lambda number: number < 3)
     cfg.dapo.update({"iterations": 1, "max_generations": 1, "dynamic_sampling": False})
-    cfg.dapo.curriculum = ((None, ((1, 1.0),)),)
-    only(cfg, 1)
+    cfg.dapo.curriculum = ((None, (("ramp_1", 1.0),)),)
+    only(cfg, "ramp_1")
     context = RunContext(cfg, workdir)
     params = training.train_dapo(context)
     (row,) = [json.loads(line) for line in (workdir / "dapo" / "metrics.jsonl").read_text().splitlines()]
     assert row["left_out"] >= 1 and row["prompts"] == cfg.dapo.prompts + row["left_out"]
     assert np.isfinite(row["reward"])
     scores = evaluation.run(context, "dapo", context.engine("all"), params)
-    assert scores["1"]["left_out"] == 3 and scores["1"]["episodes"] == 7
+    assert scores["ramp_1"]["left_out"] == 3 and scores["ramp_1"]["episodes"] == 7
     kept = json.loads((workdir / "evaluate" / "dapo" / "scores.json").read_text())
-    assert kept["1"]["left_out"] == 3
+    assert kept["ramp_1"]["left_out"] == 3
 
 
 def test_an_evaluation_of_long_prompts_alone_is_told_before_any_work(cfg, workdir):
     lengthen(workdir, "test", 2, lambda number: True)
-    only(cfg, 2)
+    only(cfg, "ramp_2")
     with pytest.raises(ValueError, match="none of the 10 tasks of 2 has a prompt below episode.total_tokens=160"):
         evaluation.run(RunContext(cfg, workdir), "untrained", None)

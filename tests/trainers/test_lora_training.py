@@ -82,7 +82,7 @@ def test_from_sft_over_dapo_to_evaluation_and_export(context, tmp_path):
     # Whoever reads the stage gets base and adapters, and the evaluation samples with their sum.
     context = RunContext(context.cfg, context.workdir)
     assert_equal(context.parameters("dapo"), whole)
-    context.cfg.evaluate.episodes.update({"1": 4, "2": 0, "3": 0, "4": 0, "qa": 0})
+    context.cfg.evaluate.episodes.update({"ramp_1": 4, "ramp_2": 0, "ramp_3": 0, "ramp_4": 0, "qa": 0})
     scores = evaluation.run(context, "dapo", context.engine("all"))
     merged = lora.merged(context.model_cfg, whole)
     plain = RunContext(context.cfg.copy_and_resolve_references(), context.workdir)

@@ -164,7 +164,7 @@ def assert_equal_runs(cfg, one, other, count):
 @pytest.mark.slow
 def test_two_and_four_processes_train_as_one_does(made, cfg):
     one = trained(made, cfg, "one", 1)
-    assert (one / "1-0.tokens").read_text().count("\n") == 4  # two rollouts, and an evaluation of two levels
+    assert (one / "1-0.tokens").read_text().count("\n") == 4  # two rollouts, and an evaluation of two tasks
     for count in (2, 4):
         assert_equal_runs(cfg, one, trained(made, cfg, f"p{count}", count), count)
 

@@ -29,8 +29,8 @@ ROOT = Path(__file__).parent.parent.parent
 def asked(cfg, workdir):
     """(page, W): stage II with everything small, and questions about each person's city and its year in W/data."""
     stage2_dapo.stage2_sft.questions(cfg)
-    cfg.dapo.curriculum = ((None, ((0, 1.0),)),)
-    cfg.synthesize.update({"association_tasks": 10, "styles": {"name": 0.0, "own": 1.0, "insight": 0.0}})
+    cfg.dapo.curriculum = ((None, (("qa", 1.0),)),)
+    cfg.synthesize.update({"association_tasks": 10, "styles": {"title": 0.0, "passage": 1.0, "associated": 0.0}})
     cfg.sft.steps = cfg.sft.checkpoint_every = cfg.sft.optimizer.total_steps = 2
     cfg.dapo.update({"iterations": 1, "dynamic_sampling": False, "checkpoint_every": 1})
     tokenizer = tokenizer_lib.load(workdir / "data")
@@ -68,7 +68,7 @@ def test_both_stages_of_training_and_evaluation_on_questions(asked, tmp_path, mo
     monkeypatch.setattr(RolloutEngine, "run", run)
     cfg.stage = "sft"
     supervised = training.run(cfg, workdir)
-    made = json.loads((workdir / "demonstrations" / "manifest.json").read_text())["levels"]
+    made = json.loads((workdir / "demonstrations" / "manifest.json").read_text())["tasks"]
     assert made["qa"]["written"] > 10 and not any(made[name] for name in made if name != "qa")
     assert not list((workdir / "demonstrations").glob("ramp_*"))
     # By RL from there, in a workdir of its own: no demonstrations, no SFT.
@@ -84,9 +84,9 @@ def test_both_stages_of_training_and_evaluation_on_questions(asked, tmp_path, mo
     steps = [float(abs(a - b).max()) for a, b in zip(*map(jax.tree.leaves, (trained, supervised)), strict=True)]
     assert 0 < max(steps) < 0.1
     context = RunContext(cfg, second)
-    cfg.evaluate.episodes.update({"1": 4, "2": 0, "3": 0, "4": 0, "qa": 3})
+    cfg.evaluate.episodes.update({"ramp_1": 4, "ramp_2": 0, "ramp_3": 0, "ramp_4": 0, "qa": 3})
     scores = evaluation.run(context, "dapo", context.engine("all"))
-    assert scores["qa"]["episodes"] == 3 and set(scores) == {"1", "qa"}
+    assert scores["qa"]["episodes"] == 3 and set(scores) == {"ramp_1", "qa"}
     rows = runner.read_rows(second / "evaluate" / "dapo" / "rows.jsonl")
     assert [row.task_id.split("/")[0] for row in rows if row.kind == "qa"] == ["test"] * 3
     cfg.validation_episodes = 2
@@ -139,10 +139,10 @@ def test_start_gives_the_last_checkpoint_of_a_stage(asked, tmp_path, capsys):
         training.run(cfg, workdir)
 
 
-def test_levels_mix_and_missing_questions_are_told(asked):
+def test_tasks_mix_and_missing_questions_are_told(asked):
     cfg, workdir = asked
     cfg.synthesize.examples.update({"ramp_1": 8, "qa": 8})
-    cfg.sft.curriculum = ((None, ((0, 0.5), (1, 0.5))),)
+    cfg.sft.curriculum = ((None, (("qa", 0.5), ("ramp_1", 0.5))),)
     cfg.stage = "sft"
     training.run(cfg, workdir)
     kept = {p.stem for p in (workdir / "demonstrations").glob("*.array_record")}
@@ -176,10 +176,10 @@ def test_hotpotqa_end_to_end(data_dir, tmp_path):
     )  # fmt: skip
     page = evaluate_page.get_config("slice")
     page.mesh.data = 1
-    page.evaluate.episodes.update({"1": 2, "2": 0, "3": 0, "4": 0})
+    page.evaluate.episodes.update({"ramp_1": 2, "ramp_2": 0, "ramp_3": 0, "ramp_4": 0})
     context = RunContext(page, workdir)
     scores = evaluation.run(context, "dapo", context.engine("all"))
-    made = json.loads((workdir / "demonstrations" / "manifest.json").read_text())["levels"]["qa"]
+    made = json.loads((workdir / "demonstrations" / "manifest.json").read_text())["tasks"]["qa"]
     assert made["written"] > 20 and made["searches"] / made["written"] > 1.3  # two articles a question
     tasks = {
         split: list(records.read(workdir / "data" / "tasks" / split / "qa" / "epoch_0.array_record", records.Task))

@@ -1,4 +1,4 @@
-"""What the oracle's searches may return, by level of the demonstrations."""
+"""What the oracle's searches may return, by task of the demonstrations."""
 
 import pytest
 
@@ -20,7 +20,7 @@ class Recording:
 
 
 def made(cfg, workdir, name):
-    """(demonstrations of one level, the sources that the last searches excluded)."""
+    """(demonstrations of one task, the sources that the last searches excluded)."""
     cfg.synthesize.examples = {name: 8}
     cfg.synthesize.update({"retry": 0.0, "association_tasks": 0, "probe_tasks": 0})
     searcher = Recording(RunContext(cfg, workdir).searcher("train"))
@@ -32,7 +32,7 @@ def made(cfg, workdir, name):
 
 def test_an_open_mask_may_find_its_source_and_no_other_may(cfg, workdir):
     closed, kept_out = made(cfg, workdir, "ramp_1")
-    opened, allowed = made(cfg, workdir, "open")
+    opened, allowed = made(cfg, workdir, "ramp_1_open")
     assert len(closed) == len(opened) == 8 and min(kept_out) >= 0 and set(allowed) == {-1}
     tasks = {task.id: task for task in synthesis_stage._tasks(workdir, 1)}
     text = RunContext(cfg, workdir).tokenizer.decode
@@ -44,10 +44,11 @@ def test_an_open_mask_may_find_its_source_and_no_other_may(cfg, workdir):
 
 
 def test_open_masks_are_a_suite_of_evaluation(cfg, workdir):
-    cfg.evaluate.episodes = {"1": 3, "open": 3}
+    cfg.evaluate.episodes = {"ramp_1": 3, "ramp_1_open": 3}
     suites = evaluation.suites_of(RunContext(cfg, workdir))
-    assert [one.id for one in suites["open"]] == [one.id for one in suites["1"]]
-    assert {one.passage_id for one in suites["open"]} == {-1} and min(one.passage_id for one in suites["1"]) >= 0
+    assert [one.id for one in suites["ramp_1_open"]] == [one.id for one in suites["ramp_1"]]
+    assert {one.passage_id for one in suites["ramp_1_open"]} == {-1}
+    assert min(one.passage_id for one in suites["ramp_1"]) >= 0
 
 
 def test_the_wording_of_thoughts_is_recorded_where_it_is_not_the_usual_one(cfg, workdir):

@@ -74,7 +74,7 @@ def test_several_processes_need_the_demonstrations_beforehand(tmp_path):
     (check,) = diagnosis.check_demonstrations(wanted(tmp_path, cfg))
     assert check.ok is False and "masksearch_jax.synthesize" in check.next
     (tmp_path / "demonstrations").mkdir()
-    (tmp_path / "demonstrations" / "manifest.json").write_text('{"levels": {"ramp_1": 3}}')
+    (tmp_path / "demonstrations" / "manifest.json").write_text('{"tasks": {"ramp_1": 3}}')
     assert diagnosis.check_demonstrations(wanted(tmp_path, cfg))[0].ok
 
 

@@ -17,8 +17,9 @@ from masksearch_jax.evals.report.summary_table import (
     table,
     write_report,
 )
+from masksearch_jax.evals.report.task_labels import task_label
 
 __all__ = [
     "LABELS", "OPTIONAL_POLICIES", "POLICIES", "SCORES", "aligned", "benchmark_table", "by_kind_table", "table",
-    "write_report",
+    "task_label", "write_report",
 ]  # fmt: skip

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from masksearch_jax.evals import intervals
-from masksearch_jax.evals.benchmarks import BENCHMARKS
 from masksearch_jax.evals.report.sections import Chart, Curve, Table
+from masksearch_jax.evals.report.task_labels import task_label
 
 Rows = Sequence[Mapping[str, Any]]
 Series = dict[str, list[tuple[float, float]]]
@@ -86,16 +86,6 @@ _COMPARED = {
 }  # fmt: skip
 _TIMES = ("reshard", "rollout", "logprobs", "update", "since_last")
 _ROLLOUT_TIMES = ("prefill_s", "extend_s", "decode_s", "search_wait_s", "host_s", "overlap_s")
-
-
-def level_label(level: str) -> str:
-    """Return the label of a level or suite: '2 masks' for 'ramp_2' or '2', the title of a benchmark, or the name."""
-    number = level.removeprefix("ramp_")
-    if number.isdigit():
-        return f"{number} mask" + ("s" if number != "1" else "")
-    if level in BENCHMARKS:
-        return BENCHMARKS[level].title
-    return {"qa": "questions", "lookup": "lookups"}.get(level, level)
 
 
 def series(rows: Rows) -> Series:
@@ -210,8 +200,8 @@ def _label(key: str) -> str:
         return _LABELS[key]
     parts = key.split("/")
     if parts[0] == "eval" and len(parts) == 3:
-        return level_label(parts[1])
-    return level_label(parts[-1]) if parts[0] == "reward_answer" else parts[-1].replace("_", " ")
+        return task_label(parts[1])
+    return task_label(parts[-1]) if parts[0] == "reward_answer" else parts[-1].replace("_", " ")
 
 
 def _curve(label: str, points: Sequence[tuple[float, float]], log: bool) -> Curve:

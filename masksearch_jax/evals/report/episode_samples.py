@@ -8,8 +8,8 @@ import hashlib
 import re
 from collections.abc import Sequence
 
-from masksearch_jax.evals.report.curves import level_label
 from masksearch_jax.evals.report.sections import Episode, Turn
+from masksearch_jax.evals.report.task_labels import task_label
 from masksearch_jax.evals.runner import Row
 from masksearch_jax.text import tags
 
@@ -26,7 +26,7 @@ def chosen(rows: Sequence[Row], policy: str) -> tuple[Episode, ...]:
 
 def episode(row: Row, title: str) -> Episode:
     """Return an evaluated episode as it is shown."""
-    what = level_label(str(row.masks)) if row.kind == "ramp" else "question"
+    what = "question" if row.kind == "qa" else task_label(row.suite)
     facts = [f"recall {row.recall:.2f}", what, f"{row.searches} search" + ("es" if row.searches != 1 else "")]
     if row.stop != "answer":
         facts.append(f"ended by {row.stop}")

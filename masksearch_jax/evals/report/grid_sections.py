@@ -14,6 +14,7 @@ from masksearch_jax.evals.report import curves, score_tables
 from masksearch_jax.evals.report.run_files import metric_rows
 from masksearch_jax.evals.report.run_page import sample_section
 from masksearch_jax.evals.report.sections import Chart, Curve, Section, Table
+from masksearch_jax.evals.report.task_labels import task_label
 
 _FIELDS = ("rows", "columns", "seeds", "measured")
 
@@ -64,7 +65,7 @@ def _charts(report: Mapping[str, Any]) -> tuple[Chart, ...]:
         found = [report["measured"][label][column] for label in labels]
         widths = tuple(_percent(one["half_width"]) for one in found)
         bars = Curve(column, tuple(map(float, range(len(labels)))), tuple(100 * one["mean"] for one in found), widths)
-        title = f"{curves.level_label(column)} (95 % intervals)"
+        title = f"{task_label(column)} (95 % intervals)"
         charts.append(Chart(title, "token recall x 100", "", (bars,), "bars", tuple(labels)))
     return tuple(charts)
 

@@ -4,15 +4,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from masksearch_jax.evals.report.curves import level_label
 from masksearch_jax.evals.report.run_files import json_object
 from masksearch_jax.evals.report.sections import Section, Table
+from masksearch_jax.evals.report.task_labels import task_label
 
 # Readable names of the counts in data/report.json.
 _COUNTS = {
     "pages": "pages of the dump", "redirects": "redirects", "non_articles": "no articles", "damaged": "damaged pages",
     "articles": "articles", "passages_with_our_tags": "passages that hold our tags",
-    "vocabulary": "pieces of the tokenizer",
+    "vocabulary": "tokens of the vocabulary",
     "wikitext_mb": "wikitext (MB)", "wikitext_mb_per_second": "wikitext a second (MB)",
 }  # fmt: skip
 
@@ -27,40 +27,40 @@ def section(workdir: Path) -> Section | None:
         _counted("Masked spans found", "kind", made.get("spans", {})),
         _examples(made),
         _indices(made),
-        *teacher_tables(demonstrations.get("levels", {})),
+        *teacher_tables(demonstrations.get("tasks", {})),
         _counted("Seconds of preparation", "step", made.get("seconds", {})),
     )
     kept = tuple(table for table in found if table)
     return Section("Data, index and teacher", tables=kept) if kept else None
 
 
-def teacher_tables(levels: Mapping[str, Mapping[str, Any]]) -> list[Table]:
-    """Return tables of the demonstrations by level, and of how often each query style finds the answer."""
+def teacher_tables(tasks: Mapping[str, Mapping[str, Any]]) -> list[Table]:
+    """Return tables of the demonstrations by task, and of how often each query style finds the answer."""
     rows, rates, styles = [], {}, []
-    for level, one in levels.items():
+    for task, one in tasks.items():
         outcomes = one.get("outcomes", {})
         tried, written = sum(outcomes.values()), one.get("written", 0)
         if not tried:
             continue
         why = ", ".join(f"{name} {count:,}" for name, count in outcomes.items() if name != "accepted")
         rows.append((
-            level_label(level), f"{written:,}", _rate(outcomes.get("accepted", 0), tried),
+            task_label(task), f"{written:,}", _rate(outcomes.get("accepted", 0), tried),
             f"{one['searches'] / written:.2f}" if written and "searches" in one else "-",
             f"{one['tokens'] / written:.1f}" if written and "tokens" in one else "-",
             why or "-",
         ))  # fmt: skip
-        rates[level] = one.get("oracle_top3_contains_answer", {})
-        styles += rates[level]
+        rates[task] = one.get("oracle_top3_contains_answer", {})
+        styles += rates[task]
     styles = list(dict.fromkeys(styles))
-    head = ("level", "written", "accepted", "searches", "tokens", "rejected")
+    head = ("task", "written", "accepted", "searches", "tokens", "rejected")
     found = [Table("Demonstrations of the teacher", head, tuple(rows), "searches, tokens: of a demonstration")]
     if styles:
         cells = tuple(
-            (level_label(level), *(f"{100 * own[style]['rate']:.1f} %" if style in own else "-" for style in styles))
-            for level, own in rates.items()
+            (task_label(task), *(f"{100 * own[style]['rate']:.1f} %" if style in own else "-" for style in styles))
+            for task, own in rates.items()
         )
         note = "masks whose answer stands among the first three hits of a query of that style"
-        found.append(Table("Hit rates of the teacher's queries", ("level", *styles), cells, note))
+        found.append(Table("Hit rates of the teacher's queries", ("task", *styles), cells, note))
     return found if rows else []
 
 
@@ -82,17 +82,17 @@ def _passages(made: Mapping[str, Any]) -> Table | None:
 def _examples(made: Mapping[str, Any]) -> Table | None:
     """Return the table of task counts. Epochs with equal counts are shown as count x epochs, others as their sum."""
     by_split = made.get("examples", {})
-    levels = list(dict.fromkeys(level for found in by_split.values() for level in found))
+    tasks = list(dict.fromkeys(task for found in by_split.values() for task in found))
     rows = []
     for split, found in by_split.items():
         cells = []
-        for level in levels:
-            counts = found.get(level, [])
+        for task in tasks:
+            counts = found.get(task, [])
             same = f"{counts[0]:,} x {len(counts)}" if len(counts) > 1 else f"{sum(counts):,}"
             cells.append(same if len(set(counts)) < 2 else f"{sum(counts):,}")
         rows.append((split, *cells))
     note = "tasks x epochs, each masked anew"
-    return Table("Tasks", ("split", *map(level_label, levels)), tuple(rows), note) if rows else None
+    return Table("Tasks", ("split", *map(task_label, tasks)), tuple(rows), note) if rows else None
 
 
 def _indices(made: Mapping[str, Any]) -> Table | None:

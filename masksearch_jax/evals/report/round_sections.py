@@ -1,6 +1,6 @@
 """Report sections of self-evolving distillation, as workflows/evolve.py writes it.
 
-Enters: report.json with rounds [{round, levels, set, held_out}]. Round 0 is in W, round n in W/round_<n>/.
+Enters: report.json with rounds [{round, tasks, set, held_out}]. Round 0 is in W, round n in W/round_<n>/.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,6 +11,7 @@ from masksearch_jax.evals.report import curves, preparation_tables, score_tables
 from masksearch_jax.evals.report.run_files import metric_rows
 from masksearch_jax.evals.report.run_page import sample_section
 from masksearch_jax.evals.report.sections import Chart, Curve, Section, Table
+from masksearch_jax.evals.report.task_labels import task_label
 
 
 def sections(workdir: Path, report: Mapping[str, Any]) -> list[Section | None]:
@@ -51,26 +52,26 @@ def _tables(rounds: Sequence[Mapping[str, Any]]) -> tuple[Table, ...]:
         recall.append((f"round {one['round']}", size, *(_recall(one.get("held_out", {}).get(s)) for s in suites)))
     found = [
         Table(
-            "Held-out recall by round", ("round", "demonstrations", *map(curves.level_label, suites)), tuple(recall),
+            "Held-out recall by round", ("round", "demonstrations", *map(task_label, suites)), tuple(recall),
             "± standard error over episodes",
         )
     ]  # fmt: skip
     shown = ("acceptance", "solved", "diversity", "searches")
     made = tuple(
         (
-            f"round {one['round']}, {curves.level_label(level)}",
+            f"round {one['round']}, {task_label(task)}",
             f"{own['tasks']:,}", f"{own['new']:,}", *(f"{own[name]:.3f}" for name in shown),
             ", ".join(f"{name} {count:,}" for name, count in own["outcomes"].items()),
         )
         for one in rounds
-        for level, own in one["levels"].items()
+        for task, own in one["tasks"].items()
     )  # fmt: skip
     if made:
         note = (
             "acceptance: of sampled trajectories; solved: tasks with an accepted one; diversity: distinct of all "
             "queries; searches: of an accepted trajectory"
         )
-        head = ("round and level", "tasks", "new", *shown, "outcomes")
+        head = ("round and task", "tasks", "new", *shown, "outcomes")
         found.append(Table("What each teacher demonstrated", head, made, note))
     return tuple(found)
 
@@ -79,12 +80,12 @@ def _charts(rounds: Sequence[Mapping[str, Any]]) -> tuple[Chart, ...]:
     recalls, accepted = {}, {}
     for one in rounds:
         for suite, summary in one.get("held_out", {}).items():
-            recalls.setdefault(curves.level_label(suite), []).append(
+            recalls.setdefault(task_label(suite), []).append(
                 (one["round"], summary["recall"], summary.get("recall_se"))
             )
-        for level, own in one["levels"].items():
-            accepted.setdefault(curves.level_label(level), []).append((one["round"], own["acceptance"], None))
-    sizes = {"all levels": [(one["round"], sum(one["set"].values()), None) for one in rounds]}
+        for task, own in one["tasks"].items():
+            accepted.setdefault(task_label(task), []).append((one["round"], own["acceptance"], None))
+    sizes = {"all tasks": [(one["round"], sum(one["set"].values()), None) for one in rounds]}
     shown = (
         ("Held-out recall (± standard error)", "share of gold tokens", recalls),
         ("Accepted trajectories", "share of sampled ones", accepted),

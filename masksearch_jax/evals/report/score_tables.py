@@ -9,11 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from masksearch_jax.data.records import masks_of
 from masksearch_jax.evals import runner
 from masksearch_jax.evals.report import summary_table
-from masksearch_jax.evals.report.curves import level_label
 from masksearch_jax.evals.report.run_files import json_object
 from masksearch_jax.evals.report.sections import Chart, Curve, Table
+from masksearch_jax.evals.report.task_labels import task_label
 from masksearch_jax.evals.runner import Row
 
 _SCORES = (("recall", 3), ("em", 3), ("f1", 3), ("format", 3), ("hit", 3), ("searches", 2), ("tokens", 1))
@@ -24,8 +25,8 @@ _TITLES = {"em": "EM", "f1": "F1"}
 class Policy:
     """The evaluation of one policy.
 
-    name: the name of its folder. label: as shown. scores: {suite: summary} of scores.json; a suite is a number of
-    masks, 'qa' or a benchmark. rows: its episodes; [] if there is no rows.jsonl.
+    name: the name of its folder. label: as shown. scores: {suite: summary} of scores.json; a suite is
+    'ramp_<k>', another task or a benchmark. rows: its episodes; [] if there is no rows.jsonl.
     """
 
     name: str
@@ -35,10 +36,7 @@ class Policy:
 
     def of_suite(self, suite: str) -> list[Row]:
         """Return the rows of a suite; [] if their number is not the number of episodes in the suite's summary."""
-        if suite.isdigit():
-            found = [row for row in self.rows if row.kind == "ramp" and row.masks == int(suite)]
-        else:
-            found = [row for row in self.rows if (row.benchmark or row.kind) == suite]
+        found = [row for row in self.rows if row.suite == suite]
         return found if len(found) == self.scores.get(suite, {}).get("episodes") else []
 
     def error(self, suite: str, score: str) -> float | None:
@@ -76,7 +74,7 @@ def suites(policies: Sequence[Policy]) -> list[str]:
 def headline(policies: Sequence[Policy]) -> str:
     """Return the suite of the headline table: tasks with one mask if they were scored, else the first suite."""
     found = suites(policies)
-    return "1" if "1" in found else found[0]
+    return "ramp_1" if "ramp_1" in found else found[0]
 
 
 def score_table(policies: Sequence[Policy], suite: str, folded: bool = False) -> Table:
@@ -87,7 +85,7 @@ def score_table(policies: Sequence[Policy], suite: str, folded: bool = False) ->
             cells = [with_error(summary.get(name), policy.error(suite, name), digits) for name, digits in _SCORES]
             rows.append((policy.label, *cells, str(summary["episodes"])))
     head = ("policy", *(_TITLES.get(name, name) for name, _ in _SCORES), "episodes")
-    return Table(f"Held-out tasks: {level_label(suite)}", head, tuple(rows), "± standard error over episodes", folded)
+    return Table(f"Held-out tasks: {task_label(suite)}", head, tuple(rows), "± standard error over episodes", folded)
 
 
 def recall_table(policies: Sequence[Policy], title: str = "Recall by number of masks and suite") -> Table:
@@ -98,7 +96,7 @@ def recall_table(policies: Sequence[Policy], title: str = "Recall by number of m
         own = policy.scores
         cells = [with_error(own[s]["recall"], policy.error(s, "recall"), 3) if s in own else "-" for s in found]
         rows.append((policy.label, *cells))
-    return Table(title, ("policy", *map(level_label, found)), tuple(rows), "± standard error over episodes")
+    return Table(title, ("policy", *map(task_label, found)), tuple(rows), "± standard error over episodes")
 
 
 def recall_chart(policies: Sequence[Policy]) -> Chart | None:
@@ -106,14 +104,14 @@ def recall_chart(policies: Sequence[Policy]) -> Chart | None:
 
     None if no policy was scored on more than one number of masks.
     """
-    levels = [suite for suite in suites(policies) if suite.isdigit()]
+    masked = list(filter(masks_of, suites(policies)))
     curves = []
     for policy in policies:
-        own = [level for level in levels if level in policy.scores]
-        recalls = tuple(policy.scores[level]["recall"] for level in own)
-        errors = tuple(policy.error(level, "recall") for level in own)
+        own = [suite for suite in masked if suite in policy.scores]
+        recalls = tuple(policy.scores[suite]["recall"] for suite in own)
+        errors = tuple(policy.error(suite, "recall") for suite in own)
         if len(own) > 1:
-            curves.append(Curve(policy.label, tuple(map(float, own)), recalls, errors))
+            curves.append(Curve(policy.label, tuple(float(masks_of(suite)) for suite in own), recalls, errors))
     title = "Recall by number of masks (± standard error)"
     return Chart(title, "masks", "share of gold tokens", tuple(curves)) if curves else None
 
@@ -123,7 +121,7 @@ def kind_table(policies: Sequence[Policy], suite: str) -> Table | None:
     with_kinds = {one.label: one.scores[suite].get("by_kind", {}) for one in policies if suite in one.scores}
     kinds = sorted({kind for found in with_kinds.values() for kind in found})
     rows = tuple((name, *(with_error(own.get(kind), None, 3) for kind in kinds)) for name, own in with_kinds.items())
-    title = f"Recall by kind of span: {level_label(suite)}"
+    title = f"Recall by kind of span: {task_label(suite)}"
     return Table(title, ("policy", *kinds), rows) if kinds else None
 
 
@@ -140,7 +138,7 @@ def gain_table(policies: Sequence[Policy], suite: str) -> Table | None:
         if mine and {row.task_id for row in theirs} == {row.task_id for row in mine}:
             cells = [_gain(lambda score, a=theirs: runner.compare(a, mine, score), score) for score in ("recall", "em")]
             rows.append((f"{last.label} − {policy.label}", *cells, str(len(mine))))
-    title = f"Differences, paired by task: {level_label(suite)}"
+    title = f"Differences, paired by task: {task_label(suite)}"
     return Table(title, ("policies", "recall", "EM", "tasks"), tuple(rows), "± standard error") if rows else None
 
 

@@ -12,6 +12,7 @@ from masksearch_jax.evals.report import curves, preparation_tables, score_tables
 from masksearch_jax.evals.report.run_files import metric_rows, stage_folders
 from masksearch_jax.evals.report.run_page import sample_section
 from masksearch_jax.evals.report.sections import Chart, Curve, Section, Table
+from masksearch_jax.evals.report.task_labels import task_label
 
 
 def folders_of(workdir: Path) -> list[Path]:
@@ -61,7 +62,7 @@ def _results(of_seeds: Sequence[Mapping[str, score_tables.Policy]]) -> Section |
         for name, own in found.items()
     )
     note = f"mean over up to {len(of_seeds)} seeds ± half-width of the 95 % t interval"
-    table = Table("Held-out recall", ("policy", *map(curves.level_label, suites)), rows, note)
+    table = Table("Held-out recall", ("policy", *map(task_label, suites)), rows, note)
     charts = []
     for suite in suites:
         own = {name: one[suite] for name, one in found.items() if one[suite]}
@@ -69,7 +70,7 @@ def _results(of_seeds: Sequence[Mapping[str, score_tables.Policy]]) -> Section |
             suite, tuple(map(float, range(len(own)))), tuple(o["mean"] for o in own.values()),
             tuple(o["half_width"] for o in own.values()),
         )  # fmt: skip
-        title = f"{curves.level_label(suite)} (95 % intervals)"
+        title = f"{task_label(suite)} (95 % intervals)"
         charts.append(Chart(title, "token recall", "", (bars,), "bars", tuple(labels[name] for name in own)))
     return Section("Results", tables=(table,), charts=tuple(charts))
 

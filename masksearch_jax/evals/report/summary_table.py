@@ -95,8 +95,8 @@ def write_report(
 ) -> dict[str, Any]:
     """Write report.json atomically, and return its content.
 
-    scores: a summary for each of POLICIES, None if that policy was not evaluated. per_masks: the same by number of
-    masks. config: the settings of the run. extra: further top-level entries, such as question answering.
+    scores: a summary for each of POLICIES, None if that policy was not evaluated. per_masks: the same for each
+    ramp_<k>. config: the settings of the run. extra: further top-level entries, such as question answering.
     Raises ValueError that names a policy or score that is missing, and ValueError for NaN or infinite numbers.
     """
     missing = [name for name in POLICIES if name not in scores]

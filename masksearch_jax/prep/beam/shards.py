@@ -152,7 +152,7 @@ class Shards:
         kept = self.store.read(self.name("annotated/done.json", index))["kept"]
         passages = {name: kept.get(name, 0) for name in SPLITS}
         none = dict.fromkeys(SPLITS, 0)
-        own = dataclasses.replace(settings, passages=passages, questions=none, lookups={}, benchmarks={})
+        own = dataclasses.replace(settings, passages=passages, questions=none, tool_warmup={}, benchmarks={})
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch)
             for file in tokenizer_files:
@@ -163,8 +163,8 @@ class Shards:
             with _REGISTRY:
                 registry.register(folder)
                 counts = task_export.export(folder, own, _no_bar)
-            for name, level, epoch in task_files(settings):
-                local = task_export.task_file(folder, name, level, epoch)
+            for name, task, epoch in task_files(settings):
+                local = task_export.task_file(folder, name, task, epoch)
                 if not local.exists():  # a split without a passage in this shard
                     records.write(local, [])
                 self.store.put(local, self.name(f"{job}/{local.relative_to(folder)}", index))
@@ -181,13 +181,13 @@ def task_files(settings: registry.TaskSettings) -> Iterator[tuple[str, str, int]
     """Yield (split, task, epoch) of each file of RAMP tasks that an export writes."""
     for name in SPLITS:
         if settings.passages[name]:
-            for level in registry.LEVELS:
-                yield from ((name, f"ramp_{level}", epoch) for epoch in range(settings.epochs[name]))
+            for masks in registry.MASKS:
+                yield from ((name, f"ramp_{masks}", epoch) for epoch in range(settings.epochs[name]))
 
 
 def job_name(fingerprint: str, settings: registry.TaskSettings) -> str:
     """Return the folder of an export, named by a hash of the tokenizer and the settings that decide its content."""
-    described = repr((fingerprint, registry.LEVELS, dataclasses.asdict(settings)))
+    described = repr((fingerprint, registry.MASKS, dataclasses.asdict(settings)))
     return f"job-{hashlib.sha256(described.encode()).hexdigest()[:12]}"
 
 

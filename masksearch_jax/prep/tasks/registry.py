@@ -1,8 +1,8 @@
-"""The SeqIO tasks `ramp_1` .. `ramp_4`, `qa`, `lookup` and one for each benchmark (`qa_hotpotqa` ..), and the mixtures.
+"""The SeqIO tasks `ramp_1` .. `ramp_4`, `qa`, `tool_warmup` and one for each benchmark (`qa_hotpotqa` ..); mixtures.
 
-`lookup` holds the tool_warmup tasks. The mixtures are `ramp_1_2`, `ramp_1_2_3`, `ramp_all` and `qa_benchmarks`. Enters:
-`<data_dir>/annotated/` (for each split one TFRecord of annotated passages and one of questions, with tasks.json beside
-them) and the tokenizer there (text.tokenizer.load), as prepare writes them. Leaves: registered tasks, so that
+The mixtures are `ramp_1_2`, `ramp_1_2_3`, `ramp_all` and `qa_benchmarks`. Enters: `<data_dir>/annotated/` (for each
+split one TFRecord of annotated passages and one of questions, with tasks.json beside them) and the tokenizer there
+(text.tokenizer.load), as prepare writes them. Leaves: registered tasks, so that
 
     from masksearch_jax.prep.tasks import registry
     registry.register("runs/prepare/data")
@@ -34,10 +34,10 @@ from masksearch_jax.prep.tasks import vocabulary as vocabularies
 from masksearch_jax.runtime.json_files import read_json_object
 from masksearch_jax.text import chat_template, clues, instructions, prompt, tokenizer
 
-LEVELS = (1, 2, 3, 4)  # the paper's 0 < k < 5
-MIXTURES = {"ramp_1_2": (1, 2), "ramp_1_2_3": (1, 2, 3), "ramp_all": LEVELS}
+MASKS = (1, 2, 3, 4)  # k of the tasks ramp_<k>; the paper's 0 < k < 5
+MIXTURES = {"ramp_1_2": (1, 2), "ramp_1_2_3": (1, 2, 3), "ramp_all": MASKS}
 ANSWER_FORMS = ("spans", "paragraph")
-LOOKUP = "lookup"
+TOOL_WARMUP = "tool_warmup"
 BENCHMARK_PREFIX, BENCHMARK_MIXTURE, BENCHMARK_SPLIT = "qa_", "qa_benchmarks", "test"
 SETTINGS = "tasks.json"
 ENVIRONMENT = "MASKSEARCH_TASKS_DIR"
@@ -53,7 +53,7 @@ class TaskSettings:
     passages, questions: how many the source files hold, by split. chat: '' for prompts without a chat template, else
     the template of the tokenizer to use (text/chat_template.py). system: the system message of that template, '' for
     the template's own. chat_variables: values for the template. benchmarks: how many questions each holds, by name.
-    lookups: how many tool_warmup tasks the source files hold, by split. titles: whether the title stands before a
+    tool_warmup: how many tool_warmup tasks the source files hold, by split. titles: whether the title stands before a
     masked passage.
     """
 
@@ -68,7 +68,7 @@ class TaskSettings:
     chat: str = ""
     system: str = ""
     benchmarks: dict[str, int] = dataclasses.field(default_factory=dict)
-    lookups: dict[str, int] = dataclasses.field(default_factory=dict)
+    tool_warmup: dict[str, int] = dataclasses.field(default_factory=dict)
     titles: bool = False
     instruction_place: str = "after"
     chat_variables: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -109,8 +109,8 @@ def benchmark_file(data_dir: Path | str, name: str) -> Path:
     return question_file(data_dir, f"{name}_{BENCHMARK_SPLIT}")
 
 
-def lookup_file(data_dir: Path | str, split: str) -> Path:
-    return Path(data_dir) / "annotated" / f"{LOOKUP}_{split}.tfrecord"
+def tool_warmup_file(data_dir: Path | str, split: str) -> Path:
+    return Path(data_dir) / "annotated" / f"{TOOL_WARMUP}_{split}.tfrecord"
 
 
 def benchmark_task(name: str) -> str:
@@ -167,14 +167,14 @@ def register(data_dir: Path | str, **changes: object) -> TaskSettings:
     features = {name: seqio.Feature(vocabulary, add_eos=False) for name in ("inputs", "targets")}
     _forget()
     files = {split: _files(passage_file(data_dir, split)) for split, count in settings.passages.items() if count}
-    for level in LEVELS:
+    for masks in MASKS:
         seqio.TaskRegistry.add(
-            f"ramp_{level}",
+            f"ramp_{masks}",
             source=EpochSource(files, settings.epochs, settings.passages),
             preprocessors=[
                 ramp.draw(settings.seed, settings.span_weights),
                 ramp.to_batches,
-                ramp.mask(level),
+                ramp.mask(masks),
                 ramp.prepend_title(settings.titles),
                 ramp.format_prompt(settings.instruction, settings.answer_form, template, settings.instruction_place),
                 ramp.tokenize,
@@ -184,22 +184,23 @@ def register(data_dir: Path | str, **changes: object) -> TaskSettings:
             ],
             output_features=features,
         )
-    for name, levels in MIXTURES.items():
-        seqio.MixtureRegistry.add(name, [f"ramp_{level}" for level in levels], default_rate=1.0)
+    for name, members in MIXTURES.items():
+        seqio.MixtureRegistry.add(name, [f"ramp_{masks}" for masks in members], default_rate=1.0)
 
     asked = settings.question_instruction
 
     def add_questions(name: str, files: dict[str, str], counts: dict[str, int], benchmark: str) -> None:
+        warmup = name == TOOL_WARMUP
         seqio.TaskRegistry.add(
             name,
             source=seqio.TFExampleDataSource(files, ramp.QUESTION, num_input_examples=counts),
             preprocessors=[
                 ramp.to_batches,
                 ramp.format_question_prompt(
-                    # A lookup may ask for several answers; the clues of an instruction are of one.
-                    "" if name == LOOKUP and clues.PLACEHOLDER in asked else asked,
+                    # A tool warm-up task may ask for several answers; the clues of an instruction are of one.
+                    "" if warmup and clues.PLACEHOLDER in asked else asked,
                     template,
-                    every=name == LOOKUP,
+                    every=warmup,
                     place=settings.instruction_place,
                 ),  # fmt: skip
                 ramp.tokenize,
@@ -208,16 +209,16 @@ def register(data_dir: Path | str, **changes: object) -> TaskSettings:
                 seqio.CacheDatasetPlaceholder(),
             ],
             output_features=features,
-            postprocess_fn=None if name == LOOKUP else functools.partial(question_metrics.postprocess, opened=thought),
-            metric_fns=[] if name == LOOKUP else [question_metrics.scores_of(benchmark)],
+            postprocess_fn=None if warmup else functools.partial(question_metrics.postprocess, opened=thought),
+            metric_fns=[] if warmup else [question_metrics.scores_of(benchmark)],
         )
 
     questions = {split: str(question_file(data_dir, split)) for split, count in settings.questions.items() if count}
     if questions:
         add_questions("qa", questions, settings.questions, "")
-    lookups = {split: str(lookup_file(data_dir, split)) for split, count in settings.lookups.items() if count}
-    if lookups:
-        add_questions(LOOKUP, lookups, settings.lookups, "")
+    files = {split: str(tool_warmup_file(data_dir, split)) for split, count in settings.tool_warmup.items() if count}
+    if files:
+        add_questions(TOOL_WARMUP, files, settings.tool_warmup, "")
     for name, count in settings.benchmarks.items():
         files = {BENCHMARK_SPLIT: str(benchmark_file(data_dir, name))}
         add_questions(benchmark_task(name), files, {BENCHMARK_SPLIT: count}, name)
@@ -235,7 +236,7 @@ def _forget() -> None:
     for name in (*MIXTURES, BENCHMARK_MIXTURE):
         if name in seqio.MixtureRegistry.names():
             seqio.MixtureRegistry.remove(name)
-    for name in (*(f"ramp_{level}" for level in LEVELS), "qa", LOOKUP, *map(benchmark_task, BENCHMARKS)):
+    for name in (*(f"ramp_{masks}" for masks in MASKS), "qa", TOOL_WARMUP, *map(benchmark_task, BENCHMARKS)):
         if name in seqio.TaskRegistry.names():
             seqio.TaskRegistry.remove(name)
 

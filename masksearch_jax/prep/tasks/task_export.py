@@ -38,9 +38,9 @@ def export(
 
     bar: `(total, label) -> context` like metrics.progress_bar, shown while it runs.
     """
-    jobs = [(split, f"ramp_{level}") for split, n in settings.passages.items() if n for level in registry.LEVELS]
+    jobs = [(split, f"ramp_{masks}") for split, n in settings.passages.items() if n for masks in registry.MASKS]
     jobs += [(split, "qa") for split, n in settings.questions.items() if n]
-    jobs += [(split, registry.LOOKUP) for split, n in settings.lookups.items() if n]
+    jobs += [(split, registry.TOOL_WARMUP) for split, n in settings.tool_warmup.items() if n]
     jobs += [(registry.BENCHMARK_SPLIT, registry.benchmark_task(name)) for name, n in settings.benchmarks.items() if n]
     counts: dict[str, dict[str, list[int]]] = {}
     with bar(len(jobs), "export tasks") as show:
@@ -84,8 +84,8 @@ _RAMP_COLUMNS = (
 
 
 def questions(task: str, split: str) -> Iterator[tuple[int, records.Task]]:
-    """Yield (0, record) of a question task: 'qa', that of a benchmark, or 'lookup', whose answers are spans."""
-    lookup = task == registry.LOOKUP
+    """Yield (0, record) of a question task: 'qa', that of a benchmark, or 'tool_warmup', whose answers are spans."""
+    warmup = task == registry.TOOL_WARMUP
     for batch in _batches(task, split):
         columns = (batch[name] for name in ("id", "question", "answers", "supporting", "extra", "inputs", "targets"))
         for id, question, answers, supporting, extra, inputs, targets in zip(*columns, strict=True):
@@ -94,13 +94,13 @@ def questions(task: str, split: str) -> Iterator[tuple[int, records.Task]]:
                 0,
                 records.Task(
                     id=f"{split}/{task}/{id}",
-                    kind=registry.LOOKUP if lookup else "qa",
+                    kind=registry.TOOL_WARMUP if warmup else "qa",
                     split=split,
                     prompt=inputs,
                     targets=targets,
-                    answer_form="spans" if lookup else "whole",
-                    answers=[[answer] for answer in answers] if lookup else [answers],
-                    span_kinds=["quote"] * len(answers) if lookup else ["answer"],
+                    answer_form="spans" if warmup else "whole",
+                    answers=[[answer] for answer in answers] if warmup else [answers],
+                    span_kinds=["quote"] * len(answers) if warmup else ["answer"],
                     text=question,
                     paragraph="",
                     title="",
@@ -108,7 +108,7 @@ def questions(task: str, split: str) -> Iterator[tuple[int, records.Task]]:
                     article_id=-1,
                     supporting=supporting,
                     benchmark=task.removeprefix(registry.BENCHMARK_PREFIX)
-                    if task not in ("qa", registry.LOOKUP)
+                    if task not in ("qa", registry.TOOL_WARMUP)
                     else "",
                     reference=extra.get("reference"),
                     details=extra.get("details", {}),

@@ -1,11 +1,11 @@
 """The tool_warmup tasks, which teach the tags and the search tool, and nothing of masks or of benchmark questions.
 
-Enters: the passages of a corpus. Leaves: annotated/lookup_<split>.tfrecord (ramp.QUESTION), the source of the SeqIO
-task `lookup`. A task is of one of two kinds. 'quote' names an article and two of its words, and asks for the name, date
-or number that follows them. 'source' gives those words with what follows, and asks for the title of the article. Where
-no instruct model is at hand, a policy is trained on these tasks before either stage; all methods that are compared
-start from it. Since an instruct model takes a request in any wording, these tasks come in many wordings, some without a
-verb. One in four joins two requests, and half of the others have a sentence of another passage in front.
+Enters: the passages of a corpus. Leaves: annotated/tool_warmup_<split>.tfrecord (ramp.QUESTION), the source of the
+SeqIO task `tool_warmup`. A task is of one of two kinds. 'quote' names an article and two of its words, and asks for the
+name, date or number that follows them. 'source' gives those words with what follows, and asks for the title of the
+article. Where no instruct model is at hand, a policy is trained on these tasks before either stage; all methods that
+are compared start from it. Since an instruct model takes a request in any wording, these tasks come in many wordings,
+some without a verb. One in four joins two requests, and half of the others have a sentence of another passage in front.
 """
 
 import contextlib
@@ -28,6 +28,8 @@ from masksearch_jax.scoring import answer_metrics
 from masksearch_jax.text import tags
 
 KINDS = ("quote", "source")
+# Part of the key of each task's draw, and nothing else. Another word would draw other tasks from the same seed.
+_STREAM = "lookup"
 
 _END = re.compile(r"(?<![.!?,;:])[.!?,;:]+$")
 _OPENING = "\"'“‘([ "
@@ -99,7 +101,7 @@ def annotate(passages: Iterable[records.Passage], seed: int, data_dir: Path) -> 
     """Write the tool_warmup tasks of each split; return their counts."""
     counts: Counter[str] = Counter()
     with contextlib.ExitStack() as stack:
-        files = {split: str(registry.lookup_file(data_dir, split)) for split in SPLITS}
+        files = {split: str(registry.tool_warmup_file(data_dir, split)) for split in SPLITS}
         writers = {split: stack.enter_context(tf.io.TFRecordWriter(file)) for split, file in files.items()}
         for fields in make(passages, seed):
             counts[fields["split"]] += 1
@@ -117,7 +119,7 @@ def make(passages: Iterable[records.Passage], seed: int) -> Iterator[dict[str, A
     for passage in passages:
         found, last, latest = _places(passage), before.get(passage.split), None
         for kind in KINDS:
-            rng = random.Random(f"{seed} lookup {passage.id} {kind}")
+            rng = random.Random(f"{seed} {_STREAM} {passage.id} {kind}")
             # A request that contains the title it asks for would need no search.
             open_ = [
                 p
