@@ -96,11 +96,13 @@ def base_config() -> ConfigDict:
     config.llm = prepare.llm()  # the model of the agents and of the judge
     config.tensorboard = False  # True: write events beside each metrics.jsonl
     config.validation_episodes = 256  # of each entry of validation_tasks, while training
+    # Tasks that are validated while training.
     config.validation_tasks = ("ramp_1", "ramp_2")
     config.evaluate = ConfigDict({
         "split": "test",  # whose tasks are scored
         "index": "all",  # every passage, held-out ones included, as a deployed tool would search
         "examples": 2,  # worked examples before each task, for the policy few_shot
+        # Episodes of each task. 0 leaves it out; -1 takes all that the split has.
         "episodes": ConfigDict({"ramp_1": 900, "ramp_2": 200, "ramp_3": 200, "ramp_4": 200, "qa": 100}),
         # Episodes of each benchmark in the data. 0 leaves it out; -1 takes all of its questions.
         "benchmarks": ConfigDict(dict.fromkeys(config.prepare.benchmarks, 100)),
@@ -162,7 +164,7 @@ def model() -> ConfigDict:
 
 
 def lora() -> ConfigDict:
-    """Return the settings of adapters, which SFT and DAPO train in place of the weights; see docs/memory.md."""
+    """Return the settings of adapters, which SFT and DAPO train in place of the weights; see docs/guides/memory.md."""
     return ConfigDict({
         "rank": 0,  # 0: no adapters, all weights are trained
         "alpha": 32.0,  # an adapter's output is scaled by alpha / rank
@@ -178,12 +180,13 @@ def synthesize(strong: bool = False) -> ConfigDict:
     By default it is weak on purpose. Its first queries are a bare name or the passage's own words, which find the
     answer about as rarely. One query in twenty uses the words of other articles, so that RL meets such queries. With
     many more of them, rejection would make them what converged SFT does anyway. A strong teacher always asks with such
-    words (docs/results.md, "A weak and a strong teacher").
+    words (docs/results/quickstart.md, "A weak and a strong teacher").
     """
     weak = {"title": 0.5, "passage": 0.45, "associated": 0.05}
     styles = {"title": 0.0, "passage": 0.0, "associated": 1.0} if strong else weak
     return ConfigDict({
-        "teacher": "oracle",  # oracle | agents (a language model, `llm`; docs/agents.md) | official (records in a file)
+        # oracle (rules that know the answers) | agents (a language model, `llm`; docs/guides/agents.md) | official (a file)
+        "teacher": "oracle",
         # Probability of each style of a first query (teachers/query_writers.py).
         "styles": ConfigDict(styles),
         "retry": 0.5,  # share of misses after which the teacher searches again, in another query style

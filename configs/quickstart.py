@@ -6,7 +6,7 @@ Command:  bash launch/quickstart.sh
           python -m masksearch_jax.experiment --config=configs/quickstart.py:strong   with a strong teacher
           python -m masksearch_jax.experiment --config=configs/quickstart.py:slice --config.prepare.dump=FILE
 Hardware: two CPU cores.
-Expect:   see docs/results.md.
+Expect:   see docs/results/quickstart.md.
 """
 
 from masksearch_jax.configs import common, dapo

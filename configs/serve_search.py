@@ -5,7 +5,7 @@ Command:  python -m masksearch_jax.serve_search --config=configs/serve_search.py
           curl -d '{"queries": ["Karn Velith"], "topk": 3, "return_scores": true}' http://127.0.0.1:8000/retrieve
 Hardware: a CPU host with memory for the indices (prepare prints how much).
 Expect:   it prints "listening", then "ready". `python -m benchmarks.service` measures 200 clients for a minute. More in
-          docs/search.md.
+          docs/guides/search.md.
 """
 
 from ml_collections import ConfigDict
