@@ -185,7 +185,8 @@ def synthesize(strong: bool = False) -> ConfigDict:
     weak = {"title": 0.5, "passage": 0.45, "associated": 0.05}
     styles = {"title": 0.0, "passage": 0.0, "associated": 1.0} if strong else weak
     return ConfigDict({
-        # oracle (rules that know the answers) | agents (a language model, `llm`; docs/guides/agents.md) | official (file)
+        # oracle (rules that know the answers) | agents (a language model, `llm`; docs/guides/agents.md) | official
+        # (records in a file)
         "teacher": "oracle",
         # Probability of each style of a first query (teachers/query_writers.py).
         "styles": ConfigDict(styles),
