@@ -100,7 +100,7 @@ class Scripted:
 
     def observe(self, hits):
         (_, observed), *self._left = self._left
-        return episode.Append(_random_ids(self._rng, observed, self._vocab_size))
+        return episode.Extend(_random_ids(self._rng, observed, self._vocab_size))
 
 
 class Slow:

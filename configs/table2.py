@@ -22,7 +22,7 @@ COLUMNS = ("hotpotqa", "fanoutqa", "musique", "two_wiki", "bamboogle", "freshqa"
 
 def get_config(arg: str = ""):
     common.check_argument(__file__, arg, "corroborated")
-    config = page()
+    config = grid_config()
     config.prepare.corroborating_articles = 1.0 if arg == "corroborated" else 0.0
     config.stages = ConfigDict({
         "base": sft(1000, (("tool_warmup", 1.0),)),
@@ -59,7 +59,7 @@ def get_config(arg: str = ""):
     return config
 
 
-def page() -> ConfigDict:
+def grid_config() -> ConfigDict:
     """Return the config without stages and methods: tasks of every kind, seeds, columns, short evaluations."""
     config = dapo.get_config()
     config.workflow = "grid"
@@ -73,9 +73,9 @@ def page() -> ConfigDict:
     config.prepare.tool_warmup = True
     config.synthesize.probe_tasks = 0
     config.synthesize.examples.update({"tool_warmup": 3500, "ramp_1": 3000, "ramp_2": 1200, "qa": 10_000})
-    config.evaluate.episodes.update(
-        {"tool_warmup": 200, "ramp_1": 200, "ramp_2": 100, "ramp_3": 0, "ramp_4": 0, "qa": 0}
-    )
+    config.evaluate.episodes.update({
+        "tool_warmup": 200, "ramp_1": 200, "ramp_2": 100, "ramp_3": 0, "ramp_4": 0, "qa": 0,
+    })  # fmt: skip
     return config
 
 

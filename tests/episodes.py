@@ -58,11 +58,11 @@ def play(
     turns = iter(turns)
     following = episode.Search(state.forced_query) if forced is not None else None
     while not isinstance(following, episode.Done):
-        assert len(ids) == state.length or isinstance(following, episode.Append)
+        assert len(ids) == state.length or isinstance(following, episode.Extend)
         if isinstance(following, episode.Search):
             following = state.observe(search(following.query))
             continue
-        if isinstance(following, episode.Append):
+        if isinstance(following, episode.Extend):
             appended.append(following.ids)
             ids += following.ids
             trainable += [False] * len(following.ids)

@@ -46,25 +46,25 @@ class Teacher:
         if not 0 < self.recall <= 1:
             raise ValueError(f"synthesize.agents.judge_recall={self.recall} has to be in (0, 1]")
 
-    def line(self, task: records.Task) -> dict[str, Any]:
+    def record(self, task: records.Task) -> dict[str, Any]:
         """Solve and judge a task; return its record of the journal."""
         attempt = solver.solve(self.client, Problem.of(task), self.searcher, self.tokenizer, self.cfg)
-        line: dict[str, Any] = {
+        record: dict[str, Any] = {
             "task_id": task.id, "rejected": attempt.failure, "detail": attempt.detail, "text": task.text,
             "golds": task.answers, "given": attempt.given, "steps": [dataclasses.asdict(s) for s in attempt.steps],
         }  # fmt: skip
         if attempt.transcript is None:
-            return line
+            return record
         done = attempt.transcript
-        line |= {"transcript": dataclasses.asdict(done)}
+        record |= {"transcript": dataclasses.asdict(done)}
         recalls = trajectory_judge.recalls(attempt.given, task.answers)
         recall = sum(recalls) / len(recalls)
-        line |= {"recall": recall} | self._judged(task, attempt.given, recalls)
-        if not line["rejected"]:
+        record |= {"recall": recall} | self._judged(task, attempt.given, recalls)
+        if not record["rejected"]:
             name = f"agents.{task.id}"
             made, reason = demonstration(name, task, done, recall, self.cfg.limits, self.tokenizer)
-            line |= {"rejected": reason, "demonstration": made and dataclasses.asdict(made)}
-        return line
+            record |= {"rejected": reason, "demonstration": made and dataclasses.asdict(made)}
+        return record
 
     def _judged(self, task: records.Task, given: list[str], recalls: list[float]) -> dict[str, str]:
         if self.kind in ("rules", "both") and min(recalls) < self.recall:
@@ -90,7 +90,7 @@ def run(
 ) -> tuple[list[dict[str, Any]], collections.Counter[str]]:
     """Work on tasks in order until `count` are accepted or none are left.
 
-    Return the lines of the first `count` accepted ones in that order, and how many tasks were rejected for which
+    Return the records of the first `count` accepted ones in that order, and how many tasks were rejected for which
     reason. workers: tasks at a time. show: is told how many are accepted. Raises what a worker raised, after all others
     have ended.
     """
@@ -116,12 +116,12 @@ def run(
                     accepted += one.result()
     if failed:
         raise failed
-    lines = (journal.get(task_id) for task_id in order if journal.accepted(task_id))
+    accepted = (journal.get(task_id) for task_id in order if journal.accepted(task_id))
     rejected = (journal.get(task_id)["rejected"] for task_id in order if not journal.accepted(task_id))
-    return [line for _, line in zip(range(count), lines, strict=False)], collections.Counter(rejected)
+    return [record for _, record in zip(range(count), accepted, strict=False)], collections.Counter(rejected)
 
 
 def _work(task: records.Task, teacher: Teacher, journal: Journal) -> bool:
-    line = teacher.line(task)
-    journal.add(line)
-    return not line["rejected"]
+    record = teacher.record(task)
+    journal.add(record)
+    return not record["rejected"]

@@ -187,8 +187,8 @@ def _dapo(cfg, model_cfg, mesh) -> StagePrograms:
     )
     cache, prefix = _cache(cfg, model_cfg, mesh), kv.abstract_cache(model_cfg, rollout.prompt_rows, length, mesh)
     sampling = device_programs.Sampling(settings.temperature, rollout.top_p, rollout.top_k)
-    stops = StopTable(np.zeros(model_cfg.vocab_size, np.uint8), np.zeros(_STOPS, np.int32))
-    device = device_programs.Programs(model_cfg.merged, mesh, slots, _ends(cfg), rollout.steps, sampling, stops)
+    stop_table = StopTable(np.zeros(model_cfg.vocab_size, np.uint8), np.zeros(_STOPS, np.int32))
+    device = device_programs.Programs(model_cfg.merged, mesh, slots, _ends(cfg), rollout.steps, sampling, stop_table)
 
     def ints(*shape, layout=whole):
         return jax.ShapeDtypeStruct(shape, jnp.int32, sharding=layout)

@@ -28,12 +28,12 @@ class TokenPermutation:
         self.groups = tuple(np.array(sorted(group), np.int32).reshape(len(group), -1) for group in groups)
         seen: set[int] = set()
         for number, group in enumerate(self.groups):
-            for piece in group.ravel().tolist():
-                if not 0 <= piece < vocab_size:
-                    raise ValueError(f"augment groups[{number}]: id {piece} is outside the vocabulary of {vocab_size}")
-                if piece in seen:
-                    raise ValueError(f"augment groups[{number}]: id {piece} is listed twice")
-                seen.add(piece)
+            for token in group.ravel().tolist():
+                if not 0 <= token < vocab_size:
+                    raise ValueError(f"augment groups[{number}]: id {token} is outside the vocabulary of {vocab_size}")
+                if token in seen:
+                    raise ValueError(f"augment groups[{number}]: id {token} is listed twice")
+                seen.add(token)
 
     def draw(self, seed: int, *key: int) -> np.ndarray:
         """Return a permutation int32 [vocab_size], a function of (seed, *key) alone. The model sees out[i] for id i.

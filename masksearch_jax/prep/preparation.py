@@ -101,7 +101,7 @@ def check(cfg: Any) -> None:
     Splits(cfg.splits, cfg.shares, cfg.seed)
     if cfg.passages.words < 1 or not 0 <= cfg.passages.minimum <= cfg.passages.words:
         raise ValueError(f"passages={cfg.passages.to_dict()}: words >= 1 and 0 <= minimum <= words are needed")
-    least = tokenizer.fixed_pieces(cfg.tokenizer.digit_pairs)
+    least = tokenizer.fixed_tokens(cfg.tokenizer.digit_pairs)
     size = cfg.tokenizer.vocab_size
     if size and size <= least:
         raise ValueError(f"tokenizer.vocab_size={size}: more than {least} are needed, or 0 to leave the choice")
@@ -355,7 +355,7 @@ def _report(
             "max": lengths[-1],
         },
         "vocabulary": opened.vocab_size,
-        "exchangeable_pieces": [len(group) for group in groups],
+        "exchangeable_tokens": [len(group) for group in groups],
         "wikitext_mb": round(megabytes, 3),
         "wikitext_mb_per_second": round(megabytes / max(seconds["passages"], 1e-9), 2),
         "seconds": seconds,

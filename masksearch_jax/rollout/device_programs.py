@@ -31,7 +31,7 @@ from masksearch_jax.text.stop_automaton import StopTable
 TOKEN, BUDGET, KEY0, KEY1, STATE = range(5)
 STATE_COLUMNS = 5
 _NONE, _STOP, _EOS, _LIMIT = map(int, Ending)
-_PIECE = 128  # tokens in a tile of the vocabulary, in `_invert`
+_TILE = 128  # tokens in a tile of the vocabulary, in `_invert`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +89,7 @@ def _invert(weights: jax.Array, uniform: jax.Array) -> jax.Array:
     the whole vocabulary took half as long on CPU as the product with the unembedding.
     """
     batch, size = weights.shape
-    pieces = jnp.pad(weights, ((0, 0), (0, -size % _PIECE))).reshape(batch, -1, _PIECE)
+    tiles = jnp.pad(weights, ((0, 0), (0, -size % _TILE))).reshape(batch, -1, _TILE)
 
     def pick(parts, target):
         """Return the index [B, 1] of the first of `parts` [B, P] at which the cumulative sum exceeds `target` [B].
@@ -103,11 +103,11 @@ def _invert(weights: jax.Array, uniform: jax.Array) -> jax.Array:
         at = jnp.where(exceeds.any(axis=-1), jnp.argmax(exceeds, axis=-1), last)[:, None]
         return at, target - jnp.take_along_axis(cumulative - parts, at, axis=-1)[:, 0]
 
-    sums = pieces.sum(axis=-1)
-    piece, rest = pick(sums, uniform * sums.sum(axis=-1))
-    within, _ = pick(jnp.take_along_axis(pieces, piece[:, :, None], axis=1)[:, 0], rest)
+    sums = tiles.sum(axis=-1)
+    tile, rest = pick(sums, uniform * sums.sum(axis=-1))
+    within, _ = pick(jnp.take_along_axis(tiles, tile[:, :, None], axis=1)[:, 0], rest)
     # Only weights that are not finite can select the padding. The id has to be inside the vocabulary even then.
-    return jnp.minimum(piece * _PIECE + within, size - 1)[:, 0].astype(jnp.int32)
+    return jnp.minimum(tile * _TILE + within, size - 1)[:, 0].astype(jnp.int32)
 
 
 def _truncate(weights: jax.Array, sampling: Sampling) -> jax.Array:
@@ -130,10 +130,10 @@ def programs(
     ends: tuple[int, ...],
     steps: int,
     sampling: Sampling,
-    stops: StopTable,
+    stop_table: StopTable,
 ) -> "Programs":
     """Return the programs for these settings. Engines with equal settings share the compiled programs."""
-    return Programs(model_cfg, mesh, slots, ends, steps, sampling, stops)
+    return Programs(model_cfg, mesh, slots, ends, steps, sampling, stop_table)
 
 
 class Programs:
@@ -144,11 +144,11 @@ class Programs:
     Raises ValueError if `slots` or the heads do not divide over the mesh.
     """
 
-    def __init__(self, model_cfg, mesh, slots, ends, steps, sampling, stops):
+    def __init__(self, model_cfg, mesh, slots, ends, steps, sampling, stop_table):
         self._model_cfg, self._mesh, self._slots, self._ends = model_cfg, mesh, slots, ends
         layout = kv.cache_shardings(model_cfg, slots, mesh)
         small = (mesh_lib.replicated(mesh),) * 4
-        decode = functools.partial(_decode, model_cfg, mesh, sampling, steps, stops)
+        decode = functools.partial(_decode, model_cfg, mesh, sampling, steps, stop_table)
         self.prefill = jax.jit(functools.partial(_prefill, model_cfg, mesh))
         self.insert = jax.jit(_insert, donate_argnums=0, out_shardings=layout)
         self.extend = jax.jit(functools.partial(_extend, model_cfg, mesh), donate_argnums=1, out_shardings=layout)
@@ -204,7 +204,7 @@ def _extend(cfg, mesh, params, cache, rows, ids, counts):
         part = kv.take_rows(cache, rows)
         return kv.put_rows(cache, rows, transformer.extend(cfg, params, part, ids, counts)[1])
     if rows.shape[0] % shards:
-        raise ValueError(f"an append of {rows.shape[0]} rows does not divide over the {shards} shards of the slots")
+        raise ValueError(f"an extension of {rows.shape[0]} rows does not divide over the {shards} shards of the slots")
     own = rows.reshape(shards, -1) - np.arange(shards, dtype=np.int32)[:, None] * (cache.batch // shards)
     split = _split(cache, mesh)
     part = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), _pinned(jax.vmap(kv.take_rows)(split, own), mesh))
@@ -233,7 +233,7 @@ def _pinned(tree, mesh):
     return jax.tree.map(pin, tree)
 
 
-def _decode(cfg, mesh, sampling, steps, stops, params, cache, decode_state, greedy):
+def _decode(cfg, mesh, sampling, steps, stop_table, params, cache, decode_state, greedy):
     """Decode up to `steps` tokens in every slot with a budget.
 
     decode_state: int32 [B, STATE_COLUMNS], see the columns above. Returns the cache and (ids int32 [B, steps], logprobs
@@ -241,7 +241,7 @@ def _decode(cfg, mesh, sampling, steps, stops, params, cache, decode_state, gree
     """
     slots = decode_state.shape[0]
     keys = jax.lax.bitcast_convert_type(decode_state[:, KEY0 : KEY1 + 1], jnp.uint32)
-    kinds, transitions = jnp.asarray(stops.kinds), jnp.asarray(stops.steps)
+    kinds, transitions = jnp.asarray(stop_table.kinds), jnp.asarray(stop_table.steps)
     layers = transformer.layer_weights(cfg, params) if _on_cpu(mesh) else None
 
     def running(state):
@@ -259,7 +259,7 @@ def _decode(cfg, mesh, sampling, steps, stops, params, cache, decode_state, gree
         written = jnp.where(active, transitions[kinds[token].astype(jnp.int32), state["written"]], state["written"])
         left = state["budget"] - 1
         ending = jnp.where(left == 0, _LIMIT, _NONE)
-        ending = jnp.where(written == stops.ended, _EOS, jnp.where(written == stops.stopped, _STOP, ending))
+        ending = jnp.where(written == stop_table.ended, _EOS, jnp.where(written == stop_table.stopped, _STOP, ending))
         column = state["step"]
         return {
             "step": column + 1,

@@ -85,11 +85,11 @@ class RolloutEngine:
         if model_cfg.vocab_size < tokenizer.vocab_size:  # published embeddings are padded to more rows
             raise ValueError(
                 f"ModelConfig.vocab_size is {model_cfg.vocab_size}, the tokenizer {tokenizer.path} has "
-                f"{tokenizer.vocab_size} pieces; train a model for this tokenizer"
+                f"{tokenizer.vocab_size} tokens; train a model for this tokenizer"
             )
         self.cfg, self.model_cfg, self.tokenizer, self.searcher, self.mesh = cfg, model_cfg, tokenizer, searcher, mesh
         self.new_episode = new_episode or self._new_episode
-        self._stops = stop_automaton.build(tokenizer, model_cfg.vocab_size)
+        self._stop_table = stop_automaton.build(tokenizer, model_cfg.vocab_size)
         self._fixed = stop_automaton.fixed_ids(tokenizer)
         self._time = cfg.limits.total_tokens
         # Every prompt and every context fit the last bucket. Tokens beyond the last bucket of extend_tokens are fed in
@@ -103,7 +103,7 @@ class RolloutEngine:
         self._extend_rows = bucketing.clipped([-(-rows // shards) * shards for rows in cfg.extend_rows], cfg.slots)
         self._prompt_rows = -(-cfg.prompt_rows // shards) * shards
         self.programs = device_programs.programs(
-            model_cfg, mesh, cfg.slots, self._contexts, cfg.steps, cfg.sampling, self._stops
+            model_cfg, mesh, cfg.slots, self._contexts, cfg.steps, cfg.sampling, self._stop_table
         )
         self._cache = None
         self.stats: dict[str, float] = {}
@@ -182,7 +182,7 @@ class RolloutEngine:
         moved = np.asarray(request.token_permutation)
         size = self.model_cfg.vocab_size
         whole = moved.shape == (size,) and moved.min() >= 0 and (np.bincount(moved, minlength=size) == 1).all()
-        if not whole or (moved[self._fixed] != self._fixed).any() or not self._stops.admits(moved):
+        if not whole or (moved[self._fixed] != self._fixed).any() or not self._stop_table.admits(moved):
             raise ValueError(
                 f"{name}: Request.token_permutation has to permute the whole vocabulary and leave tags, pad and eos"
             )

@@ -1,7 +1,7 @@
 """One episode as a pure state machine: it takes a finished turn and returns what happens next.
 
 Enters: the ids of each turn that the policy wrote (in the tokenizer's own vocabulary) and the hits of each search.
-Leaves: `Search`, `Append` (tokens that the environment adds, never trainable) or `Done`, and the list of turns.
+Leaves: `Search`, `Extend` (tokens that the environment adds, never trainable) or `Done`, and the list of turns.
 Left out: slots, devices, threads and token permutations (rollout/scheduler.py), sampling (rollout/device_programs.py).
 
 Rules, where the literature leaves a choice:
@@ -71,7 +71,7 @@ class Search:
 
 
 @dataclasses.dataclass(frozen=True)
-class Append:
+class Extend:
     """Tokens of the environment that are appended before the policy continues."""
 
     ids: list[int]
@@ -114,7 +114,7 @@ class Episode:
         """The query that is searched before the policy writes anything, or None."""
         return self._forced
 
-    def end_turn(self, ids: Sequence[int], ending: Ending) -> Search | Append | Done:
+    def end_turn(self, ids: Sequence[int], ending: Ending) -> Search | Extend | Done:
         """Record a finished turn and return what happens next. ids: the turn's tokens, the closing one included."""
         start = self.length - len(self._opened)
         text = self._read(ids)
@@ -139,15 +139,15 @@ class Episode:
             return self._refuse(StopReason.TURN_TOKENS if ending == Ending.LIMIT else StopReason.TURNS)
         if action.kind == "search":
             return Search(action.content)
-        return self._append(prompt.corrective_observation(action.error, self.tokenizer, self.limits.observation_tokens))
+        return self._extend(prompt.corrective_observation(action.error, self.tokenizer, self.limits.observation_tokens))
 
-    def observe(self, hits: Sequence[interface.Hit]) -> Append | Done:
+    def observe(self, hits: Sequence[interface.Hit]) -> Extend | Done:
         """Return the observation of the pending search, or the end of the episode if the observation does not fit."""
         ids = prompt.observation(hits, self.tokenizer, self.limits.observation_tokens)
         found = tuple(hit.passage_id for hit in hits)
         if self._forced is None:
             self.turns[-1] = dataclasses.replace(self.turns[-1], hits=found)
-            return self._append(ids)
+            return self._extend(ids)
         return self._observe_forced(ids, found)
 
     def cancel(self, ids: Sequence[int]) -> Done:
@@ -171,7 +171,7 @@ class Episode:
             self.turns[-1] = dataclasses.replace(self.turns[-1], error=NOT_EXECUTED)
         return Done(stop)
 
-    def _observe_forced(self, block: list[int], found: tuple[int, ...]) -> Append | Done:
+    def _observe_forced(self, block: list[int], found: tuple[int, ...]) -> Extend | Done:
         search = self.tokenizer.encode(prompt.after_opened(tags.block(tags.SEARCH, self._forced), self._prompted))
         opened = self.tokenizer.encode(tags.ANSWER[0])
         end = self.length + len(search)
@@ -181,14 +181,14 @@ class Episode:
         self.turns.append(Turn("search", self.length, end, text, query=self._forced, hits=found, observation=shown))
         self.length += len(ids)
         self._forced, self._opened = None, opened
-        return Append(ids)
+        return Extend(ids)
 
-    def _append(self, block: list[int]) -> Append | Done:
+    def _extend(self, block: list[int]) -> Extend | Done:
         if not self._fits(block):
             return Done(StopReason.TOTAL_TOKENS)
         self.turns[-1] = dataclasses.replace(self.turns[-1], observation=self.tokenizer.decode(block))
         self.length += len(block)
-        return Append(block)
+        return Extend(block)
 
     def _fits(self, ids: Sequence[int]) -> bool:
         return self.length + len(ids) < self.limits.total_tokens

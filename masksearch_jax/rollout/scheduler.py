@@ -59,7 +59,7 @@ class Run:
         self.requests, self.prompts, self.seed, self.greedy = requests, prompts, seed, np.bool_(greedy)
         self.overlap = overlap
         self.sharding = engine._sharding
-        self.slots = Slots(self.cfg.slots, engine._time, engine._stops)
+        self.slots = Slots(self.cfg.slots, engine._time, engine._stop_table)
         # The same on all processes.
         self.live: dict[int, _Live] = {}
         self.free = self.sharding.order[::-1]
@@ -70,7 +70,7 @@ class Run:
         self.next = 0  # index of the next request to insert
         self.engine_step = 0
         # For the slots of this process only.
-        self.queued: dict[int, np.ndarray] = {}  # by slot: ids to append, as the model sees them
+        self.queued: dict[int, np.ndarray] = {}  # by slot: ids to extend it by, as the model sees them
         self.ended: dict[int, int] = {}  # by slot: where its episode ended, since the last `_settle`
         self.trajectories: dict[int, Trajectory] = {}  # by request
         groups = [request.group for request in requests]
@@ -150,7 +150,7 @@ class Run:
         """Act on what an episode does next. Returns the query if that is a search. how: where it ended, if it did."""
         if isinstance(following, episode.Done):
             self._finish(slot, live, following.stop, how)
-        elif isinstance(following, episode.Append):
+        elif isinstance(following, episode.Extend):
             ids = np.asarray(following.ids, np.int32)
             permutation = live.request.token_permutation
             self.queued[slot] = ids if permutation is None else np.asarray(permutation, np.int32)[ids]
@@ -231,7 +231,7 @@ class Run:
         own = {}
         for slot, ids in self.queued.items():
             own[slot] = np.concatenate([self.slots.ids[slot, self.slots.length[slot] - 1 :][:1], ids[:-1]])
-            self.slots.append(slot, ids)
+            self.slots.extend(slot, ids)
             self.slots.begin_turn(slot, self.live[slot].state.budget)
         self.queued = {}
         work = self.sharding.gather_lists(own, self.extensions)

@@ -14,22 +14,22 @@ from masksearch_jax.text.stop_automaton import START, StopTable
 class Slots:
     """Arrays over B slots and T tokens. `length` counts all tokens of a slot's episode, including the newest one."""
 
-    def __init__(self, slots: int, time: int, stops: StopTable):
+    def __init__(self, slots: int, time: int, stop_table: StopTable):
         self.ids = np.zeros((slots, time), np.int32)
         self.logprobs = np.zeros((slots, time), np.float32)
         self.trainable = np.zeros((slots, time), bool)
         self.length = np.zeros(slots, np.int32)
         self.turn_start = np.zeros(slots, np.int32)  # first token that the policy wrote in the current turn
         self.decode_state = np.zeros((slots, device_programs.STATE_COLUMNS), np.int32)
-        self._stops = stops
+        self._stop_table = stop_table
 
     def insert(self, row: int, prompt: np.ndarray, key: np.ndarray) -> None:
         """Put the prompt int32 [n] and the sampling key uint32 [2] of a new episode into a slot."""
         self.length[row] = 0
         self.decode_state[row, device_programs.KEY0 : device_programs.KEY1 + 1] = key.view(np.int32)
-        self.append(row, prompt)
+        self.extend(row, prompt)
 
-    def append(self, row: int, ids: np.ndarray) -> None:
+    def extend(self, row: int, ids: np.ndarray) -> None:
         """Record tokens that the policy did not write."""
         start, end = self.length[row], self.length[row] + len(ids)
         self.ids[row, start:end] = ids
@@ -61,7 +61,7 @@ class Slots:
         )
         states = self.decode_state[:, device_programs.STATE]
         for step in range(ids.shape[1]):
-            states = np.where(step < counts, self._stops.follow(states, ids[:, step]), states)
+            states = np.where(step < counts, self._stop_table.follow(states, ids[:, step]), states)
         self.decode_state[:, device_programs.STATE] = states
 
     def stop(self, row: int) -> None:

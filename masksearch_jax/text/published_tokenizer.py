@@ -89,8 +89,8 @@ class PublishedTokenizer:
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self._tokenizer.encode_special_tokens = True  # as ordinary text
-        self._pieces = tokenizer_errors.pieces_by_id(self._tokenizer.get_vocab(with_added_tokens=True), file)
-        self.vocab_size = max(self._pieces) + 1
+        self._tokens = tokenizer_errors.tokens_by_id(self._tokenizer.get_vocab(with_added_tokens=True), file)
+        self.vocab_size = max(self._tokens) + 1
         self.control = frozenset(
             token.content for token in self._tokenizer.get_added_tokens_decoder().values() if token.special
         )
@@ -112,7 +112,7 @@ class PublishedTokenizer:
     @functools.cached_property
     def token_bytes(self) -> list[bytes]:
         """The bytes that each id stands for: a control token stands for its name, an unused id for nothing."""
-        return [self._decoder(self._pieces[id]) if id in self._pieces else b"" for id in range(self.vocab_size)]
+        return [self._decoder(self._tokens[id]) if id in self._tokens else b"" for id in range(self.vocab_size)]
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text as data: it makes no control token, whatever it spells."""
@@ -152,17 +152,17 @@ class PublishedTokenizer:
 
         A character may be spread over several tokens, so the texts of parts do not add up. Control tokens appear by
         name. Ids beyond the vocabulary, which a padded embedding has, add nothing."""
-        return b"".join(self._decoder(self._pieces.get(int(i), "")) for i in ids).decode("utf-8", "replace")
+        return b"".join(self._decoder(self._tokens.get(int(i), "")) for i in ids).decode("utf-8", "replace")
 
-    def id(self, piece: str) -> int:
+    def id(self, token: str) -> int:
         """Return the id of a token as tokenizer.json spells it; raises KeyError if the vocabulary lacks it."""
-        found = self._tokenizer.token_to_id(piece)
+        found = self._tokenizer.token_to_id(token)
         if found is None:
-            raise KeyError(f"the tokenizer {self.path} has no piece {piece!r}")
+            raise KeyError(f"the tokenizer {self.path} has no token {token!r}")
         return found
 
-    def piece(self, id: int) -> str:
-        return self._pieces[int(id)]
+    def token(self, id: int) -> str:
+        return self._tokens[int(id)]
 
     def _prefix(self, file: Path) -> list[int]:
         """Return the ids that the tokenizer itself puts in front of a text."""
@@ -185,7 +185,7 @@ class PublishedTokenizer:
         listed = listed if isinstance(listed, list) else [] if listed is None else [listed]
         if any(type(i) is not int for i in listed):
             raise ValueError(f"{file} has eos_token_id={listed!r:.100}, where token ids belong; download it again")
-        if wrong := [i for i in listed if i not in self._pieces]:
+        if wrong := [i for i in listed if i not in self._tokens]:
             raise ValueError(f"{file} has eos_token_id={listed}, of which the vocabulary lacks {wrong}")
         return tuple(sorted({self.eos_id, *listed}))
 
@@ -268,17 +268,17 @@ def _byte_alphabet() -> dict[str, int]:
 _ALPHABET = _byte_alphabet()
 
 
-def _byte_level(piece: str) -> bytes:
+def _byte_level(token: str) -> bytes:
     try:
-        return bytes([_ALPHABET[char] for char in piece])
+        return bytes([_ALPHABET[char] for char in token])
     except KeyError:  # an added token with characters outside the alphabet
-        return piece.encode()
+        return token.encode()
 
 
-def _byte_fallback(piece: str) -> bytes:
-    if len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">"):
+def _byte_fallback(token: str) -> bytes:
+    if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
         try:
-            return bytes([int(piece[3:5], 16)])
+            return bytes([int(token[3:5], 16)])
         except ValueError:
             pass
-    return piece.replace("▁", " ").encode()
+    return token.replace("▁", " ").encode()

@@ -48,9 +48,9 @@ class StopTable:
         The same expression works on a device."""
         return self.steps[self.kinds[ids], states]
 
-    def admits(self, pieces: np.ndarray) -> bool:
+    def admits(self, permutation: np.ndarray) -> bool:
         """Return True if a token permutation leaves the end of every turn where it is."""
-        return bool((self.kinds[np.asarray(pieces)] == self.kinds).all())
+        return bool((self.kinds[np.asarray(permutation)] == self.kinds).all())
 
 
 def fixed_ids(tokenizer: Tokenizer) -> np.ndarray:

@@ -32,7 +32,7 @@ DIGIT_PAIRS = (*_PAIRS, *(f"▁{figure}" for figure in (*_PAIRS, *_SINGLE)))
 FIGURES = {"digits": [(f, f"▁{f}") for f in _SINGLE], "pairs": [(f, f"▁{f}") for f in _PAIRS]}
 
 
-def fixed_pieces(digit_pairs: bool) -> int:
+def fixed_tokens(digit_pairs: bool) -> int:
     """Return how many tokens no text decides: controls, tags, the bytes of byte fallback, digit pairs if asked for."""
     return 3 + len(tags.ALL) + 256 + len(DIGIT_PAIRS) * digit_pairs
 
@@ -80,23 +80,23 @@ class Tokenizer:
         A character may be spread over several byte tokens, so the texts of parts do not add up. Pad and eos vanish."""
         return self._processor.decode([int(i) for i in ids])
 
-    def id(self, piece: str) -> int:
+    def id(self, token: str) -> int:
         """Return the id of a token such as '</search>'; raises KeyError if the vocabulary lacks it."""
-        found = self._processor.piece_to_id(piece)
-        if found == UNK_ID and piece != self.piece(UNK_ID):
-            raise KeyError(f"the tokenizer {self.path} has no piece {piece!r}")
+        found = self._processor.piece_to_id(token)
+        if found == UNK_ID and token != self.token(UNK_ID):
+            raise KeyError(f"the tokenizer {self.path} has no token {token!r}")
         return found
 
-    def piece(self, id: int) -> str:
+    def token(self, id: int) -> str:
         """Return the token with this id; '▁' marks the start of a word, as in SentencePiece."""
         return self._processor.id_to_piece(int(id))
 
     def _bytes_of(self, id: int) -> bytes:
         if self._processor.is_byte(id):
-            return bytes([int(self.piece(id)[3:5], 16)])  # <0xE2>
+            return bytes([int(self.token(id)[3:5], 16)])  # <0xE2>
         if self._processor.is_control(id):
             return b""
-        return self._processor.decode([id]).encode() if id == UNK_ID else self.piece(id).replace("▁", " ").encode()
+        return self._processor.decode([id]).encode() if id == UNK_ID else self.token(id).replace("▁", " ").encode()
 
     def __getstate__(self) -> dict:
         return {"path": self.path}
@@ -133,8 +133,8 @@ def train(
     ('1823' is '18', '23'), else digit by digit. Raises ValueError if `vocab_size` has no room for bytes, tags, pairs
     and characters.
     """
-    if vocab_size <= (fixed := fixed_pieces(digit_pairs)):
-        raise ValueError(f"vocab_size={vocab_size} leaves no pieces: {fixed} are bytes, tags, digit pairs and controls")
+    if vocab_size <= (fixed := fixed_tokens(digit_pairs)):
+        raise ValueError(f"vocab_size={vocab_size} leaves no tokens: {fixed} are bytes, tags, digit pairs and controls")
     sentencepiece.set_random_generator_seed(seed)
     model = io.BytesIO()
     try:

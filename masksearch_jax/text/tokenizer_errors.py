@@ -24,11 +24,11 @@ def naming(path: Path | str) -> Iterator[None]:
         ) from error
 
 
-def pieces_by_id(vocabulary: dict[str, int], file: Path) -> dict[int, str]:
+def tokens_by_id(vocabulary: dict[str, int], file: Path) -> dict[int, str]:
     """Return {id: token}. Raises ValueError for two tokens with one id, because a text could show the wrong one."""
-    pieces: dict[int, str] = {}
-    for piece, id in sorted(vocabulary.items()):
-        if id in pieces:
-            raise ValueError(f"{file}: the pieces {pieces[id]!r} and {piece!r} have one id, {id}; download it again")
-        pieces[id] = piece
-    return pieces
+    tokens: dict[int, str] = {}
+    for token, id in sorted(vocabulary.items()):
+        if id in tokens:
+            raise ValueError(f"{file}: the tokens {tokens[id]!r} and {token!r} have one id, {id}; download it again")
+        tokens[id] = token
+    return tokens

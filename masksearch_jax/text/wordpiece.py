@@ -41,8 +41,8 @@ class WordPiece:
         self._tokenizer.enable_truncation(max_length)
         # The ids run from 0 to vocab_size - 1.
         file = whole if whole.exists() else vocabulary
-        pieces = tokenizer_errors.pieces_by_id(self._tokenizer.get_vocab(with_added_tokens=True), file)
-        self.vocab_size = 1 + max(pieces, default=-1)
+        tokens = tokenizer_errors.tokens_by_id(self._tokenizer.get_vocab(with_added_tokens=True), file)
+        self.vocab_size = 1 + max(tokens, default=-1)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Return token ids for each text, special tokens included, at most `max_length` long."""

@@ -24,9 +24,9 @@ def load(data_dir: Path, tokenizer: Tokenizer) -> token_permutation.TokenPermuta
     for number, group in enumerate(found.groups):
         tagged = np.isin(group, fixed)
         if tagged.any() or (kinds[group] != kinds[group[0]]).any():
-            piece = tokenizer.piece(int(group[tagged | (kinds[group] != ordinary)][0]))
+            token = tokenizer.token(int(group[tagged | (kinds[group] != ordinary)][0]))
             raise ValueError(
-                f"{path}: groups[{number}] permutes the piece {piece!r}, which can stand in a tag or end a turn; "
+                f"{path}: groups[{number}] permutes the token {token!r}, which can stand in a tag or end a turn; "
                 "prepare the data again, with --config.overwrite=True"
             )
     return found

@@ -60,19 +60,19 @@ def run(cfg: Any, workdir: Path) -> dict[str, Any]:
 
     Raises ValueError that names the method, stage or setting, before anything is made.
     """
-    rows = check(cfg)
+    methods = check(cfg)
     if cfg.grid.at_once > 1:
         side_by_side(cfg, workdir)  # the rest then only reads
-    scores: dict[str, dict[str, Any]] = {row.label: {} for row in rows}
+    scores: dict[str, dict[str, Any]] = {method.label: {} for method in methods}
     seconds = {}
     for seed in cfg.grid.seeds:
         seed_run = SeedRun(cfg, workdir, seed)
         with seed_run.alone():
             seed_run.prepare()
-            for row in rows:
-                scores[row.label][str(seed)] = seed_run.scores(row)
+            for method in methods:
+                scores[method.label][str(seed)] = seed_run.scores(method)
         seconds[str(seed)] = seed_run.clock.seconds
-        content = summary(cfg, workdir, rows, scores) | {"stage_seconds": seconds, "config": cfg.to_dict()}
+        content = summary(cfg, workdir, methods, scores) | {"stage_seconds": seconds, "config": cfg.to_dict()}
         runner.write_json(workdir / "report.json", content)  # after each seed, so that there is a report to look at
     print(table(content))
     return content
@@ -106,21 +106,22 @@ def side_by_side(cfg: Any, workdir: Path) -> None:
 def check(cfg: Any) -> list[Method]:
     """Return the methods. Raises ValueError that names what cannot work."""
     validate_settings(cfg)
-    rows = [Method(*row) for row in cfg.grid.methods]
-    labels = [row.label for row in rows]
-    for row in rows:
-        for stage in row.chain.split("/"):
+    methods = [Method(*fields) for fields in cfg.grid.methods]
+    labels = [method.label for method in methods]
+    for method in methods:
+        named = f"grid.methods: {method.label!r}"
+        for stage in method.chain.split("/"):
             if stage not in cfg.stages:
-                raise ValueError(f"grid.methods: {row.label!r} names stage {stage!r}; known are {sorted(cfg.stages)}")
-        if row.policy not in ("", ONE_SEARCH):
-            raise ValueError(f"grid.methods: {row.label!r} has policy {row.policy!r}; it is '' or {ONE_SEARCH!r}")
-        if row.baseline and row.baseline not in labels:
-            raise ValueError(f"grid.methods: {row.label!r} is compared with {row.baseline!r}, which is no method")
-    if len(set(labels)) < len(labels) or not rows or not cfg.grid.seeds:
-        raise ValueError("grid: rows have to be named apart, and there has to be a row and a seed")
+                raise ValueError(f"{named} names stage {stage!r}; known are {sorted(cfg.stages)}")
+        if method.policy not in ("", ONE_SEARCH):
+            raise ValueError(f"{named} has policy {method.policy!r}; it is '' or {ONE_SEARCH!r}")
+        if method.baseline and method.baseline not in labels:
+            raise ValueError(f"{named} is compared with {method.baseline!r}, which is no method")
+    if len(set(labels)) < len(labels) or not methods or not cfg.grid.seeds:
+        raise ValueError("grid: methods have to be named apart, and there has to be a method and a seed")
     for title, group in cfg.grid.groups:
         if unknown := [label for label in group if label not in labels]:
-            raise ValueError(f"grid.groups: {title!r} names {unknown}, which are no rows")
+            raise ValueError(f"grid.groups: {title!r} names {unknown}, which are no methods")
     if cfg.grid.at_once < 1:
         raise ValueError(f"grid.at_once={cfg.grid.at_once}: at least one seed at a time is needed")
     for name in cfg.stages:
@@ -131,7 +132,7 @@ def check(cfg: Any) -> list[Method]:
                     raise ValueError(f"stages.{name}.generations_of={same!r}: {stage!r} is no stage of DAPO")
             if stage_config(cfg, name).dapo.max_generations != 1:
                 raise ValueError(f"stages.{name}.generations_of needs max_generations=1: one to an iteration")
-    return rows
+    return methods
 
 
 def stage_config(cfg: Any, name: str) -> Any:
@@ -201,19 +202,21 @@ class SeedRun:
                 training.train_sft(context, params=params) if stage == "sft" else training.train_dapo(context, params)
             )
 
-    def scores(self, row: Method) -> dict[str, Any]:
+    def scores(self, method: Method) -> dict[str, Any]:
         """Return the held-out scores of a method by column. They are read if they exist, else made."""
-        context = self.context(row.chain)
-        policy = row.policy or context.cfg.stage
+        context = self.context(method.chain)
+        policy = method.policy or context.cfg.stage
         path = context.workdir / "evaluate" / policy / "scores.json"
         if not path.exists():
-            params = self.train(row.chain)
-            with self.clock(f"evaluate/{row.folder}"):
+            params = self.train(method.chain)
+            with self.clock(f"evaluate/{method.folder}"):
                 evaluation.run(context, policy, self._engine, params)
         return read_json_object(path, "remove it and start again, which evaluates anew")
 
 
-def summary(cfg: Any, workdir: Path, rows: Sequence[Method], scores: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def summary(
+    cfg: Any, workdir: Path, methods: Sequence[Method], scores: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
     """Return means and 95 % intervals over the finished seeds: of each method, and of each method minus its baseline.
 
     The differences are paired by seed. Also holds the tokens that the stages of each method trained on.
@@ -228,24 +231,24 @@ def summary(cfg: Any, workdir: Path, rows: Sequence[Method], scores: Mapping[str
         return sum(found[name]["recall"] for name in cfg.grid.columns) / len(cfg.grid.columns)
 
     measured = {
-        row.label: {c: intervals.mean([value(row.label, s, c) for s in seeds]) for c in columns} for row in rows
+        one.label: {c: intervals.mean([value(one.label, s, c) for s in seeds]) for c in columns} for one in methods
     }
     gains = {
-        row.label: {
-            c: intervals.mean([value(row.label, s, c) - value(row.baseline, s, c) for s in seeds]) for c in columns
+        one.label: {
+            c: intervals.mean([value(one.label, s, c) - value(one.baseline, s, c) for s in seeds]) for c in columns
         }
-        for row in rows
-        if row.baseline
+        for one in methods
+        if one.baseline
     }
     return {
         "workflow": cfg.workflow,
-        "rows": [dataclasses.asdict(row) for row in rows],
+        "methods": [dataclasses.asdict(method) for method in methods],
         "groups": [[title, list(labels)] for title, labels in cfg.grid.groups],  # methods whose curves share a chart
         "columns": columns,
         "seeds": seeds,
         "measured": measured,
         "gains": gains,
-        "tokens": {row.label: [tokens(cfg, workdir / f"seed_{seed}", row.chain) for seed in seeds] for row in rows},
+        "tokens": {one.label: [tokens(cfg, workdir / f"seed_{seed}", one.chain) for seed in seeds] for one in methods},
         "scores": scores,
     }
 
@@ -265,15 +268,16 @@ def tokens(cfg: Any, seed_dir: Path, chain: str) -> dict[str, int]:
 def table(content: Mapping[str, Any]) -> str:
     """Return a plain-text table: recall x 100 of each method and column, as mean and half-width of its interval."""
     lines = [["method", *content["columns"]]]
-    for row in content["rows"]:
-        lines.append([row["label"], *_cells(content["measured"][row["label"]], content["columns"])])
+    for method in content["methods"]:
+        label = method["label"]
+        lines.append([label, *_cells(content["measured"][label], content["columns"])])
     text = report.aligned(lines, f"\ntoken recall x 100, {len(content['seeds'])} seeds, 95 % intervals")
     if content["gains"]:
         lines = [["method minus its baseline", *content["columns"]]]
-        for row in content["rows"]:
-            if row["baseline"]:
-                name = f"{row['label']} - {row['baseline']}"
-                lines.append([name, *_cells(content["gains"][row["label"]], content["columns"])])
+        for method in content["methods"]:
+            if method["baseline"]:
+                name = f"{method['label']} - {method['baseline']}"
+                lines.append([name, *_cells(content["gains"][method["label"]], content["columns"])])
         text += "\n" + report.aligned(lines, "\ndifferences")
     return text
 

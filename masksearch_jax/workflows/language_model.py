@@ -108,4 +108,4 @@ def print_tables(content: dict[str, Any]) -> None:
             one = scores["recall"]
             lines.append([pair, f"{one['difference']:+.3f}", f"{one['se'] or 0:.3f}", str(one["episodes"])])
         if len(lines) > 1:
-            print(report.aligned(lines, f"\ndifferences on {suite}"))
+            print(report.aligned(lines, f"\ndifferences on {report.task_label(suite)}"))

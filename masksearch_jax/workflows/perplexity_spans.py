@@ -67,11 +67,11 @@ class PerplexitySpans:
     def _scored(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray] | None]:
         """Return for each text (end of each token, in bytes of ' ' + text; -log p of each), or None if unaligned."""
         ids = self._tokenizer.encode_batch([" " + text for text in texts])
-        pieces = [[self._tokenizer.token_bytes[i] for i in one] for one in ids]
+        spelled = [[self._tokenizer.token_bytes[i] for i in one] for one in ids]
         scored = []
-        for text, one, surprise in zip(texts, pieces, self._score(ids), strict=True):
+        for text, one, surprise in zip(texts, spelled, self._score(ids), strict=True):
             aligned = b"".join(one) == f" {text}".encode()
-            scored.append((np.cumsum([len(piece) for piece in one]), surprise) if aligned else None)
+            scored.append((np.cumsum([len(token) for token in one]), surprise) if aligned else None)
         return scored
 
 

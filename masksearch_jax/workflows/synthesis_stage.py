@@ -175,18 +175,18 @@ def _run_agents(cfg: Any, workdir: Path, searcher: interface.Searcher, client: C
         try:
             with metrics.progress_bar(count, f"synthesize {name}") as bar:
                 tasks = itertools.islice(_tasks(workdir, name), chosen.tasks or None)
-                lines, rejected = synthesis.run(tasks, count, teacher, journal, chosen.workers, bar)
+                accepted, rejected = synthesis.run(tasks, count, teacher, journal, chosen.workers, bar)
         finally:
             journal.close()
-        if not lines:
+        if not accepted:
             raise ValueError(
                 f"no trajectory of {name} was accepted, rejected: {dict(rejected)}; why stands in "
                 f"{target / 'agents' / name}.rejected.jsonl; raise synthesize.agents.tasks (now {chosen.tasks}), "
                 f"or set synthesize.examples.{name}=0 to do without"
             )
-        made = [records.Demonstration(**line["demonstration"]) for line in lines]
+        made = [records.Demonstration(**record["demonstration"]) for record in accepted]
         records.write(target / f"{name}.array_record", made)
-        _write_official(target / f"{name}.chatml.jsonl", lines)
+        _write_official(target / f"{name}.chatml.jsonl", accepted)
         manifest["tasks"][name] = {
             "written": len(made),
             "outcomes": {"accepted": len(made), **rejected},
@@ -197,15 +197,15 @@ def _run_agents(cfg: Any, workdir: Path, searcher: interface.Searcher, client: C
     return _finish(manifest, target, started)
 
 
-def _write_official(path: Path, lines: list[dict[str, Any]]) -> None:
+def _write_official(path: Path, accepted: list[dict[str, Any]]) -> None:
     """Write the accepted records of a journal as official trajectories."""
     with path.open("w", encoding="utf-8") as file:
-        for line in lines:
-            done = transcript.from_json(line["transcript"])
-            record = masksearch_format.write_trajectory(
-                masksearch_format.Trajectory(line["text"], done, line["recall"])
+        for record in accepted:
+            done = transcript.from_json(record["transcript"])
+            written = masksearch_format.write_trajectory(
+                masksearch_format.Trajectory(record["text"], done, record["recall"])
             )
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+            file.write(json.dumps(written, ensure_ascii=False) + "\n")
 
 
 def _run_official(cfg: Any, workdir: Path) -> dict[str, Any]:

@@ -151,12 +151,12 @@ def test_no_agent_but_the_judge_sees_a_gold_answer(cfg, workdir):
     client = Client(teacher, ClientSettings(), workdir / "llm.sqlite")
     cfg.synthesize.agents.judge = "llm"
     teacher_ = _teacher(cfg, workdir, client)
-    lines = [teacher_.line(task) for task in secret]
+    made = [teacher_.record(task) for task in secret]
     asked = [message.content for messages in teacher.asked for message in messages]
     judged = [text for text in asked if '"correct"' in text]
     assert judged and all("zqxgold" in text for text in judged)
     assert not [text for text in asked if "zqx" in text and '"correct"' not in text]
-    assert {line["rejected"] for line in lines} <= {"wrong", "no_answer", "bad_reply"}
+    assert {record["rejected"] for record in made} <= {"wrong", "no_answer", "bad_reply"}
 
 
 def _teacher(cfg, workdir, client):

@@ -28,7 +28,7 @@ def grid(tmp_path):
     cell = {"mean": 0.5, "half_width": 0.1}
     content = {
         "workflow": "grid",
-        "rows": [
+        "methods": [
             {"label": label, "chain": chain, "policy": "", "baseline": "Agent-PE" if "/" in chain else ""}
             for label, chain in chains.items()
         ],
@@ -66,7 +66,7 @@ def test_a_grid(grid, drawing):
     Reader(reporting.write(grid).read_text())
 
 
-def test_groups_of_rows_have_curves_of_their_own_and_charts_become_files(grid, drawing, tmp_path):
+def test_groups_of_methods_have_curves_of_their_own_and_charts_become_files(grid, drawing, tmp_path):
     content = json.loads((grid / "report.json").read_text())
     content["groups"] = [["Does RL help?", ["Search-R1"]], ["Base", ["Agent-PE"]]]
     (grid / "report.json").write_text(json.dumps(content))

@@ -31,14 +31,14 @@ def named(texts):
 
 
 def words(tok, group):
-    return {tok.piece(i).strip("▁") for i in group}
+    return {tok.token(i).strip("▁") for i in group}
 
 
 def test_groups(world):
     texts, tok = world
     digits, pairs, months, first, second = exchangeable_tokens.groups(named(texts), tok)
     assert words(tok, digits) == set("0123456789")  # this corpus has single digits after a space only: one form
-    assert len(pairs) == 100 and [tok.piece(i) for i in pairs[7]] == ["07", "▁07"]
+    assert len(pairs) == 100 and [tok.token(i) for i in pairs[7]] == ["07", "▁07"]
     assert words(tok, months) == set(exchangeable_tokens._MONTHS)
     assert words(tok, first) == set(FIRST) and words(tok, second) == set(SECOND)
     assert all(group == sorted(group) for group in (digits, pairs, months, first, second))
@@ -71,12 +71,12 @@ def test_parts_are_pieces_of_capitalised_words(tmp_path):
     *_, begins, goes_on = exchangeable_tokens.groups([(text, ()) for text in texts], tok, digits=False, parts=True)
     used = {i for name in names for i in tok.encode(f" {name}")}
     assert len(begins) > 3 and len(goes_on) > 3 and set(begins + goes_on) <= used
-    assert all(tok.piece(i).startswith("▁") for i in begins) and not any(tok.piece(i).startswith("▁") for i in goes_on)
+    assert all(tok.token(i).startswith("▁") for i in begins) and not any(tok.token(i).startswith("▁") for i in goes_on)
     # Turns end where they ended, though 'an' and 'er' are in names and in '</answer>'.
     drawn = TokenPermutation([begins, goes_on], tok.vocab_size).draw(0, 1)
     assert stop_automaton.build(tok).admits(drawn) and (drawn != np.arange(tok.vocab_size)).any()
     # Months stay among themselves; what begins sentences or common words is no part of names.
-    assert not {"▁March", "▁May", "▁His", "▁The"} & {tok.piece(i) for i in begins}
+    assert not {"▁March", "▁May", "▁His", "▁The"} & {tok.token(i) for i in begins}
     assert not {tok.encode(f" {word}")[0] for word in (*adjectives, *common)} & set(begins + goes_on)
 
 

@@ -141,7 +141,7 @@ def test_search_only_articles_are_found_and_nothing_else(toy):
     assert not any("Quixjaw" in task.text for task in read)
     assert not any(
         "zq" in piece
-        for piece in map(Tokenizer(data / "tokenizer.model").piece, range(written["tokenizer"]["vocab_size"]))
+        for piece in map(Tokenizer(data / "tokenizer.model").token, range(written["tokenizer"]["vocab_size"]))
     )
 
 
@@ -185,7 +185,7 @@ def test_answers_can_be_copied_whole_and_permuted(toy):
     ids = [i for group in groups for member in group for i in (member if isinstance(member, list) else [member])]
     assert len(set(ids)) == len(ids)
     tok = Tokenizer(workdir / "data" / "tokenizer.model")
-    first, second = ({tok.piece(i) for i in group} for group in groups[-2:])
+    first, second = ({tok.token(i) for i in group} for group in groups[-2:])
     titles = [p.title.split() for p in passages_of(workdir) if p.split == "train"]
     assert all("▁" + a in first and "▁" + b in second for a, b in titles)
 

@@ -51,7 +51,7 @@ class World:
 
     def ids(self, name):
         """The ids that a name in a table stands for: 'q' and 'a' are disjoint sets of words, '*' is everything."""
-        words = [i for i in range(self.tokenizer.vocab_size) if self.tokenizer.piece(i) in {f"▁{w}" for w in _WORDS}]
+        words = [i for i in range(self.tokenizer.vocab_size) if self.tokenizer.token(i) in {f"▁{w}" for w in _WORDS}]
         if name == "*":
             return list(range(self.tokenizer.vocab_size))
         if name in ("q", "a"):
@@ -146,7 +146,7 @@ def make_world(path):
         tokenizer = tokenizer_lib.Tokenizer(path)
     else:
         tokenizer = tokenizer_lib.train(texts, path, 344, digit_pairs=False)
-    assert all(f"▁{word}" in {tokenizer.piece(i) for i in range(tokenizer.vocab_size)} for word in _WORDS)
+    assert all(f"▁{word}" in {tokenizer.token(i) for i in range(tokenizer.vocab_size)} for word in _WORDS)
     assert tokenizer.encode(tags.SEARCH[1]) == [tokenizer.id(tags.SEARCH[1])]
     cfg = ModelConfig(
         vocab_size=tokenizer.vocab_size,

@@ -68,7 +68,7 @@ def test_tokens_that_close_the_tag_and_go_on(tok):
         assert one.stop == StopReason.ANSWER and one.well_formed
         assert one.answer == one.final_answer == "Oslo"
         assert one.turns[-1].text == f"<answer> Oslo{ANSWER}{rest}"  # as the model wrote it
-        assert judged_everywhere(one, task) == [(1.0, 1.0)] * 4, tok.piece(last)
+        assert judged_everywhere(one, task) == [(1.0, 1.0)] * 4, tok.token(last)
         assert runner.score_row(task, one).answer == "Oslo"
         assert question_metrics.postprocess(one.turns[-1].text) == "Oslo"
         rests.add(rest)

@@ -1,7 +1,7 @@
 import pytest
 
 from masksearch_jax.retrieval.interface import Hit
-from masksearch_jax.rollout.episode import Append, Done, Ending, Episode, EpisodeLimits, Search
+from masksearch_jax.rollout.episode import Done, Ending, Episode, EpisodeLimits, Extend, Search
 from masksearch_jax.rollout.trajectory import StopReason
 
 PROMPT = 10
@@ -32,7 +32,7 @@ def test_search_observation_answer(start, world):
     assert episode.budget == 20
     assert write("<think> the city</think><search> Karn city</search>") == Search("Karn city")
     following = episode.observe(hits())
-    assert isinstance(following, Append)
+    assert isinstance(following, Extend)
     assert world.tokenizer.decode(following.ids) == "<information> Karn: born in the city</information>"
     assert write("<answer> Tolmar</answer>") == Done(StopReason.ANSWER)
     search, answer = episode.turns
@@ -65,7 +65,7 @@ def test_a_search_on_the_last_turn_is_not_executed(start):
 def test_a_turn_without_closing_tag_is_invalid(start):
     """Even if its text would parse: only the token that stops a turn makes an action."""
     episode, write = start(turns=2)
-    assert isinstance(write("<search> Karn", Ending.LIMIT), Append)
+    assert isinstance(write("<search> Karn", Ending.LIMIT), Extend)
     assert episode.turns[0].error == "no closing tag"
     assert write("<answer> Karn", Ending.LIMIT) == Done(StopReason.TURN_TOKENS)
 
@@ -84,7 +84,7 @@ def test_an_observation_that_does_not_fit_is_not_appended(start, world):
         episode, write = start(total_tokens=total)
         assert write(text) == Search("Karn")
         following = episode.observe(hits())
-        assert isinstance(following, Append) == fits
+        assert isinstance(following, Extend) == fits
         if not fits:
             assert following == Done(StopReason.TOTAL_TOKENS)
             assert episode.turns[0].hits == (40,) and episode.turns[0].observation == ""

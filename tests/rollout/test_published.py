@@ -50,7 +50,7 @@ def test_turns_end_with_the_token_that_completes_a_tag(published):
             assert turn.start == at and turn.text == data.decode() and t.trainable[turn.start : turn.end].all()
             at = turn.end + len(tok.encode(turn.observation))
             assert t.ids[turn.end : at].tolist() == tok.encode(turn.observation)
-            ends.add(tok.piece(ids[-1]))
+            ends.add(tok.token(ids[-1]))
             kinds.add(turn.action)
             if turn.action == "search":
                 assert set(turn.query.split()) == {"city"}
@@ -61,7 +61,7 @@ def test_turns_end_with_the_token_that_completes_a_tag(published):
 
 def test_any_end_token_ends_the_episode(published):
     for end in published.tokenizer.end_ids:
-        rows = {"*": {"<search": 1.0}, "<search": {published.tokenizer.piece(end): 1.0}}
+        rows = {"*": {"<search": 1.0}, "<search": {published.tokenizer.token(end): 1.0}}
         (t,) = published.engine(limits={"total_tokens": 200}).run(
             published.params(rows), published.requests(1), version=0, seed=0, greedy=True
         )

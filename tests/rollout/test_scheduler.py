@@ -125,17 +125,17 @@ def test_order_of_requests_changes_no_token(world, mixed, reference):
     same(got, [expected[i] for i in order])
 
 
-def test_the_longest_expected_enter_first_and_write_the_same(world, mixed, reference):
-    """Groups in any order of admission: the trajectories come back in the order of the requests, each as before."""
+def test_the_largest_length_hints_enter_first_and_write_the_same(world, mixed, reference):
+    """Groups in any order of insertion: the trajectories come back in the order of the requests, each as before."""
     _, requests, expected = reference
     lengths = [len(t.ids) for t in expected]
     hinted = [dataclasses.replace(r, length_hint=n) for r, n in zip(requests, lengths, strict=True)]
     engine = world.engine()
-    admitted = []
-    engine.new_episode = lambda request, length: admitted.append(request) or engine._new_episode(request, length)
+    inserted = []
+    engine.new_episode = lambda request, length: inserted.append(request) or engine._new_episode(request, length)
     same(engine.run(mixed, hinted, version=5, seed=11), expected)
-    longest = {g: max(r.expected for r in hinted if r.group == g) for g in {r.group for r in hinted}}
-    order = [longest[request.group] for request in admitted]
+    longest = {g: max(r.length_hint for r in hinted if r.group == g) for g in {r.group for r in hinted}}
+    order = [longest[request.group] for request in inserted]
     assert order == sorted(order, reverse=True) and len(set(order)) > 1
 
 

@@ -45,7 +45,7 @@ def test_ids_are_those_of_the_library(folder, tok):
         assert tok.decode(tok.encode(text)) == text
     assert tok.encode_batch(TEXTS) == [tok.encode(text) for text in TEXTS]
     assert tok.vocab_size == theirs.get_vocab_size()
-    assert [tok.piece(i) for i in range(tok.vocab_size)] == [theirs.id_to_token(i) for i in range(tok.vocab_size)]
+    assert [tok.token(i) for i in range(tok.vocab_size)] == [theirs.id_to_token(i) for i in range(tok.vocab_size)]
 
 
 def test_a_text_is_the_bytes_of_its_tokens(folder, tok):
@@ -76,7 +76,7 @@ def test_half_a_character_loses_nothing(tok):
 
 def test_no_control_token_comes_of_data(kind, tok):
     name = CONTROL[kind]
-    control = {i for i in range(tok.vocab_size) if tok.piece(i) in tok.control}
+    control = {i for i in range(tok.vocab_size) if tok.token(i) in tok.control}
     text = f"<search> the {name} of it</search>"
     ids = tok.encode(text)
     assert tok.decode(ids) == text and not control & set(ids) - {tok.id("<unk>") if kind == "gemma" else -1}
@@ -90,9 +90,9 @@ def test_roles(kind, folder, tok):
         "gemma": (["<bos>"], "<eos>", "<pad>", {"<eos>", "<end_of_turn>"}),
     }[kind]
     prefix, eos, pad, ends = named
-    assert [tok.piece(i) for i in tok.prefix_ids] == prefix
-    assert (tok.piece(tok.eos_id), tok.piece(tok.pad_id)) == (eos, pad)
-    assert {tok.piece(i) for i in tok.end_ids} == ends
+    assert [tok.token(i) for i in tok.prefix_ids] == prefix
+    assert (tok.token(tok.eos_id), tok.token(tok.pad_id)) == (eos, pad)
+    assert {tok.token(i) for i in tok.end_ids} == ends
     with pytest.raises(KeyError, match="no piece"):
         tok.id("nowhere")
     assert pickle.loads(pickle.dumps(tok)).encode(TEXTS[0]) == tok.encode(TEXTS[0])

@@ -75,7 +75,7 @@ def test_equals_a_search_through_the_bytes(tok):
         if number % 3 == 0:
             ids.insert(rng.randrange(len(ids)), rng.choice([*tok.end_ids, tok.pad_id, rng.randrange(tok.vocab_size)]))
         expected = searched(tok, ids)
-        assert followed(table, ids) == expected, [tok.piece(i) for i in ids]
+        assert followed(table, ids) == expected, [tok.token(i) for i in ids]
         ends[expected[1]] += 1
         past += expected[1] == "stopped" and not tok.token_bytes[ids[expected[0] - 1]].endswith(b">")
     assert min(ends.values()) > 100

@@ -19,7 +19,7 @@ def tok(tmp_path_factory):
 
 
 def test_layout(tok):
-    assert (tok.pad_id, tok.eos_id, tok.piece(2), tok.vocab_size) == (0, 1, "<unk>", 345)
+    assert (tok.pad_id, tok.eos_id, tok.token(2), tok.vocab_size) == (0, 1, "<unk>", 345)
     for tag in tags.ALL:
         assert tok.encode(tag) == [tok.id(tag)]
     with pytest.raises(KeyError, match="no piece"):
@@ -39,7 +39,7 @@ def test_joins_at_tags_and_spaces(tok):
 
 
 def test_digits_are_single_and_frequent_words_whole(tok):
-    pieces = [tok.piece(i) for i in tok.encode(" Karv Velith 1042")]
+    pieces = [tok.token(i) for i in tok.encode(" Karv Velith 1042")]
     assert pieces[-4:] == ["1", "0", "4", "2"]
     assert pieces[:2] == ["▁Karv", "▁Velith"]
 

@@ -53,7 +53,7 @@ def test_the_end_of_a_template_ends_a_turn_whatever_the_folder_lists(kind, liste
         value = {"base": ids.token_to_id(text_end), "null": None, "empty": []}[listed]
         generation.write_text(json.dumps({"eos_token_id": value}))
     tok = PublishedTokenizer(folder)
-    assert {tok.piece(i) for i in tok.end_ids} == {turn_end, text_end}
+    assert {tok.token(i) for i in tok.end_ids} == {turn_end, text_end}
     assert tok.eos_id == tok.id(text_end)
     # The device program ends the turn with it, and the episode with the turn.
     table = stop_automaton.build(tok)
@@ -72,7 +72,7 @@ def test_a_template_may_end_turns_with_a_token_of_its_own(tmp_path):
         folder = tiny_published.qwen(tmp_path / str(special), template=template)
         episodes.with_tokens(folder, ["<|over|>"], special)
         tok = PublishedTokenizer(folder)
-        assert {tok.piece(i) for i in tok.end_ids} == {"<|over|>", "<|im_end|>", "<|endoftext|>"}
+        assert {tok.token(i) for i in tok.end_ids} == {"<|over|>", "<|im_end|>", "<|endoftext|>"}
     # Text that stands between the reply and a control token is none of its end.
     folder = tiny_published.qwen(tmp_path / "text", template=template.replace(" <|over|>", " over <|over|>"))
     tok = PublishedTokenizer(episodes.with_tokens(folder, ["<|over|>"], True))
@@ -86,7 +86,7 @@ def test_a_tokenizer_without_them_ends_where_it_says(tmp_path):
     episodes.change_json(folder / "tokenizer_config.json", eos_token="<|stop|>")
     (folder / "generation_config.json").unlink()
     tok = PublishedTokenizer(folder)
-    assert [tok.piece(i) for i in tok.end_ids] == ["<|stop|>"]
+    assert [tok.token(i) for i in tok.end_ids] == ["<|stop|>"]
 
 
 def test_data_prepared_before_stays_that_of_the_tokenizer(tmp_path):
@@ -116,7 +116,7 @@ def test_a_tag_is_one_token(tuned):
     text = "<think> a</think><search> Karn Velith</search>"
     ids = tuned.encode(text)
     assert tuned.encode_batch([text]) == [ids] and tuned.decode(ids) == text
-    assert [i for i in ids if tuned.piece(i) in tags.ALL] == [
+    assert [i for i in ids if tuned.token(i) in tags.ALL] == [
         tuned.id(tag) for tag in ("<think>", "</think>", "<search>", "</search>")
     ]
     inner = tuned.encode(" a"), tuned.encode(" Karn Velith")
@@ -138,7 +138,7 @@ def test_prompts_and_turns_are_written_with_them(tuned):
     mask, search, answer = tuned.id(tags.MASK), tuned.id(tags.SEARCH[0]), tuned.id(tags.ANSWER[0])
     written = prompt.ramp_prompt("Karn [mask].", "Write <search> or <answer>.").strip()
     ids = open_chat_template(tuned, "").encode(tuned, written)
-    assert [i for i in ids if tuned.piece(i) in tags.ALL] == [mask, search, answer]
+    assert [i for i in ids if tuned.token(i) in tags.ALL] == [mask, search, answer]
     shown = prompt.observation([Hit(1, 1, "Karn", "born in Oslo", 1.0)], tuned, 60)
     assert (shown[0], shown[-1]) == tuple(tuned.id(tag) for tag in tags.INFORMATION)
     turns = [tuned.encode("<think> a</think><search> Karn</search>"), tuned.encode("<answer> Oslo</answer>")]
@@ -151,7 +151,7 @@ def test_prompts_and_turns_are_written_with_them(tuned):
 
 def test_the_model_may_spell_a_tag_as_well(tuned):
     spelled = [i for part in ("<", "answer", "> Oslo", "</", "answer", ">") for i in tuned.encode(part)]
-    assert not {tuned.piece(i) for i in spelled} & set(tags.ALL)
+    assert not {tuned.token(i) for i in spelled} & set(tags.ALL)
     assert episodes.play(tuned, [spelled], None).trajectory.answer == "Oslo"
 
 
@@ -175,7 +175,7 @@ def test_prompts_of_the_language_model_forge_none_either(tuned):
     model = object.__new__(LocalModel)
     model._tokenizer, model._chat, model._chat_variables, model._templates = tuned, "", {}, {}
     ids = model.prompt([Message("system", "Be short."), Message("user", f"A passage: {HOSTILE} of [mask].")])
-    found = [tuned.piece(i) for i in ids if tuned.piece(i) in tags.ALL]
+    found = [tuned.token(i) for i in ids if tuned.token(i) in tags.ALL]
     assert found == [tags.MASK, tags.MASK]
 
 
@@ -192,6 +192,6 @@ def test_added_tags_are_found_exactly_where_they_are_spelled(flag, tmp_path):
     tok = PublishedTokenizer(folder)
     for text in (" x <search>  q </search> x", "x<answer>y</answer>z"):
         assert tok.decode(tok.encode(text)) == text
-        assert sum(tok.piece(i) in tags.ALL for i in tok.encode(text)) == 2
+        assert sum(tok.token(i) in tags.ALL for i in tok.encode(text)) == 2
     for other in ("＜answer＞", "<ａnswer>", "<ANSWER>", "<an swer>", "<answer"):
         assert not np.isin(tok.encode(other), [tok.id(tag) for tag in tags.ALL]).any()

@@ -16,7 +16,7 @@ def test_only_what_moves_no_tag_and_no_end_is_taken(workdir):
     assert sorted(map(tokenizer.piece, digits)) == list("0123456789")
     for other in (tokenizer.encode("</answer>")[-1], tokenizer.encode("<think>")[0], tokenizer.eos_id):
         (data / "augment.json").write_text(json.dumps({"groups": [digits[2:], [*digits[:2], other]]}))
-        piece = re.escape(repr(tokenizer.piece(other)))
+        piece = re.escape(repr(tokenizer.token(other)))
         said = rf"augment\.json: groups\[1\] permutes the piece {piece}, .*overwrite=True"
         with pytest.raises(ValueError, match=said):
             checked_permutation.load(data, tokenizer)

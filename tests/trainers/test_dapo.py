@@ -263,7 +263,7 @@ def _groups(model_cfg, seed=0):
                 prompt_length=4, turns=(), stop=StopReason.ANSWER, answer="",
             ))  # fmt: skip
             rewards.append(Reward(1.0, float(s % 2), 0.0, float(s % 2), float(s % 2) + 0.1 * s))
-        groups.append(rollout_batch.Group(g, 0, 1, tuple(trajectories), tuple(rewards)))
+        groups.append(rollout_batch.Group(g, 0, "ramp_1", tuple(trajectories), tuple(rewards)))
     return groups
 
 

@@ -37,7 +37,7 @@ def text_of(context, task):
 def test_masked_passages_get_demonstrations_of_training_tasks(demonstrated):
     suites = evaluation.suites_of(demonstrated)
     context, extended = few_shot.extend(demonstrated, suites)
-    train = {t.text for n in (1, 2) for t in synthesis_stage._tasks(context.workdir, n)}
+    train = {t.text for n in (1, 2) for t in synthesis_stage._tasks(context.workdir, f"ramp_{n}")}
     for name in ("ramp_1", "ramp_2"):
         for before, after in zip(suites[name], extended[name], strict=True):
             text = text_of(context, after)
@@ -46,7 +46,7 @@ def test_masked_passages_get_demonstrations_of_training_tasks(demonstrated):
             assert len(shown) == demonstrated.cfg.evaluate.examples == 2
             for one in shown:
                 asked, turns = one.removeprefix("Example: ").split("\n")
-                assert asked in train and asked.count(tags.MASK) == int(name)
+                assert asked in train and asked.count(tags.MASK) == records.masks_of(name)
                 assert turns.count("<answer>") == 1 and turns.endswith("</answer>") and "<information>" in turns
             assert dataclasses.replace(after, prompt=before.prompt) == before
     # What the examples take is added to an episode, so that as much may be written as without them.

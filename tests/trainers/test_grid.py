@@ -141,23 +141,23 @@ def test_equal_generations_are_of_stages_that_generate(page, tmp_path, setting, 
 
 
 @pytest.mark.parametrize(
-    "rows, said",
+    "methods, said",
     [
         ((("A", "base/nothing", "", ""),), "nothing"),
         ((("A", "base", "clever", ""),), "clever"),
         ((("A", "base", "", "B"),), "'B'"),
         ((("A", "base", "", ""), ("A", "base/more", "", "")), "apart"),
-        ((), "row"),
+        ((), "a method and a seed"),
     ],
 )
-def test_rows_that_cannot_work_are_refused_before_any_work(page, tmp_path, rows, said):
-    page.grid.methods = rows
+def test_methods_that_cannot_work_are_refused_before_any_work(page, tmp_path, methods, said):
+    page.grid.methods = methods
     with pytest.raises(ValueError, match=said):
         grid.run(page, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_group_of_an_unknown_row_is_refused_before_any_work(page, tmp_path):
+def test_a_group_of_an_unknown_method_is_refused_before_any_work(page, tmp_path):
     page.grid.groups = (("Which?", ("SFT", "DPO")),)
     with pytest.raises(ValueError, match=r"'Which\?' names \['DPO'\]"):
         grid.run(page, tmp_path)

@@ -41,7 +41,7 @@ def test_the_report_has_rules_and_paired_differences(short, workdir, capsys):
     assert {row.searches for row in rows["rag"]} <= {0, 1}
     assert not documented_metrics.missing_report_keys(saved, "Quickstart and language model")
     shown = capsys.readouterr().out
-    assert "a title query finds the answer of" in shown and "differences on 2" in shown
+    assert "a title query finds the answer of" in shown and "differences on 2 masks" in shown
     # Again with the same line: nothing is played a second time.
     before = (workdir / "evaluate" / "dapo" / "rows.jsonl").stat().st_mtime_ns
     again = language_model.run(short, workdir)

@@ -101,5 +101,5 @@ def test_dapo_and_evaluation_go_on_and_count(cfg, workdir):
 def test_an_evaluation_of_long_prompts_alone_is_told_before_any_work(cfg, workdir):
     lengthen(workdir, "test", 2, lambda number: True)
     only(cfg, "ramp_2")
-    with pytest.raises(ValueError, match="none of the 10 tasks of 2 has a prompt below episode.total_tokens=160"):
+    with pytest.raises(ValueError, match="none of the 10 tasks of ramp_2 has a prompt below episode.total_tokens=160"):
         evaluation.run(RunContext(cfg, workdir), "untrained", None)

@@ -34,7 +34,7 @@ def test_an_open_mask_may_find_its_source_and_no_other_may(cfg, workdir):
     closed, kept_out = made(cfg, workdir, "ramp_1")
     opened, allowed = made(cfg, workdir, "ramp_1_open")
     assert len(closed) == len(opened) == 8 and min(kept_out) >= 0 and set(allowed) == {-1}
-    tasks = {task.id: task for task in synthesis_stage._tasks(workdir, 1)}
+    tasks = {task.id: task for task in synthesis_stage._tasks(workdir, "ramp_1")}
     text = RunContext(cfg, workdir).tokenizer.decode
 
     def shows_source(one):
@@ -61,7 +61,7 @@ def test_the_wording_of_thoughts_is_recorded_where_it_is_not_the_usual_one(cfg, 
         "wording": "sentences", "speech": {"clue_words": 4, "quote_words": 20, "shared_words": 1}
     }  # fmt: skip
     found, _ = made(cfg, workdir, "ramp_2")
-    tasks = {task.id: task for task in synthesis_stage._tasks(workdir, 2)}
+    tasks = {task.id: task for task in synthesis_stage._tasks(workdir, "ramp_2")}
     tokenizer = RunContext(cfg, workdir).tokenizer
     for one in found:
         turns = tokenizer.decode(one.ids[len(tasks[one.task_id].prompt) :])

@@ -16,7 +16,7 @@ from masksearch_jax.evals.report.run_page import sample_section
 from masksearch_jax.evals.report.sections import Chart, Curve, Section, Table
 from masksearch_jax.evals.report.task_labels import task_label
 
-_FIELDS = ("rows", "columns", "seeds", "measured")
+_FIELDS = ("methods", "columns", "seeds", "measured")
 
 
 def sections(workdir: Path, report: Mapping[str, Any]) -> list[Section | None]:
@@ -24,11 +24,11 @@ def sections(workdir: Path, report: Mapping[str, Any]) -> list[Section | None]:
     missing = [name for name in _FIELDS if name not in report]
     if missing:
         raise ValueError(f"{workdir / 'report.json'} has columns but lacks {missing}; run its experiment again")
-    labels = [row["label"] for row in report["rows"]]
+    labels = [method["label"] for method in report["methods"]]
     for label in labels:
         for column in report["columns"]:
             if column not in report["measured"].get(label, {}):
-                raise ValueError(f"{workdir / 'report.json'}: measured lacks {column!r} of row {label!r}")
+                raise ValueError(f"{workdir / 'report.json'}: measured lacks {column!r} of method {label!r}")
     return [
         Section("Results", tables=_tables(report), charts=_charts(report)),
         *_training(workdir, report),
@@ -39,13 +39,14 @@ def sections(workdir: Path, report: Mapping[str, Any]) -> list[Section | None]:
 def _tables(report: Mapping[str, Any]) -> tuple[Table, ...]:
     columns, seeds = report["columns"], len(report["seeds"])
     note = f"token recall x 100: mean over {seeds} seeds ± half-width of the 95 % t interval"
-    rows = tuple((row["label"], *_cells(report["measured"][row["label"]], columns)) for row in report["rows"])
+    labels = [method["label"] for method in report["methods"]]
+    rows = tuple((label, *_cells(report["measured"][label], columns)) for label in labels)
     found = [Table("Held-out recall", ("method", *columns), rows, note)]
     gains = report.get("gains", {})
     rows = tuple(
-        (f"{row['label']} − {row['baseline']}", *_cells(gains[row["label"]], columns, "+"))
-        for row in report["rows"]
-        if row["label"] in gains
+        (f"{method['label']} − {method['baseline']}", *_cells(gains[method["label"]], columns, "+"))
+        for method in report["methods"]
+        if method["label"] in gains
     )
     if rows:
         found.append(Table("Differences from the baseline", ("methods", *columns), rows, f"{note}, paired by seed"))
@@ -60,7 +61,7 @@ def _tables(report: Mapping[str, Any]) -> tuple[Table, ...]:
 
 def _charts(report: Mapping[str, Any]) -> tuple[Chart, ...]:
     """Return a chart for each column, with a bar for each method."""
-    labels, charts = [row["label"] for row in report["rows"]], []
+    labels, charts = [method["label"] for method in report["methods"]], []
     for column in report["columns"]:
         found = [report["measured"][label][column] for label in labels]
         widths = tuple(_percent(one["half_width"]) for one in found)
@@ -77,7 +78,7 @@ def _training(workdir: Path, report: Mapping[str, Any]) -> list[Section]:
     labelled as the first method whose chain ends with it.
     """
     text = ("Mean over seeds; the band is the 95 % interval.",)
-    names = {row["chain"]: row["label"] for row in reversed(report["rows"]) if not row.get("policy")}
+    names = {method["chain"]: method["label"] for method in reversed(report["methods"]) if not method.get("policy")}
     chains = {label: chain for chain, label in names.items()}
     sections = []
     for title, labels in report.get("groups") or [("", list(chains))]:
@@ -99,12 +100,12 @@ def _of_seeds(workdir: Path, report: Mapping[str, Any], cell: str, stage: str) -
 def _policies(workdir: Path, report: Mapping[str, Any]) -> dict[str, score_tables.Policy]:
     """Return {label and seed: policy} of each method, from the first seed."""
     found = {}
-    for row in report["rows"]:
-        cell = workdir / f"seed_{report['seeds'][0]}" / row["chain"].replace("/", "+") / "evaluate"
+    for method in report["methods"]:
+        cell = workdir / f"seed_{report['seeds'][0]}" / method["chain"].replace("/", "+") / "evaluate"
         policies = {policy.name: policy for policy in score_tables.read_policies(cell)}
-        names = [name for name in (row.get("policy"), "dapo", "sft") if name in policies]
+        names = [name for name in (method.get("policy"), "dapo", "sft") if name in policies]
         if names:
-            found[f"{row['label']}, seed {report['seeds'][0]}"] = policies[names[0]]
+            found[f"{method['label']}, seed {report['seeds'][0]}"] = policies[names[0]]
     return found
 
 

@@ -24,7 +24,7 @@ _FIRST, _FOLLOWING, _OUTSIDE = 0, 1, 2
 _LETTER = re.compile(r"[^\W\d_]")
 _BEGINS = re.compile(r"▁[A-Z][^\W\d_]*")
 _GOES_ON = re.compile(r"[^\W\d_]+")
-_BYTE_PIECE = re.compile(r"<0x[0-9A-F]{2}>")
+_BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
 
 
 def groups(
@@ -44,7 +44,7 @@ def groups(
     named = list(named)
     if digits:
         for figures in FIGURES.values():
-            forms = [[i for piece in figure if (i := _lookup(tokenizer, piece)) is not None] for figure in figures]
+            forms = [[i for token in figure if (i := _lookup(tokenizer, token)) is not None] for figure in figures]
             most = max(map(len, forms))
             found.append([ids if most > 1 else ids[0] for ids in forms if ids and len(ids) == most])
     if months:
@@ -61,16 +61,16 @@ def mentions(text: str, title: str) -> list[tuple[int, int]]:
     return [match.span() for match in re.finditer(rf"(?<!\w){re.escape(title)}(?!\w)", text)]
 
 
-def _lookup(tokenizer: Tokenizer, piece: str) -> int | None:
+def _lookup(tokenizer: Tokenizer, token: str) -> int | None:
     try:
-        return tokenizer.id(piece)
+        return tokenizer.id(token)
     except KeyError:
         return None
 
 
 def _is_name(tokenizer: Tokenizer, id: int) -> bool:
-    piece = tokenizer.piece(id)
-    return piece.startswith("▁") and piece[1:2].isupper()
+    token = tokenizer.token(id)
+    return token.startswith("▁") and token[1:2].isupper()
 
 
 def _words(named: Iterable[tuple[str, Sequence[tuple[int, int]]]], tokenizer: Tokenizer) -> list[list[int]]:
@@ -102,13 +102,13 @@ def _parts(texts: Iterable[str], tokenizer: Tokenizer) -> list[list[int]]:
     kept = (seen["name"] > 0) & (seen["name"] >= seen["other"]) & (2 * seen["name"] >= seen["first"])
     kinds = stop_automaton.build(tokenizer).kinds
     ids = np.flatnonzero(kept & (kinds == np.bincount(kinds).argmax())).tolist()
-    return [[i for i in ids if form.fullmatch(tokenizer.piece(i))] for form in (_BEGINS, _GOES_ON)]
+    return [[i for i in ids if form.fullmatch(tokenizer.token(i))] for form in (_BEGINS, _GOES_ON)]
 
 
 def _roles(named: Iterable[tuple[str, Sequence[tuple[int, int]]]], tokenizer: Tokenizer) -> np.ndarray:
     """Return bool [3, V]: in which roles (first, following, outside) each token was seen."""
-    pieces = (tokenizer.piece(i) for i in range(tokenizer.vocab_size))
-    lengths = np.array([1 if _BYTE_PIECE.fullmatch(p) else len(p.replace("▁", " ").encode()) for p in pieces])
+    tokens = (tokenizer.token(i) for i in range(tokenizer.vocab_size))
+    lengths = np.array([1 if _BYTE_TOKEN.fullmatch(p) else len(p.replace("▁", " ").encode()) for p in tokens])
     seen = np.zeros((3, tokenizer.vocab_size), bool)
     for text, spans in named:
         text = " " + text
