@@ -120,13 +120,18 @@ class Meanings:
         self._read("recipes", "apply", "")
         for name in (*_FIRST, *self._sources):
             if name not in (*_PARTS, _PREPARE, _SERVE):
-                for function in self._sources[name].functions:
-                    if function in ("get_config", "page"):
-                        self._read(name, function, "")
+                self._read_introduced(name)
         self.serving: dict[str, str] = {}
         kept, self.found = self.found, self.serving
         self._read(_SERVE, "get_config", "")
         self.found = kept
+
+    def _read_introduced(self, source: str) -> None:
+        """Read the comments of the settings that a config adds to those that were read before."""
+        known, told = set(self.order), dict(self.found)
+        for function in self._sources[source].functions:
+            self._read(source, function, "")
+        self.found = told | {name: said for name, said in self.found.items() if name not in known}
 
     def docstring(self, name: str) -> str:
         return self._sources[name].docstring

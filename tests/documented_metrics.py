@@ -10,7 +10,7 @@ import doc_pages
 
 PAGE = doc_pages.DOCS / "metrics.md"
 # Keys of report.json whose content another part of the page, or another file, describes.
-_OTHERS = ("config", "prepare", "stage_seconds", "demonstrations", "rules", "rows", "seeds", "columns", "groups")
+_OTHERS = ("config", "prepare", "stage_seconds", "demonstrations", "rules", "methods", "seeds", "columns", "groups")
 
 
 def section(name: str) -> str:
