@@ -1,8 +1,15 @@
 """docs/configuration.md is what the configs say, and every setting says what it means."""
 
+import importlib.util
+import sys
+
+import doc_pages
 import pytest
 
-from docs import configuration_reference as reference
+_SPEC = importlib.util.spec_from_file_location("configuration_reference", doc_pages.DOCS / "configuration_reference.py")
+reference = importlib.util.module_from_spec(_SPEC)
+sys.modules[_SPEC.name] = reference  # dataclasses look their module up
+_SPEC.loader.exec_module(reference)
 
 
 @pytest.fixture(scope="module")
