@@ -71,7 +71,7 @@ class RunContext:
         if rows < self.tokenizer.vocab_size:  # extra rows are padding of the published model
             raise ValueError(
                 f"pretrained={self.cfg.pretrained}: {found.vocab_size} embeddings for the {self.tokenizer.vocab_size} "
-                f"pieces of {self.workdir / 'data'}; prepare with --config.tokenizer_dir={self.cfg.pretrained}"
+                f"tokens of {self.workdir / 'data'}; prepare with --config.tokenizer_dir={self.cfg.pretrained}"
             )
         return dataclasses.replace(found, vocab_size=rows)
 

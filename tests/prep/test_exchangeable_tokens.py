@@ -1,4 +1,4 @@
-"""Groups of exchangeable pieces: what names are made of, never a word that also stands elsewhere."""
+"""Groups of exchangeable tokens: what names are made of, never a word that also stands elsewhere."""
 
 import random
 
@@ -57,7 +57,7 @@ def test_a_piece_seen_in_another_role_is_in_no_group(world):
     assert words(tok, first) == set(FIRST) - {"Lelz"}
 
 
-def test_parts_are_pieces_of_capitalised_words(tmp_path):
+def test_parts_are_tokens_of_capitalised_words(tmp_path):
     rng = random.Random(0)
     syllables = ("strand", "berg", "an", "lind", "sea", "er")
     names = [f"{one}{other}".capitalize() for one in syllables for other in syllables]
@@ -85,7 +85,7 @@ def test_switches_and_small_groups(world):
     assert len(exchangeable_tokens.groups(named(texts), tok, digits=False)) == 3
     assert len(exchangeable_tokens.groups(named(texts), tok, names=False)) == 3
     assert exchangeable_tokens.groups(named(texts), tok, names=False, digits=False, months=False) == []
-    # One name only: its two pieces have nothing to be exchanged with.
+    # One name only: its two tokens have nothing to be exchanged with.
     assert len(exchangeable_tokens.groups([("Karv Velith", [(0, 11)])], tok)) == 3
 
 

@@ -315,17 +315,18 @@ def test_a_forced_search_leaves_no_second_turn(world):
 
 def test_permuted_pieces_are_a_renamed_world(world, mixed, mixed_rows):
     """A model with permuted rows, asked with the same permutation, writes the permuted ids and the same text."""
-    pieces = np.arange(world.tokenizer.vocab_size)
+    permutation = np.arange(world.tokenizer.vocab_size)
     words = world.ids("q") + world.ids("a")
-    pieces[words] = np.random.default_rng(0).permutation(words)
+    permutation[words] = np.random.default_rng(0).permutation(words)
     renamed = dict(mixed)
-    renamed["embedding"] = np.array(mixed["embedding"])[np.argsort(pieces)]
-    renamed["unembedding"] = np.array(mixed["unembedding"])[:, np.argsort(pieces)]
+    renamed["embedding"] = np.array(mixed["embedding"])[np.argsort(permutation)]
+    renamed["unembedding"] = np.array(mixed["unembedding"])[:, np.argsort(permutation)]
     plain = world.engine().run(mixed, world.requests(6), version=0, seed=0, greedy=True)
-    permuted = world.engine().run(renamed, world.requests(6, token_permutation=pieces), version=0, seed=0, greedy=True)
+    requests = world.requests(6, token_permutation=permutation)
+    permuted = world.engine().run(renamed, requests, version=0, seed=0, greedy=True)
     assert any(t.searches for t in plain)
     for a, b in zip(plain, permuted, strict=True):
-        np.testing.assert_array_equal(pieces[a.ids], b.ids)
+        np.testing.assert_array_equal(permutation[a.ids], b.ids)
         assert a.turns == b.turns and a.answer == b.answer and a.stop == b.stop
         np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-4)
 

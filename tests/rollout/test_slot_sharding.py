@@ -58,13 +58,13 @@ with distributed.processes(settings):
     world = conftest.make_world(folder / "tokenizer.model")
     mesh = mesh_lib.make_mesh(data=2, fsdp=-1)
     params = distributed.put(jax.tree.map(np.asarray, world.params(conftest.MIXED)), mesh_lib.replicated(mesh))
-    pieces = np.arange(world.tokenizer.vocab_size)
+    permutation = np.arange(world.tokenizer.vocab_size)
     words = world.ids("q")
-    pieces[words] = np.roll(words, 1)
+    permutation[words] = np.roll(words, 1)
     runs = []
     for limits, fields, of in (
         ({{}}, {{}}, {{}}),
-        ({{"deadline_steps": 6}}, {{"search_steps": 2}}, {{"token_permutation": pieces}}),
+        ({{"deadline_steps": 6}}, {{"search_steps": 2}}, {{"token_permutation": permutation}}),
         ({{}}, {{"extend_tokens": (5,)}}, {{"forced_search": "Karn near Velith"}}),
     ):
         searcher = conftest.Library(world.texts)

@@ -93,7 +93,7 @@ def test_roles(kind, folder, tok):
     assert [tok.token(i) for i in tok.prefix_ids] == prefix
     assert (tok.token(tok.eos_id), tok.token(tok.pad_id)) == (eos, pad)
     assert {tok.token(i) for i in tok.end_ids} == ends
-    with pytest.raises(KeyError, match="no piece"):
+    with pytest.raises(KeyError, match="no token"):
         tok.id("nowhere")
     assert pickle.loads(pickle.dumps(tok)).encode(TEXTS[0]) == tok.encode(TEXTS[0])
 

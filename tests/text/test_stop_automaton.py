@@ -133,13 +133,13 @@ def test_equal_tables_are_one_static_argument(tok, tmp_path):
 
 def test_permutations_that_move_an_end_are_told(tok):
     table = stop_automaton.build(tok)
-    pieces = np.arange(tok.vocab_size)
+    permutation = np.arange(tok.vocab_size)
     words = [i for i, data in enumerate(tok.token_bytes) if data in (b" city", b" the", b" river")]
-    pieces[words] = np.roll(words, 1)
-    assert len(words) > 1 and table.admits(pieces)
+    permutation[words] = np.roll(words, 1)
+    assert len(words) > 1 and table.admits(permutation)
     closing = tok.encode("</search>")[-1]
-    pieces[[closing, words[0]]] = pieces[[words[0], closing]]
-    assert not table.admits(pieces)
+    permutation[[closing, words[0]]] = permutation[[words[0], closing]]
+    assert not table.admits(permutation)
 
 
 def test_what_a_token_carries_past_the_tag_is_no_part_of_the_action(tok):

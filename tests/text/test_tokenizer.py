@@ -22,7 +22,7 @@ def test_layout(tok):
     assert (tok.pad_id, tok.eos_id, tok.token(2), tok.vocab_size) == (0, 1, "<unk>", 345)
     for tag in tags.ALL:
         assert tok.encode(tag) == [tok.id(tag)]
-    with pytest.raises(KeyError, match="no piece"):
+    with pytest.raises(KeyError, match="no token"):
         tok.id("▁nowhere")
 
 
@@ -39,9 +39,9 @@ def test_joins_at_tags_and_spaces(tok):
 
 
 def test_digits_are_single_and_frequent_words_whole(tok):
-    pieces = [tok.token(i) for i in tok.encode(" Karv Velith 1042")]
-    assert pieces[-4:] == ["1", "0", "4", "2"]
-    assert pieces[:2] == ["▁Karv", "▁Velith"]
+    tokens = [tok.token(i) for i in tok.encode(" Karv Velith 1042")]
+    assert tokens[-4:] == ["1", "0", "4", "2"]
+    assert tokens[:2] == ["▁Karv", "▁Velith"]
 
 
 def test_deterministic_and_picklable(tok, tmp_path):
@@ -59,7 +59,7 @@ def test_vocabulary_of_a_small_corpus_is_smaller(tmp_path):
 
 
 def test_refusals(tmp_path):
-    with pytest.raises(ValueError, match="vocab_size=200 leaves no pieces"):
+    with pytest.raises(ValueError, match="vocab_size=200 leaves no tokens"):
         tokenizer.train(TEXTS, tmp_path / "t.model", vocab_size=200)
     with pytest.raises(ValueError, match="vocab_size=270"):  # no room for the characters
         tokenizer.train(TEXTS, tmp_path / "t.model", vocab_size=270)

@@ -77,7 +77,7 @@ def test_two_pieces_of_one_id_are_refused(wholes, tmp_path):
     content = json.loads((folder / "tokenizer.json").read_text())
     content["model"]["vocab"][","] = content["model"]["vocab"]["b"]
     (folder / "tokenizer.json").write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=r"tokenizer.json: the pieces ',' and 'b' have one id, \d+"):
+    with pytest.raises(ValueError, match=r"tokenizer.json: the tokens ',' and 'b' have one id, \d+"):
         PublishedTokenizer(folder)
 
 

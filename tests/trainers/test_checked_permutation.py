@@ -1,4 +1,4 @@
-"""A permutation of pieces that could move a tag or the end of a turn is refused before any training."""
+"""A permutation of tokens that could move a tag or the end of a turn is refused before any training."""
 
 import json
 import re
@@ -13,10 +13,10 @@ def test_only_what_moves_no_tag_and_no_end_is_taken(workdir):
     data = workdir / "data"
     tokenizer = tokenizer_lib.load(data)
     digits = checked_permutation.load(data, tokenizer).groups[0].ravel().tolist()
-    assert sorted(map(tokenizer.piece, digits)) == list("0123456789")
+    assert sorted(map(tokenizer.token, digits)) == list("0123456789")
     for other in (tokenizer.encode("</answer>")[-1], tokenizer.encode("<think>")[0], tokenizer.eos_id):
         (data / "augment.json").write_text(json.dumps({"groups": [digits[2:], [*digits[:2], other]]}))
-        piece = re.escape(repr(tokenizer.token(other)))
-        said = rf"augment\.json: groups\[1\] permutes the piece {piece}, .*overwrite=True"
+        token = re.escape(repr(tokenizer.token(other)))
+        said = rf"augment\.json: groups\[1\] permutes the token {token}, .*overwrite=True"
         with pytest.raises(ValueError, match=said):
             checked_permutation.load(data, tokenizer)

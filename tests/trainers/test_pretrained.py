@@ -48,10 +48,10 @@ def test_sft_starts_from_the_published_weights_and_moves_them(cfg, workdir, tmp_
 
 
 def test_a_model_with_too_few_embeddings_is_refused(cfg, workdir, tmp_path):
-    pieces = RunContext(cfg, workdir).tokenizer.vocab_size
-    published(tmp_path / "published", pieces - 1)
+    size = RunContext(cfg, workdir).tokenizer.vocab_size
+    published(tmp_path / "published", size - 1)
     cfg.pretrained = str(tmp_path / "published")
-    with pytest.raises(ValueError, match=f"{pieces - 1} embeddings for the {pieces} pieces"):
+    with pytest.raises(ValueError, match=f"{size - 1} embeddings for the {size} tokens"):
         _ = RunContext(cfg, workdir).model_cfg
 
 
