@@ -40,6 +40,8 @@ REPORT = ["matplotlib>=3.10"]
 # Preparation by shards of a dump (configs/prepare.py, beam), in an environment of its own: see launch/constraints.txt.
 # google-crc32c: Beam writes no TFRecord without it (seqio_cache_tasks).
 BEAM = [*PREP, *RETRIEVAL, "apache-beam[gcp]>=2.77", "google-crc32c>=1.7"]
+# The documentation as a site: launch/docs.sh.
+DOCS = ["mkdocs-material>=9.7"]
 # hypothesis: inputs of the fuzz tests. mwparserfromhell: an independent reader of wikitext, for comparison. jsonschema,
 # pyyaml: manifests of launch/gke.py against the published schema.
 TEST = [
@@ -70,6 +72,7 @@ setup(
         "beam": BEAM,
         "tensorboard": TENSORBOARD,
         "qlora": QLORA,
+        "docs": DOCS,
         "tpu": ["jax[tpu]>=0.10.2"],
         "cuda": ["jax[cuda12]>=0.10.2"],
         "test": TEST,

@@ -6,7 +6,7 @@ Command:  python -m masksearch_jax.experiment --config=configs/ablations.py --wo
               --config.llm.url=URL --config.llm.model=NAME             a model that judges answers as a reward as well
 Hardware: two CPU cores.
 Expect:   78 minutes with the judge's method; W/report.json, W/report.html with the curves of every cell, and the table
-          of docs/ablations.md.
+          of docs/results/ablations.md.
 
 The baseline is DAPO with the settings of configs/dapo.py and fewer iterations. The columns are held-out RAMP tasks by
 number of masks.

@@ -23,8 +23,10 @@ def check_argument(page: str, arg: str, *known: str) -> None:
 def base_config() -> ConfigDict:
     """Return the settings that prepare, synthesize, SFT, DAPO and evaluation share."""
     config = ConfigDict()
-    config.seed = 0
-    # Mesh axes; -1 takes the devices that remain. dcn_data: slices that data spans. sequence: parts of a long row.
+    config.seed = 0  # of the data, the weights and everything that is drawn
+    # Mesh axes: data (copies of the weights), fsdp (weights and optimizer are sharded), tensor (heads and MLP are
+    # sharded, within a host), sequence (parts of a long row). -1 takes the devices that remain. dcn_data: slices that
+    # data spans.
     config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1, "sequence": 1, "dcn_data": 1})
     # JAX devices of a CPU host, one per core; the data axis spans them. Accelerators ignore it.
     config.cpu_devices = 2
@@ -41,7 +43,7 @@ def base_config() -> ConfigDict:
     })
     config.model = model()
     config.pretrained = ""  # folder of a published checkpoint that SFT starts from, instead of fresh parameters
-    config.start = ""  # or folder of a trained stage, such as runs/dapo/dapo; its last checkpoint is the start
+    config.start = ""  # folder of a trained stage, such as runs/dapo/dapo; training starts from its last checkpoint
     config.warm_start = True  # SFT before DAPO; False: DAPO starts from the model as it is given
     config.lora = lora()
     config.adapters = ""  # folder of a PEFT adapter with lora's settings that SFT starts from, instead of a fresh one
@@ -53,9 +55,9 @@ def base_config() -> ConfigDict:
         "url": "",
         "timeout_s": 10.0,  # of a request and its answer
         "deadline_s": 30.0,  # of a search with its retries
-        "retries": 2,
-        "failures": 5,  # after this many failures in a row, no request is sent ..
-        "cooldown_s": 30.0,  # .. for this long
+        "retries": 2,  # of a request that failed
+        "failures": 5,  # after this many failures in a row, no request is sent for cooldown_s
+        "cooldown_s": 30.0,  # seconds without requests after too many failures
         "ready_s": 120.0,  # how long a server may take to load when the run starts
         "fallback": "local",  # what answers if the server fails: local | empty | none (the run ends)
     })
@@ -94,11 +96,13 @@ def base_config() -> ConfigDict:
     config.llm = prepare.llm()  # the model of the agents and of the judge
     config.tensorboard = False  # True: write events beside each metrics.jsonl
     config.validation_episodes = 256  # of each entry of validation_tasks, while training
+    # Tasks that are validated while training.
     config.validation_tasks = ("ramp_1", "ramp_2")
     config.evaluate = ConfigDict({
-        "split": "test",
+        "split": "test",  # whose tasks are scored
         "index": "all",  # every passage, held-out ones included, as a deployed tool would search
         "examples": 2,  # worked examples before each task, for the policy few_shot
+        # Episodes of each task. 0 leaves it out; -1 takes all that the split has.
         "episodes": ConfigDict({"ramp_1": 900, "ramp_2": 200, "ramp_3": 200, "ramp_4": 200, "qa": 100}),
         # Episodes of each benchmark in the data. 0 leaves it out; -1 takes all of its questions.
         "benchmarks": ConfigDict(dict.fromkeys(config.prepare.benchmarks, 100)),
@@ -137,29 +141,30 @@ def model() -> ConfigDict:
     return ConfigDict({
         "layers": 3,
         "embed": 128,
-        "heads": 2,
+        "heads": 2,  # query heads
         "kv_heads": 2,
-        "head_dim": 64,
+        "head_dim": 64,  # numbers of a head
         "ff": 256,
         "mlp": "relu2",
         "rope_base": 1000.0,
         "rope_fraction": 0.5,
-        "norm_eps": 1e-6,
+        "norm_eps": 1e-6,  # added to the mean square in RMSNorm
         "qkv_bias": False,
         "qk_norm": False,
-        "tie_embeddings": True,
+        "tie_embeddings": True,  # the output projection is the embedding
         "smear_keys": True,
         "token_shift": 0,  # number of earlier tokens whose embeddings are mixed into each token's embedding
         "dtype": "float32",
         "param_dtype": "float32",
         "remat": "none",
-        "attention": "xla",  # backend for training rows: xla | splash (TPU) | cudnn (GPU) | auto; docs/attention.md
+        # Backend for training rows: xla | blocked (CPU) | splash (TPU) | cudnn (GPU) | auto; docs/guides/attention.md
+        "attention": "xla",
         "scan_unroll": 3,  # layers per iteration of the layer scan; more make steps of a tiny model faster on CPU
     })
 
 
 def lora() -> ConfigDict:
-    """Return the settings of adapters, which SFT and DAPO train in place of the weights; see docs/memory.md."""
+    """Return the settings of adapters, which SFT and DAPO train in place of the weights; see docs/guides/memory.md."""
     return ConfigDict({
         "rank": 0,  # 0: no adapters, all weights are trained
         "alpha": 32.0,  # an adapter's output is scaled by alpha / rank
@@ -175,20 +180,23 @@ def synthesize(strong: bool = False) -> ConfigDict:
     By default it is weak on purpose. Its first queries are a bare name or the passage's own words, which find the
     answer about as rarely. One query in twenty uses the words of other articles, so that RL meets such queries. With
     many more of them, rejection would make them what converged SFT does anyway. A strong teacher always asks with such
-    words (docs/results.md, "A weak and a strong teacher").
+    words (docs/results/quickstart.md, "A weak and a strong teacher").
     """
     weak = {"title": 0.5, "passage": 0.45, "associated": 0.05}
     styles = {"title": 0.0, "passage": 0.0, "associated": 1.0} if strong else weak
     return ConfigDict({
-        "teacher": "oracle",  # oracle | agents (a language model, `llm`; docs/agents.md) | official (records in a file)
+        # oracle (rules that know the answers) | agents (a language model, `llm`; docs/guides/agents.md) | official
+        # (records in a file)
+        "teacher": "oracle",
+        # Probability of each style of a first query (teachers/query_writers.py).
         "styles": ConfigDict(styles),
-        "retry": 0.5,
-        "attempts": 2,
+        "retry": 0.5,  # share of misses after which the teacher searches again, in another query style
+        "attempts": 2,  # most searches for one mask
         # A thought repeats this many words before each mask; the last thought repeats them with the answer. 0: thoughts
         # are a plan, and the answer comes without a thought. There is no demonstration if fewer than evidence_match of
         # these words lead to the answer in what was found.
         "evidence": 0,
-        "evidence_match": 0,
+        "evidence_match": 0,  # see evidence
         # words: the thoughts above, for a policy that can only copy. For a language model: sentences | brief, which say
         # what is missing and then quote what was read | cloze, which repeats the words before the mask and continues
         # them. These three do not use `evidence`; their turns are made to fit episode.turn_tokens.
@@ -199,13 +207,14 @@ def synthesize(strong: bool = False) -> ConfigDict:
             # Words that a quotation must share with the sentence of the mask; otherwise there is no demonstration.
             "shared_words": 2,
         }),
+        # Most demonstrations of each kind of task.
         "examples": ConfigDict({"ramp_1": 6000, "ramp_2": 2400, "ramp_3": 300, "ramp_4": 50, "qa": 0}),
-        "association_tasks": 2000,
-        "probe_tasks": 500,
+        "association_tasks": 2000,  # training tasks from which the teacher learns the words of other articles
+        "probe_tasks": 500,  # tasks by which each query style is measured; 0: not measured
         "agents": ConfigDict({
             "rewrites": 3,  # most queries that the rewriter makes of one query
             "passages": 5,  # passages of a search that the observer reads
-            "query_words": 8,
+            "query_words": 8,  # most words of a query
             "thought_words": 8,  # words of an analysis or a thought; a turn has to fit episode.turn_tokens
             "reply_attempts": 3,  # attempts until a reply has the form that was asked for
             "judge": "rules",  # rules (token recall) | llm | both
@@ -224,10 +233,10 @@ def sft() -> ConfigDict:
     Configs call `published_defaults` on it.
     """
     return ConfigDict({
-        "steps": 1400,
-        "rows": 10,
-        "row_length": 256,
-        "micro_batches": 1,
+        "steps": 1400,  # optimizer steps
+        "rows": 10,  # packed rows of an optimizer step
+        "row_length": 256,  # tokens of a row
+        "micro_batches": 1,  # parts of a step that are computed one after the other; they divide rows
         # Phases in order: (examples, ((masks, weight), ...)). None examples: until the end. One mask first, then a mix.
         "curriculum": (
             (4000, (("ramp_1", 1.0),)),
@@ -235,13 +244,13 @@ def sft() -> ConfigDict:
         ),
         "share": 1.0,  # share of the demonstrations for each number of masks that is used, taken from the start
         "augment": True,  # permute the tokens of names, so that each step shows unseen names
-        "seed_offset": 0,
+        "seed_offset": 0,  # added to the seed for the order of the data
         "optimizer": optimizer(
             "muon", 0.02, adam_learning_rate=3e-3, schedule="cosine", warmup=50, total_steps=1400, floor=0.1
         ),
-        "eval_every": 700,
-        "log_every": 50,
-        "checkpoint_every": 100,
+        "eval_every": 700,  # steps between two validations; 0: none
+        "log_every": 50,  # steps between two rows of metrics.jsonl
+        "checkpoint_every": 100,  # steps between two checkpoints
         "max_without_update": 20,  # the run stops after this many steps in a row without finite gradients; 0: no limit
     })
 

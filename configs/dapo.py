@@ -5,7 +5,7 @@ Command:  python -m masksearch_jax.train --config=configs/dapo.py --workdir=runs
           python -m masksearch_jax.compile --config=configs/dapo.py:qwen2.5-7b      a recipe of configs/recipes.py
 Hardware: two CPU cores; a recipe needs the TPU slice that it names.
 The run first makes what W lacks: toy encyclopedia, tasks, index, demonstrations, SFT warm start.
-Expect:   see docs/results.md.
+Expect:   see docs/results/quickstart.md.
 """
 
 from ml_collections import ConfigDict
@@ -18,7 +18,7 @@ VARIANTS = ("slice", *recipes.RECIPES)
 def get_config(arg: str = ""):
     common.check_argument(__file__, arg, *VARIANTS)
     config = common.base_config()
-    config.stage = "dapo"
+    config.stage = "dapo"  # what train runs: sft | dapo
     config.sft = common.sft()
     config.dapo = dapo()
     common.published_defaults(config, "sft", 1e-5)
@@ -35,9 +35,9 @@ def dapo() -> ConfigDict:
         "iterations": 50,  # rollout batches, i.e. policy versions
         # --- rollout batch and dynamic sampling ---
         "prompts": 32,  # groups generated at a time
-        "group_size": 8,
+        "group_size": 8,  # samples of each prompt; the advantage is relative to its group
         "groups": 16,  # an update trains on this many groups that carry a signal
-        "dynamic_sampling": True,
+        "dynamic_sampling": True,  # drop groups whose samples all score alike, and generate more
         "max_generations": 3,  # generation budget of one rollout batch
         "carry_over": False,  # our extension: surplus groups are kept for the next rollout batch
         "temperature": 1.0,
@@ -66,30 +66,29 @@ def dapo() -> ConfigDict:
         "judge": ConfigDict({"timeout_s": 20.0, "retries": 1, "attempts": 2}),
         # --- loss ---
         "advantage": "group",  # group | mean (Dr.GRPO)
-        "clip_low": 0.2,
-        "clip_high": 0.28,
-        "dual_clip": 10.0,
-        "aggregation": "token-mean",
+        "clip_low": 0.2,  # the ratio is clipped at 1 - clip_low from below
+        "clip_high": 0.28,  # and at 1 + clip_high from above (clip-higher)
+        "dual_clip": 10.0,  # bound on the loss of tokens with a negative advantage, in advantages; 0: off
+        "aggregation": "token-mean",  # of token losses; names as in verl
         # Old log-probs, the denominator of the ratio: trainer (recomputed, by one more forward pass) | sampler (as the
         # sampler reported them; for a sampler that computes in the trainer's dtype).
         "old_logprobs": "trainer",
         "tis_cap": 0.0,  # truncated importance sampling towards the sampler's log-probs; 0 is off
         "staleness": 0,  # 1: the next batch is sampled while this one is trained on; needs tis_cap (2.0)
-        # Warn when sampler and trainer disagree: thresholds on the mean difference of probabilities and on their
-        # correlation.
-        "alarm_prob_diff": 0.01,
-        "alarm_correlation": 0.99,
+        # Warn when sampler and trainer disagree.
+        "alarm_prob_diff": 0.01,  # highest mean difference of their probabilities
+        "alarm_correlation": 0.99,  # lowest correlation of their probabilities
         # --- update ---
         "minibatches": 4,  # optimizer steps per rollout batch
         # Buckets of packed update batches: the smallest that holds a mini-batch is used. Each is compiled once.
         "row_lengths": (256,),
-        "rows": 4,
-        "micro_batches": (3, 5, 8),
+        "rows": 4,  # packed rows of a micro-batch
+        "micro_batches": (3, 5, 8),  # buckets of micro-batches per optimizer step
         "optimizer": common.optimizer("adamw", 5e-4, b2=0.98, warmup=24),
         # --- intervals, in iterations ---
-        "eval_every": 25,
+        "eval_every": 25,  # 0: no validation
         "show_every": 10,  # how often one sampled episode is printed as text; 0: never
-        "checkpoint_every": 10,
+        "checkpoint_every": 10,  # how often a checkpoint is saved
         # The run stops after this many iterations in a row without an update (no group with a signal, or no finite
         # gradient); 0: no limit.
         "max_without_update": 10,

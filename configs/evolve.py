@@ -3,8 +3,8 @@
 
 Command:  python -m masksearch_jax.experiment --config=configs/evolve.py --workdir=runs/evolve
 Hardware: two CPU cores.
-Expect:   W/report.json and a table with acceptance and held-out recall of each round; docs/results.md, "Self-evolving
-          distillation".
+Expect:   W/report.json and a table with acceptance and held-out recall of each round; docs/results/quickstart.md,
+          "Self-evolving distillation".
 """
 
 from ml_collections import ConfigDict
@@ -31,10 +31,10 @@ def get_config(arg: str = ""):
         ),
         "samples": 4,  # trajectories for each task
         "keep": 1,  # trajectories kept per task, at most
-        "judge": "rules",  # who accepts answers: rules (`recall`) | llm (asks `llm`; docs/agents.md)
+        "judge": "rules",  # who accepts answers: rules (`recall`) | llm (asks `llm`; docs/guides/agents.md)
         "recall": 1.0,  # least recall of an accepted answer
         "judging": ConfigDict({"timeout_s": 20.0, "retries": 2, "attempts": 2}),  # limits of one verdict of the llm
-        "temperature": 1.0,
+        "temperature": 1.0,  # of sampling trajectories
         "steps": 300,  # SFT steps of a round, on the whole set, from the previous round's policy
         "control": False,  # True: also train the previous round's policy for as many steps on the set that it had
         "learning_rate_scale": 0.5,  # times the SFT learning rate of this config; each round runs the whole schedule

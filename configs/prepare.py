@@ -3,7 +3,7 @@
 Command:  python -m masksearch_jax.prepare --config=configs/prepare.py --workdir=W
           python -m masksearch_jax.prepare --config=configs/prepare.py --config.dump=FILE --workdir=W
           python -m masksearch_jax.prepare --config=configs/prepare.py:wikipedia --config.dump=FILE --workdir=W
-              --config.questions=FILE --config.benchmarks.musique=FILE ..          docs/benchmarks.md
+              --config.questions=FILE --config.benchmarks.musique=FILE ..          docs/guides/benchmarks.md
 Hardware: two CPU cores. CPU-seconds: 32 for the toy (which is generated if no dump is given), 55 for 6 MB of wikitext.
 Expect:   W/data with manifest.json and report.json. The toy of 3000 articles gives 3000 passages of 40 tokens on
           average, 365 newer ones, a vocabulary of 1362, and 1800 training examples of one mask in each of four epochs.
@@ -27,7 +27,7 @@ def get_config(arg: str = ""):
     config.seed = 0  # of the toy, the splits and the masks
     config.skip_bad = False  # skip damaged pages and count them
     config.overwrite = False  # replace data that was made with other settings
-    # --- salient spans: rules, perplexity, or llm (asks the model below; docs/agents.md) ---
+    # --- salient spans: rules, perplexity, or llm (asks the model below; docs/guides/agents.md) ---
     config.spans = "rules"
     # For spans="perplexity": the share of the rules' spans to keep, those with the highest perplexity under the
     # checkpoint `start` (runs/dapo/sft, or a published one).
@@ -38,6 +38,7 @@ def get_config(arg: str = ""):
     config.corroborated = False
     # --- splits by article ---
     config.splits = ""  # JSON {title: split}; '' for the toy's own, or a hash of the title
+    # Shares of the articles, which add up to 1. With `splits`, the file decides.
     config.shares = shares(0.98, 0.01, 0.01) if whole else shares(0.6, 0.1, 0.3)
     # --- passages; lengths in words ---
     config.passages = ConfigDict({"words": 100, "minimum": 40})
@@ -51,7 +52,7 @@ def get_config(arg: str = ""):
         "digit_pairs": True,  # True: '1823' is '18' '23'; False: one token per digit
         "added_tags": False,  # with tokenizer_dir: add our tags as tokens, whose embeddings SFT trains
     })
-    # --- training passages that give no tasks; they stay in the search indices (docs/data.md) ---
+    # --- training passages that give no tasks; they stay in the search indices (docs/guides/preparation.md) ---
     config.filters = ConfigDict({
         "near_duplicate": 0.0,  # estimated similarity from which a passage counts as a copy, such as 0.8; 0: off
         # Benchmark files, e.g. ("hotpotqa=hotpot_dev_distractor_v1.json",). Passages are matched by article title, and
@@ -68,7 +69,7 @@ def get_config(arg: str = ""):
         # tags and answers, for an instruct model); short (the task alone, to go with system=default); clues (the task
         # with the words around each mask); or a text of your own.
         "instruction": "",
-        "question_instruction": "",
+        "question_instruction": "",  # the same for questions
         "instruction_place": "after",  # after | before the passage or question
         # Put the title before a masked passage. Without it, nobody can tell what a passage from the middle of an
         # article is about.
@@ -84,7 +85,7 @@ def get_config(arg: str = ""):
         }),
     })  # fmt: skip
     config.questions = ""  # file of the HotpotQA format; '' for the toy's own, or none
-    # --- benchmarks: official files (docs/benchmarks.md); all of their questions are test questions ---
+    # --- benchmarks: official files (docs/guides/benchmarks.md); all of their questions are test questions ---
     config.benchmarks = ConfigDict({
         "hotpotqa": "", "fanoutqa": "", "musique": "", "two_wiki": "", "bamboogle": "", "freshqa": "",  # the paper's
         "nq": "", "triviaqa": "", "popqa": "",  # Search-R1's others
@@ -100,7 +101,7 @@ def get_config(arg: str = ""):
     # parts: take words and parts of words that are mostly seen in capitalised words, as in real names; otherwise only
     # whole words that are seen in names and nowhere else.
     config.augment = ConfigDict({"names": True, "digits": True, "months": True, "parts": False})
-    # --- who runs the long stages: this process, or Apache Beam over shards of the dump (docs/data.md) ---
+    # --- long stages: in this process, or by Apache Beam over shards of the dump (docs/guides/preparation.md) ---
     config.beam = ConfigDict({
         "runner": "",  # '' for this process | DirectRunner | DataflowRunner
         "options": (),  # of Beam and its runner, e.g. ("--direct_num_workers=2",)
@@ -116,7 +117,7 @@ def get_config(arg: str = ""):
         "encoder_dtype": "float32",  # of bert: float32 | bfloat16
         # Where bert encodes passages: cpu | local (all devices of JAX's default platform, such as a TPU's chips).
         "encoder_devices": "cpu",
-        "dims": 4096,  # of the lexical encoder; with fewer, single words blur together (docs/search.md)
+        "dims": 4096,  # of the lexical encoder; with fewer, single words blur together (docs/guides/search.md)
         "index": "auto",  # auto | exact | scann
         # 0: chosen from the number of passages; leaves_to_search and reorder are tuned on words of the passages.
         "scann": ConfigDict({
@@ -131,7 +132,7 @@ def get_config(arg: str = ""):
             "reordering": "int8",  # float32 | bfloat16 | int8
             "shard_size": 1_000_000,  # passages per ScaNN index; bounds the memory of a build
         }),
-        "hybrid": False,  # also rank by BM25, and fuse both rankings (docs/search.md)
+        "hybrid": False,  # also rank by BM25, and fuse both rankings (docs/guides/search.md)
         "recall_floor": 0.95,
         "near_duplicate": 0.5,
         "exclusion": "passage",  # none | passage | article
@@ -140,11 +141,11 @@ def get_config(arg: str = ""):
 
 
 def llm() -> ConfigDict:
-    """Return the settings of a language model and of how it is asked; docs/agents.md."""
+    """Return the settings of a language model and of how it is asked; docs/guides/agents.md."""
     return ConfigDict({
-        # url: an OpenAI-compatible server, up to and including /v1; model: the model's name there. With url '', model
-        # is a folder on this machine: a trained stage (runs/dapo/dapo) or a published checkpoint.
-        "url": "",
+        "url": "",  # an OpenAI-compatible server, up to and including /v1
+        # The model's name on the server. With url '': a folder on this machine, of a trained stage (runs/dapo/dapo)
+        # or of a published checkpoint.
         "model": "",
         "key_variable": "",  # environment variable that holds the key; '' for servers that need none
         "json_mode": False,  # ask the server to restrict replies to JSON, if it can
@@ -156,15 +157,15 @@ def llm() -> ConfigDict:
         "chat": "auto",
         "chat_variables": (),  # values for the template, e.g. ("enable_thinking=False",) for Qwen3
         "total_tokens": 2048,  # for a folder: limit of a prompt and its reply together
-        "temperature": 0.0,
+        "temperature": 0.0,  # of its replies
         "max_tokens": 512,  # of a reply
-        "timeout_s": 120.0,
-        "retries": 5,
+        "timeout_s": 120.0,  # of a request
+        "retries": 5,  # of a request that failed for a passing reason
         "concurrency": 8,  # requests at a time
         "requests_per_minute": 0,  # 0: no limit
-        "tokens_per_minute": 0,
+        "tokens_per_minute": 0,  # 0: no limit
         "prompt_price": 0.0,  # price of a million tokens, in the unit of the budget
-        "completion_price": 0.0,
+        "completion_price": 0.0,  # the same for the tokens of replies
         "budget": 0.0,  # 0: none; spending is counted in W/llm.sqlite, the cache of replies
     })
 

@@ -6,7 +6,7 @@ Command:  bash launch/quickstart.sh
           python -m masksearch_jax.experiment --config=configs/quickstart.py:strong   with a strong teacher
           python -m masksearch_jax.experiment --config=configs/quickstart.py:slice --config.prepare.dump=FILE
 Hardware: two CPU cores.
-Expect:   see docs/results.md.
+Expect:   see docs/results/quickstart.md.
 """
 
 from masksearch_jax.configs import common, dapo
@@ -17,7 +17,8 @@ VARIANTS = ("proof", "strong", "slice")
 def get_config(arg: str = ""):
     common.check_argument(__file__, arg, *VARIANTS)
     config = dapo.get_config("slice" if arg == "slice" else "")
-    config.workflow = "quickstart"
+    config.workflow = "quickstart"  # what experiment runs: quickstart | language_model | evolve | grid
+    # The policies that are scored; see `policy` of configs/evaluate.py.
     config.policies = ("untrained", "one_search", "sft", "dapo")
     config.evaluate.benchmarks.update(dict.fromkeys(config.evaluate.benchmarks, 0))  # configs/evaluate.py scores them
     if arg == "proof":

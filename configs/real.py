@@ -4,7 +4,7 @@ Command:  python -m masksearch_jax.experiment --config=configs/real.py --config.
               --workdir=runs/real
 Hardware: two CPU cores.
 Expect:   W/report.json, W/report.html and the table within an hour. On 700 held-out masks recall is 0.065 after SFT and
-          0.089 after DAPO: docs/experiments.md.
+          0.089 after DAPO: docs/results/real_text.md.
 
 The dump may also be a MediaWiki export. A span is masked only if a second passage states it together with a name that
 the masked passage shows (prepare.corroborated): a corpus of some thousand passages states most facts once, and the

@@ -68,7 +68,7 @@ def apply(config: ConfigDict, name: str) -> None:
     recipe = RECIPES[name]
     shards = recipe.chips // recipe.tensor
     rows, slots = shards * recipe.rows_a_shard, shards * recipe.slots_a_shard
-    config.topology = recipe.topology
+    config.topology = recipe.topology  # the slice that compile compiles for
     config.mesh.update({"data": recipe.data, "fsdp": -1, "tensor": recipe.tensor, "dcn_data": recipe.slices})
     chosen = {"dtype": "bfloat16", "param_dtype": "float32", "remat": "full", "attention": "auto"}
     model = dataclasses.asdict(families.named(recipe.model, **chosen))

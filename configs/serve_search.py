@@ -5,7 +5,7 @@ Command:  python -m masksearch_jax.serve_search --config=configs/serve_search.py
           curl -d '{"queries": ["Karn Velith"], "topk": 3, "return_scores": true}' http://127.0.0.1:8000/retrieve
 Hardware: a CPU host with memory for the indices (prepare prints how much).
 Expect:   it prints "listening", then "ready". `python -m benchmarks.service` measures 200 clients for a minute. More in
-          docs/search.md.
+          docs/guides/search.md.
 """
 
 from ml_collections import ConfigDict
@@ -28,7 +28,7 @@ def get_config(arg: str = ""):
     # 512 prompts x 5 samples in one request, as Search-R1's clients send them, fit; they are searched in parts.
     config.limits = ConfigDict({"k": 100, "queries": 4096, "query_chars": 4096, "body_bytes": 4 << 20})
     config.pending = 1 << 15  # queries that may wait
-    config.connections = 512
+    config.connections = 512  # open at a time
     config.read_s = 10.0  # limit for a request to arrive once it has begun, and for the client to take the answer
     config.idle_s = 75.0  # how long a connection may be silent
     config.drain_s = 30.0  # how long requests in flight may take when the server is told to stop

@@ -5,7 +5,7 @@ Command:  python -m masksearch_jax.train --config=configs/sft.py --workdir=runs/
           python -m masksearch_jax.compile --config=configs/sft.py:qwen2.5-7b      a recipe of configs/recipes.py
 Hardware: two CPU cores; a recipe needs the TPU slice that it names.
           The run first makes what W lacks (toy encyclopedia, tasks, index, demonstrations).
-Expect:   see docs/results.md.
+Expect:   see docs/results/quickstart.md.
 """
 
 from masksearch_jax.configs import common, recipes
@@ -16,7 +16,7 @@ VARIANTS = ("slice", *recipes.RECIPES)
 def get_config(arg: str = ""):
     common.check_argument(__file__, arg, *VARIANTS)
     config = common.base_config()
-    config.stage = "sft"
+    config.stage = "sft"  # what train runs: sft | dapo
     config.sft = common.sft()
     common.published_defaults(config, "sft", 1e-5)
     if arg == "slice":

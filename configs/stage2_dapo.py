@@ -7,7 +7,7 @@ Command:  python -m masksearch_jax.train --config=configs/stage2_dapo.py --confi
           python -m masksearch_jax.compile --config=configs/stage2_dapo.py:qwen2.5-7b    a recipe of configs/recipes.py
 Hardware: two CPU cores; a recipe needs the TPU slice that it names.
           The run first makes what W lacks (toy encyclopedia with its questions, index).
-Expect:   see docs/questions.md.
+Expect:   see docs/guides/benchmarks.md.
 
 start is the folder of a finished stage: sft or dapo of stage I, or W/sft of stage II in the same W. Without it, this
 run makes its own warm start by SFT on questions (configs/stage2_sft.py).

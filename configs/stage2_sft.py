@@ -6,7 +6,7 @@ Command:  python -m masksearch_jax.train --config=configs/stage2_sft.py --config
           python -m masksearch_jax.compile --config=configs/stage2_sft.py:qwen2.5-7b     a recipe of configs/recipes.py
 Hardware: two CPU cores; a recipe needs the TPU slice that it names.
           The run first makes what W lacks (toy encyclopedia with its questions, index, demonstrations).
-Expect:   see docs/questions.md.
+Expect:   see docs/guides/benchmarks.md.
 
 start is the folder of a finished stage: W/sft or W/dapo of stage I. This W must have the same tokenizer, either by the
 same prepare settings or because W/data is a link to that of stage I. Without `start`, training starts from `pretrained`

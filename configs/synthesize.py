@@ -5,7 +5,7 @@ Command:  python -m masksearch_jax.synthesize --config=configs/synthesize.py --w
           python -m masksearch_jax.synthesize --config=configs/synthesize.py:agents --config.llm.url=http://HOST:PORT/v1
               --config.llm.model=NAME --workdir=W
 The default teacher, the oracle, knows the answers and costs nothing. The agents are a language model behind an
-OpenAI-compatible server, or a checkpoint (docs/agents.md).
+OpenAI-compatible server, or a checkpoint (docs/guides/agents.md).
 Hardware: two CPU cores.
 Expect:   W/demonstrations/manifest.json with the counts of accepted and rejected trajectories by number of masks.
 """

@@ -4,7 +4,7 @@ Command:  python -m masksearch_jax.experiment --config=configs/table2.py --workd
           python -m masksearch_jax.experiment --config=configs/table2.py:corroborated --workdir=runs/corroborated
               a third article also states each fact; its title is no answer
 Hardware: two CPU cores.
-Expect:   78 minutes; W/report.json, W/report.html and the tables of docs/experiments.md.
+Expect:   78 minutes; W/report.json, W/report.html and the tables of docs/results/methods.md.
 
 The base stands in for an instruct model: SFT on the tool warm-up tasks (`tool_warmup`), which are neither RAMP nor
 questions. Stage I trains on RAMP, stage II on HotpotQA-like questions. The other five columns are benchmarks that no
@@ -66,9 +66,9 @@ def grid_config() -> ConfigDict:
     config = dapo.get_config()
     config.workflow = "grid"
     config.grid = ConfigDict({
-        "seeds": SEEDS,
+        "seeds": SEEDS,  # each has its own world, data, weights and episodes
         "at_once": len(SEEDS),  # seeds run in parallel, one process each; 1 on an accelerator, held by one process
-        "columns": COLUMNS,
+        "columns": COLUMNS,  # the suites of the evaluation that the table shows
         "methods": (),
         "groups": (),  # (title, (label, ..)): methods whose curves the report draws in one chart; (): all
     })

@@ -64,15 +64,17 @@ def lora_from_config(section: Mapping[str, Any]) -> LoraConfig | None:
 class ModelConfig:
     """The sizes and options of one decoder-only transformer.
 
-    vocab_size: V. layers: L. embed: D, the width of the residual stream. heads: N. kv_heads: K, each shared by N / K
-    query heads (GQA). head_dim: H. ff: F, the width of the MLP.
+    vocab_size: V, rows of the embedding. layers: L, number of blocks. embed: D, the width of the residual stream.
+    heads: N. kv_heads: K, each shared by N / K query heads (GQA). head_dim: H. ff: F, the width of the MLP.
     mlp: 'swiglu' (gate, up, down), 'geglu' (with tanh-approximated GELU, Gemma) or 'relu2' (up, squared ReLU, down).
     rope_base: the base of the rotary angles. rope_fraction: the share of the H dimensions that rotates.
     rope_scaling: 'linear' divides all angles by rope_factor. 'llama3' divides only the angles of pairs that turn fewer
     than rope_low_freq times in rope_original_length tokens, keeps those of pairs that turn more than rope_high_freq
     times, and blends in between.
-    local_layers: indices of the layers whose tokens see only the last `window` tokens, themselves included. With
-    local_rope_base above 0 these layers rotate by that base, unscaled; with 0 they rotate like the others.
+    rope_factor, rope_low_freq, rope_high_freq, rope_original_length: the numbers of rope_scaling.
+    local_layers: indices of the layers whose tokens see only the last `window` tokens, themselves included.
+    window: tokens that a local layer sees. local_rope_base: above 0, local layers rotate by this base, unscaled; with 0
+    they rotate like the others.
     qkv_bias: biases on q, k, v (Qwen2). qk_norm: RMSNorm on each q and k head (Qwen3, Gemma 3).
     post_norms: RMSNorm also on what attention and MLP add to the residual stream. norm_plus_one: norms scale by 1 + w.
     scale_embeddings: embeddings are multiplied by sqrt(D), rounded to `dtype` first. (Gemma has all three.)

@@ -9,7 +9,7 @@ layer is a local one (data of the layer scan). Leaves: the heads' outputs. `Mode
   cudnn   cuDNN's fused attention through jax.nn; holds no scores, but a mask [S, S] of each row
   auto    splash on TPUs, cudnn on GPUs, blocked on CPUs for long rows, xla elsewhere and for whatever these refuse;
           `choose` decides
-docs/attention.md says which of these were checked, compiled and executed.
+docs/guides/attention.md says which of these were checked, compiled and executed.
 Left out: extending a cache and decoding, which always use XLA. There the length of a row is data while the kernels'
 masks are static, the few queries leave nothing to fuse, and a step is bound by reading the cache, which XLA does once.
 """

@@ -28,7 +28,7 @@ from masksearch_jax.text.tokenizer_protocol import Tokenizer
 
 @dataclasses.dataclass(frozen=True)
 class RolloutConfig:
-    """The settings of the rollout engine. docs/rollouts.md says what each of them costs.
+    """The settings of the rollout engine. docs/guides/rollouts.md says what each of them costs.
 
     slots: episodes at a time. steps: decode steps inside an engine step, one token each. hits: passages per search.
     search_steps: engine steps from the end of a turn to its observation. With 1 the engine waits for the search; with

@@ -111,8 +111,8 @@ def loose_accuracy(reference: Any, pred: str, lemmatise: Callable[[str], str] = 
 
     reference: a string, number or bool ('yes', 'no'), a list of them, or a mapping, whose keys count like its values.
     lemmatise: lower-case text -> its lemmas joined by spaces. The official code takes those of spaCy's en_core_web_sm;
-    without them (the default) 'directors' does not match 'director'. docs/benchmarks.md says how often that matters.
-    Raises ValueError for a reference without any string.
+    without them (the default) 'directors' does not match 'director'. docs/guides/benchmarks.md says how often that
+    matters. Raises ValueError for a reference without any string.
     """
     text = _fanout_normal(pred, lemmatise)
     strings = len(reference) * (2 if isinstance(reference, dict) else 1) if isinstance(reference, dict | list) else 1

@@ -1,8 +1,8 @@
 """Score a policy on held-out RAMP tasks (by number of masks), on held-out questions and on benchmarks.
 
 Writes W/evaluate/<policy>/rows.jsonl (every episode with its turns) and scores.json, and prints tables. The benchmarks
-are those whose questions W/data holds (docs/benchmarks.md). They search the whole index with nothing excluded. An
-evaluation that was killed resumes with the suite that it was scoring.
+are those whose questions W/data holds (docs/guides/benchmarks.md). They search the whole index with nothing excluded.
+An evaluation that was killed resumes with the suite that it was scoring.
 """
 
 import dataclasses

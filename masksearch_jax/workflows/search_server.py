@@ -1,7 +1,7 @@
 """Serve the indices of a workdir over HTTP, to rollouts on other machines and to any client of Search-R1's JSON.
 
-Endpoints: POST /retrieve, GET /health, /ready, /stats (docs/search.md). The server listens at once, and answers 503
-until the indices are loaded. On SIGTERM or SIGINT it takes no new connections, answers the requests in flight, and
+Endpoints: POST /retrieve, GET /health, /ready, /stats (docs/guides/search.md). The server listens at once, and answers
+503 until the indices are loaded. On SIGTERM or SIGINT it takes no new connections, answers the requests in flight, and
 exits with status 0.
 """
 

@@ -1,5 +1,6 @@
 import json
 
+import documented_metrics
 import pytest
 
 from masksearch_jax.evals import report
@@ -39,6 +40,9 @@ def test_the_line_ends_in_a_report_of_every_policy(short, workdir, capsys):
     shown = capsys.readouterr().out
     assert "held-out RAMP, 1 mask" in shown and "DAPO minus sft_more" in shown
     assert content["gains"]["sft"]["episodes"] == 8
+    # docs/metrics.md lists every key of the run.
+    assert not documented_metrics.missing_metrics(workdir)
+    assert not documented_metrics.missing_report_keys(saved, "Quickstart and language model")
 
 
 def test_an_unknown_policy_is_refused(short, workdir):

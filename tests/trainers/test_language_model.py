@@ -3,6 +3,7 @@
 import json
 from types import SimpleNamespace
 
+import documented_metrics
 import pytest
 
 from configs import language_model as page
@@ -38,6 +39,7 @@ def test_the_report_has_rules_and_paired_differences(short, workdir, capsys):
     assert pairs["dapo - rag"]["recall"]["difference"] == pytest.approx(wanted)
     # The untrained model, with one forced search: an answer that was opened for it.
     assert {row.searches for row in rows["rag"]} <= {0, 1}
+    assert not documented_metrics.missing_report_keys(saved, "Quickstart and language model")
     shown = capsys.readouterr().out
     assert "a title query finds the answer of" in shown and "differences on 2 masks" in shown
     # Again with the same line: nothing is played a second time.

@@ -1,8 +1,9 @@
 """Estimate the memory and disk that an index takes, and refuse to build one that the machine has no room for.
 
 Enters: number of vectors, their width, the plan of a ScaNN index. Leaves: `Need`. Only the index is counted: the
-encoder, the passages and the words of a hybrid index come on top (docs/search.md). Vectors are mapped from disk, so
-what holds them is cache, which the system may drop. Left out: memory limits of a container below those of its machine.
+encoder, the passages and the words of a hybrid index come on top (docs/guides/search.md). Vectors are mapped from disk,
+so what holds them is cache, which the system may drop. Left out: memory limits of a container below those of its
+machine.
 """
 
 import dataclasses

@@ -33,7 +33,8 @@ _LEAST_TO_TRAIN = 32  # a codebook has 16 centres per block
 # single query 50% longer (uniform vectors, 100k x 384). A wider call would be slow for few queries.
 _WIDTH = 8
 # Least number of candidates that are scored exactly. int8 confuses neighbours in rank around the k-th, and a small k
-# leaves none to spare (0.988 of the top 10 without this, docs/search.md). The search tool fetches more than it returns.
+# leaves none to spare (0.988 of the top 10 without this, docs/guides/search.md). The search tool fetches more than it
+# returns.
 _LEAST_SCORED = 20
 _SEARCH_FILE = "search.json"
 
@@ -102,7 +103,7 @@ def plan(settings: ScannSettings, count: int) -> Plan:
             f"retrieval.scann.method is {method!r} but there are only {least} passages{of}, it needs "
             f"{_LEAST_TO_TRAIN} to train; leave it at 'auto'" + (" or raise retrieval.scann.shard_size" if of else "")
         )
-    # Twice sqrt(n): with SOAR, fewer vectors then have to be scored for equal recall (docs/search.md, "At scale").
+    # Twice sqrt(n): with SOAR, fewer vectors then have to be scored for equal recall (docs/guides/search.md).
     leaves = min(settings.leaves or round(2 * least**0.5), least)
     return Plan(
         method=method,
