@@ -85,7 +85,7 @@ def test_groups_of_methods_have_curves_of_their_own_and_charts_become_files(grid
 def test_an_incomplete_grid_is_refused(grid):
     content = json.loads((grid / "report.json").read_text())
     (grid / "report.json").write_text(json.dumps(content | {"columns": ["hotpotqa", "musique"]}))
-    with pytest.raises(ValueError, match="measured lacks 'musique' of row 'Agent-PE'"):
+    with pytest.raises(ValueError, match="measured lacks 'musique' of method 'Agent-PE'"):
         experiment_page(grid)
     del content["measured"]
     (grid / "report.json").write_text(json.dumps(content))

@@ -313,7 +313,7 @@ def test_a_forced_search_leaves_no_second_turn(world):
     assert [turn.action for turn in t.turns] == ["search", "invalid"] and t.stop == StopReason.TURNS
 
 
-def test_permuted_pieces_are_a_renamed_world(world, mixed, mixed_rows):
+def test_permuted_tokens_are_a_renamed_world(world, mixed, mixed_rows):
     """A model with permuted rows, asked with the same permutation, writes the permuted ids and the same text."""
     permutation = np.arange(world.tokenizer.vocab_size)
     words = world.ids("q") + world.ids("a")

@@ -71,7 +71,7 @@ def test_a_damaged_file_is_named(name, change, says, wholes, tmp_path):
         PublishedTokenizer(folder)
 
 
-def test_two_pieces_of_one_id_are_refused(wholes, tmp_path):
+def test_two_tokens_of_one_id_are_refused(wholes, tmp_path):
     folder = tmp_path / "copy"
     shutil.copytree(wholes["qwen"][0], folder)
     content = json.loads((folder / "tokenizer.json").read_text())
