@@ -27,6 +27,9 @@ BASE = [
 PREP = ["seqio>=0.0.20", "tensorflow>=2.20,<2.21", "tensorflow-text>=2.20,<2.21"]
 # scann 1.4.2 was built against TensorFlow 2.20: with a newer one installed its import dies.
 RETRIEVAL = ["bm25s>=0.3.16", "scann>=1.4.2"]
+# Search over HTTP: the server (masksearch_jax.serve_search) and its client (search.url). httpx2 is the generation of
+# httpx that openai takes. retrieval/service/http_server.py derives from a class of uvicorn, hence the upper bound.
+SERVICE = ["httptools>=0.9", "httpx2>=2.16", "starlette>=1.10", "uvicorn>=0.54,<0.55"]
 # Asks OpenAI-compatible servers: agents, judge, span finder.
 AGENTS = ["openai>=2.0"]
 TENSORBOARD = ["tensorboardX>=2.6"]
@@ -44,7 +47,7 @@ BEAM = [*PREP, *RETRIEVAL, "apache-beam[gcp]>=2.77", "google-crc32c>=1.7"]
 TEST = [
     "hypothesis>=6.150", "jsonschema>=4.20", "mwparserfromhell>=0.7", "pytest>=8", "pytest-xdist>=3.6", "pyyaml>=6",
     "ruff>=0.12",
-    *AGENTS, *GGUF, *REPORT, *TENSORBOARD,
+    *AGENTS, *GGUF, *REPORT, *SERVICE, *TENSORBOARD,
 ]  # fmt: skip
 
 setup(
@@ -63,6 +66,7 @@ setup(
     extras_require={
         "prep": PREP,
         "retrieval": RETRIEVAL,
+        "service": SERVICE,
         "agents": AGENTS,
         "gguf": GGUF,
         "report": REPORT,
@@ -72,7 +76,7 @@ setup(
         "tpu": ["jax[tpu]>=0.10.2"],
         "cuda": ["jax[cuda12]>=0.10.2"],
         "test": TEST,
-        # What launch/quickstart.sh needs on a CPU machine.
-        "all": PREP + RETRIEVAL + REPORT + TENSORBOARD,
+        # What launch/quickstart.sh and the commands of the README need on a CPU machine.
+        "all": PREP + RETRIEVAL + SERVICE + REPORT + TENSORBOARD,
     },
 )
