@@ -28,6 +28,9 @@ PREP = ["seqio>=0.0.20", "tensorflow>=2.20,<2.21", "tensorflow-text>=2.20,<2.21"
 # scann 1.4.2 was built against TensorFlow 2.20: with a newer one installed its import dies. It has wheels for Linux
 # alone; elsewhere `prepare.retrieval.index=auto` takes exact search.
 RETRIEVAL = ["bm25s>=0.3.16", "scann>=1.4.2; sys_platform == 'linux'"]
+# Search over HTTP: the server (masksearch_jax.serve_search) and its client (search.url). httpx2 is the generation of
+# httpx that openai takes. retrieval/service/http_server.py derives from a class of uvicorn, hence the upper bound.
+SERVICE = ["httptools>=0.9", "httpx2>=2.16", "starlette>=1.10", "uvicorn>=0.54,<0.55"]
 # Asks OpenAI-compatible servers: agents, judge, span finder.
 AGENTS = ["openai>=2.0"]
 TENSORBOARD = ["tensorboardX>=2.6"]
@@ -47,7 +50,7 @@ DOCS = ["mkdocs-material>=9.7"]
 TEST = [
     "hypothesis>=6.150", "jsonschema>=4.20", "mwparserfromhell>=0.7", "pytest>=8", "pytest-xdist>=3.6", "pyyaml>=6",
     "ruff>=0.12",
-    *AGENTS, *GGUF, *REPORT, *TENSORBOARD,
+    *AGENTS, *GGUF, *REPORT, *SERVICE, *TENSORBOARD,
 ]  # fmt: skip
 
 setup(
@@ -66,6 +69,7 @@ setup(
     extras_require={
         "prep": PREP,
         "retrieval": RETRIEVAL,
+        "service": SERVICE,
         "agents": AGENTS,
         "gguf": GGUF,
         "report": REPORT,
@@ -76,7 +80,7 @@ setup(
         "tpu": ["jax[tpu]>=0.10.2"],
         "cuda": ["jax[cuda12]>=0.10.2"],
         "test": TEST,
-        # What launch/quickstart.sh needs on a CPU machine.
-        "all": PREP + RETRIEVAL + REPORT + TENSORBOARD,
+        # What launch/quickstart.sh and the commands of the README need on a CPU machine.
+        "all": PREP + RETRIEVAL + SERVICE + REPORT + TENSORBOARD,
     },
 )

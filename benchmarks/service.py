@@ -2,6 +2,7 @@
 
     python -m benchmarks.service                                   200 clients, 60 s, 20,000 passages
     python -m benchmarks.service --clients=8 --seconds=2 --passages=500
+    python -m benchmarks.service --seconds=10 --against=CHECKOUT   in turn with the server of another version: ratios
 
 Makes a corpus of invented words and its index in a temporary folder, starts `serve_search` on it as a process of its
 own, and asks. Each client keeps one connection and sends its next request when the last is answered. A request has two
@@ -19,6 +20,7 @@ import os
 import random
 import re
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -35,7 +37,7 @@ ROOT = Path(__file__).parent.parent
 
 _QUERIES, _WORDS, _K = 2, 8, 3
 _LIMIT_SECONDS = 30.0  # after which a request counts as unanswered
-_JSON = b"POST /retrieve HTTP/1.1\r\nContent-Length: %d\r\n\r\n%s"
+_JSON = b"POST /retrieve HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s"
 HOSTILE = (
     b"\x16\x03\x01\x00\xa5\r\n\r\n",
     b"GET /retrieve HTTP/1.1\r\n\r\n",
@@ -156,6 +158,52 @@ async def load(port: int, clients: int, length: float, pool: list[bytes]) -> dic
     }
 
 
+def measure(checkout: Path, folder: Path, wanted: argparse.Namespace, pool: list[bytes]) -> dict:
+    """Start the server of a checkout over the index in `folder`, load it, end it; return what was measured.
+
+    Raises SystemExit with what the server said if it ends before it is ready.
+    """
+    line = [sys.executable, "-m", "masksearch_jax.serve_search", f"--workdir={folder}", "--config.port=0"]
+    log = folder / "serve_search.log"
+    with log.open("w") as file:
+        server = subprocess.Popen(line, cwd=checkout, stderr=file)
+    try:
+        while "ready: " not in log.read_text():
+            if server.poll() is not None:
+                raise SystemExit(f"serve_search ended with status {server.returncode} at its start:\n{log.read_text()}")
+            time.sleep(0.05)
+        port = int(re.search(r"listening on http://\S+:(\d+)", log.read_text())[1])
+        before = cpu_seconds(server.pid)
+        measured = asyncio.run(load(port, wanted.clients, wanted.seconds, pool))
+        spent = cpu_seconds(server.pid) - before
+        memory = Path(f"/proc/{server.pid}/status").read_text()
+        server.send_signal(signal.SIGTERM)
+        ended = server.wait(60)
+    finally:
+        server.kill()
+        server.wait()
+    return measured | {
+        "server_ms_a_request": round(1e3 * spent / max(1, measured["requests"]), 3),
+        "server_peak_mb": round(int(re.search(r"VmHWM:\s+(\d+)", memory)[1]) / 1024),
+        "server_exit": ended,
+    }
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the CPU time of a process so far, that of all its threads together."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def is_right(measured: dict) -> bool:
+    refused = measured["hostile_refused"] == measured["hostile"]
+    return measured["errors"] == 0 and refused and measured["server_exit"] == 0
+
+
+def medians(runs: list[dict]) -> dict:
+    return {name: statistics.median(run[name] for run in runs) for name in runs[0]}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clients", type=int, default=200)
@@ -163,27 +211,28 @@ def main() -> int:
     parser.add_argument("--passages", type=int, default=20_000)
     parser.add_argument("--pool", type=int, default=5_000, help="distinct requests")
     parser.add_argument("--hybrid", action="store_true")
+    parser.add_argument("--against", help="another checkout, whose server is measured in turn with ours")
+    parser.add_argument("--pairs", type=int, default=3, help="runs of each with --against; medians are printed")
     wanted = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder, passages = Path(name), corpus(wanted.passages)
         records.write(folder / "data" / "passages.array_record", passages)
         with contextlib.redirect_stdout(sys.stderr):
             report = build.build(folder / "data" / "index" / "all", passages, {"dims": 512, "hybrid": wanted.hybrid})
-        line = [sys.executable, "-m", "masksearch_jax.serve_search", f"--workdir={folder}", "--config.port=0"]
-        server = subprocess.Popen(line, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-        try:
-            port, message = 0, " "
-            while message and "ready: " not in message:
-                message = server.stderr.readline()
-                if found := re.search(r"listening on http://\S+:(\d+)", message):
-                    port = int(found[1])
-            measured = asyncio.run(load(port, wanted.clients, wanted.seconds, requests(passages, wanted.pool)))
-            memory = Path(f"/proc/{server.pid}/status").read_text()
-            server.send_signal(signal.SIGTERM)
-            ended = server.wait(60)
-        finally:
-            server.kill()
-            server.communicate()
+        pool = requests(passages, wanted.pool)
+        ours, others = [], []
+        for _ in range(wanted.pairs if wanted.against else 1):
+            if wanted.against:
+                others.append(measure(Path(wanted.against), folder, wanted, pool))
+            ours.append(measure(ROOT, folder, wanted, pool))
+    peer = {}
+    if wanted.against:
+        names = ("queries_per_s", "p50_ms", "p99_ms", "server_ms_a_request")
+        ratios = {
+            name: round(statistics.median(a[name] / b[name] for a, b in zip(ours, others, strict=True)), 3)
+            for name in names
+        }
+        peer = {"against": medians(others), "ratios": ratios}
     print(
         json.dumps(
             {
@@ -193,14 +242,13 @@ def main() -> int:
                 "passages": wanted.passages,
                 "index": report["index"],
                 "hybrid": wanted.hybrid,
-                **measured,
-                "server_peak_mb": round(int(re.search(r"VmHWM:\s+(\d+)", memory)[1]) / 1024),
-                "server_exit": ended,
+                **medians(ours),
+                **peer,
                 "cores": os.cpu_count(),
             }
         )
     )
-    return int(measured["errors"] > 0 or measured["hostile_refused"] < measured["hostile"] or ended != 0)
+    return int(not all(map(is_right, ours)))
 
 
 if __name__ == "__main__":

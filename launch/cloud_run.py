@@ -106,7 +106,7 @@ def add_create_arguments(parser: argparse.ArgumentParser) -> None:
     """What creating a run takes in both launchers."""
     parser.add_argument("--accelerator", required=True, help="v5e-16, v6e-8, v5p-128, v4-32 ..")
     parser.add_argument("--config", required=True, help="config, e.g. configs/dapo.py")
-    parser.add_argument("--extras", default="tpu,retrieval", help="what launch/setup.sh installs on each host")
+    parser.add_argument("--extras", default="tpu,retrieval,service", help="what launch/setup.sh installs on each host")
     capacity = parser.add_mutually_exclusive_group()
     capacity.add_argument("--spot", action="store_true", help="cheapest; may be taken away at any moment")
     capacity.add_argument("--flex-start", metavar="DURATION", help="e.g. 4h or 1d12h, 7d at most; not v4")

@@ -28,7 +28,7 @@ def serving(workdir, indices=("all",), loaded=True, limits=None, server=None, **
     settings = {"k": 3, "threads": 2, "batch": 64, "wait_ms": 1.0, "pending": 8192} | settings
     made = Service(workdir, ServiceSettings(indices=indices, limits=limits, **settings), lambda: dict(http.stats))
     http_limits = {"connections": 64, "body_bytes": limits.body_bytes, "read_s": 5.0, "idle_s": 5.0} | (server or {})
-    http = Server(made.handle, ServerLimits(**http_limits))
+    http = Server(made, ServerLimits(**http_limits))
     started, found = threading.Event(), {}
 
     async def main():
@@ -59,18 +59,22 @@ DRIP_SECONDS = 3.0
 class FaultyServer:
     """Search-R1's answers as its own server writes them, over `find(text, k)`; unless a fault is due.
 
-    faults: names of FAULTS used up one a request, or one name for ever. Requests are kept in `asked`. The corpus is
-    another one: its ids are strings that mean nothing here.
+    faults: names of FAULTS used up one a request, or one name for ever. Requests are kept in `asked`, the sockets that
+    they came by in `connections`. The corpus is another one: its ids are strings that mean nothing here.
     """
 
     FAULTS = ("status_500", "status_503", "garbage", "not_finite", "wrong_count", "no_result", "cut", "drip", "silent")
 
     def __init__(self, find):
-        self.asked, self.faults, self.find = [], [], find
+        self.asked, self.faults, self.find, self.connections = [], [], find, []
         outer = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+
+            def setup(self):
+                super().setup()
+                outer.connections.append(self.connection)
 
             def do_POST(self):
                 outer._answer(self)

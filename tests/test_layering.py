@@ -49,7 +49,15 @@ THIRD_PARTY = {
     "llm": {"openai"},
     "rl": {"jax"},
     "rollout": {"jax", "flax"},
-    "retrieval": {"jax": None, "flax": None, "scann": {"retrieval.index"}, "bm25s": {"retrieval.index"}},
+    "retrieval": {
+        "jax": None,
+        "flax": None,
+        "scann": {"retrieval.index"},
+        "bm25s": {"retrieval.index"},
+        "starlette": {"retrieval.service"},
+        "uvicorn": {"retrieval.service"},
+        "httpx2": {"retrieval.service"},
+    },
     "data": {"grain", "array_record", "msgpack"},
     "model": {
         "jax": None,

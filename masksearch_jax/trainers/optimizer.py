@@ -6,7 +6,7 @@ Left out: gradient accumulation and the guard against non-finite gradients (the 
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -101,20 +101,16 @@ def from_config(section: Mapping[str, Any], **override: Any) -> OptimizerConfig:
     return OptimizerConfig(**values)
 
 
-def schedule(cfg: OptimizerConfig) -> Callable[[jax.Array | int], jax.Array]:
-    """Return the function step -> share of the peak learning rate, float32 in [0, 1]. Step 0 is the first update."""
-
-    def share(step):
-        step = jnp.asarray(step, jnp.float32)
-        value = jnp.ones_like(step)
-        if cfg.schedule == "cosine":
-            done = jnp.clip((step - cfg.warmup) / (cfg.total_steps - cfg.warmup), 0, 1)
-            value = cfg.floor + (1 - cfg.floor) * 0.5 * (1 + jnp.cos(jnp.pi * done))
-        if cfg.warmup:
-            value = value * jnp.minimum(1, (step + 1) / cfg.warmup)
-        return value
-
-    return share
+def schedule(cfg: OptimizerConfig) -> optax.Schedule:
+    """Return the function step -> share of the peak learning rate, in [0, 1]. Step 0 is the first update."""
+    after = optax.constant_schedule(1.0)
+    if cfg.schedule == "cosine":
+        after = optax.cosine_decay_schedule(1.0, cfg.total_steps - cfg.warmup, alpha=cfg.floor)
+    if not cfg.warmup:
+        return after
+    # The first update already takes its share: a warm-up from 0 would make it none at all.
+    rise = optax.linear_schedule(1 / cfg.warmup, 1.0, cfg.warmup - 1)
+    return optax.join_schedules([rise, after], [cfg.warmup])
 
 
 def build(cfg: OptimizerConfig | Mapping[str, Any], abstract_params: Any) -> optax.GradientTransformation:

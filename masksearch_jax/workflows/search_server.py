@@ -6,22 +6,27 @@ exits with status 0.
 """
 
 import asyncio
+import gc
 import signal
 import sys
 from pathlib import Path
 from typing import Any
 
 from masksearch_jax.retrieval.service import wire
-from masksearch_jax.retrieval.service.endpoints import Service, ServiceSettings
-from masksearch_jax.retrieval.service.http_server import Server, ServerLimits
 from masksearch_jax.workflows.settings import validate_settings
 
 
 def run(cfg: Any, workdir: Path) -> None:
     """Serve until a signal stops it. Raises ValueError or FileNotFoundError for settings or data that cannot work."""
     validate_settings(cfg, "serve_search")
+    try:
+        from masksearch_jax.retrieval.service import endpoints, http_server
+    except ImportError as error:
+        raise ValueError(
+            f"serve_search needs {error.name}: pip install -c launch/constraints.txt -e '.[service]'"
+        ) from None
     limits = wire.Limits(**cfg.limits.to_dict())
-    settings = ServiceSettings(
+    settings = endpoints.ServiceSettings(
         indices=tuple(cfg.indices),
         k=cfg.k,
         limits=limits,
@@ -30,16 +35,16 @@ def run(cfg: Any, workdir: Path) -> None:
         wait_ms=cfg.wait_ms,
         pending=cfg.pending,
     )
-    server_limits = ServerLimits(cfg.connections, limits.body_bytes, cfg.read_s, cfg.idle_s)
-    asyncio.run(_serve(cfg, workdir, settings, server_limits))
+    service = endpoints.Service(workdir, settings, lambda: dict(server.stats))
+    server_limits = http_server.ServerLimits(cfg.connections, limits.body_bytes, cfg.read_s, cfg.idle_s)
+    server = http_server.Server(service, server_limits)
+    asyncio.run(_serve(cfg, service, server))
 
 
-async def _serve(cfg: Any, workdir: Path, settings: ServiceSettings, server_limits: ServerLimits) -> None:
+async def _serve(cfg: Any, service: Any, server: Any) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    service = Service(workdir, settings, lambda: dict(server.stats))
-    server = Server(service.handle, server_limits)
     try:
         port = await server.start(cfg.host, cfg.port)
     except OSError as error:
@@ -49,7 +54,9 @@ async def _serve(cfg: Any, workdir: Path, settings: ServiceSettings, server_limi
     await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
     if loading.done():
         loading.result()  # raises the error if loading failed
-        say(f"ready: {', '.join(settings.indices)}")
+        gc.collect()
+        gc.freeze()  # what is loaded stays: the collector has not to walk it while requests wait
+        say(f"ready: {', '.join(cfg.indices)}")
         await stopping
     left = await server.stop(cfg.drain_s)
     say("stopped" + (f", {left} connections cut after drain_s={cfg.drain_s:g}" if left else ""))

@@ -3,6 +3,7 @@
 import bz2
 import gzip
 import json
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -314,3 +315,14 @@ def test_two_german_files_become_tasks(tmp_path, capsys):
         dump_files.files(config.dump)
     )
     assert data_preparation.run(config, tmp_path / "w") == made  # already prepared
+
+
+def test_a_corpus_with_decomposed_accents_is_read_as_one_without(tmp_path):
+    """A mask's answer in another normal form than the rest of the corpus would be found by no search."""
+    corpus = {"Elisa Godínez": ["Elisa Godínez Gómez was born in Köln in 1905.", "She met Ḃarbara in São Paulo."]}
+    found = {}
+    for form in ("NFC", "NFD"):
+        path = tmp_path / f"{form}.json"
+        path.write_text(unicodedata.normalize(form, json.dumps(corpus, ensure_ascii=False)))
+        found[form] = list(dump_files.read_articles([path], False, dump_reader.DumpStats()))
+    assert found["NFD"] == found["NFC"] and found["NFC"][0][1] == "Elisa Godínez"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import socket
+import sys
 import threading
 import time
 
@@ -196,6 +197,14 @@ def test_a_dripping_server_does_not_hold_a_thread(make, server, corpus):
     assert 0.7 < time.perf_counter() - began < serving.DRIP_SECONDS - 0.5
 
 
+def test_a_slow_name_server_does_not_hold_a_thread(monkeypatch):
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: time.sleep(3))
+    began = time.perf_counter()
+    with pytest.raises(TransportError, match="no whole answer to GET http://far:80/ready in time"):
+        Transport("http://far:80").exchange("GET", "/ready", None, 0.3)
+    assert time.perf_counter() - began < 2.5
+
+
 def test_nothing_listens(corpus, store, clock):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -204,17 +213,19 @@ def test_nothing_listens(corpus, store, clock):
     parts = Transport(url), SETTINGS, exclusion.ExcludeByText(store, "passage", 0.5), search_client.NoHits()
     searcher = search_client.RemoteSearcher(remote, *parts, clock, clock.sleep)
     assert searcher.search([query_for(corpus, 1)], 2) == [[]]
-    assert searcher.stats["failures"] == 3 and "refused" in searcher._last_error
+    assert searcher.stats["failures"] == 3 and "ConnectionRefused" in searcher._last_error
 
 
-def test_a_connection_that_the_server_closed_is_no_failure(make, server, corpus):
+def test_connections_are_kept_and_one_that_the_server_closed_is_no_failure(make, server, corpus):
     searcher = make()
-    searcher.search([query_for(corpus, 1)], 2)
-    (kept,) = searcher._transport._idle
-    kept.sock.shutdown(socket.SHUT_RDWR)
-    assert searcher.search([query_for(corpus, 2)], 2)[0]
-    assert searcher.stats["failures"] == 0 and searcher.stats["requests"] == 2
-    assert len(searcher._transport._idle) == 1
+    for i in range(3):
+        assert searcher.search([query_for(corpus, i)], 2)[0]
+    (kept,) = server.connections
+    kept.shutdown(socket.SHUT_RDWR)
+    time.sleep(0.1)
+    assert searcher.search([query_for(corpus, 3)], 2)[0]
+    assert searcher.stats["failures"] == 0 and searcher.stats["requests"] == 4
+    assert len(server.connections) == 2
 
 
 def test_repeated_queries_are_asked_once(make, server, corpus):
@@ -274,7 +285,7 @@ def test_threads_share_it(make, server, corpus):
     for thread in threads:
         thread.join()
     assert [found[i] for i in range(12)] == alone
-    assert len(searcher._transport._idle) <= 12 and searcher.stats["failures"] == 0
+    assert len(server.connections) <= 24 and searcher.stats["failures"] == 0
 
 
 def settings(url, **other):
@@ -309,6 +320,12 @@ def test_a_url_that_is_no_search_server(server, store, tmp_path):
 def test_malformed_urls(url):
     with pytest.raises(ValueError, match="search.url=.* has to be http://host:port"):
         settings(url)
+
+
+def test_without_httpx_a_url_is_refused_by_name(monkeypatch):
+    monkeypatch.setitem(sys.modules, "httpx2", None)
+    with pytest.raises(ValueError, match=r"search.url needs httpx2: pip install .*\[service\]"):
+        settings("http://host:1")
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,22 @@ def test_schedules():
     np.testing.assert_allclose([float(constant(step)) for step in (0, 1, 50)], [0.5, 1, 1])
 
 
+@pytest.mark.parametrize("kind", optimizer.SCHEDULES)
+@pytest.mark.parametrize("warmup", [0, 1, 2, 30, 1000])
+@pytest.mark.parametrize("floor", [0.0, 0.1, 1.0])
+def test_schedules_at_every_step_against_float64(kind, warmup, floor):
+    total = 1400
+    share = optimizer.schedule(OptimizerConfig(warmup=warmup, schedule=kind, total_steps=total, floor=floor))
+    step = np.arange(total + 100)
+    done = np.clip((step - warmup) / (total - warmup), 0, 1)
+    expected = floor + (1 - floor) * 0.5 * (1 + np.cos(np.pi * done)) if kind == "cosine" else np.ones(len(step))
+    if warmup:
+        expected = expected * np.minimum(1, (step + 1) / warmup)
+    got = jax.jit(jax.vmap(lambda step: share(step) * jnp.ones(())))(jnp.asarray(step, jnp.int32))
+    assert got.dtype == jnp.float32
+    np.testing.assert_allclose(got, expected, atol=3e-7)
+
+
 def test_state_and_arithmetic_are_float32_under_bfloat16_params():
     params, gradient = params_and_gradient()
     low = jax.tree.map(lambda x: x.astype(jnp.bfloat16), (params, gradient))

@@ -18,7 +18,7 @@ from masksearch_jax.data import records
 from masksearch_jax.retrieval.index import build
 from masksearch_jax.retrieval.interface import Query
 from masksearch_jax.retrieval.service import search_client, wire
-from masksearch_jax.retrieval.service.transport import Transport
+from masksearch_jax.retrieval.service.transport import Transport, TransportError
 from masksearch_jax.retrieval.tool import SearchTool
 from masksearch_jax.workflows import search_server
 from masksearch_jax.workflows.context import RunContext
@@ -76,6 +76,39 @@ def test_sigterm_finishes_what_is_in_flight_and_ends_with_status_0(workdir):
         assert "stopped" in made.stderr.read()
 
 
+def test_a_request_that_outlasts_the_drain_is_cut_and_counted(workdir):
+    with process(workdir, "--config.wait_ms=60000", "--config.drain_s=0.5") as (made, url):
+        found = []
+
+        def ask():
+            try:
+                found.append(Transport(url).exchange("POST", "/retrieve", wire.request(["karn velith"], 2), 60).status)
+            except TransportError as error:
+                found.append(error)
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        stats = Transport(url)
+        while json.loads(stats.exchange("GET", "/stats", None, 30).body)["batching"].get("requests", 0) == 0:
+            pass
+        made.send_signal(signal.SIGTERM)
+        assert made.wait(30) == 0
+        assert "stopped, 1 connections cut after drain_s=0.5" in made.stderr.read()
+        asking.join(30)
+        assert found and found != [200]
+
+
+def test_without_the_extra_the_server_says_what_to_install(workdir, monkeypatch):
+    from configs import serve_search as page
+    from masksearch_jax.retrieval import service
+
+    monkeypatch.delitem(sys.modules, "masksearch_jax.retrieval.service.endpoints")
+    monkeypatch.delattr(service, "endpoints")
+    monkeypatch.setitem(sys.modules, "starlette.applications", None)
+    with pytest.raises(ValueError, match=r"serve_search needs starlette.*: pip install .*\[service\]"):
+        search_server.run(page.get_config(), workdir)
+
+
 @pytest.mark.parametrize(
     "name, value, message",
     [
@@ -113,7 +146,17 @@ def test_the_benchmark_ends_by_itself_and_prints_a_line(monkeypatch, capsys):
     measured = json.loads(line)
     assert status == 0 and measured["errors"] == 0 and measured["server_exit"] == 0
     assert measured["requests"] > 0 and 0 < measured["hostile_refused"] == measured["hostile"]
-    assert 0 < measured["p50_ms"] <= measured["p99_ms"] <= measured["max_ms"]
+    assert 0 < measured["p50_ms"] <= measured["p99_ms"] <= measured["max_ms"] and measured["server_ms_a_request"] > 0
+
+
+def test_the_benchmark_says_why_its_server_did_not_start(monkeypatch, tmp_path):
+    """In a folder without the package the server dies at once: no load is put on a port that nobody has."""
+    from benchmarks import service
+
+    monkeypatch.setattr("sys.argv", ["service", "--clients=2", "--passages=200", f"--against={tmp_path}"])
+    monkeypatch.setenv("PYTHONPATH", "")
+    with pytest.raises(SystemExit, match="(?s)ended with status 1 at its start:.*No module named"):
+        service.main()
 
 
 QUERY = Query("karn velith river", 8, 4)  # would find its own source first

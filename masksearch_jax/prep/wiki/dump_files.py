@@ -13,6 +13,7 @@ from pathlib import Path
 from masksearch_jax.evals import benchmarks
 from masksearch_jax.prep.wiki import dump_reader, languages, wikitext
 from masksearch_jax.prep.wiki.site_info import ENGLISH, Site
+from masksearch_jax.text.normal_forms import normal_form
 
 _PATTERN = set("*?[")
 
@@ -102,5 +103,7 @@ def read_articles(
         for title, text in benchmarks.read_corpus(path):
             stats.pages, stats.articles = stats.pages + 1, stats.articles + 1
             stats.wikitext_bytes += len(text.encode())
+            # As an export's text (wikitext.clean): one spelling of an accent for spans, passages and index alike.
+            title, text = normal_form("NFC", title), normal_form("NFC", text)
             yield number, title, wikitext.Document([wikitext.Paragraph(" ".join(text.split()), [])], [], [])
             number += 1

@@ -5,6 +5,10 @@ of the shingles (runs of five words) of the shorter of the two. This does not de
 time in the corpus; comparing all pairs of vectors would take quadratic time. Facts restated in other words are no
 duplicates: finding those is the task. Left out: passages that only share boilerplate, which is shingles found in over
 `_COMMON` passages.
+
+MinHash estimates Jaccard similarity, which is small for a short passage within a long one, so it finds less. Of the 204
+pairs at a threshold of 0.5 in 6,119 passages of 2WikiMultiHopQA, MinHashLSH of datasketch 2.0.0 (128 permutations)
+loses 124, and 13 at a threshold of 0.1; its MinHashLSHEnsemble, made for containment, loses 17.
 """
 
 import dataclasses

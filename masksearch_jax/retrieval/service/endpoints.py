@@ -10,6 +10,7 @@ server does not know tasks. Left out: sockets (http_server.py), gathering querie
 import asyncio
 import concurrent.futures
 import dataclasses
+import functools
 import re
 import threading
 import time
@@ -17,16 +18,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
 from masksearch_jax.retrieval.index import index_store
 from masksearch_jax.retrieval.passage_store import PassageStore
 from masksearch_jax.retrieval.service import wire
-from masksearch_jax.retrieval.service.http_server import Request, Response
+from masksearch_jax.retrieval.service.http_server import json_response
 from masksearch_jax.retrieval.service.latency_histogram import Latencies
 from masksearch_jax.retrieval.service.query_batching import Batcher, FullError
 from masksearch_jax.retrieval.tool import SearchTool
 
 _SLASHES = re.compile("/+")
-_LATER = (("Retry-After", "1"),)
+_LATER = {"Retry-After": "1"}
+_LOADING = json_response(503, {"status": "loading", "error": "the index is not loaded yet"}, _LATER)
 _METHODS = {wire.PATH: "POST", "/health": "GET", "/ready": "GET", "/stats": "GET"}
 
 
@@ -68,7 +77,7 @@ class _Served:
 
 
 class Service:
-    """The service, on one event loop: `load`, then `handle` for each request; until then requests are told to wait."""
+    """The service as an ASGI application on one event loop; until `load` is done, requests are told to wait."""
 
     def __init__(self, workdir: Path, settings: ServiceSettings, server_stats: Callable[[], dict[str, int]]):
         """server_stats: counts of the HTTP server, for /stats."""
@@ -76,6 +85,8 @@ class Service:
         self._pool = concurrent.futures.ThreadPoolExecutor(settings.threads, thread_name_prefix="search")
         self._served: dict[str, _Served] = {}
         self._gatherers: list[asyncio.Task] = []  # kept, because a loop holds its tasks weakly
+        handlers = {404: _not_found, 405: _wrong_method, ClientDisconnect: _gone, Exception: _failed}
+        self._app = Starlette(routes=self._routes(), exception_handlers=handlers)
 
     async def load(self) -> None:
         """Open every index; raise FileNotFoundError or ValueError that names the file and the next command."""
@@ -100,41 +111,41 @@ class Service:
             opened[name] = tool, index_store.read_index_file(data / "index" / name, only=())
         return opened
 
-    async def handle(self, request: Request) -> Response:
-        """Answer one request."""
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request (ASGI)."""
         # Some clients end an address with a slash, or put one before a path that already has one.
-        name, path = self._settings.indices[0], _SLASHES.sub("/", request.path).rstrip("/")
-        for index in self._settings.indices:
-            if path.startswith(f"/{index}/"):
-                name, path = index, path.removeprefix(f"/{index}")
-        if path not in _METHODS:
-            return Response(404, {"error": f"{request.path[:100]} is not served; {', '.join(_METHODS)} are"})
-        if request.method != _METHODS[path]:
-            allow = (("Allow", _METHODS[path]),)
-            return Response(405, {"error": f"{path} takes {_METHODS[path]}, not {request.method}"}, allow)
-        if path == "/health":
-            return Response(200, {"status": "alive"})
+        scope["path"] = _SLASHES.sub("/", scope["path"]).rstrip("/") or "/"
+        await self._app(scope, receive, send)
+
+    def _routes(self) -> list[Route]:
+        names = {"": self._settings.indices[0]} | {f"/{name}": name for name in self._settings.indices}
+        answers = {wire.PATH: self._retrieve, "/ready": self._ready, "/stats": self._stats, "/health": _health}
+        return [
+            Route(prefix + path, functools.partial(answer, name), methods=[_METHODS[path]])
+            for path, answer in answers.items()
+            for prefix, name in names.items()
+        ]
+
+    async def _retrieve(self, name: str, request: Request) -> Response:
         served = self._served.get(name)
         if served is None:
-            return Response(503, {"status": "loading", "error": "the index is not loaded yet"}, _LATER)
-        if path == wire.PATH:
-            return await self._retrieve(served, request.body)
-        return Response(200, self._ready(name, served) if path == "/ready" else self._stats(served))
-
-    async def _retrieve(self, served: _Served, body: bytes) -> Response:
+            return _LOADING
         began = time.perf_counter()
         try:
-            asked = wire.read_request(body, self._settings.limits, self._settings.k)
+            asked = wire.read_request(await request.body(), self._settings.limits, self._settings.k)
             found = await served.batcher.search(asked.texts, asked.k)
         except wire.RequestError as error:
-            return Response(error.status, {"error": str(error)})
+            return json_response(error.status, {"error": str(error)})
         except FullError as error:
-            return Response(503, {"error": str(error)}, _LATER)
+            return json_response(503, {"error": str(error)}, _LATER)
         served.latencies.add(time.perf_counter() - began)
-        return Response(200, wire.response(found, asked.scores, served.fingerprint))
+        return json_response(200, wire.response(found, asked.scores, served.fingerprint))
 
-    def _ready(self, name: str, served: _Served) -> dict[str, Any]:
-        return {
+    async def _ready(self, name: str, request: Request) -> Response:
+        served = self._served.get(name)
+        if served is None:
+            return _LOADING
+        said = {
             "status": "ready",
             "index": name,
             "passages": len(served.tool),
@@ -142,14 +153,41 @@ class Service:
             "passages_sha256": served.passages_sha256,
             "limits": dataclasses.asdict(self._settings.limits),
         }
+        return json_response(200, said)
 
-    def _stats(self, served: _Served) -> dict[str, Any]:
-        return {
+    async def _stats(self, name: str, request: Request) -> Response:
+        served = self._served.get(name)
+        if served is None:
+            return _LOADING
+        said = {
             "server": self._server_stats(),
             "batching": dict(served.batcher.stats),
             "search": served.tool.stats,
             "retrieve": served.latencies.summary(),
         }
+        return json_response(200, said)
+
+
+async def _health(name: str, request: Request) -> Response:
+    return json_response(200, {"status": "alive"})
+
+
+async def _not_found(request: Request, error: HTTPException) -> Response:
+    return json_response(404, {"error": f"{request.url.path[:100]} is not served; {', '.join(_METHODS)} are"})
+
+
+async def _wrong_method(request: Request, error: HTTPException) -> Response:
+    path = request.url.path
+    allowed = _METHODS["/" + path.rpartition("/")[2]]
+    return json_response(405, {"error": f"{path} takes {allowed}, not {request.method}"}, {"Allow": allowed})
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    return json_response(500, {"error": "the server failed at this request; its log says more"})
+
+
+async def _gone(request: Request, error: ClientDisconnect) -> None:
+    """Answer nothing to a client that is gone."""
 
 
 async def _in_daemon_thread(call: Callable[[], Any]) -> Any:

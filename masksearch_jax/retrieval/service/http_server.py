@@ -1,44 +1,36 @@
-"""A minimal HTTP/1.1 server for JSON requests on one event loop, with a limit on everything that a client decides.
+"""The HTTP server of the search service: uvicorn, with a limit on everything that a client decides.
 
-Enters: a handler from Request to Response. Connections are kept. A request that cannot be framed (chunked or without a
-length, too long, too slow, malformed) is answered with a JSON error, and its connection is closed. One thread serves
-all connections, so more connections cost only memory. Left out: TLS, authentication, chunked bodies, pipelining ahead.
+Enters: an ASGI application. uvicorn reads requests with httptools and keeps connections. What it does not limit is
+limited here: connections, the head of a request, its body, the time in which a request arrives and in which an answer
+is taken. A request over a limit is answered with a JSON error. Left out: TLS, authentication, chunked bodies.
 """
 
 import asyncio
-import dataclasses
+import contextlib
+import functools
 import json
-import re
+import socket
 import sys
-import traceback
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
+import uvicorn
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
 _HEAD_BYTES = 16 << 10
+_LONG_HEAD = 431, f"the headers are longer than {_HEAD_BYTES} bytes"
 _BACKLOG = 1024
+# What is read on after a refusal: if a socket is closed over unread bytes it resets, and the client never sees its
+# answer.
 _DISCARD_BYTES, _DISCARD_SECONDS = 8 << 20, 2.0
-_REQUEST_LINE = re.compile(r"([A-Z]+) (\S+) HTTP/(\d)\.(\d)")
-_HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*+((?:[^ \t\n]++|[ \t]++(?=[^ \t\n]))*+)[ \t]*")
-_LENGTH = re.compile(r"[0-9]{1,18}")
 
 
-@dataclasses.dataclass(frozen=True)
-class Request:
-    method: str
-    path: str
-    body: bytes
-
-
-@dataclasses.dataclass(frozen=True)
-class Response:
-    status: int
-    content: Any  # JSON data
-    headers: tuple[tuple[str, str], ...] = ()
-
-
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class ServerLimits:
     """What clients may take up.
 
@@ -53,174 +45,222 @@ class ServerLimits:
     idle_s: float
 
 
-class _FramingError(Exception):
-    """An error in a request after which the connection cannot go on."""
-
-    def __init__(self, status: int, message: str):
-        super().__init__(message)
-        self.status = status
-
-
-Handler = Callable[[Request], Awaitable[Response]]
-
-
 class Server:
     """The server; use `start` and `stop`. stats: connections, refused (over the limit), and answers by status."""
 
-    def __init__(self, handler: Handler, limits: ServerLimits):
+    def __init__(self, app: ASGIApp, limits: ServerLimits):
         self.stats: Counter[str] = Counter()
-        self._handler, self._limits = handler, limits
-        self._open: set[asyncio.Task] = set()
-        self._idle: set[asyncio.StreamWriter] = set()
-        self._stopping = False
-        self._listener: asyncio.Server | None = None
+        self._config = uvicorn.Config(
+            functools.partial(_count_answers, app, self.stats),
+            http=functools.partial(_Connection, limits, self.stats),
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            log_config=None,
+            log_level="error",  # its warnings name each malformed request
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            date_header=False,
+            backlog=_BACKLOG,
+            timeout_keep_alive=limits.idle_s,
+        )
+        self._uvicorn = _Uvicorn(self._config)
+        self._serving: asyncio.Task | None = None
 
     async def start(self, host: str, port: int) -> int:
         """Listen; return the port, which the system chooses if `port` is 0. Raises OSError."""
-        self._listener = await asyncio.start_server(
-            self._connection, host, port, limit=_HEAD_BYTES, backlog=_BACKLOG, reuse_address=True
-        )
-        return self._listener.sockets[0].getsockname()[1]
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        self._serving = asyncio.create_task(self._uvicorn.serve([listener]))
+        return listener.getsockname()[1]
 
     async def stop(self, seconds: float) -> int:
         """Accept nothing more, let requests in flight finish for at most `seconds`; return how many did not."""
-        self._stopping = True
-        self._listener.close()
-        for writer in self._idle:
-            writer.close()
-        pending: set[asyncio.Task] = set()
-        if self._open:
-            _, pending = await asyncio.wait(self._open, timeout=seconds)
-        for task in pending:
-            task.cancel()
-        return len(pending)
+        self._config.timeout_graceful_shutdown = seconds
+        self._uvicorn.should_exit = True
+        await self._serving
+        return len(self._uvicorn.server_state.connections)
 
-    async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        self._open.add(task)
-        self.stats["connections"] += 1
-        try:
-            if len(self._open) > self._limits.connections:
-                self.stats["refused"] += 1
-                refusal = {"error": f"{self._limits.connections} connections are open, which is the limit"}
-                await self._write(writer, Response(503, refusal, (("Retry-After", "1"),)), keep=False)
-                await self._discard(reader, writer)
+
+class _Uvicorn(uvicorn.Server):
+    capture_signals = contextlib.nullcontext  # signals belong to the command
+
+
+class _Coalescing:
+    """A transport that sends what is written in one step of the loop at once: uvicorn writes head and body apart."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop):
+        self._transport, self._loop, self._written = transport, loop, b""
+        for name in ("get_extra_info", "is_closing", "pause_reading", "resume_reading", "abort", "set_protocol"):
+            setattr(self, name, getattr(transport, name))
+
+    def write(self, data: bytes) -> None:
+        if self._written:
+            self._written += data
+        else:
+            self._written = data
+            self._loop.call_soon(self._send)
+
+    def write_eof(self) -> None:
+        self._send()
+        self._transport.write_eof()
+
+    def close(self) -> None:
+        self._send()
+        self._transport.close()
+
+    def _send(self) -> None:
+        if self._written:
+            written, self._written = self._written, b""
+            self._transport.write(written)
+
+
+class _Connection(HttpToolsProtocol):
+    """A connection of uvicorn whose client has to keep to the limits."""
+
+    def __init__(self, limits: ServerLimits, stats: Counter[str], **uvicorn_s: Any):
+        super().__init__(**uvicorn_s)
+        self._limits, self._stats = limits, stats
+        self._in_head = self._in_message = False  # of the request that arrives
+        self._head_bytes = self._discarded = 0
+        self._refusal: tuple[int, str] | None = None  # status and error
+        self._timer: asyncio.TimerHandle | None = None  # of what the client does next
+        self._take_timer: asyncio.TimerHandle | None = None  # of the answer that it takes
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        super().connection_made(_Coalescing(transport, self.loop))
+        self._stats["connections"] += 1
+        if len(self.connections) <= self._limits.connections:
+            self._expect(self._limits.idle_s, self.transport.close)
+            return
+        self._stats["refused"] += 1
+        self._refuse(503, f"{self._limits.connections} connections are open, which is the limit", {"Retry-After": "1"})
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._expect_nothing()
+        if self._take_timer is not None:
+            self._take_timer.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        if self._refusal:
+            self._discarded += len(data)
+            if self._discarded > _DISCARD_BYTES:
+                self.transport.close()
+            return
+        super().data_received(data)
+        if self._refusal:
+            return
+        if self._in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > _HEAD_BYTES:
+                self._refuse(*_LONG_HEAD)
                 return
-            while not self._stopping and await self._exchange(reader, writer):
-                pass
-        except (ConnectionError, TimeoutError):
-            pass  # the client is gone or does not take its answer
-        finally:
-            self._open.discard(task)
-            writer.close()
+        if self._timer is None:
+            if self._in_message:
+                self._expect(self._limits.read_s, self._late)
+            elif self.cycle.response_complete:  # an empty line, say, which ends uvicorn's own timer
+                self._expect(self._limits.idle_s, self.transport.close)
 
-    async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        """Read and answer one request; return whether the connection goes on."""
-        self._idle.add(writer)
-        try:
-            async with asyncio.timeout(self._limits.idle_s):
-                first = await reader.read(1)
-        except TimeoutError:
+    def eof_received(self) -> bool:
+        """Return whether the connection stays open: until the answer is out, if the request was whole."""
+        if self.cycle is None or self.cycle.response_complete or self._in_message or self._refusal:
             return False
-        finally:
-            self._idle.discard(writer)
-        if not first:
-            return False
-        try:
-            async with asyncio.timeout(self._limits.read_s):
-                request, keep = await self._read(first, reader, writer)
-        except _FramingError as error:
-            await self._write(writer, Response(error.status, {"error": str(error)}), keep=False)
-            await self._discard(reader, writer)
-            return False
-        except asyncio.IncompleteReadError:
-            return False
-        except TimeoutError:
-            late = f"the request was not here within {self._limits.read_s:g} s"
-            await self._write(writer, Response(408, {"error": late}), keep=False)
-            return False
-        try:
-            response = await self._handler(request)
-        except Exception:
-            traceback.print_exc(file=sys.stderr)
-            response = Response(500, {"error": "the server failed at this request; its log says more"})
-        keep = keep and not self._stopping and request.method != "HEAD"  # a client of HEAD expects no body
-        await self._write(writer, response, keep)
-        return keep
+        self.cycle.keep_alive = False
+        return True
 
-    async def _read(
-        self, first: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> tuple[Request, bool]:
-        """Return the request and whether its client wants the connection kept; raise _FramingError."""
-        try:
-            head = first + await reader.readuntil(b"\r\n\r\n")
-        except asyncio.LimitOverrunError:
-            raise _FramingError(431, f"the headers are longer than {_HEAD_BYTES} bytes") from None
-        line, *lines = head.decode("latin-1").strip("\r\n").split("\r\n")
-        found = _REQUEST_LINE.fullmatch(line)
-        if not found:
-            raise _FramingError(400, "the first line is no request of HTTP")
-        method, target, major, minor = found.groups()
-        if major != "1":
-            raise _FramingError(505, f"HTTP/{major}.{minor} is not spoken here, HTTP/1.1 is")
-        headers = _headers(lines)
-        if "transfer-encoding" in headers:
-            raise _FramingError(411, "Transfer-Encoding is not read here; send the body whole, with Content-Length")
-        length = headers.get("content-length")
-        if length is None and method == "POST":
-            raise _FramingError(411, "Content-Length is missing")
-        if length is not None and not _LENGTH.fullmatch(length):
-            raise _FramingError(400, "Content-Length is no number of bytes")
-        size = int(length or 0)
-        if size > self._limits.body_bytes:
-            raise _FramingError(413, f"Content-Length is {size}, the limit is {self._limits.body_bytes} bytes")
-        if headers.get("expect", "").lower() == "100-continue":
-            writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        body = await reader.readexactly(size) if size else b""
-        wishes = headers.get("connection", "").lower()
-        keep = "close" not in wishes if minor != "0" else "keep-alive" in wishes
-        return Request(method, target.partition("?")[0], body), keep
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._in_head = self._in_message = True
+        self._head_bytes = 0
+        self._expect_nothing()
 
-    async def _write(self, writer: asyncio.StreamWriter, response: Response, keep: bool) -> None:
-        self.stats[f"status_{response.status}"] += 1
-        body = json.dumps(response.content).encode()
-        headers = (
-            ("Content-Type", "application/json"),
-            ("Content-Length", str(len(body))),
-            ("Connection", "keep-alive" if keep else "close"),
-            *response.headers,
-        )
-        head = "".join(f"{name}: {value}\r\n" for name, value in headers)
-        status = HTTPStatus(response.status)
-        writer.write(f"HTTP/1.1 {status.value} {status.phrase}\r\n{head}\r\n".encode() + body)
-        try:
-            async with asyncio.timeout(self._limits.read_s):
-                await writer.drain()
-        except TimeoutError:
-            writer.transport.abort()
-            raise
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        self._refusal = self._judge_head()
+        if self._refusal:
+            raise ValueError  # ends the parsing; then comes send_400_response
+        super().on_headers_complete()
 
-    async def _discard(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Read on a little: if a socket is closed over unread bytes it resets, and the client never sees its answer."""
-        left = _DISCARD_BYTES
-        try:
-            writer.write_eof()
-            async with asyncio.timeout(_DISCARD_SECONDS):
-                while left > 0 and (read := await reader.read(1 << 16)):
-                    left -= len(read)
-        except (OSError, TimeoutError):
-            pass
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self._in_message = False
+        self._expect_nothing()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._take_timer = self.loop.call_later(self._limits.read_s, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._take_timer.cancel()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what httptools could not parse. uvicorn calls it while it handles the parser's error."""
+        self._refuse(*self._refusal or (400, f"the request is no HTTP/1.1: {sys.exc_info()[1]}"))
+
+    def _judge_head(self) -> tuple[int, str] | None:
+        """Return the status and the error for a request of which nothing more is read, None for any other."""
+        version, method, limit = self.parser.get_http_version(), self.parser.get_method(), self._limits.body_bytes
+        if sum(len(name) + len(value) + 4 for name, value in self.headers) + len(self.url) > _HEAD_BYTES:
+            return _LONG_HEAD
+        if not version.startswith("1."):
+            return 505, f"HTTP/{version} is not spoken here, HTTP/1.1 is"
+        headers = dict(self.headers)  # httptools takes no second Content-Length
+        if b"transfer-encoding" in headers:
+            return 411, "Transfer-Encoding is not read here; send the body whole, with Content-Length"
+        length = headers.get(b"content-length")
+        if length is None and method == b"POST":
+            return 411, "Content-Length is missing"
+        if int(length or 0) > limit:
+            return 413, f"Content-Length is {int(length)}, the limit is {limit} bytes"
+        return None
+
+    def _expect(self, seconds: float, otherwise: Callable[[], None]) -> None:
+        """Call `otherwise` after so many seconds, unless something else is expected by then, or nothing."""
+        self._expect_nothing()
+        self._timer = self.loop.call_later(seconds, otherwise)
+
+    def _expect_nothing(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _late(self) -> None:
+        if self.flow.read_paused:  # an earlier request is still being answered
+            self._expect(self._limits.read_s, self._late)
+        elif not self._in_head and self.cycle.response_complete:  # answered before its body was here
+            self.transport.close()
+        else:
+            self._refuse(408, f"the request was not here within {self._limits.read_s:g} s")
+
+    def _refuse(self, status: int, error: str, headers: Mapping[str, str] = {}) -> None:
+        """Answer with an error beside the application, and end the connection."""
+        self._refusal = status, error
+        self._stats[f"status_{status}"] += 1
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True  # what the application still sends goes nowhere
+            self.cycle.message_event.set()
+        self.pipeline.clear()
+        body = json.dumps({"error": error}).encode()
+        lines = {"Content-Type": "application/json", "Content-Length": len(body), "Connection": "close", **headers}
+        head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+        self.transport.write(f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n{head}\r\n".encode() + body)
+        self.transport.write_eof()
+        self.flow.resume_reading()
+        self._expect(_DISCARD_SECONDS, self.transport.close)
 
 
-def _headers(lines: list[str]) -> dict[str, str]:
-    """Return values by lower-case name; raise _FramingError for a malformed header, and for two different lengths."""
-    headers: dict[str, str] = {}
-    for line in lines:
-        found = _HEADER.fullmatch(line)
-        if not found:
-            raise _FramingError(400, "a header line is malformed")
-        name, value = found[1].lower(), found[2]
-        if name == "content-length" and headers.get(name, value) != value:
-            raise _FramingError(400, "Content-Length is given twice")
-        headers[name] = value
-    return headers
+def json_response(status: int, content: Any, headers: Mapping[str, str] | None = None) -> Response:
+    """Return the response with `content` as JSON in ASCII, which can spell lone surrogates."""
+    return Response(json.dumps(content), status, headers, media_type="application/json")
+
+
+async def _count_answers(app: ASGIApp, stats: Counter[str], scope: Scope, receive: Receive, send: Send) -> None:
+    async def counted(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            stats[f"status_{message['status']}"] += 1
+        await send(message)
+
+    await app(scope, receive, counted)

@@ -1,19 +1,21 @@
-"""One HTTP exchange with a server over kept connections, with one deadline for all of its bytes.
+"""One HTTP exchange with a server over kept connections (httpx), with one deadline for all of it.
 
-Enters: method, path, body, seconds. Leaves: status and body. A socket's own timeout starts anew with each packet, so a
-server that sends drop by drop could hold a thread for ever. Here each read gets only the time that is left until the
-deadline. Left out: retries (search_client.py), redirects, proxies, name resolution within the deadline.
+Enters: method, path, body, seconds. Leaves: status and body. A timeout of httpx starts anew with each packet, so a
+server that sends drop by drop could hold a thread for ever. So exchanges run on an event loop, in a thread of its own,
+where asyncio ends them at their deadline: name resolution, connecting and the last byte included. Left out: retries
+(search_client.py), redirects, proxies.
 """
 
+import asyncio
 import dataclasses
-import http.client
-import io
+import functools
 import threading
-import time
 import urllib.parse
-import zlib
+from collections.abc import Callable
 
 _MOST_BYTES = 64 << 20
+_KEPT_SECONDS = 4.0  # uvicorn, under Search-R1's server too, closes a connection after 5 seconds of silence
+_HEADERS = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
 
 
 class TransportError(ConnectionError):
@@ -30,7 +32,16 @@ class Transport:
     """Connections to one server. Thread-safe; keeps as many connections as threads asked at once."""
 
     def __init__(self, url: str):
-        """url: http(s)://host[:port][/path]; its path goes before every other. Raises ValueError for anything else."""
+        """url: http(s)://host[:port][/path]; its path goes before every other.
+
+        Raises ValueError for anything else, and if httpx is not installed.
+        """
+        try:
+            import httpx2
+        except ImportError:
+            raise ValueError(
+                "search.url needs httpx2: pip install -c launch/constraints.txt -e '.[service]', or set search.url=''"
+            ) from None
         parts = urllib.parse.urlsplit(url)
         try:
             port = parts.port
@@ -38,106 +49,79 @@ class Transport:
             port = -1
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or port == -1:
             raise ValueError(f"search.url={url!r} has to be http://host:port or https://host:port, or with a path")
-        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        self._new = lambda seconds: kind(parts.hostname, port, timeout=seconds)
-        self._base = parts.path.rstrip("/")
-        self._idle: list[http.client.HTTPConnection] = []
-        self._lock = threading.Lock()
+        self._url, self._httpx = url.rstrip("/"), httpx2
+        self._client: httpx2.AsyncClient | None = None  # lives on the loop
 
     def exchange(self, method: str, path: str, body: bytes | None, seconds: float) -> Reply:
         """Return the answer, whatever its status; raise TransportError if there is none within `seconds`."""
-        deadline = time.monotonic() + seconds
-        with self._lock:
-            kept = self._idle.pop() if self._idle else None
+        asking = self._exchange(method, self._url + path, body, seconds)
+        return asyncio.run_coroutine_threadsafe(asking, _loop()).result()
+
+    def close(self) -> None:
+        asyncio.run_coroutine_threadsafe(self._close(), _loop()).result()
+
+    async def _exchange(self, method: str, url: str, body: bytes | None, seconds: float) -> Reply:
+        if self._client is None:
+            self._client = self._httpx.AsyncClient(
+                headers=_HEADERS,
+                timeout=None,
+                trust_env=False,
+                verify=url.startswith("https:"),  # reading the certificates takes a while
+                limits=self._httpx.Limits(keepalive_expiry=_KEPT_SECONDS),
+            )
         try:
-            if kept is not None:
-                try:
-                    return self._once(kept, method, path, body, deadline)
-                except TransportError:
-                    raise
-                except ConnectionError:
-                    pass  # the server closed it between two requests, which is no failure: try a new one
-            return self._once(self._new(_left(deadline)), method, path, body, deadline)
+            async with asyncio.timeout(seconds):
+                return await self._on_any_connection(method, url, body)
+        except TimeoutError as error:
+            raise TransportError(f"no whole answer to {method} {url} in time") from error
         except TransportError:
             raise
-        except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: bad headers
-            raise TransportError(f"{type(error).__name__}: {error}") from error
+        except (self._httpx.HTTPError, self._httpx.InvalidURL, OSError, ValueError) as error:
+            cause = _first_cause(error)
+            raise TransportError(f"{type(cause).__name__}: {cause}") from error
 
-    def close(self) -> None:
-        with self._lock:
-            idle, self._idle = self._idle, []
-        for connection in idle:
-            connection.close()
+    async def _on_any_connection(self, method: str, url: str, body: bytes | None) -> Reply:
+        """Ask until a connection answers or a new one fails.
 
-    def _once(
-        self, connection: http.client.HTTPConnection, method: str, path: str, body: bytes | None, deadline: float
-    ) -> Reply:
-        keep = False
-        try:
-            if connection.sock is not None:
-                connection.sock.settimeout(_left(deadline))
-            connection.response_class = lambda sock, **other: http.client.HTTPResponse(_Timed(sock, deadline), **other)
-            connection.request(method, self._base + path, body, {"Content-Type": "application/json"})
-            response = connection.getresponse()
-            length = response.length
-            found = response.read(_MOST_BYTES + 1)
-            if len(found) > _MOST_BYTES or (length is not None and len(found) != length):
-                raise TransportError(f"the answer has {len(found)} bytes, announced {length}, limit {_MOST_BYTES}")
-            keep = not response.will_close
-            return Reply(response.status, _decoded(found, response.getheader("Content-Encoding", "")))
-        except TimeoutError as error:
-            raise TransportError(f"no whole answer to {method} {self._base + path} in time") from error
-        finally:
-            if keep:
-                with self._lock:
-                    self._idle.append(connection)
-            else:
-                connection.close()
+        That the server closed a kept one between two requests is no failure.
+        """
+        while True:
+            happened: set[str] = set()
 
+            async def trace(event: str, info: dict, happened=happened) -> None:
+                happened.add(event)
 
-def _decoded(body: bytes, encoding: str) -> bytes:
-    """Return the body, unpacked if the server compressed it unasked; raise TransportError if it cannot be unpacked."""
-    if encoding.strip().lower() not in ("gzip", "x-gzip", "deflate"):
-        return body
-    decoder = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
-    try:
-        found = decoder.decompress(body, _MOST_BYTES + 1)
-    except zlib.error as error:
-        raise TransportError(f"the answer is no {encoding}: {error}") from error
-    if len(found) > _MOST_BYTES or not decoder.eof:
-        raise TransportError(f"the answer is cut, or has over {_MOST_BYTES} bytes when it is unpacked")
-    return found
+            try:
+                return await self._once(method, url, body, trace)
+            except (self._httpx.NetworkError, self._httpx.RemoteProtocolError):
+                if {"connection.connect_tcp.started", "http11.receive_response_headers.complete"} & happened:
+                    raise
+
+    async def _once(self, method: str, url: str, body: bytes | None, trace: Callable) -> Reply:
+        found = bytearray()
+        async with self._client.stream(method, url, content=body, extensions={"trace": trace}) as response:
+            async for part in response.aiter_bytes():
+                found += part
+                if len(found) > _MOST_BYTES:
+                    raise TransportError(f"the answer has over {_MOST_BYTES} bytes")
+        return Reply(response.status_code, bytes(found))
+
+    async def _close(self) -> None:
+        if self._client is not None:
+            await self._client.aclose()
+            self._client = None
 
 
-class _Timed:
-    """A stand-in for the socket of an HTTPResponse, whose reads end at the deadline."""
-
-    def __init__(self, sock, deadline: float):
-        self._sock, self._deadline = sock, deadline
-
-    def makefile(self, mode: str) -> io.BufferedReader:
-        return io.BufferedReader(_TimedReader(self._sock, self._deadline))
+def _first_cause(error: BaseException) -> BaseException:
+    """Return the error that the others wrap: httpx says "All connection attempts failed", its cause says why."""
+    while inner := error.__cause__ or error.__context__:
+        error = inner
+    return error
 
 
-class _TimedReader(io.RawIOBase):
-    def __init__(self, sock, deadline: float):
-        self._sock, self._deadline = sock, deadline
-        self._raw = sock.makefile("rb", buffering=0)
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer) -> int | None:
-        self._sock.settimeout(_left(self._deadline))
-        return self._raw.readinto(buffer)
-
-    def close(self) -> None:
-        self._raw.close()
-        super().close()
-
-
-def _left(deadline: float) -> float:
-    left = deadline - time.monotonic()
-    if left <= 0:
-        raise TimeoutError
-    return left
+@functools.cache
+def _loop() -> asyncio.AbstractEventLoop:
+    """Return the event loop of this process's exchanges, which runs until the process ends."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="search transport", daemon=True).start()
+    return loop
