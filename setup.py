@@ -1,6 +1,6 @@
 """Packages and dependencies. Install with the tested versions: pip install -c launch/constraints.txt -e '.[all]'
 
-The base trains, rolls out and evaluates, and holds no TensorFlow (design decision 1). Lower bounds say what the code
+The base trains, rolls out and evaluates, and holds no TensorFlow. Lower bounds say what the code
 needs; launch/constraints.txt pins what was tested, and its head says why.
 """
 

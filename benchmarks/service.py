@@ -234,19 +234,17 @@ def main() -> int:
         }
         peer = {"against": medians(others), "ratios": ratios}
     print(
-        json.dumps(
-            {
-                "benchmark": "service",
-                "clients": wanted.clients,
-                "seconds": wanted.seconds,
-                "passages": wanted.passages,
-                "index": report["index"],
-                "hybrid": wanted.hybrid,
-                **medians(ours),
-                **peer,
-                "cores": os.cpu_count(),
-            }
-        )
+        json.dumps({
+            "benchmark": "service",
+            "clients": wanted.clients,
+            "seconds": wanted.seconds,
+            "passages": wanted.passages,
+            "index": report["index"],
+            "hybrid": wanted.hybrid,
+            **medians(ours),
+            **peer,
+            "cores": os.cpu_count(),
+        })
     )
     return int(not all(map(is_right, ours)))
 

@@ -111,7 +111,7 @@ def base_config() -> ConfigDict:
 
 
 def real_text(config: ConfigDict) -> None:
-    """Change a config to a slice of real Wikipedia: passages of 100 words, three per observation, and a short run.
+    """Change a config to the real text of prepare.dump: passages of 100 words, three an observation, and a short run.
 
     `--config.prepare.dump=FILE` gives the dump. On it the tiny policy learns the format and not the answers: half a
     million parameters from scratch and a hundred articles are too little for real names.

@@ -1,7 +1,7 @@
 """Stage I by RL: DAPO on RAMP tasks with the search tool in the loop, from an SFT warm start.
 
 Command:  python -m masksearch_jax.train --config=configs/dapo.py --workdir=runs/dapo
-          python -m masksearch_jax.train --config=configs/dapo.py:slice --config.prepare.dump=FILE --workdir=W
+          python -m masksearch_jax.train --config=configs/dapo.py:dump --config.prepare.dump=FILE --workdir=W
           python -m masksearch_jax.compile --config=configs/dapo.py:qwen2.5-7b      a recipe of configs/recipes.py
 Hardware: two CPU cores; a recipe needs the TPU slice that it names.
 The run first makes what W lacks: toy encyclopedia, tasks, index, demonstrations, SFT warm start.
@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from masksearch_jax.configs import common, recipes
 
-VARIANTS = ("slice", *recipes.RECIPES)
+VARIANTS = ("dump", *recipes.RECIPES)
 
 
 def get_config(arg: str = ""):
@@ -23,7 +23,7 @@ def get_config(arg: str = ""):
     config.dapo = dapo()
     common.published_defaults(config, "sft", 1e-5)
     common.published_defaults(config, "dapo", 1e-6)
-    if arg == "slice":
+    if arg == "dump":
         common.real_text(config)
     elif arg:
         recipes.apply(config, arg)

@@ -2,13 +2,13 @@
 has any.
 
 Command:  python -m masksearch_jax.evaluate --config=configs/evaluate.py --workdir=W --config.policy=dapo
-          python -m masksearch_jax.evaluate --config=configs/evaluate.py:slice --workdir=W
+          python -m masksearch_jax.evaluate --config=configs/evaluate.py:dump --workdir=W
 Hardware: two CPU cores. The model, search and episode settings and the argument must be those of the run.
 """
 
 from masksearch_jax.configs import common, recipes
 
-VARIANTS = ("slice", *recipes.RECIPES)
+VARIANTS = ("dump", *recipes.RECIPES)
 
 
 def get_config(arg: str = ""):
@@ -18,7 +18,7 @@ def get_config(arg: str = ""):
     # the prompts) | rag (untrained, with one forced search) | one_search (SFT, with one forced search) | sft | sft_more
     # | dapo
     config.policy = "dapo"
-    if arg == "slice":
+    if arg == "dump":
         common.real_text(config)
     elif arg:
         recipes.apply(config, arg)

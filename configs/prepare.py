@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 
 def get_config(arg: str = ""):
-    """Return the config. arg: '' for the toy or a slice, 'wikipedia' for a whole dump."""
+    """Return the config. arg: '' for the toy or a file of articles, 'wikipedia' for a whole dump."""
     if arg not in ("", "wikipedia"):
         raise ValueError(f"configs/prepare.py takes no argument or 'wikipedia', got {arg!r}")
     whole = arg == "wikipedia"
@@ -135,7 +135,8 @@ def get_config(arg: str = ""):
         "hybrid": False,  # also rank by BM25, and fuse both rankings (docs/guides/search.md)
         "recall_floor": 0.95,
         "near_duplicate": 0.5,
-        "exclusion": "passage",  # none | passage | article
+        # none | passage | article: what the tuning of the index excludes; a run has search.exclusion.
+        "exclusion": "passage",
     })
     return config
 

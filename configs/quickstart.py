@@ -4,19 +4,19 @@ Command:  bash launch/quickstart.sh
           python -m masksearch_jax.experiment --config=configs/quickstart.py --workdir=runs/quickstart
           python -m masksearch_jax.experiment --config=configs/quickstart.py:proof    adds SFT for as long as DAPO took
           python -m masksearch_jax.experiment --config=configs/quickstart.py:strong   with a strong teacher
-          python -m masksearch_jax.experiment --config=configs/quickstart.py:slice --config.prepare.dump=FILE
+          python -m masksearch_jax.experiment --config=configs/quickstart.py:dump --config.prepare.dump=FILE
 Hardware: two CPU cores.
 Expect:   see docs/results/quickstart.md.
 """
 
 from masksearch_jax.configs import common, dapo
 
-VARIANTS = ("proof", "strong", "slice")
+VARIANTS = ("proof", "strong", "dump")
 
 
 def get_config(arg: str = ""):
     common.check_argument(__file__, arg, *VARIANTS)
-    config = dapo.get_config("slice" if arg == "slice" else "")
+    config = dapo.get_config("dump" if arg == "dump" else "")
     config.workflow = "quickstart"  # what experiment runs: quickstart | language_model | evolve | grid
     # The policies that are scored; see `policy` of configs/evaluate.py.
     config.policies = ("untrained", "one_search", "sft", "dapo")

@@ -1,7 +1,7 @@
 """Stage II by RL: DAPO on questions that rest on two articles, from a policy of stage I.
 
 Command:  python -m masksearch_jax.train --config=configs/stage2_dapo.py --config.start=runs/dapo/dapo --workdir=W
-          python -m masksearch_jax.train --config=configs/stage2_dapo.py:slice --config.prepare.dump=FILE
+          python -m masksearch_jax.train --config=configs/stage2_dapo.py:dump --config.prepare.dump=FILE
               --config.prepare.questions=FILE --workdir=W                      HotpotQA's format, over its own articles
           python -m masksearch_jax.evaluate --config=configs/evaluate.py --workdir=W --config.policy=dapo
           python -m masksearch_jax.compile --config=configs/stage2_dapo.py:qwen2.5-7b    a recipe of configs/recipes.py
@@ -15,7 +15,7 @@ run makes its own warm start by SFT on questions (configs/stage2_sft.py).
 
 from masksearch_jax.configs import common, dapo, recipes, stage2_sft
 
-VARIANTS = ("slice", *recipes.RECIPES)
+VARIANTS = ("dump", *recipes.RECIPES)
 
 
 def get_config(arg: str = ""):

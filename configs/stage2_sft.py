@@ -1,7 +1,7 @@
 """Stage II by SFT: a policy of stage I learns from demonstrations to answer questions that rest on two articles.
 
 Command:  python -m masksearch_jax.train --config=configs/stage2_sft.py --config.start=runs/dapo/dapo --workdir=W
-          python -m masksearch_jax.train --config=configs/stage2_sft.py:slice --config.prepare.dump=FILE
+          python -m masksearch_jax.train --config=configs/stage2_sft.py:dump --config.prepare.dump=FILE
               --config.prepare.questions=FILE --workdir=W                      HotpotQA's format, over its own articles
           python -m masksearch_jax.compile --config=configs/stage2_sft.py:qwen2.5-7b     a recipe of configs/recipes.py
 Hardware: two CPU cores; a recipe needs the TPU slice that it names.
@@ -15,7 +15,7 @@ or from fresh parameters.
 
 from masksearch_jax.configs import common, recipes, sft
 
-VARIANTS = ("slice", *recipes.RECIPES)
+VARIANTS = ("dump", *recipes.RECIPES)
 
 
 def get_config(arg: str = ""):

@@ -36,7 +36,7 @@ COMMAND = "python docs/configuration_reference.py"
 
 _PARTS = ("common", "recipes", "__init__")  # files of configs/ that are no configs
 _SERVE, _PREPARE = "serve_search", "prepare"
-_RECIPES, _SLICE = "recipes", ":slice"
+_RECIPES, _DUMP = "recipes", ":dump"
 # Section -> the dataclasses that it becomes, whose docstrings say `field: meaning.`
 _DATACLASSES = {
     "model": (ModelConfig,),
@@ -65,7 +65,7 @@ or is out of range is refused before any work starts. Tuples are written as in P
 `"--config.policies=('sft','dapo')"`.
 
 This page is generated from the configs. *Default* is the value in the config that introduces the setting. *Changed by*
-lists the configs and variants with another value: `name`, `name:variant`, `:slice` (the variant of that name of several
+lists the configs and variants with another value: `name`, `name:variant`, `:dump` (the variant of that name of several
 configs) and `recipes` (all variants for published models on TPU slices, see [recipes](recipes.md)).
 
 ## The configs
@@ -283,7 +283,7 @@ class _Unset:
 def _label(name: str, variant: str, recipes: Any) -> str:
     if variant in recipes:
         return _RECIPES
-    return _SLICE if variant == "slice" else f"{name}:{variant}" if variant else name
+    return _DUMP if variant == "dump" else f"{name}:{variant}" if variant else name
 
 
 def _published_defaults() -> dict[str, str]:
@@ -394,7 +394,7 @@ def _changes(changes: dict[str, list[str]]) -> str:
     found = [_RECIPES] if several else []
     for value, names in changes.items():
         names = [name for name in names if not (several and name == _RECIPES)]
-        where = ", ".join(name if " " in name or name in (_RECIPES, _SLICE) else _code(name) for name in names)
+        where = ", ".join(name if " " in name or name in (_RECIPES, _DUMP) else _code(name) for name in names)
         if where:
             found.append(f"{where}: {_code(value)}" if len(value) <= _LONGEST else where)
     return "; ".join(found)

@@ -13,15 +13,15 @@ from masksearch_jax.workflows import training
 
 ROOT = Path(__file__).parent.parent
 PAGES = {
-    "dapo": ("", "slice", "qwen2.5-7b"),
-    "sft": ("", "slice", "llama3.2-1b"),
-    "stage2_dapo": ("", "slice", "qwen2.5-7b"),
-    "stage2_sft": ("", "slice", "llama3.2-1b"),
+    "dapo": ("", "dump", "qwen2.5-7b"),
+    "sft": ("", "dump", "llama3.2-1b"),
+    "stage2_dapo": ("", "dump", "qwen2.5-7b"),
+    "stage2_sft": ("", "dump", "llama3.2-1b"),
     "prepare": ("", "wikipedia"),
     "synthesize": ("", "strong", "agents"),
-    "evaluate": ("", "slice", "qwen2.5-7b"),
+    "evaluate": ("", "dump", "qwen2.5-7b"),
     "serve_search": ("",),
-    "quickstart": ("", "proof", "strong", "slice"),
+    "quickstart": ("", "proof", "strong", "dump"),
     "evolve": ("",),
     "real": ("",),
     "language_model": ("", "short", "proof", "rl", "evolve", "agents", "qwen2.5-1.5b"),
@@ -114,7 +114,7 @@ def test_one_seed_reaches_every_stage():
     assert config.prepare.seed == 7
 
 
-@pytest.mark.parametrize("arg", ["", "slice", "qwen2.5-1.5b"])
+@pytest.mark.parametrize("arg", ["", "dump", "qwen2.5-1.5b"])
 def test_stage_two_differs_from_stage_one_in_its_questions_alone(arg):
     def settings(page):
         return {name: config for name, config in load(page, arg).items() if name not in ("sft", "dapo")}

@@ -1,4 +1,4 @@
-"""The core imports where TensorFlow and what drags it in do not exist (design decision 1)."""
+"""The core imports where TensorFlow and what drags it in do not exist."""
 
 import subprocess
 import sys

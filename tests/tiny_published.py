@@ -34,9 +34,10 @@ def _byte_level(digits: str, normalizer=None) -> Tokenizer:
     if normalizer is not None:
         made.normalizer = normalizer
     split = pre_tokenizers.Split(Regex(_LETTERS + digits + _REST), "isolated")
-    made.pre_tokenizer = pre_tokenizers.Sequence(
-        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
-    )
+    made.pre_tokenizer = pre_tokenizers.Sequence([
+        split,
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+    ])
     made.decoder = decoders.ByteLevel()
     made.post_processor = processors.ByteLevel(trim_offsets=False)
     trainer = trainers.BpeTrainer(

@@ -1,6 +1,7 @@
 """Read benchmarks by name, and the corpora that come with some, as plain questions and articles. No TensorFlow.
 
-Preparation calls `read("musique", FILE)`. The formats are in multi_hop.py, fanoutqa.py and open_domain.py.
+Preparation calls `read("musique", FILE)`. HotpotQA, 2WikiMultiHopQA, MuSiQue and Bamboogle are read in multi_hop.py,
+FanOutQA in fanoutqa.py, the others in open_domain.py.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""Hide from a task the passage it was cut from and what repeats it, or its whole article (design decision 10).
+"""Hide from a task the passage it was cut from and what repeats it, or its whole article.
 
 Enters: `interface.Query` with the task's source. Leaves: `ExcludeById` gives rows of an index, from lists made when
 that index was built; `ExcludeByText` gives a yes or no for a passage of any other corpus. A question (passage_id -1)

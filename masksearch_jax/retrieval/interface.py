@@ -9,8 +9,7 @@ from typing import Protocol
 class Query:
     """One search query.
 
-    `passage_id` and `article_id` are those of the task's source (-1: none), so that it can be excluded (design decision
-    10).
+    `passage_id` and `article_id` are those of the task's source (-1: none), so that it can be excluded.
     """
 
     text: str

@@ -1,7 +1,7 @@
 """A cache of recent answers by query text, so that a question asked twice is searched once.
 
 Enters: texts, and how many results each needs. Leaves: the cached answers, and the texts that are not cached. A task's
-exclusions are applied after the cache (design decision 10). Left out: locking (the owner already holds a lock).
+exclusions are applied after the cache. Left out: locking (the owner already holds a lock).
 """
 
 import collections

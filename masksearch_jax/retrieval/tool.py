@@ -2,7 +2,7 @@
 
 Enters: an index folder (build.build), the passage store it was built from, and `interface.Query` objects. Leaves: lists
 of `interface.Hit`. Order of work: query cache, encoder, index, then exclusion, so that tasks that ask the same thing
-share one search (design decision 10). The index is asked for `_OVERFETCH` results more than k. If exclusion leaves
+share one search. The index is asked for `_OVERFETCH` results more than k. If exclusion leaves
 fewer than k of them, the index is asked once more, for k plus the number of excluded rows. If that fails too, exact
 search over the remaining rows answers. A hybrid index ranks by BM25 as well (index/bm25.py). Left out: remote search
 (service/search_client.py).

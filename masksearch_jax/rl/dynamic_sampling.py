@@ -1,8 +1,8 @@
 """DAPO's dynamic sampling: which groups of a rollout are trained on, and what happens to surplus groups.
 
 In: per group, the scores of its samples (format + answer, before any length term) and the policy version that wrote
-it. Out: group ids. Everything is ordered by id, never by arrival, so that thread timing decides nothing (design
-decision 7). Left out: generating more groups until enough are kept (trainers/rollout_batch.py).
+it. Out: group ids. Everything is ordered by id, never by arrival, so that thread timing decides nothing. Left out:
+generating more groups until enough are kept (trainers/rollout_batch.py).
 """
 
 import dataclasses

@@ -2,8 +2,9 @@
 
 In: log-probs of the sampled tokens under the policy and under the old policy, advantages, a mask. Out: (sum, count)
 pairs, never means. The caller adds them over micro-batches and devices and divides once per mini-batch of the
-optimizer, so that no split, packing or sharding changes the gradient (design decision 5). Left out: a KL term and an
-entropy bonus, because DAPO has neither.
+optimizer, so that no split, packing or sharding changes the gradient. Left out: a KL term and an
+entropy bonus, because DAPO has neither. Beside DAPO's clip there is verl's dual clip, which bounds the loss of negative
+advantages.
 
 Axes: R rows, T positions. A position stands for the token that it predicts.
 """

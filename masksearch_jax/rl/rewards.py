@@ -1,8 +1,8 @@
 """The reward of a trajectory: format + answer (+ length), scored on the masked spans (paper, section on rewards).
 
 In: a finished trajectory and the answers that its task accepts. Out: a `Reward` with its parts. What is scored is the
-answer that the episode parsed (`Trajectory.final_answer`), never the prompt, an observation or a repeated paragraph
-(design decision 10). Left out: asking a judge. The caller does that and passes the verdict in.
+answer that the episode parsed (`Trajectory.final_answer`), never the prompt, an observation or a repeated paragraph.
+Left out: asking a judge. The caller does that and passes the verdict in.
 """
 
 import dataclasses

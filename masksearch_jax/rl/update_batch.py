@@ -3,7 +3,7 @@
 In: (trajectory, advantage) in the order of their groups. Out: one `UpdateBatch` per optimizer step (mini-batch), its
 arrays stacked by micro-batch. All per-token values are shifted once, here: position t holds the values of the token
 that it predicts, id t + 1. Masks come from lengths and from what the sampler recorded, never from ids. Left out:
-putting arrays on devices, and dividing by the count (`tokens`, the sum of a mini-batch's mask; design decision 5).
+putting arrays on devices, and dividing by the count (`tokens`, the sum of a mini-batch's mask).
 
 Axes: M micro-batches, R rows, T positions.
 """

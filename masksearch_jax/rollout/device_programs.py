@@ -6,8 +6,7 @@ TOKEN), and the next decode step feeds it to the model. So prefilling prompts an
 logits: the decode step that feeds their last token draws the first token after them.
 
 Randomness: each slot uses one uniform number per decode step. It is a function of the episode's key and of the position
-of the token that is drawn. It depends neither on the slot nor on the engine step nor on the rest of the batch (design
-decision 7).
+of the token that is drawn. It depends neither on the slot nor on the engine step nor on the rest of the batch.
 Left out: which slot does what (rollout/scheduler.py), what tokens mean (rollout/episode.py).
 """
 

@@ -1,4 +1,4 @@
-"""Which process owns which slots, and how processes exchange data about slots in a rollout (design decision 4).
+"""Which process owns which slots, and how processes exchange data about slots in a rollout.
 
 The slots are sharded over the (data, fsdp) axes of the mesh, so each slot belongs to one host. Only the owner of a slot
 reads its turns, searches for it and records its tokens. All hosts have to run the same programs on the same inputs.

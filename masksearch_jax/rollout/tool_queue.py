@@ -1,7 +1,7 @@
 """Searches that run on host threads and are delivered to the episodes at a fixed engine step.
 
 A search submitted at engine step t is delivered at step t + `search_steps` and never earlier. If it is late, the caller
-waits. So thread timing changes how long a run takes, and nothing else (design decision 7).
+waits. So thread timing changes how long a run takes, and nothing else.
 """
 
 import concurrent.futures

@@ -1,4 +1,4 @@
-"""Checkpoints: one atomic folder per step with arrays, facts and the data position (design decision 7).
+"""Checkpoints: one atomic folder per step with arrays, facts and the data position.
 
 Enters: a pytree of arrays, a JSON dict of facts (config, hashes, counters) and a data state. Leaves: numbered folders,
 each complete or absent, whenever the process is killed. This is a thin layer over Orbax's CheckpointManager.
@@ -6,7 +6,9 @@ Several processes write their shards of one step into one folder that all see, a
 back. Process 0 hashes everything they wrote before the step gets its name. So each step has checksums, and nothing is
 restored before they are verified. The last step that is known to be good, because training continued from it, is never
 deleted.
-Left out: when to save, and what belongs into a checkpoint; the trainers decide that.
+Left out: when to save, and what belongs into a checkpoint; the trainers decide that. Whether a resumed run is the same
+run is checked elsewhere: its settings (settings_history.py), its data (data/stream_fingerprint.py), its index,
+tokenizer and seed (trainers/position.py).
 """
 
 import base64

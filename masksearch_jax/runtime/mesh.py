@@ -39,7 +39,7 @@ DECODE: Rules = {**TRAIN, "embed": None}
 # axis idle.
 ACTIVATIONS: Rules = {**TRAIN, "embed": None, "time": "sequence"}
 
-# Axes that every shard keeps whole when their size is smaller than the number of shards (design decision 4). Any other
+# Axes that every shard keeps whole when their size is smaller than the number of shards. Any other
 # axis that its shards do not divide is an error, because replicating it silently would cost memory nobody asked for.
 REPLICATED_WHEN_FEWER = ("kv_heads",)
 

@@ -26,7 +26,7 @@ _PLAIN_SECONDS = 10.0
 
 
 class Mean:
-    """Means over many steps, divided only once: the sum of sums over the sum of counts (design decision 5)."""
+    """Means over many steps, divided only once: the sum of sums over the sum of counts."""
 
     def __init__(self):
         self._parts: dict[str, list[tuple[Any, Any]]] = {}

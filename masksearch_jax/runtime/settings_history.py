@@ -3,7 +3,8 @@
 `W/<stage>/history.jsonl` gets a row for each start: time, the step that it resumes from, package version, all settings,
 the model, and what differs from the previous start. `W/<stage>/config.json` holds the current settings and model. A
 stage with a checkpoint has to keep the settings that its weights, its place in the data and its saved groups depend on
-(`FIXED`); a difference there is refused. Everything else may change, and the change is printed.
+(`FIXED`); a difference there is refused. Everything else may change, and the change is printed. The data is compared by
+data/stream_fingerprint.py, and index, tokenizer and seed by trainers/position.py.
 """
 
 import datetime

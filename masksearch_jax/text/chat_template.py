@@ -3,8 +3,8 @@
 Enters: the template in a tokenizer's folder (or in a file that a setting names), a system message, and values of
 template variables. Leaves: a ChatTemplate, which turns a task's text into prompt ids, and what the template writes
 after a reply, which shows the token that ends a turn. The ids are those of transformers'
-`apply_chat_template(add_generation_prompt=True)` (tests/text/test_chat_template.py). Left out: several turns, tools,
-images (a search happens inside the model's one turn), and how Jinja is run (text/jinja_sandbox.py).
+`apply_chat_template(add_generation_prompt=True)` (tests/text/test_chat_template.py). Left out: several messages of the
+assistant, tools, images (a search happens inside the model's one turn), and how Jinja is run (text/jinja_sandbox.py).
 
 What a task or a system message spells is data under every template: only the template makes control tokens. So the
 template is rendered with marks in place of the two messages, and the result is cut at the marks. The template's parts
@@ -199,9 +199,11 @@ class _Rendering:
         self._given = {"tools": None, "documents": None, **special_tokens, **variables}
 
     def render(self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool = True) -> str:
-        return self._template.render(
-            {**self._given, "messages": messages, "add_generation_prompt": add_generation_prompt}
-        )
+        return self._template.render({
+            **self._given,
+            "messages": messages,
+            "add_generation_prompt": add_generation_prompt,
+        })
 
     def parts(self, system: str) -> tuple[list[str], str]:
         """Return (the parts of the prompt, how the template trims the user's message).

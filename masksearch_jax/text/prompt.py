@@ -115,7 +115,7 @@ def after_opened(turn: str, opened: str) -> str:
 def observation(hits: Sequence[TitledText], tokenizer: Encoder, max_tokens: int) -> list[int]:
     """Return the ids of the information block that shows `hits`, best first.
 
-    Tags inside titles and texts are neutralised (design decision 9). The block is cut between whole tokens and
+    Tags inside titles and texts are neutralised. The block is cut between whole tokens and
     characters to at most `max_tokens`, including its closing tag, which is never cut. Raises ValueError if not even the
     tags fit.
     """

@@ -9,8 +9,7 @@ Text is data: `<|im_end|>` in a passage becomes ordinary tokens, never the contr
 `cut_control` make control tokens, and text/chat_template.py calls them on texts of the template. Control tokens are
 the special tokens of the folder, and other added tokens that its chat template spells (`<｜User｜>` of DeepSeek). Our
 tags are no control tokens. Where a fine-tuned checkpoint has added them as tokens, special or not, each tag is that one
-token, as in our own tokenizers. text/tags.py keeps tags out of passages and results before these are encoded (design
-decision 9).
+token, as in our own tokenizers. text/tags.py keeps tags out of passages and results before these are encoded.
 """
 
 import functools

@@ -20,7 +20,7 @@ SPAN_SEPARATOR = ";"
 
 
 def neutralise(text: str) -> str:
-    """Return text in which none of our tags survives: '<search>' becomes '(search)' (design decision 9).
+    """Return text in which none of our tags survives: '<search>' becomes '(search)'.
 
     Halves of characters (lone surrogates, which JSON can spell and no tokenizer accepts) become U+FFFD.
     """

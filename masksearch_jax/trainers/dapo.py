@@ -4,7 +4,7 @@ In: tasks in W/data, an SFT checkpoint, a searcher. Out: W/dapo/checkpoints, met
 One iteration is, in order: rollouts of whole groups (dynamic sampling with refill), rewards, advantages over a group,
 old log-probs by the trainer, several optimizer steps with clip-higher and a token-mean loss, evaluation, checkpoint.
 There is no KL term and no entropy bonus, as in the paper. A checkpoint is saved between iterations and holds everything
-that the next iteration depends on, so that a killed and resumed run equals an uninterrupted one (design decision 7).
+that the next iteration depends on, so that a killed and resumed run equals an uninterrupted one.
 With `staleness` 1, which is off by default and not in the paper, the next rollout batch is sampled with the old
 parameters while this one is trained on (sampler.py). Token-level truncated importance weights correct the lag.
 With several processes, the engine returns the same trajectories in the same order on each, so that all of them do the

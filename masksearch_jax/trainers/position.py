@@ -1,6 +1,6 @@
 """Where a run of DAPO stands between two iterations: what a checkpoint holds beside the train state.
 
-A resumed run continues from it, and equals an uninterrupted one (design decision 7).
+A resumed run continues from it, and equals an uninterrupted one.
 """
 
 import dataclasses

@@ -2,8 +2,7 @@
 
 In: the policy's parameters, the stream of tasks, an engine. Out: groups ordered by id, and statistics. A group's id is
 the global index of its prompt in the stream, so a prompt that comes twice makes two groups. All random bits of an
-episode are keyed by (group, sample) and the seed, so thread timing and batch composition change no token (design
-decision 7).
+episode are keyed by (group, sample) and the seed, so thread timing and batch composition change no token.
 """
 
 import collections

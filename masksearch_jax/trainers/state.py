@@ -79,7 +79,7 @@ def accumulate(loss_fn: LossFn, params: Any, micro_batches: Any) -> tuple[Any, j
     """Return (grads, loss sum, count, sums), added over micro-batches; grads is the gradient of the loss sum.
 
     params: the trained parameters. micro_batches: their number is the leading axis of every leaf.
-    Nothing is divided here, so any split into micro-batches gives the same result (design decision 5). The sums are
+    Nothing is divided here, so any split into micro-batches gives the same result. The sums are
     float32 whatever the dtype of the parameters, because bfloat16 cannot count beyond 256 in steps of one. So the
     gradient of bfloat16 parameters takes four bytes per parameter.
     """

@@ -25,9 +25,13 @@ PATIENCE_S = 1500  # on a busy machine
 
 
 def start_server(port, log):
-    server = subprocess.Popen(
-        [sys.executable, ROOT / "tests" / "chat_server.py", str(port), "scripted_teacher:write", str(log)]
-    )
+    server = subprocess.Popen([
+        sys.executable,
+        ROOT / "tests" / "chat_server.py",
+        str(port),
+        "scripted_teacher:write",
+        str(log),
+    ])
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):

@@ -31,11 +31,11 @@ def test_changes_are_those_of_the_configs(configurations):
     rate = found["sft.optimizer.learning_rate"]
     assert rate.default == 0.02 and "with `pretrained`" in rate.changes["1e-05"]
     assert "prepare:wikipedia" in found["prepare.tokenizer.vocab_size"].changes["32768"]
-    assert found["search.hits"].changes["3"] == [":slice", "recipes"]
+    assert found["search.hits"].changes["3"] == [":dump", "recipes"]
 
 
 def test_variants_are_those_that_a_config_names():
-    assert reference.variants("quickstart") == ["proof", "strong", "slice"]
+    assert reference.variants("quickstart") == ["proof", "strong", "dump"]
     assert reference.variants("prepare") == ["wikipedia"] and reference.variants("evolve") == []
 
 

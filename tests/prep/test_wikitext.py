@@ -293,9 +293,9 @@ def test_short_sections_join_their_neighbour():
 def test_sentences_stay_whole_and_in_order():
     rng = random.Random(1)
     for _ in range(50):
-        doc = document(
-            *[[rng.randrange(3, 60) for _ in range(rng.randrange(1, 12))] for _ in range(rng.randrange(1, 6))]
-        )
+        doc = document(*[
+            [rng.randrange(3, 60) for _ in range(rng.randrange(1, 12))] for _ in range(rng.randrange(1, 6))
+        ])
         joined = " ".join(p.text for p in passage_cutting.cut(doc, "T"))
         assert joined == " ".join(p.text for p in doc.paragraphs)
 

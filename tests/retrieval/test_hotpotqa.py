@@ -56,12 +56,10 @@ def recalls(searcher, questions):
     """Returns for each k the mean share of a question's supporting titles among its first k hits."""
     found = searcher.search([Query(question) for question, _ in questions], 10)
     return {
-        k: np.mean(
-            [
-                len({hit.title for hit in hits[:k]} & titles) / len(titles)
-                for hits, (_, titles) in zip(found, questions, strict=True)
-            ]
-        )
+        k: np.mean([
+            len({hit.title for hit in hits[:k]} & titles) / len(titles)
+            for hits, (_, titles) in zip(found, questions, strict=True)
+        ])
         for k in REFERENCE
     }
 

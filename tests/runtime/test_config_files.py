@@ -16,8 +16,8 @@ def test_the_working_directory_comes_first(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "dapo.py").write_text("")
-    assert config_files.find_config("configs/dapo.py:slice") == "configs/dapo.py:slice"
-    assert config_files.find_config("configs/sft.py:slice") == f"{ROOT / 'configs' / 'sft.py'}:slice"
+    assert config_files.find_config("configs/dapo.py:dump") == "configs/dapo.py:dump"
+    assert config_files.find_config("configs/sft.py:dump") == f"{ROOT / 'configs' / 'sft.py'}:dump"
     assert config_files.find_config(str(tmp_path / "configs" / "dapo.py")) == str(tmp_path / "configs" / "dapo.py")
 
 

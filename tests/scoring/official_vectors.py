@@ -68,9 +68,13 @@ def short_cases(seed, most_golds, plain=False):
 
 
 def value(rng):
-    return rng.choice(
-        [rng.randrange(10, 10**7), round(rng.uniform(0, 99), 1), rng.random() < 0.5, phrase(rng, 3), rng.choice(NAMES)]
-    )
+    return rng.choice([
+        rng.randrange(10, 10**7),
+        round(rng.uniform(0, 99), 1),
+        rng.random() < 0.5,
+        phrase(rng, 3),
+        rng.choice(NAMES),
+    ])
 
 
 def fanout_cases(seed):

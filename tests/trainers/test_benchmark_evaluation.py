@@ -97,7 +97,7 @@ def test_hotpotqa_and_fanoutqa_from_their_official_files(data_dir, tmp_path):
     assert written["examples"]["test"]["qa_hotpotqa"] == [100]
     assert written["examples"]["test"]["qa_fanoutqa"] == [310]
     assert written["examples"]["test"]["qa"] == [100] and "qa" not in written["examples"]["train"]  # all are tested
-    cfg = evaluate_page.get_config("slice")
+    cfg = evaluate_page.get_config("dump")
     cfg.evaluate.episodes.update(dict.fromkeys(cfg.evaluate.episodes, 0))
     cfg.evaluate.benchmarks.update({"hotpotqa": 40, "fanoutqa": 24})
     context = RunContext(cfg, workdir)

@@ -169,12 +169,12 @@ def test_hotpotqa_end_to_end(data_dir, tmp_path):
         environment = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "JAX_DISABLE_MOST_OPTIMIZATIONS")}
         subprocess.run([*line, *flags], cwd=ROOT, env=environment, check=True)
 
-    run("stage2_sft.py:slice", *sources, "--config.sft.steps=20")
+    run("stage2_sft.py:dump", *sources, "--config.sft.steps=20")
     run(
-        "stage2_dapo.py:slice", *sources, f"--config.start={workdir / 'sft'}", "--config.dapo.iterations=1",
+        "stage2_dapo.py:dump", *sources, f"--config.start={workdir / 'sft'}", "--config.dapo.iterations=1",
         "--config.dapo.dynamic_sampling=False", "--config.dapo.max_generations=1",
     )  # fmt: skip
-    page = evaluate_page.get_config("slice")
+    page = evaluate_page.get_config("dump")
     page.mesh.data = 1
     page.evaluate.episodes.update({"ramp_1": 2, "ramp_2": 0, "ramp_3": 0, "ramp_4": 0})
     context = RunContext(page, workdir)

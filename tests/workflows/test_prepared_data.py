@@ -32,7 +32,7 @@ def page(module=dapo, arg="", **changes):
     return cfg
 
 
-@pytest.mark.parametrize("module, arg", [(dapo, ""), (dapo, "slice"), (evolve, ""), (real, ""), (stage2_sft, "slice")])
+@pytest.mark.parametrize("module, arg", [(dapo, ""), (dapo, "dump"), (evolve, ""), (real, ""), (stage2_sft, "dump")])
 def test_the_line_that_made_the_data_finds_it_again(tmp_path, capsys, module, arg):
     cfg = page(module, arg)
     prepared(tmp_path, cfg.prepare)
@@ -77,10 +77,10 @@ def test_data_of_the_command_prepare_is_trained_on_by_a_page_that_says_nothing_o
     assert "is used as it was prepared" in said and "prepare.tasks.span_weights.date 1.0 (here 0.5)" in said
     assert all(f"prepare.{name.replace('__', '.')}" in said for name in changes) and said.count("\n") == 1
     if "dump" in changes:  # given again, as prepare was given it, or not at all
-        training.ensure_data(page(arg="slice", prepare__dump=changes["dump"]), tmp_path)
-        training.ensure_data(page(arg="slice"), tmp_path)
+        training.ensure_data(page(arg="dump", prepare__dump=changes["dump"]), tmp_path)
+        training.ensure_data(page(arg="dump"), tmp_path)
         with pytest.raises(ValueError, match=r'prepare.dump is "wiki.xml.bz2" there and "other.xml" here'):
-            training.ensure_data(page(arg="slice", prepare__dump="other.xml"), tmp_path)
+            training.ensure_data(page(arg="dump", prepare__dump="other.xml"), tmp_path)
 
 
 def test_a_page_of_its_own_states_what_it_says(tmp_path):

@@ -1,8 +1,8 @@
 """Write a report page as one HTML file without URLs or companion files. It is readable on a phone, in light and dark.
 
-The template escapes every text of the page, since retrieved passages and what a policy wrote are data (design decision
-9). The content security policy names the page's one script, the filter of settings, by its hash. Nothing else runs or
-loads, even if a text slipped through unescaped. jinja2 is imported when a page is written.
+The template escapes every text of the page, since retrieved passages and what a policy wrote are data. The content
+security policy names the page's one script, the filter of settings, by its hash. Nothing else runs or loads, even if a
+text slipped through unescaped. jinja2 is imported when a page is written.
 """
 
 import base64

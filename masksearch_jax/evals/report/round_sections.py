@@ -80,9 +80,11 @@ def _charts(rounds: Sequence[Mapping[str, Any]]) -> tuple[Chart, ...]:
     recalls, accepted = {}, {}
     for one in rounds:
         for suite, summary in one.get("held_out", {}).items():
-            recalls.setdefault(task_label(suite), []).append(
-                (one["round"], summary["recall"], summary.get("recall_se"))
-            )
+            recalls.setdefault(task_label(suite), []).append((
+                one["round"],
+                summary["recall"],
+                summary.get("recall_se"),
+            ))
         for task, own in one["tasks"].items():
             accepted.setdefault(task_label(task), []).append((one["round"], own["acceptance"], None))
     sizes = {"all tasks": [(one["round"], sum(one["set"].values()), None) for one in rounds]}

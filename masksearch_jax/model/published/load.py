@@ -1,4 +1,4 @@
-"""Load published checkpoints into our parameters: safetensors files, never pickles (design decision 9).
+"""Load published checkpoints into our parameters: safetensors files, never pickles.
 
 Enters: a folder as transformers writes it, with config.json and model.safetensors, or shards with an index. Leaves:
 stacked [L, ...] parameters in their sharded layout. Tensors are read one by one, and of each only the slices that the

@@ -2,7 +2,7 @@
 
 Enters: a checkpoint folder (config.json, model.safetensors, tokenizer.json or vocab.txt; sentence-transformers'
 1_Pooling/config.json if there) and texts. Leaves: float32 [n, D] unit vectors. Queries are computed on the host's CPU,
-because the accelerator belongs to the policy (design decision 4). Passages are too, unless devices='local' gives their
+because the accelerator belongs to the policy. Passages are too, unless devices='local' gives their
 batches to all local devices of JAX's default platform. Left out: RoBERTa relatives, several safetensors shards.
 """
 

@@ -1,4 +1,4 @@
-"""Find passages that repeat one another: a copy in the index would give a RAMP task its answer (design decision 10).
+"""Find passages that repeat one another: a copy in the index would give a RAMP task its answer.
 
 Enters: the passages of an index, in row order. Leaves: for each row, the rows that share with it at least `threshold`
 of the shingles (runs of five words) of the shorter of the two. This does not depend on the encoder and takes linear

@@ -6,7 +6,8 @@ themselves, which stay on disk, mapped. More vectors than `shard_size` make seve
 after the other, so that memory holds one at a time, searched in turn, and merged by exact score. Rows are positions;
 ids are stored beside the index, because ScaNN would pickle them. Queries go in batches of one fixed width, because a
 tree answers a query differently at another batch size, whatever the other queries are. Searching while another thread
-changes an index crashes the process (seen in 1.4.2), so nothing here changes one. Left out: updates.
+changes an index crashes the process (seen in 1.4.2), so nothing here changes one. Left out: updates, and the
+settings (index_settings.py; a run sets them in configs/prepare.py, `retrieval.scann`).
 """
 
 import dataclasses

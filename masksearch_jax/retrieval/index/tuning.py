@@ -48,14 +48,12 @@ def tune(
         # At as many leaves, more reordered candidates only cost more: the next number has to do with fewer leaves.
         leaves = [count for count in leaves if count < found.plan.leaves_to_search]
         seconds = min(_seconds(found, truth.queries, truth.k) for _ in range(_ROUNDS))
-        tried.append(
-            {
-                "leaves_to_search": found.plan.leaves_to_search,
-                "reorder": reorder,
-                "recall": round(truth.measure(found), 4),
-                "us_a_query": round(1e6 * seconds / len(truth.queries), 1),
-            }
-        )
+        tried.append({
+            "leaves_to_search": found.plan.leaves_to_search,
+            "reorder": reorder,
+            "recall": round(truth.measure(found), 4),
+            "us_a_query": round(1e6 * seconds / len(truth.queries), 1),
+        })
         if best is None or seconds < best[0]:
             best = seconds, found
     if best is None:  # then all leaves are still there
