@@ -22,6 +22,12 @@ def test_links_and_anchors_resolve(page):
     assert not missing
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_no_page_holds_the_marks_of_an_unfinished_merge(page):
+    marks = [line for line in page.read_text(encoding="utf-8").splitlines() if line.startswith(("<<<<<<<", ">>>>>>>"))]
+    assert marks == []
+
+
 def test_every_page_is_in_the_navigation():
     def files(entries):
         for entry in entries:
