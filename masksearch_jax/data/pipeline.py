@@ -3,9 +3,11 @@
 Enters: files of `records.Demonstration` or `records.Task`, one list of epoch files per task, and a curriculum.
 Leaves: Grain iterators. One global cursor counts the examples drawn, and the curriculum maps it to a task. Each task
 has its own cursor. In epoch e a task reads its file e mod E, of E files, in a permutation that is specific to (task,
-epoch). The state consists of these integers. Batches are global, and each host takes its own rows. Left out: worker
-processes and read threads. They are slower here than none (the work is Python), and the state would depend on their
-number.
+epoch). The state consists of these integers. Batches are global, and each host takes its own rows.
+Reading, cutting and shuffling a file are Grain's (MapDataset.source, slice, shuffle). Ours is what Grain has no
+operation for: a mixture that changes from phase to phase under one cursor, and a batch that ends where the next example
+fits no row. Left out: worker processes and read threads. They are slower here than none (the work is Python), and the
+state would depend on their number.
 """
 
 import bisect
@@ -27,8 +29,6 @@ from masksearch_jax.data.token_permutation import TokenPermutation
 
 # Keeps the shuffle seeds distinct from other random streams that are keyed by the same integers.
 _SHUFFLE_STREAM = 0x73687566
-# As in Grain's own shuffle, the permutation is computed and not stored, so that every position costs the same.
-_SHUFFLE_ROUNDS = 4
 _EPOCH_FILE = re.compile(r"epoch_(\d+)\.array_record")  # or its shards, see records.files
 
 
@@ -52,6 +52,7 @@ class _TaskFiles:
         self._sources = [grain.sources.ArrayRecordDataSource([str(f) for f in records.files(path)]) for path in files]
         self._sizes = [math.ceil(share * len(source)) for source in self._sources]
         self._ends = list(itertools.accumulate(self._sizes))
+        self._shuffled: tuple[int, grain.MapDataset[bytes]] | None = None  # the epoch that is being read
         empty = [str(path) for path, source in zip(files, self._sources, strict=True) if len(source) == 0]
         if empty:
             raise ValueError(f"task {task}: no records in {', '.join(empty)}; prepare the data again")
@@ -66,19 +67,19 @@ class _TaskFiles:
         number = bisect.bisect_right(self._ends, within)
         epoch = cycle * len(self._sources) + number
         start = self._ends[number - 1] if number else 0
-        source = self._sources[number]
+        if self._shuffled is None or self._shuffled[0] != epoch:
+            self._shuffled = (epoch, self._shuffle(number, epoch))
+        try:
+            return epoch, self._shuffled[1][within - start]
+        except RuntimeError as error:
+            raise records.damaged(self._paths[number], f"position {within - start} of epoch {epoch}", error) from error
+
+    def _shuffle(self, number: int, epoch: int) -> grain.MapDataset[bytes]:
+        """Return the used records of one file in the order of one epoch; Grain computes the order and stores nothing."""
         # A SeedSequence takes no negative integers, and some stream ids are negative.
         key = np.random.SeedSequence([_SHUFFLE_STREAM, self._seed, self._stream % (1 << 32), epoch])
-        shuffled = grain.experimental.index_shuffle(
-            within - start,
-            max_index=self._sizes[number] - 1,
-            seed=int(key.generate_state(1)[0]),
-            rounds=_SHUFFLE_ROUNDS,
-        )
-        try:
-            return epoch, source[shuffled]
-        except RuntimeError as error:
-            raise records.damaged(self._paths[number], f"record {shuffled}", error) from error
+        used = grain.MapDataset.source(self._sources[number])[: self._sizes[number]]
+        return used.shuffle(seed=int(key.generate_state(1)[0]))
 
 
 class _Draws:

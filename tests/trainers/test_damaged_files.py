@@ -16,7 +16,6 @@ from masksearch_jax.workflows import (
     diagnosis,
     evaluation,
     reporting,
-    search_server,
     synthesis_stage,
     training,
 )
@@ -40,11 +39,12 @@ def call(command, workdir, cfg, tmp_path):
         reporting.write(workdir)
     elif command == "serve_search":
         from configs import serve_search as page
+        from masksearch_jax.retrieval.service import endpoints, wire
 
-        settings = search_server.ServiceSettings(
-            ("all",), 3, search_server.wire.Limits(**page.get_config().limits.to_dict()), 1, 8, 1.0, 1 << 15
+        settings = endpoints.ServiceSettings(
+            ("all",), 3, wire.Limits(**page.get_config().limits.to_dict()), 1, 8, 1.0, 1 << 15
         )
-        search_server.Service(workdir, settings, dict)._open()
+        endpoints.Service(workdir, settings, dict)._open()
     elif command == "convert":
         conversion.to_published(workdir / "dapo", tmp_path / "out")
 
@@ -162,10 +162,10 @@ def test_a_workdir_that_cannot_be_written_ends_an_entry_with_a_sentence(tmp_path
 
 
 def test_a_bad_variant_of_a_config_is_one_sentence():
-    """ml_collections raises it while flags are parsed, where `entry.start` catches ValueError."""
+    """ml_collections raises it while flags are parsed, where `cli.run` catches ValueError."""
     from configs import dapo
 
-    with pytest.raises(ValueError, match="configs/dapo.py takes one of slice, .*got 'nonsense'"):
+    with pytest.raises(ValueError, match="configs/dapo.py takes one of dump, .*got 'nonsense'"):
         dapo.get_config("nonsense")
 
 
