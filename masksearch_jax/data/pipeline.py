@@ -75,7 +75,7 @@ class _TaskFiles:
             raise records.damaged(self._paths[number], f"position {within - start} of epoch {epoch}", error) from error
 
     def _shuffle(self, number: int, epoch: int) -> grain.MapDataset[bytes]:
-        """Return the used records of one file in the order of one epoch; Grain computes the order and stores nothing."""
+        """Return the used records of a file in the order of an epoch. Grain computes the order and stores nothing."""
         # A SeedSequence takes no negative integers, and some stream ids are negative.
         key = np.random.SeedSequence([_SHUFFLE_STREAM, self._seed, self._stream % (1 << 32), epoch])
         used = grain.MapDataset.source(self._sources[number])[: self._sizes[number]]
