@@ -59,6 +59,12 @@ def test_the_help_of_a_config_lists_its_variants_and_every_setting():
     assert wrong.returncode == 1 and "takes one of short, proof" in wrong.stderr
 
 
+def test_a_reader_of_the_help_may_stop_early():
+    line = f"{sys.executable} -m masksearch_jax.train --config=configs/dapo.py --help | head -1; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", line], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[1:] == ["0"] and done.stderr == ""
+
+
 def test_every_config_that_takes_an_argument_says_which():
     for file in (ROOT / "configs").glob("*.py"):
         text = file.read_text()

@@ -69,7 +69,7 @@ def run(main: Callable[[list[str]], Any], takes_config: bool = False) -> None:
     def parse(argv: list[str]) -> list[str]:
         try:
             if help_page.asked_for(argv):
-                print(help_page.text(argv, takes_config))
+                help_page.show(help_page.text(argv, takes_config))
                 raise SystemExit(0)
             return flags.FLAGS(_with_found_config(argv))
         except (AttributeError, TypeError, ValueError, flags.Error, FileNotFoundError) as error:

@@ -4,6 +4,7 @@ Enters: the arguments of a command. Leaves: text. No JAX is imported, so the hel
 """
 
 import ast
+import os
 import runpy
 import sys
 from collections.abc import Iterator, Sequence
@@ -35,6 +36,14 @@ def text(argv: Sequence[str], takes_config: bool) -> str:
         named = _config_of(argv)
         parts += [_settings(named)] if named else [_configs(), _HOW]
     return "\n\n".join(parts)
+
+
+def show(help_text: str) -> None:
+    """Print the help. A reader that stops early, such as `head`, is no error."""
+    try:
+        print(help_text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it ends
 
 
 _HOW = (
