@@ -60,8 +60,9 @@ def test_the_help_of_a_config_lists_its_variants_and_every_setting():
 
 
 def test_a_reader_of_the_help_may_stop_early():
-    line = f"{sys.executable} -m masksearch_jax.train --config=configs/dapo.py --help | head -1; echo ${{PIPESTATUS[0]}}"
-    done = subprocess.run(["bash", "-c", line], cwd=ROOT, capture_output=True, text=True, check=True)
+    line = f"{sys.executable} -m masksearch_jax.train --config=configs/dapo.py --help"
+    script = f"{line} | head -1; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[1:] == ["0"] and done.stderr == ""
 
 
