@@ -150,12 +150,16 @@ def test_the_benchmark_ends_by_itself_and_prints_a_line(monkeypatch, capsys):
 
 
 def test_the_benchmark_says_why_its_server_did_not_start(monkeypatch, tmp_path):
-    """In a folder without the package the server dies at once: no load is put on a port that nobody has."""
+    """The server of another checkout dies at once: no load is put on a port that nobody has."""
     from benchmarks import service
 
+    package = tmp_path / "masksearch_jax"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "serve_search.py").write_text("raise SystemExit('this checkout is broken')")
     monkeypatch.setattr("sys.argv", ["service", "--clients=2", "--passages=200", f"--against={tmp_path}"])
     monkeypatch.setenv("PYTHONPATH", "")
-    with pytest.raises(SystemExit, match="(?s)ended with status 1 at its start:.*No module named"):
+    with pytest.raises(SystemExit, match="(?s)ended with status 1 at its start:.*checkout is broken"):
         service.main()
 
 
