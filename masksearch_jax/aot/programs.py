@@ -20,7 +20,6 @@ import importlib.util
 import re
 import time
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +35,7 @@ from masksearch_jax.model.policy import Policy
 from masksearch_jax.rl.update_batch import UpdateBatch
 from masksearch_jax.rollout import bucketing, device_programs
 from masksearch_jax.runtime import mesh as mesh_lib
+from masksearch_jax.runtime.types import ConfigSection, JsonObject, Pytree
 from masksearch_jax.text.stop_automaton import StopTable
 from masksearch_jax.trainers import dapo_programs, sft, updates
 from masksearch_jax.trainers import optimizer as optimizer_lib
@@ -65,7 +65,7 @@ class Program:
 
     name: str
     phase: str
-    lower: Callable[[], Any]
+    lower: Callable[[], jax.stages.Lowered]
     uses: tuple[str, ...]
     trips: int = 1
 
@@ -78,7 +78,7 @@ class StagePrograms:
     """
 
     programs: list[Program]
-    resident: dict[str, Any]
+    resident: JsonObject
     phases: dict[str, tuple[str, ...]]
 
 
@@ -115,7 +115,7 @@ class Report:
         return self.beside + self.hbm_bytes
 
 
-def policy_of(cfg: Any, mesh: jax.sharding.Mesh) -> Policy:
+def policy_of(cfg: ConfigSection, mesh: jax.sharding.Mesh) -> Policy:
     """Return the config's model and adapters on a mesh, with the attention backend that the stage takes there.
 
     A vocabulary size that would come from the tokenizer is replaced by a stand-in. Raises ValueError if the config
@@ -127,14 +127,14 @@ def policy_of(cfg: Any, mesh: jax.sharding.Mesh) -> Policy:
     return Policy(packed_attention.choose(found, mesh, row_lengths), mesh)
 
 
-def make_mesh(cfg: Any, slice_: topology.Topology) -> jax.sharding.Mesh:
+def make_mesh(cfg: ConfigSection, slice_: topology.Topology) -> jax.sharding.Mesh:
     """Return the config's mesh over devices that are only described.
 
     Raises ValueError without libtpu, or if the mesh does not fit the slice.
     """
     if importlib.util.find_spec("libtpu") is None:
         raise ValueError("libtpu is not installed: pip install -c launch/constraints.txt -e '.[tpu]'")
-    options: dict[str, Any] = {"chips_per_host_bounds": slice_.host_bounds}
+    options: JsonObject = {"chips_per_host_bounds": slice_.host_bounds}
     if slice_.generation.name == "v4":
         options["chip_config_name"] = "megacore"  # one device per chip, as in the other generations
     if cfg.mesh.dcn_data > 1:
@@ -143,7 +143,7 @@ def make_mesh(cfg: Any, slice_: topology.Topology) -> jax.sharding.Mesh:
     return mesh_lib.make_mesh(**cfg.mesh.to_dict(), devices=devices)
 
 
-def stage_programs(cfg: Any, mesh: jax.sharding.Mesh) -> StagePrograms:
+def stage_programs(cfg: ConfigSection, mesh: jax.sharding.Mesh) -> StagePrograms:
     """Return the programs of `cfg.stage`, each only for the largest of its shapes, which needs the most memory."""
     make = {"sft": _sft, "dapo": _dapo}
     if cfg.stage not in make:
@@ -260,7 +260,7 @@ def _ends(cfg):
     return bucketing.to_the_end(cfg.rollout.context_lengths, total)
 
 
-def per_chip(tree: Any) -> int:
+def per_chip(tree: Pytree) -> int:
     """Return the bytes on one chip of a tree of ShapeDtypeStructs with shardings, with the padding of the layouts."""
     leaves = jax.tree.leaves(tree)
     compiled = jax.jit(lambda *_: jnp.zeros(()), keep_unused=True).lower(*leaves).compile()
@@ -268,7 +268,7 @@ def per_chip(tree: Any) -> int:
 
 
 def compile_stage(
-    cfg: Any, slice_: topology.Topology, only: str = "", show: Callable[[str], None] = lambda line: None
+    cfg: ConfigSection, slice_: topology.Topology, only: str = "", show: Callable[[str], None] = lambda line: None
 ) -> tuple[dict[str, int], list[Report]]:
     """Compile the stage's programs; return the bytes per chip of each resident tree, and a report for each program.
 
@@ -348,7 +348,9 @@ def overflow(message: str) -> str:
     return f"it needs {needed:.2f} GiB and there are {there:.2f}, {needed - there:.2f} too little"
 
 
-def summary(cfg: Any, name: str, slice_: topology.Topology, sizes: dict[str, int], reports: list[Report]) -> dict:
+def summary(
+    cfg: ConfigSection, name: str, slice_: topology.Topology, sizes: dict[str, int], reports: list[Report]
+) -> dict:
     """Return the content of the --json file. resident_bytes, peak_bytes: of the program that needs the most memory."""
     largest = max(reports, key=lambda report: report.peak_bytes)
     return {

@@ -6,10 +6,10 @@ The readers raise FileNotFoundError that says what to download, and ValueError t
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 from masksearch_jax.evals import question_files as files
 from masksearch_jax.evals.question_files import Question
+from masksearch_jax.runtime.types import JsonObject
 
 HOTPOTQA = "download hotpot_dev_distractor_v1.json (or a training file) from http://curtis.ml.cmu.edu/datasets/hotpot/"
 TWO_WIKI = (
@@ -93,7 +93,7 @@ def read_bamboogle(path: Path | str) -> list[Question]:
     ]
 
 
-def _hotpotqa(entry: dict[str, Any], where: str) -> Question:
+def _hotpotqa(entry: JsonObject, where: str) -> Question:
     texts = [files.text(entry, field, where) for field in ("_id", "question", "answer")]
     facts = entry.get("supporting_facts")
     if not isinstance(facts, list) or any(
@@ -111,8 +111,8 @@ def _hotpotqa(entry: dict[str, Any], where: str) -> Question:
     return Question(texts[0], texts[1], [texts[2]], titles, details=details)
 
 
-def _capitalised(entry: dict[str, Any], where: str) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def _capitalised(entry: JsonObject, where: str) -> JsonObject:
+    found: JsonObject = {}
     for name, value in entry.items():
         if name.capitalize() in found:
             raise ValueError(f"{where}: two fields are named {name.capitalize()!r}, of which one would be lost")

@@ -30,6 +30,7 @@ from masksearch_jax.rollout import device_programs, episode
 from masksearch_jax.rollout.engine import RolloutConfig, RolloutEngine
 from masksearch_jax.rollout.request import Request
 from masksearch_jax.rollout.trajectory import StopReason, Trajectory, Turn
+from masksearch_jax.runtime.types import Json, Params
 from masksearch_jax.text import prompt, tags
 from masksearch_jax.text.chat_template import ChatTemplate, open_chat_template
 from masksearch_jax.text.tokenizer_protocol import Tokenizer
@@ -92,13 +93,13 @@ class LocalModel:
         self,
         name: str,
         cfg: RolloutConfig,
-        model_cfg: Any,
-        params: Any,
+        model_cfg: Any,  # a ModelConfig and a jax.sharding.Mesh, which are only handed to the rollout engine
+        params: Params,
         tokenizer: Tokenizer,
         mesh: Any,
         chat: str,
         temperature: float,
-        chat_variables: Mapping[str, Any] | None = None,
+        chat_variables: Mapping[str, Json] | None = None,
     ):
         """Build the engine and start the thread that runs it.
 

@@ -9,7 +9,8 @@ fence is an error. Each step reads on from where the last one stopped, so the ti
 
 import json
 import re
-from typing import Any
+
+from masksearch_jax.runtime.types import Json
 
 _MARK = "\ufeff"  # byte-order mark
 _END_TOKENS = (
@@ -27,7 +28,7 @@ _FINAL, _MESSAGE = "<|channel|>final", "<|message|>"
 _BARE_ANALYSIS, _BARE_FINAL = "analysis", "assistantfinal"
 
 
-def read_value(text: str, decoder: json.JSONDecoder) -> Any:
+def read_value(text: str, decoder: json.JSONDecoder) -> Json:
     """Return the JSON value of a reply.
 
     Raises ValueError that says what is wrong (json.JSONDecodeError if it is the JSON), and RecursionError for a value
@@ -87,7 +88,7 @@ def _after_thoughts(text: str, start: int, end: int) -> int:
         start = _SPACE.match(text, closed.end(), end).end()
 
 
-def _value(text: str, decoder: json.JSONDecoder) -> Any:
+def _value(text: str, decoder: json.JSONDecoder) -> Json:
     if text.startswith(("{", "[")) or "```" not in text:
         return decoder.decode(text)
     found, place, fault, tried = [], 0, None, 0

@@ -11,11 +11,15 @@ import json
 import types
 import typing
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from masksearch_jax.llm import reply_text
 from masksearch_jax.llm.chat_types import Message, Sampling
 from masksearch_jax.llm.client import Client
+from masksearch_jax.runtime.types import Json, JsonObject, Setting
+
+# A type hint of a field: a class, Literal[..] or list[..], which have no type in common.
+Hint: TypeAlias = Any
 
 Reply = TypeVar("Reply")
 
@@ -34,7 +38,7 @@ def ask(
     sampling: Sampling,
     attempts: int = 3,
     check: Callable[[Reply], str] = lambda reply: "",
-    **limits: Any,
+    **limits: Setting,
 ) -> Reply:
     """Ask the model and return its reply as `kind`.
 
@@ -77,7 +81,7 @@ def shape(kind: type) -> str:
     return f"one JSON object, nothing around it, of the form {json.dumps(_example(kind))}"
 
 
-def _example(kind: Any) -> Any:
+def _example(kind: Hint) -> Json:
     if dataclasses.is_dataclass(kind):
         return {field.name: _example(hint) for field, hint in _fields(kind)}
     if typing.get_origin(kind) is typing.Literal:
@@ -87,12 +91,12 @@ def _example(kind: Any) -> Any:
     return {str: "...", bool: True, int: 1}[kind]
 
 
-def _fields(kind: type) -> list[tuple[dataclasses.Field, Any]]:
+def _fields(kind: type) -> list[tuple[dataclasses.Field, Hint]]:
     hints = typing.get_type_hints(kind)
     return [(field, hints[field.name]) for field in dataclasses.fields(kind)]
 
 
-def _read(value: Any, kind: Any, where: str) -> Any:
+def _read(value: Json, kind: Hint, where: str) -> Json:
     """Return a JSON value as `kind`. Raises ValueError, in which `where` names the value."""
     if dataclasses.is_dataclass(kind):
         names = [field.name for field, _ in _fields(kind)]
@@ -117,7 +121,7 @@ def _read(value: Any, kind: Any, where: str) -> Any:
     return value
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique(pairs: list[tuple[str, Json]]) -> JsonObject:
     if len(found := dict(pairs)) < len(pairs):
         raise ValueError("a key stands twice in one object")
     return found

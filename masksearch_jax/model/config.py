@@ -8,9 +8,10 @@ on any machine.
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import jax.numpy as jnp
+
+from masksearch_jax.runtime.types import Json, Setting
 
 MLPS = ("swiglu", "geglu", "relu2")
 ROPE_SCALINGS = ("none", "linear", "llama3")
@@ -52,7 +53,7 @@ class LoraConfig:
                 )
 
 
-def lora_from_config(section: Mapping[str, Any]) -> LoraConfig | None:
+def lora_from_config(section: Mapping[str, Json]) -> LoraConfig | None:
     """Return the LoraConfig of a config's `lora` section (or of a JSON file), or None if its rank is 0.
 
     Raises ValueError for values that LoraConfig refuses.
@@ -198,7 +199,7 @@ class ModelConfig:
         return math.sqrt(self.query_scalar or self.head_dim)
 
 
-def from_config(section: Mapping[str, Any], **override: Any) -> ModelConfig:
+def from_config(section: Mapping[str, Json], **override: Setting) -> ModelConfig:
     """Build a `ModelConfig` from a config section (ml_collections ConfigDict or dict).
 
     override: values that take precedence over the section, such as `vocab_size` read from the tokenizer.

@@ -7,13 +7,14 @@ nothing. Left out: which arrays exist and what their axes are (model/).
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from masksearch_jax.runtime.types import Params, Pytree
 
 # data: copies of the weights, each with its part of the batch. fsdp: shards of both weights and batch. sequence: the
 # tokens of a long row. tensor: the heads, the MLP width and the vocabulary.
@@ -134,7 +135,7 @@ def partition_spec(
     """
     if len(axes) != len(shape):
         raise ValueError(f"array {name}: {len(axes)} logical axes {tuple(axes)} for shape {tuple(shape)}.")
-    entries: list[Any] = []
+    entries: list[str | tuple[str, ...] | None] = []
     taken: dict[str, str] = {}
     for axis, size in zip(axes, shape, strict=True):
         if axis is not None and axis not in rules:
@@ -211,12 +212,12 @@ def batch_shards() -> int:
     return math.prod(shape.get(axis, 1) for axis in ACTIVATIONS["batch"])
 
 
-def reshard(params: Any, shardings: Any, dtype: Any = None) -> Any:
+def reshard(params: Params, shardings: Pytree, dtype: Pytree = None) -> Params:
     """Move a tree of arrays into another layout inside one jitted program; see `resharder`."""
     return resharder(shardings, dtype)(params)
 
 
-def resharder(shardings: Any, dtype: Any = None) -> Any:
+def resharder(shardings: Pytree, dtype: Pytree = None) -> Callable[[Pytree], Pytree]:
     """Return the jitted program that moves a tree of arrays into another layout (TRAIN to DECODE), cached by layout.
 
     shardings: tree of NamedSharding. dtype: floating-point arrays are cast to it before they are moved; a dtype, or a

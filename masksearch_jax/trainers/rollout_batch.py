@@ -10,7 +10,6 @@ import collections
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -23,6 +22,7 @@ from masksearch_jax.rollout.engine import RolloutEngine
 from masksearch_jax.rollout.request import Request
 from masksearch_jax.rollout.trajectory import StopReason, Trajectory, Turn
 from masksearch_jax.runtime import distributed
+from masksearch_jax.runtime.types import ConfigSection, Json, JsonObject, Params
 from masksearch_jax.trainers.divergence import check_logprobs
 
 # Keeps the token permutation of a group distinct from those that SFT draws with the same seed and index.
@@ -65,9 +65,9 @@ class RolloutBatch:
 
 def generate(
     engine: RolloutEngine,
-    params: Any,
+    params: Params,
     tasks: pipeline.TaskIterator,
-    settings: Any,
+    settings: ConfigSection,
     reward_cfg: rewards.RewardConfig,
     augmentation: TokenPermutation | None,
     carried: Sequence[Group],
@@ -195,7 +195,7 @@ def measure(groups: Sequence[Group]) -> dict[str, tuple[float, float]]:
     return measured
 
 
-def to_json(group: Group) -> dict[str, Any]:
+def to_json(group: Group) -> JsonObject:
     """Return a group as JSON data, for checkpoints of carried groups.
 
     It is exact: a float32 is restored exactly from the decimal form of its double.
@@ -207,7 +207,7 @@ def to_json(group: Group) -> dict[str, Any]:
     return fields
 
 
-def from_json(fields: Mapping[str, Any]) -> Group:
+def from_json(fields: Mapping[str, Json]) -> Group:
     """Return the group that `to_json` wrote."""
     dtypes = {"ids": np.int32, "trainable": bool, "logprobs": np.float32, "versions": np.int32}
     trajectories = []

@@ -11,7 +11,6 @@ import functools
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +23,7 @@ from masksearch_jax.data.stream_fingerprint import check_fingerprint
 from masksearch_jax.model.policy import Policy
 from masksearch_jax.runtime import distributed, metrics, stop_signals
 from masksearch_jax.runtime import mesh as mesh_lib
+from masksearch_jax.runtime.types import ConfigSection, Params
 from masksearch_jax.text import tokenizer as tokenizer_lib
 from masksearch_jax.trainers import checked_permutation
 from masksearch_jax.trainers import optimizer as optimizer_lib
@@ -32,7 +32,7 @@ from masksearch_jax.trainers.row_checks import check_rows
 from masksearch_jax.trainers.stage import Evaluate, TrainingStage, changed_settings
 
 
-def loss_fn(policy: Policy, params: Any, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array, state_lib.Sums]:
+def loss_fn(policy: Policy, params: Params, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array, state_lib.Sums]:
     """Return the summed negative log-likelihood of the trainable targets, their count, and {"loss": both}.
 
     batch: int32 and bool arrays [rows, length] (data.pipeline).
@@ -66,14 +66,14 @@ def make_step(policy: Policy, tx: optax.GradientTransformation, micro_batches: i
 
 @stop_signals.deferred()  # the loop checks for a stop signal after each step
 def run(
-    cfg: Any,
+    cfg: ConfigSection,
     workdir: Path,
     policy: Policy,
     *,
     name: str = "sft",
-    params: Any = None,
+    params: Params | None = None,
     evaluate: Evaluate | None = None,
-) -> Any:
+) -> Params:
     """Train with the settings `cfg.<name>`, write to W/<name>, and return the final parameters (TRAIN layout).
 
     params: the parameters to start from (default: initialised from `cfg.seed`). With adapters they include the base,

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from masksearch_jax.agents.span_finder import SpanFinder
 from masksearch_jax.data.records import Passage
 from masksearch_jax.retrieval.index import build as index_build
@@ -23,6 +25,7 @@ from masksearch_jax.runtime import (
     metrics,
     workdir_lock,
 )
+from masksearch_jax.runtime.types import JsonObject
 from masksearch_jax.workflows import (
     llm_connection,
     prepared_data,
@@ -67,7 +70,7 @@ class SplitPassages:
                 yield passage
 
 
-def run(cfg: Any, workdir: Path) -> dict[str, Any]:
+def run(cfg: ConfigDict, workdir: Path) -> JsonObject:
     """Make `workdir`/data unless it is there, and return its manifest.
 
     Raises ValueError or FileNotFoundError for settings that cannot work, or that differ from those of finished data.
@@ -105,8 +108,8 @@ def run(cfg: Any, workdir: Path) -> dict[str, Any]:
 
 
 def _prepare(
-    cfg: Any, workdir: Path, recorded: dict[str, Any], retrieval: index_settings.IndexSettings, started: float
-) -> dict[str, Any]:
+    cfg: ConfigDict, workdir: Path, recorded: JsonObject, retrieval: index_settings.IndexSettings, started: float
+) -> JsonObject:
     """Make the data, in a workdir that this process has locked."""
     from masksearch_jax.prep import manifest, preparation
 
@@ -141,7 +144,7 @@ def _prepare(
     return written
 
 
-def _with_model(cfg: Any, data_dir: Path, cache_file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def _with_model(cfg: ConfigDict, data_dir: Path, cache_file: Path) -> tuple[JsonObject, JsonObject]:
     """Prepare with the spans of a language model. Its cache lies beside W/data, so a run that starts anew reuses it."""
     from masksearch_jax.prep import preparation
     from masksearch_jax.prep.spans import annotated_passages, candidates
@@ -149,7 +152,7 @@ def _with_model(cfg: Any, data_dir: Path, cache_file: Path) -> tuple[dict[str, A
     client = llm_connection.connect(cfg.llm, cache_file)
     asking = SpanFinder(client, llm_connection.sampling(cfg.llm))
 
-    def finder(passage_text: str, title: str, *_: Any) -> list[candidates.Span]:
+    def finder(passage_text: str, title: str, *_: object) -> list[candidates.Span]:
         return candidates.select(
             passage_text, title, [candidates.Span(*found) for found in asking(passage_text, title)]
         )
@@ -164,7 +167,7 @@ def _with_model(cfg: Any, data_dir: Path, cache_file: Path) -> tuple[dict[str, A
     return content, report | {"llm": asking.stats}
 
 
-def _with_checkpoint(cfg: Any, data_dir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def _with_checkpoint(cfg: ConfigDict, data_dir: Path) -> tuple[JsonObject, JsonObject]:
     """Prepare with the rules' spans that have the highest perplexity under a checkpoint."""
     from masksearch_jax.prep import preparation
     from masksearch_jax.prep.spans import annotated_passages
@@ -173,7 +176,7 @@ def _with_checkpoint(cfg: Any, data_dir: Path) -> tuple[dict[str, Any], dict[str
     score, tokenizer = perplexity_spans.of_checkpoint(cfg.perplexity.start)
     made: list[perplexity_spans.PerplexitySpans] = []
 
-    def choose(rules: Callable[..., Any]) -> Callable[..., Any]:
+    def choose(rules: Callable[..., object]) -> Callable[..., object]:
         made.append(perplexity_spans.PerplexitySpans(rules, score, tokenizer, cfg.perplexity.share))
         return made[0]
 
@@ -184,7 +187,7 @@ def _with_checkpoint(cfg: Any, data_dir: Path) -> tuple[dict[str, Any], dict[str
     return content, report | {"perplexity": dict(made[0].stats)}
 
 
-def _beam(cfg: Any, folder: Path) -> Any:
+def _beam(cfg: ConfigDict, folder: Path) -> Any:
     """Return the `preparation.Workers` of Apache Beam.
 
     Raises ValueError if Beam is not installed, or for settings that cannot work.
@@ -202,7 +205,7 @@ def _beam(cfg: Any, folder: Path) -> Any:
 
 def _build_indices(
     wanted: dict[str, tuple[str, ...]], settings: index_settings.IndexSettings, data_dir: Path, vectors: Path
-) -> dict[str, Any]:
+) -> JsonObject:
     store, reports = PassageStore(data_dir / "passages.array_record"), {}
     for name, splits in wanted.items():
         held = SplitPassages(store, splits)

@@ -9,7 +9,8 @@ import asyncio
 import signal
 import sys
 from pathlib import Path
-from typing import Any
+
+from ml_collections import ConfigDict
 
 from masksearch_jax.retrieval.service import wire
 from masksearch_jax.retrieval.service.endpoints import Service, ServiceSettings
@@ -17,7 +18,7 @@ from masksearch_jax.retrieval.service.http_server import Server, ServerLimits
 from masksearch_jax.workflows.settings import validate_settings
 
 
-def run(cfg: Any, workdir: Path) -> None:
+def run(cfg: ConfigDict, workdir: Path) -> None:
     """Serve until a signal stops it. Raises ValueError or FileNotFoundError for settings or data that cannot work."""
     validate_settings(cfg, "serve_search")
     limits = wire.Limits(**cfg.limits.to_dict())
@@ -34,7 +35,7 @@ def run(cfg: Any, workdir: Path) -> None:
     asyncio.run(_serve(cfg, workdir, settings, server_limits))
 
 
-async def _serve(cfg: Any, workdir: Path, settings: ServiceSettings, server_limits: ServerLimits) -> None:
+async def _serve(cfg: ConfigDict, workdir: Path, settings: ServiceSettings, server_limits: ServerLimits) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

@@ -7,13 +7,13 @@ no chart shows. Only numbers that the rows hold are drawn.
 import collections
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from masksearch_jax.evals import intervals
 from masksearch_jax.evals.report.sections import Chart, Curve, Table
 from masksearch_jax.evals.report.task_labels import task_label
+from masksearch_jax.runtime.types import Json
 
-Rows = Sequence[Mapping[str, Any]]
+Rows = Sequence[Mapping[str, Json]]
 Series = dict[str, list[tuple[float, float]]]
 
 _POINTS = 300  # most points of a curve; longer curves are shown as means of neighbouring points
@@ -98,7 +98,7 @@ def series(rows: Rows) -> Series:
     return dict(found)
 
 
-def _derived(row: Mapping[str, Any]) -> dict[str, float]:
+def _derived(row: Mapping[str, Json]) -> dict[str, float]:
     found = {}
     times = {name: row[f"seconds/{name}"] for name in _TIMES if f"seconds/{name}" in row}
     whole = sum(times.values())

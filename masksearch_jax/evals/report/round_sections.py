@@ -5,16 +5,16 @@ Enters: report.json with rounds [{round, tasks, set, held_out}]. Round 0 is in W
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from masksearch_jax.evals.report import curves, preparation_tables, score_tables
 from masksearch_jax.evals.report.run_files import metric_rows
 from masksearch_jax.evals.report.run_page import sample_section
 from masksearch_jax.evals.report.sections import Chart, Curve, Section, Table
 from masksearch_jax.evals.report.task_labels import task_label
+from masksearch_jax.runtime.types import Json
 
 
-def sections(workdir: Path, report: Mapping[str, Any]) -> list[Section | None]:
+def sections(workdir: Path, report: Mapping[str, Json]) -> list[Section | None]:
     rounds = report["rounds"]
     folders, names = [workdir], ["round 0"]
     for one in rounds[1:]:
@@ -42,7 +42,7 @@ def sections(workdir: Path, report: Mapping[str, Any]) -> list[Section | None]:
     ]
 
 
-def _tables(rounds: Sequence[Mapping[str, Any]]) -> tuple[Table, ...]:
+def _tables(rounds: Sequence[Mapping[str, Json]]) -> tuple[Table, ...]:
     suites = list(dict.fromkeys(suite for one in rounds for suite in one.get("held_out", {})))
     recall, size = [], ""
     for one in rounds:
@@ -76,7 +76,7 @@ def _tables(rounds: Sequence[Mapping[str, Any]]) -> tuple[Table, ...]:
     return tuple(found)
 
 
-def _charts(rounds: Sequence[Mapping[str, Any]]) -> tuple[Chart, ...]:
+def _charts(rounds: Sequence[Mapping[str, Json]]) -> tuple[Chart, ...]:
     recalls, accepted = {}, {}
     for one in rounds:
         for suite, summary in one.get("held_out", {}).items():
@@ -98,5 +98,5 @@ def _charts(rounds: Sequence[Mapping[str, Any]]) -> tuple[Chart, ...]:
     )
 
 
-def _recall(summary: Mapping[str, Any] | None) -> str:
+def _recall(summary: Mapping[str, Json] | None) -> str:
     return score_tables.with_error(summary["recall"], summary.get("recall_se"), 3) if summary else "-"

@@ -7,7 +7,6 @@ from the rows.
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from masksearch_jax.data.records import masks_of
 from masksearch_jax.evals import runner
@@ -16,6 +15,7 @@ from masksearch_jax.evals.report.run_files import json_object
 from masksearch_jax.evals.report.sections import Chart, Curve, Table
 from masksearch_jax.evals.report.task_labels import task_label
 from masksearch_jax.evals.runner import Row
+from masksearch_jax.runtime.types import Json
 
 _SCORES = (("recall", 3), ("em", 3), ("f1", 3), ("format", 3), ("hit", 3), ("searches", 2), ("tokens", 1))
 _TITLES = {"em": "EM", "f1": "F1"}
@@ -31,7 +31,7 @@ class Policy:
 
     name: str
     label: str
-    scores: Mapping[str, Mapping[str, Any]]
+    scores: Mapping[str, Mapping[str, Json]]
     rows: Sequence[Row]
 
     def of_suite(self, suite: str) -> list[Row]:

@@ -8,9 +8,13 @@ chart is drawn.
 import io
 import itertools
 import re
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from masksearch_jax.evals.report.sections import Chart
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 COLOURS = 8
 _INK, _RULE = "#010101", "#020202"
@@ -65,7 +69,7 @@ def _colour(index: int) -> str:
     return f"#0301{index % COLOURS:02x}"
 
 
-def _lines(axes: Any, chart: Chart) -> None:
+def _lines(axes: "Axes", chart: Chart) -> None:
     for index, curve in enumerate(chart.curves):
         style = {"color": _colour(index), "linestyle": _STYLES[index % len(_STYLES)]}
         marker = "o" if len(curve.x) <= 12 else None
@@ -84,7 +88,7 @@ def _lines(axes: Any, chart: Chart) -> None:
     axes.grid(True, linewidth=0.5)
 
 
-def _stack(axes: Any, chart: Chart) -> None:
+def _stack(axes: "Axes", chart: Chart) -> None:
     parts, labels = [curve.y for curve in chart.curves], [curve.label for curve in chart.curves]
     colours = [_colour(index) for index in range(len(parts))]
     axes.stackplot(chart.curves[0].x, parts, labels=labels, colors=colours, alpha=0.75, linewidth=0)
@@ -92,7 +96,7 @@ def _stack(axes: Any, chart: Chart) -> None:
     axes.margins(0)
 
 
-def _bars(axes: Any, chart: Chart) -> None:
+def _bars(axes: "Axes", chart: Chart) -> None:
     thick = 0.8 / len(chart.curves)
     for index, curve in enumerate(chart.curves):
         at = [x + (index - (len(chart.curves) - 1) / 2) * thick for x in curve.x]
@@ -129,6 +133,6 @@ def _for_page(text: str, title: str, key: str) -> str:
     return f'<svg {view} role="img" aria-label="{label}">{rest}'
 
 
-def keys() -> Any:
+def keys() -> Iterator[str]:
     """Yield 'c1', 'c2', ..: a key for each chart of a page."""
     return (f"c{number}" for number in itertools.count(1))

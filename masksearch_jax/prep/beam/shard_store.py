@@ -12,6 +12,8 @@ import uuid
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from masksearch_jax.runtime.types import Json
+
 _BLOCK = 1 << 22
 
 
@@ -85,14 +87,14 @@ class Store:
             shutil.copyfileobj(source, target, _BLOCK)
         return local
 
-    def read(self, name: str) -> Any:
+    def read(self, name: str) -> Json:
         """Return the content of a JSON file, or None if it does not exist."""
         if not self.has(name):
             return None
         with open_read(self.path(name)) as file:
             return json.loads(file.read())
 
-    def write(self, name: str, content: Any, scratch: Path) -> Any:
+    def write(self, name: str, content: Json, scratch: Path) -> Json:
         """Write a JSON file by way of the local folder `scratch`; return its content."""
         waiting = scratch / f"{uuid.uuid4().hex}.json"
         waiting.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")

@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from masksearch_jax.runtime.types import Json
 from masksearch_jax.scoring import answer_metrics, benchmark_metrics
 from masksearch_jax.text import prompt
 
@@ -16,7 +17,7 @@ _OWN = (answer_metrics.token_recall, answer_metrics.f1, answer_metrics.exact_mat
 
 
 def postprocess(
-    output: str, example: Mapping[str, Any] | None = None, is_target: bool = False, opened: str = ""
+    output: str, example: Mapping[str, Json] | None = None, is_target: bool = False, opened: str = ""
 ) -> Any:
     """Return what is scored of a target or of a model's output.
 
@@ -34,7 +35,7 @@ def postprocess(
 def scores_of(benchmark: str) -> Callable[..., dict[str, float]]:
     """Return the metric function of a benchmark, or of our own questions for ''."""
 
-    def scores(targets: Sequence[Mapping[str, Any]], predictions: Sequence[str]) -> dict[str, float]:
+    def scores(targets: Sequence[Mapping[str, Json]], predictions: Sequence[str]) -> dict[str, float]:
         rows = [
             benchmark_metrics.score(benchmark, said, target["answers"], target["reference"])
             if benchmark

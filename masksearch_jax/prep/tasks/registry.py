@@ -22,7 +22,6 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import seqio
 import tensorflow as tf
@@ -32,6 +31,7 @@ from masksearch_jax.evals.benchmarks import BENCHMARKS
 from masksearch_jax.prep.tasks import question_metrics, ramp
 from masksearch_jax.prep.tasks import vocabulary as vocabularies
 from masksearch_jax.runtime.json_files import read_json_object
+from masksearch_jax.runtime.types import JsonObject
 from masksearch_jax.text import chat_template, clues, instructions, prompt, tokenizer
 
 MASKS = (1, 2, 3, 4)  # k of the tasks ramp_<k>; the paper's 0 < k < 5
@@ -71,7 +71,7 @@ class TaskSettings:
     tool_warmup: dict[str, int] = dataclasses.field(default_factory=dict)
     titles: bool = False
     instruction_place: str = "after"
-    chat_variables: dict[str, Any] = dataclasses.field(default_factory=dict)
+    chat_variables: JsonObject = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         if self.answer_form not in ANSWER_FORMS:

@@ -12,7 +12,6 @@ import shutil
 import time
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -32,6 +31,7 @@ from masksearch_jax.retrieval.index import (
 )
 from masksearch_jax.retrieval.index.index_settings import IndexSettings, from_config
 from masksearch_jax.runtime.json_files import read_json_object
+from masksearch_jax.runtime.types import ConfigSection, JsonObject
 
 Progress = Callable[[str, int, int], None]  # stage, done, total
 
@@ -43,10 +43,10 @@ class RecallError(ValueError):
 def build(
     directory: Path | str,
     passages: Collection[Passage],
-    config: Any,
+    config: ConfigSection,
     progress: Progress | None = None,
     vectors_dir: Path | None = None,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Build the index folder `directory` (replaced if it exists) and return the report, which index.json keeps too.
 
     passages: ids ascending; iterated several times. config: IndexSettings or a mapping of its fields. progress: called
@@ -167,7 +167,7 @@ def _encode(
 
 def _index(
     directory: Path, settings: IndexSettings, vectors: np.ndarray, probes: np.ndarray, target: Path
-) -> dict[str, Any]:
+) -> JsonObject:
     """Build, save, load, tune and check the index over float32 [N, D]; return its part of the report."""
     kind, tried = _kind(settings), []
     if kind == "exact":

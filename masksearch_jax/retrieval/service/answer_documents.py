@@ -9,7 +9,8 @@ import dataclasses
 import math
 import re
 import unicodedata
-from typing import Any
+
+from masksearch_jax.runtime.types import Json, JsonObject
 
 _MOST_CHARS = 1 << 16  # of a text; an observation shows a few thousand at most
 _TITLE_BYTES = 255  # the longest title that MediaWiki takes
@@ -34,7 +35,7 @@ class Document:
     titled: bool = dataclasses.field(default=True, compare=False)
 
 
-def read_document(entry: Any, ours: bool) -> Document | None:
+def read_document(entry: Json, ours: bool) -> Document | None:
     """Return the document of one entry of a result, None if it has no text or its score is no number.
 
     ours: read the ids as numbers of our passages; an entry without them is then None.
@@ -85,7 +86,7 @@ def _with_few_marks(text: str) -> str:
     return "".join(out)
 
 
-def _title_and_text(document: dict[str, Any]) -> tuple[str, str, bool] | None:
+def _title_and_text(document: JsonObject) -> tuple[str, str, bool] | None:
     """Return (title, text, whether the title is given as such); None if there is no text."""
     title = document.get("title")
     title = title if isinstance(title, str) and title.strip() else ""
@@ -106,7 +107,7 @@ def _title_and_text(document: dict[str, Any]) -> tuple[str, str, bool] | None:
     return "", text, False
 
 
-def _score(value: Any) -> float | None:
+def _score(value: Json) -> float | None:
     try:
         score = float(value)
     except (ValueError, TypeError, OverflowError):
@@ -114,7 +115,7 @@ def _score(value: Any) -> float | None:
     return score if math.isfinite(score) else None
 
 
-def _id(value: Any) -> int | None:
+def _id(value: Json) -> int | None:
     """Return one of our numbers, which is sent as a number or as its digits; None if it is no such number."""
     try:
         number = int(value) if isinstance(value, (str, int)) else -1

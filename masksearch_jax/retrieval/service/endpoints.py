@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from masksearch_jax.retrieval.index import index_store
 from masksearch_jax.retrieval.passage_store import PassageStore
@@ -24,6 +24,9 @@ from masksearch_jax.retrieval.service.http_server import Request, Response
 from masksearch_jax.retrieval.service.latency_histogram import Latencies
 from masksearch_jax.retrieval.service.query_batching import Batcher, FullError
 from masksearch_jax.retrieval.tool import SearchTool
+from masksearch_jax.runtime.types import JsonObject
+
+T = TypeVar("T")
 
 _SLASHES = re.compile("/+")
 _LATER = (("Retry-After", "1"),)
@@ -89,7 +92,7 @@ class Service:
             identity = contents["fingerprint"], contents["passages_sha256"]
             self._served[name] = _Served(tool, batcher, *identity, Latencies())
 
-    def _open(self) -> dict[str, tuple[SearchTool, dict[str, Any]]]:
+    def _open(self) -> dict[str, tuple[SearchTool, JsonObject]]:
         data = self._workdir / "data"
         try:
             store, opened = PassageStore(data / "passages.array_record"), {}
@@ -133,7 +136,7 @@ class Service:
         served.latencies.add(time.perf_counter() - began)
         return Response(200, wire.response(found, asked.scores, served.fingerprint))
 
-    def _ready(self, name: str, served: _Served) -> dict[str, Any]:
+    def _ready(self, name: str, served: _Served) -> JsonObject:
         return {
             "status": "ready",
             "index": name,
@@ -143,7 +146,7 @@ class Service:
             "limits": dataclasses.asdict(self._settings.limits),
         }
 
-    def _stats(self, served: _Served) -> dict[str, Any]:
+    def _stats(self, served: _Served) -> JsonObject:
         return {
             "server": self._server_stats(),
             "batching": dict(served.batcher.stats),
@@ -152,7 +155,7 @@ class Service:
         }
 
 
-async def _in_daemon_thread(call: Callable[[], Any]) -> Any:
+async def _in_daemon_thread(call: Callable[[], T]) -> T:
     """Run `call` in a daemon thread and return its result.
 
     The end of the process does not wait for such a thread, and loading a large index takes minutes.
@@ -160,7 +163,7 @@ async def _in_daemon_thread(call: Callable[[], Any]) -> Any:
     loop = asyncio.get_running_loop()
     future = loop.create_future()
 
-    def settle(method: Callable, value: Any) -> None:
+    def settle(method: Callable, value: object) -> None:
         if not future.done():
             method(value)
 

@@ -14,7 +14,8 @@ import traceback
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
-from typing import Any
+
+from masksearch_jax.runtime.types import Json
 
 _HEAD_BYTES = 16 << 10
 _BACKLOG = 1024
@@ -34,7 +35,7 @@ class Request:
 @dataclasses.dataclass(frozen=True)
 class Response:
     status: int
-    content: Any  # JSON data
+    content: Json  # JSON data
     headers: tuple[tuple[str, str], ...] = ()
 
 

@@ -24,7 +24,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from masksearch_jax.retrieval import exclusion
 from masksearch_jax.retrieval.index import index_store
@@ -303,7 +302,7 @@ def backoff(body: bytes, attempt: int) -> float:
     return min(_FIRST_WAIT * 2 ** (attempt - 1), _LONGEST_WAIT) * (1 - draw / 2**65)
 
 
-def _fingerprint(remote: Remote, excluded: Any) -> str:
+def _fingerprint(remote: Remote, excluded: exclusion.ExcludeById | exclusion.ExcludeByText) -> str:
     """Return a hash of the index and the exclusion.
 
     An index of ours may move to another address; of another server nothing but the address is known.
