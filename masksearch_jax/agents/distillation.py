@@ -119,11 +119,12 @@ def judged(
         "form" if spans is None else "unsearched" if not trajectory.searches else ""
         for (_, trajectory), spans in zip(made, given, strict=True)
     ]
+    verdicts: Sequence[float]
     open_ = [i for i, reason in enumerate(reasons) if not reason]
     if judge is None:
         verdicts = [float(recalls[i] >= floor) for i in open_]
     else:
-        verdicts = judge([(made[i][0].text, given[i], made[i][0].answers) for i in open_])
+        verdicts = judge([(made[i][0].text, given[i] or [], made[i][0].answers) for i in open_])
     for i, verdict in zip(open_, verdicts, strict=True):
         reasons[i] = "unjudged" if math.isnan(verdict) else "" if verdict else "wrong"
     return list(zip(reasons, recalls, strict=True))

@@ -131,7 +131,7 @@ class Trajectory:
 
 def write_trajectory(trajectory: Trajectory, system: str = SYSTEM) -> JsonObject:
     done = trajectory.transcript
-    messages = [{"role": "system", "content": system}, {"role": "user", "content": trajectory.text}]
+    messages: list[JsonObject] = [{"role": "system", "content": system}, {"role": "user", "content": trajectory.text}]
     for one in done.searches:
         arguments = json.dumps({"queries": [one.query]}, ensure_ascii=False)
         call = {"name": _FUNCTION["name"], "arguments": arguments}
@@ -155,12 +155,12 @@ def read_trajectory(record: Json) -> Trajectory:
         raise RecordError("one user message is needed, with nothing but a system message before it")
     rest, searches = list(range(asked[0] + 1, len(turns))), []
     while len(rest) > 1:
-        place, answer, *rest = rest
+        place, results, *rest = rest
         thought, _ = _turn(turns[place], place, tags.SEARCH)
-        if turns[answer][0] != "function":
-            raise RecordError(f"message {answer} is of {turns[answer][0]!r}; the results of a function are due")
+        if turns[results][0] != "function":
+            raise RecordError(f"message {results} is of {turns[results][0]!r}; the results of a function are due")
         query = _queries(messages[place], place)
-        searches.append(Search(thought, query, _hits(turns[answer][1], answer)))
+        searches.append(Search(thought, query, _hits(turns[results][1], results)))
     if not rest:
         raise RecordError("there is no answer after the last search")
     thought, answer = _turn(turns[rest[0]], rest[0], tags.ANSWER)
@@ -178,9 +178,10 @@ def blanks(text: str, answer: str) -> int:
 
     These are the masks that an answer fills if it repeats the paragraph; if the answer has another form, all masks are
     counted."""
-    first, *others = text.split(tags.MASK)[:-1] or [None]
-    if first is None or not answer.startswith(first):
+    literals = text.split(tags.MASK)[:-1]
+    if not literals or not answer.startswith(literals[0]):
         return text.count(tags.MASK)
+    first, *others = literals
     filled, place = 1, len(first)
     for literal in others:  # a filled mask is not empty, so the next literal stands further on
         found = answer.find(literal, place + 1)

@@ -116,9 +116,9 @@ def run(
                     accepted += one.result()
     if failed:
         raise failed
-    accepted = (journal.get(task_id) for task_id in order if journal.accepted(task_id))
+    taken = (journal.get(task_id) for task_id in order if journal.accepted(task_id))
     rejected = (journal.get(task_id)["rejected"] for task_id in order if not journal.accepted(task_id))
-    return [record for _, record in zip(range(count), accepted, strict=False)], collections.Counter(rejected)
+    return [record for _, record in zip(range(count), taken, strict=False)], collections.Counter(rejected)
 
 
 def _work(task: records.Task, teacher: Teacher, journal: Journal) -> bool:

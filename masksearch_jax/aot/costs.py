@@ -27,9 +27,12 @@ ASSUMED = {
 class Report(Protocol):
     """The part of programs.Report that is needed here: FLOPs and bytes of arguments, both per chip."""
 
-    name: str
-    flops: float
-    arguments: int
+    @property
+    def name(self) -> str: ...
+    @property
+    def flops(self) -> float: ...
+    @property
+    def arguments(self) -> int: ...
 
 
 def chip_hours(cfg: ConfigSection, slice_: topologies.Topology, reports: Sequence[Report]) -> dict[str, float]:

@@ -35,7 +35,7 @@ from masksearch_jax.model.policy import Policy
 from masksearch_jax.rl.update_batch import UpdateBatch
 from masksearch_jax.rollout import bucketing, device_programs
 from masksearch_jax.runtime import mesh as mesh_lib
-from masksearch_jax.runtime.types import ConfigSection, JsonObject, Pytree
+from masksearch_jax.runtime.types import ConfigSection, JsonObject, Leaf, Pytree
 from masksearch_jax.text.stop_automaton import StopTable
 from masksearch_jax.trainers import dapo_programs, sft, updates
 from masksearch_jax.trainers import optimizer as optimizer_lib
@@ -234,7 +234,7 @@ def _dapo(cfg, policy) -> StagePrograms:
     ]
     resident = {
         "params": state.params,
-        "optimizer": dataclasses.replace(state, params=None),
+        "optimizer": dataclasses.replace(state, params={}),
         "start": state.params,  # the warm start, which the caller of dapo.run keeps; a frozen base is not held twice
         "weights": weights,
         "cache": cache,
@@ -260,11 +260,19 @@ def _ends(cfg):
     return bucketing.to_the_end(cfg.rollout.context_lengths, total)
 
 
+def _memory(compiled: jax.stages.Compiled) -> Leaf:
+    """Return the compiler's jaxlib CompiledMemoryStats. Raises RuntimeError for a platform that has none."""
+    found = compiled.memory_analysis()
+    if found is None:
+        raise RuntimeError("the compiler of this platform does not say how much memory a program needs")
+    return found
+
+
 def per_chip(tree: Pytree) -> int:
     """Return the bytes on one chip of a tree of ShapeDtypeStructs with shardings, with the padding of the layouts."""
     leaves = jax.tree.leaves(tree)
     compiled = jax.jit(lambda *_: jnp.zeros(()), keep_unused=True).lower(*leaves).compile()
-    return compiled.memory_analysis().argument_size_in_bytes
+    return _memory(compiled).argument_size_in_bytes
 
 
 def compile_stage(
@@ -280,7 +288,7 @@ def compile_stage(
     mesh, limit = make_mesh(cfg, slice_), slice_.generation.hbm_bytes
     work = stage_programs(cfg, mesh)
     with jax.set_mesh(mesh):
-        sizes = {}
+        sizes: dict[str, int] = {}
         for name, tree in work.resident.items():
             same = next((other for other in sizes if work.resident[other] is tree), None)
             sizes[name] = sizes[same] if same else per_chip(tree)
@@ -293,8 +301,8 @@ def compile_stage(
         for program in work.programs:
             if not re.search(only, program.name):
                 continue
-            kept = {name: sizes[name] for name in work.phases[program.phase]}
-            reports.append(_compile(program, kept, slice_))
+            beside = {name: sizes[name] for name in work.phases[program.phase]}
+            reports.append(_compile(program, beside, slice_))
             show(_row(reports[-1], limit))
     if not reports:
         raise ValueError(f"--only={only!r} matches none of {', '.join(program.name for program in work.programs)}")
@@ -321,8 +329,8 @@ def _compile(program: Program, kept: dict[str, int], slice_: topology.Topology) 
             " resident beside it; take more chips, fewer slots or rows, shorter rows, or remat='full'"
         ) from None
     seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - began_cpu
-    memory = compiled.memory_analysis()
-    done = hlo.work(compiled.as_text(), program.trips)
+    memory = _memory(compiled)
+    done = hlo.work(compiled.as_text() or "", program.trips)
     return Report(
         name=program.name,
         phase=program.phase,

@@ -13,6 +13,7 @@ import reprlib
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import UnionType
 
 from masksearch_jax.runtime.json_files import parse_json
 from masksearch_jax.runtime.types import Json, JsonObject
@@ -50,7 +51,7 @@ def read_text(path: Path, source: str) -> str:
         raise ValueError(f"{path} is not a readable file ({error}); {source}") from error
 
 
-def read_json(path: Path, source: str, kinds: type | tuple[type, ...] = list) -> Json:
+def read_json(path: Path, source: str, kinds: type | UnionType = list) -> Json:
     """Return the value of a JSON file. Raises ValueError unless it is a non-empty value of `kinds`."""
     text_of_file = read_text(path, source)
     try:

@@ -13,7 +13,7 @@ import hashlib
 import queue
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -62,7 +62,8 @@ class _Asked:
 class _NoSearch:
     """A search tool that is never used: the engine needs one, a reply does not."""
 
-    fingerprint, stats = "none", {}
+    fingerprint = "none"
+    stats: dict[str, float] = {}
 
     def search(self, queries, k):
         raise AssertionError("a reply does not search")
@@ -74,7 +75,7 @@ class _Reply:
     forced_query, answer = None, ""
 
     def __init__(self, request: Request, prompt_length: int, total_tokens: int, tokenizer: Tokenizer):
-        self.budget = min(request.task.max_tokens, total_tokens - prompt_length)
+        self.budget = min(cast(_Prompt, request.task).max_tokens, total_tokens - prompt_length)
         self.turns: list[Turn] = []
         self._start, self._tokenizer = prompt_length, tokenizer
         self._opened = prompt.opened_thought(request.task.prompt, tokenizer)
@@ -113,7 +114,7 @@ class LocalModel:
         self._temperature, self._total = temperature, cfg.limits.total_tokens
         cfg = dataclasses.replace(cfg, sampling=device_programs.Sampling(temperature or 1.0))
 
-        def rules(request: Request, length: int) -> _Reply:
+        def rules(request: Request, length: int) -> Any:  # a _Reply, which does what the engine asks of an Episode
             return _Reply(request, length, self._total, tokenizer)
 
         self._engine = RolloutEngine(cfg, model_cfg, tokenizer, _NoSearch(), mesh, rules)

@@ -45,7 +45,7 @@ def read_completion(data: bytes, messages: Sequence[Message]) -> Completion:
     choices = body.get("choices") if isinstance(body, dict) else None
     choice = choices[0] if isinstance(choices, list) and choices else None
     message = choice.get("message") if isinstance(choice, dict) else None
-    if not isinstance(message, dict):
+    if not isinstance(choice, dict) or not isinstance(message, dict):
         raise TransientError("the reply is no chat completion: it has no choices[0].message")
     text = _cleaned(_text_of(message))
     finish = choice.get("finish_reason")

@@ -51,8 +51,8 @@ def body_error(error: Json, server: str) -> Exception:
 
     The object's code counts as the status if it is one (400 to 599), else the status is 500."""
     code = error.get("code") if isinstance(error, dict) else None
-    is_status = isinstance(code, int) and 400 <= code < 600
-    return refusal_error(code if is_status else 500, error, server)
+    status = code if isinstance(code, int) and 400 <= code < 600 else 500
+    return refusal_error(status, error, server)
 
 
 def _words(error: Json, depth: int = 3) -> set[str]:

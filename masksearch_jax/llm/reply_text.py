@@ -43,12 +43,12 @@ def read_value(text: str, decoder: json.JSONDecoder) -> Json:
         closed = max((match.end() for match in _CLOSING.finditer(text, start, end)), default=start)
         if closed == start:
             raise
-        return _value(text[_SPACE.match(text, closed, end).end() : end], decoder)
+        return _value(text[_skip_space(text, closed, end) : end], decoder)
 
 
 def _bounds(text: str) -> tuple[int, int]:
     """Return (start, end) of the reply without whitespace, byte-order mark and end-of-turn tokens around it."""
-    start, end = _SPACE.match(text).end(), len(text)
+    start, end = _skip_space(text, 0, len(text)), len(text)
     while end > start:
         if text[end - 1].isspace() or text[end - 1] == _MARK:
             end -= 1
@@ -71,7 +71,7 @@ def _after_channels(text: str, start: int, end: int) -> int:
         start = message + len(_MESSAGE)
     elif text.startswith(_BARE_ANALYSIS, start, end) and (final := text.rfind(_BARE_FINAL, start, end)) >= 0:
         start = final + len(_BARE_FINAL)
-    return _SPACE.match(text, start, end).end()
+    return _skip_space(text, start, end)
 
 
 def _after_thoughts(text: str, start: int, end: int) -> int:
@@ -85,7 +85,13 @@ def _after_thoughts(text: str, start: int, end: int) -> int:
             if opened:
                 raise ValueError("the reply is a thought that never ends")
             return start
-        start = _SPACE.match(text, closed.end(), end).end()
+        start = _skip_space(text, closed.end(), end)
+
+
+def _skip_space(text: str, start: int, end: int) -> int:
+    """Return where the blank space that begins at `start` ends; `start` if there is none."""
+    found = _SPACE.match(text, start, end)
+    return found.end() if found else start
 
 
 def _value(text: str, decoder: json.JSONDecoder) -> Json:
@@ -93,7 +99,8 @@ def _value(text: str, decoder: json.JSONDecoder) -> Json:
         return decoder.decode(text)
     found, place, fault, tried = [], 0, None, 0
     while (place := text.find("```", place)) >= 0:
-        place = _FENCE.match(text, place).end()
+        fence = _FENCE.match(text, place)
+        place = fence.end() if fence else place + len("```")
         if not text.startswith(("{", "["), place):
             continue  # the end of a block, or a block of something else
         if (tried := tried + 1) > _MOST_FENCES:
@@ -103,7 +110,7 @@ def _value(text: str, decoder: json.JSONDecoder) -> Json:
         except json.JSONDecodeError as error:
             fault = fault or error
             continue
-        after = _SPACE.match(text, after).end()
+        after = _skip_space(text, after, len(text))
         if after < len(text) and not text.startswith("```", after):
             fault = fault or json.JSONDecodeError("Extra data", text, after)
             continue

@@ -82,30 +82,36 @@ def shape(kind: type) -> str:
 
 
 def _example(kind: Hint) -> Json:
-    if dataclasses.is_dataclass(kind):
+    if _is_record(kind):
         return {field.name: _example(hint) for field, hint in _fields(kind)}
-    if typing.get_origin(kind) is typing.Literal:
+    origin: Hint = typing.get_origin(kind)
+    if origin is typing.Literal:
         return " | ".join(typing.get_args(kind))
-    if typing.get_origin(kind) is list:
+    if origin is list:
         return [_example(typing.get_args(kind)[0])]
     return {str: "...", bool: True, int: 1}[kind]
 
 
-def _fields(kind: type) -> list[tuple[dataclasses.Field, Hint]]:
+def _is_record(kind: Hint) -> bool:
+    return dataclasses.is_dataclass(kind)
+
+
+def _fields(kind: Hint) -> list[tuple[dataclasses.Field, Hint]]:
     hints = typing.get_type_hints(kind)
     return [(field, hints[field.name]) for field in dataclasses.fields(kind)]
 
 
 def _read(value: Json, kind: Hint, where: str) -> Json:
     """Return a JSON value as `kind`. Raises ValueError, in which `where` names the value."""
-    if dataclasses.is_dataclass(kind):
+    if _is_record(kind):
         names = [field.name for field, _ in _fields(kind)]
         if not isinstance(value, dict):
             raise ValueError(f"{where} has to be a JSON object with the keys {names}")
         if set(value) != set(names):
             raise ValueError(f"{where} has the keys {sorted(value)}, it has to have {names}")
         return kind(**{f.name: _read(value[f.name], hint, f"{where}.{f.name}") for f, hint in _fields(kind)})
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    origin: Hint = typing.get_origin(kind)
+    arguments = typing.get_args(kind)
     if origin is typing.Literal:
         if not isinstance(value, str) or value not in arguments:
             raise ValueError(f"{where} is {value!r}, it has to be one of {list(arguments)}")

@@ -8,6 +8,7 @@ on any machine.
 import dataclasses
 import math
 from collections.abc import Mapping
+from typing import cast
 
 import jax.numpy as jnp
 
@@ -218,7 +219,7 @@ def from_config(section: Mapping[str, Json], **override: Setting) -> ModelConfig
             values[name] = tuple(value)
         elif wanted is float and isinstance(value, int) and not isinstance(value, bool):
             values[name] = float(value)
-        elif not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
+        elif not isinstance(value, cast(type, wanted)) or (wanted is int and isinstance(value, bool)):
             raise TypeError(
                 f"model.{name} = {value!r}: expected {getattr(wanted, '__name__', wanted)}, got {type(value).__name__}."
             )

@@ -45,8 +45,9 @@ class Adapters(nnx.Module):
         self.names = (
             tuple(name for name in cfg.lora.targets if name != "gate" or cfg.mlp != "relu2") if cfg.lora else ()
         )
+        rank = cfg.lora.rank if cfg.lora else 0
         for name in self.names:
-            (inputs, outputs), rank = (_sizes(cfg, letters) for letters in _LINEAR[name]), cfg.lora.rank
+            inputs, outputs = (_sizes(cfg, letters) for letters in _LINEAR[name])
             bound = math.prod(size for _, size in inputs) ** -0.5  # torch's bound for the weights of a linear layer
             axes, shape = zip(*inputs, strict=True)
             setattr(self, f"{name}_a", param((*shape, rank), (*axes, None), _uniform(bound)))
@@ -88,7 +89,7 @@ def merged(cfg: ModelConfig, params: Params) -> Params:
     if cfg.lora is None:
         return params
     trainable, base = split(params)
-    adapters = trainable["adapters"]
+    adapters, scale = trainable["adapters"], cfg.lora.alpha / cfg.lora.rank
 
     def one(path, weight):
         name = path[-1].key
@@ -98,7 +99,7 @@ def merged(cfg: ModelConfig, params: Params) -> Params:
         a, b = (adapters[f"{name}_{which}"].astype(jnp.float32) for which in "ab")
         inputs, outputs = _LINEAR[name]
         delta = jnp.einsum(f"l{inputs}r,lr{outputs}->l{inputs}{outputs}", a, b)
-        return (weight.astype(jnp.float32) + cfg.lora.alpha / cfg.lora.rank * delta).astype(cfg.param_dtype)
+        return (weight.astype(jnp.float32) + scale * delta).astype(cfg.param_dtype)
 
     return jax.tree_util.tree_map_with_path(one, base, is_leaf=_is_quantised)
 

@@ -322,7 +322,7 @@ def adapt(cfg: ModelConfig, base: Params, seed: int, mesh: Mesh) -> Params:
     """
     layouts = param_shardings(cfg, mesh)
     layout = lora.split(layouts)[1]
-    if cfg.lora.base_quantisation:
+    if cfg.lora and cfg.lora.base_quantisation:
         base = jax.jit(functools.partial(lora.held, cfg), out_shardings=layout)(base)
     adapters = jax.jit(lambda seed: _initial(cfg, seed)["adapters"], out_shardings=layouts["adapters"])(seed)
     return {**base, "adapters": adapters}

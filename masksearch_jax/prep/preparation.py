@@ -16,7 +16,7 @@ of the dump, with the same functions on each shard.
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -175,7 +175,8 @@ def run(
         question_source = question_source or toy.questions
     splits = Splits(splits_file, cfg.shares, cfg.seed)
     named = ", ".join(paths)
-    language = workers.language(paths) if any(map(dump_files.is_remote, paths)) else dump_files.site(paths).language
+    is_remote = any(map(dump_files.is_remote, paths))
+    language = workers.language(paths) if workers and is_remote else dump_files.site(paths).language
     _check_language(cfg, language)
     off = languages.without(language, candidates.KINDS)
     if off:
@@ -202,7 +203,7 @@ def run(
         opened = _tokenizer(cfg, data_dir)
     with clock.stage("questions"):
         benchmarked, tested = questions.annotate_benchmarks(benchmark_files, data_dir)
-        asked = Counter()
+        asked: Counter[str] = Counter()
         if question_source:
             asked = questions.annotate(question_source, splits, data_dir, tested, search_only.titles(cfg))
         quoted = (
@@ -262,7 +263,7 @@ def _several(setting: Path | str, data_dir: Path, name: str) -> dict[str, str]:
 def _tokenizer(cfg: ConfigSection, data_dir: Path) -> Tokenizer:
     """Copy a published tokenizer, or train one on the texts and titles of training passages alone."""
     if cfg.tokenizer_dir:
-        opened = published_tokenizer.copy(cfg.tokenizer_dir, data_dir / tokenizer.PUBLISHED, cfg.tasks.chat)
+        opened: Tokenizer = published_tokenizer.copy(cfg.tokenizer_dir, data_dir / tokenizer.PUBLISHED, cfg.tasks.chat)
         if cfg.tokenizer.added_tags and added_tags.add_tags(opened.path):
             opened = tokenizer.load(data_dir)
         return opened
@@ -325,7 +326,7 @@ def _report(
     annotation: annotated_passages.Annotation,
     opened: Tokenizer,
     data_dir: Path,
-    groups: list[list[int]],
+    groups: Sequence[exchangeable_tokens.Group],
     seconds: dict[str, float],
 ) -> JsonObject:
     """Return the numbers of a preparation that a person wants to see."""

@@ -114,7 +114,8 @@ def processes(settings: ConfigDict) -> Iterator[None]:
         yield
         alive("the end of the other processes")
         jax.distributed.shutdown()
-        _watchdog.stop()
+        if _watchdog is not None:
+            _watchdog.stop()
     except BaseException as error:
         _end(error)
 
@@ -240,10 +241,11 @@ def _status(error: BaseException) -> int:
         return error.code if isinstance(error.code, int) else 0 if error.code is None else 1
     if isinstance(error, PreemptedError | TimeoutError | ConnectionError):
         return RETRY
-    while error is not None:
-        if isinstance(error, RuntimeError | ValueError) and _TRANSIENT.search(str(error)):
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, RuntimeError | ValueError) and _TRANSIENT.search(str(cause)):
             return RETRY
-        error = error.__cause__ or error.__context__
+        cause = cause.__cause__ or cause.__context__
     return 1
 
 

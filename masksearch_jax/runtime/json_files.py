@@ -86,8 +86,10 @@ def _without_repeats(pairs: list[tuple[str, Json]]) -> JsonObject:
     found = dict(pairs)
     if len(found) < len(pairs):
         seen: set[str] = set()
-        repeated = next(name for name, _ in pairs if name in seen or seen.add(name))
-        raise _RepeatedKeyError(f"has two entries {repeated!r} in one object, of which one would be lost")
+        for name, _ in pairs:
+            if name in seen:
+                raise _RepeatedKeyError(f"has two entries {name!r} in one object, of which one would be lost")
+            seen.add(name)
     return found
 
 

@@ -125,7 +125,7 @@ def _place(devices: list[jax.Device], shape: tuple[int, ...]) -> np.ndarray:
 
 
 def partition_spec(
-    name: str, axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh, rules: Rules
+    name: str, axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh | jax.sharding.AbstractMesh, rules: Rules
 ) -> PartitionSpec:
     """Translate the logical axes of the array `name` into a PartitionSpec over `mesh`.
 
@@ -152,7 +152,7 @@ def partition_spec(
                     f"array {name}: axes {taken[part]!r} and {axis!r} both land on mesh axis {part!r}; change the rules"
                     " so that each dimension has its own."
                 )
-            taken[part] = axis
+            taken[part] = str(axis)
         if size % shards:
             raise ValueError(
                 f"array {name}: axis {axis!r} has size {size}, which {shards} shards on mesh axes {parts} do not"
@@ -165,7 +165,11 @@ def partition_spec(
 
 
 def named_sharding(
-    mesh: Mesh, axes: Sequence[str | None], shape: Sequence[int], rules: Rules, name: str = "array"
+    mesh: Mesh | jax.sharding.AbstractMesh,
+    axes: Sequence[str | None],
+    shape: Sequence[int],
+    rules: Rules,
+    name: str = "array",
 ) -> NamedSharding:
     """Return `partition_spec` as a NamedSharding; it raises the same errors."""
     return NamedSharding(mesh, partition_spec(name, axes, shape, mesh, rules))
@@ -209,7 +213,7 @@ def activation_spec(axes: Sequence[str | None], shape: Sequence[int]) -> Partiti
 def batch_shards() -> int:
     """Return how many shards a batch has under the mesh of `jax.set_mesh`; 1 without one."""
     shape = jax.sharding.get_abstract_mesh().shape
-    return math.prod(shape.get(axis, 1) for axis in ACTIVATIONS["batch"])
+    return math.prod(shape.get(axis, 1) for axis in ACTIVATIONS["batch"] or ())
 
 
 def reshard(params: Params, shardings: Pytree, dtype: Pytree = None) -> Params:
@@ -224,8 +228,9 @@ def resharder(shardings: Pytree, dtype: Pytree = None) -> Callable[[Pytree], Pyt
     tree of dtypes like `shardings`; None keeps them. A leaf that changes neither layout nor dtype may share its buffer
     with the input: do not donate one of the two and read the other afterwards.
     """
-    leaves, treedef = jax.tree.flatten(shardings)
-    dtypes = treedef.flatten_up_to(dtype) if isinstance(dtype, dict) else [dtype] * len(leaves)
+    leaves, treedef = jax.tree_util.tree_flatten(shardings)
+    # PyTreeDef is a type without methods in the stubs of jaxlib.
+    dtypes = treedef.flatten_up_to(dtype) if isinstance(dtype, dict) else [dtype] * len(leaves)  # type: ignore[attr-defined]
     return _resharder(treedef, tuple(leaves), tuple(dtypes))
 
 

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TextIO, TypeVar
+from typing import TYPE_CHECKING, TextIO, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -22,6 +22,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from masksearch_jax.runtime.json_files import parse_json
 from masksearch_jax.runtime.types import Json, JsonObject
+
+if TYPE_CHECKING:
+    from tensorboardX import SummaryWriter
 
 T = TypeVar("T")
 _PLAIN_SECONDS = 10.0
@@ -58,7 +61,7 @@ class Mean:
 
     def set_state(self, state: Mapping[str, Iterable[Iterable[float]]]) -> None:
         """Continue from what `get_state` returned."""
-        self._parts = {name: [tuple(pair) for pair in parts] for name, parts in state.items()}
+        self._parts = {name: [(total, count) for total, count in parts] for name, parts in state.items()}
 
 
 class MetricsLog:
@@ -69,7 +72,7 @@ class MetricsLog:
         self.path = Path(directory) / "metrics.jsonl"
         self._primary, self._tensorboard = primary, tensorboard
         self._file: TextIO | None = None
-        self._writer = None
+        self._writer: SummaryWriter | None = None
         if primary and tensorboard:
             _summary_writer()
 

@@ -14,6 +14,9 @@ Setting: TypeAlias = Any
 # Nested containers of arrays, or of one thing for each array (shapes, shardings, gradients). As in JAX itself, no type
 # says which containers.
 Pytree: TypeAlias = Any
+# A field of a container of arrays: an array of numpy on the host or of JAX in a program; a shape or a sharding where
+# the container describes those.
+Leaf: TypeAlias = Any
 # The weights of a network: nested dicts by name, with arrays at the leaves.
 Params: TypeAlias = dict[str, Pytree]
 

@@ -75,7 +75,8 @@ def path(world: World, start: int, hops: int, rng: random.Random) -> tuple[list[
     needed.
     """
     for _ in range(_TRIES):
-        entities, facts, passed = [start], [], {start}
+        entities, passed = [start], {start}
+        facts: list[int] = []
         while len(facts) < hops:
             at = entities[-1]
             steps = [f for f in world.facts_of[at] if world.facts[f].other(at) not in passed]

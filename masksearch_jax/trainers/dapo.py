@@ -12,7 +12,7 @@ same work on the host.
 """
 
 import functools
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from masksearch_jax.data import pipeline
@@ -22,7 +22,7 @@ from masksearch_jax.rl import advantages, loss
 from masksearch_jax.rl.rewards import RewardConfig
 from masksearch_jax.rollout.engine import RolloutEngine
 from masksearch_jax.runtime import distributed, metrics, stop_signals
-from masksearch_jax.runtime.types import ConfigSection, JsonObject, Params
+from masksearch_jax.runtime.types import ConfigSection, Json, JsonObject, Params
 from masksearch_jax.text import tokenizer as tokenizer_lib
 from masksearch_jax.trainers import checked_permutation, position, rollout_batch
 from masksearch_jax.trainers import optimizer as optimizer_lib
@@ -148,7 +148,7 @@ def _write_row(
     stage.note.text = _in_a_line(row, sum(seconds.values()) - seconds["since_last"])
 
 
-def _named(prefix: str, values: JsonObject) -> JsonObject:
+def _named(prefix: str, values: Mapping[str, Json]) -> JsonObject:
     return {f"{prefix}/{name}": value for name, value in values.items()}
 
 

@@ -1,7 +1,6 @@
 """The two programs of a DAPO update: old log-probs by the trainer, and one optimizer step."""
 
 import functools
-from collections.abc import Callable
 
 import jax
 import optax
@@ -46,7 +45,7 @@ def loss_fn(policy: Policy, settings: ConfigSection, params: Params, rows: updat
 
 def make_programs(
     policy: Policy, settings: ConfigSection, tx: optax.GradientTransformation
-) -> tuple[Callable, Callable]:
+) -> tuple[jax.stages.Wrapped, jax.stages.Wrapped]:
     """Return two jitted programs: (trainable, UpdateBatch, base) -> log-probs [M, R, T] of the trainer, and (state,
     UpdateBatch, base) -> (state, sums). The state is donated.
 

@@ -86,9 +86,10 @@ def generate(
     """
     pool = {group.id: group for group in carried}
     fresh: list[Group] = []
-    generations, stats, left_out, example = 0, collections.Counter(), tasks.left_out, ""
+    generations, left_out, example = 0, tasks.left_out, ""
+    stats: collections.Counter[str] = collections.Counter()
     while generations < settings.max_generations and (generations == 0 or len(pool) < settings.groups):
-        drawn = {}
+        drawn: dict[int, records.Task] = {}
         while len(drawn) < settings.prompts:
             task = next(tasks)
             drawn[tasks.index - 1] = task  # a task that was left out uses up an index too
@@ -147,7 +148,9 @@ def _groups(
 ) -> list[Group]:
     groups = []
     pairs = [(task, t) for i, task in enumerate(drawn.values()) for t in trajectories[i * group_size :][:group_size]]
-    verdicts = _judged(pairs, judge) if reward_cfg.answer == "judge" else [None] * len(pairs)
+    verdicts: Sequence[float | None] = [None] * len(pairs)
+    if reward_cfg.answer == "judge":
+        verdicts = _judged(pairs, judge)
     scored = [
         rewards.score(t, task.answers, task.text, task.answer_form, reward_cfg, verdict)
         for (task, t), verdict in zip(pairs, verdicts, strict=True)
@@ -158,14 +161,18 @@ def _groups(
     return groups
 
 
-def _judged(pairs: Sequence[tuple[records.Task, Trajectory]], judge: Judge) -> list[float]:
+def _judged(pairs: Sequence[tuple[records.Task, Trajectory]], judge: Judge | None) -> list[float]:
     """Return a verdict for each pair, NaN if there is no answer to judge or no verdict.
 
     All processes get the verdicts of process 0. If each asked for itself, a timeout could make them differ.
     """
     given = [rewards.answered_spans(t, task.answers, task.text, task.answer_form) for task, t in pairs]
     asked = [(task.text, spans, task.answers) for (task, _), spans in zip(pairs, given, strict=True) if spans]
-    found = np.asarray(judge(asked) if distributed.primary() else [], np.float64)
+    said: Sequence[float] = []
+    if distributed.primary():
+        assert judge is not None  # the caller gives one if the reward needs it
+        said = judge(asked)
+    found = np.asarray(said, np.float64)
     verdicts = iter(np.frombuffer(distributed.gather_bytes(found.tobytes())[0], np.float64).tolist())
     return [next(verdicts) if spans else math.nan for spans in given]
 

@@ -42,7 +42,7 @@ class Sampler:
         """settings: the section `cfg.dapo`. The other arguments are those of `rollout_batch.generate`."""
         self._engine, self._stale = engine, bool(settings.staleness)
         self._decode_copy = policy.decode_copy(outlives=self._stale)
-        self._params: Params = {}
+        self._params: Params | None = None
         self._generate = functools.partial(
             rollout_batch.generate, engine, tasks=tasks, settings=settings, reward_cfg=reward,
             augmentation=augmentation, judge=judge, seed=seed,
@@ -82,7 +82,10 @@ class Sampler:
         self._params = None
         return found
 
-    def _sample(self, version, carried, means, overlap=None):
+    def _sample(
+        self, version: int, carried: Groups, means: metrics.Mean, overlap: Callable[[], bool] | None = None
+    ) -> tuple[Groups, Groups]:
+        assert self._params is not None, "load() comes before each batch"
         self.newest = self._generate(self._params, carried=carried, version=version, overlap=overlap)
         means.add(self.newest.measured)
         return self.newest.batch, self.newest.carried

@@ -9,7 +9,6 @@ the same cursor and copies its own rows to its devices.
 
 import functools
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -45,7 +44,7 @@ def loss_fn(policy: Policy, params: Params, batch: dict[str, jax.Array]) -> tupl
     return total, count, {"loss": (total, count)}
 
 
-def make_step(policy: Policy, tx: optax.GradientTransformation, micro_batches: int) -> Callable:
+def make_step(policy: Policy, tx: optax.GradientTransformation, micro_batches: int) -> jax.stages.Wrapped:
     """Return the jitted step (state, batch, base) -> (state, sums). The state is donated, shardings are explicit.
 
     base: the frozen base of adapters; {} without adapters.

@@ -79,7 +79,7 @@ class TrainingStage:
         return bool(self._policy.config.lora) or self.checkpoints.latest() is None
 
     def start(
-        self, tx: optax.GradientTransformation, params: Params, facts: Mapping[str, Json]
+        self, tx: optax.GradientTransformation, params: Params | None, facts: Mapping[str, Json]
     ) -> tuple[state_lib.TrainState, Saved | None]:
         """Return the newest checkpoint's state and what it holds beside it, or a new state of `params` and None.
 
@@ -91,9 +91,14 @@ class TrainingStage:
         adapters = adapter_facts.describe(self._policy.config, self.base, self._cfg.pretrained, self._cfg.seed)
         self._facts = {**facts, **adapters}
         if self.checkpoints.latest() is None:
+            assert params is not None  # needs_params
             return state_lib.create(self._policy, tx, params), None
         adapter_facts.check(self.checkpoints.meta(), adapters, self.folder)
         state, meta, cursor = self.checkpoints.restore(None, state_lib.abstract_state(self._policy, tx))
+        if isinstance(cursor, bytes):
+            raise ValueError(
+                f"{self.folder}: its checkpoint has the data position of another program; take another --workdir"
+            )
         return state, Saved(meta, cursor)
 
     def begin(self, step: int, state: state_lib.TrainState) -> None:
@@ -142,8 +147,9 @@ class TrainingStage:
 
     def evaluate(self, step: int, state: state_lib.TrainState) -> bool:
         """Log the scores of the parameters. Returns False if a stop signal interrupted that."""
+        assert self._evaluate is not None  # evaluates() was true
         try:
-            self._score(step, state)
+            self._score(self._evaluate, step, state)
         except distributed.PreemptedError:
             return False
         return True
@@ -151,10 +157,10 @@ class TrainingStage:
     def evaluate_overdue(self, step: int, state: state_lib.TrainState, saved: Saved | None) -> None:
         """Do the evaluation that a stop signal interrupted before the checkpoint was saved."""
         if saved and saved.meta.get("evaluation_due") and self._evaluate:
-            self._score(step, state)
+            self._score(self._evaluate, step, state)
 
-    def _score(self, step, state):
-        found = self._evaluate(self.params(state), step)
+    def _score(self, evaluate: Evaluate, step: int, state: state_lib.TrainState) -> None:
+        found = evaluate(self.params(state), step)
         self.log.write(step, {f"eval/{name}": value for name, value in found.items()})
 
     def saves(self, step: int) -> bool:

@@ -9,7 +9,7 @@ import optax
 
 from masksearch_jax.model.policy import Policy
 from masksearch_jax.runtime import mesh as mesh_lib
-from masksearch_jax.runtime.types import Params, Pytree
+from masksearch_jax.runtime.types import Leaf, Params, Pytree
 from masksearch_jax.trainers import optimizer as optimizer_lib
 
 Sums = dict[str, tuple[jax.Array, jax.Array]]
@@ -27,8 +27,8 @@ class TrainState:
     adapters. The frozen base of adapters is kept outside the state, and is neither donated nor saved.
     """
 
-    step: jax.Array
-    skipped: jax.Array
+    step: Leaf
+    skipped: Leaf
     params: Params
     opt_state: Pytree
 

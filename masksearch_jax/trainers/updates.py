@@ -63,7 +63,7 @@ def build_updates(
     groups: Sequence[rollout_batch.Group],
     settings: ConfigSection,
     shape: update_batch.BatchShape,
-    old_logprobs: Callable[[update_batch.UpdateBatch], jax.Array],
+    old_logprobs: Callable[[update_batch.UpdateBatch], np.ndarray],
     version: int,
     means: metrics.Mean,
 ) -> list[update_batch.UpdateBatch]:

@@ -29,7 +29,7 @@ from masksearch_jax.rollout.episode import EpisodeLimits
 from masksearch_jax.runtime import distributed, json_files, metrics, settings_history
 from masksearch_jax.runtime import mesh as mesh_lib
 from masksearch_jax.runtime.checkpoints import Checkpointer
-from masksearch_jax.runtime.types import Params
+from masksearch_jax.runtime.types import Params, Setting
 from masksearch_jax.text import added_tags
 from masksearch_jax.text import tokenizer as tokenizer_lib
 from masksearch_jax.text.tokenizer_protocol import Tokenizer
@@ -95,7 +95,7 @@ class RunContext:
         return found
 
     @property
-    def _chosen(self) -> dict[str, str]:
+    def _chosen(self) -> dict[str, Setting]:
         """The settings of a published model that the config decides; the rest comes from its config.json."""
         return {name: self.cfg.model[name] for name in ("dtype", "param_dtype", "remat", "attention")}
 
@@ -270,7 +270,7 @@ class Validation:
 
     def __call__(self, params: Params, step: int) -> dict[str, float]:
         params = self._decode_copy(params)
-        scores = {}
+        scores: dict[str, float] = {}
         for name, tasks in self._tasks.items():
             rows = runner.evaluate(self._engine, params, tasks)
             summary = runner.summarise(rows)

@@ -320,7 +320,7 @@ def _pins(constraints: str) -> dict[str, str]:
 
 
 def _requirement(line: str) -> str:
-    return _key(re.match(r"[\w.-]+", line).group())
+    return _key(re.split(r"[^\w.-]", line, maxsplit=1)[0])
 
 
 def _key(name: str) -> str:

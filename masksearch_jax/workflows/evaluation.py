@@ -62,11 +62,13 @@ def run(
     if policy == "few_shot":
         context, suites = few_shot.extend(context, suites)
     suites, left_out = _fitting(context, suites)
-    folder, rows, scores = context.workdir / "evaluate" / policy, [], {}
+    folder = context.workdir / "evaluate" / policy
+    rows: list[runner.Row] = []
+    scores: dict[str, JsonObject] = {}
     identity = _identity(context, policy, suites) if params is None else None
-    if reuse and (found := EvaluatedSuites(folder, identity).finished()):
+    if reuse and (already := EvaluatedSuites(folder, identity).finished()):
         print(f"evaluate: {folder} has the scores of {policy} already", file=sys.stderr, flush=True)
-        return found
+        return already
     if policy == "few_shot":
         engine = context.engine(context.cfg.evaluate.index)
     if params is None:

@@ -161,7 +161,10 @@ def demonstrate(
     with metrics.progress_bar(sum(wanted.values()), f"round {number}: demonstrate") as bar, jax.set_mesh(context.mesh):
         done = 0
         for name, count in wanted.items():
-            outcomes, queries, new, solved = collections.Counter(), collections.Counter(), [], 0
+            outcomes: collections.Counter[str] = collections.Counter()
+            queries: collections.Counter[str] = collections.Counter()
+            new: list[records.Demonstration] = []
+            solved = 0
             left_out = 0  # tasks whose prompts leave no room for an episode
             source = _tasks(context, name, number)
             while count and (chunk := list(itertools.islice(source, min(_CHUNK, count)))):
@@ -177,8 +180,8 @@ def demonstrate(
                 made["tasks"][name]["left_out"] = left_out
             if new:
                 grown[name] = grown.get(name, []) + new
-    for name, found in grown.items():
-        records.write(folder / f"{name}.array_record", found)
+    for name, demonstrations in grown.items():
+        records.write(folder / f"{name}.array_record", demonstrations)
     made["set"] = {name: len(grown[name]) for name in _ordered(grown)}
     runner.write_json(folder / "manifest.json", made)  # written last: a folder with a manifest is finished
     return made

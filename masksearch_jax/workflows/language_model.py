@@ -87,11 +87,13 @@ def differences(folder: Path, policies: list[str]) -> dict[str, JsonObject]:
         for row in own:
             suites.setdefault(row.suite, {}).setdefault(policy, []).append(row)
     found: dict[str, JsonObject] = {}
-    for suite, own in suites.items():
+    for suite, by_policy in suites.items():
         found[suite] = {
-            f"{later} - {earlier}": {score: runner.compare(own[earlier], own[later], score) for score in _COMPARED}
-            for earlier, later in itertools.combinations(own, 2)
-            if {row.task_id for row in own[earlier]} == {row.task_id for row in own[later]}
+            f"{later} - {earlier}": {
+                score: runner.compare(by_policy[earlier], by_policy[later], score) for score in _COMPARED
+            }
+            for earlier, later in itertools.combinations(by_policy, 2)
+            if {row.task_id for row in by_policy[earlier]} == {row.task_id for row in by_policy[later]}
         }
     return found
 

@@ -20,6 +20,7 @@ from masksearch_jax.runtime.types import JsonObject, Params
 
 if TYPE_CHECKING:  # imported where a checkpoint is opened
     from masksearch_jax.model.policy import Policy
+    from masksearch_jax.text.chat_template import TemplateSource
     from masksearch_jax.text.tokenizer_protocol import Tokenizer
 
 Opened: TypeAlias = "tuple[str, Policy, Params, Tokenizer]"  # (name, policy, parameters, tokenizer)
@@ -96,7 +97,8 @@ def _local(settings: ConfigDict, slots: int) -> Backend:
     variables = chat_template.read_variables(settings.chat_variables) if chat else {}
     if not _is_stage(Path(settings.model)) and (variables or chat != chat_template.AUTO):
         # The cache of replies is keyed by name, and another template or other variables give other prompts.
-        template = tokenizer.chat_template.text if chat and tokenizer.chat_template else ""
+        source: TemplateSource | None = getattr(tokenizer, "chat_template", None)
+        template = source.text if chat and source else ""
         name += "+" + hashlib.sha256(json.dumps([template, variables]).encode()).hexdigest()[:8]
     return LocalModel(name, cfg, policy.config.merged, params, tokenizer, mesh, chat, settings.temperature, variables)
 
@@ -141,6 +143,7 @@ def _stage(folder: Path, mesh: jax.sharding.Mesh) -> Opened:
 
 
 def _published(folder: Path, mesh: jax.sharding.Mesh, chat: str) -> Opened:
+    from masksearch_jax.model.policy import Policy
     from masksearch_jax.model.published import load
     from masksearch_jax.text.published_tokenizer import PublishedTokenizer
 
@@ -149,4 +152,4 @@ def _published(folder: Path, mesh: jax.sharding.Mesh, chat: str) -> Opened:
     digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
     tokenizer = PublishedTokenizer(folder, chat)  # a bad tokenizer raises before the weights load
     cfg, params = load.load_pretrained(folder, mesh)
-    return f"{folder.resolve()}@{digest}", cfg, params, tokenizer
+    return f"{folder.resolve()}@{digest}", Policy(cfg, mesh), params, tokenizer

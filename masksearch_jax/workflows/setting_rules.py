@@ -71,7 +71,7 @@ def buckets(least: int = 1, empty: bool = False) -> Rule:
     words = f"a tuple of ascending whole numbers of at least {least}" + (", or ()" if empty else ", one or more")
 
     def admits(value: Setting) -> bool:
-        sizes = list(value) if is_sequence(value) else [None]
+        sizes: list[Setting] = list(value) if is_sequence(value) else [None]
         return all(map(_is_whole, sizes)) and sizes == sorted(set(sizes)) and min(sizes, default=least) >= least and (
             empty or bool(sizes)
         )  # fmt: skip

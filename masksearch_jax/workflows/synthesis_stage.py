@@ -134,12 +134,12 @@ def run(cfg: ConfigDict, workdir: Path, searcher: interface.Searcher, client: Cl
         return _run_official(cfg, workdir)
     if client is None:
         check(cfg)
-    own = None if client else llm_connection.connect(cfg.llm, workdir / "llm.sqlite")
+    asked = client or llm_connection.connect(cfg.llm, workdir / "llm.sqlite")
     try:
-        return _run_agents(cfg, workdir, searcher, client or own)
+        return _run_agents(cfg, workdir, searcher, asked)
     finally:
-        if own:
-            own.close()
+        if asked is not client:
+            asked.close()
 
 
 def _run_agents(cfg: ConfigDict, workdir: Path, searcher: interface.Searcher, client: Client) -> JsonObject:
@@ -238,13 +238,13 @@ def _run_official(cfg: ConfigDict, workdir: Path) -> JsonObject:
     if not outcomes["accepted"]:
         raise ValueError(f"synthesize.official.file={chosen.file}: no record was accepted ({dict(outcomes)})")
     manifest: JsonObject = {"settings": settings(cfg), "tasks": {}, "outcomes": dict(outcomes)}
-    for name, made in accepted.items():
-        if made:
-            records.write(target / f"{name}.array_record", made)
+    for name, kept in accepted.items():
+        if kept:
+            records.write(target / f"{name}.array_record", kept)
             manifest["tasks"][name] = {
-                "written": len(made),
-                "tokens": sum(len(one.ids) for one in made),
-                "searches": sum(one.searches for one in made),
+                "written": len(kept),
+                "tokens": sum(len(one.ids) for one in kept),
+                "searches": sum(one.searches for one in kept),
             }
     return _finish(manifest, target, started)
 

@@ -125,7 +125,7 @@ def prepare_command(settings: ConfigDict, workdir: Path) -> list[str]:
 
 
 def _leaves(config: ConfigDict, prefix: str = "") -> JsonObject:
-    found = {}
+    found: JsonObject = {}
     for name, value in config.items():
         found |= _leaves(value, f"{prefix}{name}.") if isinstance(value, ConfigDict) else {prefix + name: value}
     return found

@@ -99,7 +99,7 @@ def series(rows: Rows) -> Series:
 
 
 def _derived(row: Mapping[str, Json]) -> dict[str, float]:
-    found = {}
+    found: dict[str, float] = {}
     times = {name: row[f"seconds/{name}"] for name in _TIMES if f"seconds/{name}" in row}
     whole = sum(times.values())
     if whole > 0:
@@ -216,8 +216,12 @@ def _thinned(curve: Curve) -> Curve:
         return curve
     starts = range(0, len(curve.x), block)
 
-    def means(values: Sequence[float | None]) -> tuple[float | None, ...]:
+    def means(values: Sequence[float]) -> tuple[float, ...]:
+        return tuple(sum(part) / len(part) for part in (values[at : at + block] for at in starts))
+
+    def known_means(values: Sequence[float | None]) -> tuple[float | None, ...]:
         parts = [[v for v in values[at : at + block] if v is not None] for at in starts]
         return tuple(sum(part) / len(part) if part else None for part in parts)
 
-    return Curve(curve.label, means(curve.x), means(curve.y), means(curve.half_width) if curve.half_width else None)
+    widths = known_means(curve.half_width) if curve.half_width else None
+    return Curve(curve.label, means(curve.x), means(curve.y), widths)

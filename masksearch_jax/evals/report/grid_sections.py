@@ -83,7 +83,9 @@ def _training(workdir: Path, report: Mapping[str, Json]) -> list[Section]:
     sections = []
     for title, labels in report.get("groups") or [("", list(chains))]:
         wanted = dict.fromkeys(
-            "/".join(chain.split("/")[:n]) for chain in map(chains.get, labels) for n in range(1, chain.count("/") + 2)
+            "/".join(chain.split("/")[:n])
+            for chain in (chains[label] for label in labels)
+            for n in range(1, chain.count("/") + 2)
         )
         for stage, called, step in (("sft", "SFT", "step"), ("dapo", "DAPO", "iteration")):
             found = {names.get(cell, cell): _of_seeds(workdir, report, cell, stage) for cell in wanted}
@@ -109,7 +111,7 @@ def _policies(workdir: Path, report: Mapping[str, Json]) -> dict[str, score_tabl
     return found
 
 
-def _cells(found: Mapping[str, Mapping[str, float | None]], columns: Sequence[str], sign: str = "") -> list[str]:
+def _cells(found: Mapping[str, intervals.Interval], columns: Sequence[str], sign: str = "") -> list[str]:
     return [score_tables.with_error(100 * found[c]["mean"], _percent(found[c]["half_width"]), 1, sign) for c in columns]
 
 

@@ -18,11 +18,11 @@ def sections(workdir: Path, report: Mapping[str, Json]) -> list[Section | None]:
     rounds = report["rounds"]
     folders, names = [workdir], ["round 0"]
     for one in rounds[1:]:
-        folder, name = f"round_{one['round']}", f"round {one['round']}"
+        folder, name = workdir / f"round_{one['round']}", f"round {one['round']}"
         if "control" in one:
-            folders.append(workdir / f"{folder}_control")
+            folders.append(workdir / f"{folder.name}_control")
             names.append(f"{name}, none new")
-        folders.append(workdir / folder)
+        folders.append(folder)
         names.append(name)
     policies = {}
     for name, folder in zip(names, folders, strict=True):
@@ -77,7 +77,8 @@ def _tables(rounds: Sequence[Mapping[str, Json]]) -> tuple[Table, ...]:
 
 
 def _charts(rounds: Sequence[Mapping[str, Json]]) -> tuple[Chart, ...]:
-    recalls, accepted = {}, {}
+    recalls: dict[str, list[tuple[int, float, float | None]]] = {}
+    accepted: dict[str, list[tuple[int, float, float | None]]] = {}
     for one in rounds:
         for suite, summary in one.get("held_out", {}).items():
             recalls.setdefault(task_label(suite), []).append(

@@ -5,6 +5,7 @@ from the rows.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -136,7 +137,7 @@ def gain_table(policies: Sequence[Policy], suite: str) -> Table | None:
     for policy in others:
         theirs = policy.of_suite(suite)
         if mine and {row.task_id for row in theirs} == {row.task_id for row in mine}:
-            cells = [_gain(lambda score, a=theirs: runner.compare(a, mine, score), score) for score in ("recall", "em")]
+            cells = [_gain(functools.partial(runner.compare, theirs, mine), score) for score in ("recall", "em")]
             rows.append((f"{last.label} − {policy.label}", *cells, str(len(mine))))
     title = f"Differences, paired by task: {task_label(suite)}"
     return Table(title, ("policies", "recall", "EM", "tasks"), tuple(rows), "± standard error") if rows else None

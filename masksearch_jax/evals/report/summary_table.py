@@ -128,9 +128,9 @@ def aligned(lines: list[list[str]], title: str) -> str:
 
 
 def _cell(summary: Mapping[str, Json] | None, key: str) -> str:
-    value = summary.get(key) if summary else None
-    if value is None:
+    if not summary or summary.get(key) is None:
         return "-"
+    value = summary[key]
     if key == "recall" and summary.get("recall_se") is not None:
         return f"{value:.3f} ±{summary['recall_se']:.3f}"
     digits = {"episodes": 0, "tokens": 1, "searches": 2}.get(key, 3)

@@ -113,8 +113,10 @@ def text_config(config: Mapping[str, Json]) -> JsonObject:
     """Return the language model's part of a config.json: all of it, unless it is that of a Gemma 3 with vision."""
     if config.get("model_type") != "gemma3":
         return dict(config)
-    shared = ("bos_token_id", "eos_token_id", "pad_token_id", "dtype", "torch_dtype")
-    shared += ("tie_word_embeddings", "quantization_config")
+    shared = (
+        "bos_token_id", "eos_token_id", "pad_token_id", "dtype", "torch_dtype", "tie_word_embeddings",
+        "quantization_config",
+    )  # fmt: skip
     outer = {k: config[k] for k in shared if k in config}
     return {**outer, **config.get("text_config", {}), "model_type": "gemma3_text"}
 

@@ -97,7 +97,7 @@ class GgufFile:
             raise ValueError(f"{self.path} holds two tensors of one name")
         if int(self.metadata.get("split.count", 1) or 1) > 1:
             raise ValueError(f"{self.path} is one part of several; join them with `llama-gguf-split --merge`")
-        self.architecture = self.metadata.get("general.architecture")
+        self.architecture = str(self.metadata.get("general.architecture"))
         if self.architecture not in _FAMILIES:
             raise ValueError(
                 f"{self.path}: general.architecture={self.architecture!r} is none of {', '.join(_FAMILIES)}"
@@ -158,7 +158,7 @@ def hf_config(file: GgufFile) -> JsonObject:
     head_dim = file.value("attention.key_length") if file.has("attention.key_length") else embed // heads
     if "token_embd.weight" not in file.shapes:
         raise ValueError(f"{file.path} has no tensor token_embd.weight")
-    config = {
+    config: JsonObject = {
         "architectures": [architecture],
         "model_type": model_type,
         "vocab_size": file.shapes["token_embd.weight"][0],

@@ -31,7 +31,7 @@ _PLAIN: dict[str, tuple[Json, ...]] = {
     "init_lora_weights": (True, False, None, "gaussian", "orthogonal", "eva"),
 }
 # The values that every other setting must have, also one that is not known here.
-_OFF = (None, False, {}, [], "")
+_OFF: tuple[Json, ...] = (None, False, {}, [], "")
 
 
 def tensors(cfg: ModelConfig) -> list[convert.Tensor]:
@@ -62,6 +62,7 @@ def save(folder: Path | str, cfg: ModelConfig, adapters: Params, base: str = "",
     export.refuse_full(folder)
     families.to_hf(cfg.merged, dtype)  # raises
     wanted = tensors(cfg)
+    assert cfg.lora is not None
     folder.mkdir(parents=True, exist_ok=True)
     export.save_tensors(folder / _WEIGHTS, adapters, wanted, dtype)
     content = {

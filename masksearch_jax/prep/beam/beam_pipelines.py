@@ -155,6 +155,7 @@ class Workers:
     ) -> dict[str, dict[str, list[int]]]:
         """Write tasks/, return the counts. The masked passages are exported by shards, questions in this process."""
         work = self._shards
+        assert work is not None  # annotate made them
         job = shards.job_name(tokenizer.load(data_dir).fingerprint, settings)
         files = [str(file.relative_to(data_dir)) for file in _tokenizer_files(data_dir)]
         for file in files:

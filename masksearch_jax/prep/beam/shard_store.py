@@ -10,9 +10,12 @@ import os
 import shutil
 import uuid
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from masksearch_jax.runtime.types import Json
+
+if TYPE_CHECKING:
+    from apache_beam.io.filesystems import FileSystems
 
 _BLOCK = 1 << 22
 
@@ -39,7 +42,7 @@ def open_read(path: str) -> BinaryIO:
     return _systems().open(path, compression_type="uncompressed") if is_remote(path) else open(path, "rb")
 
 
-def _systems() -> Any:
+def _systems() -> "type[FileSystems]":
     from apache_beam.io.filesystems import FileSystems
 
     return FileSystems

@@ -124,7 +124,9 @@ class Shards:
         if self.store.has(marker):
             return index
         terms = self.store.read(TERMS)
-        finder = functools.partial(candidates.find, rare=rare_terms.tester(terms["words"]), language=self.language)
+        finder: candidates.SpanFinder = functools.partial(
+            candidates.find, rare=rare_terms.tester(terms["words"]), language=self.language
+        )
         if self.titles:
             finder = shown_titles.without_title(finder)
         # The repeats of this shard would be enough, but all of them are few.

@@ -57,14 +57,14 @@ class BertEncoder:
         config = bert_network.BertConfig.read(directory / _CONFIG_FILE)
         self.dims = config.embed
         self._directory = directory
-        self._settings = {
+        self._settings: JsonObject = {
             "pooling": pooling,
             "query_prefix": query_prefix,
             "passage_prefix": passage_prefix,
             "max_length": min(max_length, config.positions),
             "dtype": dtype,
         }
-        most = self._settings["max_length"]
+        most: int = self._settings["max_length"]
         self._tokenizer = wordpiece.WordPiece(directory, most)
         check_vocabulary(self._tokenizer.vocab_size, config.vocab_size, directory)
         weights = directory / _WEIGHTS_FILE

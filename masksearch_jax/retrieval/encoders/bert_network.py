@@ -187,7 +187,7 @@ _BLOCK = {
 }
 
 
-def _names(path: list[str | int]) -> list[str]:
+def _names(path: list[str]) -> list[str]:
     """Return the checkpoint's names of the array of a linear map or a norm at our path, such as blocks, 0, mlp_norm."""
     *module, part = path
     part = "bias" if part == "bias" else "weight"
@@ -219,7 +219,7 @@ def from_tensors(
         return tensors[name]
 
     def read_leaf(at: jax.tree_util.KeyPath, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
-        keys = [key.key for key in at]
+        keys = [str(key.key) for key in at]
         if len(keys) == 1:
             return get(_TABLES[keys[0]], leaf.shape).astype(leaf.dtype)
         *ins, out = leaf.shape

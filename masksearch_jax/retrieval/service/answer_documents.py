@@ -50,12 +50,10 @@ def read_document(entry: Json, ours: bool) -> Document | None:
     if score is None or found is None:
         return None
     title, text, titled = found
-    ids = (-1, -1)
-    if ours:
-        ids = _id(document.get("id")), _id(document.get("article_id"))
-        if ids[0] is None or ids[1] is None:
-            return None
-    return Document(clean(title), clean(text), score, *ids, titled=titled)
+    id, article_id = (_id(document.get("id")), _id(document.get("article_id"))) if ours else (-1, -1)
+    if id is None or article_id is None:
+        return None
+    return Document(clean(title), clean(text), score, id, article_id, titled=titled)
 
 
 def clean(text: str) -> str:

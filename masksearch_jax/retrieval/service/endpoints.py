@@ -10,6 +10,7 @@ server does not know tasks. Left out: sockets (http_server.py), gathering querie
 import asyncio
 import concurrent.futures
 import dataclasses
+import functools
 import re
 import threading
 import time
@@ -169,11 +170,12 @@ async def _in_daemon_thread(call: Callable[[], T]) -> T:
 
     def work() -> None:
         try:
-            outcome = future.set_result, call()
+            result = call()
+            outcome = functools.partial(settle, future.set_result, result)
         except Exception as error:
-            outcome = future.set_exception, error
+            outcome = functools.partial(settle, future.set_exception, error)
         try:
-            loop.call_soon_threadsafe(settle, *outcome)
+            loop.call_soon_threadsafe(outcome)
         except RuntimeError:
             pass  # the loop is closed: the process is ending
 

@@ -86,7 +86,8 @@ class Server:
     async def stop(self, seconds: float) -> int:
         """Accept nothing more, let requests in flight finish for at most `seconds`; return how many did not."""
         self._stopping = True
-        self._listener.close()
+        if self._listener is not None:
+            self._listener.close()
         for writer in self._idle:
             writer.close()
         pending: set[asyncio.Task] = set()
@@ -98,6 +99,7 @@ class Server:
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
+        assert task is not None  # asyncio runs this as a task
         self._open.add(task)
         self.stats["connections"] += 1
         try:

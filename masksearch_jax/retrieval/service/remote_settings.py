@@ -132,4 +132,4 @@ def _identity(url: str, said: JsonObject) -> tuple[wire.Limits, str, str]:
     ):
         if not right:
             raise ValueError(f"search.url={url} is no server of ours: what /ready says has no right {name!r}")
-    return wire.Limits(**{name: limits[name] for name in names}), said["fingerprint"], said["passages_sha256"]
+    return wire.Limits(**{name: said["limits"][name] for name in names}), said["fingerprint"], said["passages_sha256"]

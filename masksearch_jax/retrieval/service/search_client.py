@@ -76,7 +76,7 @@ class RemoteSearcher:
         self._clock, self._sleep = clock, sleep
         self._cache: QueryCache[list[Document]] = QueryCache(_CACHED_QUERIES)
         self._lock = threading.Lock()  # guards the cache, the counts, the latencies and the last error
-        self._counts = collections.Counter()
+        self._counts: dict[str, float] = collections.defaultdict(int)
         self._latencies = Latencies()
         self._last_error = ""
 
@@ -91,8 +91,8 @@ class RemoteSearcher:
         counts = ("queries", "cache_hits", "empty", "refetches", "fallbacks")
         names = (*counts, "requests", "retries", "failures", "refusals")
         with self._lock:
-            counts = {name: self._counts[name] for name in (*names, "seconds")}
-            return counts | {"breaker_openings": self.breaker.openings} | self._latencies.summary()
+            found = {name: self._counts[name] for name in (*names, "seconds")}
+            return found | {"breaker_openings": self.breaker.openings} | self._latencies.summary()
 
     def search(self, queries: Sequence[Query], k: int) -> list[list[Hit]]:
         """Return at most k hits for each query, best first.
@@ -118,7 +118,7 @@ class RemoteSearcher:
             taken = time.perf_counter() - began
             self._counts["seconds"] += taken
             self._latencies.add(taken)
-        return hits
+        return [one for one in hits if one is not None]  # all of them
 
     def _keep(
         self, query: Query, text: str, found: dict[str, list[Document]], k: int, fetch: int, started: float
@@ -129,8 +129,9 @@ class RemoteSearcher:
         if text not in found:
             return None
         kept = self._allowed(query, found[text])
-        listed = isinstance(self._excluded, exclusion.ExcludeById)
-        needed = k + len(self._excluded.rows(query)) if listed and len(kept) < k else 0
+        needed = 0
+        if len(kept) < k and isinstance(self._excluded, exclusion.ExcludeById):
+            needed = k + len(self._excluded.rows(query))
         count = len(found[text])
         while len(kept) < k and count == fetch < self._remote.limits.k:
             fetch = min(max(_WIDER * fetch, needed), self._remote.limits.k)
@@ -283,6 +284,7 @@ def connect(
         contents = index_store.read_index_file(directory, only=(index_store.ROWS, index_store.NEAR_DUPLICATES))
     else:
         contents = {"passages_sha256": None, "settings": {"near_duplicate": 0.5}}
+    excluded: exclusion.ExcludeById | exclusion.ExcludeByText
     if remote.ours and remote.passages_sha256 == contents["passages_sha256"]:
         excluded = exclusion.ExcludeById.load(directory, mode)
     else:

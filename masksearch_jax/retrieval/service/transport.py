@@ -39,7 +39,8 @@ class Transport:
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or port == -1:
             raise ValueError(f"search.url={url!r} has to be http://host:port or https://host:port, or with a path")
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        self._new = lambda seconds: kind(parts.hostname, port, timeout=seconds)
+        host = parts.hostname
+        self._new = lambda seconds: kind(host, port, timeout=seconds)
         self._base = parts.path.rstrip("/")
         self._idle: list[http.client.HTTPConnection] = []
         self._lock = threading.Lock()
@@ -76,7 +77,8 @@ class Transport:
         try:
             if connection.sock is not None:
                 connection.sock.settimeout(_left(deadline))
-            connection.response_class = lambda sock, **other: http.client.HTTPResponse(_Timed(sock, deadline), **other)
+            # http.client calls this with a socket, and calls nothing of that socket but makefile.
+            connection.response_class = lambda sock, **other: http.client.HTTPResponse(_Timed(sock, deadline), **other)  # type: ignore[assignment,arg-type]
             connection.request(method, self._base + path, body, {"Content-Type": "application/json"})
             response = connection.getresponse()
             length = response.length
