@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from configs import common, dapo
+from masksearch_jax.trainers import stage_settings
+
 ROOT = Path(__file__).parent.parent
 MOST_OPEN = 100  # lines of code that name Any
 
@@ -33,3 +36,16 @@ def test_open_types_are_few_and_exceptions_have_a_code():
     assert len([line for _, line in lines if re.search(r"\bAny\b", line)]) <= MOST_OPEN
     bare = [f"{path}: {line}" for path, line in lines if "type: ignore" in line and "type: ignore[" not in line]
     assert not bare
+
+
+@pytest.mark.parametrize(
+    ("view", "section"),
+    [
+        (stage_settings.SftSettings, common.sft()),
+        (stage_settings.DapoSettings, dapo.dapo()),
+        (stage_settings.StageSettings, common.sft()),
+        (stage_settings.StageSettings, dapo.dapo()),
+    ],
+)
+def test_a_view_names_settings_that_the_config_has(view, section):
+    assert set(view.__annotations__) <= set(section.keys())

@@ -30,6 +30,7 @@ from masksearch_jax.trainers.dapo_programs import make_programs
 from masksearch_jax.trainers.position import Position
 from masksearch_jax.trainers.sampler import Sampler
 from masksearch_jax.trainers.stage import Evaluate, TrainingStage, changed_settings
+from masksearch_jax.trainers.stage_settings import DapoSettings
 from masksearch_jax.trainers.stopwatch import Stopwatch
 from masksearch_jax.trainers.updates import UpdateSteps, batch_shape, build_updates, on_devices
 
@@ -54,7 +55,7 @@ def run(
     Raises ValueError before the first step if the pipeline, index, tokenizer or base differs from that of the
     checkpoint.
     """
-    settings = cfg.dapo
+    settings: DapoSettings = cfg.dapo
     changed_settings(cfg, workdir, "dapo", "dapo", policy)  # raises if a fixed one has, before anything is opened
     # ---- data and reward ------------------------------------------------------------------------------------------
     tokenizer = tokenizer_lib.load(workdir / "data")
@@ -159,7 +160,7 @@ def _in_a_line(row: dict[str, float], seconds: float) -> str:
     return ", ".join([*found, f"{seconds:.0f} s an iteration"])
 
 
-def check(settings: ConfigSection) -> None:
+def check(settings: DapoSettings) -> None:
     """Raise ValueError for settings of advantage, loss and reward that do not exist or cannot be combined."""
     if settings.advantage not in advantages.MODES:
         raise ValueError(f"dapo.advantage={settings.advantage!r} is none of {advantages.MODES}")

@@ -7,8 +7,9 @@ import optax
 
 from masksearch_jax.model.policy import Policy
 from masksearch_jax.rl import loss, update_batch
-from masksearch_jax.runtime.types import ConfigSection, Params
+from masksearch_jax.runtime.types import Params
 from masksearch_jax.trainers import state as state_lib
+from masksearch_jax.trainers.stage_settings import DapoSettings
 from masksearch_jax.trainers.updates import update_sharding
 
 
@@ -20,7 +21,7 @@ def policy_logprobs(policy: Policy, temperature: float, params: Params, rows: up
     return policy.log_probs(params, rows.ids, rows.positions, rows.segments, rows.targets, rows.mask, temperature)
 
 
-def loss_fn(policy: Policy, settings: ConfigSection, params: Params, rows: update_batch.UpdateBatch):
+def loss_fn(policy: Policy, settings: DapoSettings, params: Params, rows: update_batch.UpdateBatch):
     """Return the clipped token-level loss of one micro-batch as (sum, count, metrics); DAPO equation 8."""
     logp, entropy = policy_logprobs(policy, settings.temperature, params, rows)
     weights = None
@@ -44,7 +45,7 @@ def loss_fn(policy: Policy, settings: ConfigSection, params: Params, rows: updat
 
 
 def make_programs(
-    policy: Policy, settings: ConfigSection, tx: optax.GradientTransformation
+    policy: Policy, settings: DapoSettings, tx: optax.GradientTransformation
 ) -> tuple[jax.stages.Wrapped, jax.stages.Wrapped]:
     """Return two jitted programs: (trainable, UpdateBatch, base) -> log-probs [M, R, T] of the trainer, and (state,
     UpdateBatch, base) -> (state, sums). The state is donated.

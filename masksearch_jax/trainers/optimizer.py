@@ -14,7 +14,7 @@ import optax
 from optax.contrib import MuonDimensionNumbers
 
 from masksearch_jax.runtime import mesh as mesh_lib
-from masksearch_jax.runtime.types import Json, Pytree, Setting
+from masksearch_jax.runtime.types import ConfigSection, Json, Pytree, Setting
 
 KINDS = ("adamw", "muon")
 SCHEDULES = ("constant", "cosine")
@@ -88,7 +88,7 @@ class OptimizerConfig:
             )
 
 
-def from_config(section: Mapping[str, Json], **override: Setting) -> OptimizerConfig:
+def from_config(section: ConfigSection | Mapping[str, Json], **override: Setting) -> OptimizerConfig:
     """Return the `OptimizerConfig` of a config section (ml_collections ConfigDict or dict).
 
     override: fields that replace those of the section. Raises ValueError for a name that is no field.
@@ -117,7 +117,9 @@ def schedule(cfg: OptimizerConfig) -> Callable[[jax.Array | int], jax.Array]:
     return share
 
 
-def build(cfg: OptimizerConfig | Mapping[str, Json], abstract_params: Pytree) -> optax.GradientTransformation:
+def build(
+    cfg: OptimizerConfig | ConfigSection | Mapping[str, Json], abstract_params: Pytree
+) -> optax.GradientTransformation:
     """Return the optimizer. `optax.apply_updates` adds its updates to the params.
 
     cfg: an OptimizerConfig, or the config section for one. abstract_params: tree of arrays or ShapeDtypeStructs as

@@ -22,8 +22,9 @@ from masksearch_jax.rollout.engine import RolloutEngine
 from masksearch_jax.rollout.request import Request
 from masksearch_jax.rollout.trajectory import StopReason, Trajectory, Turn
 from masksearch_jax.runtime import distributed
-from masksearch_jax.runtime.types import ConfigSection, Json, JsonObject, Params
+from masksearch_jax.runtime.types import Json, JsonObject, Params
 from masksearch_jax.trainers.divergence import check_logprobs
+from masksearch_jax.trainers.stage_settings import DapoSettings
 
 # Keeps the token permutation of a group distinct from those that SFT draws with the same seed and index.
 _PERMUTATION_STREAM = 0x64617065
@@ -67,7 +68,7 @@ def generate(
     engine: RolloutEngine,
     params: Params,
     tasks: pipeline.TaskIterator,
-    settings: ConfigSection,
+    settings: DapoSettings,
     reward_cfg: rewards.RewardConfig,
     augmentation: TokenPermutation | None,
     carried: Sequence[Group],

@@ -16,9 +16,10 @@ from masksearch_jax.model.policy import Policy
 from masksearch_jax.rl.rewards import RewardConfig
 from masksearch_jax.rollout.engine import RolloutEngine
 from masksearch_jax.runtime import distributed, metrics
-from masksearch_jax.runtime.types import ConfigSection, Params
+from masksearch_jax.runtime.types import Params
 from masksearch_jax.trainers import rollout_batch
 from masksearch_jax.trainers.position import Position
+from masksearch_jax.trainers.stage_settings import DapoSettings
 
 Groups = Sequence[rollout_batch.Group]
 
@@ -33,7 +34,7 @@ class Sampler:
         engine: RolloutEngine,
         policy: Policy,
         tasks: TaskIterator,
-        settings: ConfigSection,
+        settings: DapoSettings,
         reward: RewardConfig,
         augmentation: TokenPermutation | None,
         judge: rollout_batch.Judge | None,

@@ -29,6 +29,7 @@ from masksearch_jax.trainers import optimizer as optimizer_lib
 from masksearch_jax.trainers import state as state_lib
 from masksearch_jax.trainers.row_checks import check_rows
 from masksearch_jax.trainers.stage import Evaluate, TrainingStage, changed_settings
+from masksearch_jax.trainers.stage_settings import SftSettings
 
 
 def loss_fn(policy: Policy, params: Params, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array, state_lib.Sums]:
@@ -80,7 +81,7 @@ def run(
     ValueError before the first step for settings or data that cannot work, and DivergedError when steps no longer
     change anything.
     """
-    settings = cfg[name]
+    settings: SftSettings = cfg[name]
     changed_settings(cfg, workdir, name, "sft", policy)  # raises if a fixed one has, before anything is opened
     # ---- data -----------------------------------------------------------------------------------------------------
     tokenizer = tokenizer_lib.load(workdir / "data")

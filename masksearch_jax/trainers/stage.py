@@ -19,6 +19,7 @@ from masksearch_jax.runtime.checkpoints import Checkpointer
 from masksearch_jax.runtime.types import ConfigSection, Json, JsonObject, Params
 from masksearch_jax.trainers import state as state_lib
 from masksearch_jax.trainers.divergence import UpdateWatch, check_finite
+from masksearch_jax.trainers.stage_settings import StageSettings
 
 # (params, step) -> scores
 Evaluate = Callable[[Params, int], JsonObject]
@@ -62,9 +63,10 @@ class TrainingStage:
         self, cfg: ConfigSection, workdir: Path, name: str, kind: str, policy: Policy, evaluate: Evaluate | None = None
     ):
         """kind: 'sft' or 'dapo'. evaluate: called every `eval_every` steps."""
-        self.name, self.settings, self.folder = name, cfg[name], workdir / name
+        self.name, self.folder = name, workdir / name
+        self.settings: StageSettings = cfg[name]
         self.unit = _UNITS[kind]
-        self.last = self.settings[f"{self.unit}s"]
+        self.last: int = cfg[name][f"{self.unit}s"]
         self.checkpoints = Checkpointer(self.folder / "checkpoints", keep=2)
         self.log = metrics.MetricsLog(self.folder, primary=distributed.primary(), tensorboard=cfg.tensorboard)
         self.note = metrics.Note()

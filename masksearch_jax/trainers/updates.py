@@ -13,8 +13,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from masksearch_jax.rl import advantages, logprob_mismatch, update_batch
 from masksearch_jax.runtime import distributed, metrics
-from masksearch_jax.runtime.types import ConfigSection, Params
+from masksearch_jax.runtime.types import Params
 from masksearch_jax.trainers import rollout_batch
+from masksearch_jax.trainers.stage_settings import DapoSettings
 from masksearch_jax.trainers.state import TrainState
 
 _log = logging.getLogger(__name__)
@@ -26,7 +27,7 @@ def update_sharding(mesh: jax.sharding.Mesh) -> NamedSharding:
 
 
 def batch_shape(
-    settings: ConfigSection, total_tokens: int, mesh: jax.sharding.Mesh | None = None
+    settings: DapoSettings, total_tokens: int, mesh: jax.sharding.Mesh | None = None
 ) -> update_batch.BatchShape:
     """Return the buckets of update shapes. mesh: None skips the check that rows divide over it.
 
@@ -61,7 +62,7 @@ def on_devices(
 
 def build_updates(
     groups: Sequence[rollout_batch.Group],
-    settings: ConfigSection,
+    settings: DapoSettings,
     shape: update_batch.BatchShape,
     old_logprobs: Callable[[update_batch.UpdateBatch], np.ndarray],
     version: int,
