@@ -48,8 +48,8 @@ DOCS = ["mkdocs-material>=9.7"]
 # hypothesis: inputs of the fuzz tests. mwparserfromhell: an independent reader of wikitext, for comparison. jsonschema,
 # pyyaml: manifests of launch/gke.py against the published schema.
 TEST = [
-    "hypothesis>=6.150", "jsonschema>=4.20", "mwparserfromhell>=0.7", "pytest>=8", "pytest-xdist>=3.6", "pyyaml>=6",
-    "ruff>=0.12",
+    "hypothesis>=6.150", "jsonschema>=4.20", "mwparserfromhell>=0.7", "mypy>=2.4", "pytest>=8", "pytest-xdist>=3.6",
+    "pyyaml>=6", "ruff>=0.12",
     *AGENTS, *GGUF, *REPORT, *SERVICE, *TENSORBOARD,
 ]  # fmt: skip
 

@@ -6,9 +6,9 @@ python -m masksearch_jax.compile --config=configs/dapo.py:qwen2.5-7b --topology=
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 from absl import flags
+from ml_collections import ConfigDict
 
 from masksearch_jax.runtime import cli
 
@@ -17,7 +17,7 @@ _JSON = flags.DEFINE_string("json", None, "A file to write the numbers to.")
 _ONLY = flags.DEFINE_string("only", "", "Compile only programs whose name matches this regular expression.")
 
 
-def main(cfg: Any, workdir: Path) -> None:
+def main(cfg: ConfigDict, workdir: Path) -> None:
     from masksearch_jax.aot import costs, programs, topologies  # imported here, so that --help needs no JAX
 
     name = _TOPOLOGY.value or cfg.get("topology")

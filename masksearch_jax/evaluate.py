@@ -4,12 +4,13 @@ python -m masksearch_jax.evaluate --config=configs/evaluate.py --workdir=W --con
 """
 
 from pathlib import Path
-from typing import Any
+
+from ml_collections import ConfigDict
 
 from masksearch_jax.runtime import cli
 
 
-def main(cfg: Any, workdir: Path) -> None:
+def main(cfg: ConfigDict, workdir: Path) -> None:
     from masksearch_jax.workflows import evaluation  # imported here, so that --help needs no JAX
 
     evaluation.main(cfg, workdir)

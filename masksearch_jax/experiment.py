@@ -10,12 +10,13 @@ At the end it writes W/report.html, which shows all results (masksearch_jax.repo
 """
 
 from pathlib import Path
-from typing import Any
+
+from ml_collections import ConfigDict
 
 from masksearch_jax.runtime import cli
 
 
-def main(cfg: Any, workdir: Path) -> None:
+def main(cfg: ConfigDict, workdir: Path) -> None:
     from masksearch_jax.workflows import dispatch  # imported here, so that --help needs no JAX
 
     dispatch.run(cfg, workdir)

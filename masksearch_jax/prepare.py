@@ -4,12 +4,13 @@ python -m masksearch_jax.prepare --config=configs/prepare.py --config.dump=FILE 
 """
 
 from pathlib import Path
-from typing import Any
+
+from ml_collections import ConfigDict
 
 from masksearch_jax.runtime import cli
 
 
-def main(cfg: Any, workdir: Path) -> None:
+def main(cfg: ConfigDict, workdir: Path) -> None:
     from masksearch_jax.workflows import data_preparation  # imported here, so that --help needs no JAX
 
     data_preparation.run(cfg, workdir)

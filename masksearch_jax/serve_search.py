@@ -4,12 +4,13 @@ python -m masksearch_jax.serve_search --config=configs/serve_search.py --workdir
 """
 
 from pathlib import Path
-from typing import Any
+
+from ml_collections import ConfigDict
 
 from masksearch_jax.runtime import cli
 
 
-def main(cfg: Any, workdir: Path) -> None:
+def main(cfg: ConfigDict, workdir: Path) -> None:
     from masksearch_jax.workflows import search_server  # imported here, so that --help needs no JAX
 
     search_server.run(cfg, workdir)

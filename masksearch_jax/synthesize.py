@@ -7,12 +7,13 @@ python -m masksearch_jax.synthesize --config=configs/synthesize.py:agents --conf
 """
 
 from pathlib import Path
-from typing import Any
+
+from ml_collections import ConfigDict
 
 from masksearch_jax.runtime import cli
 
 
-def main(cfg: Any, workdir: Path) -> None:
+def main(cfg: ConfigDict, workdir: Path) -> None:
     from masksearch_jax.workflows import synthesis_stage  # imported here, so that --help needs no JAX
 
     synthesis_stage.main(cfg, workdir)

@@ -8,12 +8,13 @@ bit for bit.
 """
 
 from pathlib import Path
-from typing import Any
+
+from ml_collections import ConfigDict
 
 from masksearch_jax.runtime import cli
 
 
-def main(cfg: Any, workdir: Path) -> None:
+def main(cfg: ConfigDict, workdir: Path) -> None:
     from masksearch_jax.workflows import training  # imported here, so that --help needs no JAX
 
     training.main(cfg, workdir)

@@ -11,12 +11,13 @@ import collections
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from masksearch_jax.agents.reward_judge import Asked
 from masksearch_jax.data import records
 from masksearch_jax.rollout.request import Request
 from masksearch_jax.rollout.trajectory import Trajectory
+from masksearch_jax.runtime.types import Params
 from masksearch_jax.scoring import answer_metrics
 
 # [(text of the task, given answers, accepted strings of each)] -> 1.0, 0.0, or NaN for no verdict
@@ -27,7 +28,7 @@ Judge = Callable[[Sequence[Asked]], Sequence[float]]
 class Engine(Protocol):
     """The part of rollout.engine.RolloutEngine that is needed here."""
 
-    def run(self, params: Any, requests: Sequence[Request], version: int, seed: int) -> list[Trajectory]: ...
+    def run(self, params: Params, requests: Sequence[Request], version: int, seed: int) -> list[Trajectory]: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Harvest:
 
 def harvest(
     engine: Engine,
-    params: Any,
+    params: Params,
     tasks: Sequence[records.Task],
     cfg: DistillConfig,
     first: int,
@@ -118,11 +119,12 @@ def judged(
         "form" if spans is None else "unsearched" if not trajectory.searches else ""
         for (_, trajectory), spans in zip(made, given, strict=True)
     ]
+    verdicts: Sequence[float]
     open_ = [i for i, reason in enumerate(reasons) if not reason]
     if judge is None:
         verdicts = [float(recalls[i] >= floor) for i in open_]
     else:
-        verdicts = judge([(made[i][0].text, given[i], made[i][0].answers) for i in open_])
+        verdicts = judge([(made[i][0].text, given[i] or [], made[i][0].answers) for i in open_])
     for i, verdict in zip(open_, verdicts, strict=True):
         reasons[i] = "unjudged" if math.isnan(verdict) else "" if verdict else "wrong"
     return list(zip(reasons, recalls, strict=True))

@@ -9,15 +9,15 @@ settings from being mixed in.
 import json
 import threading
 from pathlib import Path
-from typing import Any
 
 from masksearch_jax.runtime.json_files import parse_json, read_json_object, write_json
+from masksearch_jax.runtime.types import JsonObject
 
 
 class Journal:
     """The journal of one kind of example. Thread-safe; one process at a time."""
 
-    def __init__(self, folder: Path, name: str, settings: dict[str, Any]):
+    def __init__(self, folder: Path, name: str, settings: JsonObject):
         """Read the records that exist. Raises ValueError if other settings made them, and for a damaged record."""
         folder.mkdir(parents=True, exist_ok=True)
         _check(folder / "settings.json", settings)
@@ -35,7 +35,7 @@ class Journal:
         """Return whether a task that is in the journal was accepted."""
         return self._places[task_id][0] == "accepted"
 
-    def add(self, line: dict[str, Any]) -> None:
+    def add(self, line: JsonObject) -> None:
         """Append the record of a task.
 
         line: JSON data with 'task_id' and 'rejected', the reason or ''. Raises ValueError if the task is in already."""
@@ -50,7 +50,7 @@ class Journal:
             file.flush()
             self._places[line["task_id"]] = done, place
 
-    def get(self, task_id: str) -> dict[str, Any]:
+    def get(self, task_id: str) -> JsonObject:
         """Return the record of a task."""
         with self._lock:
             done, place = self._places[task_id]
@@ -79,7 +79,7 @@ class Journal:
             place += len(data)
 
 
-def _check(path: Path, settings: dict[str, Any]) -> None:
+def _check(path: Path, settings: JsonObject) -> None:
     settings = json.loads(json.dumps(settings))
     if not path.exists():
         write_json(path, settings)

@@ -15,13 +15,16 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from masksearch_jax.agents.transcript import Search, Transcript
 from masksearch_jax.data import records
 from masksearch_jax.retrieval import interface
 from masksearch_jax.runtime.json_files import parse_json
+from masksearch_jax.runtime.types import Json, JsonObject
 from masksearch_jax.text import prompt, tags
+
+T = TypeVar("T")
 
 INSTRUCTION = "Fill in every [mask] and repeat the whole paragraph, otherwise unchanged."
 SYSTEM = "Solve the task with the search tool, then answer."
@@ -68,13 +71,13 @@ def pair_of(task: records.Task, instruction: str = INSTRUCTION, source: str = "w
     return Pair(task.text, task.paragraph, masks, sorted(set(masks)), source, task.title, instruction)
 
 
-def write_pair(pair: Pair) -> dict[str, Any]:
+def write_pair(pair: Pair) -> JsonObject:
     ext = {"mask_num": len(pair.masks), "masks": pair.masks, "entities": pair.entities, "source": pair.source}
     query = f"{pair.text}\n{pair.instruction}" if pair.instruction else pair.text
     return {"query": query, "answer": pair.paragraph, "ext": ext | {"title": pair.title}}
 
 
-def read_pair(record: Any) -> Pair:
+def read_pair(record: Json) -> Pair:
     """Return the pair of a record.
 
     We find the masked paragraph by aligning the answer with the query; what follows it in the query is the instruction.
@@ -126,9 +129,9 @@ class Trajectory:
     accuracy: float | None
 
 
-def write_trajectory(trajectory: Trajectory, system: str = SYSTEM) -> dict[str, Any]:
+def write_trajectory(trajectory: Trajectory, system: str = SYSTEM) -> JsonObject:
     done = trajectory.transcript
-    messages = [{"role": "system", "content": system}, {"role": "user", "content": trajectory.text}]
+    messages: list[JsonObject] = [{"role": "system", "content": system}, {"role": "user", "content": trajectory.text}]
     for one in done.searches:
         arguments = json.dumps({"queries": [one.query]}, ensure_ascii=False)
         call = {"name": _FUNCTION["name"], "arguments": arguments}
@@ -141,7 +144,7 @@ def write_trajectory(trajectory: Trajectory, system: str = SYSTEM) -> dict[str, 
     return {"type": "chatml", "messages": messages, "functions": [_FUNCTION], "ext": ext}
 
 
-def read_trajectory(record: Any) -> Trajectory:
+def read_trajectory(record: Json) -> Trajectory:
     """Return the trajectory of a record. Raises RecordError, naming the message, for any other form than the above."""
     kind, messages, ext = _fields(record, type=str, messages=list, ext=dict)
     if kind != "chatml":
@@ -152,12 +155,12 @@ def read_trajectory(record: Any) -> Trajectory:
         raise RecordError("one user message is needed, with nothing but a system message before it")
     rest, searches = list(range(asked[0] + 1, len(turns))), []
     while len(rest) > 1:
-        place, answer, *rest = rest
+        place, results, *rest = rest
         thought, _ = _turn(turns[place], place, tags.SEARCH)
-        if turns[answer][0] != "function":
-            raise RecordError(f"message {answer} is of {turns[answer][0]!r}; the results of a function are due")
+        if turns[results][0] != "function":
+            raise RecordError(f"message {results} is of {turns[results][0]!r}; the results of a function are due")
         query = _queries(messages[place], place)
-        searches.append(Search(thought, query, _hits(turns[answer][1], answer)))
+        searches.append(Search(thought, query, _hits(turns[results][1], results)))
     if not rest:
         raise RecordError("there is no answer after the last search")
     thought, answer = _turn(turns[rest[0]], rest[0], tags.ANSWER)
@@ -175,9 +178,10 @@ def blanks(text: str, answer: str) -> int:
 
     These are the masks that an answer fills if it repeats the paragraph; if the answer has another form, all masks are
     counted."""
-    first, *others = text.split(tags.MASK)[:-1] or [None]
-    if first is None or not answer.startswith(first):
+    literals = text.split(tags.MASK)[:-1]
+    if not literals or not answer.startswith(literals[0]):
         return text.count(tags.MASK)
+    first, *others = literals
     filled, place = 1, len(first)
     for literal in others:  # a filled mask is not empty, so the next literal stands further on
         found = answer.find(literal, place + 1)
@@ -187,7 +191,7 @@ def blanks(text: str, answer: str) -> int:
     return filled
 
 
-def read_lines(path: Path | str, reader: Callable[[Any], Any]) -> Iterator[Any]:
+def read_lines(path: Path | str, reader: Callable[[Json], T]) -> Iterator[T | RecordError]:
     """Yield each line as `reader` reads it, or a RecordError that says where and why it could not be read."""
     path = Path(path)
     if not path.is_file():
@@ -201,7 +205,7 @@ def read_lines(path: Path | str, reader: Callable[[Any], Any]) -> Iterator[Any]:
                     yield RecordError(f"{path}, line {number}: {error}")
 
 
-def _fields(record: Any, **types: type) -> list[Any]:
+def _fields(record: Json, **types: type) -> list[Json]:
     if not isinstance(record, dict):
         raise RecordError(f"a JSON object with {sorted(types)} is needed, got {str(record)[:60]!r}")
     for name, kind in types.items():
@@ -222,7 +226,7 @@ def _turn(turn: list[str], place: int, kind: tuple[str, str]) -> tuple[str, str]
     return (wanted[1] or "").strip(), wanted[2].strip()
 
 
-def _queries(message: dict[str, Any], place: int) -> str:
+def _queries(message: JsonObject, place: int) -> str:
     call = message.get("function_call")
     arguments = call.get("arguments") if isinstance(call, dict) else None
     if isinstance(arguments, str):

@@ -65,7 +65,8 @@ class SpanFinder:
         except (structured.ReplyError, RequestError):
             self._count(failed=1)
             return []
-        found, taken = [], set()
+        found: list[tuple[int, int, str]] = []
+        taken: set[int] = set()
         for marked in reply.spans:
             place = _place(passage, marked.text.strip(), taken)
             if place >= 0:

@@ -11,7 +11,6 @@ import collections
 import concurrent.futures
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from masksearch_jax.agents import solver, trajectory_judge
 from masksearch_jax.agents.journal import Journal
@@ -22,6 +21,7 @@ from masksearch_jax.llm.chat_types import RequestError
 from masksearch_jax.llm.client import Client
 from masksearch_jax.llm.structured import ReplyError
 from masksearch_jax.retrieval import interface
+from masksearch_jax.runtime.types import JsonObject
 from masksearch_jax.text.tokenizer_protocol import Tokenizer
 
 JUDGES = ("rules", "llm", "both")
@@ -46,10 +46,10 @@ class Teacher:
         if not 0 < self.recall <= 1:
             raise ValueError(f"synthesize.agents.judge_recall={self.recall} has to be in (0, 1]")
 
-    def record(self, task: records.Task) -> dict[str, Any]:
+    def record(self, task: records.Task) -> JsonObject:
         """Solve and judge a task; return its record of the journal."""
         attempt = solver.solve(self.client, Problem.of(task), self.searcher, self.tokenizer, self.cfg)
-        record: dict[str, Any] = {
+        record: JsonObject = {
             "task_id": task.id, "rejected": attempt.failure, "detail": attempt.detail, "text": task.text,
             "golds": task.answers, "given": attempt.given, "steps": [dataclasses.asdict(s) for s in attempt.steps],
         }  # fmt: skip
@@ -87,7 +87,7 @@ def run(
     journal: Journal,
     workers: int,
     show: Callable[[int], None] = lambda accepted: None,
-) -> tuple[list[dict[str, Any]], collections.Counter[str]]:
+) -> tuple[list[JsonObject], collections.Counter[str]]:
     """Work on tasks in order until `count` are accepted or none are left.
 
     Return the records of the first `count` accepted ones in that order, and how many tasks were rejected for which
@@ -116,9 +116,9 @@ def run(
                     accepted += one.result()
     if failed:
         raise failed
-    accepted = (journal.get(task_id) for task_id in order if journal.accepted(task_id))
+    taken = (journal.get(task_id) for task_id in order if journal.accepted(task_id))
     rejected = (journal.get(task_id)["rejected"] for task_id in order if not journal.accepted(task_id))
-    return [record for _, record in zip(range(count), accepted, strict=False)], collections.Counter(rejected)
+    return [record for _, record in zip(range(count), taken, strict=False)], collections.Counter(rejected)
 
 
 def _work(task: records.Task, teacher: Teacher, journal: Journal) -> bool:

@@ -5,12 +5,12 @@ It is the only agent that sees gold answers.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 from masksearch_jax.agents import prompts
 from masksearch_jax.llm import structured
 from masksearch_jax.llm.chat_types import Message, Sampling
 from masksearch_jax.llm.client import Client
+from masksearch_jax.runtime.types import Setting
 from masksearch_jax.scoring import answer_metrics
 from masksearch_jax.text import tags
 
@@ -33,7 +33,7 @@ def by_model(
     golds: Sequence[Sequence[str]],
     sampling: Sampling,
     attempts: int,
-    **limits: Any,
+    **limits: Setting,
 ) -> Judgement:
     """Ask the model whether the given answers are right.
 

@@ -7,12 +7,12 @@ those that the policy meets. What an episode would not have allowed is no demons
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 from masksearch_jax.data import records
 from masksearch_jax.retrieval import interface
 from masksearch_jax.rollout import episode
 from masksearch_jax.rollout.trajectory import StopReason
+from masksearch_jax.runtime.types import JsonObject
 from masksearch_jax.text import prompt, tags
 from masksearch_jax.text.tokenizer_protocol import Tokenizer
 
@@ -44,7 +44,7 @@ class Transcript:
         return _think(self.thought) + tags.block(tags.ANSWER, plain(self.answer))
 
 
-def from_json(fields: dict[str, Any]) -> Transcript:
+def from_json(fields: JsonObject) -> Transcript:
     """Return a transcript from its fields: the inverse of dataclasses.asdict."""
     searches = [
         Search(one["thought"], one["query"], tuple(interface.Hit(**hit) for hit in one["hits"]))

@@ -7,9 +7,10 @@ extending, searches that nothing overlaps, idle slots, evaluation, restarts.
 """
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from masksearch_jax.aot import topologies
+from masksearch_jax.runtime.types import ConfigSection
 
 TOKENS, TRAJECTORIES = 14e9, 10e6
 COMPUTE_SHARE, BANDWIDTH_SHARE = 0.4, 0.5
@@ -26,12 +27,15 @@ ASSUMED = {
 class Report(Protocol):
     """The part of programs.Report that is needed here: FLOPs and bytes of arguments, both per chip."""
 
-    name: str
-    flops: float
-    arguments: int
+    @property
+    def name(self) -> str: ...
+    @property
+    def flops(self) -> float: ...
+    @property
+    def arguments(self) -> int: ...
 
 
-def chip_hours(cfg: Any, slice_: topologies.Topology, reports: Sequence[Report]) -> dict[str, float]:
+def chip_hours(cfg: ConfigSection, slice_: topologies.Topology, reports: Sequence[Report]) -> dict[str, float]:
     """Return the chip-hours of each stage in ASSUMED whose program was compiled.
 
     'training' comes from the program sft_step, 'sampling' from the program decode.

@@ -93,7 +93,7 @@ def work(text: str, trips: int = 1) -> Work:
                 result = result.plus(max(map(total, branches), key=lambda branch: branch.flops))
             elif one.opcode in ("fusion", "call", "async-start"):
                 inner = one.called("calls") or one.called("to_apply")
-                channel = _channel(computations.get(inner, {}))
+                channel = _channel(computations.get(inner or "", {}))
                 if channel is None or channel not in started:
                     result = result.plus(total(inner))
                 else:
@@ -155,9 +155,17 @@ def _arrays(type_: str) -> Iterator[tuple[str, list[int]]]:
         yield dtype, [int(size) for size in dims.split(",") if size]
 
 
+def _found(pattern: str, text: str) -> re.Match[str]:
+    """Return the first match. Raises ValueError for HLO that is not written as XLA writes it."""
+    found = re.search(pattern, text)
+    if found is None:
+        raise ValueError(f"HLO has no {pattern!r} in {text[:200]!r}")
+    return found
+
+
 def _bytes(type_: str) -> float:
     """Return the size of a type in bytes, summed over tuples, without the padding of tiles."""
-    bits = (_BITS.get(d) or int(re.search(r"\d+", d)[0]) for d, _ in _arrays(type_))
+    bits = (_BITS.get(d) or int(_found(r"\d+", d)[0]) for d, _ in _arrays(type_))
     return sum(b / 8 * math.prod(dims) for b, (_, dims) in zip(bits, _arrays(type_), strict=True))
 
 
@@ -182,14 +190,15 @@ def _trip_count(loop: _Instruction, computation: _Computation, computations: dic
     known = re.search(r"known_trip_count[^0-9]*(\d+)", loop.attributes)
     if known:
         return int(known[1])
-    condition = computations.get(loop.called("condition"), {})
+    condition = computations.get(loop.called("condition") or "", {})
     initial = computation.get(loop.operands[0]) if loop.operands else None
 
     def constant(one: _Instruction | None) -> int | None:
         while one is not None and one.opcode in ("copy", "bitcast", "copy-done", "copy-start") and one.operands:
             one = computation.get(one.operands[0])
-        found = one is not None and one.opcode == "constant" and re.fullmatch(r"-?\d+", one.arguments)
-        return int(one.arguments) if found else None
+        if one is None or one.opcode != "constant" or not re.fullmatch(r"-?\d+", one.arguments):
+            return None
+        return int(one.arguments)
 
     def value(one: _Instruction | None) -> int | None:
         """Return the value of an instruction of the condition before the first iteration, None if unknown."""
@@ -198,14 +207,14 @@ def _trip_count(loop: _Instruction, computation: _Computation, computations: dic
         if one.opcode == "constant" and re.fullmatch(r"-?\d+", one.arguments):
             return int(one.arguments)
         if one.opcode == "get-tuple-element" and initial is not None and initial.opcode == "tuple":
-            index = int(re.search(r"index=(\d+)", one.attributes)[1])
+            index = int(_found(r"index=(\d+)", one.attributes)[1])
             return constant(computation.get(initial.operands[index]))
         return None
 
     root = next((one for one in condition.values() if one.root), None)
     inputs = [condition.get(name) for name in root.operands] if root else []
     if root and root.opcode == "fusion":
-        inner = computations.get(root.called("calls"), {})
+        inner = computations.get(root.called("calls") or "", {})
         root = next((one for one in inner.values() if one.root), None)
         by_number = {
             one.name: inputs[int(one.arguments)]
@@ -215,15 +224,17 @@ def _trip_count(loop: _Instruction, computation: _Computation, computations: dic
         inputs = [by_number.get(name) or inner.get(name) for name in root.operands] if root else []
     if not root or root.opcode != "compare" or len(inputs) != 2:
         return None
-    direction = re.search(r"direction=(\w+)", root.attributes)[1]
+    direction = _found(r"direction=(\w+)", root.attributes)[1]
     first, second = map(value, inputs)
     if direction == "GT":
         first, second, direction = second, first, "LT"
     if direction != "LT" or second is None or inputs[0] is None:
         return None
-    step = 1
+    step: int | None = 1
     if inputs[0].opcode == "get-tuple-element":
-        step = _step(computations.get(loop.called("body"), {}), int(re.search(r"index=(\d+)", inputs[0].attributes)[1]))
+        step = _step(
+            computations.get(loop.called("body") or "", {}), int(_found(r"index=(\d+)", inputs[0].attributes)[1])
+        )
     return None if not step else max(0, math.ceil((second - (first or 0)) / step))
 
 
@@ -247,9 +258,9 @@ def _matrix_flops(one: _Instruction, computation: _Computation) -> float:
     shapes = [next(_arrays(computation[name].type))[1] for name in one.operands[:2]]
     result = next(_arrays(one.type))[1]
     if one.opcode == "dot":
-        contracted = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", one.attributes)[1]
+        contracted = _found(r"lhs_contracting_dims=\{([\d,]*)\}", one.attributes)[1]
         return 2.0 * math.prod(result) * math.prod(shapes[0][int(i)] for i in contracted.split(",") if i)
-    lhs, rhs, out = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", one.attributes).groups()
+    lhs, rhs, out = _found(r"dim_labels=(\w+)_(\w+)->(\w+)", one.attributes).groups()
     window = re.search(r"window=\{([^}]*)\}", one.attributes)
     fields = dict(part.split("=") for part in window[1].split()) if window else {}
     flops = 2.0 * result[out.index("b")] * result[out.index("f")] * shapes[1][rhs.index("i")]

@@ -20,7 +20,6 @@ import importlib.util
 import re
 import time
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +35,7 @@ from masksearch_jax.model.policy import Policy
 from masksearch_jax.rl.update_batch import UpdateBatch
 from masksearch_jax.rollout import bucketing, device_programs
 from masksearch_jax.runtime import mesh as mesh_lib
+from masksearch_jax.runtime.types import ConfigSection, JsonObject, Leaf, Pytree
 from masksearch_jax.text.stop_automaton import StopTable
 from masksearch_jax.trainers import dapo_programs, sft, updates
 from masksearch_jax.trainers import optimizer as optimizer_lib
@@ -65,7 +65,7 @@ class Program:
 
     name: str
     phase: str
-    lower: Callable[[], Any]
+    lower: Callable[[], jax.stages.Lowered]
     uses: tuple[str, ...]
     trips: int = 1
 
@@ -78,7 +78,7 @@ class StagePrograms:
     """
 
     programs: list[Program]
-    resident: dict[str, Any]
+    resident: JsonObject
     phases: dict[str, tuple[str, ...]]
 
 
@@ -115,7 +115,7 @@ class Report:
         return self.beside + self.hbm_bytes
 
 
-def policy_of(cfg: Any, mesh: jax.sharding.Mesh) -> Policy:
+def policy_of(cfg: ConfigSection, mesh: jax.sharding.Mesh) -> Policy:
     """Return the config's model and adapters on a mesh, with the attention backend that the stage takes there.
 
     A vocabulary size that would come from the tokenizer is replaced by a stand-in. Raises ValueError if the config
@@ -127,14 +127,14 @@ def policy_of(cfg: Any, mesh: jax.sharding.Mesh) -> Policy:
     return Policy(packed_attention.choose(found, mesh, row_lengths), mesh)
 
 
-def make_mesh(cfg: Any, slice_: topology.Topology) -> jax.sharding.Mesh:
+def make_mesh(cfg: ConfigSection, slice_: topology.Topology) -> jax.sharding.Mesh:
     """Return the config's mesh over devices that are only described.
 
     Raises ValueError without libtpu, or if the mesh does not fit the slice.
     """
     if importlib.util.find_spec("libtpu") is None:
         raise ValueError("libtpu is not installed: pip install -c launch/constraints.txt -e '.[tpu]'")
-    options: dict[str, Any] = {"chips_per_host_bounds": slice_.host_bounds}
+    options: JsonObject = {"chips_per_host_bounds": slice_.host_bounds}
     if slice_.generation.name == "v4":
         options["chip_config_name"] = "megacore"  # one device per chip, as in the other generations
     if cfg.mesh.dcn_data > 1:
@@ -143,7 +143,7 @@ def make_mesh(cfg: Any, slice_: topology.Topology) -> jax.sharding.Mesh:
     return mesh_lib.make_mesh(**cfg.mesh.to_dict(), devices=devices)
 
 
-def stage_programs(cfg: Any, mesh: jax.sharding.Mesh) -> StagePrograms:
+def stage_programs(cfg: ConfigSection, mesh: jax.sharding.Mesh) -> StagePrograms:
     """Return the programs of `cfg.stage`, each only for the largest of its shapes, which needs the most memory."""
     make = {"sft": _sft, "dapo": _dapo}
     if cfg.stage not in make:
@@ -234,7 +234,7 @@ def _dapo(cfg, policy) -> StagePrograms:
     ]
     resident = {
         "params": state.params,
-        "optimizer": dataclasses.replace(state, params=None),
+        "optimizer": dataclasses.replace(state, params={}),
         "start": state.params,  # the warm start, which the caller of dapo.run keeps; a frozen base is not held twice
         "weights": weights,
         "cache": cache,
@@ -260,15 +260,23 @@ def _ends(cfg):
     return bucketing.to_the_end(cfg.rollout.context_lengths, total)
 
 
-def per_chip(tree: Any) -> int:
+def _memory(compiled: jax.stages.Compiled) -> Leaf:
+    """Return the compiler's jaxlib CompiledMemoryStats. Raises RuntimeError for a platform that has none."""
+    found = compiled.memory_analysis()
+    if found is None:
+        raise RuntimeError("the compiler of this platform does not say how much memory a program needs")
+    return found
+
+
+def per_chip(tree: Pytree) -> int:
     """Return the bytes on one chip of a tree of ShapeDtypeStructs with shardings, with the padding of the layouts."""
     leaves = jax.tree.leaves(tree)
     compiled = jax.jit(lambda *_: jnp.zeros(()), keep_unused=True).lower(*leaves).compile()
-    return compiled.memory_analysis().argument_size_in_bytes
+    return _memory(compiled).argument_size_in_bytes
 
 
 def compile_stage(
-    cfg: Any, slice_: topology.Topology, only: str = "", show: Callable[[str], None] = lambda line: None
+    cfg: ConfigSection, slice_: topology.Topology, only: str = "", show: Callable[[str], None] = lambda line: None
 ) -> tuple[dict[str, int], list[Report]]:
     """Compile the stage's programs; return the bytes per chip of each resident tree, and a report for each program.
 
@@ -280,7 +288,7 @@ def compile_stage(
     mesh, limit = make_mesh(cfg, slice_), slice_.generation.hbm_bytes
     work = stage_programs(cfg, mesh)
     with jax.set_mesh(mesh):
-        sizes = {}
+        sizes: dict[str, int] = {}
         for name, tree in work.resident.items():
             same = next((other for other in sizes if work.resident[other] is tree), None)
             sizes[name] = sizes[same] if same else per_chip(tree)
@@ -293,8 +301,8 @@ def compile_stage(
         for program in work.programs:
             if not re.search(only, program.name):
                 continue
-            kept = {name: sizes[name] for name in work.phases[program.phase]}
-            reports.append(_compile(program, kept, slice_))
+            beside = {name: sizes[name] for name in work.phases[program.phase]}
+            reports.append(_compile(program, beside, slice_))
             show(_row(reports[-1], limit))
     if not reports:
         raise ValueError(f"--only={only!r} matches none of {', '.join(program.name for program in work.programs)}")
@@ -321,8 +329,8 @@ def _compile(program: Program, kept: dict[str, int], slice_: topology.Topology) 
             " resident beside it; take more chips, fewer slots or rows, shorter rows, or remat='full'"
         ) from None
     seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - began_cpu
-    memory = compiled.memory_analysis()
-    done = hlo.work(compiled.as_text(), program.trips)
+    memory = _memory(compiled)
+    done = hlo.work(compiled.as_text() or "", program.trips)
     return Report(
         name=program.name,
         phase=program.phase,
@@ -348,7 +356,9 @@ def overflow(message: str) -> str:
     return f"it needs {needed:.2f} GiB and there are {there:.2f}, {needed - there:.2f} too little"
 
 
-def summary(cfg: Any, name: str, slice_: topology.Topology, sizes: dict[str, int], reports: list[Report]) -> dict:
+def summary(
+    cfg: ConfigSection, name: str, slice_: topology.Topology, sizes: dict[str, int], reports: list[Report]
+) -> dict:
     """Return the content of the --json file. resident_bytes, peak_bytes: of the program that needs the most memory."""
     largest = max(reports, key=lambda report: report.peak_bytes)
     return {

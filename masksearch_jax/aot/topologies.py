@@ -35,10 +35,10 @@ class Generation:
     host: tuple[int, int, int] = (2, 2, 1)
 
 
-_FLAT = {
+_FLAT: dict[int, tuple[int, ...]] = {
     1: (1, 1), 4: (2, 2), 8: (2, 4), 16: (4, 4), 32: (4, 8), 64: (8, 8), 128: (8, 16), 256: (16, 16),
 }  # fmt: skip
-_CUBE = {
+_CUBE: dict[int, tuple[int, ...]] = {
     4: (2, 2, 1), 8: (2, 2, 2), 16: (2, 2, 4), 32: (2, 4, 4), 64: (4, 4, 4), 128: (4, 4, 8), 256: (4, 8, 8),
     512: (8, 8, 8), 1024: (8, 8, 16), 2048: (8, 16, 16), 4096: (16, 16, 16), 6144: (16, 16, 24),
 }  # fmt: skip
@@ -94,7 +94,7 @@ def parse(name: str) -> Topology:
     """
     match = re.fullmatch(r"([a-z0-9]+)(?::(\d+(?:x\d+)*)|-(\d+))", name.strip().lower())
     generation = GENERATIONS.get(_SPELLINGS.get(match[1], match[1])) if match else None
-    if generation is None:
+    if match is None or generation is None:
         raise ValueError(
             f"topology {name!r}: give <generation>:<dims>, such as v5p:4x4x4, or a name such as v5p-128 or v6e-8;"
             f" generations are {', '.join(GENERATIONS)}."

@@ -15,6 +15,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from masksearch_jax.runtime.types import Json
+
 QUESTIONS, TOOL_WARMUP, SOURCE_ALLOWED = "qa", "tool_warmup", "ramp_1_open"
 
 _RAMP = re.compile(r"ramp_([1-9]\d*)")
@@ -66,7 +68,7 @@ class Curriculum:
             _checked_phase(position, examples, weights, last=position == len(phases) - 1)
             for position, (examples, weights) in enumerate(phases)
         )
-        lengths = [phase.examples for phase in self.phases[:-1]]
+        lengths = [phase.examples for phase in self.phases[:-1] if phase.examples is not None]  # all but the last have
         self._starts = [0, *itertools.accumulate(lengths)]
         self._cumulative = []
         for phase in self.phases:
@@ -92,7 +94,7 @@ class Curriculum:
         choice = int(np.searchsorted(self._cumulative[phase], draw, side="right"))
         return tasks[min(choice, len(tasks) - 1)][0]
 
-    def describe(self) -> list:
+    def describe(self) -> list[Json]:
         """Return the phases as plain JSON data, for a fingerprint."""
         return [[phase.examples, [[task, weight] for task, weight in phase.weights]] for phase in self.phases]
 

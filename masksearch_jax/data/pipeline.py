@@ -11,13 +11,13 @@ state would depend on their number.
 """
 
 import bisect
+import dataclasses
 import hashlib
 import itertools
 import math
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import grain
 import numpy as np
@@ -26,13 +26,15 @@ from masksearch_jax.data import packing, records
 from masksearch_jax.data.curriculum import QUESTIONS, Curriculum, stream_id, task_folder
 from masksearch_jax.data.stream_fingerprint import fingerprint
 from masksearch_jax.data.token_permutation import TokenPermutation
+from masksearch_jax.runtime.types import Json, JsonObject
 
 # Keeps the shuffle seeds distinct from other random streams that are keyed by the same integers.
 _SHUFFLE_STREAM = 0x73687566
 _EPOCH_FILE = re.compile(r"epoch_(\d+)\.array_record")  # or its shards, see records.files
 
 
-class Drawn(NamedTuple):
+@dataclasses.dataclass(frozen=True, slots=True)
+class Drawn:
     """One example: its global index, the task and epoch that it comes from, and the bytes of its record."""
 
     index: int
@@ -107,17 +109,17 @@ class _Draws:
         """Return the number of records of a task, over all its epoch files."""
         return self._files[task].size
 
-    def get_state(self) -> dict[str, Any]:
+    def get_state(self) -> JsonObject:
         return {"index": self.index, "cursors": dict(self._cursors)}
 
-    def set_state(self, state: Mapping[str, Any]) -> None:
+    def set_state(self, state: Mapping[str, Json]) -> None:
         cursors = {task: int(cursor) for task, cursor in state["cursors"].items()}
         if set(cursors) != set(self._cursors) or sum(cursors.values()) != int(state["index"]):
             raise ValueError(f"data state {dict(state)} is not one of a curriculum over tasks {sorted(self._cursors)}")
         self.index, self._cursors = int(state["index"]), cursors
 
 
-class DemonstrationIterator(grain.DatasetIterator):
+class DemonstrationIterator(grain.DatasetIterator):  # type: ignore[misc]  # grain has no types
     """The endless iterator of packed batches of demonstrations; see `demonstrations`."""
 
     def __init__(
@@ -140,7 +142,7 @@ class DemonstrationIterator(grain.DatasetIterator):
         """The number of examples drawn so far, which is the global data cursor."""
         return self._draws.index
 
-    def __next__(self) -> dict[str, np.ndarray]:
+    def __next__(self) -> dict[str, np.ndarray | np.int32]:
         members: list[list[int]] = [[] for _ in range(self._rows)]
         room = [self._row_length] * self._rows
         sequences: list[dict[str, np.ndarray]] = []
@@ -174,16 +176,16 @@ class DemonstrationIterator(grain.DatasetIterator):
             ids = self._augmentation.draw(self._seed, drawn.index)[ids]
         return {"ids": ids, "trainable": np.array(example.trainable, bool)}
 
-    def get_state(self) -> dict[str, Any]:
+    def get_state(self) -> JsonObject:
         """Return the position at which the next batch starts, as JSON data."""
         return self._draws.get_state()
 
-    def set_state(self, state: Mapping[str, Any]) -> None:
+    def set_state(self, state: Mapping[str, Json]) -> None:
         """Continue where `get_state` was called. Raises ValueError for the state of another curriculum."""
         self._draws.set_state(state)
 
 
-class TaskIterator(grain.DatasetIterator):
+class TaskIterator(grain.DatasetIterator):  # type: ignore[misc]  # grain has no types
     """The endless iterator of tasks; see `tasks`. left_out: the number of tasks skipped since the iterator was made."""
 
     def __init__(self, draws: _Draws, fingerprint: str, room: int | None = None, only: Collection[str] | None = None):
@@ -219,11 +221,11 @@ class TaskIterator(grain.DatasetIterator):
                     f"passages (prepare.passages.words), or take {drawn.task} out of the curriculum"
                 )
 
-    def get_state(self) -> dict[str, Any]:
+    def get_state(self) -> JsonObject:
         """Return the position of the next task, as JSON data."""
         return self._draws.get_state()
 
-    def set_state(self, state: Mapping[str, Any]) -> None:
+    def set_state(self, state: Mapping[str, Json]) -> None:
         """Continue where `get_state` was called. Raises ValueError for the state of another curriculum."""
         self._draws.set_state(state)
 

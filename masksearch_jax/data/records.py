@@ -14,12 +14,13 @@ import re
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Generic, TypeVar
 
 import msgpack
 from array_record.python import array_record_module
 
 from masksearch_jax.data import curriculum
+from masksearch_jax.runtime.types import Json
 
 # With one record per group, random access to a record costs one read.
 _WRITER_OPTIONS = "group_size:1,zstd:3"
@@ -63,7 +64,7 @@ class Task:
     article_id: int
     supporting: list[str] = dataclasses.field(default_factory=list)
     benchmark: str = ""
-    reference: Any = None
+    reference: Json = None
     details: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
@@ -133,10 +134,11 @@ class Passage:
 Record = TypeVar("Record", Task, Demonstration, Passage)
 
 
-def encode(record: Any) -> bytes:
+def encode(record: Task | Demonstration | Passage) -> bytes:
     """Return the msgpack bytes of a record dataclass."""
     # Fields are plain values; dataclasses.asdict would copy every token id and take ten times as long.
-    return msgpack.packb(vars(record), use_bin_type=True)
+    data: bytes = msgpack.packb(vars(record), use_bin_type=True)
+    return data
 
 
 def decode(cls: type[Record], data: bytes) -> Record:
@@ -145,7 +147,7 @@ def decode(cls: type[Record], data: bytes) -> Record:
     Fields with a default may be missing, because they were added after some data that is still valid.
     """
     fields = msgpack.unpackb(data, raw=False)
-    names, needed = _field_names(cls)
+    names, needed = _field_names(cls)  # type: ignore[arg-type]  # a class has a hash, if its instances have none
     if not needed <= fields.keys() <= names:
         raise ValueError(
             f"a {cls.__name__} record has fields {sorted(fields)}, this version reads {sorted(names)}; "
@@ -162,7 +164,7 @@ def _field_names(cls: type) -> tuple[frozenset[str], frozenset[str]]:
     return frozenset(f.name for f in fields), frozenset(needed)
 
 
-def write(path: Path | str, records: Iterable[Any]) -> int:
+def write(path: Path | str, records: Iterable[Task | Demonstration | Passage]) -> int:
     """Write records to one ArrayRecord file, atomically by a temporary name and a rename. Returns their count."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -202,7 +204,7 @@ def files(path: Path | str) -> list[Path]:
     found = [one for one in path.parent.glob(f"{path.stem}-*{path.suffix}") if unsharded(one) == path]
     if not found:
         raise FileNotFoundError(f"{path} does not exist; prepare it with `python -m masksearch_jax.prepare`")
-    counts = {int(_SHARD.search(one.stem)[2]) for one in found}
+    counts = {int(match[2]) for one in found if (match := _SHARD.search(one.stem))}
     wanted = [shard(path, index, max(counts)) for index in range(max(counts))]
     if len(counts) > 1 or sorted(found) != wanted:
         missing = [one.name for one in wanted if one not in found]
@@ -234,7 +236,7 @@ def read(path: Path | str, cls: type[Record]) -> Iterator[Record]:
             close(reader)
 
 
-def open_file(file: Path | str) -> Any:
+def open_file(file: Path | str) -> array_record_module.ArrayRecordReader:
     """Return a reader of one ArrayRecord file. Raises ValueError for a file that is truncated or no ArrayRecord."""
     reader = array_record_module.ArrayRecordReader(str(file))
     if reader.ok():
@@ -246,7 +248,7 @@ def open_file(file: Path | str) -> Any:
         raise damaged(file, "its end, which says where the records are", error) from error
 
 
-def close(reader: Any) -> None:
+def close(reader: array_record_module.ArrayRecordReader) -> None:
     """Close a reader. An error at this point was already raised when the damaged part was read."""
     with contextlib.suppress(RuntimeError):
         reader.close()
@@ -270,7 +272,7 @@ def _decoded(cls: type[Record], data: bytes, file: Path | str, number: int) -> R
         raise damaged(file, f"record {number}", error) from error
 
 
-class RandomAccess:
+class RandomAccess(Generic[Record]):
     """Random access by position to the records of one file, or of its shards, read from disk on demand.
 
     It is thread-safe. `len` is the number of records.
@@ -278,11 +280,11 @@ class RandomAccess:
 
     def __init__(self, path: Path | str, cls: type[Record]):
         """Open the file or its shards. Raises FileNotFoundError for a missing file and ValueError for a damaged one."""
-        self._cls = cls
+        self._cls: type[Record] = cls
         self._lock = threading.Lock()
         self._files = files(path)
         self._readers = [open_file(file) for file in self._files]
-        self._ends = list(itertools.accumulate(reader.num_records() for reader in self._readers))
+        self._ends: list[int] = list(itertools.accumulate(reader.num_records() for reader in self._readers))
 
     def __len__(self) -> int:
         return self._ends[-1]

@@ -8,16 +8,16 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from masksearch_jax.data import records as record_files
+from masksearch_jax.runtime.types import Json, JsonObject
 
 # ArrayRecord rounds files up to 64 KiB, so the size says little. Head and tail are hashed too; the tail holds the
 # offsets of all records. Hashing whole files would take minutes at the size of Wikipedia.
 _EDGE = 64 * 1024
 
 
-def describe_file(path: Path) -> dict[str, Any]:
+def describe_file(path: Path) -> JsonObject:
     """Return {'name', 'bytes', 'records', 'edges'} of an ArrayRecord file, without its folder so that it can move."""
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -30,7 +30,7 @@ def describe_file(path: Path) -> dict[str, Any]:
     return {"name": path.name, "bytes": size, "records": records, "edges": digest.hexdigest()[:16]}
 
 
-def fingerprint(files: Mapping[str, Sequence[Path]], **settings: Any) -> str:
+def fingerprint(files: Mapping[str, Sequence[Path]], **settings: Json) -> str:
     """Return canonical JSON of the files of each task and of every setting that affects the stream."""
     described = {
         task: [describe_file(file) for path in paths for file in record_files.files(path)]
@@ -56,6 +56,6 @@ def check_fingerprint(saved: str, current: str) -> None:
     )
 
 
-def _short(value: Any) -> str:
+def _short(value: Json) -> str:
     text = json.dumps(value, sort_keys=True)
     return text if len(text) <= 400 else f"{text[:380]}... ({len(text)} characters)"

@@ -25,7 +25,9 @@ class TokenPermutation:
         Raises ValueError for an id outside the vocabulary or one that is listed twice.
         """
         self.vocab_size = vocab_size
-        self.groups = tuple(np.array(sorted(group), np.int32).reshape(len(group), -1) for group in groups)
+        # A group holds ids, or lists of ids of one length; numpy makes a table of either.
+        tables = [np.array(group, np.int32).reshape(len(group), -1) for group in groups]
+        self.groups = tuple(table[np.lexsort(table.T[::-1])] for table in tables)
         seen: set[int] = set()
         for number, group in enumerate(self.groups):
             for token in group.ravel().tolist():

@@ -7,10 +7,10 @@ Enters: fanout-final-dev.json. Leaves: `Question`s. `reference` is the answer as
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from masksearch_jax.evals import question_files as files
 from masksearch_jax.evals.question_files import Question
+from masksearch_jax.runtime.types import Json, JsonObject
 
 # Answers nest at most two levels deep (a mapping of lists). This leaves room, and bounds the recursion below.
 _DEEPEST = 16
@@ -46,7 +46,7 @@ def read_fanoutqa(path: Path | str) -> list[Question]:
     return files.distinct(path, found, "id")
 
 
-def flat(answer: Any) -> str:
+def flat(answer: Json) -> str:
     """Return an answer as one string: one item per line, 'key - value' for a mapping, 'yes' or 'no' for a bool."""
     if isinstance(answer, list):
         return "\n".join(map(flat, answer))
@@ -57,7 +57,7 @@ def flat(answer: Any) -> str:
     return str(answer)
 
 
-def _is_answer(value: Any, depth: int = 0) -> bool:
+def _is_answer(value: Json, depth: int = 0) -> bool:
     """Return True for a JSON value that a record can hold: finite, 64-bit integers, no empty list, not too deep."""
     if isinstance(value, dict | list):
         items = value.values() if isinstance(value, dict) else value
@@ -67,7 +67,7 @@ def _is_answer(value: Any, depth: int = 0) -> bool:
     return isinstance(value, str) or (isinstance(value, float) and math.isfinite(value))
 
 
-def _titles(entry: dict[str, Any], where: str) -> Iterator[str]:
+def _titles(entry: JsonObject, where: str) -> Iterator[str]:
     """Yield the titles of the evidence below a question, depth first."""
     waiting = _steps(entry, where)[::-1]
     while waiting:
@@ -80,7 +80,7 @@ def _titles(entry: dict[str, Any], where: str) -> Iterator[str]:
         waiting += _steps(step, where)[::-1]
 
 
-def _steps(entry: dict[str, Any], where: str) -> list[dict[str, Any]]:
+def _steps(entry: JsonObject, where: str) -> list[JsonObject]:
     steps = entry.get("decomposition")
     if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):
         raise ValueError(f"{where}: field 'decomposition' must be a list of objects, got {files.shown(steps)}")

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import TypedDict
 
 # Two-sided 95 % quantiles of Student's t for 1, 2, .. degrees of freedom (any statistics textbook). Beyond these, the
 # quantile of the normal distribution is used.
@@ -12,7 +13,14 @@ _T95 = (
 _NORMAL95 = 1.960
 
 
-def mean(values: Sequence[float]) -> dict[str, float | None]:
+class Interval(TypedDict):
+    """A mean, and the half-width of the 95 % t interval around it; None for a single value."""
+
+    mean: float
+    half_width: float | None
+
+
+def mean(values: Sequence[float]) -> Interval:
     """Return {'mean', 'half_width'} of the 95 % t interval; half_width is None for a single value.
 
     Raises ValueError if there are no values.

@@ -6,10 +6,10 @@ The readers raise FileNotFoundError that says what to download, and ValueError t
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 from masksearch_jax.evals import question_files as files
 from masksearch_jax.evals.question_files import Question
+from masksearch_jax.runtime.types import JsonObject
 
 HOTPOTQA = "download hotpot_dev_distractor_v1.json (or a training file) from http://curtis.ml.cmu.edu/datasets/hotpot/"
 TWO_WIKI = (
@@ -44,7 +44,7 @@ def read_2wiki(path: Path | str) -> list[Question]:
         known = entry.get("answer_id")
         if known is not None and not isinstance(known, str):
             raise ValueError(f"{where}: field 'answer_id' must be a string or null, got {files.shown(known)}")
-        names = dict.fromkeys([*question.answers, *aliases.get(known, ())])
+        names = dict.fromkeys([*question.answers, *(() if known is None else aliases.get(known, ()))])
         found.append(dataclasses.replace(question, answers=list(names)))
     return files.distinct(path, found, "_id")
 
@@ -58,11 +58,11 @@ def read_musique(path: Path | str) -> list[Question]:
             raise ValueError(f"{where}: field 'answerable' must be true or false, got {files.shown(answerable)}")
         if not answerable:
             continue
-        steps, paragraphs = entry.get("question_decomposition"), entry.get("paragraphs")
-        for field, value in (("question_decomposition", steps), ("paragraphs", paragraphs)):
+        for field in ("question_decomposition", "paragraphs"):
+            value = entry.get(field)
             if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
                 raise ValueError(f"{where}: field {field!r} must be a list of objects, got {files.shown(value)}")
-        titles = [files.text(p, "title", f"{where}, paragraphs") for p in paragraphs if p.get("is_supporting")]
+        titles = [files.text(p, "title", f"{where}, paragraphs") for p in entry["paragraphs"] if p.get("is_supporting")]
         answers = [files.text(entry, "answer", where), *files.texts(entry, "answer_aliases", where)]
         found.append(
             Question(
@@ -70,7 +70,7 @@ def read_musique(path: Path | str) -> list[Question]:
                 question=files.text(entry, "question", where),
                 answers=files.accepted(answers, "answer", where),
                 supporting_titles=list(dict.fromkeys(titles)),
-                details={"hops": str(len(steps))},
+                details={"hops": str(len(entry["question_decomposition"]))},
             )
         )
     if not found:
@@ -93,7 +93,7 @@ def read_bamboogle(path: Path | str) -> list[Question]:
     ]
 
 
-def _hotpotqa(entry: dict[str, Any], where: str) -> Question:
+def _hotpotqa(entry: JsonObject, where: str) -> Question:
     texts = [files.text(entry, field, where) for field in ("_id", "question", "answer")]
     facts = entry.get("supporting_facts")
     if not isinstance(facts, list) or any(
@@ -111,8 +111,8 @@ def _hotpotqa(entry: dict[str, Any], where: str) -> Question:
     return Question(texts[0], texts[1], [texts[2]], titles, details=details)
 
 
-def _capitalised(entry: dict[str, Any], where: str) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def _capitalised(entry: JsonObject, where: str) -> JsonObject:
+    found: JsonObject = {}
     for name, value in entry.items():
         if name.capitalize() in found:
             raise ValueError(f"{where}: two fields are named {name.capitalize()!r}, of which one would be lost")

@@ -6,11 +6,11 @@ file, entry and field.
 """
 
 from pathlib import Path
-from typing import Any
 
 from masksearch_jax.evals import question_files as files
 from masksearch_jax.evals.question_files import Question
 from masksearch_jax.runtime.json_files import parse_json
+from masksearch_jax.runtime.types import Json
 
 FRESHQA = "export the newest sheet that https://github.com/freshllms/freshqa links to CSV"
 NQ_OPEN = "download nq_open/NQ-open.dev.jsonl of https://github.com/google-research-datasets/natural-questions"
@@ -108,7 +108,7 @@ def read_popqa(path: Path | str) -> list[Question]:
     return files.distinct(path, found, "id")
 
 
-def is_search_r1(entry: Any) -> bool:
+def is_search_r1(entry: Json) -> bool:
     """Return True for an entry of the JSON lines that Search-R1 downloads (RUC-NLPIR/FlashRAG_datasets)."""
     return isinstance(entry, dict) and "golden_answers" in entry
 

@@ -13,9 +13,10 @@ import reprlib
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from types import UnionType
 
 from masksearch_jax.runtime.json_files import parse_json
+from masksearch_jax.runtime.types import Json, JsonObject
 
 # Shows wrong values in messages: enough of them to find the place, however large and deep they are.
 _SHOWN = reprlib.Repr()
@@ -35,7 +36,7 @@ class Question:
     question: str
     answers: list[str]
     supporting_titles: list[str]
-    reference: Any = None
+    reference: Json = None
     details: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
@@ -50,7 +51,7 @@ def read_text(path: Path, source: str) -> str:
         raise ValueError(f"{path} is not a readable file ({error}); {source}") from error
 
 
-def read_json(path: Path, source: str, kinds: Any = list) -> Any:
+def read_json(path: Path, source: str, kinds: type | UnionType = list) -> Json:
     """Return the value of a JSON file. Raises ValueError unless it is a non-empty value of `kinds`."""
     text_of_file = read_text(path, source)
     try:
@@ -62,7 +63,7 @@ def read_json(path: Path, source: str, kinds: Any = list) -> Any:
     return entries
 
 
-def read_jsonl(path: Path, source: str) -> list[Any]:
+def read_jsonl(path: Path, source: str) -> list[Json]:
     """Return the values of a file with one JSON value per line; blank lines are skipped."""
     entries = []
     for number, line in enumerate(read_text(path, source).split("\n"), 1):  # not splitlines: strings may hold U+2028
@@ -107,7 +108,7 @@ def read_table(path: Path, source: str, columns: tuple[str, ...], delimiter: str
     return [empty | dict(zip(header, row, strict=False)) for row in found]
 
 
-def numbered(path: Path | str, entries: Iterable[Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+def numbered(path: Path | str, entries: Iterable[Json]) -> Iterator[tuple[str, JsonObject]]:
     """Yield ('FILE, entry N', entry). Raises ValueError for an entry that is not an object."""
     for index, entry in enumerate(entries):
         where = f"{path}, entry {index}"
@@ -116,7 +117,7 @@ def numbered(path: Path | str, entries: Iterable[Any]) -> Iterator[tuple[str, di
         yield where, entry
 
 
-def text(entry: dict[str, Any], field: str, where: str) -> str:
+def text(entry: JsonObject, field: str, where: str) -> str:
     """Return a field that must be a non-empty string without unpaired surrogates."""
     value = entry.get(field)
     if not isinstance(value, str) or not value.strip():
@@ -125,7 +126,7 @@ def text(entry: dict[str, Any], field: str, where: str) -> str:
     return value
 
 
-def texts(entry: dict[str, Any], field: str, where: str) -> list[str]:
+def texts(entry: JsonObject, field: str, where: str) -> list[str]:
     """Return a field that must be a list of strings without unpaired surrogates."""
     value = entry.get(field)
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
@@ -146,7 +147,7 @@ def check_characters(value: str, field: str, where: str) -> None:
         ) from None
 
 
-def shown(value: Any) -> str:
+def shown(value: Json) -> str:
     """Return a value as text for a message: its outer levels, cut to one line."""
     return _SHOWN.repr(value)
 

@@ -13,12 +13,13 @@ import json
 import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from masksearch_jax.data.records import Task, task_name
 from masksearch_jax.rollout.request import Request
 from masksearch_jax.rollout.trajectory import Trajectory
 from masksearch_jax.runtime.json_files import parse_json
+from masksearch_jax.runtime.types import Json, JsonObject, Params
 from masksearch_jax.scoring import answer_metrics, benchmark_metrics
 from masksearch_jax.text import tags
 
@@ -30,7 +31,7 @@ class Engine(Protocol):
     """The part of rollout.engine.RolloutEngine that evaluation uses."""
 
     def run(
-        self, params: Any, requests: Sequence[Request], version: int, seed: int, greedy: bool
+        self, params: Params, requests: Sequence[Request], version: int, seed: int, greedy: bool
     ) -> list[Trajectory]: ...
 
 
@@ -69,7 +70,7 @@ class Row:
     distinct_queries: int
     tokens: int
     stop: str
-    turns: list[dict[str, Any]]
+    turns: list[JsonObject]
     benchmark: str = ""
     details: dict[str, str] = dataclasses.field(default_factory=dict)
     loose: float | None = None
@@ -85,7 +86,7 @@ class Row:
 
 def evaluate(
     engine: Engine,
-    params: Any,
+    params: Params,
     tasks: Sequence[Task],
     *,
     version: int = 0,
@@ -212,7 +213,7 @@ def _scores(task: Task, spans: Sequence[str] | None) -> list[benchmark_metrics.S
 # --- Summing up ------------------------------------------------------------------------------------------------------
 
 
-def summarise(rows: Sequence[Row]) -> dict[str, Any]:
+def summarise(rows: Sequence[Row]) -> JsonObject:
     """Return means over episodes.
 
     The keys are recall, recall_se (standard error, None for one episode), em, f1, format, hit, searches, tokens,
@@ -284,7 +285,7 @@ def write_rows(path: Path | str, rows: Iterable[Row]) -> None:
     partial.replace(path)
 
 
-def write_json(path: Path | str, content: Any) -> None:
+def write_json(path: Path | str, content: Json) -> None:
     """Write JSON atomically, so that the file is never seen half written."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ import hashlib
 import queue
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -30,6 +30,7 @@ from masksearch_jax.rollout import device_programs, episode
 from masksearch_jax.rollout.engine import RolloutConfig, RolloutEngine
 from masksearch_jax.rollout.request import Request
 from masksearch_jax.rollout.trajectory import StopReason, Trajectory, Turn
+from masksearch_jax.runtime.types import Json, Params
 from masksearch_jax.text import prompt, tags
 from masksearch_jax.text.chat_template import ChatTemplate, open_chat_template
 from masksearch_jax.text.tokenizer_protocol import Tokenizer
@@ -61,7 +62,8 @@ class _Asked:
 class _NoSearch:
     """A search tool that is never used: the engine needs one, a reply does not."""
 
-    fingerprint, stats = "none", {}
+    fingerprint = "none"
+    stats: dict[str, float] = {}
 
     def search(self, queries, k):
         raise AssertionError("a reply does not search")
@@ -73,7 +75,7 @@ class _Reply:
     forced_query, answer = None, ""
 
     def __init__(self, request: Request, prompt_length: int, total_tokens: int, tokenizer: Tokenizer):
-        self.budget = min(request.task.max_tokens, total_tokens - prompt_length)
+        self.budget = min(cast(_Prompt, request.task).max_tokens, total_tokens - prompt_length)
         self.turns: list[Turn] = []
         self._start, self._tokenizer = prompt_length, tokenizer
         self._opened = prompt.opened_thought(request.task.prompt, tokenizer)
@@ -92,13 +94,13 @@ class LocalModel:
         self,
         name: str,
         cfg: RolloutConfig,
-        model_cfg: Any,
-        params: Any,
+        model_cfg: Any,  # a ModelConfig and a jax.sharding.Mesh, which are only handed to the rollout engine
+        params: Params,
         tokenizer: Tokenizer,
         mesh: Any,
         chat: str,
         temperature: float,
-        chat_variables: Mapping[str, Any] | None = None,
+        chat_variables: Mapping[str, Json] | None = None,
     ):
         """Build the engine and start the thread that runs it.
 
@@ -112,7 +114,7 @@ class LocalModel:
         self._temperature, self._total = temperature, cfg.limits.total_tokens
         cfg = dataclasses.replace(cfg, sampling=device_programs.Sampling(temperature or 1.0))
 
-        def rules(request: Request, length: int) -> _Reply:
+        def rules(request: Request, length: int) -> Any:  # a _Reply, which does what the engine asks of an Episode
             return _Reply(request, length, self._total, tokenizer)
 
         self._engine = RolloutEngine(cfg, model_cfg, tokenizer, _NoSearch(), mesh, rules)

@@ -8,9 +8,9 @@ number is replaced by a count of bytes, which is too high rather than too low. W
 
 import json
 from collections.abc import Sequence
-from typing import Any
 
 from masksearch_jax.llm.chat_types import Completion, Message, RequestError, TransientError, Usage
+from masksearch_jax.runtime.types import Json, JsonObject
 
 _LENGTH = ("length", "max_tokens", "max_output_tokens", "model_length")
 _FILTERED = "content_filter"
@@ -20,12 +20,12 @@ _MOST_TOKENS = 2**48  # a larger count is a mistake, and would not fit the cache
 class ErrorBody(Exception):
     """A 200 reply that holds an error instead of a completion, as some proxies send. error: its error object."""
 
-    def __init__(self, error: Any):
+    def __init__(self, error: Json):
         super().__init__("an error in a 200 reply")
         self.error = error
 
 
-def parse_body(data: bytes) -> Any:
+def parse_body(data: bytes) -> Json:
     """Return the JSON value of a body. Raises TransientError for one that is no JSON."""
     try:
         return json.loads(data.decode("utf-8-sig", errors="replace"))
@@ -45,7 +45,7 @@ def read_completion(data: bytes, messages: Sequence[Message]) -> Completion:
     choices = body.get("choices") if isinstance(body, dict) else None
     choice = choices[0] if isinstance(choices, list) and choices else None
     message = choice.get("message") if isinstance(choice, dict) else None
-    if not isinstance(message, dict):
+    if not isinstance(choice, dict) or not isinstance(message, dict):
         raise TransientError("the reply is no chat completion: it has no choices[0].message")
     text = _cleaned(_text_of(message))
     finish = choice.get("finish_reason")
@@ -56,7 +56,7 @@ def read_completion(data: bytes, messages: Sequence[Message]) -> Completion:
     return Completion(text, usage, "length" if finish in _LENGTH else finish)
 
 
-def _text_of(message: dict[str, Any]) -> str:
+def _text_of(message: JsonObject) -> str:
     content, refusal = message.get("content"), message.get("refusal")
     if isinstance(content, list):
         content = "".join(map(_text_of_part, content))
@@ -67,7 +67,7 @@ def _text_of(message: dict[str, Any]) -> str:
     raise TransientError("the reply is no chat completion: its content is no text")
 
 
-def _text_of_part(part: Any) -> str:
+def _text_of_part(part: Json) -> str:
     """Return the text of one part of a content: {"type": "text", "text": ..}, or a string; '' for any other part."""
     if isinstance(part, dict):
         part = part.get("text")
@@ -76,7 +76,7 @@ def _text_of_part(part: Any) -> str:
     return part if isinstance(part, str) else ""
 
 
-def _usage(usage: Any, messages: Sequence[Message], text: str, message: dict[str, Any]) -> Usage:
+def _usage(usage: Json, messages: Sequence[Message], text: str, message: JsonObject) -> Usage:
     found = usage if isinstance(usage, dict) else {}
     thought = message.get("reasoning_content") or message.get("reasoning")
     written = _byte_count(text) + (_byte_count(thought) if isinstance(thought, str) else 0)
@@ -84,7 +84,7 @@ def _usage(usage: Any, messages: Sequence[Message], text: str, message: dict[str
     return Usage(_count(found.get("prompt_tokens"), asked), _count(found.get("completion_tokens"), written))
 
 
-def _count(value: Any, otherwise: int) -> int:
+def _count(value: Json, otherwise: int) -> int:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     is_count = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST_TOKENS

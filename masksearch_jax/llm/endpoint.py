@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from masksearch_jax.llm import refusals
 from masksearch_jax.llm.chat_types import Completion, Message, RequestError, Sampling, TransientError
 from masksearch_jax.llm.completion_body import ErrorBody, read_completion
+from masksearch_jax.runtime.types import Json
 
 _LIMIT_FIELDS = ("max_tokens", "max_completion_tokens")
 _OMITTED = ("temperature", "seed", "max_tokens")
@@ -63,23 +64,24 @@ class Endpoint:
         self.name = model
         self._url, self._openai, self._server = url, openai, f"{url} ({model})"
         self._limit_field, self._omit = limit_field, frozenset(omit)
-        self._format = {"response_format": {"type": "json_object"}} if json_mode else {}
+        self._format: dict[str, Json] = {"response_format": {"type": "json_object"}} if json_mode else {}
         self._client = openai.OpenAI(base_url=url, api_key=key, max_retries=0)
 
     def complete(self, messages: Sequence[Message], sampling: Sampling, timeout_s: float) -> Completion:
         openai = self._openai
-        parameters = {"temperature": sampling.temperature, "seed": sampling.seed, "max_tokens": sampling.max_tokens}
+        parameters: dict[str, Json] = {
+            "temperature": sampling.temperature,
+            "seed": sampling.seed,
+            "max_tokens": sampling.max_tokens,
+        }
         sent = {name: value for name, value in parameters.items() if name not in self._omit}
         if "max_tokens" in sent:
             sent[self._limit_field] = sent.pop("max_tokens")
         try:
             # We read the body ourselves: the package does not check that fields have the types that it declares.
+            spoken: Json = [{"role": m.role, "content": m.content} for m in messages]
             data = self._client.chat.completions.with_raw_response.create(
-                model=self.name,
-                messages=[{"role": m.role, "content": m.content} for m in messages],
-                timeout=timeout_s,
-                **sent,
-                **self._format,
+                model=self.name, messages=spoken, timeout=timeout_s, **sent, **self._format
             ).content
         except openai.APIStatusError as error:
             wait_s = _retry_after(error.response.headers.get("retry-after", ""))

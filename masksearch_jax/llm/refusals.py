@@ -9,9 +9,8 @@ Enters: the status and the error object of a reply. Leaves: the error to raise. 
   client then sends a minimal request with the same parameters. If that is refused as well, every request would be.
 """
 
-from typing import Any
-
 from masksearch_jax.llm.chat_types import AccessError, DoubtfulError, RequestError, TransientError
+from masksearch_jax.runtime.types import Json
 
 # Codes and types in lower case, of OpenAI, Azure, Aliyun, Zhipu, Moonshot, Volcengine and OpenRouter.
 _FILTER = {
@@ -30,7 +29,7 @@ _SHOWN = 300  # characters of what the server says, in an error
 _KEPT = "What was done is kept: start the same line again to go on"
 
 
-def refusal_error(status: int, error: Any, server: str, wait_s: float = 0.0) -> Exception:
+def refusal_error(status: int, error: Json, server: str, wait_s: float = 0.0) -> Exception:
     """Return the error to raise for a refusal.
 
     status: the HTTP status. error: the error object of the reply's body, or whatever is in its place. server: its name
@@ -47,16 +46,16 @@ def refusal_error(status: int, error: Any, server: str, wait_s: float = 0.0) -> 
     return DoubtfulError(said, f"{_advice(status, words, message)}. {_KEPT}")
 
 
-def body_error(error: Any, server: str) -> Exception:
+def body_error(error: Json, server: str) -> Exception:
     """Return the error to raise for a 200 reply that holds an error object.
 
     The object's code counts as the status if it is one (400 to 599), else the status is 500."""
     code = error.get("code") if isinstance(error, dict) else None
-    is_status = isinstance(code, int) and 400 <= code < 600
-    return refusal_error(code if is_status else 500, error, server)
+    status = code if isinstance(code, int) and 400 <= code < 600 else 500
+    return refusal_error(status, error, server)
 
 
-def _words(error: Any, depth: int = 3) -> set[str]:
+def _words(error: Json, depth: int = 3) -> set[str]:
     """Return the codes and types of an error object and of the objects inside it, in lower case."""
     if not isinstance(error, dict) or not depth:
         return set()
@@ -66,7 +65,7 @@ def _words(error: Any, depth: int = 3) -> set[str]:
     return found.union(*(_words(error.get(name), depth - 1) for name in _NESTED))
 
 
-def _message(error: Any) -> str:
+def _message(error: Json) -> str:
     """Return what the server says, on one line."""
     for _ in range(3):
         if not isinstance(error, dict):

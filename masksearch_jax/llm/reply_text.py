@@ -9,7 +9,8 @@ fence is an error. Each step reads on from where the last one stopped, so the ti
 
 import json
 import re
-from typing import Any
+
+from masksearch_jax.runtime.types import Json
 
 _MARK = "\ufeff"  # byte-order mark
 _END_TOKENS = (
@@ -27,7 +28,7 @@ _FINAL, _MESSAGE = "<|channel|>final", "<|message|>"
 _BARE_ANALYSIS, _BARE_FINAL = "analysis", "assistantfinal"
 
 
-def read_value(text: str, decoder: json.JSONDecoder) -> Any:
+def read_value(text: str, decoder: json.JSONDecoder) -> Json:
     """Return the JSON value of a reply.
 
     Raises ValueError that says what is wrong (json.JSONDecodeError if it is the JSON), and RecursionError for a value
@@ -42,12 +43,12 @@ def read_value(text: str, decoder: json.JSONDecoder) -> Any:
         closed = max((match.end() for match in _CLOSING.finditer(text, start, end)), default=start)
         if closed == start:
             raise
-        return _value(text[_SPACE.match(text, closed, end).end() : end], decoder)
+        return _value(text[_skip_space(text, closed, end) : end], decoder)
 
 
 def _bounds(text: str) -> tuple[int, int]:
     """Return (start, end) of the reply without whitespace, byte-order mark and end-of-turn tokens around it."""
-    start, end = _SPACE.match(text).end(), len(text)
+    start, end = _skip_space(text, 0, len(text)), len(text)
     while end > start:
         if text[end - 1].isspace() or text[end - 1] == _MARK:
             end -= 1
@@ -70,7 +71,7 @@ def _after_channels(text: str, start: int, end: int) -> int:
         start = message + len(_MESSAGE)
     elif text.startswith(_BARE_ANALYSIS, start, end) and (final := text.rfind(_BARE_FINAL, start, end)) >= 0:
         start = final + len(_BARE_FINAL)
-    return _SPACE.match(text, start, end).end()
+    return _skip_space(text, start, end)
 
 
 def _after_thoughts(text: str, start: int, end: int) -> int:
@@ -84,15 +85,22 @@ def _after_thoughts(text: str, start: int, end: int) -> int:
             if opened:
                 raise ValueError("the reply is a thought that never ends")
             return start
-        start = _SPACE.match(text, closed.end(), end).end()
+        start = _skip_space(text, closed.end(), end)
 
 
-def _value(text: str, decoder: json.JSONDecoder) -> Any:
+def _skip_space(text: str, start: int, end: int) -> int:
+    """Return where the blank space that begins at `start` ends; `start` if there is none."""
+    found = _SPACE.match(text, start, end)
+    return found.end() if found else start
+
+
+def _value(text: str, decoder: json.JSONDecoder) -> Json:
     if text.startswith(("{", "[")) or "```" not in text:
         return decoder.decode(text)
     found, place, fault, tried = [], 0, None, 0
     while (place := text.find("```", place)) >= 0:
-        place = _FENCE.match(text, place).end()
+        fence = _FENCE.match(text, place)
+        place = fence.end() if fence else place + len("```")
         if not text.startswith(("{", "["), place):
             continue  # the end of a block, or a block of something else
         if (tried := tried + 1) > _MOST_FENCES:
@@ -102,7 +110,7 @@ def _value(text: str, decoder: json.JSONDecoder) -> Any:
         except json.JSONDecodeError as error:
             fault = fault or error
             continue
-        after = _SPACE.match(text, after).end()
+        after = _skip_space(text, after, len(text))
         if after < len(text) and not text.startswith("```", after):
             fault = fault or json.JSONDecodeError("Extra data", text, after)
             continue

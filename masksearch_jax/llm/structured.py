@@ -11,11 +11,15 @@ import json
 import types
 import typing
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from masksearch_jax.llm import reply_text
 from masksearch_jax.llm.chat_types import Message, Sampling
 from masksearch_jax.llm.client import Client
+from masksearch_jax.runtime.types import Json, JsonObject, Setting
+
+# A type hint of a field: a class, Literal[..] or list[..], which have no type in common.
+Hint: TypeAlias = Any
 
 Reply = TypeVar("Reply")
 
@@ -34,7 +38,7 @@ def ask(
     sampling: Sampling,
     attempts: int = 3,
     check: Callable[[Reply], str] = lambda reply: "",
-    **limits: Any,
+    **limits: Setting,
 ) -> Reply:
     """Ask the model and return its reply as `kind`.
 
@@ -77,31 +81,37 @@ def shape(kind: type) -> str:
     return f"one JSON object, nothing around it, of the form {json.dumps(_example(kind))}"
 
 
-def _example(kind: Any) -> Any:
-    if dataclasses.is_dataclass(kind):
+def _example(kind: Hint) -> Json:
+    if _is_record(kind):
         return {field.name: _example(hint) for field, hint in _fields(kind)}
-    if typing.get_origin(kind) is typing.Literal:
+    origin: Hint = typing.get_origin(kind)
+    if origin is typing.Literal:
         return " | ".join(typing.get_args(kind))
-    if typing.get_origin(kind) is list:
+    if origin is list:
         return [_example(typing.get_args(kind)[0])]
     return {str: "...", bool: True, int: 1}[kind]
 
 
-def _fields(kind: type) -> list[tuple[dataclasses.Field, Any]]:
+def _is_record(kind: Hint) -> bool:
+    return dataclasses.is_dataclass(kind)
+
+
+def _fields(kind: Hint) -> list[tuple[dataclasses.Field, Hint]]:
     hints = typing.get_type_hints(kind)
     return [(field, hints[field.name]) for field in dataclasses.fields(kind)]
 
 
-def _read(value: Any, kind: Any, where: str) -> Any:
+def _read(value: Json, kind: Hint, where: str) -> Json:
     """Return a JSON value as `kind`. Raises ValueError, in which `where` names the value."""
-    if dataclasses.is_dataclass(kind):
+    if _is_record(kind):
         names = [field.name for field, _ in _fields(kind)]
         if not isinstance(value, dict):
             raise ValueError(f"{where} has to be a JSON object with the keys {names}")
         if set(value) != set(names):
             raise ValueError(f"{where} has the keys {sorted(value)}, it has to have {names}")
         return kind(**{f.name: _read(value[f.name], hint, f"{where}.{f.name}") for f, hint in _fields(kind)})
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    origin: Hint = typing.get_origin(kind)
+    arguments = typing.get_args(kind)
     if origin is typing.Literal:
         if not isinstance(value, str) or value not in arguments:
             raise ValueError(f"{where} is {value!r}, it has to be one of {list(arguments)}")
@@ -117,7 +127,7 @@ def _read(value: Any, kind: Any, where: str) -> Any:
     return value
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique(pairs: list[tuple[str, Json]]) -> JsonObject:
     if len(found := dict(pairs)) < len(pairs):
         raise ValueError("a key stands twice in one object")
     return found

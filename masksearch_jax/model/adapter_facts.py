@@ -7,13 +7,13 @@ base came from with its hash.
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from masksearch_jax.model import lora
 from masksearch_jax.model.config import ModelConfig
+from masksearch_jax.runtime.types import Json, JsonObject, Params
 
 
-def describe(cfg: ModelConfig, base: Any, pretrained: str, seed: int) -> dict[str, Any]:
+def describe(cfg: ModelConfig, base: Params, pretrained: str, seed: int) -> JsonObject:
     """Return the settings of the adapters and the origin and hash of their base, as JSON data; {} without adapters.
 
     base: the frozen base, as `lora.split` returns it. pretrained, seed: those of the config. If pretrained is empty,
@@ -28,7 +28,7 @@ def describe(cfg: ModelConfig, base: Any, pretrained: str, seed: int) -> dict[st
     }
 
 
-def check(meta: Mapping[str, Any], facts: Mapping[str, Any], folder: Path) -> None:
+def check(meta: Mapping[str, Json], facts: Mapping[str, Json], folder: Path) -> None:
     """Raise ValueError if the checkpoint in `folder` has other adapters or another base than this run.
 
     meta: the checkpoint's facts. facts: those of this run, from `describe`.

@@ -10,6 +10,7 @@ import functools
 import itertools
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -98,10 +99,11 @@ def attend(
     weights = [jnp.exp(part - jax.lax.stop_gradient(top)) for part in scores]
     total = sum(part.sum(axis=3, keepdims=True) for part in weights)
     # Dividing after the product takes H divisions per query instead of T.
-    out = sum(
+    products = [
         jnp.einsum("bkqt,bkth->bkqh", part.astype(block.dtype), block, preferred_element_type=jnp.float32)
         for part, block in zip(weights, v, strict=True)
-    )
+    ]
+    out = cast(jax.Array, sum(products))
     return (out / total).astype(v[0].dtype).reshape(batch, heads, steps, head_dim)
 
 

@@ -8,9 +8,11 @@ on any machine.
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import cast
 
 import jax.numpy as jnp
+
+from masksearch_jax.runtime.types import Json, Setting
 
 MLPS = ("swiglu", "geglu", "relu2")
 ROPE_SCALINGS = ("none", "linear", "llama3")
@@ -52,7 +54,7 @@ class LoraConfig:
                 )
 
 
-def lora_from_config(section: Mapping[str, Any]) -> LoraConfig | None:
+def lora_from_config(section: Mapping[str, Json]) -> LoraConfig | None:
     """Return the LoraConfig of a config's `lora` section (or of a JSON file), or None if its rank is 0.
 
     Raises ValueError for values that LoraConfig refuses.
@@ -200,7 +202,7 @@ class ModelConfig:
         return math.sqrt(self.query_scalar or self.head_dim)
 
 
-def from_config(section: Mapping[str, Any], **override: Any) -> ModelConfig:
+def from_config(section: Mapping[str, Json], **override: Setting) -> ModelConfig:
     """Build a `ModelConfig` from a config section (ml_collections ConfigDict or dict).
 
     override: values that take precedence over the section, such as `vocab_size` read from the tokenizer.
@@ -219,7 +221,7 @@ def from_config(section: Mapping[str, Any], **override: Any) -> ModelConfig:
             values[name] = tuple(value)
         elif wanted is float and isinstance(value, int) and not isinstance(value, bool):
             values[name] = float(value)
-        elif not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
+        elif not isinstance(value, cast(type, wanted)) or (wanted is int and isinstance(value, bool)):
             raise TypeError(
                 f"model.{name} = {value!r}: expected {getattr(wanted, '__name__', wanted)}, got {type(value).__name__}."
             )

@@ -48,7 +48,8 @@ def token_logprobs(
     hidden = jnp.take_along_axis(hidden, order[..., None], axis=-2)
     found = _in_pieces(cfg, params, hidden, front[0], temperature, front[1], min(piece, -(-steps // _PIECES)))
     back = jnp.argsort(order, axis=-1)
-    return tuple(jnp.where(wanted, jnp.take_along_axis(x, back, axis=-1), 0.0) for x in found)
+    logp, entropy = (jnp.where(wanted, jnp.take_along_axis(x, back, axis=-1), 0.0) for x in found)
+    return logp, entropy
 
 
 def _in_pieces(cfg, params, hidden, targets, temperature, wanted, piece):

@@ -12,7 +12,6 @@ Sampling and export use merged weights (`merged`). Left out: dropout, and adapte
 import functools
 import hashlib
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +19,7 @@ from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
 from masksearch_jax.model.config import LINEAR, ModelConfig
+from masksearch_jax.runtime.types import Params, Pytree
 
 # Letter of an axis -> its name, both as a size in ModelConfig and as a logical axis.
 _AXES = {"d": "embed", "n": "heads", "k": "kv_heads", "h": "head_dim", "f": "ff"}
@@ -45,8 +45,9 @@ class Adapters(nnx.Module):
         self.names = (
             tuple(name for name in cfg.lora.targets if name != "gate" or cfg.mlp != "relu2") if cfg.lora else ()
         )
+        rank = cfg.lora.rank if cfg.lora else 0
         for name in self.names:
-            (inputs, outputs), rank = (_sizes(cfg, letters) for letters in _LINEAR[name]), cfg.lora.rank
+            inputs, outputs = (_sizes(cfg, letters) for letters in _LINEAR[name])
             bound = math.prod(size for _, size in inputs) ** -0.5  # torch's bound for the weights of a linear layer
             axes, shape = zip(*inputs, strict=True)
             setattr(self, f"{name}_a", param((*shape, rank), (*axes, None), _uniform(bound)))
@@ -71,24 +72,24 @@ def _uniform(bound):
     return lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
-def split(params: Any) -> tuple[Any, Any]:
+def split(params: Params) -> tuple[Params, Params]:
     """Return (trainable, base): the adapters alone and the rest, or all of params and {} if there are no adapters."""
     if "adapters" not in params:
         return params, {}
     return {"adapters": params["adapters"]}, {name: x for name, x in params.items() if name != "adapters"}
 
 
-def join(trainable: Any, base: Any) -> Any:
+def join(trainable: Params, base: Params) -> Params:
     """Return the params that `split` took apart."""
     return {**base, **trainable}
 
 
-def merged(cfg: ModelConfig, params: Any) -> Any:
+def merged(cfg: ModelConfig, params: Params) -> Params:
     """Return params of `cfg.merged`: W + (alpha / rank) A B for every target, summed in float32, in `param_dtype`."""
     if cfg.lora is None:
         return params
     trainable, base = split(params)
-    adapters = trainable["adapters"]
+    adapters, scale = trainable["adapters"], cfg.lora.alpha / cfg.lora.rank
 
     def one(path, weight):
         name = path[-1].key
@@ -98,7 +99,7 @@ def merged(cfg: ModelConfig, params: Any) -> Any:
         a, b = (adapters[f"{name}_{which}"].astype(jnp.float32) for which in "ab")
         inputs, outputs = _LINEAR[name]
         delta = jnp.einsum(f"l{inputs}r,lr{outputs}->l{inputs}{outputs}", a, b)
-        return (weight.astype(jnp.float32) + cfg.lora.alpha / cfg.lora.rank * delta).astype(cfg.param_dtype)
+        return (weight.astype(jnp.float32) + scale * delta).astype(cfg.param_dtype)
 
     return jax.tree_util.tree_map_with_path(one, base, is_leaf=_is_quantised)
 
@@ -106,7 +107,7 @@ def merged(cfg: ModelConfig, params: Any) -> Any:
 # The frozen base.
 
 
-def held(cfg: ModelConfig, params: Any) -> Any:
+def held(cfg: ModelConfig, params: Params) -> Params:
     """Return params with the base's linear maps stored as `cfg.lora.base_quantisation` says: as QArrays or unchanged.
 
     A qwix.QArray holds integers of the weight's shape and float32 scales [L, .., outputs]. Along the inputs there is
@@ -135,7 +136,7 @@ def held(cfg: ModelConfig, params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(one, params)
 
 
-def held_shardings(cfg: ModelConfig, params: Any, layouts: Any) -> Any:
+def held_shardings(cfg: ModelConfig, params: Params, layouts: Pytree) -> Pytree:
     """Return the shardings of what `held` returns.
 
     Integers are sharded like their weight, and so is each axis of the scales that its shards divide; other axes of the
@@ -161,12 +162,12 @@ def held_shardings(cfg: ModelConfig, params: Any, layouts: Any) -> Any:
     return jax.tree.map(one, shapes, layouts, is_leaf=_is_quantised)
 
 
-def dequantised(tree: Any) -> Any:
+def dequantised(tree: Pytree) -> Pytree:
     """Return the tree with float32 arrays in place of QArrays."""
     return jax.tree.map(lambda x: qwix().dequantize(x) if _is_quantised(x) else x, tree, is_leaf=_is_quantised)
 
 
-def fingerprint(base: Any) -> str:
+def fingerprint(base: Params) -> str:
     """Return 16 hexadecimal digits that tell one frozen base from another, the same in every layout and on any mesh.
 
     For each array, the bits of every number (as float32, or as an integer) are multiplied by an odd factor that depends

@@ -188,6 +188,7 @@ def _kernel(cfg, heads, length, window, interpret):
     parts = jax.sharding.get_abstract_mesh().shape.get("sequence", 1)
     tile = next(size for size in _TILES if length % (size * parts) == 0)
     shape = (length, length)
+    one: splash.LocalMask | splash.CausalMask
     if window:
         one = splash.LocalMask(shape, (window - 1, 0), 0, shard_count=parts)
     else:

@@ -10,7 +10,6 @@ Left out: the optimizer and its state (trainers/state.py), and the arrays themse
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +34,7 @@ class Policy:
         return transformer.abstract_params(self.config, self.mesh)
 
     @property
-    def abstract_trainable(self) -> Any:
+    def abstract_trainable(self) -> Params:
         """What is trained, as ShapeDtypeStructs with shardings: the optimizer is built for it, checkpoints hold it."""
         return self.split(self.abstract_params)[0]
 
@@ -45,7 +44,7 @@ class Policy:
         return self.split(self.abstract_params)[1]
 
     @property
-    def trainable_shardings(self) -> Any:
+    def trainable_shardings(self) -> Params:
         """The NamedSharding of every trained array."""
         return _shardings(self.abstract_trainable)
 
@@ -54,11 +53,11 @@ class Policy:
         """The NamedSharding of every array of the frozen base."""
         return _shardings(self.abstract_base)
 
-    def split(self, params: Params) -> tuple[Any, Params]:
+    def split(self, params: Params) -> tuple[Params, Params]:
         """Return (trainable, base); the base is {} without adapters."""
         return lora.split(params)
 
-    def merge(self, trainable: Any, base: Params) -> Params:
+    def merge(self, trainable: Params, base: Params) -> Params:
         """Return the params that `split` took apart."""
         return lora.join(trainable, base)
 

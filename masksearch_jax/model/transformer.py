@@ -16,7 +16,6 @@ Left out: loss and sampling.
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,8 +30,9 @@ from masksearch_jax.model.kv_cache import Cache
 from masksearch_jax.model.norm import norm, norm_init
 from masksearch_jax.model.packed_attention import attend_packed
 from masksearch_jax.runtime import mesh as mesh_lib
+from masksearch_jax.runtime.types import JsonObject
 
-Params = dict[str, Any]
+Params = JsonObject
 
 _REMAT = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
@@ -99,7 +99,7 @@ class Transformer(nnx.Module):
         return norm(cfg, x, self.final_norm)
 
     def extend(
-        self, cache: Cache, ids: jax.Array, counts: jax.Array, layers: Sequence[Any] | None = None
+        self, cache: Cache, ids: jax.Array, counts: jax.Array, layers: Sequence[Params] | None = None
     ) -> tuple[jax.Array, Cache]:
         """Extend rows of a cache by new tokens ids [B, S] -> (hidden [B, S, D], cache). See the function `extend`."""
         cfg, lengths = self.cfg, cache.lengths
@@ -164,7 +164,7 @@ class Transformer(nnx.Module):
         logits = jnp.matmul(hidden, weight.astype(hidden.dtype), preferred_element_type=jnp.float32)
         return cfg.logit_softcap * jnp.tanh(logits / cfg.logit_softcap) if cfg.logit_softcap else logits
 
-    def layer_weights(self) -> list[Any]:
+    def layer_weights(self) -> list[Params]:
         """Return the weights of each layer, dequantised, sliced from the stacked arrays."""
         stacked = nnx.split((self.blocks, self.adapters))[1]
         return [lora.dequantised(jax.tree.map(lambda w, i=index: w[i], stacked)) for index in range(self.cfg.layers)]
@@ -200,7 +200,7 @@ def extend(
     cache: Cache,
     ids: jax.Array,
     counts: jax.Array,
-    layers: Sequence[Any] | None = None,
+    layers: Sequence[Params] | None = None,
 ) -> tuple[jax.Array, Cache]:
     """Extend rows of a cache by new tokens: a prompt, an observation, or one sampled token.
 
@@ -218,7 +218,7 @@ def unembed(cfg: ModelConfig, params: Params, hidden: jax.Array) -> jax.Array:
     return module(cfg, params).unembed(hidden)
 
 
-def layer_weights(cfg: ModelConfig, params: Params) -> list[Any]:
+def layer_weights(cfg: ModelConfig, params: Params) -> list[Params]:
     """Return the weights of each layer, dequantised, as `extend` uses them.
 
     Takes them from params['layers'] if they are there, split once for many calls; else slices the stacked arrays.
@@ -322,7 +322,7 @@ def adapt(cfg: ModelConfig, base: Params, seed: int, mesh: Mesh) -> Params:
     """
     layouts = param_shardings(cfg, mesh)
     layout = lora.split(layouts)[1]
-    if cfg.lora.base_quantisation:
+    if cfg.lora and cfg.lora.base_quantisation:
         base = jax.jit(functools.partial(lora.held, cfg), out_shardings=layout)(base)
     adapters = jax.jit(lambda seed: _initial(cfg, seed)["adapters"], out_shardings=layouts["adapters"])(seed)
     return {**base, "adapters": adapters}

@@ -13,12 +13,13 @@ earlier than all others, so no training task repeats a held-out passage. With 16
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from masksearch_jax.data.records import Passage
 from masksearch_jax.evals import benchmarks
+from masksearch_jax.runtime.types import ConfigSection
 from masksearch_jax.text import shingles
 
 _BANDS, _ROWS = 16, 4
@@ -60,7 +61,7 @@ class Filter:
         return "near_duplicate" if passage.id in self.repeats else ""
 
 
-def check(cfg: Any) -> None:
+def check(cfg: ConfigSection) -> None:
     """Raise ValueError or FileNotFoundError for settings of `filters` that cannot work."""
     if not 0 <= cfg.near_duplicate <= 1:
         raise ValueError(f"filters.near_duplicate={cfg.near_duplicate}: a similarity from 0 (off) to 1 is needed")
@@ -69,7 +70,7 @@ def check(cfg: Any) -> None:
     of_benchmarks(cfg)
 
 
-def of_benchmarks(cfg: Any) -> Filter:
+def of_benchmarks(cfg: ConfigSection) -> Filter:
     """Return the filter by titles and questions of cfg.benchmarks, entries 'NAME=FILE' such as
     'hotpotqa=hotpot_dev.json'.
 

@@ -8,11 +8,11 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import masksearch_jax
 from masksearch_jax.prep.wiki import dump_files
 from masksearch_jax.runtime.json_files import read_json_object
+from masksearch_jax.runtime.types import Json, JsonObject
 
 MANIFEST = "manifest.json"
 _BLOCK = 1 << 22
@@ -45,13 +45,13 @@ def code_version() -> dict[str, str]:
     return {"version": masksearch_jax.__version__, "sha256": digest.hexdigest()}
 
 
-def read(data_dir: Path | str) -> dict[str, Any] | None:
+def read(data_dir: Path | str) -> JsonObject | None:
     """Return the manifest of finished data, or None if there is none."""
     path = Path(data_dir) / MANIFEST
     return read_json_object(path, _AGAIN, ("settings", "source")) if path.exists() else None
 
 
-def is_current(data_dir: Path | str, settings: dict[str, Any]) -> bool:
+def is_current(data_dir: Path | str, settings: JsonObject) -> bool:
     """Return True if these settings made the data, False if there are no finished data.
 
     Raises ValueError if other settings made the data, or if the size of the dump has changed since.
@@ -82,7 +82,7 @@ def dump_bytes(dump: str | Sequence[str]) -> int | None:
         return None
 
 
-def write(data_dir: Path | str, content: dict[str, Any], files: Iterable[Path]) -> dict[str, Any]:
+def write(data_dir: Path | str, content: JsonObject, files: Iterable[Path]) -> JsonObject:
     """Write the manifest atomically, with size and hash of each file, and return it."""
     data_dir = Path(data_dir)
     listed = {str(f.relative_to(data_dir)): {"bytes": f.stat().st_size, "sha256": sha256(f)} for f in sorted(files)}
@@ -93,12 +93,12 @@ def write(data_dir: Path | str, content: dict[str, Any], files: Iterable[Path]) 
     return content
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Json) -> Json:
     """Return the value as JSON gives it back, with lists for tuples."""
     return json.loads(json.dumps(value))
 
 
-def _differences(before: Any, now: Any, name: str = "") -> Iterable[tuple[str, Any, Any]]:
+def _differences(before: Json, now: Json, name: str = "") -> Iterable[tuple[str, Json, Json]]:
     """Yield (dotted name, before, now) of each leaf that differs."""
     if isinstance(before, dict) and isinstance(now, dict):
         for key in sorted(before.keys() | now.keys()):

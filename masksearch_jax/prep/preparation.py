@@ -16,9 +16,9 @@ of the dump, with the same functions on each shard.
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import tensorflow as tf
 
@@ -32,6 +32,7 @@ from masksearch_jax.prep.splits import SPLITS, Splits
 from masksearch_jax.prep.tasks import exchangeable_tokens, registry, task_export, tool_warmup
 from masksearch_jax.prep.tasks import question_source as questions
 from masksearch_jax.prep.wiki import dump_files, dump_reader, languages
+from masksearch_jax.runtime.types import ConfigSection, JsonObject
 from masksearch_jax.text import added_tags, chat_template, instructions, published_tokenizer, tokenizer
 from masksearch_jax.text.tokenizer_protocol import Tokenizer
 
@@ -61,7 +62,7 @@ class Workers(Protocol):
         ...
 
 
-def check(cfg: Any) -> None:
+def check(cfg: ConfigSection) -> None:
     """Raise ValueError or FileNotFoundError for settings that cannot work, before anything is prepared."""
     language = "en"
     if cfg.dump != TOY:
@@ -123,11 +124,11 @@ def check(cfg: Any) -> None:
         )
 
 
-def _system(cfg: Any) -> str:
+def _system(cfg: ConfigSection) -> str:
     return instructions.text_of("system", cfg.tasks.system)
 
 
-def _check_language(cfg: Any, language: str) -> None:
+def _check_language(cfg: ConfigSection, language: str) -> None:
     if cfg.tool_warmup and languages.without(language, candidates.KINDS):
         raise ValueError(
             f"tool_warmup=True: its requests are written in English, and dump={cfg.dump!r} is in "
@@ -136,13 +137,13 @@ def _check_language(cfg: Any, language: str) -> None:
 
 
 def run(
-    cfg: Any,
+    cfg: ConfigSection,
     data_dir: Path,
     bar: Bar,
     choose: Choice = lambda rules: rules,
     ahead: Callable[[Iterable[annotated_passages.Linked]], Iterable[annotated_passages.Linked]] = lambda found: found,
     workers: Workers | None = None,
-) -> tuple[dict[str, Any], dict[str, Any]]:
+) -> tuple[JsonObject, JsonObject]:
     """Prepare `data_dir`; return (content of the manifest, content of the report).
 
     choose: takes the rule-based span finder and returns the finder to use. ahead: the passages pass through it on their
@@ -174,7 +175,8 @@ def run(
         question_source = question_source or toy.questions
     splits = Splits(splits_file, cfg.shares, cfg.seed)
     named = ", ".join(paths)
-    language = workers.language(paths) if any(map(dump_files.is_remote, paths)) else dump_files.site(paths).language
+    is_remote = any(map(dump_files.is_remote, paths))
+    language = workers.language(paths) if workers and is_remote else dump_files.site(paths).language
     _check_language(cfg, language)
     off = languages.without(language, candidates.KINDS)
     if off:
@@ -201,7 +203,7 @@ def run(
         opened = _tokenizer(cfg, data_dir)
     with clock.stage("questions"):
         benchmarked, tested = questions.annotate_benchmarks(benchmark_files, data_dir)
-        asked = Counter()
+        asked: Counter[str] = Counter()
         if question_source:
             asked = questions.annotate(question_source, splits, data_dir, tested, search_only.titles(cfg))
         quoted = (
@@ -258,10 +260,10 @@ def _several(setting: Path | str, data_dir: Path, name: str) -> dict[str, str]:
     return _source(paths[0], data_dir) if len(paths) == 1 else {"path": str(setting), "sha256": manifest.sha256(*paths)}
 
 
-def _tokenizer(cfg: Any, data_dir: Path) -> Tokenizer:
+def _tokenizer(cfg: ConfigSection, data_dir: Path) -> Tokenizer:
     """Copy a published tokenizer, or train one on the texts and titles of training passages alone."""
     if cfg.tokenizer_dir:
-        opened = published_tokenizer.copy(cfg.tokenizer_dir, data_dir / tokenizer.PUBLISHED, cfg.tasks.chat)
+        opened: Tokenizer = published_tokenizer.copy(cfg.tokenizer_dir, data_dir / tokenizer.PUBLISHED, cfg.tasks.chat)
         if cfg.tokenizer.added_tags and added_tags.add_tags(opened.path):
             opened = tokenizer.load(data_dir)
         return opened
@@ -286,7 +288,7 @@ def _tokenizer(cfg: Any, data_dir: Path) -> Tokenizer:
 
 
 def task_settings(
-    cfg: Any,
+    cfg: ConfigSection,
     kept: Mapping[str, int],
     asked: Mapping[str, int],
     benchmarked: Mapping[str, int] | None = None,
@@ -319,14 +321,14 @@ def task_settings(
 
 
 def _report(
-    content: dict[str, Any],
+    content: JsonObject,
     stats: dump_reader.DumpStats,
     annotation: annotated_passages.Annotation,
     opened: Tokenizer,
     data_dir: Path,
-    groups: list[list[int]],
+    groups: Sequence[exchangeable_tokens.Group],
     seconds: dict[str, float],
-) -> dict[str, Any]:
+) -> JsonObject:
     """Return the numbers of a preparation that a person wants to see."""
     by_split: Counter[str] = Counter()
     sample: list[str] = []

@@ -6,17 +6,17 @@ trained on them. Enters: the setting `search_only` (files like those of `dump`).
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
 
 from masksearch_jax.data import records
 from masksearch_jax.prep import filters
 from masksearch_jax.prep.wiki import dump_files, dump_reader, passage_cutting, wikitext
+from masksearch_jax.runtime.types import ConfigSection
 
 SPLIT = "search_only"
 Article = tuple[int, str, wikitext.Document]
 
 
-def titles(cfg: Any) -> frozenset[str]:
+def titles(cfg: ConfigSection) -> frozenset[str]:
     """Return the titles of the search-only articles, as `filters.title_key` writes them; none without the setting.
 
     Raises dump_reader.DumpError or ValueError for a damaged file.
@@ -35,7 +35,7 @@ def without(
             yield article
 
 
-def cut(cfg: Any, first_article: Callable[[], int]) -> Iterator[records.Passage]:
+def cut(cfg: ConfigSection, first_article: Callable[[], int]) -> Iterator[records.Passage]:
     """Yield the search-only passages, without numbers of their own (`annotated_passages.dense` numbers them).
 
     first_article: returns the id of the first article; called once, when the first passage is requested. Corpora number
@@ -48,7 +48,7 @@ def cut(cfg: Any, first_article: Callable[[], int]) -> Iterator[records.Passage]
             yield records.Passage(-1, start + number, title, passage.text, SPLIT)
 
 
-def _articles(cfg: Any) -> Iterator[Article]:
+def _articles(cfg: ConfigSection) -> Iterator[Article]:
     if not cfg.search_only:
         return iter(())
     return dump_files.read_articles(

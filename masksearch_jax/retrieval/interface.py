@@ -29,8 +29,15 @@ class Hit:
 class Searcher(Protocol):
     """A search tool. Thread-safe: rollouts call it from host threads."""
 
-    fingerprint: str  # changes when the passages, encoder, index or exclusion mode change
-    stats: Mapping[str, float]  # counts and latencies since creation, for the log
+    @property
+    def fingerprint(self) -> str:
+        """Changes when the passages, encoder, index or exclusion mode change."""
+        ...
+
+    @property
+    def stats(self) -> Mapping[str, float]:
+        """Counts and latencies since creation, for the log."""
+        ...
 
     def search(self, queries: Sequence[Query], k: int) -> list[list[Hit]]:
         """Return at most `k` hits for each query, best first."""

@@ -7,12 +7,20 @@ that).
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from masksearch_jax.data import records
 from masksearch_jax.data.records import Passage
 
 # A decoded passage takes about three times its bytes on disk.
 _IN_MEMORY_UNDER = 256 << 20
+
+
+class Passages(Protocol):
+    """Passages that can be counted, and read from the first to the last any number of times."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[Passage]: ...
 
 
 class PassageStore:

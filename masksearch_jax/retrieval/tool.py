@@ -53,7 +53,7 @@ class SearchTool:
         self._excluded, self._ids = excluded, excluded.ids  # row -> passage id, ascending
         self._cache: QueryCache[_Found | None] = QueryCache(_CACHED_QUERIES)
         self._lock = threading.Lock()  # guards the cache, the counts and the latencies
-        self._counts = collections.Counter()
+        self._counts: dict[str, float] = collections.defaultdict(int)
         self._latencies = Latencies()
 
     @classmethod
@@ -145,7 +145,7 @@ class SearchTool:
         else:
             rows, scores = self._exact.search(vectors[said], depth, [excluded] * len(said))
         ranked: list[_Found | None] = [None] * len(texts)
-        for at, one_rows, one_scores in zip(said, rows, scores, strict=True):
+        for at, one_rows, one_scores in zip(said.tolist(), rows, scores, strict=True):
             found = (one_rows[one_rows >= 0], one_scores[one_rows >= 0])
             if self._words is not None:
                 by_words = self._words.search(texts[at], depth, excluded)
@@ -173,14 +173,19 @@ class SearchTool:
         """
         wanted = min(k, len(self) - len(excluded))
         if len(excluded) <= _MOST_EXCLUDED:
-            ((rows, scores),) = self._rank([text], min(k + len(excluded), len(self)))
+            rows, scores = self._rank_one(text, min(k + len(excluded), len(self)))
             allowed = ~np.isin(rows, excluded)
             if allowed.sum() >= wanted:
                 self._count("refetches")
                 return rows[allowed], scores[allowed]
         self._count("exact_fallbacks")
-        ((rows, scores),) = self._rank([text], k, excluded)
-        return rows, scores
+        return self._rank_one(text, k, excluded)
+
+    def _rank_one(self, text: str, depth: int, excluded: np.ndarray | None = None) -> _Found:
+        """Return what `_rank` does, for a text that is known to have a vector."""
+        (found,) = self._rank([text], depth, excluded)
+        assert found is not None
+        return found
 
     def _count(self, name: str) -> None:
         with self._lock:

@@ -37,5 +37,5 @@ def group_advantages(
 def _advantages_of(group: np.ndarray, ddof: int, eps: float, mode: str, tol: float) -> np.ndarray:
     if group.size < 2 or group.max() - group.min() <= tol:
         return np.zeros_like(group)
-    centred = group - group.mean()
+    centred: np.ndarray = group - group.mean()
     return centred if mode == "mean" else centred / (group.std(ddof=ddof) + eps)

@@ -7,14 +7,14 @@ generating more groups until enough are kept (trainers/rollout_batch.py).
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 
 from masksearch_jax.rl.advantages import CONSTANT
 
 # An int, or a tuple such as (epoch, prompt). Ids have to sort in the order in which the groups were drawn.
-GroupId = TypeVar("GroupId", int, tuple)
+GroupId = TypeVar("GroupId", int, tuple[int, ...])
 
 
 def informative(scores: Sequence[float], tol: float = CONSTANT) -> bool:
@@ -33,18 +33,18 @@ def keep_groups(scores: Mapping[GroupId, Sequence[float]], tol: float = CONSTANT
 
 
 @dataclasses.dataclass(frozen=True)
-class Selection:
+class Selection(Generic[GroupId]):
     """What happens to the kept groups, as ordered lists of ids.
 
     batch: trained on now. carried: kept for the next rollout batch. dropped: surplus or too old.
     """
 
-    batch: list
-    carried: list
-    dropped: list
+    batch: list[GroupId]
+    carried: list[GroupId]
+    dropped: list[GroupId]
 
 
-def select(kept: Mapping[GroupId, int], target: int, version: int, carry_over: bool = False) -> Selection:
+def select(kept: Mapping[GroupId, int], target: int, version: int, carry_over: bool = False) -> Selection[GroupId]:
     """Select the first `target` groups by id for training. kept: id -> policy version that wrote the group.
 
     version: the policy version of this rollout batch. Groups more than one version older are dropped. Without
@@ -59,7 +59,8 @@ def select(kept: Mapping[GroupId, int], target: int, version: int, carry_over: b
     if newer:
         raise ValueError(f"groups {newer[:4]} were written by a later policy version than {version}")
     fresh_enough = [group for group in sorted(kept) if kept[group] >= version - 1]
-    batch, surplus = fresh_enough[:target], fresh_enough[target:]
-    carried = [group for group in surplus if carry_over and kept[group] == version]
+    batch: list[GroupId] = fresh_enough[:target]
+    surplus: list[GroupId] = fresh_enough[target:]
+    carried: list[GroupId] = [group for group in surplus if carry_over and kept[group] == version]
     used = {*batch, *carried}
     return Selection(batch, carried, [group for group in sorted(kept) if group not in used])

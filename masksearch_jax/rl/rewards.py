@@ -91,8 +91,9 @@ def score(
         )
     if spans is None:
         return Reward(format=0.0, answer=0.0, length=length, score=0.0, total=length)
-    if cfg.answer == "judge":
-        per_span, answer = (), float(judged)
+    per_span: tuple[float, ...] = ()
+    if judged is not None and cfg.answer == "judge":
+        answer = float(judged)
     else:
         measure = _measure(cfg)
         per_span = tuple(measure(span, gold) for span, gold in zip(spans, golds, strict=True))

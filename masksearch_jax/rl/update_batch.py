@@ -16,8 +16,7 @@ import numpy as np
 
 from masksearch_jax.data import packing
 from masksearch_jax.rollout.trajectory import Trajectory
-
-Array = np.ndarray | jax.Array
+from masksearch_jax.runtime.types import Leaf
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,15 +43,15 @@ class BatchShape:
 class UpdateBatch:
     """The tokens of one optimizer step. Every field is [M, R, T], or [R, T] inside a scan over micro-batches."""
 
-    ids: Array  # int32, what the model reads
-    positions: Array  # int32, from 0 in every sequence
-    segments: Array  # int32, 1, 2, .. along a row; 0 is padding
-    targets: Array  # int32, id t + 1 of the same sequence; 0 where there is none
-    mask: Array  # bool, True where the policy sampled the target
-    sampler_logp: Array  # float32, log-prob of the target as the sampler reported it; 0 outside the mask
-    old_logp: Array  # float32, denominator of the ratio; the sampler's log-prob until `with_old_logp` replaces it
-    versions: Array  # int32, policy version that sampled the target; -1 outside the mask
-    advantages: Array  # float32, of the target's trajectory; 0 outside the mask
+    ids: Leaf  # int32, what the model reads
+    positions: Leaf  # int32, from 0 in every sequence
+    segments: Leaf  # int32, 1, 2, .. along a row; 0 is padding
+    targets: Leaf  # int32, id t + 1 of the same sequence; 0 where there is none
+    mask: Leaf  # bool, True where the policy sampled the target
+    sampler_logp: Leaf  # float32, log-prob of the target as the sampler reported it; 0 outside the mask
+    old_logp: Leaf  # float32, denominator of the ratio; the sampler's log-prob until `with_old_logp` replaces it
+    versions: Leaf  # int32, policy version that sampled the target; -1 outside the mask
+    advantages: Leaf  # float32, of the target's trajectory; 0 outside the mask
 
     @property
     def tokens(self) -> int:
@@ -60,7 +59,7 @@ class UpdateBatch:
         return int(self.mask.sum())
 
 
-def with_old_logp(batch: UpdateBatch, recomputed: Array, version: int | None) -> UpdateBatch:
+def with_old_logp(batch: UpdateBatch, recomputed: np.ndarray | jax.Array, version: int | None) -> UpdateBatch:
     """Return the batch with the trainer's recomputed log-probs [M, R, T] as denominator.
 
     recomputed: under the parameters of policy `version`. Tokens of other versions (carried-over groups) keep the

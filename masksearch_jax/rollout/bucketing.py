@@ -75,7 +75,8 @@ class Prefixes:
 
 def prefix_batches(groups: Sequence[int], prompts: Sequence[np.ndarray], rows: int) -> Prefixes:
     """Return the batches of `rows` prompts to prefill. Consecutive requests of equal group and prompt share a row."""
-    place, first = [], []
+    place: list[tuple[int, int]] = []
+    first: list[list[int]] = []
     last = None
     for index, (group, prompt) in enumerate(zip(groups, prompts, strict=True)):
         identity = (group, prompt.tobytes())

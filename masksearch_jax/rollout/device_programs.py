@@ -16,13 +16,14 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from masksearch_jax.model import kv_cache as kv
 from masksearch_jax.model import transformer
 from masksearch_jax.model.config import ModelConfig
 from masksearch_jax.rollout.episode import Ending
 from masksearch_jax.runtime import mesh as mesh_lib
+from masksearch_jax.runtime.types import Params, Pytree
 from masksearch_jax.text.stop_automaton import StopTable
 
 # Columns of the decode state, int32 [slots, STATE_COLUMNS]. STATE is the state of the stop automaton: how much of a
@@ -45,7 +46,7 @@ class Sampling:
     top_p: float = 1.0
     top_k: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.temperature > 0:
             raise ValueError(f"Sampling.temperature is {self.temperature}; it has to be > 0 (greedy is asked of run())")
         if not 0 < self.top_p <= 1:
@@ -57,7 +58,7 @@ class Sampling:
 def uniforms(keys: jax.Array, positions: jax.Array) -> jax.Array:
     """Return uniform numbers float32 [B] in [0, 1), a function of keys uint32 [B, 2] and positions int32 [B] alone."""
 
-    def one(key, position):
+    def one(key: jax.Array, position: jax.Array) -> jax.Array:
         return jax.random.uniform(jax.random.fold_in(jax.random.wrap_key_data(key, impl="threefry2x32"), position))
 
     return jax.vmap(one)(keys, positions)
@@ -73,7 +74,7 @@ def draw(logits: jax.Array, uniform: jax.Array, sampling: Sampling, greedy: jax.
     top = scaled.max(axis=-1, keepdims=True)
     weights = jnp.exp(scaled - top)
 
-    def sample():
+    def sample() -> jax.Array:
         return _invert(_truncate(weights, sampling), uniform)
 
     token = jax.lax.cond(greedy, lambda: jnp.argmax(scaled, axis=-1).astype(jnp.int32), sample)
@@ -90,7 +91,7 @@ def _invert(weights: jax.Array, uniform: jax.Array) -> jax.Array:
     batch, size = weights.shape
     tiles = jnp.pad(weights, ((0, 0), (0, -size % _TILE))).reshape(batch, -1, _TILE)
 
-    def pick(parts, target):
+    def pick(parts: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Return the index [B, 1] of the first of `parts` [B, P] at which the cumulative sum exceeds `target` [B].
 
         Parts without weight are passed over. Also return [B], how far `target` lies inside that part.
@@ -124,7 +125,7 @@ def _truncate(weights: jax.Array, sampling: Sampling) -> jax.Array:
 @functools.lru_cache(maxsize=16)
 def programs(
     model_cfg: ModelConfig,
-    mesh: jax.sharding.Mesh,
+    mesh: Mesh,
     slots: int,
     ends: tuple[int, ...],
     steps: int,
@@ -143,7 +144,16 @@ class Programs:
     Raises ValueError if `slots` or the heads do not divide over the mesh.
     """
 
-    def __init__(self, model_cfg, mesh, slots, ends, steps, sampling, stop_table):
+    def __init__(
+        self,
+        model_cfg: ModelConfig,
+        mesh: Mesh,
+        slots: int,
+        ends: tuple[int, ...],
+        steps: int,
+        sampling: Sampling,
+        stop_table: StopTable,
+    ) -> None:
         self._model_cfg, self._mesh, self._slots, self._ends = model_cfg, mesh, slots, ends
         layout = kv.cache_shardings(model_cfg, slots, mesh)
         small = (mesh_lib.replicated(mesh),) * 4
@@ -154,7 +164,7 @@ class Programs:
         self.decode = jax.jit(decode, donate_argnums=1, out_shardings=(layout, small))
         self._layers = jax.jit(functools.partial(transformer.layer_weights, model_cfg))
 
-    def prepare(self, params):
+    def prepare(self, params: Params) -> Params:
         """Return the parameters in the form that the programs read fastest; valid for all calls with these parameters.
 
         On CPU, XLA copies a slice of a stacked array wherever the slice is used. That took half of the time of a decode
@@ -172,25 +182,35 @@ class Programs:
     def compiled(self) -> int:
         """The number of programs compiled so far; each shape counts as one."""
         programs = (self.prefill, self.insert, self.extend, self.decode, self._layers)
-        return sum(program._cache_size() for program in programs)
+        # JAX has no public name for the number of compilations.
+        return sum(program._cache_size() for program in programs)  # type: ignore[attr-defined]
 
 
-def _on_cpu(mesh):
-    return mesh.devices.flat[0].platform == "cpu"
+def _on_cpu(mesh: Mesh) -> bool:
+    return bool(mesh.devices.flat[0].platform == "cpu")
 
 
-def _prefill(cfg, mesh, params, ids, counts):
+def _prefill(cfg: ModelConfig, mesh: Mesh, params: Params, ids: jax.Array, counts: jax.Array) -> kv.Cache:
     """Return the cache, of P rows and Lp positions, of prompts ids int32 [P, Lp] with counts [P] tokens."""
-    prefix = kv.init_cache(cfg, *ids.shape, mesh)
+    rows, length = ids.shape
+    prefix = kv.init_cache(cfg, rows, length, mesh)
     return transformer.extend(cfg, params, prefix, ids, counts)[1]
 
 
-def _insert(cache, prefix, rows, sources):
+def _insert(cache: kv.Cache, prefix: kv.Cache, rows: jax.Array, sources: jax.Array) -> kv.Cache:
     """Copy rows `sources` [R] of a prefix cache to slots `rows` [R]. Entries with rows >= slots are dropped."""
     return kv.put_rows(cache, rows, kv.take_rows(prefix, sources))
 
 
-def _extend(cfg, mesh, params, cache, rows, ids, counts):
+def _extend(
+    cfg: ModelConfig,
+    mesh: Mesh,
+    params: Params,
+    cache: kv.Cache,
+    rows: jax.Array,
+    ids: jax.Array,
+    counts: jax.Array,
+) -> kv.Cache:
     """Append the first counts [A] tokens of each row of ids int32 [A, C] to slots `rows` [A].
 
     Entries with rows >= slots are dropped. cache: the first blocks, long enough for these slots and the new tokens.
@@ -209,30 +229,43 @@ def _extend(cfg, mesh, params, cache, rows, ids, counts):
     part = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), _pinned(jax.vmap(kv.take_rows)(split, own), mesh))
     part = transformer.extend(cfg, params, part, ids, counts)[1]
     split = _pinned(jax.vmap(kv.put_rows)(split, own, _split(part, mesh)), mesh)
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), split)
+    joined: kv.Cache = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), split)
+    return joined
 
 
-def _shards(mesh):
-    return mesh.shape["data"] * mesh.shape["fsdp"]
+def _shards(mesh: Mesh) -> int:
+    return int(mesh.shape["data"] * mesh.shape["fsdp"])
 
 
-def _split(cache, mesh):
+def _split(cache: kv.Cache, mesh: Mesh) -> kv.Cache:
     """Return a cache with the row axis of every array reshaped to [shards, rows per shard]."""
     shards = _shards(mesh)
     return _pinned(jax.tree.map(lambda x: x.reshape(shards, -1, *x.shape[1:]), cache), mesh)
 
 
-def _pinned(tree, mesh):
+def _pinned(tree: kv.Cache, mesh: Mesh) -> kv.Cache:
     """Constrain the leading axis of every array to the (data, fsdp) shards; the other axes are left free."""
 
-    def pin(x):
+    def pin(x: jax.Array) -> jax.Array:
         spec = PartitionSpec(("data", "fsdp"), *(PartitionSpec.UNCONSTRAINED,) * (x.ndim - 1))
-        return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
+        pinned: jax.Array = jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
+        return pinned
 
-    return jax.tree.map(pin, tree)
+    constrained: kv.Cache = jax.tree.map(pin, tree)
+    return constrained
 
 
-def _decode(cfg, mesh, sampling, steps, stop_table, params, cache, decode_state, greedy):
+def _decode(
+    cfg: ModelConfig,
+    mesh: Mesh,
+    sampling: Sampling,
+    steps: int,
+    stop_table: StopTable,
+    params: Params,
+    cache: kv.Cache,
+    decode_state: jax.Array,
+    greedy: jax.Array,
+) -> tuple[kv.Cache, tuple[jax.Array, jax.Array, jax.Array, jax.Array]]:
     """Decode up to `steps` tokens in every slot with a budget.
 
     decode_state: int32 [B, STATE_COLUMNS], see the columns above. Returns the cache and (ids int32 [B, steps], logprobs
@@ -243,10 +276,11 @@ def _decode(cfg, mesh, sampling, steps, stop_table, params, cache, decode_state,
     kinds, transitions = jnp.asarray(stop_table.kinds), jnp.asarray(stop_table.steps)
     layers = transformer.layer_weights(cfg, params) if _on_cpu(mesh) else None
 
-    def running(state):
-        return (state["step"] < steps) & (state["budget"] > 0).any()
+    def running(state: dict[str, Pytree]) -> jax.Array:
+        unfinished: jax.Array = (state["step"] < steps) & (state["budget"] > 0).any()
+        return unfinished
 
-    def step(state):
+    def step(state: dict[str, Pytree]) -> dict[str, Pytree]:
         active = state["budget"] > 0
         hidden, cache = transformer.extend(
             cfg, params, state["cache"], state["token"][:, None], active.astype(jnp.int32), layers

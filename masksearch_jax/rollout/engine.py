@@ -21,6 +21,7 @@ from masksearch_jax.rollout import bucketing, device_programs, episode, schedule
 from masksearch_jax.rollout.request import Request
 from masksearch_jax.rollout.slot_sharding import SlotSharding
 from masksearch_jax.rollout.trajectory import Trajectory
+from masksearch_jax.runtime.types import Params
 from masksearch_jax.text import prompt as prompt_text
 from masksearch_jax.text import stop_automaton
 from masksearch_jax.text.tokenizer_protocol import Tokenizer
@@ -54,7 +55,7 @@ class RolloutConfig:
     extend_tokens: tuple[int, ...] = (16, 64)
     context_lengths: tuple[int, ...] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("slots", "steps", "hits", "search_steps", "search_batch", "search_threads", "prompt_rows"):
             if getattr(self, name) < 1:
                 raise ValueError(f"RolloutConfig.{name} is {getattr(self, name)}; it has to be >= 1")
@@ -105,12 +106,12 @@ class RolloutEngine:
         self.programs = device_programs.programs(
             model_cfg, mesh, cfg.slots, self._contexts, cfg.steps, cfg.sampling, self._stop_table
         )
-        self._cache = None
+        self._cache: kv.Cache | None = None
         self.stats: dict[str, float] = {}
 
     def run(
         self,
-        params,
+        params: Params,
         requests: Sequence[Request],
         version: int,
         seed: int,
@@ -137,7 +138,7 @@ class RolloutEngine:
         self.stats = run.stats
         return [found[index] for index in range(len(requests))]
 
-    def warm_up(self, params) -> int:
+    def warm_up(self, params: Params) -> int:
         """Compile the programs for all buckets by running them without rows. Returns how many were compiled."""
         cfg, programs, whole = self.cfg, self.programs, self._sharding.whole
         before = programs.compiled

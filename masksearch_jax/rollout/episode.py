@@ -49,7 +49,7 @@ class EpisodeLimits:
     total_tokens: int = 512
     deadline_steps: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value, least = getattr(self, field.name), 0 if field.name == "deadline_steps" else 1
             if not isinstance(value, int) or value < least:
@@ -148,7 +148,7 @@ class Episode:
         if self._forced is None:
             self.turns[-1] = dataclasses.replace(self.turns[-1], hits=found)
             return self._extend(ids)
-        return self._observe_forced(ids, found)
+        return self._observe_forced(self._forced, ids, found)
 
     def cancel(self, ids: Sequence[int]) -> Done:
         """End the episode at its deadline. ids: the unfinished turn, empty if no turn is being written."""
@@ -171,14 +171,14 @@ class Episode:
             self.turns[-1] = dataclasses.replace(self.turns[-1], error=NOT_EXECUTED)
         return Done(stop)
 
-    def _observe_forced(self, block: list[int], found: tuple[int, ...]) -> Extend | Done:
-        search = self.tokenizer.encode(prompt.after_opened(tags.block(tags.SEARCH, self._forced), self._prompted))
+    def _observe_forced(self, query: str, block: list[int], found: tuple[int, ...]) -> Extend | Done:
+        search = self.tokenizer.encode(prompt.after_opened(tags.block(tags.SEARCH, query), self._prompted))
         opened = self.tokenizer.encode(tags.ANSWER[0])
         end = self.length + len(search)
         if not self._fits(ids := [*search, *block, *opened]):
             return Done(StopReason.TOTAL_TOKENS)
         text, shown = self._read(search), self.tokenizer.decode(block)
-        self.turns.append(Turn("search", self.length, end, text, query=self._forced, hits=found, observation=shown))
+        self.turns.append(Turn("search", self.length, end, text, query=query, hits=found, observation=shown))
         self.length += len(ids)
         self._forced, self._opened = None, opened
         return Extend(ids)

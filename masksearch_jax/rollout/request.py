@@ -17,10 +17,14 @@ from masksearch_jax.retrieval import interface
 class Task(Protocol):
     """The fields of a data.records.Task that a rollout reads."""
 
-    id: str
-    prompt: Sequence[int]
-    passage_id: int
-    article_id: int
+    @property
+    def id(self) -> str: ...
+    @property
+    def prompt(self) -> Sequence[int]: ...
+    @property
+    def passage_id(self) -> int: ...
+    @property
+    def article_id(self) -> int: ...
 
 
 @dataclasses.dataclass(frozen=True)

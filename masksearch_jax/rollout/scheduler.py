@@ -19,6 +19,7 @@ Left out: what outlives a run (engine.py).
 
 import dataclasses
 import typing
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -31,6 +32,7 @@ from masksearch_jax.rollout.request import Request, query_of, sampling_key
 from masksearch_jax.rollout.slot_state import Slots
 from masksearch_jax.rollout.trajectory import StopReason, Trajectory
 from masksearch_jax.runtime import distributed
+from masksearch_jax.runtime.types import Params
 
 if typing.TYPE_CHECKING:
     from masksearch_jax.rollout.engine import RolloutEngine
@@ -46,7 +48,14 @@ class _Live:
     prompt_length: int
     born: int  # engine step at which it was inserted
 
+    @property
+    def episode(self) -> episode.Episode:
+        """The state, of an episode whose slot this process owns."""
+        assert self.state is not None, f"request {self.index} is in a slot of another process"
+        return self.state
 
+
+Following: typing.TypeAlias = episode.Search | episode.Extend | episode.Done  # what an episode does next
 # Where in the engine step an episode ended. `Run._settle` frees the slots in this order.
 _IN_TURN, _AT_DEADLINE, _AT_OBSERVATION = range(3)
 
@@ -54,7 +63,16 @@ _IN_TURN, _AT_DEADLINE, _AT_OBSERVATION = range(3)
 class Run:
     """The state of one `RolloutEngine.run`."""
 
-    def __init__(self, engine: "RolloutEngine", params, requests, prompts, seed: int, greedy: bool, overlap):
+    def __init__(
+        self,
+        engine: "RolloutEngine",
+        params: Params,
+        requests: Sequence[Request],
+        prompts: Sequence[np.ndarray],
+        seed: int,
+        greedy: bool,
+        overlap: Callable[[], bool] | None,
+    ) -> None:
         self.engine, self.cfg, self.programs, self.params = engine, engine.cfg, engine.programs, params
         self.requests, self.prompts, self.seed, self.greedy = requests, prompts, seed, np.bool_(greedy)
         self.overlap = overlap
@@ -75,9 +93,10 @@ class Run:
         self.trajectories: dict[int, Trajectory] = {}  # by request
         groups = [request.group for request in requests]
         self.prefixes = bucketing.prefix_batches(groups, prompts, engine._prompt_rows)
-        self.prefix: tuple[int, object] = (-1, None)  # number of the newest prefilled batch, and its cache
+        self.prefix: tuple[int, kv.Cache | None] = (-1, None)  # number of the newest prefilled batch, and its cache
         self.inverses: dict[int, np.ndarray] = {}
-        self.cache, engine._cache = engine._cache or self.programs.new_cache(), None
+        self.cache = engine._cache or self.programs.new_cache()
+        engine._cache = None
         self.stats: dict[str, float] = dict.fromkeys(("prefilled", "extends", "tokens"), 0)
 
     def to_end(self, version: int) -> list[Trajectory]:
@@ -122,7 +141,7 @@ class Run:
             live = self.live.get(slot)
             # Otherwise the episode was cancelled before its search arrived.
             if live is not None and live.index == born and slot not in self.ended:
-                self._follow(slot, live, live.state.observe(hits), _AT_OBSERVATION)
+                self._follow(slot, live, live.episode.observe(hits), _AT_OBSERVATION)
 
     def _settle(self) -> None:
         """Exchange between processes which episodes ended and how many tokens each slot has queued.
@@ -137,7 +156,7 @@ class Run:
         self.ended = {}
         news = self.sharding.gather(news)
 
-        def order(slot):
+        def order(slot: int) -> tuple[int, int]:
             return -news[slot], self.live[slot].index if news[slot] == -1 - _AT_DEADLINE else slot
 
         for slot in sorted(np.flatnonzero(news < 0).tolist(), key=order):
@@ -146,7 +165,7 @@ class Run:
             self.free.append(slot)
         self.extensions = {slot: int(news[slot]) for slot in np.flatnonzero(news > 0).tolist()}
 
-    def _follow(self, slot: int, live: _Live, following, how: int) -> interface.Query | None:
+    def _follow(self, slot: int, live: _Live, following: Following, how: int) -> interface.Query | None:
         """Act on what an episode does next. Returns the query if that is a search. how: where it ended, if it did."""
         if isinstance(following, episode.Done):
             self._finish(slot, live, following.stop, how)
@@ -170,9 +189,9 @@ class Run:
             logprobs=slots.logprobs[slot, :end].copy(),
             versions=np.where(trainable, self.version, -1).astype(np.int32),
             prompt_length=live.prompt_length,
-            turns=tuple(live.state.turns),
+            turns=tuple(live.episode.turns),
             stop=stop,
-            answer=live.state.answer,
+            answer=live.episode.answer,
         )
         slots.stop(slot)
         self.queued.pop(slot, None)
@@ -206,9 +225,9 @@ class Run:
         request = live.request
         live.state = self.engine.new_episode(request, len(prompt))
         self.slots.insert(slot, prompt, sampling_key(self.seed, request.key))
-        if live.state.forced_query is not None:
-            return query_of(request.task, live.state.forced_query)
-        self.slots.begin_turn(slot, live.state.budget)
+        if live.episode.forced_query is not None:
+            return query_of(request.task, live.episode.forced_query)
+        self.slots.begin_turn(slot, live.episode.budget)
         return None
 
     def _copy_prefix(self, batch: int, pairs: list[tuple[int, int]]) -> None:
@@ -232,7 +251,7 @@ class Run:
         for slot, ids in self.queued.items():
             own[slot] = np.concatenate([self.slots.ids[slot, self.slots.length[slot] - 1 :][:1], ids[:-1]])
             self.slots.extend(slot, ids)
-            self.slots.begin_turn(slot, self.live[slot].state.budget)
+            self.slots.begin_turn(slot, self.live[slot].episode.budget)
         self.queued = {}
         work = self.sharding.gather_lists(own, self.extensions)
         self.writing[list(work)] = True
@@ -245,13 +264,14 @@ class Run:
         """Feed the front of each slot's list, up to the length of the longest program. Returns what is left."""
         cfg, sharding, engine = self.cfg, self.sharding, self.engine
         tokens, shards = engine._extend_tokens, sharding.shards
+        nothing = np.zeros(0, np.int32)
         by_bucket: dict[int, list[int]] = {}
         # A program reads as far as its longest slot, so slots of similar length share one: each shard's longest first.
         for slot in sorted(work, key=lambda slot: -self.cached[slot]):
             by_bucket.setdefault(bucketing.bucket_for(tokens, len(work[slot])), []).append(slot)
         for length, rows_of in sorted(by_bucket.items()):
             for targets in bucketing.shard_chunks(rows_of, cfg.slots // shards, shards, engine._extend_rows):
-                chosen = [work[slot][:length] if slot in work else () for slot in targets.tolist()]
+                chosen = [work[slot][:length] if slot in work else nothing for slot in targets.tolist()]
                 ids, counts = bucketing.padded(chosen, len(targets), length)
                 taken = targets < cfg.slots
                 self.cached[targets[taken]] += counts[taken]
@@ -289,7 +309,7 @@ class Run:
         for slot in np.flatnonzero(endings).tolist():
             live = self.live[slot]
             ids = self._written(slot, live.request.token_permutation)
-            query = self._follow(slot, live, live.state.end_turn(ids, episode.Ending(endings[slot])), _IN_TURN)
+            query = self._follow(slot, live, live.episode.end_turn(ids, episode.Ending(endings[slot])), _IN_TURN)
             if query is not None:
                 found.append((slot, live.index, query))
         self._submit(found)
@@ -301,7 +321,8 @@ class Run:
             if id(permutation) not in self.inverses:
                 self.inverses[id(permutation)] = np.argsort(permutation)
             ids = self.inverses[id(permutation)][ids]
-        return ids.tolist()
+        written: list[int] = ids.tolist()
+        return written
 
     def _submit(self, found: list[tuple[int, int, interface.Query]]) -> None:
         if found:
@@ -317,4 +338,4 @@ class Run:
             if self.sharding.own[slot] and slot not in self.ended and self.engine_step - live.born + 1 >= limit:
                 writing = self.slots.decode_state[slot, device_programs.BUDGET] > 0
                 ids = self._written(slot, live.request.token_permutation) if writing else []
-                self._finish(slot, live, live.state.cancel(ids).stop, _AT_DEADLINE)
+                self._finish(slot, live, live.episode.cancel(ids).stop, _AT_DEADLINE)

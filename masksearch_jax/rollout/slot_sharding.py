@@ -8,7 +8,7 @@ Left out: what the rows mean (rollout/scheduler.py).
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import numpy as np
@@ -63,11 +63,11 @@ class SlotSharding:
             own = {slot: gathered[slot, :length] for slot, length in lengths.items()}
         return {slot: own[slot] for slot in sorted(lengths)}
 
-    def rows(self, rows: np.ndarray):
+    def rows(self, rows: np.ndarray) -> np.ndarray | jax.Array:
         """Return rows [B, ..] as the input of a device program; only this process's own rows are read."""
         return rows if self._mesh.size == 1 else distributed.put(rows, self._rows)
 
-    def whole(self, array: np.ndarray):
+    def whole(self, array: np.ndarray | np.bool_) -> np.ndarray | np.bool_ | jax.Array:
         """Return an array that is equal on all processes as a device program's input, replicated on every device."""
         return array if self._mesh.size == 1 else distributed.put(array, self._whole)
 
@@ -78,7 +78,8 @@ def owned(layout: jax.sharding.Sharding, slots: int) -> np.ndarray:
     Raises ValueError if a slot lies on devices of two processes.
     """
     owner = np.full(slots, -1)
-    for device, (rows, *_) in layout.devices_indices_map((slots,)).items():
+    placed: Mapping[jax.Device, tuple[slice, ...]] = layout.devices_indices_map((slots,))
+    for device, (rows, *_) in placed.items():
         if ((owner[rows] >= 0) & (owner[rows] != device.process_index)).any():
             raise ValueError(
                 f"slots {rows.start or 0} to {(rows.stop or slots) - 1} lie on devices of several processes: the "
@@ -89,5 +90,5 @@ def owned(layout: jax.sharding.Sharding, slots: int) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=4)
-def _replicate(whole):
+def _replicate(whole: jax.sharding.Sharding) -> Callable[[np.ndarray | jax.Array], jax.Array]:
     return jax.jit(lambda x: x, out_shardings=whole)

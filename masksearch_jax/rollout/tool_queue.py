@@ -17,7 +17,7 @@ Owner = tuple[int, int]  # slot and request index: when a search arrives, its sl
 class _Flight:
     due: int
     owners: list[Owner]
-    future: concurrent.futures.Future
+    future: concurrent.futures.Future[list[list[interface.Hit]]]
 
 
 class ToolQueue:
@@ -32,7 +32,7 @@ class ToolQueue:
     def __enter__(self) -> "ToolQueue":
         return self
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, *error: object) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     @property
@@ -56,7 +56,7 @@ class ToolQueue:
         """
         due = [flight for flight in self._flights if flight.due <= engine_step]
         self._flights = [flight for flight in self._flights if flight.due > engine_step]
-        found = []
+        found: list[tuple[Owner, list[interface.Hit]]] = []
         for flight in due:
             results = flight.future.result()
             if len(results) != len(flight.owners):

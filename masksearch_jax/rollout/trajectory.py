@@ -99,12 +99,13 @@ def to_bytes(trajectories: Mapping[int, Trajectory]) -> bytes:
         plain = {field.name: getattr(one, field.name) for field in dataclasses.fields(one) if field.name not in _ARRAYS}
         turns = [dataclasses.asdict(turn) for turn in one.turns]
         facts.append(plain | {"number": number, "tokens": len(one.ids), "turns": turns})
-    arrays = {
+    arrays: dict[str, np.ndarray] = {
         name: np.concatenate([np.empty(0, dtype), *(getattr(one, name) for one in trajectories.values())])
         for name, dtype in _ARRAYS.items()
     }
     file = io.BytesIO()
-    np.savez(file, facts=np.frombuffer(json.dumps(facts).encode(), np.uint8), **arrays)
+    arrays["facts"] = np.frombuffer(json.dumps(facts).encode(), np.uint8)
+    np.savez(file, allow_pickle=False, **arrays)
     return file.getvalue()
 
 

@@ -17,12 +17,13 @@ import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
 import orbax.checkpoint as ocp
 
 from masksearch_jax.runtime import checksums, distributed, json_files
+from masksearch_jax.runtime.types import Json, JsonObject, Pytree
 
 _log = logging.getLogger(__name__)
 _BYTES = "base64"
@@ -88,7 +89,7 @@ class Checkpointer:
         }
         self._manager = ocp.CheckpointManager(self.directory, item_handlers=handlers, options=options)
 
-    def save(self, step: int, state: Any, meta: Mapping[str, Any], data_state: Mapping[str, Any] | bytes) -> None:
+    def save(self, step: int, state: Pytree, meta: Mapping[str, Json], data_state: Mapping[str, Json] | bytes) -> None:
         """Save one step, all of it or nothing. Raises what an earlier background save raised.
 
         state: pytree of arrays. meta: JSON data; 'step' is added. data_state: JSON data or bytes.
@@ -156,13 +157,13 @@ class Checkpointer:
         path = self.directory / str(step) / _CHECKSUMS
         return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
 
-    def meta(self, step: int | None = None) -> dict[str, Any]:
+    def meta(self, step: int | None = None) -> JsonObject:
         """Return the facts of a step (None: the newest readable one), for callers that build their state from them."""
         return self._newest_readable(step, self._load_meta)[1]
 
     def restore(
-        self, step: int | None, abstract_state: Any, partial: bool = False
-    ) -> tuple[Any, dict[str, Any], dict[str, Any] | bytes]:
+        self, step: int | None, abstract_state: Pytree, partial: bool = False
+    ) -> tuple[Pytree, JsonObject, JsonObject | bytes]:
         """Restore (state, meta, data_state); meta['step'] says which step it was.
 
         step: None takes the newest step. If that cannot be read, it falls back to older ones, with an error in the log;
@@ -260,7 +261,7 @@ class Checkpointer:
         found = distributed.decide(found)
         return found if found >= 0 else None
 
-    def _load(self, step: int, abstract_state: Any, partial: bool) -> tuple[Any, dict, dict | bytes]:
+    def _load(self, step: int, abstract_state: Pytree, partial: bool) -> tuple[Pytree, JsonObject, JsonObject | bytes]:
         self._check_tree(step, abstract_state, partial)
         state_args = ocp.args.PyTreeRestore(
             abstract_state,
@@ -275,7 +276,7 @@ class Checkpointer:
             data_state = base64.b64decode(data_state[_BYTES])
         return restored["state"], restored["meta"], data_state
 
-    def _check_tree(self, step: int, abstract_state: Any, partial: bool) -> None:
+    def _check_tree(self, step: int, abstract_state: Pytree, partial: bool) -> None:
         saved = _leaves(self._manager.item_metadata(step)["state"].tree)
         wanted = _leaves(abstract_state)
         wrong = [f"{name}: only in this run" for name in sorted(set(wanted) - set(saved))]
@@ -295,7 +296,7 @@ class Checkpointer:
                 + "\nrestore the configuration it was made with, or start afresh with another --workdir"
             )
 
-    def _load_meta(self, step: int) -> dict[str, Any]:
+    def _load_meta(self, step: int) -> JsonObject:
         return self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
 
     def _set_aside(self, steps: Sequence[int], why: str) -> None:
@@ -328,12 +329,14 @@ class _Preserve:
     def __init__(self, owner: Checkpointer, keep: int):
         self._owner, self._keep = owner, keep
 
-    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+    def should_preserve(
+        self, checkpoints: Sequence[ocp.checkpoint_managers.PolicyCheckpointInfo], *, context: object
+    ) -> list[bool]:
         first = len(checkpoints) - self._keep
         return [i >= first or info.step == self._owner.known_good for i, info in enumerate(checkpoints)]
 
 
-def _leaves(tree: Any) -> dict[str, Any]:
+def _leaves(tree: Pytree) -> dict[str, jax.ShapeDtypeStruct]:
     """Return the leaves by path.
 
     A namedtuple or dataclass and the plain container that Orbax stored it as have equal paths.
@@ -342,7 +345,7 @@ def _leaves(tree: Any) -> dict[str, Any]:
     return {"/".join(_key(entry) for entry in path): leaf for path, leaf in leaves}
 
 
-def _key(entry: Any) -> str:
+def _key(entry: Json) -> str:
     for attribute in ("name", "key", "idx"):
         if hasattr(entry, attribute):
             return str(getattr(entry, attribute))

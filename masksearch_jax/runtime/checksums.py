@@ -9,9 +9,9 @@ import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 from masksearch_jax.runtime import json_files
+from masksearch_jax.runtime.types import JsonObject
 
 _BLOCK = 1 << 22
 _THREADS = 4
@@ -60,12 +60,12 @@ def verify_checksums(folder: Path, names: Sequence[str], file: str) -> list[str]
     return faults
 
 
-def _hash_all(folder: Path, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+def _hash_all(folder: Path, names: Sequence[str]) -> dict[str, JsonObject]:
     with ThreadPoolExecutor(_THREADS) as pool:
         return dict(zip(names, pool.map(lambda name: _hash_file(folder / name), names), strict=True))
 
 
-def _hash_file(path: Path) -> dict[str, Any]:
+def _hash_file(path: Path) -> JsonObject:
     digest, count = hashlib.sha256(), 0
     with path.open("rb") as file:
         while block := file.read(_BLOCK):
@@ -74,5 +74,5 @@ def _hash_file(path: Path) -> dict[str, Any]:
     return {"bytes": count, "sha256": digest.hexdigest()}
 
 
-def _own(files: dict[str, Any]) -> str:
+def _own(files: JsonObject) -> str:
     return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()

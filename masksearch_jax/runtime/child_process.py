@@ -13,15 +13,17 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
-from typing import Any
 
 from masksearch_jax.runtime import workdir_lock
+from masksearch_jax.runtime.types import Setting
 
 _VARIABLE = "MASKSEARCH_PARENT"  # "<descriptor>:<process id>" for the child
 _PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
 
-def run(command: Sequence[str], *, env: dict[str, str] | None = None, **options: Any) -> subprocess.CompletedProcess:
+def run(
+    command: Sequence[str], *, env: dict[str, str] | None = None, **options: Setting
+) -> subprocess.CompletedProcess:
     """Run a command of this package like `subprocess.run`; it ends with this process, and inherits its locks."""
     reader, writer = os.pipe()
     given = {_VARIABLE: f"{reader}:{os.getpid()}", workdir_lock.VARIABLE: workdir_lock.tokens()}

@@ -11,10 +11,9 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from masksearch_jax.runtime import child_process, help_page, stop_signals
 from masksearch_jax.runtime.config_files import find_config
@@ -22,7 +21,7 @@ from masksearch_jax.runtime.config_files import find_config
 _PATIENCE = "xla_cpu_collective_call_terminate_timeout_seconds"
 
 
-def start(call: Callable[[Any, Path], Any], page: str | None, resumable: bool = True) -> None:
+def start(call: Callable[[ConfigDict, Path], object], page: str | None, resumable: bool = True) -> None:
     """Parse the flags and run `call(settings, workdir)`. page: the default config; None makes --config required.
 
     ValueError and OSError (also ConnectionError) end the process with one sentence and exit status 1.
@@ -60,7 +59,7 @@ def start(call: Callable[[Any, Path], Any], page: str | None, resumable: bool = 
     run(main, takes_config=True)
 
 
-def run(main: Callable[[list[str]], Any], takes_config: bool = False) -> None:
+def run(main: Callable[[list[str]], object], takes_config: bool = False) -> None:
     """Parse the flags and run `main(arguments that are no flags)`. `--help` prints the help and exits with status 0.
 
     takes_config: True if the command has the flag --config.

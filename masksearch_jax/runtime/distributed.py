@@ -27,14 +27,16 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
 
 from masksearch_jax.runtime import stop_signals
 from masksearch_jax.runtime.stop_signals import RETRY, PreemptedError
+from masksearch_jax.runtime.types import Json, Pytree
 
 # Matches the messages of JAX errors, of whatever type, that mean that a peer or the network failed, not the program.
 _TRANSIENT = re.compile(
@@ -47,7 +49,7 @@ _MARGIN_SECONDS = 30  # fallback limits are this much longer than our own, becau
 class Watchdog:
     """Ends the process if `alive` is not called for too long: prints all stacks and a message, exits with status 75."""
 
-    def __init__(self, seconds: float, log: TextIO | None = None, end: Callable[[int], Any] = os._exit):
+    def __init__(self, seconds: float, log: TextIO | None = None, end: Callable[[int], object] = os._exit):
         """log: an open file with a descriptor, by default stderr. end: a function that gets the exit status."""
         self._log, self._end = log or sys.stderr, end
         self._stopped = threading.Event()
@@ -98,7 +100,7 @@ def alive(doing: str) -> None:
 
 
 @contextlib.contextmanager
-def processes(settings: Any) -> Iterator[None]:
+def processes(settings: ConfigDict) -> Iterator[None]:
     """Join the processes of `settings` (configs/common.py, `distributed`) on entry, and end this one on an error.
 
     With one process this does nothing. With several, no error leaves the block: the message is printed and the process
@@ -112,12 +114,13 @@ def processes(settings: Any) -> Iterator[None]:
         yield
         alive("the end of the other processes")
         jax.distributed.shutdown()
-        _watchdog.stop()
+        if _watchdog is not None:
+            _watchdog.stop()
     except BaseException as error:
         _end(error)
 
 
-def start(settings: Any) -> None:
+def start(settings: ConfigDict) -> None:
     """Join the other processes, check that all are there, and start the watchdog; call this before any use of JAX.
 
     settings.coordinator: host:port of process 0, or '' where the platform provides it and the process ids (Cloud TPU).
@@ -238,10 +241,11 @@ def _status(error: BaseException) -> int:
         return error.code if isinstance(error.code, int) else 0 if error.code is None else 1
     if isinstance(error, PreemptedError | TimeoutError | ConnectionError):
         return RETRY
-    while error is not None:
-        if isinstance(error, RuntimeError | ValueError) and _TRANSIENT.search(str(error)):
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, RuntimeError | ValueError) and _TRANSIENT.search(str(cause)):
             return RETRY
-        error = error.__cause__ or error.__context__
+        cause = cause.__cause__ or cause.__context__
     return 1
 
 
@@ -298,7 +302,7 @@ def total(value: int) -> int:
     return value if jax.process_count() == 1 else int(_gather(np.int32(value)).sum())
 
 
-def same(what: str, facts: Mapping[str, Any]) -> None:
+def same(what: str, facts: Mapping[str, Json]) -> None:
     """Raise ValueError on every process, naming the differences, unless all give equal facts (JSON data)."""
     if jax.process_count() == 1:
         return
@@ -330,7 +334,7 @@ def _gather(value: np.ndarray | np.generic) -> np.ndarray:
 # --- Arrays ----------------------------------------------------------------------------------------------------------
 
 
-def put(tree: Any, sharding: jax.sharding.Sharding) -> Any:
+def put(tree: Pytree, sharding: jax.sharding.Sharding) -> Pytree:
     """Return a tree of numpy arrays, equal on all processes, as global arrays; each process copies only its shards."""
     if jax.process_count() == 1:
         return jax.device_put(tree, sharding)

@@ -8,11 +8,12 @@ import os
 import runpy
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from absl import flags
+from ml_collections import ConfigDict
 
 from masksearch_jax.runtime.config_files import find_config, shipped_configs
+from masksearch_jax.runtime.types import Setting
 
 _ASKED = ("--help", "-help", "-h", "--helpfull", "--helpshort")
 
@@ -60,7 +61,7 @@ def _flags(program: str) -> Iterator[str]:
             yield _flag(flags.FLAGS[name])
 
 
-def _flag(flag: Any) -> str:
+def _flag(flag: flags.Flag) -> str:
     default = f" (default: {flag.default})" if flag.default not in (None, "", False) else ""
     return f"  --{flag.name:<14} {flag.help}{default}"
 
@@ -95,7 +96,7 @@ def _settings(named: str) -> str:
     return f"{about}\n\nVariants: {variants}\n\nSettings and their values:\n{settings}"
 
 
-def _leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _leaves(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Setting]]:
     for name, value in config.items():
         if hasattr(value, "items"):
             yield from _leaves(value, f"{prefix}{name}.")

@@ -7,10 +7,11 @@ project is read through this module, so that every error says which file is bad 
 import json
 import os
 from pathlib import Path
-from typing import Any
+
+from masksearch_jax.runtime.types import Json, JsonObject
 
 
-def read_json(path: Path | str, next_step: str) -> Any:
+def read_json(path: Path | str, next_step: str) -> Json:
     """Return the value in a UTF-8 JSON file, with or without a byte-order mark.
 
     next_step: what the user should do about a bad file, such as the command that makes it again; it ends the message.
@@ -30,7 +31,7 @@ def read_json(path: Path | str, next_step: str) -> Any:
         raise ValueError(f"{path} {error}; {next_step}") from error
 
 
-def read_json_object(path: Path | str, next_step: str, required: tuple[str, ...] = ()) -> dict[str, Any]:
+def read_json_object(path: Path | str, next_step: str, required: tuple[str, ...] = ()) -> JsonObject:
     """Return the object in a JSON file, as `read_json` does.
 
     Raises ValueError also for a file whose value is not an object, and for an object that lacks a key of `required`.
@@ -44,7 +45,7 @@ def read_json_object(path: Path | str, next_step: str, required: tuple[str, ...]
     return found
 
 
-def parse_json(text: str | bytes) -> Any:
+def parse_json(text: str | bytes) -> Json:
     """Return the value of JSON text (bytes are UTF-8).
 
     Raises ValueError whose message is meant to follow the name of the source: "is not JSON (..)".
@@ -61,7 +62,7 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError(f"is not JSON ({error})") from error
 
 
-def write_json(path: Path | str, value: Any, indent: int | None = 1) -> None:
+def write_json(path: Path | str, value: Json, indent: int | None = 1) -> None:
     """Write JSON atomically, so that the file is never seen half-written. Parent folders are made.
 
     Raises ValueError that names the file if it cannot be written.
@@ -81,15 +82,17 @@ class _RepeatedKeyError(ValueError):
     """Raised when an object has two equal keys, because one of the values would be lost."""
 
 
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _without_repeats(pairs: list[tuple[str, Json]]) -> JsonObject:
     found = dict(pairs)
     if len(found) < len(pairs):
         seen: set[str] = set()
-        repeated = next(name for name, _ in pairs if name in seen or seen.add(name))
-        raise _RepeatedKeyError(f"has two entries {repeated!r} in one object, of which one would be lost")
+        for name, _ in pairs:
+            if name in seen:
+                raise _RepeatedKeyError(f"has two entries {name!r} in one object, of which one would be lost")
+            seen.add(name)
     return found
 
 
-def _kind(value: Any) -> str:
+def _kind(value: Json) -> str:
     names = {list: "list", str: "string", bool: "boolean", int: "number", float: "number", type(None): "null"}
     return names.get(type(value), type(value).__name__)

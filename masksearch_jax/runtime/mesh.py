@@ -7,13 +7,14 @@ nothing. Left out: which arrays exist and what their axes are (model/).
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from masksearch_jax.runtime.types import Params, Pytree
 
 # data: copies of the weights, each with its part of the batch. fsdp: shards of both weights and batch. sequence: the
 # tokens of a long row. tensor: the heads, the MLP width and the vocabulary.
@@ -124,7 +125,7 @@ def _place(devices: list[jax.Device], shape: tuple[int, ...]) -> np.ndarray:
 
 
 def partition_spec(
-    name: str, axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh, rules: Rules
+    name: str, axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh | jax.sharding.AbstractMesh, rules: Rules
 ) -> PartitionSpec:
     """Translate the logical axes of the array `name` into a PartitionSpec over `mesh`.
 
@@ -134,7 +135,7 @@ def partition_spec(
     """
     if len(axes) != len(shape):
         raise ValueError(f"array {name}: {len(axes)} logical axes {tuple(axes)} for shape {tuple(shape)}.")
-    entries: list[Any] = []
+    entries: list[str | tuple[str, ...] | None] = []
     taken: dict[str, str] = {}
     for axis, size in zip(axes, shape, strict=True):
         if axis is not None and axis not in rules:
@@ -151,7 +152,7 @@ def partition_spec(
                     f"array {name}: axes {taken[part]!r} and {axis!r} both land on mesh axis {part!r}; change the rules"
                     " so that each dimension has its own."
                 )
-            taken[part] = axis
+            taken[part] = str(axis)
         if size % shards:
             raise ValueError(
                 f"array {name}: axis {axis!r} has size {size}, which {shards} shards on mesh axes {parts} do not"
@@ -164,7 +165,11 @@ def partition_spec(
 
 
 def named_sharding(
-    mesh: Mesh, axes: Sequence[str | None], shape: Sequence[int], rules: Rules, name: str = "array"
+    mesh: Mesh | jax.sharding.AbstractMesh,
+    axes: Sequence[str | None],
+    shape: Sequence[int],
+    rules: Rules,
+    name: str = "array",
 ) -> NamedSharding:
     """Return `partition_spec` as a NamedSharding; it raises the same errors."""
     return NamedSharding(mesh, partition_spec(name, axes, shape, mesh, rules))
@@ -208,23 +213,24 @@ def activation_spec(axes: Sequence[str | None], shape: Sequence[int]) -> Partiti
 def batch_shards() -> int:
     """Return how many shards a batch has under the mesh of `jax.set_mesh`; 1 without one."""
     shape = jax.sharding.get_abstract_mesh().shape
-    return math.prod(shape.get(axis, 1) for axis in ACTIVATIONS["batch"])
+    return math.prod(shape.get(axis, 1) for axis in ACTIVATIONS["batch"] or ())
 
 
-def reshard(params: Any, shardings: Any, dtype: Any = None) -> Any:
+def reshard(params: Params, shardings: Pytree, dtype: Pytree = None) -> Params:
     """Move a tree of arrays into another layout inside one jitted program; see `resharder`."""
     return resharder(shardings, dtype)(params)
 
 
-def resharder(shardings: Any, dtype: Any = None) -> Any:
+def resharder(shardings: Pytree, dtype: Pytree = None) -> Callable[[Pytree], Pytree]:
     """Return the jitted program that moves a tree of arrays into another layout (TRAIN to DECODE), cached by layout.
 
     shardings: tree of NamedSharding. dtype: floating-point arrays are cast to it before they are moved; a dtype, or a
     tree of dtypes like `shardings`; None keeps them. A leaf that changes neither layout nor dtype may share its buffer
     with the input: do not donate one of the two and read the other afterwards.
     """
-    leaves, treedef = jax.tree.flatten(shardings)
-    dtypes = treedef.flatten_up_to(dtype) if isinstance(dtype, dict) else [dtype] * len(leaves)
+    leaves, treedef = jax.tree_util.tree_flatten(shardings)
+    # PyTreeDef is a type without methods in the stubs of jaxlib.
+    dtypes = treedef.flatten_up_to(dtype) if isinstance(dtype, dict) else [dtype] * len(leaves)  # type: ignore[attr-defined]
     return _resharder(treedef, tuple(leaves), tuple(dtypes))
 
 

@@ -13,13 +13,18 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TextIO, TypeVar
+from typing import TYPE_CHECKING, TextIO, TypeVar
 
 import numpy as np
+from numpy.typing import ArrayLike
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from masksearch_jax.runtime.json_files import parse_json
+from masksearch_jax.runtime.types import Json, JsonObject
+
+if TYPE_CHECKING:
+    from tensorboardX import SummaryWriter
 
 T = TypeVar("T")
 _PLAIN_SECONDS = 10.0
@@ -29,9 +34,9 @@ class Mean:
     """Means over many steps, divided only once: the sum of sums over the sum of counts."""
 
     def __init__(self):
-        self._parts: dict[str, list[tuple[Any, Any]]] = {}
+        self._parts: dict[str, list[tuple[ArrayLike, ArrayLike]]] = {}
 
-    def add(self, pairs: Mapping[str, tuple[Any, Any]]) -> None:
+    def add(self, pairs: Mapping[str, tuple[ArrayLike, ArrayLike]]) -> None:
         """Add {name: (sum, count)}, scalars of any kind. Device arrays are not waited for until `result`."""
         for name, pair in pairs.items():
             self._parts.setdefault(name, []).append(pair)
@@ -56,7 +61,7 @@ class Mean:
 
     def set_state(self, state: Mapping[str, Iterable[Iterable[float]]]) -> None:
         """Continue from what `get_state` returned."""
-        self._parts = {name: [tuple(pair) for pair in parts] for name, parts in state.items()}
+        self._parts = {name: [(total, count) for total, count in parts] for name, parts in state.items()}
 
 
 class MetricsLog:
@@ -67,11 +72,11 @@ class MetricsLog:
         self.path = Path(directory) / "metrics.jsonl"
         self._primary, self._tensorboard = primary, tensorboard
         self._file: TextIO | None = None
-        self._writer = None
+        self._writer: SummaryWriter | None = None
         if primary and tensorboard:
             _summary_writer()
 
-    def write(self, step: int, values: Mapping[str, Any]) -> None:
+    def write(self, step: int, values: Mapping[str, object]) -> None:
         """Append one row and flush it. Values that are not finite become the strings 'nan', 'inf', '-inf'.
 
         Raises FileNotFoundError if the file was removed since the first row.
@@ -93,7 +98,7 @@ class MetricsLog:
         if self._tensorboard:
             self._write_events(step, row)
 
-    def _write_events(self, step: int, row: Mapping[str, Any]) -> None:
+    def _write_events(self, step: int, row: Mapping[str, Json]) -> None:
         if self._writer is None:
             # purge_step hides the events after it that a killed run left behind.
             self._writer = _summary_writer()(str(self.path.parent / "tensorboard"), purge_step=step)
@@ -124,7 +129,7 @@ class MetricsLog:
         self._file = self._writer = None
 
 
-def read_rows(path: Path | str) -> list[dict[str, Any]]:
+def read_rows(path: Path | str) -> list[JsonObject]:
     """Return the rows of a metrics.jsonl; raise ValueError that names file and line if a line is not JSON."""
     rows = []
     for number, line in enumerate(Path(path).read_bytes().splitlines(), 1):
@@ -143,7 +148,7 @@ def _row_step(line: bytes) -> float:
         return math.inf
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Json) -> Json:
     """Return the value as JSON can hold it: without arrays of JAX or numpy, and without NaN and infinities."""
     if isinstance(value, str | bool | None):
         return value

@@ -13,10 +13,10 @@ import json
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import masksearch_jax
 from masksearch_jax.runtime import json_files
+from masksearch_jax.runtime.types import Json, JsonObject
 
 # Pattern of setting names -> what depends on them. `sft.` and `dapo.` stand for the section of a stage of that kind.
 FIXED = {
@@ -52,14 +52,14 @@ _SHARED = (
     "validation_episodes", "validation_tasks",
 )  # fmt: skip
 
-Differences = dict[str, tuple[Any, Any]]
+Differences = dict[str, tuple[Json, Json]]
 
 
 class Stage:
     """The settings and the model of one stage of a run, and what its folder says about earlier starts."""
 
     def __init__(
-        self, folder: Path, kind: str, settings: Mapping[str, Any], model: Mapping[str, Any], primary: bool = True
+        self, folder: Path, kind: str, settings: Mapping[str, Json], model: Mapping[str, Json], primary: bool = True
     ):
         """kind: 'sft' or 'dapo'. settings: all settings of the run, as plain data; the section of this stage has the
         name of its folder. model: the fields of the ModelConfig. primary: False on processes that write nothing."""
@@ -135,7 +135,7 @@ class Stage:
         # A setting that only one of them has was added or removed in between; the other start ran with its default.
         return {name: (there[name], here[name]) for name in here if name in there and there[name] != here[name]}
 
-    def _last(self) -> dict[str, Any] | None:
+    def _last(self) -> JsonObject | None:
         """Return the row of the last start; without a history, a row made from config.json; None without either."""
         path = self.folder / "history.jsonl"
         again = f"remove the file, or move {self.folder} away and train it again"
@@ -153,7 +153,7 @@ class Stage:
         found = json_files.read_json_object(path, again, required=("model",))
         return {"settings": {self.folder.name: found.get("settings", {})}, "model": found["model"]}
 
-    def _compared(self, row: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    def _compared(self, row: Mapping[str, Json]) -> Iterator[tuple[str, Json]]:
         settings, own = row["settings"], self.folder.name
         shared = [*_SHARED, "llm"] if self._judged() else _SHARED
         parts = {name: settings[name] for name in (*shared, own) if name in settings}
@@ -180,7 +180,7 @@ class Stage:
         return any(found.get(f"{self.folder.name}.{name}", (section.get(name),))[0] for name in names)
 
 
-def changed(folder: Path, settings: Mapping[str, Any]) -> Differences:
+def changed(folder: Path, settings: Mapping[str, Json]) -> Differences:
     """Return what differs between a stage's settings at its last start and `settings`, in all sections that both have.
 
     A stage without a history is compared only by its own section, which config.json holds; {} without either file.
@@ -196,7 +196,7 @@ def say_differences(what: str, found: Differences) -> None:
     print(f"{what} with changed settings: {listed}", file=sys.stderr, flush=True)
 
 
-def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(value: Json, name: str = "") -> Iterator[tuple[str, Json]]:
     """Yield (dotted name, value) of nested dicts; lists count as values."""
     if isinstance(value, Mapping) and value:
         for key, inner in value.items():
@@ -209,12 +209,12 @@ def _matches(name: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def plain(value: Any) -> Any:
+def plain(value: Json) -> Json:
     """Return the value as it comes back from JSON."""
     return json.loads(json.dumps(value, default=str))
 
 
-def shown(value: Any) -> str:
+def shown(value: Json) -> str:
     """Return a value as messages show it, cut if it is long."""
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 120 else f"{text[:100]}.. ({len(text)} characters)"

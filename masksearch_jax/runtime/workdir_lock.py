@@ -23,9 +23,10 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from masksearch_jax.runtime import json_files
+from masksearch_jax.runtime.types import JsonObject
 
 FILE = "lock.json"
 VARIABLE = "MASKSEARCH_LOCKS"  # the tokens of locks that a parent process holds, for its children
@@ -86,7 +87,7 @@ def locked(folder: Path, wait_s: float = 0.0) -> Iterator[None]:
                 folder.rmdir()
 
 
-def _acquire(path: Path) -> tuple[TextIO, str] | dict[str, Any] | None:
+def _acquire(path: Path) -> tuple[TextIO, str] | JsonObject | None:
     """Try to take the lock.
 
     Returns (the open lock file, its token), or the content of the lock if another run holds it, or None if a parent of
@@ -156,7 +157,7 @@ def _is_at(file: TextIO, path: Path) -> bool:
         return False
 
 
-def _owner(path: Path, wait: bool = False) -> dict[str, Any]:
+def _owner(path: Path, wait: bool = False) -> JsonObject:
     """Return the content of the lock, {} if it is missing or cannot be read.
 
     wait: give a holder that is just writing it up to a second.
@@ -177,7 +178,7 @@ def _token(path: Path) -> str | None:
     return _owner(path).get("token")
 
 
-def _is_gone(owner: dict[str, Any], path: Path) -> bool:
+def _is_gone(owner: JsonObject, path: Path) -> bool:
     """Return whether the holder has ended. For a holder on another machine, wait for a sign of life."""
     if owner.get("machine") == _machine():
         gone = _is_dead(owner)
@@ -192,7 +193,7 @@ def _is_gone(owner: dict[str, Any], path: Path) -> bool:
     return gone
 
 
-def _is_dead(owner: dict[str, Any]) -> bool:
+def _is_dead(owner: JsonObject) -> bool:
     """Return whether the holder is a process of this machine that has ended."""
     if not owner or owner.get("machine") != _machine():
         return False
@@ -200,7 +201,7 @@ def _is_dead(owner: dict[str, Any]) -> bool:
     return not started or started != owner.get("started")
 
 
-def _sign(path: Path) -> Any:
+def _sign(path: Path) -> tuple[int, bytes] | None:
     try:
         with path.open("rb") as file:  # opening makes a file server return the newest state
             return os.fstat(file.fileno()).st_mtime_ns, file.read()
@@ -219,7 +220,7 @@ def _beat(path: Path, token: str, stopped: threading.Event) -> None:
             os._exit(1)
 
 
-def _self(token: str) -> dict[str, Any]:
+def _self(token: str) -> JsonObject:
     main = sys.modules["__main__"]
     module = getattr(getattr(main, "__spec__", None), "name", "")
     line = ["python", "-m", module, *sys.argv[1:]] if module else sys.argv
@@ -258,7 +259,7 @@ def _inherited() -> set[str]:
     return set(filter(None, os.environ.get(VARIABLE, "").split(",")))
 
 
-def _described(owner: dict[str, Any]) -> str:
+def _described(owner: JsonObject) -> str:
     if not owner:
         return "a process that does not say which"
     return (
@@ -267,7 +268,7 @@ def _described(owner: dict[str, Any]) -> str:
     )
 
 
-def _refusal(folder: Path, owner: dict[str, Any]) -> str:
+def _refusal(folder: Path, owner: JsonObject) -> str:
     stop = f" or stop it (`kill {owner['pid']}` on {owner['host']})" if owner.get("pid") and owner.get("host") else ""
     return (
         f"{folder} is in use by {_described(owner)}. Two runs in one folder would spoil each other's files: wait for "

@@ -158,6 +158,7 @@ def spans_of(
     or a template that was not preserved. Raises ValueError for an unknown form, and in the form 'paragraph' for a
     `task_text` that does not hold `masks` masks.
     """
+    spans: list[str] | None
     if form == "spans":
         spans = [span.strip() for span in answer_text.split(tags.SPAN_SEPARATOR)]
     elif form == "whole":
@@ -205,7 +206,7 @@ def _align(answer_text: str, task_text: str, masks: int, golds: Sequence[Sequenc
 
 def _places(text: str, literal: str, start: int, end: int) -> list[int]:
     """Return the first few positions in [start, end) where `literal` begins."""
-    places = []
+    places: list[int] = []
     position = text.find(literal, start, end)
     while position != -1 and len(places) < _MAX_PLACES:
         places.append(position)

@@ -20,8 +20,8 @@ import dataclasses
 import re
 import string
 from collections.abc import Callable, Sequence
-from typing import Any
 
+from masksearch_jax.runtime.types import Json
 from masksearch_jax.scoring import answer_metrics
 from masksearch_jax.text.normal_forms import normal_form
 
@@ -91,7 +91,7 @@ RULES = {
 }
 
 
-def score(benchmark: str, pred: str, golds: Sequence[str], reference: Any = None) -> Scores:
+def score(benchmark: str, pred: str, golds: Sequence[str], reference: Json = None) -> Scores:
     """Return the scores of one answer. Raises ValueError if `golds` is empty or a bare string."""
     answer_metrics.check_golds(golds)
     recall = max(
@@ -106,7 +106,7 @@ def _recall(pred: list[str], gold: list[str]) -> float:
     return sum((collections.Counter(pred) & collections.Counter(gold)).values()) / len(gold) if gold else 0.0
 
 
-def loose_accuracy(reference: Any, pred: str, lemmatise: Callable[[str], str] = str) -> float:
+def loose_accuracy(reference: Json, pred: str, lemmatise: Callable[[str], str] = str) -> float:
     """Return FanOutQA's loose accuracy: the share of a reference's strings that stand in `pred`.
 
     reference: a string, number or bool ('yes', 'no'), a list of them, or a mapping, whose keys count like its values.
@@ -121,7 +121,7 @@ def loose_accuracy(reference: Any, pred: str, lemmatise: Callable[[str], str] = 
     return (strings - _missing(reference, text, lemmatise)) / strings
 
 
-def _missing(reference: Any, text: str, lemmatise: Callable[[str], str]) -> int:
+def _missing(reference: Json, text: str, lemmatise: Callable[[str], str]) -> int:
     """Return how many strings of the reference do not stand in the normalised text."""
     if isinstance(reference, dict):
         return sum(_missing(item, text, lemmatise) for pair in reference.items() for item in pair)

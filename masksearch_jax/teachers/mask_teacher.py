@@ -30,7 +30,7 @@ from masksearch_jax.scoring import answer_metrics
 from masksearch_jax.teachers import evidence, gaps, mask_context, quotes, thoughts
 from masksearch_jax.teachers.query_writers import Associations, writer_of
 from masksearch_jax.text import prompt, tags
-from masksearch_jax.text.tokenizer import Tokenizer
+from masksearch_jax.text.tokenizer_protocol import Tokenizer
 
 STYLES = ("title", "passage", "associated")  # in the order in which a style is drawn
 # The shares of its clues and quotations that a turn keeps, tried one after the other until it fits.
@@ -124,12 +124,22 @@ class Transcript:
         self._rng = np.random.default_rng([cfg.seed, *digest])
         self._ids, self._trainable = list(task.prompt), [0] * len(task.prompt)
         self._opened = prompt.opened_thought(task.prompt, tokenizer)  # for the first turn
-        self._tried, self._thought, self.searches, self.rejected = [], "", 0, ""
+        self._tried: list[str] = []
+        self._thought, self.searches, self.rejected = "", 0, ""
         # Wordings have a random generator of their own, so that they do not change the draws of query styles.
-        self._speech, self._said, self._asked, self._known = None, [], set(), task.text
+        self._said: list[thoughts.Draft] = []
+        self._asked: set[str] = set()
+        self._known = task.text
+        self._speech: thoughts.Speech | None = None
         if cfg.wording != "words":
             rng = np.random.default_rng([cfg.seed, *digest, 1])
             self._speech = thoughts.Speech(cfg.wording, rng, cfg.clue_words, cfg.quote_words)
+
+    @property
+    def speech(self) -> thoughts.Speech:
+        """The wordings of a teacher whose `wording` is not 'words'."""
+        assert self._speech is not None
+        return self._speech
 
     def search(self, think: Callable[[str], thoughts.Draft], write: Callable[[str], str]) -> str:
         """Write a search turn and return its query.
@@ -266,9 +276,9 @@ class _Masks(Transcript):
             thought = mask_context.plan(self.task.text, self._open[0], self.task.masks, self._cfg.evidence)
             return lambda share: thought
         if self._failed:
-            said = self._speech.again(self._gaps[self._open[0]], query)
+            said = self.speech.again(self._gaps[self._open[0]], query)
         else:
-            said = self._speech.plan(self._gaps, self._open, query)
+            said = self.speech.plan(self._gaps, self._open, query)
         return thoughts.joined([*self._said, said])
 
     def _read_aloud(self, observation: str, hits: Sequence[interface.Hit]) -> None:
@@ -281,7 +291,7 @@ class _Masks(Transcript):
             about, titles = f"{gap.before} {gap.after}", [hit.title for hit in hits]
             quote = quotes.find(observation, titles, golds, about, self.task.title)
             if quote and quote.shared >= self._cfg.shared_words:
-                self._said.append(self._speech.reading(self._gaps, mask, quote, golds[0]))
+                self._said.append(self.speech.reading(self._gaps, mask, quote, golds[0]))
                 read.append(mask)
             elif mask == asked:
                 self.rejected = "no_evidence"

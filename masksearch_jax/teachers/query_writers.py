@@ -39,7 +39,7 @@ class Associations:
 
     def best(self, own: Sequence[str]) -> str:
         """Return the best word, '' if nothing is known of any own word. Ties go to the word that sorts first."""
-        scores: collections.Counter[str] = collections.Counter()
+        scores: dict[str, float] = collections.defaultdict(float)
         for word in set(own):
             for target, together in self._pairs.get(word, {}).items():
                 share = together / self._own[word]

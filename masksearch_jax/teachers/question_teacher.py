@@ -21,7 +21,7 @@ from masksearch_jax.scoring import answer_metrics
 from masksearch_jax.teachers import mask_context, mask_teacher, quotes, thoughts
 from masksearch_jax.teachers.query_writers import Associations
 from masksearch_jax.text import tags
-from masksearch_jax.text.tokenizer import Tokenizer
+from masksearch_jax.text.tokenizer_protocol import Tokenizer
 
 _ASKING = frozenset("what which who whom whose when where why how is are was were do does did has have had".split())
 _BRACKETS = re.compile(r"(?<!\s)\s*\([^()]*\)$")  # "Lilu (mythology)" is called Lilu in a text
@@ -70,7 +70,8 @@ class _Question(mask_teacher.Transcript):
         super().__init__(task, cfg, tokenizer)
         self._associations, self._missing, self._hops = associations, list(task.supporting), len(task.supporting) or 1
         self._goals, self._read, self._shown, self.solved = goals(task.text, self._hops), task.text, "", False
-        self._titles, self._failed = [], False
+        self._titles: list[str] = []
+        self._failed = False
         # True for an answer that no passage has to state: yes or no, or one of the things that the question names.
         self._given = task.answers[0][0].lower() in ("yes", "no") or answer_metrics.contains(task.text, task.answers[0])
 
@@ -113,9 +114,9 @@ class _Question(mask_teacher.Transcript):
     def _speak(self, query: str) -> thoughts.Draft:
         """Return the thought before a query: what was read, if it leads on, and what is searched for next."""
         if self._failed:
-            said = self._speech.asking_again(query)
+            said = self.speech.asking_again(query)
         else:
-            said = self._speech.asking(query, self._hops, is_first=not self.searches)
+            said = self.speech.asking(query, self._hops, is_first=not self.searches)
         return thoughts.joined([*self._said, said])
 
     def _quote(self, new: Sequence[str]) -> None:
@@ -133,9 +134,9 @@ class _Question(mask_teacher.Transcript):
         else:
             readable = self._readable()
             quote = quotes.find(self._shown, self._titles, readable[:1], asked) if readable else None
-        self._said = [self._speech.quoting(quote)] if quote else []
+        self._said = [self.speech.quoting(quote)] if quote else []
         if self.solved:
-            self._said.append(self._speech.answering(golds[0]))
+            self._said.append(self.speech.answering(golds[0]))
 
     def _readable(self) -> list[str]:
         """Return the names of missing titles that a reader knows by now."""

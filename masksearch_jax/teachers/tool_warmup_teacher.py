@@ -14,7 +14,7 @@ from masksearch_jax.scoring import answer_metrics
 from masksearch_jax.teachers import mask_teacher, quotes, thoughts
 from masksearch_jax.teachers.query_writers import Associations
 from masksearch_jax.text import tags
-from masksearch_jax.text.tokenizer import Tokenizer
+from masksearch_jax.text.tokenizer_protocol import Tokenizer
 
 
 def synthesize(
@@ -48,7 +48,7 @@ class _WarmUp(mask_teacher.Transcript):
         if not self._speech:
             thought = f"{tags.SPAN_SEPARATOR} ".join(self._cues[self._article :])
             return lambda share: thought
-        said = self._speech.asking(query, len(self._queries), is_first=not self._article)
+        said = self.speech.asking(query, len(self._queries), is_first=not self._article)
         return thoughts.joined([*self._said, said])
 
     def read(self, hits: Sequence[interface.Hit]) -> None:
@@ -66,6 +66,6 @@ class _WarmUp(mask_teacher.Transcript):
     def _quote(self, observation: str, titles: Sequence[str], golds: Sequence[str]) -> None:
         quote = quotes.find(observation, titles, golds, self._queries[self._article])
         if quote:
-            self._said += [self._speech.quoting(quote), self._speech.answering(golds[0])]
+            self._said += [self.speech.quoting(quote), self.speech.answering(golds[0])]
         else:
             self.rejected = "no_evidence"

@@ -3,12 +3,11 @@
 Enters: the parsed file. Leaves: the same dict, changed in place before the tokenizers library reads it.
 """
 
-from typing import Any
-
+from masksearch_jax.runtime.types import JsonObject
 from masksearch_jax.text import tags
 
 
-def make_tags_plain(settings: dict[str, Any]) -> list[str]:
+def make_tags_plain(settings: JsonObject) -> list[str]:
     """Change a tokenizer.json so that added tokens that are our tags are found exactly where a text spells them.
 
     They take in no whitespace around them, and no other spelling becomes one of them. Returns the tags that were
@@ -22,7 +21,7 @@ def make_tags_plain(settings: dict[str, Any]) -> list[str]:
     return sorted(special)
 
 
-def make_control(settings: dict[str, Any], said: str) -> list[str]:
+def make_control(settings: JsonObject, said: str) -> list[str]:
     """Change a tokenizer.json so that added tokens that a chat template spells are special: no text produces them.
 
     said: the template's source, followed by what it writes. Returns the names of the changed tokens. Added tokens of

@@ -16,9 +16,10 @@ import ast
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol, cast
 
 from masksearch_jax.runtime import json_files
+from masksearch_jax.runtime.types import Json, JsonObject
 from masksearch_jax.text import tags, tokenizer_protocol
 from masksearch_jax.text.jinja_sandbox import SandboxedTemplate
 
@@ -116,13 +117,13 @@ def _read(file: Path, next_step: str) -> TemplateSource:
         raise ValueError(f"{file} cannot be read as UTF-8 text ({error}); {next_step}") from error
 
 
-def read_variables(given: Sequence[str]) -> dict[str, Any]:
+def read_variables(given: Sequence[str]) -> JsonObject:
     """Return {name: value} of the setting chat_variables, such as 'enable_thinking=False', 'date_string=1 Jan 2025'.
 
     True, False (in any case), numbers and quoted strings are read as Python reads them. Any other value is a string as
     it stands. Raises ValueError for an entry that is no name=value, and for a name that occurs twice.
     """
-    found: dict[str, Any] = {}
+    found: JsonObject = {}
     for one in given:
         name, equals, said = str(one).partition("=")
         if not equals or not name.isidentifier() or name in found:
@@ -136,7 +137,7 @@ def read_variables(given: Sequence[str]) -> dict[str, Any]:
 
 
 def open_chat_template(
-    tokenizer: tokenizer_protocol.Tokenizer, chat: str, system: str = "", variables: Mapping[str, Any] | None = None
+    tokenizer: tokenizer_protocol.Tokenizer, chat: str, system: str = "", variables: Mapping[str, Json] | None = None
 ) -> ChatTemplate:
     """Return the ChatTemplate that makes prompts for a tokenizer.
 
@@ -158,13 +159,14 @@ def open_chat_template(
             f"chat={chat!r}: {tokenizer.path} holds no chat template ({FILE}, or chat_template in {CONFIG}); set "
             "chat='' for a base model, or name the file of a template (chat=FILE.jinja)"
         )
-    rendering = _Rendering(source, tokenizer.special_tokens, variables)
+    published = cast(ControlTokenizer, tokenizer)  # only such a tokenizer has a chat template
+    rendering = _Rendering(source, published.special_tokens, variables)
     parts, trims = rendering.parts(system)
-    _refuse_begun_thoughts(tokenizer.cut_control(parts[-1]), source.where)
-    made = _assembled(tokenizer, parts, rendering.shown(system, parts), trims)
+    _refuse_begun_thoughts(published.cut_control(parts[-1]), source.where)
+    made = _assembled(published, parts, rendering.shown(system, parts), trims)
     # Compare with a whole prompt that is encoded at once: some tokenizers join a control token and the text after it.
-    whole = tokenizer.encode_control(_filled(parts, _HARMLESS, _HARMLESS))
-    if _assembled(tokenizer, parts, _HARMLESS, trims).encode(tokenizer, _HARMLESS) != whole:
+    whole = published.encode_control(_filled(parts, _HARMLESS, _HARMLESS))
+    if _assembled(published, parts, _HARMLESS, trims).encode(tokenizer, _HARMLESS) != whole:
         raise ValueError(f"{source.where}: the tokenizer {tokenizer.path} joins control tokens and text")
     return made
 
@@ -187,7 +189,7 @@ def render_reply(source: TemplateSource, special_tokens: Mapping[str, str]) -> t
 class _Rendering:
     """A template with everything that it is given besides the messages."""
 
-    def __init__(self, source: TemplateSource, special_tokens: Mapping[str, str], variables: Mapping[str, Any]):
+    def __init__(self, source: TemplateSource, special_tokens: Mapping[str, str], variables: Mapping[str, Json]):
         self.where = source.where
         self._template = SandboxedTemplate(source.text, source.where)
         read = self._template.variables() - {*_GIVEN, *special_tokens} if variables else frozenset()
@@ -261,8 +263,11 @@ def _assembled(tokenizer: ControlTokenizer, parts: Sequence[str], system: str, t
     """Return the template with its parts as ids, except for the text that touches the user's message."""
     place = parts.index(_USER)
     before, after = (_joined(tokenizer, some, system) for some in (parts[:place], parts[place + 1 :]))
-    left = before.pop() if before and isinstance(before[-1], str) else ""
-    right = after.pop(0) if after and isinstance(after[0], str) else ""
+    left = right = ""
+    if before and isinstance(before[-1], str):
+        left, before = before[-1], before[:-1]
+    if after and isinstance(after[0], str):
+        right, after = after[0], after[1:]
     return ChatTemplate(_ids(tokenizer, before), left, right, _ids(tokenizer, after), trims)
 
 

@@ -14,12 +14,15 @@ calls, products and powers, and the length of the text. Left out: memory that fi
 import datetime
 import json
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, TypeAlias
 
 import jinja2
 from jinja2 import ext, meta, nodes, runtime, sandbox, utils
+from jinja2.parser import Parser
 
+# A value of a template: whatever the caller hands over or the template makes of it.
+Value: TypeAlias = Any
 # Some templates (Llama 3.1, 3.2) write today's date if they can ask for it, and this one otherwise.
 _TODAY = datetime.datetime(2024, 7, 26)
 _MOST_STEPS = 20_000  # loop iterations and calls; an honest template takes a few hundred
@@ -46,7 +49,7 @@ class SandboxedTemplate:
         except Exception as error:  # nested more deeply than Python can compile
             raise ValueError(f"{where}: the chat template is no Jinja: {error}") from error
 
-    def render(self, values: Mapping[str, Any]) -> str:
+    def render(self, values: Mapping[str, object]) -> str:
         """Return the text that the template writes with `values`.
 
         Raises ValueError that names the file, the line and what went wrong: a message of the template's own
@@ -77,41 +80,41 @@ class _Generation(ext.Extension):
 
     tags = {"generation"}
 
-    def parse(self, parser: Any) -> nodes.Node:
+    def parse(self, parser: Parser) -> nodes.Node:
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
         return nodes.CallBlock(self.call_method("_written"), [], [], body).set_lineno(line)
 
-    def _written(self, caller: Any) -> str:
+    def _written(self, caller: Callable[[], str]) -> str:
         return caller()
 
 
 class _Dict:
     """The global `dict`, without the attributes of the class."""
 
-    def __call__(self, *args: Any, **kwargs: Any) -> dict:
+    def __call__(self, *args: Value, **kwargs: Value) -> dict[Value, Value]:
         return dict(*args, **kwargs)
 
-    def fromkeys(self, *args: Any) -> dict:
+    def fromkeys(self, *args: Value) -> dict[Value, Value]:
         return dict.fromkeys(*args)
 
 
 class _Namespace(utils.Namespace):
     """The global `namespace`, which refuses names that begin with an underscore."""
 
-    def __init__(*args: Any, **kwargs: Any):
+    def __init__(*args: Value, **kwargs: Value):
         self, *rest = args
         found = dict(*rest, **kwargs)
         for name in found:
             _Namespace._check(name)
         utils.Namespace.__init__(self, found)
 
-    def __setitem__(self, name: str, value: Any) -> None:
+    def __setitem__(self, name: str, value: object) -> None:
         _Namespace._check(name)
         super().__setitem__(name, value)
 
     @staticmethod
-    def _check(name: Any) -> None:
+    def _check(name: object) -> None:
         if str(name).startswith("_"):
             raise sandbox.SecurityError(f"namespace has a name {name!r}")
 
@@ -121,7 +124,7 @@ class _Environment(sandbox.ImmutableSandboxedEnvironment):
 
     intercepted_binops = frozenset({"*", "**"})
 
-    def __init__(self, **options: Any):
+    def __init__(self, **options: Value):
         super().__init__(**options)
         self.steps = _MOST_STEPS
         del self.globals["lipsum"], self.filters["random"]
@@ -139,18 +142,18 @@ class _Environment(sandbox.ImmutableSandboxedEnvironment):
             ).set_environment(self)
         return tree
 
-    def bounded(self, items: Iterable) -> Iterator:
+    def bounded(self, items: Iterable[Value]) -> Iterator[Value]:
         for item in items:
             self._step()
             yield item
 
-    def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805, as in Jinja
+    def call(__self, __context: Value, __obj: Value, *args: Value, **kwargs: Value) -> Value:  # noqa: N805, as in Jinja
         __self._step()
         if isinstance(__obj, runtime.LoopContext):  # a recursive loop goes one level down
             args = (__self.bounded(args[0]), *args[1:])
         return super().call(__context, __obj, *args, **kwargs)
 
-    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+    def call_binop(self, context: Value, operator: str, left: Value, right: Value) -> Value:
         sizes = [len(one) if isinstance(one, str | list | tuple) else 0 for one in (left, right)]
         counts = [one for one in (left, right) if isinstance(one, int)]
         bits = [abs(one).bit_length() for one in counts]
@@ -168,12 +171,16 @@ class _Environment(sandbox.ImmutableSandboxedEnvironment):
             raise sandbox.SecurityError(f"its loops and calls take more than {_MOST_STEPS} steps")
 
 
-def _raise(message: Any) -> None:
+def _raise(message: object) -> None:
     raise jinja2.TemplateError(str(message))
 
 
 def _to_json(
-    value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
+    value: object,
+    ensure_ascii: bool = False,
+    indent: int | str | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
 ) -> str:
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 

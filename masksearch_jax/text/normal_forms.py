@@ -8,19 +8,21 @@ import functools
 import html
 import re
 import unicodedata
+from typing import Literal, TypeAlias
 
+Form: TypeAlias = Literal["NFC", "NFD", "NFKC", "NFKD"]
 _LONGEST_RUN = 32  # no script stacks so many marks on a letter; shorter runs are sorted fast enough
 _MARKS_END = 0x20000  # all combining marks stand in the first two planes
 _LEADING_ZEROS = re.compile(r"(&#)0{6,}+")
 _TOO_MANY_DIGITS = re.compile(r"&#[0-9]{9,}+;?")
 
 
-def normal_form(form: str, text: str) -> str:
+def normal_form(form: Form, text: str) -> str:
     """Return `unicodedata.normalize(form, text)`, in time n log n for any text. form: NFC, NFD, NFKC or NFKD."""
     if text.isascii():
         return text
     if len(text) > _LONGEST_RUN:
-        decomposed = f"{form[:-1]}D"
+        decomposed: Form = "NFD" if form in ("NFC", "NFD") else "NFKD"
         text = _run_of_marks(decomposed).sub(lambda run: _sorted_marks(run[0], decomposed), text)
     return unicodedata.normalize(form, text)
 
@@ -34,14 +36,14 @@ def unescape(text: str) -> str:
     return html.unescape(text)
 
 
-def _sorted_marks(run: str, form: str) -> str:
+def _sorted_marks(run: str, form: Form) -> str:
     """Return the marks in canonical order (a stable sort by combining class), which leaves nothing to sort."""
     marks = "".join(unicodedata.normalize(form, mark) for mark in run)
     return "".join(sorted(marks, key=unicodedata.combining))
 
 
 @functools.cache
-def _run_of_marks(form: str) -> re.Pattern[str]:
+def _run_of_marks(form: Form) -> re.Pattern[str]:
     """Return the pattern of long runs of characters that NFD or NFKD (`form`) decomposes to combining marks alone."""
     marks = [
         re.escape(character)

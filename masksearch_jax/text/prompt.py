@@ -25,7 +25,7 @@ NOTHING_FOUND = "nothing found"
 INVALID = "invalid:"
 
 _TAIL = 24  # tokens that hold an opening tag and the whitespace after it, even with one byte per token
-_ACTIONS = {tags.SEARCH: "search", tags.ANSWER: "answer"}
+_ACTIONS: dict[tuple[str, ...], str] = {tags.SEARCH: "search", tags.ANSWER: "answer"}
 _TAG = re.compile("(" + "|".join(re.escape(tag) for tag in tags.ALL if tag != tags.MASK) + ")")
 
 

@@ -18,11 +18,11 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import tokenizers
 
 from masksearch_jax.runtime.json_files import read_json_object
+from masksearch_jax.runtime.types import JsonObject
 from masksearch_jax.text import added_tokens, chat_template, tokenizer_errors
 
 FILES = (
@@ -45,11 +45,11 @@ _BYTE_FALLBACK = [
 ]
 
 
-def _naming_the_folder(read: Callable[[Any, Path | str, str], None]) -> Callable[..., None]:
+def _naming_the_folder(read: Callable[["PublishedTokenizer", Path | str, str], None]) -> Callable[..., None]:
     """Wrap a method so that each of its failures names a file of the folder."""
 
     @functools.wraps(read)
-    def named(self: Any, folder: Path | str, chat: str = chat_template.AUTO) -> None:
+    def named(self: "PublishedTokenizer", folder: Path | str, chat: str = chat_template.AUTO) -> None:
         with tokenizer_errors.naming(Path(folder) / "tokenizer.json"):
             read(self, folder, chat)
 
@@ -129,7 +129,8 @@ class PublishedTokenizer:
 
         Whitespace that belongs to a control token (its lstrip, rstrip) is in none of the texts."""
         read = self._of_templates.encode(text, add_special_tokens=False)
-        found, place = [], 0
+        found: list[str | int] = []
+        place = 0
         for id, (start, end) in zip(read.ids, read.offsets, strict=True):
             if id in self._control_ids:
                 found += [text[place:start], id] if start > place else [id]
@@ -170,12 +171,13 @@ class PublishedTokenizer:
             raise ValueError(f"{file} appends tokens to a text ({whole} for {bare}), so nothing can follow it")
         return whole[: len(whole) - len(bare)]
 
-    def _named(self, named: dict[str, Any], key: str) -> int:
+    def _named(self, named: JsonObject, key: str) -> int:
         value = named.get(key)
         value = value.get("content") if isinstance(value, dict) else value
-        if not isinstance(value, str) or self._tokenizer.token_to_id(value) is None:
+        found = self._tokenizer.token_to_id(value) if isinstance(value, str) else None
+        if found is None:
             raise ValueError(f"{self.path / 'tokenizer_config.json'} has {key}={value!r}, which is no token")
-        return self._tokenizer.token_to_id(value)
+        return found
 
     def _listed_ends(self) -> tuple[int, ...]:
         """Return the end tokens that the folder names, `eos_id` included, in ascending order."""
@@ -197,11 +199,11 @@ class PublishedTokenizer:
         found = map(self._tokenizer.token_to_id, (written, *TURN_ENDS))
         return {id for id in found if id is not None}
 
-    def __getstate__(self) -> dict:
+    def __getstate__(self) -> JsonObject:
         return {"path": self.path, "chat": self._chat}
 
-    def __setstate__(self, state: dict) -> None:
-        self.__init__(state["path"], state["chat"])
+    def __setstate__(self, state: JsonObject) -> None:
+        PublishedTokenizer.__init__(self, state["path"], state["chat"])
 
 
 def copy(folder: Path | str, into: Path | str, chat: str = chat_template.AUTO) -> PublishedTokenizer:
@@ -218,9 +220,9 @@ def copy(folder: Path | str, into: Path | str, chat: str = chat_template.AUTO) -
     return PublishedTokenizer(into)
 
 
-def _contents(named: dict[str, Any]) -> dict[str, str]:
+def _contents(named: JsonObject) -> dict[str, str]:
     """Return {role: name} of the tokens with a role that chat templates know."""
-    found = {}
+    found: dict[str, str] = {}
     for role in _ROLES:
         value = named.get(role)
         value = value.get("content") if isinstance(value, dict) else value
@@ -228,21 +230,21 @@ def _contents(named: dict[str, Any]) -> dict[str, str]:
     return found
 
 
-def _named_tokens(folder: Path) -> dict[str, Any]:
+def _named_tokens(folder: Path) -> JsonObject:
     """Return the tokens with a role, by role; tokenizer_config.json overrides special_tokens_map.json."""
-    named: dict[str, Any] = {}
+    named: JsonObject = {}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         read = _read(folder / name)
         named |= {role: token for role, token in read.items() if role.endswith("_token") and token is not None}
     return named
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> JsonObject:
     """Return the object in a JSON file, {} if there is no file."""
     return read_json_object(path, "download it again") if path.exists() else {}
 
 
-def _decoder(settings: dict[str, Any], file: Path):
+def _decoder(settings: JsonObject, file: Path) -> Callable[[str], bytes]:
     """Return a function token -> bytes; raises ValueError if the bytes of a token depend on more than the token."""
     decoder = settings.get("decoder") or {}
     if decoder.get("type") == "ByteLevel":

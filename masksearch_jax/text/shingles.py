@@ -37,7 +37,8 @@ def mix(x: np.ndarray) -> np.ndarray:
     """Apply the finaliser of splitmix64 to a uint64 array: every output bit depends on every input bit."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    x ^= x >> np.uint64(31)
+    return x
 
 
 def word_hashes(text: str) -> np.ndarray:

@@ -46,7 +46,8 @@ class StopTable:
         """Return the states after one more token each; integer arrays that broadcast.
 
         The same expression works on a device."""
-        return self.steps[self.kinds[ids], states]
+        following: np.ndarray = self.steps[self.kinds[ids], states]
+        return following
 
     def admits(self, permutation: np.ndarray) -> bool:
         """Return True if a token permutation leaves the end of every turn where it is."""

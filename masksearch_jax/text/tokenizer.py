@@ -61,7 +61,7 @@ class Tokenizer:
                 f"our models have {PAD_ID}, {EOS_ID}, {UNK_ID}: train one with `python -m masksearch_jax.prepare`"
             )
 
-        self.end_ids = (self.eos_id,)
+        self.end_ids: tuple[int, ...] = (self.eos_id,)
 
     @functools.cached_property
     def token_bytes(self) -> list[bytes]:
@@ -69,16 +69,19 @@ class Tokenizer:
         return [self._bytes_of(id) for id in range(self.vocab_size)]
 
     def encode(self, text: str) -> list[int]:
-        return self._processor.encode(text, out_type=int)
+        ids: list[int] = self._processor.encode(text, out_type=int)
+        return ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        return self._processor.encode(list(texts), out_type=int)
+        ids: list[list[int]] = self._processor.encode(list(texts), out_type=int)
+        return ids
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of a whole id list.
 
         A character may be spread over several byte tokens, so the texts of parts do not add up. Pad and eos vanish."""
-        return self._processor.decode([int(i) for i in ids])
+        text: str = self._processor.decode([int(i) for i in ids])
+        return text
 
     def id(self, token: str) -> int:
         """Return the id of a token such as '</search>'; raises KeyError if the vocabulary lacks it."""
@@ -98,11 +101,11 @@ class Tokenizer:
             return b""
         return self._processor.decode([id]).encode() if id == UNK_ID else self.token(id).replace("▁", " ").encode()
 
-    def __getstate__(self) -> dict:
+    def __getstate__(self) -> dict[str, Path]:
         return {"path": self.path}
 
-    def __setstate__(self, state: dict) -> None:
-        self.__init__(state["path"])
+    def __setstate__(self, state: dict[str, Path]) -> None:
+        Tokenizer.__init__(self, state["path"])
 
 
 def load(data_dir: Path | str) -> tokenizer_protocol.Tokenizer:

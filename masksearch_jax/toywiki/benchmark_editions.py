@@ -18,8 +18,8 @@ import json
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
+from masksearch_jax.runtime.types import JsonObject
 from masksearch_jax.toywiki import bridge_questions, fan_out, names, sentence_wording
 from masksearch_jax.toywiki.sentence_wording import Sentence
 from masksearch_jax.toywiki.world import World, day
@@ -43,7 +43,7 @@ _FIRST_BY = {
     "exploration": "Which river was explored by the person born first, {a} or {b}?",
 }
 
-Entry = dict[str, Any]
+Entry = JsonObject
 Chain = tuple[list[int], list[int]]
 
 

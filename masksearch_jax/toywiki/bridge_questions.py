@@ -14,8 +14,8 @@ An answer is an entity or, where the last fact carries one, its date.
 import collections
 import random
 from collections.abc import Iterable
-from typing import Any
 
+from masksearch_jax.runtime.types import Json, JsonObject
 from masksearch_jax.toywiki import sentence_wording
 from masksearch_jax.toywiki.sentence_wording import Sentence
 from masksearch_jax.toywiki.world import Fact, World
@@ -48,13 +48,13 @@ _DATES = {
 }
 
 
-def make(world: World, articles: list[list[Sentence]], rng: random.Random) -> list[dict[str, Any]]:
+def make(world: World, articles: list[list[Sentence]], rng: random.Random) -> list[JsonObject]:
     """Return the questions of all splits. Every answer is the only one, since relations are one-to-one.
 
     There are half as many questions as the split has entities, up to a limit. A cluster of a dozen entities may be too
     dense for any question.
     """
-    found: list[dict[str, Any]] = []
+    found: list[JsonObject] = []
     members: dict[str, list[int]] = {}
     for i, entity in enumerate(world.entities):
         members.setdefault(entity.split, []).append(i)
@@ -75,7 +75,8 @@ def path(world: World, start: int, hops: int, rng: random.Random) -> tuple[list[
     needed.
     """
     for _ in range(_TRIES):
-        entities, facts, passed = [start], [], {start}
+        entities, passed = [start], {start}
+        facts: list[int] = []
         while len(facts) < hops:
             at = entities[-1]
             steps = [f for f in world.facts_of[at] if world.facts[f].other(at) not in passed]
@@ -91,7 +92,7 @@ def path(world: World, start: int, hops: int, rng: random.Random) -> tuple[list[
 
 def bridge(
     world: World, articles: list[list[Sentence]], members: list[int], start: int, hops: int, rng: random.Random
-) -> dict[str, Any] | None:
+) -> JsonObject | None:
     """Return a question of `hops` facts from `start`, without id and split, or None if there is no such path."""
     found = path(world, start, hops, rng)
     if found is None:
@@ -155,7 +156,7 @@ def place(sentences: list[Sentence], fact: int) -> int:
 
 def context(
     world: World, articles: list[list[Sentence]], members: list[int], wanted: list[int], rng: random.Random
-) -> list[list[Any]]:
+) -> list[list[Json]]:
     """Return the supporting articles and others of the split, shuffled, as [title, sentences with their spaces]."""
     others = [i for i in rng.sample(members, min(len(members), _CONTEXT_ARTICLES + 2)) if i not in wanted]
     chosen = wanted + others[: _CONTEXT_ARTICLES - len(wanted)]

@@ -65,7 +65,7 @@ def volumes(world: World, share: float, rng: random.Random) -> list[Volume]:
     """
     if not 0 <= share <= 1:
         raise ValueError(f"corroborating={share}: a share of the toy's facts is needed, from 0 to 1")
-    made = []
+    made: list[Volume] = []
     for split in SPLITS:
         facts = [i for i, fact in enumerate(world.facts) if world.entities[fact.subject].split == split]
         chosen = rng.sample(facts, round(len(facts) * share))

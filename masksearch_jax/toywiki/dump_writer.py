@@ -95,7 +95,9 @@ def generate(
     directory.mkdir(parents=True, exist_ok=True)
     paths = Paths(*(directory / f"toy.{name}" for name in ("xml.bz2", "splits.json", "questions.json")))
     _write_dump(paths.dump, enumerate(_pages(world, articles, volumes, random.Random(f"{seed}/wikitext")), 1))
-    _write_json(paths.splits, {one.title: one.split for one in (*world.entities, *volumes)})
+    _write_json(
+        paths.splits, {one.title: one.split for one in world.entities} | {one.title: one.split for one in volumes}
+    )
     _write_json(paths.questions, bridge_questions.make(world, articles, random.Random(f"{seed}/questions")))
     return paths
 

@@ -6,12 +6,14 @@ sub-questions and the article behind each step.
 
 import random
 from collections.abc import Iterator
-from typing import Any
 
+from masksearch_jax.runtime.types import Json, JsonObject
 from masksearch_jax.toywiki import bridge_questions
 from masksearch_jax.toywiki.world import World, day
 
-Entry = dict[str, Any]
+Entry = JsonObject
+# {(relation, side): [(entity, fact)]}, as bridge_questions.ends returns it.
+Ends = dict[tuple[str, int], list[tuple[int, int]]]
 
 
 def entries(world: World, members: list[int], rng: random.Random) -> Iterator[Entry]:
@@ -30,7 +32,7 @@ def entries(world: World, members: list[int], rng: random.Random) -> Iterator[En
             }  # fmt: skip
 
 
-def _of_each(world: World, ends: Any, rng: random.Random) -> tuple[str, Any, list[Entry]] | None:
+def _of_each(world: World, ends: Ends, rng: random.Random) -> tuple[str, Json, list[Entry]] | None:
     """Return a question for one thing about each of three entities of a kind. Its answer is {entity: thing}."""
     pool = ends[rng.choice(sorted(ends))]
     if len(pool) < 3:
@@ -43,7 +45,7 @@ def _of_each(world: World, ends: Any, rng: random.Random) -> tuple[str, Any, lis
     return f"What is {phrase}: {', '.join(named)}?", answer, steps
 
 
-def _of_a_hub(world: World, hub: int, rng: random.Random) -> tuple[str, Any, list[Entry]] | None:
+def _of_a_hub(world: World, hub: int, rng: random.Random) -> tuple[str, Json, list[Entry]] | None:
     """Return a question for the ends of two or three chains of two facts that leave one entity; a list answers it."""
     chains = []
     for fact in world.facts_of[hub]:
@@ -60,7 +62,7 @@ def _of_a_hub(world: World, hub: int, rng: random.Random) -> tuple[str, Any, lis
     return text, goals, [_step(world, entities, facts) for entities, facts in chains]
 
 
-def _counted(world: World, ends: Any, rng: random.Random) -> tuple[str, Any, list[Entry]] | None:
+def _counted(world: World, ends: Ends, rng: random.Random) -> tuple[str, Json, list[Entry]] | None:
     """Return a question for how many of four people were born before a year."""
     pool = ends["birth", 0]
     if len(pool) < 4:

@@ -12,9 +12,8 @@ same work on the host.
 """
 
 import functools
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
 
 from masksearch_jax.data import pipeline
 from masksearch_jax.data.curriculum import Curriculum
@@ -23,6 +22,7 @@ from masksearch_jax.rl import advantages, loss
 from masksearch_jax.rl.rewards import RewardConfig
 from masksearch_jax.rollout.engine import RolloutEngine
 from masksearch_jax.runtime import distributed, metrics, stop_signals
+from masksearch_jax.runtime.types import ConfigSection, Json, JsonObject, Params
 from masksearch_jax.text import tokenizer as tokenizer_lib
 from masksearch_jax.trainers import checked_permutation, position, rollout_batch
 from masksearch_jax.trainers import optimizer as optimizer_lib
@@ -30,22 +30,23 @@ from masksearch_jax.trainers.dapo_programs import make_programs
 from masksearch_jax.trainers.position import Position
 from masksearch_jax.trainers.sampler import Sampler
 from masksearch_jax.trainers.stage import Evaluate, TrainingStage, changed_settings
+from masksearch_jax.trainers.stage_settings import DapoSettings
 from masksearch_jax.trainers.stopwatch import Stopwatch
 from masksearch_jax.trainers.updates import UpdateSteps, batch_shape, build_updates, on_devices
 
 
 @stop_signals.deferred()  # rollouts check for a stop signal at each engine step, the loop after each iteration
 def run(
-    cfg: Any,
+    cfg: ConfigSection,
     workdir: Path,
     policy: Policy,
     engine: RolloutEngine,
     *,
-    params: Any = None,
+    params: Params | None = None,
     evaluate: Evaluate | None = None,
     judge: rollout_batch.Judge | None = None,
     task_ids: Collection[str] | None = None,
-) -> Any:
+) -> Params:
     """Train with the settings `cfg.dapo`, write to W/dapo, and return the final parameters (TRAIN layout).
 
     engine: samples with the training-time searcher. params: the SFT warm start, adapters and their base included. They
@@ -54,7 +55,7 @@ def run(
     Raises ValueError before the first step if the pipeline, index, tokenizer or base differs from that of the
     checkpoint.
     """
-    settings = cfg.dapo
+    settings: DapoSettings = cfg.dapo
     changed_settings(cfg, workdir, "dapo", "dapo", policy)  # raises if a fixed one has, before anything is opened
     # ---- data and reward ------------------------------------------------------------------------------------------
     tokenizer = tokenizer_lib.load(workdir / "data")
@@ -137,7 +138,7 @@ def run(
 
 
 def _write_row(
-    stage: TrainingStage, version: int, row: dict[str, float], seconds: dict[str, float], counters: dict[str, Any]
+    stage: TrainingStage, version: int, row: dict[str, float], seconds: dict[str, float], counters: JsonObject
 ) -> None:
     """Log one iteration, show it beside the progress, and report its update to the watch.
 
@@ -148,7 +149,7 @@ def _write_row(
     stage.note.text = _in_a_line(row, sum(seconds.values()) - seconds["since_last"])
 
 
-def _named(prefix: str, values: dict[str, Any]) -> dict[str, Any]:
+def _named(prefix: str, values: Mapping[str, Json]) -> JsonObject:
     return {f"{prefix}/{name}": value for name, value in values.items()}
 
 
@@ -159,7 +160,7 @@ def _in_a_line(row: dict[str, float], seconds: float) -> str:
     return ", ".join([*found, f"{seconds:.0f} s an iteration"])
 
 
-def check(settings: Any) -> None:
+def check(settings: DapoSettings) -> None:
     """Raise ValueError for settings of advantage, loss and reward that do not exist or cannot be combined."""
     if settings.advantage not in advantages.MODES:
         raise ValueError(f"dapo.advantage={settings.advantage!r} is none of {advantages.MODES}")

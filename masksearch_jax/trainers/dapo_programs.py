@@ -1,18 +1,19 @@
 """The two programs of a DAPO update: old log-probs by the trainer, and one optimizer step."""
 
 import functools
-from collections.abc import Callable
-from typing import Any
 
 import jax
+import optax
 
 from masksearch_jax.model.policy import Policy
 from masksearch_jax.rl import loss, update_batch
+from masksearch_jax.runtime.types import Params
 from masksearch_jax.trainers import state as state_lib
+from masksearch_jax.trainers.stage_settings import DapoSettings
 from masksearch_jax.trainers.updates import update_sharding
 
 
-def policy_logprobs(policy: Policy, temperature: float, params: Any, rows: update_batch.UpdateBatch):
+def policy_logprobs(policy: Policy, temperature: float, params: Params, rows: update_batch.UpdateBatch):
     """Return (log-prob, entropy) of the targets that the policy sampled, float32 [R, T], 0 for all other targets.
 
     temperature: that of the sampler.
@@ -20,7 +21,7 @@ def policy_logprobs(policy: Policy, temperature: float, params: Any, rows: updat
     return policy.log_probs(params, rows.ids, rows.positions, rows.segments, rows.targets, rows.mask, temperature)
 
 
-def loss_fn(policy: Policy, settings: Any, params: Any, rows: update_batch.UpdateBatch):
+def loss_fn(policy: Policy, settings: DapoSettings, params: Params, rows: update_batch.UpdateBatch):
     """Return the clipped token-level loss of one micro-batch as (sum, count, metrics); DAPO equation 8."""
     logp, entropy = policy_logprobs(policy, settings.temperature, params, rows)
     weights = None
@@ -43,7 +44,9 @@ def loss_fn(policy: Policy, settings: Any, params: Any, rows: update_batch.Updat
     return total, count, sums | {"loss": (total, count)}
 
 
-def make_programs(policy: Policy, settings: Any, tx: Any) -> tuple[Callable, Callable]:
+def make_programs(
+    policy: Policy, settings: DapoSettings, tx: optax.GradientTransformation
+) -> tuple[jax.stages.Wrapped, jax.stages.Wrapped]:
     """Return two jitted programs: (trainable, UpdateBatch, base) -> log-probs [M, R, T] of the trainer, and (state,
     UpdateBatch, base) -> (state, sums). The state is donated.
 

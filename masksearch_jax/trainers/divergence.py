@@ -8,14 +8,15 @@ there is nothing to learn from. To continue would waste hours, and new checkpoin
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from masksearch_jax.rollout.trajectory import Trajectory
 from masksearch_jax.runtime.checkpoints import Checkpointer
+from masksearch_jax.runtime.types import Params
 
 # A stage does not count as finished if at least this many steps at its very end had no finite gradient.
 _AT_THE_END = 3
@@ -41,14 +42,14 @@ class UpdateWatch:
     start: int
 
     def __post_init__(self):
-        self._pending: list[tuple[int, Mapping[str, Any]]] = []
+        self._pending: list[tuple[int, Mapping[str, tuple[ArrayLike, ArrayLike]]]] = []
         self._streak: list[int] = []
         self._reasons: dict[str, int] = {}
         self._last_finite: tuple[int, float, float] | None = None
         self._last_update = -1
         self._saved: int | None = None
 
-    def add(self, step: int, sums: Mapping[str, Any]) -> None:
+    def add(self, step: int, sums: Mapping[str, tuple[ArrayLike, ArrayLike]]) -> None:
         """Add the (sum, count) pairs of a step: 'skipped', 'loss', 'grad_norm'.
 
         If 'skipped' is missing, the step had nothing to train on. Device arrays are not waited for until `settle`.
@@ -122,7 +123,7 @@ class UpdateWatch:
         return "; ".join(parts)
 
 
-def check_finite(params: Any, source: str) -> None:
+def check_finite(params: Params, source: str) -> None:
     """Raise DivergedError unless all parameters are finite. source: where they come from, for the message."""
     bad = [
         jax.tree_util.keystr(path)
@@ -150,5 +151,5 @@ def check_logprobs(trajectories: Sequence[Trajectory], version: int) -> None:
 
 
 @jax.jit
-def _finite(params: Any) -> list[jax.Array]:
+def _finite(params: Params) -> list[jax.Array]:
     return [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params)]

@@ -7,7 +7,6 @@ Left out: gradient accumulation and the guard against non-finite gradients (the 
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +14,7 @@ import optax
 from optax.contrib import MuonDimensionNumbers
 
 from masksearch_jax.runtime import mesh as mesh_lib
+from masksearch_jax.runtime.types import ConfigSection, Json, Pytree, Setting
 
 KINDS = ("adamw", "muon")
 SCHEDULES = ("constant", "cosine")
@@ -88,7 +88,7 @@ class OptimizerConfig:
             )
 
 
-def from_config(section: Mapping[str, Any], **override: Any) -> OptimizerConfig:
+def from_config(section: ConfigSection | Mapping[str, Json], **override: Setting) -> OptimizerConfig:
     """Return the `OptimizerConfig` of a config section (ml_collections ConfigDict or dict).
 
     override: fields that replace those of the section. Raises ValueError for a name that is no field.
@@ -113,7 +113,9 @@ def schedule(cfg: OptimizerConfig) -> optax.Schedule:
     return optax.join_schedules([rise, after], [cfg.warmup])
 
 
-def build(cfg: OptimizerConfig | Mapping[str, Any], abstract_params: Any) -> optax.GradientTransformation:
+def build(
+    cfg: OptimizerConfig | ConfigSection | Mapping[str, Json], abstract_params: Pytree
+) -> optax.GradientTransformation:
     """Return the optimizer. `optax.apply_updates` adds its updates to the params.
 
     cfg: an OptimizerConfig, or the config section for one. abstract_params: tree of arrays or ShapeDtypeStructs as
@@ -150,7 +152,7 @@ def build(cfg: OptimizerConfig | Mapping[str, Any], abstract_params: Any) -> opt
     return _in_float32(optimizer)
 
 
-def abstract_opt_state(optimizer: optax.GradientTransformation, abstract_params: Any) -> Any:
+def abstract_opt_state(optimizer: optax.GradientTransformation, abstract_params: Pytree) -> Pytree:
     """Return the optimizer state as ShapeDtypeStructs with shardings, into which a checkpoint is restored.
 
     abstract_params: ShapeDtypeStructs with shardings (`transformer.abstract_params`). A leaf that mirrors a parameter
@@ -170,7 +172,7 @@ def abstract_opt_state(optimizer: optax.GradientTransformation, abstract_params:
     return jax.tree_util.tree_map_with_path(place, jax.eval_shape(optimizer.init, abstract_params))
 
 
-def opt_state_shardings(optimizer: optax.GradientTransformation, abstract_params: Any) -> Any:
+def opt_state_shardings(optimizer: optax.GradientTransformation, abstract_params: Pytree) -> Pytree:
     """Return NamedShardings of the optimizer state for the out_shardings of a jitted step (`abstract_opt_state`)."""
     return jax.tree.map(lambda struct: struct.sharding, abstract_opt_state(optimizer, abstract_params))
 

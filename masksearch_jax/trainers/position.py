@@ -5,11 +5,11 @@ A resumed run continues from it, and equals an uninterrupted one.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from masksearch_jax.data.curriculum import Curriculum
 from masksearch_jax.data.pipeline import TaskIterator
 from masksearch_jax.data.stream_fingerprint import check_fingerprint
+from masksearch_jax.runtime.types import Json, JsonObject
 from masksearch_jax.trainers import rollout_batch
 from masksearch_jax.trainers.stage import Saved
 
@@ -23,7 +23,7 @@ class Position:
     """
 
     version: int
-    cursor: Mapping[str, Any]
+    cursor: Mapping[str, Json]
     phase: int
     carried: Sequence[rollout_batch.Group] = ()
     waiting: Sequence[rollout_batch.Group] = ()
@@ -40,7 +40,7 @@ class Position:
         """Return the position at which the stream of tasks is now."""
         return cls(version, tasks.get_state(), curriculum.phase(tasks.index), carried, waiting)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return all but the cursor, which a checkpoint keeps by itself, as JSON data."""
         return {
             "version": self.version,
@@ -50,7 +50,7 @@ class Position:
         }
 
 
-def restore(saved: Saved, tasks: TaskIterator, curriculum: Curriculum, identity: Mapping[str, Any]) -> Position:
+def restore(saved: Saved, tasks: TaskIterator, curriculum: Curriculum, identity: Mapping[str, Json]) -> Position:
     """Set the stream of tasks to where the checkpoint stands, and return the position.
 
     identity: what has to be equal in a resumed run besides the data. Raises ValueError that names what differs.
@@ -64,7 +64,7 @@ def restore(saved: Saved, tasks: TaskIterator, curriculum: Curriculum, identity:
     return Position.of(tasks, curriculum, saved.meta["version"], carried, waiting)
 
 
-def check_identity(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
+def check_identity(saved: Mapping[str, Json], current: Mapping[str, Json]) -> None:
     """Raise ValueError if index, tokenizer or seed differ between the checkpoint and this run; it names which."""
     different = [
         f"{name}: {saved.get(name)} there, {current[name]} here" for name in current if saved.get(name) != current[name]

@@ -9,7 +9,6 @@ import collections
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -22,7 +21,9 @@ from masksearch_jax.rollout.engine import RolloutEngine
 from masksearch_jax.rollout.request import Request
 from masksearch_jax.rollout.trajectory import StopReason, Trajectory, Turn
 from masksearch_jax.runtime import distributed
+from masksearch_jax.runtime.types import Json, JsonObject, Params
 from masksearch_jax.trainers.divergence import check_logprobs
+from masksearch_jax.trainers.stage_settings import DapoSettings
 
 # Keeps the token permutation of a group distinct from those that SFT draws with the same seed and index.
 _PERMUTATION_STREAM = 0x64617065
@@ -64,9 +65,9 @@ class RolloutBatch:
 
 def generate(
     engine: RolloutEngine,
-    params: Any,
+    params: Params,
     tasks: pipeline.TaskIterator,
-    settings: Any,
+    settings: DapoSettings,
     reward_cfg: rewards.RewardConfig,
     augmentation: TokenPermutation | None,
     carried: Sequence[Group],
@@ -85,9 +86,10 @@ def generate(
     """
     pool = {group.id: group for group in carried}
     fresh: list[Group] = []
-    generations, stats, left_out, example = 0, collections.Counter(), tasks.left_out, ""
+    generations, left_out, example = 0, tasks.left_out, ""
+    stats: collections.Counter[str] = collections.Counter()
     while generations < settings.max_generations and (generations == 0 or len(pool) < settings.groups):
-        drawn = {}
+        drawn: dict[int, records.Task] = {}
         while len(drawn) < settings.prompts:
             task = next(tasks)
             drawn[tasks.index - 1] = task  # a task that was left out uses up an index too
@@ -146,7 +148,9 @@ def _groups(
 ) -> list[Group]:
     groups = []
     pairs = [(task, t) for i, task in enumerate(drawn.values()) for t in trajectories[i * group_size :][:group_size]]
-    verdicts = _judged(pairs, judge) if reward_cfg.answer == "judge" else [None] * len(pairs)
+    verdicts: Sequence[float | None] = [None] * len(pairs)
+    if reward_cfg.answer == "judge":
+        verdicts = _judged(pairs, judge)
     scored = [
         rewards.score(t, task.answers, task.text, task.answer_form, reward_cfg, verdict)
         for (task, t), verdict in zip(pairs, verdicts, strict=True)
@@ -157,14 +161,18 @@ def _groups(
     return groups
 
 
-def _judged(pairs: Sequence[tuple[records.Task, Trajectory]], judge: Judge) -> list[float]:
+def _judged(pairs: Sequence[tuple[records.Task, Trajectory]], judge: Judge | None) -> list[float]:
     """Return a verdict for each pair, NaN if there is no answer to judge or no verdict.
 
     All processes get the verdicts of process 0. If each asked for itself, a timeout could make them differ.
     """
     given = [rewards.answered_spans(t, task.answers, task.text, task.answer_form) for task, t in pairs]
     asked = [(task.text, spans, task.answers) for (task, _), spans in zip(pairs, given, strict=True) if spans]
-    found = np.asarray(judge(asked) if distributed.primary() else [], np.float64)
+    said: Sequence[float] = []
+    if distributed.primary():
+        assert judge is not None  # the caller gives one if the reward needs it
+        said = judge(asked)
+    found = np.asarray(said, np.float64)
     verdicts = iter(np.frombuffer(distributed.gather_bytes(found.tobytes())[0], np.float64).tolist())
     return [next(verdicts) if spans else math.nan for spans in given]
 
@@ -194,7 +202,7 @@ def measure(groups: Sequence[Group]) -> dict[str, tuple[float, float]]:
     return measured
 
 
-def to_json(group: Group) -> dict[str, Any]:
+def to_json(group: Group) -> JsonObject:
     """Return a group as JSON data, for checkpoints of carried groups.
 
     It is exact: a float32 is restored exactly from the decimal form of its double.
@@ -206,7 +214,7 @@ def to_json(group: Group) -> dict[str, Any]:
     return fields
 
 
-def from_json(fields: Mapping[str, Any]) -> Group:
+def from_json(fields: Mapping[str, Json]) -> Group:
     """Return the group that `to_json` wrote."""
     dtypes = {"ids": np.int32, "trainable": bool, "logprobs": np.float32, "versions": np.int32}
     trajectories = []

@@ -7,7 +7,6 @@ leave no device idle. Each batch is at most one version old when it is trained o
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 
@@ -17,8 +16,10 @@ from masksearch_jax.model.policy import Policy
 from masksearch_jax.rl.rewards import RewardConfig
 from masksearch_jax.rollout.engine import RolloutEngine
 from masksearch_jax.runtime import distributed, metrics
+from masksearch_jax.runtime.types import Params
 from masksearch_jax.trainers import rollout_batch
 from masksearch_jax.trainers.position import Position
+from masksearch_jax.trainers.stage_settings import DapoSettings
 
 Groups = Sequence[rollout_batch.Group]
 
@@ -33,7 +34,7 @@ class Sampler:
         engine: RolloutEngine,
         policy: Policy,
         tasks: TaskIterator,
-        settings: Any,
+        settings: DapoSettings,
         reward: RewardConfig,
         augmentation: TokenPermutation | None,
         judge: rollout_batch.Judge | None,
@@ -42,17 +43,17 @@ class Sampler:
         """settings: the section `cfg.dapo`. The other arguments are those of `rollout_batch.generate`."""
         self._engine, self._stale = engine, bool(settings.staleness)
         self._decode_copy = policy.decode_copy(outlives=self._stale)
-        self._params: Any = None
+        self._params: Params | None = None
         self._generate = functools.partial(
             rollout_batch.generate, engine, tasks=tasks, settings=settings, reward_cfg=reward,
             augmentation=augmentation, judge=judge, seed=seed,
         )  # fmt: skip
 
-    def warm_up(self, params: Any) -> None:
+    def warm_up(self, params: Params) -> None:
         """Compile every program of the rollouts: nothing compiles, or runs out of memory, later."""
         self._engine.warm_up(self._decode_copy(params))
 
-    def load(self, params: Any) -> None:
+    def load(self, params: Params) -> None:
         """Copy the parameters that the next batches are sampled with."""
         self._params = jax.block_until_ready(self._decode_copy(params))
 
@@ -82,7 +83,10 @@ class Sampler:
         self._params = None
         return found
 
-    def _sample(self, version, carried, means, overlap=None):
+    def _sample(
+        self, version: int, carried: Groups, means: metrics.Mean, overlap: Callable[[], bool] | None = None
+    ) -> tuple[Groups, Groups]:
+        assert self._params is not None, "load() comes before each batch"
         self.newest = self._generate(self._params, carried=carried, version=version, overlap=overlap)
         means.add(self.newest.measured)
         return self.newest.batch, self.newest.carried

@@ -9,9 +9,7 @@ the same cursor and copies its own rows to its devices.
 
 import functools
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,15 +22,17 @@ from masksearch_jax.data.stream_fingerprint import check_fingerprint
 from masksearch_jax.model.policy import Policy
 from masksearch_jax.runtime import distributed, metrics, stop_signals
 from masksearch_jax.runtime import mesh as mesh_lib
+from masksearch_jax.runtime.types import ConfigSection, Params
 from masksearch_jax.text import tokenizer as tokenizer_lib
 from masksearch_jax.trainers import checked_permutation
 from masksearch_jax.trainers import optimizer as optimizer_lib
 from masksearch_jax.trainers import state as state_lib
 from masksearch_jax.trainers.row_checks import check_rows
 from masksearch_jax.trainers.stage import Evaluate, TrainingStage, changed_settings
+from masksearch_jax.trainers.stage_settings import SftSettings
 
 
-def loss_fn(policy: Policy, params: Any, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array, state_lib.Sums]:
+def loss_fn(policy: Policy, params: Params, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array, state_lib.Sums]:
     """Return the summed negative log-likelihood of the trainable targets, their count, and {"loss": both}.
 
     batch: int32 and bool arrays [rows, length] (data.pipeline).
@@ -45,7 +45,7 @@ def loss_fn(policy: Policy, params: Any, batch: dict[str, jax.Array]) -> tuple[j
     return total, count, {"loss": (total, count)}
 
 
-def make_step(policy: Policy, tx: optax.GradientTransformation, micro_batches: int) -> Callable:
+def make_step(policy: Policy, tx: optax.GradientTransformation, micro_batches: int) -> jax.stages.Wrapped:
     """Return the jitted step (state, batch, base) -> (state, sums). The state is donated, shardings are explicit.
 
     base: the frozen base of adapters; {} without adapters.
@@ -66,14 +66,14 @@ def make_step(policy: Policy, tx: optax.GradientTransformation, micro_batches: i
 
 @stop_signals.deferred()  # the loop checks for a stop signal after each step
 def run(
-    cfg: Any,
+    cfg: ConfigSection,
     workdir: Path,
     policy: Policy,
     *,
     name: str = "sft",
-    params: Any = None,
+    params: Params | None = None,
     evaluate: Evaluate | None = None,
-) -> Any:
+) -> Params:
     """Train with the settings `cfg.<name>`, write to W/<name>, and return the final parameters (TRAIN layout).
 
     params: the parameters to start from (default: initialised from `cfg.seed`). With adapters they include the base,
@@ -81,7 +81,7 @@ def run(
     ValueError before the first step for settings or data that cannot work, and DivergedError when steps no longer
     change anything.
     """
-    settings = cfg[name]
+    settings: SftSettings = cfg[name]
     changed_settings(cfg, workdir, name, "sft", policy)  # raises if a fixed one has, before anything is opened
     # ---- data -----------------------------------------------------------------------------------------------------
     tokenizer = tokenizer_lib.load(workdir / "data")

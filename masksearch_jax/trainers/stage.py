@@ -8,7 +8,7 @@ step donates it. Left out: data and steps.
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import optax
 
@@ -16,11 +16,13 @@ from masksearch_jax.model import adapter_facts
 from masksearch_jax.model.policy import Policy
 from masksearch_jax.runtime import distributed, metrics, settings_history
 from masksearch_jax.runtime.checkpoints import Checkpointer
+from masksearch_jax.runtime.types import ConfigSection, Json, JsonObject, Params
 from masksearch_jax.trainers import state as state_lib
 from masksearch_jax.trainers.divergence import UpdateWatch, check_finite
+from masksearch_jax.trainers.stage_settings import StageSettings
 
 # (params, step) -> scores
-Evaluate = Callable[[Any, int], dict[str, Any]]
+Evaluate = Callable[[Params, int], JsonObject]
 _UNITS = {"sft": "step", "dapo": "iteration"}
 
 
@@ -28,11 +30,13 @@ _UNITS = {"sft": "step", "dapo": "iteration"}
 class Saved:
     """What a checkpoint holds beside the train state. meta: facts, JSON data. cursor: the position in the data."""
 
-    meta: Mapping[str, Any]
-    cursor: Mapping[str, Any]
+    meta: Mapping[str, Json]
+    cursor: Mapping[str, Json]
 
 
-def changed_settings(cfg: Any, workdir: Path, name: str, kind: str, policy: Policy) -> settings_history.Differences:
+def changed_settings(
+    cfg: ConfigSection, workdir: Path, name: str, kind: str, policy: Policy
+) -> settings_history.Differences:
     """Return how the settings of W/<name> differ from those of its last start. kind: 'sft' or 'dapo'.
 
     Raises ValueError if a setting that its checkpoint fixes (runtime/settings_history.py) has changed.
@@ -55,18 +59,21 @@ class TrainingStage:
 
     watch: UpdateWatch
 
-    def __init__(self, cfg: Any, workdir: Path, name: str, kind: str, policy: Policy, evaluate: Evaluate | None = None):
+    def __init__(
+        self, cfg: ConfigSection, workdir: Path, name: str, kind: str, policy: Policy, evaluate: Evaluate | None = None
+    ):
         """kind: 'sft' or 'dapo'. evaluate: called every `eval_every` steps."""
-        self.name, self.settings, self.folder = name, cfg[name], workdir / name
+        self.name, self.folder = name, workdir / name
+        self.settings: StageSettings = cfg[name]
         self.unit = _UNITS[kind]
-        self.last = self.settings[f"{self.unit}s"]
+        self.last: int = cfg[name][f"{self.unit}s"]
         self.checkpoints = Checkpointer(self.folder / "checkpoints", keep=2)
         self.log = metrics.MetricsLog(self.folder, primary=distributed.primary(), tensorboard=cfg.tensorboard)
         self.note = metrics.Note()
-        self.base: Any = {}
+        self.base: Params = {}
         self._cfg, self._policy, self._evaluate = cfg, policy, evaluate
         self._history = _history(cfg, workdir, name, kind, policy)
-        self._facts: dict[str, Any] = {}
+        self._facts: JsonObject = {}
 
     @property
     def needs_params(self) -> bool:
@@ -74,7 +81,7 @@ class TrainingStage:
         return bool(self._policy.config.lora) or self.checkpoints.latest() is None
 
     def start(
-        self, tx: optax.GradientTransformation, params: Any, facts: Mapping[str, Any]
+        self, tx: optax.GradientTransformation, params: Params | None, facts: Mapping[str, Json]
     ) -> tuple[state_lib.TrainState, Saved | None]:
         """Return the newest checkpoint's state and what it holds beside it, or a new state of `params` and None.
 
@@ -86,9 +93,14 @@ class TrainingStage:
         adapters = adapter_facts.describe(self._policy.config, self.base, self._cfg.pretrained, self._cfg.seed)
         self._facts = {**facts, **adapters}
         if self.checkpoints.latest() is None:
+            assert params is not None  # needs_params
             return state_lib.create(self._policy, tx, params), None
         adapter_facts.check(self.checkpoints.meta(), adapters, self.folder)
         state, meta, cursor = self.checkpoints.restore(None, state_lib.abstract_state(self._policy, tx))
+        if isinstance(cursor, bytes):
+            raise ValueError(
+                f"{self.folder}: its checkpoint has the data position of another program; take another --workdir"
+            )
         return state, Saved(meta, cursor)
 
     def begin(self, step: int, state: state_lib.TrainState) -> None:
@@ -122,7 +134,7 @@ class TrainingStage:
         ahead = range(start + 1, self.last + 1)
         return metrics.progress(ahead, len(ahead), self.name, distributed.primary(), self.note)
 
-    def params(self, state: state_lib.TrainState) -> Any:
+    def params(self, state: state_lib.TrainState) -> Params:
         """Return the whole parameters of a state."""
         return self._policy.merge(state.params, self.base)
 
@@ -137,8 +149,9 @@ class TrainingStage:
 
     def evaluate(self, step: int, state: state_lib.TrainState) -> bool:
         """Log the scores of the parameters. Returns False if a stop signal interrupted that."""
+        assert self._evaluate is not None  # evaluates() was true
         try:
-            self._score(step, state)
+            self._score(self._evaluate, step, state)
         except distributed.PreemptedError:
             return False
         return True
@@ -146,10 +159,10 @@ class TrainingStage:
     def evaluate_overdue(self, step: int, state: state_lib.TrainState, saved: Saved | None) -> None:
         """Do the evaluation that a stop signal interrupted before the checkpoint was saved."""
         if saved and saved.meta.get("evaluation_due") and self._evaluate:
-            self._score(step, state)
+            self._score(self._evaluate, step, state)
 
-    def _score(self, step, state):
-        found = self._evaluate(self.params(state), step)
+    def _score(self, evaluate: Evaluate, step: int, state: state_lib.TrainState) -> None:
+        found = evaluate(self.params(state), step)
         self.log.write(step, {f"eval/{name}": value for name, value in found.items()})
 
     def saves(self, step: int) -> bool:
@@ -160,8 +173,8 @@ class TrainingStage:
         self,
         step: int,
         state: state_lib.TrainState,
-        meta: Mapping[str, Any],
-        cursor: Mapping[str, Any],
+        meta: Mapping[str, Json],
+        cursor: Mapping[str, Json],
         evaluated: bool = True,
     ) -> None:
         """Save a checkpoint.
@@ -183,7 +196,7 @@ class TrainingStage:
             f"{self.name} was told to stop and saved {self.unit} {step}; start it again to go on"
         ) from None
 
-    def finish(self, state: state_lib.TrainState) -> Any:
+    def finish(self, state: state_lib.TrainState) -> Params:
         """Close the files and return the final parameters."""
         self.checkpoints.wait()
         self._history.check_present()

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +9,12 @@ import optax
 
 from masksearch_jax.model.policy import Policy
 from masksearch_jax.runtime import mesh as mesh_lib
+from masksearch_jax.runtime.types import Leaf, Params, Pytree
 from masksearch_jax.trainers import optimizer as optimizer_lib
 
 Sums = dict[str, tuple[jax.Array, jax.Array]]
 # (params, batch) -> (loss sum, token count, further (sum, count) pairs)
-LossFn = Callable[[Any, Any], tuple[jax.Array, jax.Array, Sums]]
+LossFn = Callable[[Params, Pytree], tuple[jax.Array, jax.Array, Sums]]
 
 
 @jax.tree_util.register_dataclass
@@ -27,10 +27,10 @@ class TrainState:
     adapters. The frozen base of adapters is kept outside the state, and is neither donated nor saved.
     """
 
-    step: jax.Array
-    skipped: jax.Array
-    params: Any
-    opt_state: Any
+    step: Leaf
+    skipped: Leaf
+    params: Params
+    opt_state: Pytree
 
 
 def state_shardings(policy: Policy, tx: optax.GradientTransformation) -> TrainState:
@@ -48,18 +48,23 @@ def abstract_state(policy: Policy, tx: optax.GradientTransformation) -> TrainSta
     )
 
 
-def create(policy: Policy, tx: optax.GradientTransformation, params: Any) -> TrainState:
+def create(policy: Policy, tx: optax.GradientTransformation, params: Params) -> TrainState:
     """Return a state at step 0 with a copy of the trained part of params, so donation cannot delete the caller's."""
     start = jax.jit(lambda p: _fresh(jax.tree.map(jnp.copy, p), tx), out_shardings=state_shardings(policy, tx))
     return start(policy.split(params)[0])
 
 
-def _fresh(params: Any, tx: optax.GradientTransformation) -> TrainState:
+def _fresh(params: Params, tx: optax.GradientTransformation) -> TrainState:
     return TrainState(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32), params, tx.init(params))
 
 
 def update(
-    loss_fn: LossFn, policy: Policy, tx: optax.GradientTransformation, state: TrainState, micro_batches: Any, base: Any
+    loss_fn: LossFn,
+    policy: Policy,
+    tx: optax.GradientTransformation,
+    state: TrainState,
+    micro_batches: Pytree,
+    base: Params,
 ) -> tuple[TrainState, Sums]:
     """Take one optimizer step on the mean loss of micro-batches; return the new state and what the log shows of it.
 
@@ -75,7 +80,7 @@ def update(
     return state, sums | {"grad_norm": (jnp.where(good, norm, 0.0), taken), "skipped": (1.0 - taken, one)}
 
 
-def accumulate(loss_fn: LossFn, params: Any, micro_batches: Any) -> tuple[Any, jax.Array, jax.Array, Sums]:
+def accumulate(loss_fn: LossFn, params: Params, micro_batches: Pytree) -> tuple[Params, jax.Array, jax.Array, Sums]:
     """Return (grads, loss sum, count, sums), added over micro-batches; grads is the gradient of the loss sum.
 
     params: the trained parameters. micro_batches: their number is the leading axis of every leaf.
@@ -107,7 +112,7 @@ def _float32(x: jax.Array) -> jax.Array:
 
 
 def apply_gradients(
-    state: TrainState, tx: optax.GradientTransformation, grads: Any, count: jax.Array
+    state: TrainState, tx: optax.GradientTransformation, grads: Pytree, count: jax.Array
 ) -> tuple[TrainState, jax.Array, jax.Array]:
     """Take one optimizer step on grads / count. Refuse and count it if the gradient is not finite or count is 0.
 

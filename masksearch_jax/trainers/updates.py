@@ -6,7 +6,6 @@ updates are computed before the first step, which donates the parameters that th
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -14,18 +13,22 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from masksearch_jax.rl import advantages, logprob_mismatch, update_batch
 from masksearch_jax.runtime import distributed, metrics
+from masksearch_jax.runtime.types import Params
 from masksearch_jax.trainers import rollout_batch
+from masksearch_jax.trainers.stage_settings import DapoSettings
 from masksearch_jax.trainers.state import TrainState
 
 _log = logging.getLogger(__name__)
 
 
-def update_sharding(mesh: Any) -> NamedSharding:
+def update_sharding(mesh: jax.sharding.Mesh) -> NamedSharding:
     """Return the sharding of an UpdateBatch [M, R, T]: rows over the data axes."""
     return NamedSharding(mesh, PartitionSpec(None, ("data", "fsdp")))
 
 
-def batch_shape(settings: Any, total_tokens: int, mesh: Any = None) -> update_batch.BatchShape:
+def batch_shape(
+    settings: DapoSettings, total_tokens: int, mesh: jax.sharding.Mesh | None = None
+) -> update_batch.BatchShape:
     """Return the buckets of update shapes. mesh: None skips the check that rows divide over it.
 
     Raises ValueError if an episode or a mini-batch may not fit, or if rows do not divide over the mesh.
@@ -48,7 +51,7 @@ def batch_shape(settings: Any, total_tokens: int, mesh: Any = None) -> update_ba
 
 
 def on_devices(
-    old_logprobs: Callable, trainable: Any, base: Any, mesh: Any, update: update_batch.UpdateBatch
+    old_logprobs: Callable, trainable: Params, base: Params, mesh: jax.sharding.Mesh, update: update_batch.UpdateBatch
 ) -> np.ndarray:
     """Return the log-probs [M, R, T] of a batch as a numpy array on every process.
 
@@ -59,9 +62,9 @@ def on_devices(
 
 def build_updates(
     groups: Sequence[rollout_batch.Group],
-    settings: Any,
+    settings: DapoSettings,
     shape: update_batch.BatchShape,
-    old_logprobs: Callable[[update_batch.UpdateBatch], jax.Array],
+    old_logprobs: Callable[[update_batch.UpdateBatch], np.ndarray],
     version: int,
     means: metrics.Mean,
 ) -> list[update_batch.UpdateBatch]:
@@ -112,8 +115,8 @@ class UpdateSteps:
         step: Callable,
         state: TrainState,
         updates: Sequence[update_batch.UpdateBatch],
-        base: Any,
-        mesh: Any,
+        base: Params,
+        mesh: jax.sharding.Mesh,
         means: metrics.Mean,
         version: int,
     ):

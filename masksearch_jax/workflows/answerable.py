@@ -6,12 +6,11 @@ one is right; all rewards are then equal, and dynamic sampling drops the group a
 from all tasks. Held-out tasks are never chosen this way.
 """
 
-from typing import Any
-
 from masksearch_jax.data import pipeline, records
 from masksearch_jax.data.curriculum import Curriculum
 from masksearch_jax.retrieval import interface
 from masksearch_jax.runtime import distributed, metrics
+from masksearch_jax.runtime.types import Json
 from masksearch_jax.teachers import copy_rule
 from masksearch_jax.workflows.context import RunContext
 
@@ -49,5 +48,5 @@ def _answerable(tasks: list[records.Task], searcher: interface.Searcher, hits: i
     return [task.id for task in tasks if read.get(task.id, 1.0) > 0]
 
 
-def _shown(hits: Any) -> str:
+def _shown(hits: Json) -> str:
     return " ".join(f"{hit.title}: {hit.text}" for hit in hits)

@@ -7,9 +7,9 @@ import dataclasses
 import functools
 import json
 from pathlib import Path
-from typing import Any
 
 import jax
+from ml_collections import ConfigDict
 
 from masksearch_jax.data import pipeline, records
 from masksearch_jax.data.curriculum import QUESTIONS
@@ -29,6 +29,7 @@ from masksearch_jax.rollout.episode import EpisodeLimits
 from masksearch_jax.runtime import distributed, json_files, metrics, settings_history
 from masksearch_jax.runtime import mesh as mesh_lib
 from masksearch_jax.runtime.checkpoints import Checkpointer
+from masksearch_jax.runtime.types import Params, Setting
 from masksearch_jax.text import added_tags
 from masksearch_jax.text import tokenizer as tokenizer_lib
 from masksearch_jax.text.tokenizer_protocol import Tokenizer
@@ -37,7 +38,7 @@ from masksearch_jax.text.tokenizer_protocol import Tokenizer
 class RunContext:
     """The parts of a run, each built once."""
 
-    def __init__(self, cfg: Any, workdir: Path):
+    def __init__(self, cfg: ConfigDict, workdir: Path):
         self.cfg, self.workdir = cfg, workdir
 
     @functools.cached_property
@@ -94,7 +95,7 @@ class RunContext:
         return found
 
     @property
-    def _chosen(self) -> dict[str, str]:
+    def _chosen(self) -> dict[str, Setting]:
         """The settings of a published model that the config decides; the rest comes from its config.json."""
         return {name: self.cfg.model[name] for name in ("dtype", "param_dtype", "remat", "attention")}
 
@@ -133,14 +134,14 @@ class RunContext:
         )
         return RolloutEngine(rollout, self.policy.config.merged, self.tokenizer, self.searcher(index), self.mesh)
 
-    def parameters(self, stage: str, step: int | None = None) -> Any:
+    def parameters(self, stage: str, step: int | None = None) -> Params:
         """Return the parameters of a stage's checkpoint in the TRAIN layout; adapters come with their base.
 
         Raises FileNotFoundError if there is no checkpoint, ValueError if it has other adapters or another base.
         """
         return self._restore(self.workdir / stage, step)
 
-    def _restore(self, folder: Path, step: int | None) -> Any:
+    def _restore(self, folder: Path, step: int | None) -> Params:
         if (folder / "config.json").exists():  # a folder without it was written by hand
             self._check_model(folder, str(folder), ("lora",))  # adapter_facts.check below reports other adapters
         base = self.policy.split(self._base())[1] if self.policy.config.lora else {}
@@ -153,7 +154,7 @@ class RunContext:
         checkpoints.close()
         return self.policy.merge(state["params"], base)
 
-    def initial(self) -> Any:
+    def initial(self) -> Params:
         """Return the parameters that training starts from, in the TRAIN layout.
 
         They are those of `cfg.start` or `cfg.pretrained`, or fresh ones. Adapters are fresh, or those of `cfg.start` or
@@ -165,7 +166,7 @@ class RunContext:
             params = params | {"adapters": peft.load(self.cfg.adapters, self.policy.config, self.mesh)}
         return params
 
-    def _base(self) -> Any:
+    def _base(self) -> Params:
         """Return published or fresh parameters, with fresh adapters if the config has adapters."""
         policy, mesh = self.policy, self.mesh
         if not self.cfg.pretrained:
@@ -190,7 +191,7 @@ class RunContext:
                 + "; give the --config.model.* settings that it was trained with, or its config and argument"
             )
 
-    def _started(self) -> Any:
+    def _started(self) -> Params:
         folder = Path(self.cfg.start)
         self._check_model(folder, f"start={folder}")
         said = {
@@ -245,7 +246,7 @@ class RunContext:
         return Validation(self, episodes)
 
 
-def row_lengths(cfg: Any) -> set[int]:
+def row_lengths(cfg: ConfigDict) -> set[int]:
     """Return the lengths of the rows that the stages of a config train on."""
     lengths = {cfg.sft.row_length} if "sft" in cfg else set()
     return lengths | (set(cfg.dapo.row_lengths) if "dapo" in cfg else set())
@@ -267,9 +268,9 @@ class Validation:
         self._decode_copy = context.policy.decode_copy()
         self._primary = distributed.primary()
 
-    def __call__(self, params: Any, step: int) -> dict[str, float]:
+    def __call__(self, params: Params, step: int) -> dict[str, float]:
         params = self._decode_copy(params)
-        scores = {}
+        scores: dict[str, float] = {}
         for name, tasks in self._tasks.items():
             rows = runner.evaluate(self._engine, params, tasks)
             summary = runner.summarise(rows)

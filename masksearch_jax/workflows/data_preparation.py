@@ -12,7 +12,9 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, cast
+
+from ml_collections import ConfigDict
 
 from masksearch_jax.agents.span_finder import SpanFinder
 from masksearch_jax.data.records import Passage
@@ -23,6 +25,7 @@ from masksearch_jax.runtime import (
     metrics,
     workdir_lock,
 )
+from masksearch_jax.runtime.types import JsonObject
 from masksearch_jax.workflows import (
     llm_connection,
     prepared_data,
@@ -31,6 +34,9 @@ from masksearch_jax.workflows.settings import validate_settings
 
 # Index -> the splits that it holds. Training never sees held-out text, and validation sees no text of the test split.
 # Search-only articles (prep/search_only.py) are searched together with the test split.
+if TYPE_CHECKING:  # imported once the settings are checked
+    from masksearch_jax.prep.preparation import Workers
+
 INDICES = {
     "train": ("train",),
     "validation": ("train", "validation"),
@@ -67,7 +73,7 @@ class SplitPassages:
                 yield passage
 
 
-def run(cfg: Any, workdir: Path) -> dict[str, Any]:
+def run(cfg: ConfigDict, workdir: Path) -> JsonObject:
     """Make `workdir`/data unless it is there, and return its manifest.
 
     Raises ValueError or FileNotFoundError for settings that cannot work, or that differ from those of finished data.
@@ -79,9 +85,10 @@ def run(cfg: Any, workdir: Path) -> dict[str, Any]:
     recorded = prepared_data.recorded(cfg)
     if data_dir.exists() and manifest.read(data_dir) is None:
         raise ValueError(f"{data_dir} exists and prepare did not make it; take another --workdir, or move it away")
-    if not cfg.overwrite and manifest.is_current(data_dir, recorded):
+    made = manifest.read(data_dir)
+    if made is not None and not cfg.overwrite and manifest.is_current(data_dir, recorded):
         print(f"{data_dir}: already prepared")
-        return manifest.read(data_dir)
+        return made
 
     # ---- every check that can refuse the settings, before the slow imports and the work ----
     started = time.perf_counter()
@@ -105,8 +112,8 @@ def run(cfg: Any, workdir: Path) -> dict[str, Any]:
 
 
 def _prepare(
-    cfg: Any, workdir: Path, recorded: dict[str, Any], retrieval: index_settings.IndexSettings, started: float
-) -> dict[str, Any]:
+    cfg: ConfigDict, workdir: Path, recorded: JsonObject, retrieval: index_settings.IndexSettings, started: float
+) -> JsonObject:
     """Make the data, in a workdir that this process has locked."""
     from masksearch_jax.prep import manifest, preparation
 
@@ -141,7 +148,7 @@ def _prepare(
     return written
 
 
-def _with_model(cfg: Any, data_dir: Path, cache_file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def _with_model(cfg: ConfigDict, data_dir: Path, cache_file: Path) -> tuple[JsonObject, JsonObject]:
     """Prepare with the spans of a language model. Its cache lies beside W/data, so a run that starts anew reuses it."""
     from masksearch_jax.prep import preparation
     from masksearch_jax.prep.spans import annotated_passages, candidates
@@ -149,7 +156,9 @@ def _with_model(cfg: Any, data_dir: Path, cache_file: Path) -> tuple[dict[str, A
     client = llm_connection.connect(cfg.llm, cache_file)
     asking = SpanFinder(client, llm_connection.sampling(cfg.llm))
 
-    def finder(passage_text: str, title: str, *_: Any) -> list[candidates.Span]:
+    def finder(
+        passage_text: str, title: str, anchors: object, categories: object, infobox: object
+    ) -> list[candidates.Span]:
         return candidates.select(
             passage_text, title, [candidates.Span(*found) for found in asking(passage_text, title)]
         )
@@ -164,18 +173,18 @@ def _with_model(cfg: Any, data_dir: Path, cache_file: Path) -> tuple[dict[str, A
     return content, report | {"llm": asking.stats}
 
 
-def _with_checkpoint(cfg: Any, data_dir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def _with_checkpoint(cfg: ConfigDict, data_dir: Path) -> tuple[JsonObject, JsonObject]:
     """Prepare with the rules' spans that have the highest perplexity under a checkpoint."""
     from masksearch_jax.prep import preparation
-    from masksearch_jax.prep.spans import annotated_passages
+    from masksearch_jax.prep.spans import annotated_passages, candidates
     from masksearch_jax.workflows import perplexity_spans
 
     score, tokenizer = perplexity_spans.of_checkpoint(cfg.perplexity.start)
     made: list[perplexity_spans.PerplexitySpans] = []
 
-    def choose(rules: Callable[..., Any]) -> Callable[..., Any]:
+    def choose(rules: candidates.SpanFinder) -> candidates.SpanFinder:
         made.append(perplexity_spans.PerplexitySpans(rules, score, tokenizer, cfg.perplexity.share))
-        return made[0]
+        return cast(candidates.SpanFinder, made[0])  # it hands on what it is given besides the text
 
     def ahead(found: Iterable[annotated_passages.Linked]) -> Iterator[annotated_passages.Linked]:
         return made[0].ahead(found, lambda linked: linked[0].text)
@@ -184,7 +193,7 @@ def _with_checkpoint(cfg: Any, data_dir: Path) -> tuple[dict[str, Any], dict[str
     return content, report | {"perplexity": dict(made[0].stats)}
 
 
-def _beam(cfg: Any, folder: Path) -> Any:
+def _beam(cfg: ConfigDict, folder: Path) -> "Workers":
     """Return the `preparation.Workers` of Apache Beam.
 
     Raises ValueError if Beam is not installed, or for settings that cannot work.
@@ -202,7 +211,7 @@ def _beam(cfg: Any, folder: Path) -> Any:
 
 def _build_indices(
     wanted: dict[str, tuple[str, ...]], settings: index_settings.IndexSettings, data_dir: Path, vectors: Path
-) -> dict[str, Any]:
+) -> JsonObject:
     store, reports = PassageStore(data_dir / "passages.array_record"), {}
     for name, splits in wanted.items():
         held = SplitPassages(store, splits)

@@ -19,10 +19,12 @@ import sys
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+
+from ml_collections import ConfigDict
 
 from masksearch_jax.data import stream_fingerprint
 from masksearch_jax.runtime.json_files import read_json_object
+from masksearch_jax.runtime.types import JsonObject
 from masksearch_jax.workflows import training
 
 _ROOT = Path(__file__).parent.parent.parent
@@ -71,7 +73,7 @@ class Wanted:
     them.
     """
 
-    cfg: Any
+    cfg: ConfigDict
     workdir: Path | None
     devices: int
     seconds: int
@@ -149,7 +151,7 @@ def check_devices(wanted: Wanted) -> list[Check]:
     return checks
 
 
-def _device_check(seen: dict[str, Any], expected: int) -> Check:
+def _device_check(seen: JsonObject, expected: int) -> Check:
     found = f"{seen['devices']} x {seen['kind']} ({seen['platform']}), {seen['local']} on this host"
     if expected and seen["devices"] != expected:
         return Check("devices", False, f"{found}; expected {expected}", "is the slice whole, and is this its line?")
@@ -163,19 +165,19 @@ def _has_accelerator() -> bool:
     return any(Path("/dev").glob("accel*")) or any(Path("/dev").glob("vfio/[0-9]*"))
 
 
-def _memory_check(seen: dict[str, Any]) -> Check:
+def _memory_check(seen: JsonObject) -> Check:
     if not seen["memory"]:
         return Check("memory", None, f"{seen['platform']} devices report none")
     return Check("memory", True, f"{seen['memory'] / _GIB:.1f} GiB a device")
 
 
-def _process_check(seen: dict[str, Any], expected: int) -> Check:
+def _process_check(seen: JsonObject, expected: int) -> Check:
     found = f"{seen['processes']} of {expected}"
     advice = f"--config.distributed.processes={seen['processes']}, or start the line on every host"
     return Check("processes", seen["processes"] == expected, found, advice)
 
 
-def _mesh_check(seen: dict[str, Any]) -> Check:
+def _mesh_check(seen: JsonObject) -> Check:
     advice = "--config.mesh.data=-1 --config.mesh.fsdp=1 --config.mesh.tensor=1 takes any number of devices"
     if "mesh_error" in seen:
         return Check("mesh", False, seen["mesh_error"], advice)
@@ -226,7 +228,7 @@ def check_storage(wanted: Wanted) -> list[Check]:
             )
         ]  # fmt: skip
     probe = workdir / f".doctor-{uuid.uuid4().hex[:8]}"
-    steps: list[tuple[str, Callable[[], Any]]] = [
+    steps: list[tuple[str, Callable[[], object]]] = [
         ("make a folder", lambda: (probe / "a").mkdir(parents=True)),
         ("write", lambda: (probe / "a" / "file").write_bytes(b"x" * 4096)),
         ("rename a file", lambda: (probe / "a" / "file").rename(probe / "a" / "renamed")),
@@ -318,7 +320,7 @@ def _pins(constraints: str) -> dict[str, str]:
 
 
 def _requirement(line: str) -> str:
-    return _key(re.match(r"[\w.-]+", line).group())
+    return _key(re.split(r"[^\w.-]", line, maxsplit=1)[0])
 
 
 def _key(name: str) -> str:

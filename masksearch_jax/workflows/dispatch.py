@@ -2,9 +2,11 @@
 
 import sys
 from pathlib import Path
-from typing import Any
+
+from ml_collections import ConfigDict
 
 from masksearch_jax.runtime import workdir_lock
+from masksearch_jax.runtime.types import JsonObject
 from masksearch_jax.workflows import evolve, grid, language_model, quickstart, reporting
 
 _WORKFLOWS = {
@@ -15,7 +17,7 @@ _WORKFLOWS = {
 }
 
 
-def run(cfg: Any, workdir: Path) -> dict[str, Any]:
+def run(cfg: ConfigDict, workdir: Path) -> JsonObject:
     """Run the workflow that `cfg.workflow` names, and return its report.
 
     Raises ValueError for an unknown name, or for several processes.

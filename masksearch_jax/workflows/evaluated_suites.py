@@ -10,10 +10,10 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from masksearch_jax.evals import runner
 from masksearch_jax.runtime.json_files import read_json_object, write_json
+from masksearch_jax.runtime.types import Json, JsonObject
 
 _IDENTITY = "identity.json"
 
@@ -24,13 +24,13 @@ class EvaluatedSuites:
     identity: JSON data. None, for parameters that are in no file, keeps nothing for a resumed or later evaluation.
     """
 
-    def __init__(self, folder: Path, identity: Mapping[str, Any] | None):
+    def __init__(self, folder: Path, identity: Mapping[str, Json] | None):
         self._folder, self._parts = folder, folder / "suites"
         self._identity = None if identity is None else json.loads(json.dumps(identity))
         if self._identity is None or _read(self._parts / _IDENTITY) != self._identity:
             shutil.rmtree(self._parts, ignore_errors=True)
 
-    def finished(self) -> dict[str, dict[str, Any]] | None:
+    def finished(self) -> dict[str, JsonObject] | None:
         """Return {suite: summary} of a finished evaluation with this identity, or None."""
         if self._identity is None or _read(self._folder / _IDENTITY) != self._identity:
             return None
@@ -47,7 +47,7 @@ class EvaluatedSuites:
             runner.write_rows(self._parts / f"{suite}.jsonl", rows)
             write_json(self._parts / _IDENTITY, self._identity)
 
-    def finish(self, rows: Sequence[runner.Row], scores: Mapping[str, Any]) -> None:
+    def finish(self, rows: Sequence[runner.Row], scores: Mapping[str, Json]) -> None:
         """Write rows.jsonl and scores.json, then identity.json, which marks them as finished."""
         (self._folder / _IDENTITY).unlink(missing_ok=True)
         runner.write_rows(self._folder / "rows.jsonl", rows)
@@ -57,5 +57,5 @@ class EvaluatedSuites:
         shutil.rmtree(self._parts, ignore_errors=True)
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def _read(path: Path) -> JsonObject | None:
     return read_json_object(path, "remove it, and evaluate again") if path.exists() else None

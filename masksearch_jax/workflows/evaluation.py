@@ -10,9 +10,9 @@ import hashlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
+from ml_collections import ConfigDict
 
 from masksearch_jax.data.curriculum import QUESTIONS
 from masksearch_jax.data.records import Task
@@ -21,6 +21,7 @@ from masksearch_jax.evals.benchmarks import BENCHMARKS
 from masksearch_jax.rollout.engine import RolloutEngine
 from masksearch_jax.runtime import metrics, workdir_lock
 from masksearch_jax.runtime.checkpoints import Checkpointer
+from masksearch_jax.runtime.types import JsonObject, Params
 from masksearch_jax.workflows import few_shot
 from masksearch_jax.workflows.context import RunContext
 from masksearch_jax.workflows.evaluated_suites import EvaluatedSuites
@@ -43,8 +44,8 @@ INDEX_OF = {"freshqa": "fresh"}
 
 
 def run(
-    context: RunContext, policy: str, engine: RolloutEngine, params: Any = None, reuse: bool = False
-) -> dict[str, dict[str, Any]]:
+    context: RunContext, policy: str, engine: RolloutEngine, params: Params | None = None, reuse: bool = False
+) -> dict[str, JsonObject]:
     """Evaluate one policy greedily, write rows and scores, and return {suite: summary}.
 
     The suites are 'ramp_1', .. (by number of masks), 'qa', 'hotpotqa' and so on. policy: a key of STAGES. params: its
@@ -61,11 +62,13 @@ def run(
     if policy == "few_shot":
         context, suites = few_shot.extend(context, suites)
     suites, left_out = _fitting(context, suites)
-    folder, rows, scores = context.workdir / "evaluate" / policy, [], {}
+    folder = context.workdir / "evaluate" / policy
+    rows: list[runner.Row] = []
+    scores: dict[str, JsonObject] = {}
     identity = _identity(context, policy, suites) if params is None else None
-    if reuse and (found := EvaluatedSuites(folder, identity).finished()):
+    if reuse and (already := EvaluatedSuites(folder, identity).finished()):
         print(f"evaluate: {folder} has the scores of {policy} already", file=sys.stderr, flush=True)
-        return found
+        return already
     if policy == "few_shot":
         engine = context.engine(context.cfg.evaluate.index)
     if params is None:
@@ -97,7 +100,7 @@ def run(
     return scores
 
 
-def _identity(context: RunContext, policy: str, suites: dict[str, list[Task]]) -> dict[str, Any]:
+def _identity(context: RunContext, policy: str, suites: dict[str, list[Task]]) -> JsonObject:
     """Return what decides the rows of a policy.
 
     These are its weights, the tasks with their prompts and answers, what is searched, and the settings of an episode.
@@ -121,7 +124,7 @@ def _identity(context: RunContext, policy: str, suites: dict[str, list[Task]]) -
     }
 
 
-def _weights(context: RunContext, stage: str | None) -> dict[str, Any]:
+def _weights(context: RunContext, stage: str | None) -> JsonObject:
     """Return what identifies the weights of a policy: the checksums of a checkpoint, or the published files."""
     folder = context.workdir / stage if stage else Path(context.cfg.start) if context.cfg.start else None
     # An untrained policy may have adapters from a PEFT folder.
@@ -185,13 +188,13 @@ def suites_of(context: RunContext) -> dict[str, list[Task]]:
     return suites
 
 
-def parameters(context: RunContext, policy: str) -> Any:
+def parameters(context: RunContext, policy: str) -> Params:
     """Return the weights of a policy: the last checkpoint of its stage, or the parameters that training starts from."""
     stage = STAGES[policy]
     return context.parameters(stage) if stage else context.initial()
 
 
-def main(cfg: Any, workdir: Path) -> None:
+def main(cfg: ConfigDict, workdir: Path) -> None:
     validate_settings(cfg)
     context = RunContext(cfg, workdir)
     validate_shapes(cfg, context.mesh)

@@ -16,9 +16,9 @@ import collections
 import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
+from ml_collections import ConfigDict
 
 from masksearch_jax.agents import distillation
 from masksearch_jax.data import records
@@ -28,6 +28,7 @@ from masksearch_jax.evals import report, runner
 from masksearch_jax.rollout.engine import RolloutEngine
 from masksearch_jax.runtime import metrics
 from masksearch_jax.runtime.json_files import read_json_object
+from masksearch_jax.runtime.types import JsonObject, Params
 from masksearch_jax.workflows import evaluation, llm_connection, training
 from masksearch_jax.workflows.context import RunContext
 from masksearch_jax.workflows.setting_ranges import ROUND_TASKS
@@ -39,7 +40,7 @@ _AGAIN = "remove its folder and start again, which makes it anew"
 _CHUNK = 256  # tasks that are sampled together; progress is shown after each chunk
 
 
-def run(cfg: Any, workdir: Path) -> dict[str, Any]:
+def run(cfg: ConfigDict, workdir: Path) -> JsonObject:
     """Run every round of `cfg.evolve.rounds` and return the content of W/report.json.
 
     Raises ValueError for settings that cannot work, before anything is made.
@@ -85,13 +86,13 @@ def _longer(
     before: RunContext,
     set_so_far: dict[str, list[records.Demonstration]],
     judging: RolloutEngine,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Train the policy of the round `before` again on the set that it was trained on; return its held-out scores."""
     _mix(context.cfg, set_so_far)
     return scored(context, training.train_sft(context, params=before.parameters("sft")), judging)
 
 
-def check(cfg: Any) -> None:
+def check(cfg: ConfigDict) -> None:
     """Raise ValueError that names the first setting that cannot work."""
     training.check(cfg)
     _teacher(cfg, 1)
@@ -109,14 +110,14 @@ def check(cfg: Any) -> None:
             )
 
 
-def _teacher(cfg: Any, number: int) -> distillation.DistillConfig:
+def _teacher(cfg: ConfigDict, number: int) -> distillation.DistillConfig:
     own = cfg.evolve
     return distillation.DistillConfig(
         samples=own.samples, keep=own.keep, recall=own.recall, round=number, seed=cfg.seed
     )
 
 
-def _settings(cfg: Any, number: int) -> Any:
+def _settings(cfg: ConfigDict, number: int) -> ConfigDict:
     """Return the config of one round: SFT for `cfg.evolve.steps` steps on a schedule of its own."""
     cfg = cfg.copy_and_resolve_references()
     cfg.sft.steps = cfg.sft.optimizer.total_steps = cfg.evolve.steps
@@ -126,7 +127,7 @@ def _settings(cfg: Any, number: int) -> Any:
     return cfg
 
 
-def _mix(cfg: Any, demonstrations: dict[str, list[records.Demonstration]]) -> None:
+def _mix(cfg: ConfigDict, demonstrations: dict[str, list[records.Demonstration]]) -> None:
     """Set a curriculum that draws each task in proportion to its share of the set."""
     weights = tuple((name, float(len(demonstrations[name]))) for name in _ordered(demonstrations))
     cfg.sft.curriculum = ((None, weights),)
@@ -140,9 +141,9 @@ def demonstrate(
     context: RunContext,
     number: int,
     engine: RolloutEngine,
-    params: Any,
+    params: Params,
     set_so_far: dict[str, list[records.Demonstration]],
-) -> dict[str, Any]:
+) -> JsonObject:
     """Write W/round_<n>/demonstrations: the set so far, and the new demonstrations of the teacher.
 
     Returns the numbers of the round, which manifest.json in that folder holds. A finished folder is left as it is.
@@ -154,13 +155,16 @@ def demonstrate(
     judge = training.answer_judge(context, context.cfg.evolve.judging) if context.cfg.evolve.judge == "llm" else None
     wanted = dict(context.cfg.evolve.rounds[number - 1])
     seen = {tuple(one.ids) for found in set_so_far.values() for one in found}
-    made: dict[str, Any] = {"round": number, "tasks": {}}
+    made: JsonObject = {"round": number, "tasks": {}}
     grown = {name: list(found) for name, found in set_so_far.items()}
     decode_params = context.policy.decode_copy()(params)
     with metrics.progress_bar(sum(wanted.values()), f"round {number}: demonstrate") as bar, jax.set_mesh(context.mesh):
         done = 0
         for name, count in wanted.items():
-            outcomes, queries, new, solved = collections.Counter(), collections.Counter(), [], 0
+            outcomes: collections.Counter[str] = collections.Counter()
+            queries: collections.Counter[str] = collections.Counter()
+            new: list[records.Demonstration] = []
+            solved = 0
             left_out = 0  # tasks whose prompts leave no room for an episode
             source = _tasks(context, name, number)
             while count and (chunk := list(itertools.islice(source, min(_CHUNK, count)))):
@@ -176,14 +180,14 @@ def demonstrate(
                 made["tasks"][name]["left_out"] = left_out
             if new:
                 grown[name] = grown.get(name, []) + new
-    for name, found in grown.items():
-        records.write(folder / f"{name}.array_record", found)
+    for name, demonstrations in grown.items():
+        records.write(folder / f"{name}.array_record", demonstrations)
     made["set"] = {name: len(grown[name]) for name in _ordered(grown)}
     runner.write_json(folder / "manifest.json", made)  # written last: a folder with a manifest is finished
     return made
 
 
-def _numbers(tasks, outcomes, queries, new, solved) -> dict[str, Any]:
+def _numbers(tasks, outcomes, queries, new, solved) -> JsonObject:
     """Return the numbers of one task in a round.
 
     acceptance: accepted trajectories / sampled trajectories. solved: share of tasks with an accepted trajectory.
@@ -210,7 +214,7 @@ def _tasks(context: RunContext, name: str, number: int) -> Iterator[records.Task
     return itertools.islice(every, used, None)
 
 
-def _made(workdir: Path) -> dict[str, Any]:
+def _made(workdir: Path) -> JsonObject:
     """Return {task: numbers} from the manifest of W/demonstrations."""
     return read_json_object(workdir / "demonstrations" / "manifest.json", _AGAIN, ("tasks",))["tasks"]
 
@@ -225,7 +229,7 @@ def _demonstrations(workdir: Path) -> dict[str, list[records.Demonstration]]:
     return found
 
 
-def scored(context: RunContext, params: Any, engine: RolloutEngine) -> dict[str, Any]:
+def scored(context: RunContext, params: Params, engine: RolloutEngine) -> JsonObject:
     """Return the held-out scores of a round's policy by suite, from its scores.json if that exists."""
     path = context.workdir / "evaluate" / "sft" / "scores.json"
     if path.exists():
@@ -233,14 +237,14 @@ def scored(context: RunContext, params: Any, engine: RolloutEngine) -> dict[str,
     return evaluation.run(context, "sft", engine, params)
 
 
-def _first(context: RunContext, scores: dict[str, Any]) -> dict[str, Any]:
+def _first(context: RunContext, scores: JsonObject) -> JsonObject:
     """Return the entry of round 0 in the report: the counts of the first teacher's demonstrations, and the scores."""
     made = _made(context.workdir)
     written = {name: one["written"] for name, one in made.items() if "written" in one}
     return {"round": 0, "tasks": {}, "set": written, "held_out": scores}
 
 
-def table(rounds: list[dict[str, Any]]) -> str:
+def table(rounds: list[JsonObject]) -> str:
     """Return a plain-text table with the size of the set, acceptance by task and held-out recall of each round."""
     asked = sorted({name for one in rounds for name in one["tasks"]})
     suites = sorted(rounds[0]["held_out"])

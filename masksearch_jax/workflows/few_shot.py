@@ -12,10 +12,10 @@ import dataclasses
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from masksearch_jax.data import records
 from masksearch_jax.runtime import json_files
+from masksearch_jax.runtime.types import JsonObject
 from masksearch_jax.text import clues, prompt, question_examples, tags
 from masksearch_jax.text.chat_template import ChatTemplate, open_chat_template
 from masksearch_jax.text.tokenizer_protocol import Tokenizer
@@ -111,7 +111,7 @@ class Wording:
     def load(cls, data: Path, tokenizer: Tokenizer) -> "Wording":
         """Read the wording from W/data. Raises FileNotFoundError or ValueError that names the file."""
         path = data / "annotated" / "tasks.json"
-        made: dict[str, Any] = json_files.read_json_object(path, "prepare the data again", required=("instruction",))
+        made: JsonObject = json_files.read_json_object(path, "prepare the data again", required=("instruction",))
         return cls(
             tokenizer,
             open_chat_template(tokenizer, made.get("chat", ""), made.get("system", ""), made.get("chat_variables", {})),

@@ -21,12 +21,14 @@ import functools
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+
+from ml_collections import ConfigDict
 
 from masksearch_jax.evals import intervals, report, runner
 from masksearch_jax.rollout.engine import RolloutEngine
 from masksearch_jax.runtime import child_process, distributed, metrics, workdir_lock
 from masksearch_jax.runtime.json_files import read_json_object
+from masksearch_jax.runtime.types import Json, JsonObject, Params
 from masksearch_jax.workflows import evaluation, training
 from masksearch_jax.workflows.context import RunContext
 from masksearch_jax.workflows.settings import validate_settings
@@ -55,7 +57,7 @@ class Method:
         return self.chain.replace("/", "+")
 
 
-def run(cfg: Any, workdir: Path) -> dict[str, Any]:
+def run(cfg: ConfigDict, workdir: Path) -> JsonObject:
     """Train and evaluate what is missing, and return the content of W/report.json.
 
     Raises ValueError that names the method, stage or setting, before anything is made.
@@ -63,7 +65,7 @@ def run(cfg: Any, workdir: Path) -> dict[str, Any]:
     methods = check(cfg)
     if cfg.grid.at_once > 1:
         side_by_side(cfg, workdir)  # the rest then only reads
-    scores: dict[str, dict[str, Any]] = {method.label: {} for method in methods}
+    scores: dict[str, JsonObject] = {method.label: {} for method in methods}
     seconds = {}
     for seed in cfg.grid.seeds:
         seed_run = SeedRun(cfg, workdir, seed)
@@ -78,7 +80,7 @@ def run(cfg: Any, workdir: Path) -> dict[str, Any]:
     return content
 
 
-def side_by_side(cfg: Any, workdir: Path) -> None:
+def side_by_side(cfg: ConfigDict, workdir: Path) -> None:
     """Run the command line of this process once per seed, `cfg.grid.at_once` processes at a time.
 
     Raises ValueError that names the log of a failed seed, after the other seeds have ended.
@@ -103,7 +105,7 @@ def side_by_side(cfg: Any, workdir: Path) -> None:
             done.result()
 
 
-def check(cfg: Any) -> list[Method]:
+def check(cfg: ConfigDict) -> list[Method]:
     """Return the methods. Raises ValueError that names what cannot work."""
     validate_settings(cfg)
     methods = [Method(*fields) for fields in cfg.grid.methods]
@@ -135,7 +137,7 @@ def check(cfg: Any) -> list[Method]:
     return methods
 
 
-def stage_config(cfg: Any, name: str) -> Any:
+def stage_config(cfg: ConfigDict, name: str) -> ConfigDict:
     """Return the config of one stage of the experiment: `stage` is its kind, and its settings replace those of cfg."""
     out = cfg.copy_and_resolve_references()
     stage = out.stages[name]
@@ -148,7 +150,7 @@ def stage_config(cfg: Any, name: str) -> Any:
 class SeedRun:
     """One seed: its data and its cells."""
 
-    def __init__(self, cfg: Any, workdir: Path, seed: int):
+    def __init__(self, cfg: ConfigDict, workdir: Path, seed: int):
         self.cfg, self.workdir = cfg.copy_and_resolve_references(), workdir / f"seed_{seed}"
         self.cfg.seed = self.cfg.prepare.seed = seed
         self.clock = Clock(self.workdir)
@@ -188,7 +190,7 @@ class SeedRun:
             cfg.dapo.iterations = round(sum(row.get("generations", 0) for row in rows))
         return RunContext(cfg, folder)
 
-    def train(self, chain: str) -> Any:
+    def train(self, chain: str) -> Params:
         """Return the parameters at the end of a chain, after training the stages that are missing."""
         context = self.context(chain)
         stage = context.cfg.stage
@@ -202,7 +204,7 @@ class SeedRun:
                 training.train_sft(context, params=params) if stage == "sft" else training.train_dapo(context, params)
             )
 
-    def scores(self, method: Method) -> dict[str, Any]:
+    def scores(self, method: Method) -> JsonObject:
         """Return the held-out scores of a method by column. They are read if they exist, else made."""
         context = self.context(method.chain)
         policy = method.policy or context.cfg.stage
@@ -215,8 +217,8 @@ class SeedRun:
 
 
 def summary(
-    cfg: Any, workdir: Path, methods: Sequence[Method], scores: Mapping[str, Mapping[str, Any]]
-) -> dict[str, Any]:
+    cfg: ConfigDict, workdir: Path, methods: Sequence[Method], scores: Mapping[str, Mapping[str, Json]]
+) -> JsonObject:
     """Return means and 95 % intervals over the finished seeds: of each method, and of each method minus its baseline.
 
     The differences are paired by seed. Also holds the tokens that the stages of each method trained on.
@@ -253,7 +255,7 @@ def summary(
     }
 
 
-def tokens(cfg: Any, seed_dir: Path, chain: str) -> dict[str, int]:
+def tokens(cfg: ConfigDict, seed_dir: Path, chain: str) -> dict[str, int]:
     """Return {'sft': tokens trained on by SFT, 'generated': tokens generated for RL}, summed over a chain's stages."""
     found = {"sft": 0, "generated": 0}
     stages = chain.split("/")
@@ -265,7 +267,7 @@ def tokens(cfg: Any, seed_dir: Path, chain: str) -> dict[str, int]:
     return found
 
 
-def table(content: Mapping[str, Any]) -> str:
+def table(content: Mapping[str, Json]) -> str:
     """Return a plain-text table: recall x 100 of each method and column, as mean and half-width of its interval."""
     lines = [["method", *content["columns"]]]
     for method in content["methods"]:

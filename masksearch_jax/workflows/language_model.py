@@ -8,11 +8,13 @@ workdir each; masksearch_jax.report merges them.
 
 import itertools
 from pathlib import Path
-from typing import Any
+
+from ml_collections import ConfigDict
 
 from masksearch_jax.data.records import masks_of
 from masksearch_jax.evals import report, runner
 from masksearch_jax.runtime.json_files import write_json
+from masksearch_jax.runtime.types import Json, JsonObject
 from masksearch_jax.teachers import copy_rule
 from masksearch_jax.text import prompt
 from masksearch_jax.workflows import evaluation, quickstart
@@ -23,7 +25,7 @@ from masksearch_jax.workflows.stage_clock import Clock
 _COMPARED = ("recall", "em", "f1")
 
 
-def run(cfg: Any, workdir: Path) -> dict[str, Any]:
+def run(cfg: ConfigDict, workdir: Path) -> JsonObject:
     """Run what `cfg.policies` asks for, and return the content of W/report.json.
 
     Raises FileNotFoundError if the published model is missing, ValueError for bad settings.
@@ -40,7 +42,7 @@ def run(cfg: Any, workdir: Path) -> dict[str, Any]:
     return content
 
 
-def check(cfg: Any) -> None:
+def check(cfg: ConfigDict) -> None:
     """Raise FileNotFoundError if `cfg.pretrained` names a folder without a published model."""
     if cfg.pretrained and not (Path(cfg.pretrained) / "config.json").is_file():
         raise FileNotFoundError(
@@ -57,7 +59,7 @@ def rules(context: RunContext) -> dict[str, dict[str, float | int]]:
     """
     cfg, found = context.cfg, {}
 
-    def show(hits: Any) -> str:
+    def show(hits: Json) -> str:
         return context.tokenizer.decode(prompt.observation(hits, context.tokenizer, cfg.episode.observation_tokens))
 
     for name, tasks in evaluation.suites_of(context).items():
@@ -74,7 +76,7 @@ def rules(context: RunContext) -> dict[str, dict[str, float | int]]:
     return found
 
 
-def differences(folder: Path, policies: list[str]) -> dict[str, dict[str, Any]]:
+def differences(folder: Path, policies: list[str]) -> dict[str, JsonObject]:
     """Return {suite: {'<later> - <earlier>': {score: {difference, se, episodes}}}} of each pair with the same tasks.
 
     folder: W/evaluate. The pairs are of `policies`, in their order.
@@ -84,17 +86,19 @@ def differences(folder: Path, policies: list[str]) -> dict[str, dict[str, Any]]:
     for policy, own in rows.items():
         for row in own:
             suites.setdefault(row.suite, {}).setdefault(policy, []).append(row)
-    found: dict[str, dict[str, Any]] = {}
-    for suite, own in suites.items():
+    found: dict[str, JsonObject] = {}
+    for suite, by_policy in suites.items():
         found[suite] = {
-            f"{later} - {earlier}": {score: runner.compare(own[earlier], own[later], score) for score in _COMPARED}
-            for earlier, later in itertools.combinations(own, 2)
-            if {row.task_id for row in own[earlier]} == {row.task_id for row in own[later]}
+            f"{later} - {earlier}": {
+                score: runner.compare(by_policy[earlier], by_policy[later], score) for score in _COMPARED
+            }
+            for earlier, later in itertools.combinations(by_policy, 2)
+            if {row.task_id for row in by_policy[earlier]} == {row.task_id for row in by_policy[later]}
         }
     return found
 
 
-def print_tables(content: dict[str, Any]) -> None:
+def print_tables(content: JsonObject) -> None:
     """Print the scores of the rules, and the differences in recall."""
     for suite, rule in content["rules"].items():
         print(

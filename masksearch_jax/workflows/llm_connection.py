@@ -7,28 +7,39 @@ checkpoint. JAX starts and weights load for a checkpoint only. Never imports pre
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypeAlias
+
+import jax
+from ml_collections import ConfigDict
 
 from masksearch_jax.llm.chat_types import Backend, Sampling
 from masksearch_jax.llm.client import Client, ClientSettings
 from masksearch_jax.llm.endpoint import Endpoint
 from masksearch_jax.runtime.json_files import read_json_object
+from masksearch_jax.runtime.types import JsonObject, Params
+
+if TYPE_CHECKING:  # imported where a checkpoint is opened
+    from masksearch_jax.model.policy import Policy
+    from masksearch_jax.text.chat_template import TemplateSource
+    from masksearch_jax.text.tokenizer_protocol import Tokenizer
+
+Opened: TypeAlias = "tuple[str, Policy, Params, Tokenizer]"  # (name, policy, parameters, tokenizer)
 
 # The settings of `llm` that decide a reply. The others say how to ask, and may change from one run to the next.
 DECIDING = ("model", "chat", "temperature", "max_tokens")
 
 
-def deciding(settings: Any) -> dict[str, Any]:
+def deciding(settings: ConfigDict) -> JsonObject:
     """Return the `llm` settings that decide a reply, for the manifest of data that is made with the model."""
     variables = list(settings.chat_variables)
     return {name: settings[name] for name in DECIDING} | ({"chat_variables": variables} if variables else {})
 
 
-def sampling(settings: Any) -> Sampling:
+def sampling(settings: ConfigDict) -> Sampling:
     return Sampling(settings.temperature, settings.max_tokens)
 
 
-def check(settings: Any, wanted_by: str) -> None:
+def check(settings: ConfigDict, wanted_by: str) -> None:
     """Raise ValueError if the `llm` settings name no model, or a server that cannot be asked.
 
     wanted_by: the setting that needs the model.
@@ -42,13 +53,13 @@ def check(settings: Any, wanted_by: str) -> None:
         endpoint(settings).close()
 
 
-def endpoint(settings: Any) -> Endpoint:
+def endpoint(settings: ConfigDict) -> Endpoint:
     return Endpoint(
         settings.url, settings.model, settings.key_variable, settings.json_mode, settings.limit_field, settings.omit
     )
 
 
-def connect(settings: Any, cache_file: Path) -> Client:
+def connect(settings: ConfigDict, cache_file: Path) -> Client:
     """Return the client of `settings` (the `llm` section of a config). Sends no request yet.
 
     Raises ValueError or FileNotFoundError for settings that cannot work.
@@ -64,7 +75,7 @@ def connect(settings: Any, cache_file: Path) -> Client:
     return Client(_local(settings, limits.concurrency), limits, cache_file)
 
 
-def _local(settings: Any, slots: int) -> Backend:
+def _local(settings: ConfigDict, slots: int) -> Backend:
     """Return a local model on this machine's devices from a stage folder of ours or a published folder."""
     from masksearch_jax.llm.checkpoint_model import LocalModel
     from masksearch_jax.rollout.engine import RolloutConfig
@@ -86,12 +97,13 @@ def _local(settings: Any, slots: int) -> Backend:
     variables = chat_template.read_variables(settings.chat_variables) if chat else {}
     if not _is_stage(Path(settings.model)) and (variables or chat != chat_template.AUTO):
         # The cache of replies is keyed by name, and another template or other variables give other prompts.
-        template = tokenizer.chat_template.text if chat and tokenizer.chat_template else ""
+        source: TemplateSource | None = getattr(tokenizer, "chat_template", None)
+        template = source.text if chat and source else ""
         name += "+" + hashlib.sha256(json.dumps([template, variables]).encode()).hexdigest()[:8]
     return LocalModel(name, cfg, policy.config.merged, params, tokenizer, mesh, chat, settings.temperature, variables)
 
 
-def opened(name: str | Path, mesh: Any, setting: str, chat: str = "") -> tuple[str, Any, Any, Any]:
+def opened(name: str | Path, mesh: jax.sharding.Mesh, setting: str, chat: str = "") -> Opened:
     """Return (name, Policy, parameters in the TRAIN layout, tokenizer) of a stage of ours or a published folder.
 
     chat: for a published folder, a chat template file that replaces its own (published_tokenizer.PublishedTokenizer).
@@ -110,7 +122,7 @@ def _is_stage(folder: Path) -> bool:
     return (folder / "checkpoints").is_dir()
 
 
-def _stage(folder: Path, mesh: Any) -> tuple[str, Any, Any, Any]:
+def _stage(folder: Path, mesh: jax.sharding.Mesh) -> Opened:
     from masksearch_jax.model import config as model_config
     from masksearch_jax.model.policy import Policy
     from masksearch_jax.runtime.checkpoints import Checkpointer
@@ -130,7 +142,8 @@ def _stage(folder: Path, mesh: Any) -> tuple[str, Any, Any, Any]:
     return f"{folder.resolve()}@{meta['step']}", policy, state["params"], tokenizer.load(folder.parent / "data")
 
 
-def _published(folder: Path, mesh: Any, chat: str) -> tuple[str, Any, Any, Any]:
+def _published(folder: Path, mesh: jax.sharding.Mesh, chat: str) -> Opened:
+    from masksearch_jax.model.policy import Policy
     from masksearch_jax.model.published import load
     from masksearch_jax.text.published_tokenizer import PublishedTokenizer
 
@@ -139,4 +152,4 @@ def _published(folder: Path, mesh: Any, chat: str) -> tuple[str, Any, Any, Any]:
     digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
     tokenizer = PublishedTokenizer(folder, chat)  # a bad tokenizer raises before the weights load
     cfg, params = load.load_pretrained(folder, mesh)
-    return f"{folder.resolve()}@{digest}", cfg, params, tokenizer
+    return f"{folder.resolve()}@{digest}", Policy(cfg, mesh), params, tokenizer

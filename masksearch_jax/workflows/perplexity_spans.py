@@ -11,7 +11,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Protocol, TypeVar
 
 import jax
 import numpy as np
@@ -21,11 +21,21 @@ from masksearch_jax.runtime import mesh as mesh_lib
 from masksearch_jax.text.tokenizer_protocol import Tokenizer
 from masksearch_jax.workflows import llm_connection
 
+Item = TypeVar("Item")
 _BATCH = 32  # passages scored together
 _LENGTHS = (64, 128, 256, 512, 1024)  # token lengths of the programs; a longer passage is scored up to the last
 
 # Token ids of passages -> -log p of each token, float32. The first token, which has no context, gets 0.
 Scorer = Callable[[Sequence[Sequence[int]]], list[np.ndarray]]
+
+
+class Found(Protocol):
+    """A span of a passage: the part of prep's candidates.Span that is read here."""
+
+    @property
+    def start(self) -> int: ...
+    @property
+    def end(self) -> int: ...
 
 
 class PerplexitySpans:
@@ -35,7 +45,7 @@ class PerplexitySpans:
     text; all of their spans are kept).
     """
 
-    def __init__(self, rules: Callable[..., list[Any]], score: Scorer, tokenizer: Tokenizer, share: float):
+    def __init__(self, rules: Callable[..., Sequence[Found]], score: Scorer, tokenizer: Tokenizer, share: float):
         """rules: a `candidates.SpanFinder`. share: the share of a passage's spans to keep, rounded up."""
         if not 0 < share <= 1:
             raise ValueError(f"perplexity.share={share}: a share above 0 and up to 1 is needed")
@@ -43,7 +53,7 @@ class PerplexitySpans:
         self._ready: dict[str, tuple[np.ndarray, np.ndarray] | None] = {}
         self.stats: collections.Counter[str] = collections.Counter()
 
-    def ahead(self, found: Iterable[Any], text_of: Callable[[Any], str]) -> Iterator[Any]:
+    def ahead(self, found: Iterable[Item], text_of: Callable[[Item], str]) -> Iterator[Item]:
         """Yield the items in order, each after its passage was scored."""
         found = iter(found)
         while batch := list(itertools.islice(found, _BATCH)):
@@ -51,7 +61,7 @@ class PerplexitySpans:
             self._ready = dict(zip(texts, self._scored(texts), strict=True))
             yield from batch
 
-    def __call__(self, text: str, *about: Any) -> list[Any]:
+    def __call__(self, text: str, *about: object) -> Sequence[Found]:
         """Return the kept spans of a passage, in text order. about: what the rules take besides the text."""
         spans = self._rules(text, *about)
         scored = self._ready[text] if text in self._ready else self._scored([text])[0]
@@ -75,7 +85,7 @@ class PerplexitySpans:
         return scored
 
 
-def _perplexity(text: str, span: Any, ends: np.ndarray, surprise: np.ndarray) -> float:
+def _perplexity(text: str, span: Found, ends: np.ndarray, surprise: np.ndarray) -> float:
     """Return exp of the mean -log p of the tokens that a span touches; 0 for a span beyond the scored tokens."""
     start, end = (1 + len(text[:place].encode()) for place in (span.start, span.end))
     first, last = int(np.searchsorted(ends, start, "right")), int(np.searchsorted(ends, end, "left"))

@@ -8,16 +8,18 @@ that the config or the command line states must be the one that made the data.
 import runpy
 import sys
 from pathlib import Path
-from typing import Any
+
+from ml_collections import ConfigDict
 
 from masksearch_jax.runtime import json_files, settings_history
 from masksearch_jax.runtime.config_files import find_config
+from masksearch_jax.runtime.types import JsonObject
 from masksearch_jax.workflows import llm_connection
 
 _BASE_CONFIG = "configs/common.py"
 
 
-def recorded(settings: Any) -> dict[str, Any]:
+def recorded(settings: ConfigDict) -> JsonObject:
     """Return the settings that the data depends on; of `llm` those that decide a reply, if it is asked for spans."""
     found = settings.to_dict()
     del found["overwrite"], found["llm"], found["beam"]  # who does the work changes no record
@@ -40,7 +42,7 @@ def recorded(settings: Any) -> dict[str, Any]:
     return found
 
 
-def check(cfg: Any, workdir: Path, again: str, say: bool = True) -> None:
+def check(cfg: ConfigDict, workdir: Path, again: str, say: bool = True) -> None:
     """Compare `cfg.prepare` with the manifest of `workdir`/data; if `say`, print on stderr how the data differs.
 
     again: the command that prepares the data with the settings of this run. Raises ValueError that names each setting
@@ -72,7 +74,7 @@ def check(cfg: Any, workdir: Path, again: str, say: bool = True) -> None:
         print(f"{data} is used as it was prepared: {listed}", file=sys.stderr, flush=True)
 
 
-def _check_dump(data: Path, manifest: dict[str, Any], stated: set[str], again: str) -> None:
+def _check_dump(data: Path, manifest: JsonObject, stated: set[str], again: str) -> None:
     """Raise ValueError if the dump that the run states has another size than when the data was made."""
     source = manifest.get("source", {})
     dump, size = str(source.get("path", "")), source.get("bytes")
@@ -87,9 +89,9 @@ def _check_dump(data: Path, manifest: dict[str, Any], stated: set[str], again: s
         )
 
 
-def _leaves(settings: Any) -> dict[str, Any]:
+def _leaves(settings: ConfigDict) -> JsonObject:
     return dict(settings_history.leaves(settings_history.plain(recorded(settings))))
 
 
-def _shown(settings: dict[str, Any], name: str) -> str:
+def _shown(settings: JsonObject, name: str) -> str:
     return settings_history.shown(settings[name]) if name in settings else "the default"

@@ -6,19 +6,21 @@ on the held-out test split and writes W/report.json. Stages that W already holds
 
 import time
 from pathlib import Path
-from typing import Any
+
+from ml_collections import ConfigDict
 
 from masksearch_jax.data.records import masks_of
 from masksearch_jax.evals import report, runner
 from masksearch_jax.evals.benchmarks import BENCHMARKS
 from masksearch_jax.runtime.json_files import read_json_object
+from masksearch_jax.runtime.types import JsonObject
 from masksearch_jax.workflows import evaluation, training
 from masksearch_jax.workflows.context import RunContext
 from masksearch_jax.workflows.settings import OF_SFT, validate_shapes
 from masksearch_jax.workflows.stage_clock import Clock
 
 
-def run(cfg: Any, workdir: Path) -> dict[str, Any]:
+def run(cfg: ConfigDict, workdir: Path) -> JsonObject:
     """Run what `cfg.policies` asks for, and return the content of W/report.json. Raises ValueError for bad settings."""
     started = time.perf_counter()
     training.check(cfg)
@@ -51,7 +53,7 @@ def run(cfg: Any, workdir: Path) -> dict[str, Any]:
     return content
 
 
-def shown(cfg: Any) -> list[str]:
+def shown(cfg: ConfigDict) -> list[str]:
     """Return the policies of a report: all of `report.POLICIES`, and the optional ones that `cfg.policies` names."""
     return [*report.POLICIES, *(policy for policy in report.OPTIONAL_POLICIES if policy in cfg.policies)]
 
@@ -72,8 +74,8 @@ def more_sft(context: RunContext, seconds: dict[str, float]) -> RunContext:
 
 
 def write_report(
-    context: RunContext, by_policy: dict[str, dict[str, Any] | None], seconds: dict[str, float], wall_seconds: float
-) -> dict[str, Any]:
+    context: RunContext, by_policy: dict[str, JsonObject | None], seconds: dict[str, float], wall_seconds: float
+) -> JsonObject:
     """Write W/report.json: one-mask scores of each policy at the top level, scores of each ramp_<k> in per_masks."""
     headline = {policy: scores and scores["ramp_1"] for policy, scores in by_policy.items()}
     suites = {suite for scores in by_policy.values() if scores for suite in scores}
@@ -98,7 +100,7 @@ def write_report(
     )
 
 
-def _demonstrated(workdir: Path) -> dict[str, Any]:
+def _demonstrated(workdir: Path) -> JsonObject:
     """Return the counts of demonstrations by task; {} if there are none."""
     manifest = workdir / "demonstrations" / "manifest.json"
     if not manifest.exists():
@@ -106,7 +108,7 @@ def _demonstrated(workdir: Path) -> dict[str, Any]:
     return read_json_object(manifest, "remove its folder and start again", ("tasks",))["tasks"]
 
 
-def gains(workdir: Path, policies: list[str]) -> dict[str, Any]:
+def gains(workdir: Path, policies: list[str]) -> JsonObject:
     """Return one-mask recall of DAPO minus that of each other policy, paired by task, with its standard error."""
     if "dapo" not in policies:
         return {}
@@ -119,10 +121,10 @@ def gains(workdir: Path, policies: list[str]) -> dict[str, Any]:
     return {p: runner.compare(rows[p], rows["dapo"]) for p in policies if p != "dapo"}
 
 
-def print_tables(content: dict[str, Any]) -> None:
+def print_tables(content: JsonObject) -> None:
     asked = content["config"]["policies"]
 
-    def only(scores: dict[str, Any]) -> dict[str, Any]:
+    def only(scores: JsonObject) -> JsonObject:
         return {policy: summary for policy, summary in scores.items() if policy in asked}
 
     policies = [policy for policy in (*report.POLICIES, *report.OPTIONAL_POLICIES) if policy in content]

@@ -10,13 +10,18 @@ import gc
 import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+from ml_collections import ConfigDict
 
 from masksearch_jax.retrieval.service import wire
 from masksearch_jax.workflows.settings import validate_settings
 
+if TYPE_CHECKING:  # needs the extra `service`
+    from masksearch_jax.retrieval.service import endpoints, http_server
 
-def run(cfg: Any, workdir: Path) -> None:
+
+def run(cfg: ConfigDict, workdir: Path) -> None:
     """Serve until a signal stops it. Raises ValueError or FileNotFoundError for settings or data that cannot work."""
     validate_settings(cfg, "serve_search")
     try:
@@ -41,7 +46,7 @@ def run(cfg: Any, workdir: Path) -> None:
     asyncio.run(_serve(cfg, service, server))
 
 
-async def _serve(cfg: Any, service: Any, server: Any) -> None:
+async def _serve(cfg: ConfigDict, service: "endpoints.Service", server: "http_server.Server") -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

@@ -5,7 +5,6 @@ In a name, '*' stands for any name of that section. settings.py checks what depe
 
 import os
 import re
-from typing import Any
 
 from masksearch_jax.agents import synthesis
 from masksearch_jax.data.curriculum import SOURCE_ALLOWED, TOOL_WARMUP, Curriculum
@@ -14,6 +13,7 @@ from masksearch_jax.model import config as model_config
 from masksearch_jax.retrieval.index import index_settings as index
 from masksearch_jax.retrieval.service import remote_settings
 from masksearch_jax.rl import advantages, loss, rewards
+from masksearch_jax.runtime.types import Json
 from masksearch_jax.teachers import thoughts
 from masksearch_jax.text import instructions
 from masksearch_jax.text.chat_template import read_variables
@@ -55,7 +55,7 @@ _CHAT_VARIABLES = Rule(
 )
 
 
-def _is_curriculum(value: Any) -> bool:
+def _is_curriculum(value: Json) -> bool:
     if not is_sequence(value):
         return False
     phases = []
@@ -73,7 +73,7 @@ def _is_curriculum(value: Any) -> bool:
     return True
 
 
-def _is_rounds(value: Any) -> bool:
+def _is_rounds(value: Json) -> bool:
     return (
         is_sequence(value)
         and bool(value)
@@ -84,7 +84,7 @@ def _is_rounds(value: Any) -> bool:
     )
 
 
-def _is_variable(value: Any) -> bool:
+def _is_variable(value: Json) -> bool:
     """Return True for '' and for the name of a variable: one that is set, or looks like a name. A key is neither."""
     if not isinstance(value, str):
         return False

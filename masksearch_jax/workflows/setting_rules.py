@@ -6,7 +6,8 @@ Enters: bounds, choices, shapes of tuples. Leaves: `Rule`s. Left out: which sett
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+
+from masksearch_jax.runtime.types import Setting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,11 +19,11 @@ class Rule:
     """
 
     says: str
-    admits: Callable[[Any], bool]
+    admits: Callable[[Setting], bool]
     secret: bool = False
     choices: tuple[str, ...] = ()
 
-    def check(self, name: str, value: Any) -> None:
+    def check(self, name: str, value: Setting) -> None:
         """Raise ValueError that names the setting, its value and what is allowed, unless the value is allowed."""
         try:
             admitted = self.admits(value)
@@ -47,7 +48,7 @@ def number(least: float = 0.0, most: float = math.inf, above: bool = False) -> R
     if most < math.inf:
         words += f" and at most {most:g}"
 
-    def admits(value: Any) -> bool:
+    def admits(value: Setting) -> bool:
         return is_number(value) and least <= value <= most and not (above and value == least)
 
     return Rule(words, admits)
@@ -69,8 +70,8 @@ def buckets(least: int = 1, empty: bool = False) -> Rule:
     """Allow a tuple of ascending bucket sizes of at least `least`; empty: () is allowed as well."""
     words = f"a tuple of ascending whole numbers of at least {least}" + (", or ()" if empty else ", one or more")
 
-    def admits(value: Any) -> bool:
-        sizes = list(value) if is_sequence(value) else [None]
+    def admits(value: Setting) -> bool:
+        sizes: list[Setting] = list(value) if is_sequence(value) else [None]
         return all(map(_is_whole, sizes)) and sizes == sorted(set(sizes)) and min(sizes, default=least) >= least and (
             empty or bool(sizes)
         )  # fmt: skip
@@ -78,11 +79,11 @@ def buckets(least: int = 1, empty: bool = False) -> Rule:
     return Rule(words, admits)
 
 
-def some_of(*choices: Any, empty: bool = False) -> Rule:
+def some_of(*choices: Setting, empty: bool = False) -> Rule:
     """Allow a tuple of different choices; empty: () is allowed as well."""
     words = f"a tuple of some of {', '.join(repr(choice) for choice in choices)}, each once"
 
-    def admits(value: Any) -> bool:
+    def admits(value: Setting) -> bool:
         return (
             is_sequence(value)
             and all(not isinstance(item, bool) and item in choices for item in value)
@@ -97,7 +98,7 @@ def texts() -> Rule:
     return Rule("a tuple of strings", lambda value: is_sequence(value) and all(isinstance(item, str) for item in value))
 
 
-def any_like(value: Any) -> Rule:
+def any_like(value: Setting) -> Rule:
     """Return a rule for a setting without one, by the type of `value`.
 
     Numbers must be finite and not negative; tuples must hold strings.
@@ -111,13 +112,13 @@ def any_like(value: Any) -> Rule:
     return texts() if is_sequence(value) else text()
 
 
-def is_sequence(value: Any) -> bool:
+def is_sequence(value: Setting) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, str | bytes)
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Setting) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _is_whole(value: Any) -> bool:
+def _is_whole(value: Setting) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)

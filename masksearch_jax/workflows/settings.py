@@ -6,13 +6,14 @@ Left out: files and folders that settings name. Their readers check them (workfl
 
 import math
 from collections.abc import Iterator
-from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
 from masksearch_jax.data.curriculum import Curriculum
 from masksearch_jax.retrieval.index import index_settings
 from masksearch_jax.rollout.slot_sharding import SlotSharding
+from masksearch_jax.runtime.types import Setting
 from masksearch_jax.text import clues, instructions, tags
 from masksearch_jax.trainers import dapo, updates
 from masksearch_jax.trainers import optimizer as optimizer_lib
@@ -23,7 +24,7 @@ from masksearch_jax.workflows.setting_rules import any_like
 OF_SFT = frozenset({"one_search", "sft", "sft_more"})  # policies that need SFT
 
 
-def validate_settings(cfg: Any, kind: str = "train") -> None:
+def validate_settings(cfg: ConfigDict, kind: str = "train") -> None:
     """Check all settings of a config. Raises ValueError that names the first setting that cannot work.
 
     kind: 'train' for configs that start from configs/common.py, 'prepare', or 'serve_search'.
@@ -62,14 +63,14 @@ def validate_settings(cfg: Any, kind: str = "train") -> None:
         raise ValueError(f"policies={tuple(policies)}: 'sft_more' trains for as long as 'dapo' took; name that as well")
 
 
-def trains_sft(cfg: Any) -> bool:
+def trains_sft(cfg: ConfigDict) -> bool:
     """Return True if the run trains SFT: as its stage, as the warm start of DAPO, or for a policy of a workflow."""
     if cfg.get("stage") != "dapo":
         return True
     return not cfg.start and (cfg.warm_start or ("workflow" in cfg and not OF_SFT.isdisjoint(cfg.get("policies", ()))))
 
 
-def validate_shapes(cfg: Any, mesh: Any) -> None:
+def validate_shapes(cfg: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     """Raise ValueError that names a setting which has to divide over the devices of the mesh and does not."""
     SlotSharding(mesh, cfg.rollout.slots)
     if "stage" in cfg and trains_sft(cfg):
@@ -78,7 +79,7 @@ def validate_shapes(cfg: Any, mesh: Any) -> None:
         updates.batch_shape(cfg.dapo, cfg.episode.total_tokens, mesh)
 
 
-def leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Setting]]:
     """Yield the dotted name and the value of every setting."""
     for name, value in config.items():
         if isinstance(value, ConfigDict):
@@ -87,7 +88,7 @@ def leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield prefix + name, value
 
 
-def _validate_prepare(cfg: Any, prefix: str) -> None:
+def _validate_prepare(cfg: ConfigDict, prefix: str) -> None:
     shares = cfg.shares.to_dict()
     if not math.isclose(sum(shares.values()), 1):
         raise ValueError(f"{prefix}shares={shares}: they have to add up to 1")
@@ -106,7 +107,7 @@ def _validate_prepare(cfg: Any, prefix: str) -> None:
     index_settings.from_config(cfg.retrieval.to_dict())
 
 
-def _validate_synthesize(cfg: Any) -> None:
+def _validate_synthesize(cfg: ConfigDict) -> None:
     wanted = cfg.synthesize
     for name in wanted.examples:
         if name not in setting_ranges.TASKS:
@@ -128,7 +129,7 @@ def _validate_synthesize(cfg: Any) -> None:
         raise ValueError(f"episode.turns={cfg.episode.turns}: the agents search at least once; 2 are needed")
 
 
-def _validate_augmentation(cfg: Any) -> None:
+def _validate_augmentation(cfg: ConfigDict) -> None:
     """Clues repeat words of a passage behind a quotation mark, where a name has other tokens than in the passage."""
     told = instructions.text_of("instruction", cfg.prepare.tasks.instruction)
     stages = [stage for stage in ("sft", "dapo") if stage in cfg and cfg[stage].augment]
@@ -139,7 +140,7 @@ def _validate_augmentation(cfg: Any) -> None:
         )
 
 
-def _validate_sft(cfg: Any) -> None:
+def _validate_sft(cfg: ConfigDict) -> None:
     settings = cfg.sft
     if settings.rows % settings.micro_batches:
         raise ValueError(
@@ -156,7 +157,7 @@ def _validate_sft(cfg: Any) -> None:
         )
 
 
-def _validate_dapo(settings: Any, total_tokens: int) -> None:
+def _validate_dapo(settings: ConfigDict, total_tokens: int) -> None:
     most = settings.prompts * settings.max_generations
     if settings.groups > most:
         raise ValueError(

@@ -16,7 +16,9 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
+
+from ml_collections import ConfigDict
 
 from masksearch_jax.agents import masksearch_format, official_import, solver, synthesis, transcript
 from masksearch_jax.agents.journal import Journal
@@ -27,6 +29,7 @@ from masksearch_jax.retrieval import interface
 from masksearch_jax.rollout.episode import EpisodeLimits
 from masksearch_jax.runtime import json_files, metrics, workdir_lock
 from masksearch_jax.runtime.json_files import read_json_object
+from masksearch_jax.runtime.types import JsonObject
 from masksearch_jax.teachers import mask_teacher, query_writers, question_teacher, tool_warmup_teacher
 from masksearch_jax.text import chat_template, instructions
 from masksearch_jax.text import tokenizer as tokenizer_lib
@@ -34,6 +37,8 @@ from masksearch_jax.text.tokenizer_protocol import Tokenizer
 from masksearch_jax.workflows import llm_connection
 from masksearch_jax.workflows.context import RunContext
 from masksearch_jax.workflows.settings import validate_settings
+
+Item = TypeVar("Item")
 
 # Tasks that are searched together: enough for batched search, few enough to show progress.
 _CHUNK = 512
@@ -60,7 +65,7 @@ TEACHERS = {
 SEARCH = ("hits", "exclusion")
 
 
-def deciding(recorded: dict[str, Any]) -> dict[str, Any]:
+def deciding(recorded: JsonObject) -> JsonObject:
     """Return the settings of a manifest that decide the demonstrations, as JSON data. Reuse compares these.
 
     Manifests, above all older ones, hold more settings.
@@ -72,7 +77,7 @@ def deciding(recorded: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def settings(cfg: Any) -> dict[str, Any]:
+def settings(cfg: ConfigDict) -> JsonObject:
     """Return all settings that shape the demonstrations, as JSON data for the manifest.
 
     Reuse compares only the part that `deciding` returns.
@@ -100,7 +105,7 @@ def settings(cfg: Any) -> dict[str, Any]:
     }
 
 
-def check(cfg: Any) -> None:
+def check(cfg: ConfigDict) -> None:
     """Raise ValueError or FileNotFoundError for settings that cannot work, before anything is opened."""
     wanted = cfg.synthesize
     if wanted.teacher not in TEACHERS:
@@ -115,7 +120,7 @@ def check(cfg: Any) -> None:
         )
 
 
-def run(cfg: Any, workdir: Path, searcher: interface.Searcher, client: Client | None = None) -> dict[str, Any]:
+def run(cfg: ConfigDict, workdir: Path, searcher: interface.Searcher, client: Client | None = None) -> JsonObject:
     """Write up to `cfg.synthesize.examples[name]` demonstrations of each task ('ramp_<k>', 'qa', ..).
 
     Returns the manifest. client: the client of the agents; by default the one of `cfg.llm`, with its cache in
@@ -129,15 +134,15 @@ def run(cfg: Any, workdir: Path, searcher: interface.Searcher, client: Client | 
         return _run_official(cfg, workdir)
     if client is None:
         check(cfg)
-    own = None if client else llm_connection.connect(cfg.llm, workdir / "llm.sqlite")
+    asked = client or llm_connection.connect(cfg.llm, workdir / "llm.sqlite")
     try:
-        return _run_agents(cfg, workdir, searcher, client or own)
+        return _run_agents(cfg, workdir, searcher, asked)
     finally:
-        if own:
-            own.close()
+        if asked is not client:
+            asked.close()
 
 
-def _run_agents(cfg: Any, workdir: Path, searcher: interface.Searcher, client: Client) -> dict[str, Any]:
+def _run_agents(cfg: ConfigDict, workdir: Path, searcher: interface.Searcher, client: Client) -> JsonObject:
     wanted, target, started = cfg.synthesize, workdir / "demonstrations", time.perf_counter()
     chosen = wanted.agents
     teacher = synthesis.Teacher(
@@ -157,7 +162,7 @@ def _run_agents(cfg: Any, workdir: Path, searcher: interface.Searcher, client: C
         chosen.judge,
         chosen.judge_recall,
     )
-    manifest: dict[str, Any] = {"settings": settings(cfg), "tasks": {}}
+    manifest: JsonObject = {"settings": settings(cfg), "tasks": {}}
     asked = manifest["settings"]["synthesize"]["agents"]
     # All settings that a record of the journal depends on. More examples or tasks may be asked for later, and the
     # search server may move.
@@ -197,7 +202,7 @@ def _run_agents(cfg: Any, workdir: Path, searcher: interface.Searcher, client: C
     return _finish(manifest, target, started)
 
 
-def _write_official(path: Path, accepted: list[dict[str, Any]]) -> None:
+def _write_official(path: Path, accepted: list[JsonObject]) -> None:
     """Write the accepted records of a journal as official trajectories."""
     with path.open("w", encoding="utf-8") as file:
         for record in accepted:
@@ -208,7 +213,7 @@ def _write_official(path: Path, accepted: list[dict[str, Any]]) -> None:
             file.write(json.dumps(written, ensure_ascii=False) + "\n")
 
 
-def _run_official(cfg: Any, workdir: Path) -> dict[str, Any]:
+def _run_official(cfg: ConfigDict, workdir: Path) -> JsonObject:
     """Write the demonstrations of `synthesize.official.file`, for each task at most as many as are asked for."""
     chosen, target, started = cfg.synthesize.official, workdir / "demonstrations", time.perf_counter()
     tokenizer = tokenizer_lib.load(workdir / "data")
@@ -232,19 +237,19 @@ def _run_official(cfg: Any, workdir: Path) -> dict[str, Any]:
         outcomes[reason or "accepted"] += 1
     if not outcomes["accepted"]:
         raise ValueError(f"synthesize.official.file={chosen.file}: no record was accepted ({dict(outcomes)})")
-    manifest: dict[str, Any] = {"settings": settings(cfg), "tasks": {}, "outcomes": dict(outcomes)}
-    for name, made in accepted.items():
-        if made:
-            records.write(target / f"{name}.array_record", made)
+    manifest: JsonObject = {"settings": settings(cfg), "tasks": {}, "outcomes": dict(outcomes)}
+    for name, kept in accepted.items():
+        if kept:
+            records.write(target / f"{name}.array_record", kept)
             manifest["tasks"][name] = {
-                "written": len(made),
-                "tokens": sum(len(one.ids) for one in made),
-                "searches": sum(one.searches for one in made),
+                "written": len(kept),
+                "tokens": sum(len(one.ids) for one in kept),
+                "searches": sum(one.searches for one in kept),
             }
     return _finish(manifest, target, started)
 
 
-def _run_oracle(cfg: Any, workdir: Path, searcher: interface.Searcher) -> dict[str, Any]:
+def _run_oracle(cfg: ConfigDict, workdir: Path, searcher: interface.Searcher) -> JsonObject:
     wanted, target = cfg.synthesize, workdir / "demonstrations"
     started = time.perf_counter()
     tokenizer = tokenizer_lib.load(workdir / "data")
@@ -261,7 +266,7 @@ def _run_oracle(cfg: Any, workdir: Path, searcher: interface.Searcher) -> dict[s
         **_wording(cfg),
     )
     associations = query_writers.fit_associations(_first(_tasks(workdir, "ramp_1"), wanted.association_tasks), searcher)
-    manifest: dict[str, Any] = {"settings": settings(cfg), "tasks": {}}
+    manifest: JsonObject = {"settings": settings(cfg), "tasks": {}}
     for name, count in wanted.examples.items():
         made = _write_task(workdir, name, count, searcher, tokenizer, associations, teacher) if count else {}
         # Measure how often search can find the answer at all, also for tasks that get no demonstrations.
@@ -275,7 +280,7 @@ def _run_oracle(cfg: Any, workdir: Path, searcher: interface.Searcher) -> dict[s
     return _finish(manifest, target, started)
 
 
-def _wording(cfg: Any) -> dict[str, Any]:
+def _wording(cfg: ConfigDict) -> JsonObject:
     """Return the settings of a wording in sentences. The wording 'words' has none, and no limit of a turn."""
     wanted = cfg.synthesize
     if wanted.wording == "words":
@@ -283,7 +288,7 @@ def _wording(cfg: Any) -> dict[str, Any]:
     return {"wording": wanted.wording, "turn_tokens": cfg.episode.turn_tokens, **wanted.speech.to_dict()}
 
 
-def _finish(manifest: dict[str, Any], target: Path, started: float) -> dict[str, Any]:
+def _finish(manifest: JsonObject, target: Path, started: float) -> JsonObject:
     """Write the manifest, which marks the demonstrations as finished, and return it."""
     manifest["seconds"] = round(time.perf_counter() - started, 2)
     made = [name for name, one in manifest["tasks"].items() if one.get("written")]
@@ -304,7 +309,7 @@ def _write_task(
     tokenizer: Tokenizer,
     associations: query_writers.Associations,
     teacher: mask_teacher.TeacherConfig,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Write the first `count` accepted trajectories of one task, and return their counts for the manifest."""
     outcomes = Counter[str]()
     others = {QUESTIONS: question_teacher.synthesize, TOOL_WARMUP: tool_warmup_teacher.synthesize}
@@ -348,11 +353,11 @@ def _tasks(workdir: Path, name: str) -> Iterator[records.Task]:
             yield task.as_task(name)
 
 
-def _first(source: Iterator[Any], count: int) -> list[Any]:
+def _first(source: Iterator[Item], count: int) -> list[Item]:
     return [item for _, item in zip(range(count), source, strict=False)]
 
 
-def _check_teacher(cfg: Any, manifest: Path) -> None:
+def _check_teacher(cfg: ConfigDict, manifest: Path) -> None:
     """Raise ValueError if the demonstrations that are there are another teacher's: they would be overwritten."""
     if not manifest.exists():
         return
@@ -365,7 +370,7 @@ def _check_teacher(cfg: Any, manifest: Path) -> None:
         )
 
 
-def main(cfg: Any, workdir: Path) -> None:
+def main(cfg: ConfigDict, workdir: Path) -> None:
     validate_settings(cfg)
     check(cfg)
     with workdir_lock.locked(workdir):

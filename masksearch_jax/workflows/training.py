@@ -14,7 +14,6 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 from ml_collections import ConfigDict
@@ -28,6 +27,7 @@ from masksearch_jax.retrieval.service import remote_settings
 from masksearch_jax.runtime import child_process, distributed, json_files, settings_history, workdir_lock
 from masksearch_jax.runtime.checkpoints import Checkpointer
 from masksearch_jax.runtime.config_files import find_config
+from masksearch_jax.runtime.types import JsonObject, Params
 from masksearch_jax.trainers import dapo, sft
 from masksearch_jax.trainers.stage import changed_settings
 from masksearch_jax.workflows import answerable, llm_connection, prepared_data, synthesis_stage
@@ -38,7 +38,7 @@ _PREPARE_PAGE = "configs/prepare.py"
 _AGAIN = "remove its folder, and start again: the demonstrations are then made anew"
 
 
-def run(cfg: Any, workdir: Path) -> Any:
+def run(cfg: ConfigDict, workdir: Path) -> Params:
     """Run `cfg.stage` ('sft' or 'dapo') in W with everything that it needs, and return the final parameters."""
     if cfg.stage not in ("sft", "dapo"):
         raise ValueError(f"stage={cfg.stage!r} is none of ('sft', 'dapo')")
@@ -56,7 +56,7 @@ def run(cfg: Any, workdir: Path) -> Any:
     return params if cfg.stage == "sft" else train_dapo(context, params)
 
 
-def check(cfg: Any) -> None:
+def check(cfg: ConfigDict) -> None:
     """Check settings that would waste a run, before anything is made.
 
     Raises ValueError that names the setting, FileNotFoundError for a published folder that does not exist.
@@ -93,7 +93,7 @@ def check(cfg: Any) -> None:
             raise ValueError("dapo.reward.answer='judge' on several processes needs llm.url: process 0 alone asks")
 
 
-def ensure_data(cfg: Any, workdir: Path) -> None:
+def ensure_data(cfg: ConfigDict, workdir: Path) -> None:
     """Prepare W/data in a separate process unless it is there.
 
     Raises ValueError for data that was made with other settings than the run states, and, if data is missing in a run
@@ -124,8 +124,8 @@ def prepare_command(settings: ConfigDict, workdir: Path) -> list[str]:
     ]  # fmt: skip
 
 
-def _leaves(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
-    found = {}
+def _leaves(config: ConfigDict, prefix: str = "") -> JsonObject:
+    found: JsonObject = {}
     for name, value in config.items():
         found |= _leaves(value, f"{prefix}{name}.") if isinstance(value, ConfigDict) else {prefix + name: value}
     return found
@@ -157,7 +157,7 @@ def ensure_demonstrations(context: RunContext) -> None:
         )
 
 
-def train_sft(context: RunContext, name: str = "sft", params: Any = None) -> Any:
+def train_sft(context: RunContext, name: str = "sft", params: Params | None = None) -> Params:
     """Train SFT in W/<name> unless it is finished, and return its final parameters.
 
     Raises ValueError if a setting that an existing checkpoint fixes (runtime/settings_history.py) has changed.
@@ -174,7 +174,7 @@ def train_sft(context: RunContext, name: str = "sft", params: Any = None) -> Any
         return sft.run(context.cfg, context.workdir, context.policy, name=name, params=params, evaluate=evaluate)
 
 
-def train_dapo(context: RunContext, params: Any = None) -> Any:
+def train_dapo(context: RunContext, params: Params | None = None) -> Params:
     """Train DAPO in W/dapo unless it is finished, and return its final parameters.
 
     params: where to start, by default `RunContext.initial`. Raises ValueError if a setting that an existing checkpoint
@@ -204,7 +204,7 @@ def train_dapo(context: RunContext, params: Any = None) -> Any:
         )
 
 
-def answer_judge(context: RunContext, settings: Any) -> Callable:
+def answer_judge(context: RunContext, settings: ConfigDict) -> Callable:
     """Return the judge that asks the model of `cfg.llm`, with its replies cached in W/llm.sqlite.
 
     Only process 0 asks. On the others the judge returns no verdicts.
@@ -243,7 +243,7 @@ def check_stages(context: RunContext) -> None:
             changed_settings(context.cfg, context.workdir, kind, kind, context.policy)
 
 
-def say_optimizer(cfg: Any, stage: str) -> None:
+def say_optimizer(cfg: ConfigDict, stage: str) -> None:
     """Print which optimizer trains a published model: its defaults differ from those for training from scratch."""
     if cfg.pretrained:
         chosen = cfg[stage].optimizer
@@ -255,7 +255,7 @@ def say(text: str) -> None:
         print(f"train: {text}", file=sys.stderr, flush=True)
 
 
-def main(cfg: Any, workdir: Path) -> None:
+def main(cfg: ConfigDict, workdir: Path) -> None:
     with distributed.processes(cfg.distributed):
         settings = {name: value for name, value in _leaves(cfg).items() if name != "distributed.process_id"}
         distributed.same("their settings", settings)

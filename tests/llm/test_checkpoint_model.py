@@ -110,6 +110,17 @@ def test_what_cannot_be_asked_is_refused_and_a_late_reply_is_transient(made):
         model.complete(ASKED, Sampling(max_tokens=16, seed=99), 0.0)
 
 
+def test_a_published_folder_opens_as_a_policy(made, tmp_path):
+    _, cfg, params, _, folder = made
+    export.save_pretrained(tmp_path / "model", cfg, params)
+    export.copy_companions(folder, tmp_path / "model")
+    mesh = mesh_lib.make_mesh(devices=jax.devices()[:1])
+    name, policy, read, _ = llm_connection.opened(tmp_path / "model", mesh, "llm.model", "auto")
+    assert name.startswith(str(tmp_path / "model")) and policy.config.layers == cfg.layers
+    jax.tree.map(np.testing.assert_array_equal, read, params)
+    policy.decode_copy()(read)
+
+
 @pytest.mark.slow
 def test_a_published_folder_is_opened_by_its_settings(made, tmp_path):
     model, cfg, params, _, folder = made

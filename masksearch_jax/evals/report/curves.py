@@ -7,13 +7,13 @@ no chart shows. Only numbers that the rows hold are drawn.
 import collections
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from masksearch_jax.evals import intervals
 from masksearch_jax.evals.report.sections import Chart, Curve, Table
 from masksearch_jax.evals.report.task_labels import task_label
+from masksearch_jax.runtime.types import Json
 
-Rows = Sequence[Mapping[str, Any]]
+Rows = Sequence[Mapping[str, Json]]
 Series = dict[str, list[tuple[float, float]]]
 
 _POINTS = 300  # most points of a curve; longer curves are shown as means of neighbouring points
@@ -98,8 +98,8 @@ def series(rows: Rows) -> Series:
     return dict(found)
 
 
-def _derived(row: Mapping[str, Any]) -> dict[str, float]:
-    found = {}
+def _derived(row: Mapping[str, Json]) -> dict[str, float]:
+    found: dict[str, float] = {}
     times = {name: row[f"seconds/{name}"] for name in _TIMES if f"seconds/{name}" in row}
     whole = sum(times.values())
     if whole > 0:
@@ -216,8 +216,12 @@ def _thinned(curve: Curve) -> Curve:
         return curve
     starts = range(0, len(curve.x), block)
 
-    def means(values: Sequence[float | None]) -> tuple[float | None, ...]:
+    def means(values: Sequence[float]) -> tuple[float, ...]:
+        return tuple(sum(part) / len(part) for part in (values[at : at + block] for at in starts))
+
+    def known_means(values: Sequence[float | None]) -> tuple[float | None, ...]:
         parts = [[v for v in values[at : at + block] if v is not None] for at in starts]
         return tuple(sum(part) / len(part) if part else None for part in parts)
 
-    return Curve(curve.label, means(curve.x), means(curve.y), means(curve.half_width) if curve.half_width else None)
+    widths = known_means(curve.half_width) if curve.half_width else None
+    return Curve(curve.label, means(curve.x), means(curve.y), widths)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from masksearch_jax.evals.report.sections import Episode, Turn
 from masksearch_jax.evals.report.task_labels import task_label
 from masksearch_jax.evals.runner import Row
+from masksearch_jax.runtime.types import Json
 from masksearch_jax.text import tags
 
 
@@ -45,7 +46,7 @@ def turn(
     The text before a valid action is the thought. A turn without a valid action is shown as it was written.
     """
     observed = observation.strip().removeprefix(tags.INFORMATION[0]).removesuffix(tags.INFORMATION[1]).strip()
-    parts = {"error": error, "passages": tuple(passages), "observation": observed}
+    parts: dict[str, Json] = {"error": error, "passages": tuple(passages), "observation": observed}
     if action == "search":
         return Turn(thought=_thought(text, tags.SEARCH), query=query, **parts)
     if action == "answer":

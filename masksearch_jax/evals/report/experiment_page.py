@@ -7,12 +7,12 @@ seed_<s>/.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from masksearch_jax.evals.report import grid_sections, round_sections, seed_sections
 from masksearch_jax.evals.report.run_files import json_object, metric_rows, stage_folders
 from masksearch_jax.evals.report.run_page import facts, period, settings_section
 from masksearch_jax.evals.report.sections import Page
+from masksearch_jax.runtime.types import Json, JsonObject
 
 
 def is_experiment(workdir: Path) -> bool:
@@ -35,7 +35,7 @@ def experiment_page(workdir: Path) -> Page:
     return Page(f"{workflow}: {workdir.resolve().name}", _facts(workdir, report), found)
 
 
-def _facts(workdir: Path, report: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+def _facts(workdir: Path, report: Mapping[str, Json]) -> tuple[tuple[str, str], ...]:
     drawn = report.get("seeds") or [path.name[5:] for path in seed_sections.folders_of(workdir)]
     found = [("seeds", ", ".join(map(str, drawn)))] if drawn else []
     if "rounds" in report:
@@ -52,6 +52,6 @@ def _facts(workdir: Path, report: Mapping[str, Any]) -> tuple[tuple[str, str], .
     return tuple(found)
 
 
-def _ends(path: Path) -> list[dict[str, Any]]:
+def _ends(path: Path) -> list[JsonObject]:
     rows = metric_rows(path)
     return [rows[0], rows[-1]] if rows else []

@@ -7,7 +7,6 @@ W/seed_<s>/<chain with + for />/ for each cell.
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from masksearch_jax.evals import intervals
 from masksearch_jax.evals.report import curves, score_tables
@@ -15,11 +14,12 @@ from masksearch_jax.evals.report.run_files import metric_rows
 from masksearch_jax.evals.report.run_page import sample_section
 from masksearch_jax.evals.report.sections import Chart, Curve, Section, Table
 from masksearch_jax.evals.report.task_labels import task_label
+from masksearch_jax.runtime.types import Json
 
 _FIELDS = ("methods", "columns", "seeds", "measured")
 
 
-def sections(workdir: Path, report: Mapping[str, Any]) -> list[Section | None]:
+def sections(workdir: Path, report: Mapping[str, Json]) -> list[Section | None]:
     """Return the sections. Raises ValueError that names what report.json lacks."""
     missing = [name for name in _FIELDS if name not in report]
     if missing:
@@ -36,7 +36,7 @@ def sections(workdir: Path, report: Mapping[str, Any]) -> list[Section | None]:
     ]
 
 
-def _tables(report: Mapping[str, Any]) -> tuple[Table, ...]:
+def _tables(report: Mapping[str, Json]) -> tuple[Table, ...]:
     columns, seeds = report["columns"], len(report["seeds"])
     note = f"token recall x 100: mean over {seeds} seeds ± half-width of the 95 % t interval"
     labels = [method["label"] for method in report["methods"]]
@@ -59,7 +59,7 @@ def _tables(report: Mapping[str, Any]) -> tuple[Table, ...]:
     return tuple(found)
 
 
-def _charts(report: Mapping[str, Any]) -> tuple[Chart, ...]:
+def _charts(report: Mapping[str, Json]) -> tuple[Chart, ...]:
     """Return a chart for each column, with a bar for each method."""
     labels, charts = [method["label"] for method in report["methods"]], []
     for column in report["columns"]:
@@ -71,7 +71,7 @@ def _charts(report: Mapping[str, Any]) -> tuple[Chart, ...]:
     return tuple(charts)
 
 
-def _training(workdir: Path, report: Mapping[str, Any]) -> list[Section]:
+def _training(workdir: Path, report: Mapping[str, Json]) -> list[Section]:
     """Return sections with the training curves of cells as means over seeds; SFT and DAPO have separate sections.
 
     There is one such pair of sections for all cells, or one for each of the report's groups of methods. A cell is
@@ -83,7 +83,9 @@ def _training(workdir: Path, report: Mapping[str, Any]) -> list[Section]:
     sections = []
     for title, labels in report.get("groups") or [("", list(chains))]:
         wanted = dict.fromkeys(
-            "/".join(chain.split("/")[:n]) for chain in map(chains.get, labels) for n in range(1, chain.count("/") + 2)
+            "/".join(chain.split("/")[:n])
+            for chain in (chains[label] for label in labels)
+            for n in range(1, chain.count("/") + 2)
         )
         for stage, called, step in (("sft", "SFT", "step"), ("dapo", "DAPO", "iteration")):
             found = {names.get(cell, cell): _of_seeds(workdir, report, cell, stage) for cell in wanted}
@@ -92,12 +94,12 @@ def _training(workdir: Path, report: Mapping[str, Any]) -> list[Section]:
     return [section for section in sections if section.charts]
 
 
-def _of_seeds(workdir: Path, report: Mapping[str, Any], cell: str, stage: str) -> list[curves.Rows]:
+def _of_seeds(workdir: Path, report: Mapping[str, Json], cell: str, stage: str) -> list[curves.Rows]:
     folders = [workdir / f"seed_{seed}" / cell.replace("/", "+") / stage for seed in report["seeds"]]
     return [rows for folder in folders if (rows := metric_rows(folder / "metrics.jsonl"))]
 
 
-def _policies(workdir: Path, report: Mapping[str, Any]) -> dict[str, score_tables.Policy]:
+def _policies(workdir: Path, report: Mapping[str, Json]) -> dict[str, score_tables.Policy]:
     """Return {label and seed: policy} of each method, from the first seed."""
     found = {}
     for method in report["methods"]:
@@ -109,7 +111,7 @@ def _policies(workdir: Path, report: Mapping[str, Any]) -> dict[str, score_table
     return found
 
 
-def _cells(found: Mapping[str, Mapping[str, float | None]], columns: Sequence[str], sign: str = "") -> list[str]:
+def _cells(found: Mapping[str, intervals.Interval], columns: Sequence[str], sign: str = "") -> list[str]:
     return [score_tables.with_error(100 * found[c]["mean"], _percent(found[c]["half_width"]), 1, sign) for c in columns]
 
 

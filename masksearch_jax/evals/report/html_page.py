@@ -11,11 +11,11 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from masksearch_jax.evals.report import svg_charts
 from masksearch_jax.evals.report.episode_samples import marked
 from masksearch_jax.evals.report.sections import Page
+from masksearch_jax.runtime.types import Json
 from masksearch_jax.text import tags
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -74,7 +74,7 @@ def render(page: Page) -> str:
     return template.render(page=page, style=style, script=script, digest=digest)
 
 
-def tree(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str, str, list]]:
+def tree(settings: Mapping[str, Json], prefix: str = "") -> list[tuple[str, str, str, list]]:
     """Return (name, dotted path, value as text, children) of each entry. A mapping has children and no value."""
     found = []
     for name, value in settings.items():

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from masksearch_jax.evals.report.run_files import json_object
 from masksearch_jax.evals.report.sections import Section, Table
 from masksearch_jax.evals.report.task_labels import task_label
+from masksearch_jax.runtime.types import Json
 
 # Readable names of the counts in data/report.json.
 _COUNTS = {
@@ -34,7 +34,7 @@ def section(workdir: Path) -> Section | None:
     return Section("Data, index and teacher", tables=kept) if kept else None
 
 
-def teacher_tables(tasks: Mapping[str, Mapping[str, Any]]) -> list[Table]:
+def teacher_tables(tasks: Mapping[str, Mapping[str, Json]]) -> list[Table]:
     """Return tables of the demonstrations by task, and of how often each query style finds the answer."""
     rows, rates, styles = [], {}, []
     for task, one in tasks.items():
@@ -64,14 +64,14 @@ def teacher_tables(tasks: Mapping[str, Mapping[str, Any]]) -> list[Table]:
     return found if rows else []
 
 
-def _counts(made: Mapping[str, Any]) -> Table | None:
+def _counts(made: Mapping[str, Json]) -> Table | None:
     rows = [(words, f"{made[name]:,}") for name, words in _COUNTS.items() if name in made]
     lengths = made.get("tokens_per_passage", {})
     rows += [(f"tokens of a passage, {name}", f"{value:,}") for name, value in lengths.items()]
     return Table("Counts", ("what", "count"), tuple(rows)) if rows else None
 
 
-def _passages(made: Mapping[str, Any]) -> Table | None:
+def _passages(made: Mapping[str, Json]) -> Table | None:
     counts, with_spans = made.get("passages", {}), made.get("passages_with_spans", {})
     if not isinstance(counts, Mapping) or not counts:
         return None
@@ -79,7 +79,7 @@ def _passages(made: Mapping[str, Any]) -> Table | None:
     return Table("Passages", ("split", "passages", "with spans"), rows)
 
 
-def _examples(made: Mapping[str, Any]) -> Table | None:
+def _examples(made: Mapping[str, Json]) -> Table | None:
     """Return the table of task counts. Epochs with equal counts are shown as count x epochs, others as their sum."""
     by_split = made.get("examples", {})
     tasks = list(dict.fromkeys(task for found in by_split.values() for task in found))
@@ -95,7 +95,7 @@ def _examples(made: Mapping[str, Any]) -> Table | None:
     return Table("Tasks", ("split", *map(task_label, tasks)), tuple(rows), note) if rows else None
 
 
-def _indices(made: Mapping[str, Any]) -> Table | None:
+def _indices(made: Mapping[str, Json]) -> Table | None:
     names = (
         "passages", "encoder", "dims", "index", "method", "recall_at_10", "passages_with_near_duplicates", "seconds"
     )  # fmt: skip
@@ -104,12 +104,12 @@ def _indices(made: Mapping[str, Any]) -> Table | None:
     return Table("Search indices", head, rows, "recall at 10: against exact search") if rows else None
 
 
-def _counted(title: str, what: str, counts: Mapping[str, Any]) -> Table | None:
+def _counted(title: str, what: str, counts: Mapping[str, Json]) -> Table | None:
     rows = tuple((name, _cell(value)) for name, value in counts.items())
     return Table(title, (what, "seconds" if "econds" in title else "count"), rows) if rows else None
 
 
-def _cell(value: Any) -> str:
+def _cell(value: Json) -> str:
     if value is None:
         return "-"
     return f"{value:,}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)

@@ -5,24 +5,24 @@ Enters: report.json with rounds [{round, tasks, set, held_out}]. Round 0 is in W
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from masksearch_jax.evals.report import curves, preparation_tables, score_tables
 from masksearch_jax.evals.report.run_files import metric_rows
 from masksearch_jax.evals.report.run_page import sample_section
 from masksearch_jax.evals.report.sections import Chart, Curve, Section, Table
 from masksearch_jax.evals.report.task_labels import task_label
+from masksearch_jax.runtime.types import Json
 
 
-def sections(workdir: Path, report: Mapping[str, Any]) -> list[Section | None]:
+def sections(workdir: Path, report: Mapping[str, Json]) -> list[Section | None]:
     rounds = report["rounds"]
     folders, names = [workdir], ["round 0"]
     for one in rounds[1:]:
-        folder, name = f"round_{one['round']}", f"round {one['round']}"
+        folder, name = workdir / f"round_{one['round']}", f"round {one['round']}"
         if "control" in one:
-            folders.append(workdir / f"{folder}_control")
+            folders.append(workdir / f"{folder.name}_control")
             names.append(f"{name}, none new")
-        folders.append(workdir / folder)
+        folders.append(folder)
         names.append(name)
     policies = {}
     for name, folder in zip(names, folders, strict=True):
@@ -42,7 +42,7 @@ def sections(workdir: Path, report: Mapping[str, Any]) -> list[Section | None]:
     ]
 
 
-def _tables(rounds: Sequence[Mapping[str, Any]]) -> tuple[Table, ...]:
+def _tables(rounds: Sequence[Mapping[str, Json]]) -> tuple[Table, ...]:
     suites = list(dict.fromkeys(suite for one in rounds for suite in one.get("held_out", {})))
     recall, size = [], ""
     for one in rounds:
@@ -76,8 +76,9 @@ def _tables(rounds: Sequence[Mapping[str, Any]]) -> tuple[Table, ...]:
     return tuple(found)
 
 
-def _charts(rounds: Sequence[Mapping[str, Any]]) -> tuple[Chart, ...]:
-    recalls, accepted = {}, {}
+def _charts(rounds: Sequence[Mapping[str, Json]]) -> tuple[Chart, ...]:
+    recalls: dict[str, list[tuple[int, float, float | None]]] = {}
+    accepted: dict[str, list[tuple[int, float, float | None]]] = {}
     for one in rounds:
         for suite, summary in one.get("held_out", {}).items():
             recalls.setdefault(task_label(suite), []).append((
@@ -100,5 +101,5 @@ def _charts(rounds: Sequence[Mapping[str, Any]]) -> tuple[Chart, ...]:
     )
 
 
-def _recall(summary: Mapping[str, Any] | None) -> str:
+def _recall(summary: Mapping[str, Json] | None) -> str:
     return score_tables.with_error(summary["recall"], summary.get("recall_se"), 3) if summary else "-"

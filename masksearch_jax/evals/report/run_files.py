@@ -1,19 +1,19 @@
 """Read the files of a run for a report. Errors name the file that cannot be read."""
 
 from pathlib import Path
-from typing import Any
 
 from masksearch_jax.runtime.json_files import parse_json, read_json_object
+from masksearch_jax.runtime.types import JsonObject
 
 
-def json_object(path: Path) -> dict[str, Any] | None:
+def json_object(path: Path) -> JsonObject | None:
     """Return the object in a JSON file, None if there is no file. Raises ValueError that names a damaged file."""
     if not path.exists():
         return None
     return read_json_object(path, "remove it and run its stage again")
 
 
-def metric_rows(path: Path) -> list[dict[str, Any]]:
+def metric_rows(path: Path) -> list[JsonObject]:
     """Return the rows of a metrics.jsonl; [] if there is no file.
 
     An incomplete last line, which a running stage may be writing, is left out. Raises ValueError that names any other

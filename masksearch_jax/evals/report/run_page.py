@@ -3,11 +3,11 @@
 import datetime
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from masksearch_jax.evals.report import curves, episode_samples, preparation_tables, score_tables, summary_table
 from masksearch_jax.evals.report.run_files import json_object, metric_rows, stage_folders
 from masksearch_jax.evals.report.sections import Page, Section
+from masksearch_jax.runtime.types import Json
 
 _X = {"dapo": "iteration"}
 
@@ -47,7 +47,7 @@ def run_page(workdir: Path) -> Page:
     )
 
 
-def facts(workdir: Path, report: Mapping[str, Any], stages: Sequence[Path]) -> tuple[tuple[str, str], ...]:
+def facts(workdir: Path, report: Mapping[str, Json], stages: Sequence[Path]) -> tuple[tuple[str, str], ...]:
     """Return (name, value) pairs of what was run and when. A stage's times are those of its first and last row, UTC."""
     found = [("seed", str(report["seed"]))] if "seed" in report else []
     for stage in stages:
@@ -68,12 +68,12 @@ def facts(workdir: Path, report: Mapping[str, Any], stages: Sequence[Path]) -> t
     return tuple(found)
 
 
-def moment(row: Mapping[str, Any]) -> str:
+def moment(row: Mapping[str, Json]) -> str:
     """Return the time of a row of metrics.jsonl in UTC, such as '2026-11-27 00:31'."""
     return datetime.datetime.fromtimestamp(row.get("time", 0.0), datetime.UTC).strftime("%Y-%m-%d %H:%M")
 
 
-def period(first: Mapping[str, Any], last: Mapping[str, Any]) -> str:
+def period(first: Mapping[str, Json], last: Mapping[str, Json]) -> str:
     """Return a period such as '2026-11-27 00:31 to 00:34 UTC'. The end has its own date if that differs."""
     start, end = moment(first), moment(last)
     return f"{start} to {end.removeprefix(start[:11])} UTC"
@@ -122,5 +122,5 @@ def sample_section(policies: Mapping[str, score_tables.Policy]) -> Section | Non
     return Section("Sample trajectories", text=(text,), episodes=found) if found else None
 
 
-def settings_section(settings: Mapping[str, Any]) -> Section | None:
+def settings_section(settings: Mapping[str, Json]) -> Section | None:
     return Section("Settings", settings=settings) if settings else None

@@ -5,9 +5,9 @@ from the rows.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from masksearch_jax.data.records import masks_of
 from masksearch_jax.evals import runner
@@ -16,6 +16,7 @@ from masksearch_jax.evals.report.run_files import json_object
 from masksearch_jax.evals.report.sections import Chart, Curve, Table
 from masksearch_jax.evals.report.task_labels import task_label
 from masksearch_jax.evals.runner import Row
+from masksearch_jax.runtime.types import Json
 
 _SCORES = (("recall", 3), ("em", 3), ("f1", 3), ("format", 3), ("hit", 3), ("searches", 2), ("tokens", 1))
 _TITLES = {"em": "EM", "f1": "F1"}
@@ -31,7 +32,7 @@ class Policy:
 
     name: str
     label: str
-    scores: Mapping[str, Mapping[str, Any]]
+    scores: Mapping[str, Mapping[str, Json]]
     rows: Sequence[Row]
 
     def of_suite(self, suite: str) -> list[Row]:
@@ -136,7 +137,7 @@ def gain_table(policies: Sequence[Policy], suite: str) -> Table | None:
     for policy in others:
         theirs = policy.of_suite(suite)
         if mine and {row.task_id for row in theirs} == {row.task_id for row in mine}:
-            cells = [_gain(lambda score, a=theirs: runner.compare(a, mine, score), score) for score in ("recall", "em")]
+            cells = [_gain(functools.partial(runner.compare, theirs, mine), score) for score in ("recall", "em")]
             rows.append((f"{last.label} − {policy.label}", *cells, str(len(mine))))
     title = f"Differences, paired by task: {task_label(suite)}"
     return Table(title, ("policies", "recall", "EM", "tasks"), tuple(rows), "± standard error") if rows else None

@@ -5,7 +5,8 @@ All text is plain text. html_page escapes it.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+
+from masksearch_jax.runtime.types import Json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +103,7 @@ class Section:
     tables: tuple[Table, ...] = ()
     charts: tuple[Chart, ...] = ()
     episodes: tuple[Episode, ...] = ()
-    settings: Mapping[str, Any] | None = None
+    settings: Mapping[str, Json] | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -37,10 +37,10 @@ def sections(workdir: Path) -> list[Section | None]:
             if rows := metric_rows(stage / "metrics.jsonl"):
                 logs.setdefault(stage.name, {}).setdefault("mean over seeds", []).append(rows)
     found_sections = [_results(of_seeds)]
-    for stage, found in logs.items():
-        if charts := curves.compared(found, "iteration" if stage == "dapo" else "step"):
+    for name, found in logs.items():
+        if charts := curves.compared(found, "iteration" if name == "dapo" else "step"):
             text = (f"Mean over {len(found['mean over seeds'])} seeds; the band is the 95 % interval.",)
-            found_sections.append(Section(f"Training: {stage}", text, charts=charts))
+            found_sections.append(Section(f"Training: {name}", text, charts=charts))
     first = next((own for own in of_seeds if own), {})
     found_sections.append(sample_section({policy.label: policy for policy in first.values()}))
     found_sections.append(preparation_tables.section(folders[0]))
@@ -65,17 +65,19 @@ def _results(of_seeds: Sequence[Mapping[str, score_tables.Policy]]) -> Section |
     table = Table("Held-out recall", ("policy", *map(task_label, suites)), rows, note)
     charts = []
     for suite in suites:
-        own = {name: one[suite] for name, one in found.items() if one[suite]}
+        measured = {name: over for name, one in found.items() if (over := one[suite])}
         bars = Curve(
-            suite, tuple(map(float, range(len(own)))), tuple(o["mean"] for o in own.values()),
-            tuple(o["half_width"] for o in own.values()),
+            suite, tuple(map(float, range(len(measured)))), tuple(o["mean"] for o in measured.values()),
+            tuple(o["half_width"] for o in measured.values()),
         )  # fmt: skip
         title = f"{task_label(suite)} (95 % intervals)"
-        charts.append(Chart(title, "token recall", "", (bars,), "bars", tuple(labels[name] for name in own)))
+        charts.append(Chart(title, "token recall", "", (bars,), "bars", tuple(labels[name] for name in measured)))
     return Section("Results", tables=(table,), charts=tuple(charts))
 
 
-def _over_seeds(of_seeds: Sequence[Mapping[str, score_tables.Policy]], name: str, suite: str) -> dict | None:
+def _over_seeds(
+    of_seeds: Sequence[Mapping[str, score_tables.Policy]], name: str, suite: str
+) -> intervals.Interval | None:
     """Return the mean and interval (evals.intervals) of a policy's recall on a suite; None if no seed has it."""
     values = [own[name].scores[suite]["recall"] for own in of_seeds if name in own and suite in own[name].scores]
     return intervals.mean(values) if values else None

@@ -6,7 +6,8 @@ Enters: summaries of evals.runner by policy, in the order to show. Leaves: plain
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+
+from masksearch_jax.runtime.types import Json, JsonObject
 
 # The policies of report.json. Each entry must hold SCORES.
 POLICIES = ("untrained", "one_search", "sft", "sft_more", "dapo")
@@ -40,7 +41,7 @@ LABELS = {
 }
 
 
-def table(scores: Mapping[str, Mapping[str, Any] | None], title: str = "") -> str:
+def table(scores: Mapping[str, Mapping[str, Json] | None], title: str = "") -> str:
     """Return a plain-text table with one line per policy; a policy without a summary (None) shows dashes.
 
     scores: name -> `runner.summarise`. Recall is shown with its standard error if the summary has one.
@@ -56,7 +57,7 @@ def table(scores: Mapping[str, Mapping[str, Any] | None], title: str = "") -> st
     return aligned(lines, title)
 
 
-def benchmark_table(by_policy: Mapping[str, Mapping[str, Any] | None], title: str = "") -> str:
+def benchmark_table(by_policy: Mapping[str, Mapping[str, Json] | None], title: str = "") -> str:
     """Return a plain-text table of recall x 100, one line per policy and one column per benchmark, as in Table 2.
 
     The last column is the mean. by_policy: {policy: {benchmark's title: `runner.summarise`}}, with the same benchmarks
@@ -74,7 +75,7 @@ def benchmark_table(by_policy: Mapping[str, Mapping[str, Any] | None], title: st
     return aligned(lines, title)
 
 
-def by_kind_table(scores: Mapping[str, Mapping[str, Any] | None], title: str = "") -> str:
+def by_kind_table(scores: Mapping[str, Mapping[str, Json] | None], title: str = "") -> str:
     """Return a plain-text table of recall by kind of span, one line per policy."""
     kinds = sorted({kind for summary in scores.values() if summary for kind in summary["by_kind"]})
     lines = [["policy", *kinds]]
@@ -86,13 +87,13 @@ def by_kind_table(scores: Mapping[str, Mapping[str, Any] | None], title: str = "
 
 def write_report(
     path: Path | str,
-    scores: Mapping[str, Mapping[str, Any] | None],
-    per_masks: Mapping[str, Any],
+    scores: Mapping[str, Mapping[str, Json] | None],
+    per_masks: Mapping[str, Json],
     seed: int,
     wall_seconds: float,
-    config: Mapping[str, Any],
-    extra: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
+    config: Mapping[str, Json],
+    extra: Mapping[str, Json] | None = None,
+) -> JsonObject:
     """Write report.json atomically, and return its content.
 
     scores: a summary for each of POLICIES, None if that policy was not evaluated. per_masks: the same for each
@@ -126,10 +127,10 @@ def aligned(lines: list[list[str]], title: str) -> str:
     return "\n".join([*([title] if title else []), text[0], rule, *text[1:]])
 
 
-def _cell(summary: Mapping[str, Any] | None, key: str) -> str:
-    value = summary.get(key) if summary else None
-    if value is None:
+def _cell(summary: Mapping[str, Json] | None, key: str) -> str:
+    if not summary or summary.get(key) is None:
         return "-"
+    value = summary[key]
     if key == "recall" and summary.get("recall_se") is not None:
         return f"{value:.3f} ±{summary['recall_se']:.3f}"
     digits = {"episodes": 0, "tokens": 1, "searches": 2}.get(key, 3)

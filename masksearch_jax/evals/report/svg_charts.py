@@ -8,9 +8,14 @@ chart is drawn.
 import io
 import itertools
 import re
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from masksearch_jax.evals.report.sections import Chart
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.typing import RcKeyType
 
 COLOURS = 8
 _INK, _RULE = "#010101", "#020202"
@@ -31,7 +36,7 @@ def svg(chart: Chart, key: str) -> str:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError("report.html needs matplotlib: pip install -c launch/constraints.txt '.[report]'") from error
-    settings = {
+    settings: dict[RcKeyType, object] = {
         "svg.fonttype": "none", "svg.hashsalt": key, "text.parse_math": False, "font.size": 8, "text.color": _INK,
         "axes.edgecolor": _INK, "axes.labelcolor": _INK, "xtick.color": _INK, "ytick.color": _INK, "grid.color": _RULE,
         "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.6, "lines.linewidth": 1.3,
@@ -65,11 +70,11 @@ def _colour(index: int) -> str:
     return f"#0301{index % COLOURS:02x}"
 
 
-def _lines(axes: Any, chart: Chart) -> None:
+def _lines(axes: "Axes", chart: Chart) -> None:
     for index, curve in enumerate(chart.curves):
-        style = {"color": _colour(index), "linestyle": _STYLES[index % len(_STYLES)]}
+        colour, style = _colour(index), _STYLES[index % len(_STYLES)]
         marker = "o" if len(curve.x) <= 12 else None
-        axes.plot(curve.x, curve.y, label=curve.label, marker=marker, markersize=3, **style)
+        axes.plot(curve.x, curve.y, label=curve.label, marker=marker, markersize=3, color=colour, linestyle=style)
         if curve.half_width and any(width is not None for width in curve.half_width):
             low = [y - (width or 0.0) for y, width in zip(curve.y, curve.half_width, strict=True)]
             high = [y + (width or 0.0) for y, width in zip(curve.y, curve.half_width, strict=True)]
@@ -80,19 +85,19 @@ def _lines(axes: Any, chart: Chart) -> None:
         axes.yaxis.set_minor_formatter("")
     whole = [x for curve in chart.curves for x in curve.x]
     if all(x == int(x) for x in whole):
-        axes.xaxis.get_major_locator().set_params(integer=True, nbins=6)
+        axes.locator_params(axis="x", integer=True, nbins=6)
     axes.grid(True, linewidth=0.5)
 
 
-def _stack(axes: Any, chart: Chart) -> None:
+def _stack(axes: "Axes", chart: Chart) -> None:
     parts, labels = [curve.y for curve in chart.curves], [curve.label for curve in chart.curves]
     colours = [_colour(index) for index in range(len(parts))]
     axes.stackplot(chart.curves[0].x, parts, labels=labels, colors=colours, alpha=0.75, linewidth=0)
-    axes.xaxis.get_major_locator().set_params(integer=True, nbins=6)
+    axes.locator_params(axis="x", integer=True, nbins=6)
     axes.margins(0)
 
 
-def _bars(axes: Any, chart: Chart) -> None:
+def _bars(axes: "Axes", chart: Chart) -> None:
     thick = 0.8 / len(chart.curves)
     for index, curve in enumerate(chart.curves):
         at = [x + (index - (len(chart.curves) - 1) / 2) * thick for x in curve.x]
@@ -112,7 +117,7 @@ def _for_page(text: str, title: str, key: str) -> str:
     text = text[text.index("<svg") :].strip()
     text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", text, flags=re.DOTALL)
     head, rest = text.split(">", 1)
-    view = re.search(r'viewBox="[^"]*"', head).group(0)
+    view = re.findall(r'viewBox="[^"]*"', head)[0]
     rest = rest.replace("xlink:href", "href")
     rest = _NUMBERS.sub(lambda match: re.sub(r"\d+\.\d{3,}", lambda n: f"{float(n[0]):.2f}", match[0]), rest)
     rest = re.sub(r"font: (?:\w+ )*?([\d.]+px) [^;\"]*", r"font-size: \1", rest)
@@ -129,6 +134,6 @@ def _for_page(text: str, title: str, key: str) -> str:
     return f'<svg {view} role="img" aria-label="{label}">{rest}'
 
 
-def keys() -> Any:
+def keys() -> Iterator[str]:
     """Yield 'c1', 'c2', ..: a key for each chart of a page."""
     return (f"c{number}" for number in itertools.count(1))

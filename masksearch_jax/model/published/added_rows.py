@@ -8,7 +8,6 @@ A model may be published with more rows than its tokenizer has tokens; new token
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +15,7 @@ from jax.sharding import Mesh
 
 from masksearch_jax.model import transformer
 from masksearch_jax.model.config import ModelConfig
+from masksearch_jax.runtime.types import Params
 
 # A number of rows that grows becomes a multiple of this, whatever the mesh, so that a checkpoint can be read on another
 # mesh.
@@ -29,8 +29,8 @@ def rows_for(published: int, new_ids: Sequence[int]) -> int:
 
 
 def extend_embeddings(
-    cfg: ModelConfig, params: Any, former_ids: Mapping[int, Sequence[int]], mesh: Mesh, rows: int
-) -> tuple[ModelConfig, Any]:
+    cfg: ModelConfig, params: Params, former_ids: Mapping[int, Sequence[int]], mesh: Mesh, rows: int
+) -> tuple[ModelConfig, Params]:
     """Return the ModelConfig and the parameters with `rows` embedding rows, in the TRAIN layout.
 
     former_ids: {id of a new token: the ids whose rows are averaged, in float32}. Other added rows are padding and get

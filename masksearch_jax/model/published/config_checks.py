@@ -5,7 +5,8 @@ them.
 """
 
 from collections.abc import Mapping
-from typing import Any
+
+from masksearch_jax.runtime.types import Json
 
 _SWITCHES = ("tie_word_embeddings", "use_sliding_window")
 _COUNTS = ("sliding_window", "max_window_layers", "sliding_window_pattern", "_sliding_window_pattern")
@@ -27,7 +28,7 @@ _LARGEST = 2**31 - 1  # positions are int32
 _BEYOND = 1e30
 
 
-def check(config: Mapping[str, Any], family: str, source: str) -> None:
+def check(config: Mapping[str, Json], family: str, source: str) -> None:
     """Raise ValueError for a setting of the wrong kind and for one that the decoder does not compute.
 
     family: one of transformers' model types. source: the file's name; each message starts with it, and names the
@@ -51,7 +52,7 @@ def check(config: Mapping[str, Any], family: str, source: str) -> None:
         _check_rope(config.get(key), key, family, source)
 
 
-def _check_number(value: Any, key: str, source: str, zero: bool = False) -> None:
+def _check_number(value: Json, key: str, source: str, zero: bool = False) -> None:
     if value is None:
         return
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -59,7 +60,7 @@ def _check_number(value: Any, key: str, source: str, zero: bool = False) -> None
         raise _wrong(source, key, value, "a number from 0" if zero else "a number above 0")
 
 
-def _check_layers(kinds: Any, layers: Any, family: str, source: str) -> None:
+def _check_layers(kinds: Json, layers: Json, family: str, source: str) -> None:
     if kinds is None:
         return
     if not isinstance(kinds, list):
@@ -72,7 +73,7 @@ def _check_layers(kinds: Any, layers: Any, family: str, source: str) -> None:
             raise ValueError(f"{source}: layer_types[{index}] = {kind!r}; a {family} model has {' or '.join(known)}.")
 
 
-def _check_rope(rope: Any, key: str, family: str, source: str) -> None:
+def _check_rope(rope: Json, key: str, family: str, source: str) -> None:
     """Raise ValueError for rotary settings in a form that this family does not have.
 
     Rotary settings are one object for all layers; only the rope_parameters of Gemma 3 hold one object per kind of
@@ -98,5 +99,5 @@ def _check_rope(rope: Any, key: str, family: str, source: str) -> None:
         raise _wrong(source, f"{key}.{name}", rope[name], "a count")
 
 
-def _wrong(source: str, key: str, value: Any, wanted: str) -> ValueError:
+def _wrong(source: str, key: str, value: Json, wanted: str) -> ValueError:
     return ValueError(f"{source} holds a value of the wrong kind: {key} = {value!r:.100}, where {wanted} belongs.")

@@ -12,7 +12,6 @@ import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -23,6 +22,7 @@ from masksearch_jax.model.config import ModelConfig
 from masksearch_jax.model.published import families
 from masksearch_jax.model.published.load import Tensor, tensors
 from masksearch_jax.model.published.safetensors_files import DTYPES, INDEX
+from masksearch_jax.runtime.types import JsonObject, Params, Pytree
 
 # Other files of a model folder that a user of the model needs.
 COMPANIONS = (
@@ -79,20 +79,21 @@ def save_pretrained(
         index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(places.items()))}
         (part / INDEX).write_text(json.dumps(index, indent=1))
     (part / "config.json").write_text(json.dumps(config, indent=1))
-    for companions in filter(None, (like, tokenizer)):
-        copy_companions(companions, part)
+    for companions in (like, tokenizer):
+        if companions:
+            copy_companions(companions, part)
     if folder.exists():
         folder.rmdir()
     part.rename(folder)
 
 
-def save_tensors(path: Path, params: Any, held: list[Tensor], dtype: str) -> None:
+def save_tensors(path: Path, params: Params, held: list[Tensor], dtype: str) -> None:
     """Write the arrays of `held` to one safetensors file: header length (8 bytes), JSON header, the tensors' bytes.
 
     This writes one tensor at a time; the library's own writer needs all tensors of a file in memory at once.
     """
     code = next(code for code, known in DTYPES.items() if known == np.dtype(dtype))
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    header: JsonObject = {"__metadata__": {"format": "pt"}}
     offset = 0
     for tensor in held:
         size = math.prod(tensor.file_shape) * np.dtype(dtype).itemsize
@@ -140,7 +141,7 @@ def _plan(wanted: list[Tensor], itemsize: int, shard_bytes: int) -> Mapping[str,
 
 def _whole(params: transformer.Params, tensor: Tensor, dtype: str) -> np.ndarray:
     """Return one tensor as the file holds it, assembled on the host; on the mesh every device would get a copy."""
-    array = params
+    array: Pytree = params
     for key in tensor.path:
         array = array[key]
     if tensor.layer is not None:

@@ -8,14 +8,14 @@ Left out: weights (load.py and export.py).
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 from masksearch_jax.model.config import ModelConfig, from_config
 from masksearch_jax.model.published import config_checks
+from masksearch_jax.runtime.types import Json, JsonObject, Setting
 
 # The fields that define a family beside its sizes. `to_hf` tries the families in this order.
 _GEMMA = {"mlp": "geglu", "post_norms": True, "norm_plus_one": True, "scale_embeddings": True}
-_TRAITS: dict[str, dict[str, Any]] = {
+_TRAITS: dict[str, JsonObject] = {
     "qwen2": {"mlp": "swiglu", "qkv_bias": True},
     "qwen3": {"mlp": "swiglu", "qk_norm": True},
     "llama": {"mlp": "swiglu"},
@@ -32,7 +32,7 @@ _ARCHITECTURES = {
 # The values that the classes of transformers take for settings that a config.json leaves out, as that of the published
 # Gemma 3 with vision does.
 _HF_GEMMA = {"head_dim": 256, "query_pre_attn_scalar": 256, "sliding_window": 4096, "tie_word_embeddings": True}
-_HF_DEFAULTS: dict[str, dict[str, Any]] = {
+_HF_DEFAULTS: dict[str, JsonObject] = {
     "qwen2": {},
     "qwen3": {"head_dim": 128},
     "llama": {},
@@ -55,7 +55,7 @@ _ACTIVATIONS = {"swiglu": ("silu", "swish"), "geglu": ("gelu_pytorch_tanh",)}
 RUN_FIELDS = ("dtype", "param_dtype", "remat", "attention", "scan_unroll")
 
 
-def from_hf(config: Mapping[str, Any], source: str = "config.json", **override: Any) -> ModelConfig:
+def from_hf(config: Mapping[str, Json], source: str = "config.json", **override: Setting) -> ModelConfig:
     """Return the `ModelConfig` of a published config.json.
 
     source: the file's name, for messages. override: values of RUN_FIELDS; the layer scan is not unrolled by default.
@@ -109,12 +109,14 @@ def _from_hf(config, source, override):
         raise ValueError(f"{source}: {error}") from error
 
 
-def text_config(config: Mapping[str, Any]) -> dict[str, Any]:
+def text_config(config: Mapping[str, Json]) -> JsonObject:
     """Return the language model's part of a config.json: all of it, unless it is that of a Gemma 3 with vision."""
     if config.get("model_type") != "gemma3":
         return dict(config)
-    shared = ("bos_token_id", "eos_token_id", "pad_token_id", "dtype", "torch_dtype")
-    shared += ("tie_word_embeddings", "quantization_config")
+    shared = (
+        "bos_token_id", "eos_token_id", "pad_token_id", "dtype", "torch_dtype", "tie_word_embeddings",
+        "quantization_config",
+    )  # fmt: skip
     outer = {k: config[k] for k in shared if k in config}
     return {**outer, **config.get("text_config", {}), "model_type": "gemma3_text"}
 
@@ -204,7 +206,7 @@ def _kind(rope):
     return rope.get("rope_type") or rope.get("type") or "default"
 
 
-def to_hf(cfg: ModelConfig, dtype: str, like: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def to_hf(cfg: ModelConfig, dtype: str, like: Mapping[str, Json] | None = None) -> JsonObject:
     """Return a config.json from which transformers (4.53 and later) builds the same model.
 
     dtype: the dtype of the weights beside it. like: the config.json that the weights came from. What ModelConfig has no
@@ -309,7 +311,7 @@ NAMES = tuple(_SIZES)
 _LLAMA3_FACTOR = {"llama3.1-8b": 8.0, "llama3.2-1b": 32.0, "llama3.2-3b": 32.0}
 
 
-def named(name: str, **override: Any) -> ModelConfig:
+def named(name: str, **override: Setting) -> ModelConfig:
     """Return the `ModelConfig` of a published size, such as 'qwen2.5-7b'. override: any of its fields.
 
     Raises ValueError for a name that is not in NAMES or an override that is not a field.

@@ -13,7 +13,8 @@ mixtures of experts; both are refused by name.
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TypeVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -21,6 +22,9 @@ from safetensors.numpy import save_file
 
 from masksearch_jax.model.published import gguf_tokenizer
 from masksearch_jax.runtime import json_files
+from masksearch_jax.runtime.types import Json, JsonObject
+
+_Number = TypeVar("_Number", int, float)
 
 # general.architecture -> (model_type, architectures) of config.json.
 _FAMILIES = {
@@ -79,7 +83,7 @@ class GgufFile:
             raise ValueError(f"{self.path} is no GGUF file (it begins with {start[:4]!r})")
         try:
             self._reader = library.GGUFReader(self.path)
-            self.metadata: dict[str, Any] = {
+            self.metadata: JsonObject = {
                 name: field.contents() for name, field in self._reader.fields.items() if not name.startswith("GGUF.")
             }
         except Exception as error:  # whatever the library raises for a truncated or damaged file
@@ -93,13 +97,13 @@ class GgufFile:
             raise ValueError(f"{self.path} holds two tensors of one name")
         if int(self.metadata.get("split.count", 1) or 1) > 1:
             raise ValueError(f"{self.path} is one part of several; join them with `llama-gguf-split --merge`")
-        self.architecture = self.metadata.get("general.architecture")
+        self.architecture = str(self.metadata.get("general.architecture"))
         if self.architecture not in _FAMILIES:
             raise ValueError(
                 f"{self.path}: general.architecture={self.architecture!r} is none of {', '.join(_FAMILIES)}"
             )
 
-    def value(self, name: str, kind: type = int) -> Any:
+    def value(self, name: str, kind: type[_Number] = int) -> _Number:
         """Return `<architecture>.<name>` as `kind`; raise ValueError that names what is missing or ill-typed."""
         found = self.metadata.get(f"{self.architecture}.{name}")
         if not isinstance(found, int | float) or isinstance(found, bool):
@@ -121,7 +125,7 @@ class GgufFile:
         return np.asarray(values, np.float32).reshape(self.shapes[name])
 
 
-def convert_gguf(source: Path | str, target: Path, dtype: str = "float32") -> dict[str, Any]:
+def convert_gguf(source: Path | str, target: Path, dtype: str = "float32") -> JsonObject:
     """Write the folder `target` for a GGUF file, and return its config.json.
 
     dtype: the dtype of the weights written, one of model.config.DTYPES; 'float32' keeps the dequantised values exactly.
@@ -145,7 +149,7 @@ def convert_gguf(source: Path | str, target: Path, dtype: str = "float32") -> di
     return config
 
 
-def hf_config(file: GgufFile) -> dict[str, Any]:
+def hf_config(file: GgufFile) -> JsonObject:
     """Return the config.json of a GGUF file's model, in the spelling of transformers 4 and 5."""
     model_type, architecture = _FAMILIES[file.architecture]
     if file.has("expert_count") and file.value("expert_count"):
@@ -154,7 +158,7 @@ def hf_config(file: GgufFile) -> dict[str, Any]:
     head_dim = file.value("attention.key_length") if file.has("attention.key_length") else embed // heads
     if "token_embd.weight" not in file.shapes:
         raise ValueError(f"{file.path} has no tensor token_embd.weight")
-    config = {
+    config: JsonObject = {
         "architectures": [architecture],
         "model_type": model_type,
         "vocab_size": file.shapes["token_embd.weight"][0],
@@ -213,13 +217,13 @@ def _special_ids(file: GgufFile) -> dict[str, int]:
     return found
 
 
-def _end_ids(file: GgufFile, config: Mapping[str, Any]) -> list[int]:
+def _end_ids(file: GgufFile, config: Mapping[str, Json]) -> list[int]:
     """Return the ids that end a text or a turn; a chat model's file names the end of a turn separately."""
     turn = file.metadata.get("tokenizer.ggml.eot_token_id")
     return sorted({config["eos_token_id"], *([] if turn is None else [int(turn)])})
 
 
-def _rope_scaling(file: GgufFile, head_dim: int) -> dict[str, Any] | None:
+def _rope_scaling(file: GgufFile, head_dim: int) -> JsonObject | None:
     """Return rope_scaling, from the metadata (linear) or from the tensor of factors (Llama 3.1 and later)."""
     if _ROPE_FACTORS in file.shapes:
         return _llama3_scaling(file, head_dim)
@@ -232,7 +236,7 @@ def _rope_scaling(file: GgufFile, head_dim: int) -> dict[str, Any] | None:
     return {"rope_type": "linear", "factor": factor}
 
 
-def _llama3_scaling(file: GgufFile, head_dim: int) -> dict[str, Any]:
+def _llama3_scaling(file: GgufFile, head_dim: int) -> JsonObject:
     """Return the Llama 3 scaling whose factors the file holds.
 
     The file's factors are 1 for high frequencies, `factor` for low ones, and in between for the others. So the largest
@@ -250,7 +254,7 @@ def _llama3_scaling(file: GgufFile, head_dim: int) -> dict[str, Any]:
     return scaling
 
 
-def llama3_factors(base: float, head_dim: int, scaling: Mapping[str, Any]) -> np.ndarray:
+def llama3_factors(base: float, head_dim: int, scaling: Mapping[str, Json]) -> np.ndarray:
     """Return float32 [head_dim / 2]: the divisor of each rotary frequency under Llama 3's scaling."""
     wavelength = 2 * np.pi * base ** (np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
     length, low, high = (
@@ -260,7 +264,7 @@ def llama3_factors(base: float, head_dim: int, scaling: Mapping[str, Any]) -> np
     return (1.0 / ((1.0 - smooth) / scaling["factor"] + smooth)).astype(np.float32)
 
 
-def _names(file: GgufFile, config: Mapping[str, Any]) -> dict[str, str]:
+def _names(file: GgufFile, config: Mapping[str, Json]) -> dict[str, str]:
     """Return {tensor name in the file: name in the folder}; raise ValueError for missing, unknown or misshapen ones."""
     layer = _GEMMA_LAYER if file.architecture == "gemma3" else _LAYER
     names = {}
@@ -287,7 +291,7 @@ def _names(file: GgufFile, config: Mapping[str, Any]) -> dict[str, str]:
     return names
 
 
-def _gguf_names(layer: Mapping[str, str], config: Mapping[str, Any]) -> dict[str, str]:
+def _gguf_names(layer: Mapping[str, str], config: Mapping[str, Json]) -> dict[str, str]:
     names = dict(_TOP)
     for i in range(config["num_hidden_layers"]):
         for ours, theirs in layer.items():
@@ -295,7 +299,7 @@ def _gguf_names(layer: Mapping[str, str], config: Mapping[str, Any]) -> dict[str
     return names
 
 
-def _expected_shapes(architecture: str, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+def _expected_shapes(architecture: str, config: Mapping[str, Json]) -> dict[str, tuple[int, ...]]:
     embed, ff, head_dim = config["hidden_size"], config["intermediate_size"], config["head_dim"]
     query, keys = config["num_attention_heads"] * head_dim, config["num_key_value_heads"] * head_dim
     shapes: dict[str, tuple[int, ...]] = {
@@ -327,7 +331,7 @@ def _expected_shapes(architecture: str, config: Mapping[str, Any]) -> dict[str, 
     return shapes
 
 
-def _weights(file: GgufFile, names: Mapping[str, str], config: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
+def _weights(file: GgufFile, names: Mapping[str, str], config: Mapping[str, Json]) -> Iterator[tuple[str, np.ndarray]]:
     for name, hf in names.items():
         array = file.tensor(name)
         if file.architecture == "llama" and ".attn_q." in name:
@@ -347,7 +351,7 @@ def _rotary_halves(rows: np.ndarray, heads: int) -> np.ndarray:
     return rows.reshape(heads, dim, 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
 
 
-def _present(config: Mapping[str, Any], *names: str) -> dict[str, Any]:
+def _present(config: Mapping[str, Json], *names: str) -> JsonObject:
     return {name: config[name] for name in names if name in config}
 
 
@@ -355,7 +359,7 @@ def _more(names: list[str]) -> str:
     return f" and {len(names) - 1} more" if len(names) > 1 else ""
 
 
-def _library() -> Any:
+def _library() -> ModuleType:
     try:
         import gguf
     except ImportError:

@@ -8,7 +8,8 @@ and so gives SmolLM2's "  1955" other ids than its published tokenizer.json does
 """
 
 from collections.abc import Mapping
-from typing import Any
+
+from masksearch_jax.runtime.types import Json, JsonObject
 
 # Kinds of token in `tokenizer.ggml.token_type`.
 _CONTROL, _USER_DEFINED, _BYTE = 3, 4, 6
@@ -29,7 +30,7 @@ _SPLITTERS = {
 }
 
 
-def tokenizer_files(metadata: Mapping[str, Any], source: str) -> dict[str, Any]:
+def tokenizer_files(metadata: Mapping[str, Json], source: str) -> JsonObject:
     """Return the tokenizer's files as {name: JSON value}.
 
     source: the GGUF file's name, for messages. Raises ValueError for a tokenizer that is incomplete or of another kind.
@@ -60,7 +61,7 @@ def tokenizer_files(metadata: Mapping[str, Any], source: str) -> dict[str, Any]:
     return {"tokenizer.json": content, "tokenizer_config.json": _config(metadata, tokens, source)}
 
 
-def _byte_level(metadata: Mapping[str, Any], tokens: list[str], source: str) -> tuple[dict, dict]:
+def _byte_level(metadata: Mapping[str, Json], tokens: list[str], source: str) -> tuple[dict, dict]:
     pre = metadata.get("tokenizer.ggml.pre", "default")
     if pre not in _SPLITTERS:
         raise ValueError(f"{source}: tokenizer.ggml.pre={pre!r} is none of {', '.join(_SPLITTERS)}")
@@ -83,7 +84,7 @@ def _byte_level(metadata: Mapping[str, Any], tokens: list[str], source: str) -> 
     }
 
 
-def _sentencepiece(metadata: Mapping[str, Any], tokens: list[str], kinds: list[int], source: str) -> tuple[dict, dict]:
+def _sentencepiece(metadata: Mapping[str, Json], tokens: list[str], kinds: list[int], source: str) -> tuple[dict, dict]:
     if metadata.get("tokenizer.ggml.add_space_prefix", True):
         raise ValueError(
             f"{source}: its tokenizer puts a space before every text (Llama 2), so that tokens depend on where a text "
@@ -119,7 +120,7 @@ def _merges(vocabulary: Mapping[str, int], scores: list[float]) -> list[list[str
     return [[left, right] for *_, left, right in sorted(found)]
 
 
-def _post_processor(metadata: Mapping[str, Any], tokens: list[str], source: str) -> dict[str, Any] | None:
+def _post_processor(metadata: Mapping[str, Json], tokens: list[str], source: str) -> JsonObject | None:
     if metadata.get("tokenizer.ggml.add_eos_token"):
         raise ValueError(f"{source}: its tokenizer appends a token to a text, so nothing can follow it")
     if not metadata.get("tokenizer.ggml.add_bos_token"):
@@ -137,7 +138,7 @@ def _post_processor(metadata: Mapping[str, Any], tokens: list[str], source: str)
     }
 
 
-def _config(metadata: Mapping[str, Any], tokens: list[str], source: str) -> dict[str, Any]:
+def _config(metadata: Mapping[str, Json], tokens: list[str], source: str) -> JsonObject:
     roles = (("bos", "bos"), ("eos", "eos"), ("padding", "pad"), ("unknown", "unk"))
     named = {f"{role}_token": _special(metadata, key, tokens, source) for key, role in roles}
     return {
@@ -148,7 +149,7 @@ def _config(metadata: Mapping[str, Any], tokens: list[str], source: str) -> dict
     }
 
 
-def _special(metadata: Mapping[str, Any], key: str, tokens: list[str], source: str) -> str | None:
+def _special(metadata: Mapping[str, Json], key: str, tokens: list[str], source: str) -> str | None:
     name = f"tokenizer.ggml.{key}_token_id"
     value = metadata.get(name)
     if value is None:
@@ -158,7 +159,7 @@ def _special(metadata: Mapping[str, Any], key: str, tokens: list[str], source: s
     return tokens[int(value)]
 
 
-def _list(metadata: Mapping[str, Any], name: str, source: str) -> list[Any]:
+def _list(metadata: Mapping[str, Json], name: str, source: str) -> list[Json]:
     found = metadata.get(f"tokenizer.ggml.{name}")
     if not isinstance(found, list) or not found:
         raise ValueError(f"{source} has no tokenizer.ggml.{name}")

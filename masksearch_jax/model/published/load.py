@@ -10,7 +10,6 @@ import dataclasses
 import functools
 import math
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +22,7 @@ from masksearch_jax.model.published import families
 from masksearch_jax.model.published.safetensors_files import DTYPES, SINGLE, SafetensorsFiles
 from masksearch_jax.runtime import json_files
 from masksearch_jax.runtime import mesh as mesh_lib
+from masksearch_jax.runtime.types import Params, Pytree, Setting
 
 # Bytes of a file mapped into memory at a time: mapped pages count as memory of the process until the file is closed.
 _BLOCK_BYTES = 32 << 20
@@ -103,7 +103,7 @@ def tensors(cfg: ModelConfig) -> list[Tensor]:
 
 
 def load_pretrained(
-    folder: Path | str, mesh: Mesh, rules: mesh_lib.Rules = mesh_lib.TRAIN, **override: Any
+    folder: Path | str, mesh: Mesh, rules: mesh_lib.Rules = mesh_lib.TRAIN, **override: Setting
 ) -> tuple[ModelConfig, transformer.Params]:
     """Read a published checkpoint into the sharded layout of `rules`.
 
@@ -119,8 +119,8 @@ def load_pretrained(
 
 
 def load_tensors(
-    folder: Path | str, cfg: ModelConfig, wanted: list[Tensor], abstract: Any, single: str = SINGLE
-) -> Any:
+    folder: Path | str, cfg: ModelConfig, wanted: list[Tensor], abstract: Pytree, single: str = SINGLE
+) -> Params:
     """Return the arrays of `wanted`, read from a folder's safetensors, as a tree like `abstract` (shapes, shardings).
 
     single: the file to read if the folder has no index. Raises FileNotFoundError for a missing file, one ValueError for
@@ -148,7 +148,7 @@ def load_tensors(
     return params
 
 
-def read_config(folder: Path | str, **override: Any) -> ModelConfig:
+def read_config(folder: Path | str, **override: Setting) -> ModelConfig:
     """Return the ModelConfig of a published checkpoint's config.json; arguments and errors as `families.from_hf`."""
     path = Path(folder) / "config.json"
     found = json_files.read_json_object(path, "give the folder that transformers' save_pretrained wrote")

@@ -6,7 +6,6 @@ PEFT's lora_A is our A transposed, [R, inputs], and lora_B our B transposed, [ou
 
 import json
 from pathlib import Path
-from typing import Any
 
 from jax.sharding import Mesh
 
@@ -16,6 +15,7 @@ from masksearch_jax.model.published import export, families
 from masksearch_jax.model.published import load as convert
 from masksearch_jax.runtime import json_files
 from masksearch_jax.runtime import mesh as mesh_lib
+from masksearch_jax.runtime.types import Json, Params
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # Settings of PEFT that do not change what an adapter computes, or that `load` compares itself.
@@ -26,12 +26,12 @@ _FREE = {
 }  # fmt: skip
 # The only values of these settings with which an adapter is plain LoRA on the unchanged base. The initialisations
 # pissa, olora, corda and loftq change the base.
-_PLAIN: dict[str, tuple[Any, ...]] = {
+_PLAIN: dict[str, tuple[Json, ...]] = {
     "bias": ("none", None),
     "init_lora_weights": (True, False, None, "gaussian", "orthogonal", "eva"),
 }
 # The values that every other setting must have, also one that is not known here.
-_OFF = (None, False, {}, [], "")
+_OFF: tuple[Json, ...] = (None, False, {}, [], "")
 
 
 def tensors(cfg: ModelConfig) -> list[convert.Tensor]:
@@ -52,7 +52,7 @@ def tensors(cfg: ModelConfig) -> list[convert.Tensor]:
     return found
 
 
-def save(folder: Path | str, cfg: ModelConfig, adapters: Any, base: str = "", dtype: str = "float32") -> None:
+def save(folder: Path | str, cfg: ModelConfig, adapters: Params, base: str = "", dtype: str = "float32") -> None:
     """Write a folder that `peft.PeftModel.from_pretrained(model, folder)` loads onto the base model.
 
     base: name or folder of the base model, for adapter_config.json. dtype: the dtype of the weights written.
@@ -62,6 +62,7 @@ def save(folder: Path | str, cfg: ModelConfig, adapters: Any, base: str = "", dt
     export.refuse_full(folder)
     families.to_hf(cfg.merged, dtype)  # raises
     wanted = tensors(cfg)
+    assert cfg.lora is not None
     folder.mkdir(parents=True, exist_ok=True)
     export.save_tensors(folder / _WEIGHTS, adapters, wanted, dtype)
     content = {
@@ -80,7 +81,7 @@ def save(folder: Path | str, cfg: ModelConfig, adapters: Any, base: str = "", dt
     (folder / _CONFIG).write_text(json.dumps(content, indent=1))
 
 
-def load(folder: Path | str, cfg: ModelConfig, mesh: Mesh, rules: mesh_lib.Rules = mesh_lib.TRAIN) -> Any:
+def load(folder: Path | str, cfg: ModelConfig, mesh: Mesh, rules: mesh_lib.Rules = mesh_lib.TRAIN) -> Params:
     """Read an adapter of PEFT as the subtree `adapters` of cfg's params, in the layout of `rules`.
 
     Raises FileNotFoundError for a missing file, and ValueError for a rank or alpha other than cfg's, for a kind of

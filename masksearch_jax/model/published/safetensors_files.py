@@ -6,7 +6,6 @@ files beside it are ignored, and shards without an index are refused, since an i
 """
 
 from pathlib import Path
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -118,7 +117,7 @@ def _header(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
         return {name: (tuple(found.get_shape()), found.get_dtype()) for name, found in slices.items()}
 
 
-def _open(path: Path) -> Any:
+def _open(path: Path) -> safetensors.safe_open:
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; weights are read from safetensors files only")
     with path.open("rb") as file:

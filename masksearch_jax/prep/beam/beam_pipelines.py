@@ -18,7 +18,6 @@ import json
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -31,6 +30,7 @@ from masksearch_jax.prep.spans import annotated_passages, rare_terms
 from masksearch_jax.prep.splits import SPLITS, Splits
 from masksearch_jax.prep.tasks import registry, task_export
 from masksearch_jax.prep.wiki import dump_files, dump_reader, languages
+from masksearch_jax.runtime.types import ConfigSection, JsonObject
 from masksearch_jax.text import tokenizer
 
 SETTINGS = "settings.json"
@@ -40,7 +40,7 @@ _IN_PROCESS = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
 _DECIDING = ("dump", "entities", "seed", "skip_bad", "splits", "shares", "passages", "questions", "filters")
 
 
-def check(cfg: Any) -> None:
+def check(cfg: ConfigSection) -> None:
     """Raise ValueError or FileNotFoundError for settings of `beam` that cannot work, before any work is done."""
     settings = cfg.beam
     paths = [] if cfg.dump == preparation.TOY else dump_files.files(cfg.dump)
@@ -104,7 +104,7 @@ class JoinSeen(beam.CombineFn):
 class Workers:
     """The implementation of preparation.Workers with Beam."""
 
-    def __init__(self, cfg: Any, folder: Path | str):
+    def __init__(self, cfg: ConfigSection, folder: Path | str):
         """Open the store of shards; `annotate` raises ValueError if shards made with other settings are in it.
 
         folder: where the shards are kept if cfg.beam.folder is empty, beside the data.
@@ -155,6 +155,7 @@ class Workers:
     ) -> dict[str, dict[str, list[int]]]:
         """Write tasks/, return the counts. The masked passages are exported by shards, questions in this process."""
         work = self._shards
+        assert work is not None  # annotate made them
         job = shards.job_name(tokenizer.load(data_dir).fingerprint, settings)
         files = [str(file.relative_to(data_dir)) for file in _tokenizer_files(data_dir)]
         for file in files:
@@ -272,7 +273,7 @@ def _starts(counts: list[tuple[int, int]]) -> list[int]:
     return [0, *itertools.accumulate(passages for _, passages in sorted(counts))]
 
 
-def _add(stats: dump_reader.DumpStats, parts: list[dict[str, Any]]) -> None:
+def _add(stats: dump_reader.DumpStats, parts: list[JsonObject]) -> None:
     for field in dataclasses.fields(stats):
         if field.type is int:
             setattr(stats, field.name, sum(part[field.name] for part in parts))

@@ -15,6 +15,7 @@ import gzip
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -116,11 +117,12 @@ def by_reading(
     stats = dump_reader.DumpStats()
     parts: list[Part] = []
     waiting = scratch / "part.xml.gz"
-    written, file = 0, None
+    written = 0
+    file: BinaryIO | gzip.GzipFile | None = None
 
-    def finish() -> None:
-        file.write(_TAIL)
-        file.close()
+    def finish(part: BinaryIO | gzip.GzipFile) -> None:
+        part.write(_TAIL)
+        part.close()
         if not store.has(parts[-1].name):
             store.put(waiting, parts[-1].name)
 
@@ -135,10 +137,10 @@ def by_reading(
         written += len(page)
         show(stats.file_bytes)
         if written >= most:
-            finish()
+            finish(file)
             written, file = 0, None
     if file is not None:
-        finish()
+        finish(file)
     store.write("source/done.json", {"parts": [part.name for part in parts], "damaged": stats.bad}, scratch)
     return parts, stats.bad
 

@@ -10,7 +10,12 @@ import os
 import shutil
 import uuid
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
+
+from masksearch_jax.runtime.types import Json
+
+if TYPE_CHECKING:
+    from apache_beam.io.filesystems import FileSystems
 
 _BLOCK = 1 << 22
 
@@ -37,7 +42,7 @@ def open_read(path: str) -> BinaryIO:
     return _systems().open(path, compression_type="uncompressed") if is_remote(path) else open(path, "rb")
 
 
-def _systems() -> Any:
+def _systems() -> "type[FileSystems]":
     from apache_beam.io.filesystems import FileSystems
 
     return FileSystems
@@ -85,14 +90,14 @@ class Store:
             shutil.copyfileobj(source, target, _BLOCK)
         return local
 
-    def read(self, name: str) -> Any:
+    def read(self, name: str) -> Json:
         """Return the content of a JSON file, or None if it does not exist."""
         if not self.has(name):
             return None
         with open_read(self.path(name)) as file:
             return json.loads(file.read())
 
-    def write(self, name: str, content: Any, scratch: Path) -> Any:
+    def write(self, name: str, content: Json, scratch: Path) -> Json:
         """Write a JSON file by way of the local folder `scratch`; return its content."""
         waiting = scratch / f"{uuid.uuid4().hex}.json"
         waiting.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")

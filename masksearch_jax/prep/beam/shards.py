@@ -18,7 +18,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 from masksearch_jax.data import records
 from masksearch_jax.prep import filters
@@ -28,6 +27,7 @@ from masksearch_jax.prep.spans import annotated_passages, candidates, rare_terms
 from masksearch_jax.prep.splits import SPLITS, Splits
 from masksearch_jax.prep.tasks import registry, task_export
 from masksearch_jax.prep.wiki import dump_files, dump_reader
+from masksearch_jax.runtime.types import JsonObject
 
 TERMS = "terms.json"
 # Words are passed on in this many dictionaries: one Beam element per word would take longer than the reading.
@@ -124,7 +124,9 @@ class Shards:
         if self.store.has(marker):
             return index
         terms = self.store.read(TERMS)
-        finder = functools.partial(candidates.find, rare=rare_terms.tester(terms["words"]), language=self.language)
+        finder: candidates.SpanFinder = functools.partial(
+            candidates.find, rare=rare_terms.tester(terms["words"]), language=self.language
+        )
         if self.titles:
             finder = shown_titles.without_title(finder)
         # The repeats of this shard would be enough, but all of them are few.
@@ -191,7 +193,7 @@ def job_name(fingerprint: str, settings: registry.TaskSettings) -> str:
     return f"job-{hashlib.sha256(described.encode()).hexdigest()[:12]}"
 
 
-def total_of(counts: Sequence[dict[str, dict[str, list[int]]]], settings: registry.TaskSettings) -> dict[str, Any]:
+def total_of(counts: Sequence[dict[str, dict[str, list[int]]]], settings: registry.TaskSettings) -> JsonObject:
     """Return the sum over shards of {split: {task: [records of each epoch]}}."""
     totals: dict[str, dict[str, Counter[int]]] = {}
     for name, task, epoch in task_files(settings):

@@ -12,7 +12,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
 
 import tensorflow as tf
 
@@ -21,6 +21,7 @@ from masksearch_jax.prep.spans import candidates
 from masksearch_jax.prep.splits import SPLITS, Splits
 from masksearch_jax.prep.tasks import exchangeable_tokens, registry
 from masksearch_jax.prep.wiki import dump_files, dump_reader, passage_cutting, wikitext
+from masksearch_jax.runtime.types import ConfigSection, JsonObject
 from masksearch_jax.text import tags
 
 PASSAGES = "passages.array_record"
@@ -33,7 +34,7 @@ SAMPLE = 50_000
 Linked = tuple[records.Passage, list[wikitext.Anchor], list[str], list[tuple[str, str]]]
 
 
-def newer_passages(dump: str | Sequence[str], cfg: Any) -> Iterator[records.Passage]:
+def newer_passages(dump: Path | str | Sequence[str], cfg: ConfigSection) -> Iterator[records.Passage]:
     """Yield the passages of a newer dump, as split 'newer' and without numbers (`dense` numbers them).
 
     dump: a setting, as dump_files.files reads it.
@@ -56,7 +57,10 @@ def dense(*parts: Iterable[records.Passage]) -> Iterator[records.Passage]:
 
 
 def cut_articles(
-    articles: Iterable[tuple[int, str, wikitext.Document]], splits: Splits, settings: Any, links_file: Path
+    articles: Iterable[tuple[int, str, wikitext.Document]],
+    splits: Splits,
+    settings: ConfigSection | SimpleNamespace,
+    links_file: Path,
 ) -> Iterator[records.Passage]:
     """Yield the passages of all articles with consecutive ids; write their links to a file for the span finder."""
     count = 0
@@ -134,7 +138,7 @@ class Annotation:
         return len(self.named) < 2 * SAMPLE
 
 
-def _fields(passage: records.Passage, chosen: list[candidates.Span]) -> dict[str, Any]:
+def _fields(passage: records.Passage, chosen: list[candidates.Span]) -> JsonObject:
     """Return the fields of ramp.FEATURES."""
 
     def in_bytes(offset: int) -> int:

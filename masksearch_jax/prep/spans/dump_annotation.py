@@ -11,13 +11,16 @@ import functools
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from masksearch_jax.data import records
 from masksearch_jax.prep import filters, manifest, search_only
 from masksearch_jax.prep.spans import annotated_passages, candidates, corroboration, shown_titles
 from masksearch_jax.prep.splits import Splits
 from masksearch_jax.prep.wiki import dump_files, dump_reader
+from masksearch_jax.runtime.types import ConfigSection
+
+Item = TypeVar("Item")
 
 Choice = Callable[[candidates.SpanFinder], candidates.SpanFinder]
 # (total, label) -> context, whose value is called with the number done so far, as for metrics.progress_bar.
@@ -38,7 +41,7 @@ class Clock:
 
 
 def annotate(
-    cfg: Any,
+    cfg: ConfigSection,
     paths: list[str],
     splits: Splits,
     data_dir: Path,
@@ -105,7 +108,7 @@ def _compared(data_dir: Path) -> Iterator[records.Passage]:
     )
 
 
-def _counted(items: Iterable[Any], show: Callable[[int], None]) -> Iterator[Any]:
+def _counted(items: Iterable[Item], show: Callable[[int], None]) -> Iterator[Item]:
     """Yield the items, and call `show` with the number of items done."""
     for count, item in enumerate(items, start=1):
         yield item

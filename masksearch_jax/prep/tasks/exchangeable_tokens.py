@@ -10,11 +10,13 @@ tokens that mostly write capitalised words instead.
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import TypeAlias
 
 import numpy as np
 
 from masksearch_jax.text import stop_automaton
-from masksearch_jax.text.tokenizer import FIGURES, Tokenizer
+from masksearch_jax.text.tokenizer import FIGURES
+from masksearch_jax.text.tokenizer_protocol import Tokenizer
 
 _MONTHS = (
     "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
@@ -27,6 +29,9 @@ _GOES_ON = re.compile(r"[^\W\d_]+")
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
 
 
+Group: TypeAlias = list[int] | list[list[int]]  # ids, or the ids of each figure
+
+
 def groups(
     named: Iterable[tuple[str, Sequence[tuple[int, int]]]],
     tokenizer: Tokenizer,
@@ -34,26 +39,30 @@ def groups(
     digits: bool = True,
     months: bool = True,
     parts: bool = False,
-) -> list[list[int] | list[list[int]]]:
+) -> list[Group]:
     """Return the disjoint groups of two or more members, ascending; a member is an id, or all ids of one figure.
 
     named: (text, character spans of the names in it). The other arguments turn groups on and off. names: the two groups
     of words of names. parts: take these two groups from parts of words instead, for which only the texts are read.
     """
-    found: list[list[int]] = []
+    found: list[Group] = []
     named = list(named)
     if digits:
         for figures in FIGURES.values():
             forms = [[i for token in figure if (i := _lookup(tokenizer, token)) is not None] for figure in figures]
             most = max(map(len, forms))
-            found.append([ids if most > 1 else ids[0] for ids in forms if ids and len(ids) == most])
+            whole = [ids for ids in forms if ids and len(ids) == most]
+            found.append(whole if most > 1 else [ids[0] for ids in whole])
     if months:
         found.append([i for month in _MONTHS if (i := _lookup(tokenizer, "▁" + month)) is not None])
     if names:
         taken = {i for group in found for member in group for i in (member if isinstance(member, list) else [member])}
         for ids in _parts((text for text, _ in named), tokenizer) if parts else _words(named, tokenizer):
             found.append([i for i in ids if i not in taken])
-    return [sorted(group) for group in found if len(group) >= 2]
+    kept = [group for group in found if len(group) >= 2]
+    for group in kept:
+        group.sort()
+    return kept
 
 
 def mentions(text: str, title: str) -> list[tuple[int, int]]:

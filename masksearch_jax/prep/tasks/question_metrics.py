@@ -7,8 +7,8 @@ evals/runner.py.
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
+from masksearch_jax.runtime.types import Json
 from masksearch_jax.scoring import answer_metrics, benchmark_metrics
 from masksearch_jax.text import prompt
 
@@ -16,8 +16,8 @@ _OWN = (answer_metrics.token_recall, answer_metrics.f1, answer_metrics.exact_mat
 
 
 def postprocess(
-    output: str, example: Mapping[str, Any] | None = None, is_target: bool = False, opened: str = ""
-) -> Any:
+    output: str, example: Mapping[str, Json] | None = None, is_target: bool = False, opened: str = ""
+) -> Json:
     """Return what is scored of a target or of a model's output.
 
     For a target: {'answers': accepted strings, 'reference': structured answer or None}. For a model's output: what an
@@ -27,6 +27,7 @@ def postprocess(
     if not is_target:
         action = prompt.parse_stopped_turn(opened + output)
         return action.content if action.kind == "answer" else ""
+    assert example is not None  # SeqIO gives the example of every target
     extra = json.loads(bytes(example["extra"]))
     return {"answers": [bytes(a).decode() for a in example["answers"]], "reference": extra.get("reference")}
 
@@ -34,7 +35,7 @@ def postprocess(
 def scores_of(benchmark: str) -> Callable[..., dict[str, float]]:
     """Return the metric function of a benchmark, or of our own questions for ''."""
 
-    def scores(targets: Sequence[Mapping[str, Any]], predictions: Sequence[str]) -> dict[str, float]:
+    def scores(targets: Sequence[Mapping[str, Json]], predictions: Sequence[str]) -> dict[str, float]:
         rows = [
             benchmark_metrics.score(benchmark, said, target["answers"], target["reference"])
             if benchmark

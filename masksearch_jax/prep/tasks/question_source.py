@@ -77,7 +77,7 @@ def split_of(question: benchmarks.Question, splits: Splits, searched: Set[str] =
 
 def _example(question: benchmarks.Question, split: str) -> bytes:
     extra = {"reference": question.reference, "details": question.details}
-    fields = {
+    fields: dict[str, int | str | list[int] | list[str]] = {
         "id": question.id,
         "split": split,
         "question": tags.neutralise(question.question),

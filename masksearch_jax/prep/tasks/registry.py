@@ -22,7 +22,6 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import seqio
 import tensorflow as tf
@@ -32,6 +31,7 @@ from masksearch_jax.evals.benchmarks import BENCHMARKS
 from masksearch_jax.prep.tasks import question_metrics, ramp
 from masksearch_jax.prep.tasks import vocabulary as vocabularies
 from masksearch_jax.runtime.json_files import read_json_object
+from masksearch_jax.runtime.types import JsonObject, Setting
 from masksearch_jax.text import chat_template, clues, instructions, prompt, tokenizer
 
 MASKS = (1, 2, 3, 4)  # k of the tasks ramp_<k>; the paper's 0 < k < 5
@@ -71,7 +71,7 @@ class TaskSettings:
     tool_warmup: dict[str, int] = dataclasses.field(default_factory=dict)
     titles: bool = False
     instruction_place: str = "after"
-    chat_variables: dict[str, Any] = dataclasses.field(default_factory=dict)
+    chat_variables: JsonObject = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         if self.answer_form not in ANSWER_FORMS:
@@ -121,9 +121,9 @@ def benchmark_task(name: str) -> str:
 def example(fields: Mapping[str, int | str | list[int] | list[str]]) -> bytes:
     """Return a serialised tf.train.Example: integers as int64, strings as UTF-8."""
 
-    def feature(value: list[int] | list[str]) -> tf.train.Feature:
+    def feature(value: list[int] | list[str] | list[int | str]) -> tf.train.Feature:
         if value and isinstance(value[0], str):
-            return tf.train.Feature(bytes_list=tf.train.BytesList(value=[item.encode() for item in value]))
+            return tf.train.Feature(bytes_list=tf.train.BytesList(value=[str(item).encode() for item in value]))
         return tf.train.Feature(int64_list=tf.train.Int64List(value=value))
 
     features = {
@@ -152,7 +152,7 @@ class EpochSource(seqio.TFExampleDataSource):
         return tf.data.Dataset.range(self._epochs[split]).flat_map(one_pass)
 
 
-def register(data_dir: Path | str, **changes: object) -> TaskSettings:
+def register(data_dir: Path | str, **changes: Setting) -> TaskSettings:
     """Register all tasks and mixtures over `data_dir`, replacing those registered before; return their settings.
 
     changes: fields of TaskSettings to change from what prepare wrote, such as `seed=1` or `answer_form='paragraph'`.
@@ -216,12 +216,12 @@ def register(data_dir: Path | str, **changes: object) -> TaskSettings:
     questions = {split: str(question_file(data_dir, split)) for split, count in settings.questions.items() if count}
     if questions:
         add_questions("qa", questions, settings.questions, "")
-    files = {split: str(tool_warmup_file(data_dir, split)) for split, count in settings.tool_warmup.items() if count}
-    if files:
-        add_questions(TOOL_WARMUP, files, settings.tool_warmup, "")
+    quoted = {split: str(tool_warmup_file(data_dir, split)) for split, count in settings.tool_warmup.items() if count}
+    if quoted:
+        add_questions(TOOL_WARMUP, quoted, settings.tool_warmup, "")
     for name, count in settings.benchmarks.items():
-        files = {BENCHMARK_SPLIT: str(benchmark_file(data_dir, name))}
-        add_questions(benchmark_task(name), files, {BENCHMARK_SPLIT: count}, name)
+        benchmark = {BENCHMARK_SPLIT: str(benchmark_file(data_dir, name))}
+        add_questions(benchmark_task(name), benchmark, {BENCHMARK_SPLIT: count}, name)
     if settings.benchmarks:
         seqio.MixtureRegistry.add(BENCHMARK_MIXTURE, [*map(benchmark_task, settings.benchmarks)], default_rate=1.0)
     return settings

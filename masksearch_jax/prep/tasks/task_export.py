@@ -15,7 +15,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import seqio
@@ -32,7 +31,9 @@ def task_file(data_dir: Path | str, split: str, task: str, epoch: int) -> Path:
 
 
 def export(
-    data_dir: Path | str, settings: registry.TaskSettings, bar: Callable[..., Any]
+    data_dir: Path | str,
+    settings: registry.TaskSettings,
+    bar: Callable[[int, str], contextlib.AbstractContextManager[Callable[[int], None]]],
 ) -> dict[str, dict[str, list[int]]]:
     """Export every registered task; return the numbers of records as {split: {task: [of each epoch]}}.
 

@@ -16,7 +16,6 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import tensorflow as tf
 
@@ -24,6 +23,7 @@ from masksearch_jax.data import records
 from masksearch_jax.prep.spans import candidates
 from masksearch_jax.prep.splits import SPLITS
 from masksearch_jax.prep.tasks import registry
+from masksearch_jax.runtime.types import JsonObject
 from masksearch_jax.scoring import answer_metrics
 from masksearch_jax.text import tags
 
@@ -109,7 +109,7 @@ def annotate(passages: Iterable[records.Passage], seed: int, data_dir: Path) -> 
     return counts
 
 
-def make(passages: Iterable[records.Passage], seed: int) -> Iterator[dict[str, Any]]:
+def make(passages: Iterable[records.Passage], seed: int) -> Iterator[JsonObject]:
     """Yield the fields of ramp.QUESTION of each passage's tasks, one of each kind for which it has a place.
 
     Some tasks also ask for what the passage before was asked for, which is of the same split. extra: the teacher's

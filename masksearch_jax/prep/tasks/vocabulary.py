@@ -80,8 +80,7 @@ class PublishedVocabulary(seqio.Vocabulary):
         return np.array([self.tokenizer.decode(row).encode() for row in rows], object)
 
     def __eq__(self, other: object) -> bool:
-        ours = isinstance(other, PublishedVocabulary)
-        return ours and other.tokenizer.fingerprint == self.tokenizer.fingerprint
+        return isinstance(other, PublishedVocabulary) and other.tokenizer.fingerprint == self.tokenizer.fingerprint
 
     def __hash__(self) -> int:
         return hash(self.tokenizer.fingerprint)

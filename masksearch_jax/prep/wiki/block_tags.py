@@ -8,6 +8,7 @@ tags come after that. A page is read as a page, not as a template: <noinclude> a
 
 import re
 from bisect import bisect_left, bisect_right
+from collections.abc import Iterable
 
 from masksearch_jax.prep.wiki.templates import BREAK, HOLE, LITERAL_QUOTE
 
@@ -23,7 +24,7 @@ _SHOWN = {"noinclude", "onlyinclude"}
 _NESTING = ("table", "ol", "ul", "dl")  # these may be nested: an inner one does not mean that the outer one is unclosed
 
 
-def _names(names: object) -> str:
+def _names(names: Iterable[str]) -> str:
     return "|".join(sorted(names, key=len, reverse=True))
 
 

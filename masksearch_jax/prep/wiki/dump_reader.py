@@ -14,7 +14,7 @@ import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 from xml.etree import ElementTree
 
 from masksearch_jax.prep.wiki import site_info as sites
@@ -191,8 +191,8 @@ def _articles(path: Path, skip_bad: bool, stats: DumpStats, seen: Seen) -> Itera
             continue
         revisions = element.findall("revision")
         wikitext = (revisions[-1].findtext("text") if revisions else None) or ""
-        is_redirect = element.find("redirect") is not None or _REDIRECT.match(wikitext)
-        is_redirect = is_redirect or (not site.is_english and _REDIRECT_ABROAD.match(wikitext))
+        is_redirect = element.find("redirect") is not None or bool(_REDIRECT.match(wikitext))
+        is_redirect = is_redirect or (not site.is_english and bool(_REDIRECT_ABROAD.match(wikitext)))
         if namespace == 0 and not is_redirect and (repeated := seen.repeats(title, number)):
             _damaged(path, stats, skip_bad, repeated, None)
             continue
@@ -237,7 +237,8 @@ def _pages(path: Path, skip_bad: bool, stats: DumpStats) -> Iterator[tuple[bytes
             if close < 0:
                 break
             end = close + len(_PAGE_CLOSE)
-            between = _BETWEEN.match(buffer, taken, end).end()
+            passed = _BETWEEN.match(buffer, taken, end)
+            between = passed.end() if passed else taken
             start, last = buffer.find(_PAGE_OPEN, between, close), buffer.rfind(_PAGE_OPEN, between, close)
             inside = buffer.startswith(_COMMENT_OPEN, between)  # a comment that holds a page
             gap = _without_comments(bytes(buffer[taken : between if started or inside else max(start, between)]))
@@ -318,8 +319,10 @@ def _kind(path: Path) -> str:
 
 def _open(path: Path) -> BinaryIO:
     """Open the decompressed stream."""
-    opener = {"bz2": bz2.open, "gz": gzip.open, "xml": open}[_kind(path)]
-    return opener(path, "rb")
+    kind = _kind(path)
+    if kind == "xml":
+        return open(path, "rb")
+    return cast(BinaryIO, bz2.open(path, "rb") if kind == "bz2" else gzip.open(path, "rb"))
 
 
 def _chunks(path: Path, skip_bad: bool, stats: DumpStats) -> Iterator[bytes | None]:

@@ -197,8 +197,8 @@ class _Scan:
             self._page.infobox += found[: _MOST_FACTS - len(self._page.infobox)]
             return ""
         for number in range(1, 10):  # {{lang|1=grc|2=...}}
-            if (value := named.pop(str(number), None)) is not None:
-                args[number - 1 :] = [value, *args[number:]]
+            if str(number) in named:
+                args[number - 1 :] = [named.pop(str(number)), *args[number:]]
         return templates.expand(name, args, named, self._title)
 
 

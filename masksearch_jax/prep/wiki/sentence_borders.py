@@ -12,6 +12,7 @@ from masksearch_jax.prep.wiki import languages
 from masksearch_jax.prep.wiki.site_info import is_english
 
 _END = re.compile(r"[.!?…][\"'”’»)\]]*\s+(?=[\"'“‘«(\[¿¡]*\w)")
+# Matches at every place, if only the empty string.
 _WORD_BEFORE = re.compile(r"[\w.&'’-]*$")
 # Abbreviations that never end a sentence, and (_MAYBE) those that may.
 _NEVER = set(
@@ -74,7 +75,8 @@ def _nesting(piece: str, depth: int, quotes: int) -> tuple[int, int]:
 
 def _nesting_abroad(piece: str, depth: int, quotes: int) -> tuple[int, int]:
     """Return the same as `_nesting` for the brackets of all scripts; quotation marks have too many forms to count."""
-    for opening, closing in languages.PAIRS:
+    for pair in languages.PAIRS:
+        opening, closing = pair[0], pair[1]
         if opening in piece or closing in piece:
             depth = max(0, depth + piece.count(opening) - piece.count(closing))
     return depth, 0
@@ -87,7 +89,7 @@ def _ends_sentence_abroad(text: str, match: re.Match[str]) -> bool:
     if not match[0].startswith("."):
         # Without a space after the closing mark, the sentence around the quotation may continue.
         return match[0][-1] not in languages.CLOSERS
-    before = _WORD_BEFORE.search(text, max(0, match.start() - 25), match.start())[0]
+    before = _word_before(text, match.start())
     if before.isdigit():
         return len(before) > 2
     return len(before) > 3 and "." not in before
@@ -103,7 +105,7 @@ def _ends_sentence(text: str, match: re.Match[str]) -> bool:
     if mark != ".":
         # '!' and '?' end a sentence before a capital; a closing bracket or quote after '.' too.
         return True
-    before = _WORD_BEFORE.search(text, max(0, match.start() - 25), match.start())[0].lstrip("'’-.")
+    before = _word_before(text, match.start()).lstrip("'’-.")
     lower = before.lower()
     opener = next_word in _OPENERS and not (following and following[2])
     if lower in _NEVER:
@@ -115,3 +117,9 @@ def _ends_sentence(text: str, match: re.Match[str]) -> bool:
     if len(before) == 1 and before.isalpha():
         return opener
     return True
+
+
+def _word_before(text: str, end: int) -> str:
+    """Return what is left of the word, with its full stops, that ends at `end`; '' after a space."""
+    found = _WORD_BEFORE.search(text, max(0, end - 25), end)
+    return found[0] if found else ""

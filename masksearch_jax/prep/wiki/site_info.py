@@ -57,8 +57,9 @@ def is_english(language: str) -> bool:
 
 def read(head: bytes) -> Site:
     """Return the site that the bytes before the first page of an export describe."""
-    language, name = _LANGUAGE.search(head), _NAME.search(head)
-    code, name = language[1].decode().lower() if language else "en", name[1].decode("utf-8", "replace") if name else ""
+    language, named = _LANGUAGE.search(head), _NAME.search(head)
+    code = language[1].decode().lower() if language else "en"
+    name = named[1].decode("utf-8", "replace") if named else ""
     if is_english(code):
         return Site("en", name)
     kinds = {_MEDIA: FILE, _FILES: FILE, _CATEGORIES: CATEGORY}

@@ -14,7 +14,6 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -25,6 +24,7 @@ from masksearch_jax.model.published.safetensors_files import read_safetensors
 from masksearch_jax.retrieval.encoders import bert_network, encoder
 from masksearch_jax.retrieval.encoders.bert_checks import check_modules, check_vocabulary
 from masksearch_jax.runtime.json_files import read_json_object
+from masksearch_jax.runtime.types import JsonObject
 from masksearch_jax.text import wordpiece
 
 _CONFIG_FILE, _WEIGHTS_FILE = "config.json", "model.safetensors"
@@ -57,14 +57,14 @@ class BertEncoder:
         config = bert_network.BertConfig.read(directory / _CONFIG_FILE)
         self.dims = config.embed
         self._directory = directory
-        self._settings = {
+        self._settings: JsonObject = {
             "pooling": pooling,
             "query_prefix": query_prefix,
             "passage_prefix": passage_prefix,
             "max_length": min(max_length, config.positions),
             "dtype": dtype,
         }
-        most = self._settings["max_length"]
+        most: int = self._settings["max_length"]
         self._tokenizer = wordpiece.WordPiece(directory, most)
         check_vocabulary(self._tokenizer.vocab_size, config.vocab_size, directory)
         weights = directory / _WEIGHTS_FILE
@@ -158,7 +158,7 @@ class BertEncoder:
 class _Placed:
     """The parameters, replicated on some devices that share a batch by its rows."""
 
-    def __init__(self, params: Any, devices: Sequence[jax.Device]):
+    def __init__(self, params: nnx.State, devices: Sequence[jax.Device]):
         mesh = Mesh(np.array(devices), ("rows",))
         self.by_rows = NamedSharding(mesh, PartitionSpec("rows"))
         self.params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
@@ -171,7 +171,7 @@ class _Placed:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))  # at module level: indices with one encoder share programs
-def _embed(graph: Any, pooling: str, params: Any, ids: jax.Array, lengths: jax.Array) -> jax.Array:
+def _embed(graph: nnx.GraphDef, pooling: str, params: nnx.State, ids: jax.Array, lengths: jax.Array) -> jax.Array:
     return nnx.merge(graph, params)(ids, lengths, pooling)
 
 
@@ -206,7 +206,7 @@ def _read_pooling(path: Path) -> str:
     return known[modes.pop()]
 
 
-def _fingerprint(directory: Path, settings: dict[str, Any]) -> str:
+def _fingerprint(directory: Path, settings: JsonObject) -> str:
     total = hashlib.sha256(json.dumps(["bert", 2, settings]).encode())
     for name in (_CONFIG_FILE, _WEIGHTS_FILE, *wordpiece.FILES):
         if (directory / name).exists():

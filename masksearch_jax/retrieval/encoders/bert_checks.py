@@ -7,11 +7,11 @@ the encoder's own, and nothing downstream could tell.
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from masksearch_jax.runtime.json_files import read_json
+from masksearch_jax.runtime.types import Json
 
 MODULES_FILE = "modules.json"
 _KNOWN_MODULES = ("Transformer", "Pooling", "Normalize")
@@ -39,7 +39,7 @@ _HARMLESS = re.compile(r"(pooler|cls|classifier|dropout)\..*|embeddings\.(positi
 _AGAIN = "copy the checkpoint again"
 
 
-def check_config(config: Mapping[str, Any], path: Path | str) -> None:
+def check_config(config: Mapping[str, Json], path: Path | str) -> None:
     """Raise ValueError that names a missing or ill-typed setting of config.json, or one that is not computed."""
     for key in _SIZES:
         value = config.get(key)

@@ -9,12 +9,12 @@ positions differently).
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 
 from masksearch_jax.retrieval.encoders import bert_checks
 from masksearch_jax.runtime.json_files import read_json_object
@@ -52,11 +52,11 @@ class BertConfig:
         )
 
 
-def _param(*shape: int, dtype: Any = jnp.float32) -> nnx.Param:
+def _param(*shape: int, dtype: DTypeLike = jnp.float32) -> nnx.Param:
     return nnx.Param(jnp.zeros(shape, dtype))
 
 
-def _matmul(a: jax.Array, b: jax.Array, dtype: Any) -> jax.Array:
+def _matmul(a: jax.Array, b: jax.Array, dtype: DTypeLike) -> jax.Array:
     """Return the product, float32, of `a` and `b` rounded to `dtype`.
 
     Float32 operands are multiplied as float32 on a TPU too, where the default rounds them to bfloat16.
@@ -73,7 +73,7 @@ def _gelu(x: jax.Array) -> jax.Array:
 class Linear(nnx.Module):
     """x W + b. The product has the dtype of W."""
 
-    def __init__(self, inputs: int, outputs: int, dtype: Any):
+    def __init__(self, inputs: int, outputs: int, dtype: DTypeLike):
         self.weight, self.bias = _param(inputs, outputs, dtype=dtype), _param(outputs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -97,7 +97,7 @@ class LayerNorm(nnx.Module):
 class Attention(nnx.Module):
     """Attention of every token to all tokens that the mask allows. qkv holds query, key and value side by side."""
 
-    def __init__(self, cfg: BertConfig, dtype: Any):
+    def __init__(self, cfg: BertConfig, dtype: DTypeLike):
         self.cfg, self.dtype = cfg, dtype
         self.qkv = Linear(cfg.embed, 3 * cfg.embed, dtype)
         self.out = Linear(cfg.embed, cfg.embed, dtype)
@@ -115,7 +115,7 @@ class Attention(nnx.Module):
 class Mlp(nnx.Module):
     """The MLP over [B, T, D]."""
 
-    def __init__(self, cfg: BertConfig, dtype: Any):
+    def __init__(self, cfg: BertConfig, dtype: DTypeLike):
         self.up = Linear(cfg.embed, cfg.ff, dtype)
         self.down = Linear(cfg.ff, cfg.embed, dtype)
 
@@ -126,7 +126,7 @@ class Mlp(nnx.Module):
 class Block(nnx.Module):
     """One layer: norm(x + attention(x)), then norm(x + mlp(x))."""
 
-    def __init__(self, cfg: BertConfig, dtype: Any):
+    def __init__(self, cfg: BertConfig, dtype: DTypeLike):
         self.attention = Attention(cfg, dtype)
         self.attention_norm = LayerNorm(cfg.embed, cfg.norm_eps)
         self.mlp = Mlp(cfg, dtype)
@@ -141,7 +141,7 @@ class Block(nnx.Module):
 class Bert(nnx.Module):
     """Embeddings, blocks and pooling."""
 
-    def __init__(self, cfg: BertConfig, dtype: Any):
+    def __init__(self, cfg: BertConfig, dtype: DTypeLike):
         self.words = _param(cfg.vocab_size, cfg.embed, dtype=dtype)
         self.places = _param(cfg.positions, cfg.embed)
         self.types = _param(cfg.token_types, cfg.embed)
@@ -187,7 +187,7 @@ _BLOCK = {
 }
 
 
-def _names(path: list[Any]) -> list[str]:
+def _names(path: list[str]) -> list[str]:
     """Return the checkpoint's names of the array of a linear map or a norm at our path, such as blocks, 0, mlp_norm."""
     *module, part = path
     part = "bias" if part == "bias" else "weight"
@@ -199,7 +199,7 @@ def _names(path: list[Any]) -> list[str]:
 
 def from_tensors(
     config: BertConfig, tensors: dict[str, np.ndarray], dtype: str = "float32", path: Path = Path("the checkpoint")
-) -> tuple[Any, Any]:
+) -> tuple[nnx.GraphDef, nnx.State]:
     """Return (graph, params), as `nnx.split` does, of the network with the tensors of a checkpoint, on no device yet.
 
     dtype: of the dense weights and the word table, and so of the products. path: the tensors' file, for messages.
@@ -218,8 +218,8 @@ def from_tensors(
         read.add(name)
         return tensors[name]
 
-    def read_leaf(at: Any, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
-        keys = [key.key for key in at]
+    def read_leaf(at: jax.tree_util.KeyPath, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        keys = [str(key.key) for key in at]
         if len(keys) == 1:
             return get(_TABLES[keys[0]], leaf.shape).astype(leaf.dtype)
         *ins, out = leaf.shape

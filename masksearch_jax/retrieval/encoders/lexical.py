@@ -36,16 +36,16 @@ def _features(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         hashes.extend(found)
         rows.extend([row] * len(found))
     single = np.array(hashes, np.uint64)
-    row = np.array(rows, np.int64)
-    adjacent = row[1:] == row[:-1]
+    row_of = np.array(rows, np.int64)
+    adjacent = row_of[1:] == row_of[:-1]
     pairs = mix(single[:-1] + _GOLDEN)[adjacent] ^ single[1:][adjacent]
-    row = np.concatenate([row, row[1:][adjacent]])
+    row_of = np.concatenate([row_of, row_of[1:][adjacent]])
     feature = mix(np.concatenate([single, pairs]))
-    order = np.lexsort((feature, row))
-    row, feature = row[order], feature[order]
-    first = np.ones(len(row), bool)  # binary term frequency: keep one of each
-    first[1:] = (row[1:] != row[:-1]) | (feature[1:] != feature[:-1])
-    return row[first], feature[first]
+    order = np.lexsort((feature, row_of))
+    row_of, feature = row_of[order], feature[order]
+    first = np.ones(len(row_of), bool)  # binary term frequency: keep one of each
+    first[1:] = (row_of[1:] != row_of[:-1]) | (feature[1:] != feature[:-1])
+    return row_of[first], feature[first]
 
 
 def _batches(items: Iterable[str], size: int) -> Iterator[list[str]]:
@@ -89,8 +89,8 @@ class LexicalEncoder:
             documents += len(batch)
             used, counts = np.unique(_features(batch)[1] % np.uint64(_BUCKETS), return_counts=True)
             table[used] += counts
-        used = np.flatnonzero(table)
-        return cls(documents, used, table[used], dims)
+        buckets = np.flatnonzero(table)
+        return cls(documents, buckets, table[buckets], dims)
 
     def encode_queries(self, texts: Sequence[str]) -> np.ndarray:
         """Return float32 [n, dims] unit rows; zeros where no word of the text occurs in the passages."""

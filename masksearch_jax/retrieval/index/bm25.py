@@ -35,7 +35,7 @@ def _bm25s() -> ModuleType:
             return sys.modules["bm25s"]
         blocked = "jax.lax" if "jax" in sys.modules else "jax"
         before = sys.modules.get(blocked)
-        sys.modules[blocked] = None
+        sys.modules[blocked] = None  # type: ignore[assignment]  # the import system takes None for "not there"
         try:
             return importlib.import_module("bm25s")
         except ImportError as error:

@@ -10,13 +10,11 @@ import dataclasses
 import hashlib
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from masksearch_jax.data.records import Passage
 from masksearch_jax.retrieval.encoders import encoder as encoders
 from masksearch_jax.retrieval.encoders import lexical
 from masksearch_jax.retrieval.index import (
@@ -31,7 +29,9 @@ from masksearch_jax.retrieval.index import (
     tuning,
 )
 from masksearch_jax.retrieval.index.index_settings import IndexSettings, from_config
+from masksearch_jax.retrieval.passage_store import Passages
 from masksearch_jax.runtime.json_files import read_json_object
+from masksearch_jax.runtime.types import ConfigSection, JsonObject, Setting
 
 Progress = Callable[[str, int, int], None]  # stage, done, total
 
@@ -42,11 +42,11 @@ class RecallError(ValueError):
 
 def build(
     directory: Path | str,
-    passages: Collection[Passage],
-    config: Any,
+    passages: Passages,
+    config: ConfigSection | Mapping[str, Setting] | IndexSettings,
     progress: Progress | None = None,
     vectors_dir: Path | None = None,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Build the index folder `directory` (replaced if it exists) and return the report, which index.json keeps too.
 
     passages: ids ascending; iterated several times. config: IndexSettings or a mapping of its fields. progress: called
@@ -106,7 +106,7 @@ def build(
     return report
 
 
-def _identify(passages: Collection[Passage]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _identify(passages: Passages) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return (ids int64 [N], articles int64 [N], digests uint64 [N]); raise ValueError for ids out of order."""
     count = len(passages)
     if not count:
@@ -136,7 +136,7 @@ def _kind(settings: IndexSettings) -> str:
     return settings.index
 
 
-def _encoder(settings: IndexSettings, passages: Collection[Passage]) -> encoders.Encoder:
+def _encoder(settings: IndexSettings, passages: Passages) -> encoders.Encoder:
     if settings.encoder == "lexical":
         return lexical.LexicalEncoder.fit(_texts(passages), settings.dims)
     from masksearch_jax.retrieval.encoders import bert  # imports jax, which the lexical encoder does without
@@ -152,12 +152,12 @@ def _encoder(settings: IndexSettings, passages: Collection[Passage]) -> encoders
     )
 
 
-def _texts(passages: Collection[Passage]) -> Iterator[str]:
+def _texts(passages: Passages) -> Iterator[str]:
     return (encoders.passage_text(passage.title, passage.text) for passage in passages)
 
 
 def _encode(
-    encoder: encoders.Encoder, passages: Collection[Passage], passages_sha256: str, waiting: Path, progress: Progress
+    encoder: encoders.Encoder, passages: Passages, passages_sha256: str, waiting: Path, progress: Progress
 ) -> np.ndarray:
     """Encode what is missing in `waiting`; return float32 [N, D], mapped from there."""
     vectors = corpus_vectors.CorpusVectors(waiting, encoder, passages_sha256, len(passages))
@@ -167,12 +167,13 @@ def _encode(
 
 def _index(
     directory: Path, settings: IndexSettings, vectors: np.ndarray, probes: np.ndarray, target: Path
-) -> dict[str, Any]:
+) -> JsonObject:
     """Build, save, load, tune and check the index over float32 [N, D]; return its part of the report."""
-    kind, tried = _kind(settings), []
+    kind = _kind(settings)
+    tried: list[JsonObject] = []
     if kind == "exact":
-        index, method = exact.ExactSearcher.build(vectors, target), "all vectors"
-        measured = recall_check.Truth(index.vectors, probes).measure(index)
+        whole, method = exact.ExactSearcher.build(vectors, target), "all vectors"
+        measured = recall_check.Truth(whole.vectors, probes).measure(whole)
     else:
         index = scann_index.build(vectors, scann_index.plan(settings.scann, len(vectors)), target)
         truth = recall_check.Truth(index.vectors, probes)

@@ -18,6 +18,7 @@ import numpy as np
 
 from masksearch_jax.retrieval.encoders.encoder import Encoder
 from masksearch_jax.runtime.json_files import read_json_object
+from masksearch_jax.runtime.types import JsonObject
 
 FORMAT = 1
 PART_ROWS = 4096  # a kill costs one part: minutes of a core with MiniLM; 6 MB at 384 dimensions
@@ -31,7 +32,7 @@ class CorpusVectors:
         """Raise ValueError if the folder holds vectors of another corpus or encoder."""
         self._directory, self._encoder, self._rows = Path(directory), encoder, rows
         self._part_rows = PART_ROWS
-        self._identity = {
+        self._identity: JsonObject = {
             "format": FORMAT,
             "encoder_fingerprint": encoder.fingerprint,
             "passages_sha256": passages_sha256,

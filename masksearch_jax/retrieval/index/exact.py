@@ -106,7 +106,7 @@ def _candidates(scores: np.ndarray, k: int) -> list[np.ndarray]:
     """Return for each row of scores [Q, n] the columns that can be among the true top k, rounding allowed for."""
     width = scores.shape[1]
     if k >= width:
-        least = np.full(len(scores), np.finfo(np.float32).min, np.float32)
+        least: np.ndarray = np.full(len(scores), np.finfo(np.float32).min, np.float32)
     else:
         least = np.partition(scores, width - k, axis=1)[:, width - k] - _ROUNDING
         least = np.maximum(least, np.finfo(np.float32).min)  # -inf marks excluded rows

@@ -2,7 +2,12 @@
 
 import dataclasses
 import importlib.util
-from typing import Any
+from collections.abc import Mapping
+from typing import TypeVar
+
+from masksearch_jax.runtime.types import ConfigSection, JsonObject, Setting
+
+Settings = TypeVar("Settings", "ScannSettings", "IndexSettings")
 
 ENCODERS = ("lexical", "bert")
 ENCODER_DTYPES = ("float32", "bfloat16")
@@ -104,7 +109,7 @@ class IndexSettings:
                 raise ValueError(f"retrieval.{name} is {getattr(self, name)}, must lie between 0 and 1")
 
 
-def from_config(config: Any) -> IndexSettings:
+def from_config(config: "ConfigSection | Mapping[str, Setting] | IndexSettings") -> IndexSettings:
     """Return the settings from a mapping (a dict or an ml_collections ConfigDict); unknown keys raise ValueError."""
     if isinstance(config, IndexSettings):
         return config
@@ -117,7 +122,7 @@ def from_config(config: Any) -> IndexSettings:
     return _typed(IndexSettings, fields, "retrieval")
 
 
-def _typed(cls: type, fields: dict[str, Any], where: str) -> Any:
+def _typed(cls: type[Settings], fields: JsonObject, where: str) -> Settings:
     known = {field.name: field for field in dataclasses.fields(cls)}
     for name, value in fields.items():
         if name not in known:

@@ -12,11 +12,12 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from masksearch_jax.data import records
 from masksearch_jax.data.records import Passage
 from masksearch_jax.runtime.json_files import read_json_object
+from masksearch_jax.runtime.types import JsonObject
 
 Loaded = TypeVar("Loaded")
 
@@ -40,7 +41,7 @@ def digest(passage: Passage) -> int:
 
 
 def write_index_file(
-    directory: Path, settings: dict[str, Any], report: dict[str, Any], passages_sha256: str, encoder_fingerprint: str
+    directory: Path, settings: JsonObject, report: JsonObject, passages_sha256: str, encoder_fingerprint: str
 ) -> None:
     """Write index.json for the files that are in `directory` by now."""
     files = {name: _sha256(directory / name) for name in _files(directory)}
@@ -58,7 +59,7 @@ def write_index_file(
     (directory / INDEX_FILE).write_text(json.dumps(contents, indent=1) + "\n")
 
 
-def read_index_file(directory: Path, only: Sequence[str] | None = None) -> dict[str, Any]:
+def read_index_file(directory: Path, only: Sequence[str] | None = None) -> JsonObject:
     """Return index.json after checking every file, or those in `only`, against its hash.
 
     Raises FileNotFoundError or ValueError that names the file and the next command.

@@ -12,12 +12,12 @@ loses 124, and 13 at a threshold of 0.1; its MinHashLSHEnsemble, made for contai
 """
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 
-from masksearch_jax.data.records import Passage
+from masksearch_jax.retrieval.passage_store import Passages
 from masksearch_jax.text.shingles import shingles_of
 
 _COMMON = 200
@@ -50,7 +50,7 @@ class NearDuplicates:
             return cls(stored["starts"], stored["rows"])
 
 
-def find(passages: Collection[Passage], threshold: float, progress: Callable[[int, int], None]) -> NearDuplicates:
+def find(passages: Passages, threshold: float, progress: Callable[[int, int], None]) -> NearDuplicates:
     """Return the near-duplicates among `passages`, which are read once for each 50 million shingles."""
     count = len(passages)
     parts = 1 + count * _WORDS_OF_A_PASSAGE // _SHINGLES_AT_ONCE
@@ -75,7 +75,7 @@ def find(passages: Collection[Passage], threshold: float, progress: Callable[[in
 
 
 def _part(
-    passages: Collection[Passage], part: int, parts: int, progress: Callable[[int, int], None]
+    passages: Passages, part: int, parts: int, progress: Callable[[int, int], None]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return (shingle uint64 [m], row int64 [m]) of one part of the hash space, distinct and sorted by both."""
     hashes, rows = [], []
@@ -86,9 +86,9 @@ def _part(
         rows.append(np.full(len(found), row, np.int64))
         if row % 1000 == 999 or row + 1 == len(passages):
             progress(part * len(passages) + row + 1, parts * len(passages))
-    shingle, row = np.concatenate(hashes), np.concatenate(rows)
-    order = np.lexsort((row, shingle))
-    return shingle[order], row[order]
+    shingle, row_of = np.concatenate(hashes), np.concatenate(rows)
+    order = np.lexsort((row_of, shingle))
+    return shingle[order], row_of[order]
 
 
 def _run_lengths(values: np.ndarray) -> np.ndarray:

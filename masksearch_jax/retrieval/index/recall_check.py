@@ -5,12 +5,11 @@ is closer to a query than a whole passage is. Left out: judged relevance (benchm
 """
 
 import hashlib
-from collections.abc import Collection
 
 import numpy as np
 
-from masksearch_jax.data.records import Passage
 from masksearch_jax.retrieval.index import exact
+from masksearch_jax.retrieval.passage_store import Passages
 
 PROBES = 256
 K = 10
@@ -18,7 +17,7 @@ _PROBE_WORDS = 8
 _TIE = 1e-6
 
 
-def probes(passages: Collection[Passage], count: int = PROBES) -> list[str]:
+def probes(passages: Passages, count: int = PROBES) -> list[str]:
     """Return `count` (or fewer) probes from evenly spaced passages, cut at a place that a hash of the id decides."""
     wanted = set(np.linspace(0, len(passages) - 1, min(count, len(passages))).astype(int).tolist())
     found = []

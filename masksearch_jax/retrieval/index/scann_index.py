@@ -53,7 +53,7 @@ def _scann() -> ModuleType:
         if "scann" in sys.modules:
             return sys.modules["scann"]
         before = sys.modules.get("tensorflow")
-        sys.modules["tensorflow"] = None
+        sys.modules["tensorflow"] = None  # type: ignore[assignment]  # the import system takes None for "not there"
         try:
             return importlib.import_module("scann")
         except ImportError as error:

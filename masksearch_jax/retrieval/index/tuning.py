@@ -9,12 +9,12 @@ over. Left out: settings that need another build.
 """
 
 import time
-from typing import Any
 
 import numpy as np
 
 from masksearch_jax.retrieval.index import recall_check, scann_index
 from masksearch_jax.retrieval.index.index_settings import ScannSettings
+from masksearch_jax.runtime.types import JsonObject
 
 _STEP = 1.25  # ratio of neighbouring numbers of leaves
 _REORDER = (1, 2, 4, 8, 16, 32, 64)  # times k
@@ -23,7 +23,7 @@ _ROUNDS = 3  # timed searches of all probes; the fastest counts, because others 
 
 def tune(
     index: scann_index.ScannIndex, truth: recall_check.Truth, settings: ScannSettings, floor: float
-) -> tuple[scann_index.ScannIndex, list[dict[str, Any]]]:
+) -> tuple[scann_index.ScannIndex, list[JsonObject]]:
     """Return (index at its choice, a dict for each pair that was timed).
 
     The dict holds leaves_to_search, reorder, recall and microseconds a query. If nothing reaches the floor, the widest

@@ -9,7 +9,8 @@ import dataclasses
 import math
 import re
 import unicodedata
-from typing import Any
+
+from masksearch_jax.runtime.types import Json, JsonObject
 
 _MOST_CHARS = 1 << 16  # of a text; an observation shows a few thousand at most
 _TITLE_BYTES = 255  # the longest title that MediaWiki takes
@@ -34,7 +35,7 @@ class Document:
     titled: bool = dataclasses.field(default=True, compare=False)
 
 
-def read_document(entry: Any, ours: bool) -> Document | None:
+def read_document(entry: Json, ours: bool) -> Document | None:
     """Return the document of one entry of a result, None if it has no text or its score is no number.
 
     ours: read the ids as numbers of our passages; an entry without them is then None.
@@ -49,12 +50,10 @@ def read_document(entry: Any, ours: bool) -> Document | None:
     if score is None or found is None:
         return None
     title, text, titled = found
-    ids = (-1, -1)
-    if ours:
-        ids = _id(document.get("id")), _id(document.get("article_id"))
-        if ids[0] is None or ids[1] is None:
-            return None
-    return Document(clean(title), clean(text), score, *ids, titled=titled)
+    id, article_id = (_id(document.get("id")), _id(document.get("article_id"))) if ours else (-1, -1)
+    if id is None or article_id is None:
+        return None
+    return Document(clean(title), clean(text), score, id, article_id, titled=titled)
 
 
 def clean(text: str) -> str:
@@ -85,7 +84,7 @@ def _with_few_marks(text: str) -> str:
     return "".join(out)
 
 
-def _title_and_text(document: dict[str, Any]) -> tuple[str, str, bool] | None:
+def _title_and_text(document: JsonObject) -> tuple[str, str, bool] | None:
     """Return (title, text, whether the title is given as such); None if there is no text."""
     title = document.get("title")
     title = title if isinstance(title, str) and title.strip() else ""
@@ -106,7 +105,7 @@ def _title_and_text(document: dict[str, Any]) -> tuple[str, str, bool] | None:
     return "", text, False
 
 
-def _score(value: Any) -> float | None:
+def _score(value: Json) -> float | None:
     try:
         score = float(value)
     except (ValueError, TypeError, OverflowError):
@@ -114,7 +113,7 @@ def _score(value: Any) -> float | None:
     return score if math.isfinite(score) else None
 
 
-def _id(value: Any) -> int | None:
+def _id(value: Json) -> int | None:
     """Return one of our numbers, which is sent as a number or as its digits; None if it is no such number."""
     try:
         number = int(value) if isinstance(value, (str, int)) else -1

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -32,6 +32,9 @@ from masksearch_jax.retrieval.service.http_server import json_response
 from masksearch_jax.retrieval.service.latency_histogram import Latencies
 from masksearch_jax.retrieval.service.query_batching import Batcher, FullError
 from masksearch_jax.retrieval.tool import SearchTool
+from masksearch_jax.runtime.types import JsonObject
+
+T = TypeVar("T")
 
 _SLASHES = re.compile("/+")
 _LATER = {"Retry-After": "1"}
@@ -86,7 +89,8 @@ class Service:
         self._served: dict[str, _Served] = {}
         self._gatherers: list[asyncio.Task] = []  # kept, because a loop holds its tasks weakly
         handlers = {404: _not_found, 405: _wrong_method, ClientDisconnect: _gone, Exception: _failed}
-        self._app = Starlette(routes=self._routes(), exception_handlers=handlers)
+        # Each handler takes the kind of error that it is registered for.
+        self._app = Starlette(routes=self._routes(), exception_handlers=handlers)  # type: ignore[arg-type]
 
     async def load(self) -> None:
         """Open every index; raise FileNotFoundError or ValueError that names the file and the next command."""
@@ -100,7 +104,7 @@ class Service:
             identity = contents["fingerprint"], contents["passages_sha256"]
             self._served[name] = _Served(tool, batcher, *identity, Latencies())
 
-    def _open(self) -> dict[str, tuple[SearchTool, dict[str, Any]]]:
+    def _open(self) -> dict[str, tuple[SearchTool, JsonObject]]:
         data = self._workdir / "data"
         try:
             store, opened = PassageStore(data / "passages.array_record"), {}
@@ -190,7 +194,7 @@ async def _gone(request: Request, error: ClientDisconnect) -> None:
     """Answer nothing to a client that is gone."""
 
 
-async def _in_daemon_thread(call: Callable[[], Any]) -> Any:
+async def _in_daemon_thread(call: Callable[[], T]) -> T:
     """Run `call` in a daemon thread and return its result.
 
     The end of the process does not wait for such a thread, and loading a large index takes minutes.
@@ -198,11 +202,12 @@ async def _in_daemon_thread(call: Callable[[], Any]) -> Any:
     loop = asyncio.get_running_loop()
     future = loop.create_future()
 
-    def settle(method: Callable, value: Any) -> None:
+    def settle(method: Callable[..., None], value: object) -> None:
         if not future.done():
             method(value)
 
     def work() -> None:
+        outcome: tuple[Callable[..., None], object]
         try:
             outcome = future.set_result, call()
         except Exception as error:

@@ -15,12 +15,13 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
 
 import uvicorn
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from masksearch_jax.runtime.types import Json, Setting
 
 _HEAD_BYTES = 16 << 10
 _LONG_HEAD = 431, f"the headers are longer than {_HEAD_BYTES} bytes"
@@ -52,7 +53,7 @@ class Server:
         self.stats: Counter[str] = Counter()
         self._config = uvicorn.Config(
             functools.partial(_count_answers, app, self.stats),
-            http=functools.partial(_Connection, limits, self.stats),
+            http=functools.partial(_Connection, limits, self.stats),  # type: ignore[arg-type]  # called like a class
             ws="none",
             lifespan="off",
             interface="asgi3",
@@ -63,7 +64,7 @@ class Server:
             server_header=False,
             date_header=False,
             backlog=_BACKLOG,
-            timeout_keep_alive=limits.idle_s,
+            timeout_keep_alive=limits.idle_s,  # type: ignore[arg-type]  # seconds for call_later
         )
         self._uvicorn = _Uvicorn(self._config)
         self._serving: asyncio.Task | None = None
@@ -77,14 +78,15 @@ class Server:
 
     async def stop(self, seconds: float) -> int:
         """Accept nothing more, let requests in flight finish for at most `seconds`; return how many did not."""
-        self._config.timeout_graceful_shutdown = seconds
+        self._config.timeout_graceful_shutdown = seconds  # type: ignore[assignment]  # seconds for wait_for
         self._uvicorn.should_exit = True
-        await self._serving
+        if self._serving is not None:
+            await self._serving
         return len(self._uvicorn.server_state.connections)
 
 
 class _Uvicorn(uvicorn.Server):
-    capture_signals = contextlib.nullcontext  # signals belong to the command
+    capture_signals = contextlib.nullcontext  # type: ignore[assignment]  # signals belong to the command
 
 
 class _Coalescing:
@@ -119,7 +121,7 @@ class _Coalescing:
 class _Connection(HttpToolsProtocol):
     """A connection of uvicorn whose client has to keep to the limits."""
 
-    def __init__(self, limits: ServerLimits, stats: Counter[str], **uvicorn_s: Any):
+    def __init__(self, limits: ServerLimits, stats: Counter[str], **uvicorn_s: Setting):
         super().__init__(**uvicorn_s)
         self._limits, self._stats = limits, stats
         self._in_head = self._in_message = False  # of the request that arrives
@@ -128,8 +130,8 @@ class _Connection(HttpToolsProtocol):
         self._timer: asyncio.TimerHandle | None = None  # of what the client does next
         self._take_timer: asyncio.TimerHandle | None = None  # of the answer that it takes
 
-    def connection_made(self, transport: asyncio.Transport) -> None:
-        super().connection_made(_Coalescing(transport, self.loop))
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        super().connection_made(_Coalescing(transport, self.loop))  # type: ignore[arg-type]  # has what uvicorn calls
         self._stats["connections"] += 1
         if len(self.connections) <= self._limits.connections:
             self._expect(self._limits.idle_s, self.transport.close)
@@ -163,7 +165,7 @@ class _Connection(HttpToolsProtocol):
             elif self.cycle.response_complete:  # an empty line, say, which ends uvicorn's own timer
                 self._expect(self._limits.idle_s, self.transport.close)
 
-    def eof_received(self) -> bool:
+    def eof_received(self) -> bool:  # type: ignore[override]  # asyncio reads the result, uvicorn has none
         """Return whether the connection stays open: until the answer is out, if the request was whole."""
         if self.cycle is None or self.cycle.response_complete or self._in_message or self._refusal:
             return False
@@ -194,7 +196,8 @@ class _Connection(HttpToolsProtocol):
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._take_timer.cancel()
+        if self._take_timer is not None:
+            self._take_timer.cancel()
 
     def send_400_response(self, msg: str) -> None:
         """Answer what httptools could not parse. uvicorn calls it while it handles the parser's error."""
@@ -213,8 +216,9 @@ class _Connection(HttpToolsProtocol):
         length = headers.get(b"content-length")
         if length is None and method == b"POST":
             return 411, "Content-Length is missing"
-        if int(length or 0) > limit:
-            return 413, f"Content-Length is {int(length)}, the limit is {limit} bytes"
+        size = int(length or 0)
+        if size > limit:
+            return 413, f"Content-Length is {size}, the limit is {limit} bytes"
         return None
 
     def _expect(self, seconds: float, otherwise: Callable[[], None]) -> None:
@@ -252,7 +256,7 @@ class _Connection(HttpToolsProtocol):
         self._expect(_DISCARD_SECONDS, self.transport.close)
 
 
-def json_response(status: int, content: Any, headers: Mapping[str, str] | None = None) -> Response:
+def json_response(status: int, content: Json, headers: Mapping[str, str] | None = None) -> Response:
     """Return the response with `content` as JSON in ASCII, which can spell lone surrogates."""
     return Response(json.dumps(content), status, headers, media_type="application/json")
 

@@ -67,10 +67,12 @@ class Batcher:
             found = await asyncio.gather(*(self._part(part, k, turn) for part in parts), return_exceptions=True)
         finally:
             self._pending -= len(texts)
+        hits: list[list[Hit]] = []
         for one in found:
             if isinstance(one, BaseException):
                 raise one
-        return [hits for one in found for hits in one]
+            hits += one
+        return hits
 
     async def _part(self, texts: Sequence[str], k: int, turn: asyncio.Semaphore) -> list[list[Hit]]:
         async with turn:

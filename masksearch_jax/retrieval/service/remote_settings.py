@@ -7,10 +7,10 @@ Enters: `config.search`. Leaves: whether the server is ours, which index it hold
 import dataclasses
 import json
 import time
-from typing import Any
 
 from masksearch_jax.retrieval.service import wire
 from masksearch_jax.retrieval.service.transport import Transport, TransportError
+from masksearch_jax.runtime.types import ConfigSection, JsonObject
 
 FALLBACKS = ("local", "empty", "none")
 _POLL_SECONDS = 1.0
@@ -48,7 +48,7 @@ class RemoteSettings:
         return self.url.replace("{index}", index).rstrip("/").removesuffix(wire.PATH)
 
 
-def settings_of(search: Any) -> RemoteSettings | None:
+def settings_of(search: ConfigSection) -> RemoteSettings | None:
     """Return the settings of `config.search`, None without a URL; raise ValueError that names a bad setting."""
     if not search.url:
         return None
@@ -119,7 +119,7 @@ class Remote:
         return cls(url, False, _OTHER_LIMITS)
 
 
-def _identity(url: str, said: dict[str, Any]) -> tuple[wire.Limits, str, str]:
+def _identity(url: str, said: JsonObject) -> tuple[wire.Limits, str, str]:
     """Return (limits, fingerprint, passages_sha256) from what a server of ours says.
 
     Raises ValueError that names what is missing. Limits that this version does not know are left out.
@@ -132,4 +132,4 @@ def _identity(url: str, said: dict[str, Any]) -> tuple[wire.Limits, str, str]:
     ):
         if not right:
             raise ValueError(f"search.url={url} is no server of ours: what /ready says has no right {name!r}")
-    return wire.Limits(**{name: limits[name] for name in names}), said["fingerprint"], said["passages_sha256"]
+    return wire.Limits(**{name: said["limits"][name] for name in names}), said["fingerprint"], said["passages_sha256"]

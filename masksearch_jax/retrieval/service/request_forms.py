@@ -29,7 +29,8 @@ class Form:
 
 def forms_within(limits: wire.Limits, texts: Sequence[str], fetch: int) -> Iterator[Form]:
     """Yield requests that keep to the limits and hold the texts, in order."""
-    part, size = [], 0
+    part: list[str] = []
+    size = 0
     room = limits.body_bytes - len(wire.request([], limits.k))
     for text in texts:
         more = len(json.dumps(text)) + 2

@@ -24,7 +24,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from masksearch_jax.retrieval import exclusion
 from masksearch_jax.retrieval.index import index_store
@@ -77,7 +76,7 @@ class RemoteSearcher:
         self._clock, self._sleep = clock, sleep
         self._cache: QueryCache[list[Document]] = QueryCache(_CACHED_QUERIES)
         self._lock = threading.Lock()  # guards the cache, the counts, the latencies and the last error
-        self._counts = collections.Counter()
+        self._counts: dict[str, float] = collections.defaultdict(int)
         self._latencies = Latencies()
         self._last_error = ""
 
@@ -92,8 +91,8 @@ class RemoteSearcher:
         counts = ("queries", "cache_hits", "empty", "refetches", "fallbacks")
         names = (*counts, "requests", "retries", "failures", "refusals")
         with self._lock:
-            counts = {name: self._counts[name] for name in (*names, "seconds")}
-            return counts | {"breaker_openings": self.breaker.openings} | self._latencies.summary()
+            found = {name: self._counts[name] for name in (*names, "seconds")}
+            return found | {"breaker_openings": self.breaker.openings} | self._latencies.summary()
 
     def search(self, queries: Sequence[Query], k: int) -> list[list[Hit]]:
         """Return at most k hits for each query, best first.
@@ -119,7 +118,7 @@ class RemoteSearcher:
             taken = time.perf_counter() - began
             self._counts["seconds"] += taken
             self._latencies.add(taken)
-        return hits
+        return [one for one in hits if one is not None]  # all of them
 
     def _keep(
         self, query: Query, text: str, found: dict[str, list[Document]], k: int, fetch: int, started: float
@@ -130,8 +129,9 @@ class RemoteSearcher:
         if text not in found:
             return None
         kept = self._allowed(query, found[text])
-        listed = isinstance(self._excluded, exclusion.ExcludeById)
-        needed = k + len(self._excluded.rows(query)) if listed and len(kept) < k else 0
+        needed = 0
+        if len(kept) < k and isinstance(self._excluded, exclusion.ExcludeById):
+            needed = k + len(self._excluded.rows(query))
         count = len(found[text])
         while len(kept) < k and count == fetch < self._remote.limits.k:
             fetch = min(max(_WIDER * fetch, needed), self._remote.limits.k)
@@ -284,6 +284,7 @@ def connect(
         contents = index_store.read_index_file(directory, only=(index_store.ROWS, index_store.NEAR_DUPLICATES))
     else:
         contents = {"passages_sha256": None, "settings": {"near_duplicate": 0.5}}
+    excluded: exclusion.ExcludeById | exclusion.ExcludeByText
     if remote.ours and remote.passages_sha256 == contents["passages_sha256"]:
         excluded = exclusion.ExcludeById.load(directory, mode)
     else:
@@ -303,7 +304,7 @@ def backoff(body: bytes, attempt: int) -> float:
     return min(_FIRST_WAIT * 2 ** (attempt - 1), _LONGEST_WAIT) * (1 - draw / 2**65)
 
 
-def _fingerprint(remote: Remote, excluded: Any) -> str:
+def _fingerprint(remote: Remote, excluded: exclusion.ExcludeById | exclusion.ExcludeByText) -> str:
     """Return a hash of the index and the exclusion.
 
     An index of ours may move to another address; of another server nothing but the address is known.

@@ -98,6 +98,8 @@ class Transport:
                     raise
 
     async def _once(self, method: str, url: str, body: bytes | None, trace: Callable) -> Reply:
+        if self._client is None:
+            raise TransportError("the client was closed")
         found = bytearray()
         async with self._client.stream(method, url, content=body, extensions={"trace": trace}) as response:
             async for part in response.aiter_bytes():

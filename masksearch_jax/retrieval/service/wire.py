@@ -12,10 +12,11 @@ Left out: sockets, searching, exclusion.
 import dataclasses
 import json
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from masksearch_jax.retrieval.interface import Hit
 from masksearch_jax.retrieval.service.answer_documents import Document, read_document, whole_characters
+from masksearch_jax.runtime.types import Json, JsonObject
 
 PATH = "/retrieve"
 _MOST_PASSAGES = 1 << 16  # of one answer, which is built in memory
@@ -96,7 +97,7 @@ def cut_query(text: str, most: int) -> str:
     return whole_characters(text if len(text) <= most else text.strip()[:most])
 
 
-def _queries(asked: dict[str, Any], limits: Limits) -> list[str]:
+def _queries(asked: JsonObject, limits: Limits) -> list[str]:
     name = "query" if asked.get("queries") is None and asked.get("query") is not None else "queries"
     queries = asked.get(name)
     if name == "query" and isinstance(queries, str):
@@ -111,7 +112,7 @@ def _queries(asked: dict[str, Any], limits: Limits) -> list[str]:
     return queries
 
 
-def response(found: Sequence[Sequence[Hit]], scores: bool, fingerprint: str) -> dict[str, Any]:
+def response(found: Sequence[Sequence[Hit]], scores: bool, fingerprint: str) -> JsonObject:
     """Return the answer, ready for JSON. fingerprint: of the index that was searched."""
     result = [[_entry(hit, scores) for hit in hits] for hits in found]
     return {"result": result, "fingerprint": fingerprint}
@@ -138,7 +139,7 @@ def read_response(body: bytes, count: int, ours: bool, most: int | None = None) 
     return found, fingerprint if isinstance(fingerprint, str) else ""
 
 
-def _documents(entries: Any, ours: bool, most: int | None) -> list[Document]:
+def _documents(entries: Json, ours: bool, most: int | None) -> list[Document]:
     if not isinstance(entries, list):
         raise ResponseError(f"no answer of {PATH}: a result is {_kind(entries)}, must be a list of documents")
     found = [one for entry in entries[:most] if (one := read_document(entry, ours)) is not None]
@@ -148,7 +149,7 @@ def _documents(entries: Any, ours: bool, most: int | None) -> list[Document]:
     return found
 
 
-def _entry(hit: Hit, scores: bool) -> dict[str, Any]:
+def _entry(hit: Hit, scores: bool) -> JsonObject:
     document = {
         "id": str(hit.passage_id),
         "article_id": hit.article_id,
@@ -161,6 +162,6 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number of JSON")
 
 
-def _kind(value: Any) -> str:
+def _kind(value: Json) -> str:
     names = {dict: "object", list: "list", str: "string", bool: "boolean", type(None): "missing or null"}
     return names.get(type(value), "number")
