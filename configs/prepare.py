@@ -2,6 +2,8 @@
 
 Command:  python -m masksearch_jax.prepare --config=configs/prepare.py --workdir=W
           python -m masksearch_jax.prepare --config=configs/prepare.py --config.dump=FILE --workdir=W
+          python -m masksearch_jax.prepare --config=configs/dapo.py:qwen2.5-1.5b --config.pretrained=HF_FOLDER
+              --config.prepare.dump=FILE --workdir=W          the section `prepare` of a config that trains
           python -m masksearch_jax.prepare --config=configs/prepare.py:wikipedia --config.dump=FILE --workdir=W
               --config.questions=FILE --config.benchmarks.musique=FILE ..          docs/guides/benchmarks.md
 Hardware: two CPU cores. CPU-seconds: 32 for the toy (which is generated if no dump is given), 55 for 6 MB of wikitext.
@@ -109,7 +111,7 @@ def get_config(arg: str = ""):
         "index": "",  # -multistream-index.txt.bz2 of a multistream dump; for several dumps one each, with commas
         "folder": "",  # where shards are kept, gs:// for Dataflow; '' for W/data.shards
     })
-    # --- search indices: train | validation (train and validation) | all ---
+    # --- search indices: train | validation (train and validation) | all; () for none, where a server is searched ---
     config.indices = ("train", "validation", "all")
     config.retrieval = ConfigDict({
         "encoder": "lexical",  # lexical | bert

@@ -2,7 +2,10 @@
 configs.
 
 Command:  python -m masksearch_jax.compile --config=configs/dapo.py:qwen2.5-7b          fits? (needs no TPU, no data)
-          python -m masksearch_jax.train --config=configs/dapo.py:qwen2.5-7b --workdir=W   on every host of the slice
+          python -m masksearch_jax.prepare --config=configs/dapo.py:qwen2.5-7b --config.pretrained=HF_FOLDER
+              --config.prepare.dump=FILE --workdir=W               once, on a CPU machine; then synthesize, likewise
+          python -m masksearch_jax.train --config=configs/dapo.py:qwen2.5-7b --config.pretrained=HF_FOLDER
+              --workdir=W                                          on every host of the slice
           python -m masksearch_jax.compile --config=configs/dapo.py:qwen2.5-7b@v5p-8192 --topology=v5p-12288 ..
 Hardware: the slice of the recipe. Expect: docs/recipes.md, which holds what compile printed.
 
@@ -14,6 +17,8 @@ model until the decode copy leaves room for the cache; it stays within a host an
 import dataclasses
 
 from ml_collections import ConfigDict
+
+from masksearch_jax.configs.prepare import shares
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +84,7 @@ def apply(config: ConfigDict, name: str) -> None:
         "turns": 8, "turn_tokens": 512, "observation_tokens": 512, "total_tokens": recipe.length, "deadline_steps": 0,
     })  # fmt: skip
     config.synthesize.agents.update({"query_words": 24, "thought_words": 100})
+    _data(config)
     # Prefill and extend batches are sharded like the slots.
     config.rollout.update({
         "slots": slots, "steps": 16, "prompt_rows": shards, "prompt_lengths": (512, 1024), "extend_rows": (shards,),
@@ -97,6 +103,21 @@ def apply(config: ConfigDict, name: str) -> None:
         })  # fmt: skip
         config.dapo.reward.update({"overlong_limit": recipe.length // 2, "overlong_cache": recipe.length // 8})
         config.dapo.optimizer.update({"learning_rate": 1e-6, "warmup": 10, "b2": 0.95})
+
+
+def _data(config: ConfigDict) -> None:
+    """Set prompts and demonstrations that suit an instruct model, and the split of a whole dump."""
+    prepare = config.prepare
+    prepare.dump = ""  # the command line names it
+    prepare.shares = shares(0.98, 0.01, 0.01)
+    prepare.tokenizer_dir = config.get_oneway_ref("pretrained")
+    # The system message says what the tags mean. The user message repeats the words around each mask, which the thought
+    # before the answer continues (wording cloze).
+    prepare.tasks.update({"titles": True, "chat": "auto", "system": "default"})
+    prepare.tasks.update({"instruction": "clues", "question_instruction": "clues"})
+    prepare.tasks.span_weights.update({"date": 1.0, "number": 1.0})
+    config.synthesize.update({"wording": "cloze", "retry": 1.0, "association_tasks": 0})
+    config.synthesize.styles.update({"title": 0.9, "passage": 0.1, "associated": 0.0})
 
 
 def _buckets(largest: int) -> tuple[int, ...]:

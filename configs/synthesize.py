@@ -4,6 +4,8 @@ Command:  python -m masksearch_jax.synthesize --config=configs/synthesize.py --w
           python -m masksearch_jax.synthesize --config=configs/synthesize.py:strong --workdir=W
           python -m masksearch_jax.synthesize --config=configs/synthesize.py:agents --config.llm.url=http://HOST:PORT/v1
               --config.llm.model=NAME --workdir=W
+          python -m masksearch_jax.synthesize --config=configs/dapo.py:qwen2.5-1.5b --config.pretrained=HF_FOLDER
+              --workdir=W                    for a training with other search or episode settings: with its own config
 The default teacher, the oracle, knows the answers and costs nothing. The agents are a language model behind an
 OpenAI-compatible server, or a checkpoint (docs/guides/agents.md).
 Hardware: two CPU cores.

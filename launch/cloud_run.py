@@ -191,19 +191,29 @@ def host_environment(run: Run, archive: str, slice_: Accelerator, config: str, e
     }
 
 
-def require_data(shell: Shell, run: Run, slice_: Accelerator, extras: str) -> None:
-    """Raises SystemExit with the commands to run if the hosts would stop for want of data, before a slice is paid."""
-    if slice_.hosts == 1 and not {"prep", "all"}.isdisjoint(extras.split(",")):
+def require_data(shell: Shell, run: Run, slice_: Accelerator, args: argparse.Namespace, overrides: list[str]) -> None:
+    """Raises SystemExit with the commands to run if the hosts would stop for want of data, before a slice is paid.
+
+    Whether data and demonstrations were made with the settings of this run is not checked, since that takes the project
+    and not the standard library alone. The command that checks it is printed.
+    """
+    if slice_.hosts == 1 and not {"prep", "all"}.isdisjoint(args.extras.split(",")):
         return  # a single host with TensorFlow prepares for itself
+    settings = shlex.join([f"--config={args.config}", "--workdir=W", *overrides])
     for folder, entry in (("data", "prepare"), ("demonstrations", "synthesize")):
         manifest = f"{run.url}/{folder}/manifest.json"
         missing = shell.ask("gcloud", "storage", "ls", manifest, absent=_ABSENT) is None and not shell.dry_run
         if missing and (folder == "data" or slice_.hosts > 1):
             raise SystemExit(
                 f"{manifest} is missing, and the hosts would stop for want of it. On a machine with CPUs, for a local "
-                f"folder W:\n  bash launch/setup.sh all\n  .venv/bin/python -m masksearch_jax.{entry} "
-                f"--config=configs/{entry}.py --workdir=W\n  gcloud storage rsync --recursive W {run.url}"
+                f"folder W (and with local paths in place of those below {MOUNT}):\n  bash launch/setup.sh all\n"
+                f"  .venv/bin/python -m masksearch_jax.{entry} {settings}\n"
+                f"  gcloud storage rsync --recursive W {run.url}"
             )
+    shell.say(
+        "not checked here: whether data and demonstrations have this run's settings. Before you pay, where W is their "
+        f"local folder: .venv/bin/python -m masksearch_jax.doctor {settings}"
+    )
 
 
 def outcome(shell: Shell, run: Run) -> int | None:

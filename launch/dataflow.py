@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--dump", required=True, help="multistream dumps, gs://..xml.bz2, commas between")
             command.add_argument("--index", required=True, help="its index, gs://..-index.txt.bz2; as many as dumps")
             command.add_argument("--image", required=True, help="where the workers' image goes, without a tag")
-            command.add_argument("--config", default="configs/prepare.py:wikipedia", help="config")
+            command.add_argument("--config", default="configs/prepare.py:wikipedia", help="of prepare or of a run")
             command.add_argument("--local", help="folder for the data on this machine; default runs/NAME")
             command.add_argument("--shard-mb", type=float, default=64, help="compressed, of the dump")
             command.add_argument("--max-workers", type=int, default=64)
@@ -95,11 +95,13 @@ def command(run: Run, args: argparse.Namespace, image: str, workdir: str, overri
         options.append(f"--service_account_email={args.service_account}")
     if args.subnetwork:
         options += [f"--subnetwork={args.subnetwork}", "--no_use_public_ips"]
+    # The config of a run has the settings of prepare in a section.
+    prefix = "--config." if Path(args.config.partition(":")[0]).name == "prepare.py" else "--config.prepare."
     return [
         _PYTHON, "-m", "masksearch_jax.prepare", f"--config={args.config}", f"--workdir={workdir}",
-        f"--config.dump={args.dump}", "--config.beam.runner=DataflowRunner", f"--config.beam.index={args.index}",
-        f"--config.beam.folder={run.url}/shards", f"--config.beam.shard_mb={args.shard_mb:g}",
-        f"--config.beam.options={tuple(options)!r}", *overrides,
+        f"{prefix}dump={args.dump}", f"{prefix}beam.runner=DataflowRunner", f"{prefix}beam.index={args.index}",
+        f"{prefix}beam.folder={run.url}/shards", f"{prefix}beam.shard_mb={args.shard_mb:g}",
+        f"{prefix}beam.options={tuple(options)!r}", *overrides,
     ]  # fmt: skip
 
 

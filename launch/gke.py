@@ -86,7 +86,7 @@ def create(shell: Shell, run: Run, slice_: Accelerator, args: argparse.Namespace
     if state in ("", "Completed"):
         shell.say(f"JobSet {run.name} exists and is {state or 'running'}: nothing to create")
         return 0
-    cloud_run.require_data(shell, run, slice_, args.extras)
+    cloud_run.require_data(shell, run, slice_, args, overrides)
     if state == "Failed" or shell.dry_run:
         shell.say("a failed JobSet of this name is deleted first:")
         _delete(shell, run, args)

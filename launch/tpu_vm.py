@@ -79,7 +79,7 @@ def create(shell: Shell, run: Run, slice_: Accelerator, args: argparse.Namespace
     if state is not None and state not in ENDED:
         shell.say(f"{run.name} exists and is {state}: nothing to create")
         return 0
-    cloud_run.require_data(shell, run, slice_, args.extras)
+    cloud_run.require_data(shell, run, slice_, args, overrides)
     cloud_run.forget_outcome(shell, run)
     make(shell, run, slice_, args, overrides, replace=state is not None)
     shell.say(

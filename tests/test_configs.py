@@ -139,6 +139,20 @@ def test_prepare_command_names_exactly_what_differs(tmp_path, monkeypatch):
     assert {"--config.entities=99", "--config.tasks.epochs=2"} <= set(changed)
 
 
+def test_prepare_takes_the_section_of_a_run(tmp_path, monkeypatch):
+    from masksearch_jax import prepare
+    from masksearch_jax.workflows import data_preparation
+
+    given = []
+    monkeypatch.setattr(data_preparation, "run", lambda settings, workdir: given.append((settings, workdir)))
+    run = load("dapo")
+    run.seed, run.prepare.dump = 7, "dump.xml"
+    for config in (run, load("prepare", "wikipedia")):
+        prepare.main(config, tmp_path)
+    assert given[0][0].dump == "dump.xml" and given[0][0].seed == 7
+    assert given[1] == (load("prepare", "wikipedia"), tmp_path)
+
+
 def test_several_processes_refuse_to_prepare_and_say_what_to_run(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     config = load("dapo")

@@ -11,11 +11,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from configs import dapo, recipes, sft
+from configs import dapo, evaluate, language_model, recipes, sft, stage2_sft
 from masksearch_jax.aot import topologies
 from masksearch_jax.model import transformer
 from masksearch_jax.model.config import from_config
 from masksearch_jax.trainers import updates
+from masksearch_jax.workflows import training
 
 ROOT = Path(__file__).parent.parent
 
@@ -44,6 +45,25 @@ def test_page_fits_its_mesh(name):
     assert own.model == config.model and own.stage == "sft"
 
 
+@pytest.mark.parametrize("page", [sft, dapo, stage2_sft, evaluate], ids=lambda page: page.__name__)
+def test_a_recipe_has_the_prompts_of_a_published_model(page):
+    config, other = page.get_config("qwen2.5-1.5b"), language_model.get_config()
+    config.pretrained = "HF_FOLDER"
+    assert config.prepare.tokenizer_dir == "HF_FOLDER"
+    for name in ("titles", "chat", "system", "instruction", "question_instruction", "epochs"):
+        assert config.prepare.tasks[name] == other.prepare.tasks[name]
+    assert config.synthesize.wording == other.synthesize.wording != "words"
+    assert config.synthesize.styles == other.synthesize.styles
+    config.prepare.tokenizer_dir = "another"
+    assert config.pretrained == "HF_FOLDER"
+
+
+def test_a_recipe_without_a_published_model_is_refused_before_any_work(tmp_path):
+    with pytest.raises(ValueError, match=r"would train fresh parameters; give its folder, --config.pretrained"):
+        training.run(dapo.get_config("qwen2.5-1.5b"), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_every_family_and_generation_is_there():
     models = {recipe.model for recipe in recipes.RECIPES.values()}
     sizes = ["qwen2.5-0.5b", "qwen2.5-1.5b", "qwen2.5-3b", "qwen2.5-7b", "llama3.2-1b", "llama3.2-3b", "llama3.1-8b"]
@@ -53,7 +73,7 @@ def test_every_family_and_generation_is_there():
     assert max(one.chips for one in slices) == 4096
 
 
-def test_the_embedded_default_is_untouched():
+def test_the_default_of_a_policy_from_scratch_is_untouched():
     page = dapo.get_config()
     assert (page.model.embed, page.model.dtype, page.rollout.slots, page.dapo.rows) == (128, "float32", 64, 4)
     assert "topology" not in page and "vocab_size" not in page.model

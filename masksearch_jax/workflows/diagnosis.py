@@ -25,11 +25,13 @@ from ml_collections import ConfigDict
 from masksearch_jax.data import stream_fingerprint
 from masksearch_jax.runtime.json_files import read_json_object
 from masksearch_jax.runtime.types import JsonObject
-from masksearch_jax.workflows import training
+from masksearch_jax.workflows import prepared_data, synthesis_stage, training
+from masksearch_jax.workflows.settings import trains_sft
 
 _ROOT = Path(__file__).parent.parent.parent
 _CONSTRAINTS = _ROOT / "launch" / "constraints.txt"
 _GIB = 1 << 30
+_SYNTHESIZE = "python -m masksearch_jax.synthesize with this --config, --workdir and overrides, but for distributed"
 _MOUNT = "/mnt/masksearch"  # where the launchers mount a bucket
 
 # Prints as JSON what JAX sees. Arguments: coordinator, processes, process id, time limit, mesh as JSON or ''.
@@ -262,7 +264,10 @@ def _who() -> str:
 
 
 def check_data(wanted: Wanted) -> list[Check]:
-    """Check that W/data is as prepare left it: each file has its size, each ArrayRecord is readable to its end."""
+    """Check that W/data is as prepare left it, and that it has the settings that the run states.
+
+    Each file has its size, and each ArrayRecord is readable to its end.
+    """
     if wanted.workdir is None:
         return [Check("data", None, "no --workdir")]
     data = wanted.workdir / "data"
@@ -292,13 +297,23 @@ def check_data(wanted: Wanted) -> list[Check]:
             records += stream_fingerprint.describe_file(data / name)["records"]
         except Exception as error:  # a damaged file can make the reader raise anything
             return [Check("data", False, f"{data / name} cannot be read: {error}", again)]
+    if wanted.cfg is not None and "prepare" in wanted.cfg:
+        try:
+            prepared_data.check(wanted.cfg, wanted.workdir, prepare, say=False)
+        except ValueError as error:
+            return [Check("data", False, str(error), "the trainer would refuse it: change what it names")]
     return [Check("data", True, f"{len(listed)} files, {records} records")]
 
 
 def check_demonstrations(wanted: Wanted) -> list[Check]:
-    """Check the demonstrations. If they are missing, a run of one process makes them; a run of several refuses to."""
-    if wanted.workdir is None or wanted.cfg is None or "synthesize" not in wanted.cfg:
+    """Check that the demonstrations were made with the settings of this run.
+
+    If they are missing, a run of one process makes them; a run of several refuses to.
+    """
+    if wanted.workdir is None or wanted.cfg is None or "stage" not in wanted.cfg:
         return [Check("demonstrations", None, "no --workdir, or no config of the trainer")]
+    if not trains_sft(wanted.cfg):
+        return [Check("demonstrations", None, "not needed: this run trains no SFT")]
     manifest = wanted.workdir / "demonstrations" / "manifest.json"
     if manifest.exists():
         try:
@@ -306,12 +321,15 @@ def check_demonstrations(wanted: Wanted) -> list[Check]:
         except ValueError as error:
             again = f"rm -r {manifest.parent}: the trainer, or masksearch_jax.synthesize, makes it again"
             return [Check("demonstrations", False, str(error), again)]
+        try:
+            synthesis_stage.check_made(wanted.cfg, wanted.workdir)
+        except ValueError as error:
+            return [Check("demonstrations", False, str(error), f"rm -r {manifest.parent}; then {_SYNTHESIZE}")]
         return [Check("demonstrations", True, f"{len(tasks)} tasks")]
     if wanted.cfg.distributed.processes == 1:
         return [Check("demonstrations", None, "missing: the trainer makes them")]
-    command = f"python -m masksearch_jax.synthesize --config=configs/synthesize.py --workdir={wanted.workdir}"
     found = f"{manifest} is missing, and several processes would all make it"
-    return [Check("demonstrations", False, found, f"once, with the overrides of this config: {command}")]
+    return [Check("demonstrations", False, found, f"once, on a machine with CPUs: {_SYNTHESIZE}")]
 
 
 def _pins(constraints: str) -> dict[str, str]:

@@ -2,11 +2,13 @@
 
 Data is often prepared by its own command, and then trained on with a config whose prepare settings are mere defaults.
 So a setting that the run leaves at its default is taken as the data has it, and the difference is printed. A setting
-that the config or the command line states must be the one that made the data.
+that the config or the command line states must be the one that made the data. For a published tokenizer its content
+counts and not its path, since the machine that prepares and the hosts of a slice keep the folder in different places.
 """
 
 import runpy
 import sys
+import tempfile
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -14,6 +16,8 @@ from ml_collections import ConfigDict
 from masksearch_jax.runtime import json_files, settings_history
 from masksearch_jax.runtime.config_files import find_config
 from masksearch_jax.runtime.types import JsonObject
+from masksearch_jax.text import added_tags, chat_template, published_tokenizer, tokenizer
+from masksearch_jax.text.tokenizer_protocol import Tokenizer
 from masksearch_jax.workflows import llm_connection
 
 _BASE_CONFIG = "configs/common.py"
@@ -59,6 +63,8 @@ def check(cfg: ConfigDict, workdir: Path, again: str, say: bool = True) -> None:
         stated.discard("seed")
     if here.get("dump") == "":  # a config that leaves the dump to the command line
         stated.discard("dump")
+    if here.get("tokenizer_dir") != there.get("tokenizer_dir") and _is_tokenizer_of(data, manifest, cfg.prepare):
+        stated.discard("tokenizer_dir")  # the same folder in another place, as on another machine
     # A setting that only this run has, at its default, is newer than the data.
     different = {name for name in there.keys() | stated if there.get(name) != here.get(name)}
     if refused := sorted(different & stated):
@@ -72,6 +78,20 @@ def check(cfg: ConfigDict, workdir: Path, again: str, say: bool = True) -> None:
     if different and say:
         listed = ", ".join(f"prepare.{n} {_shown(there, n)} (here {_shown(here, n)})" for n in sorted(different))
         print(f"{data} is used as it was prepared: {listed}", file=sys.stderr, flush=True)
+
+
+def _is_tokenizer_of(data: Path, manifest: JsonObject, settings: ConfigDict) -> bool:
+    """Return True if the folder `settings.tokenizer_dir` would give the tokenizer that the data has."""
+    folder = Path(settings.tokenizer_dir)
+    if not (folder / "tokenizer.json").is_file() or not (data / tokenizer.PUBLISHED).is_dir():
+        return False
+    template = data / tokenizer.PUBLISHED / chat_template.FILE  # maybe another one than the folder's, by tasks.chat
+    with tempfile.TemporaryDirectory() as copy:
+        chat = str(template) if template.is_file() else chat_template.AUTO
+        found: Tokenizer = published_tokenizer.copy(folder, Path(copy) / tokenizer.PUBLISHED, chat)
+        if manifest["settings"].get("tokenizer", {}).get("added_tags") and added_tags.add_tags(found.path):
+            found = tokenizer.load(copy)
+        return found.fingerprint == tokenizer.load(data).fingerprint
 
 
 def _check_dump(data: Path, manifest: JsonObject, stated: set[str], again: str) -> None:

@@ -137,7 +137,7 @@ _PREPARE = {
     "benchmarks.*": text(), "toy_benchmarks": whole(0), "tool_warmup": flag(), "newer_dump": text(),
     "search_only": text(), "augment.*": flag(),
     "beam.runner": one_of("", "DirectRunner", "DataflowRunner"), "beam.options": texts(), "beam.shard_mb": _SECONDS,
-    "beam.index": text(), "beam.folder": text(), "indices": some_of(*INDICES),
+    "beam.index": text(), "beam.folder": text(), "indices": some_of(*INDICES, empty=True),
     "retrieval.encoder": one_of(*index.ENCODERS), "retrieval.encoder_dir": text(),
     "retrieval.encoder_dtype": one_of(*index.ENCODER_DTYPES),
     "retrieval.encoder_devices": one_of(*index.ENCODER_DEVICES), "retrieval.dims": whole(1),

@@ -27,7 +27,7 @@ from masksearch_jax.data.curriculum import QUESTIONS, TOOL_WARMUP, task_folder
 from masksearch_jax.llm.client import Client
 from masksearch_jax.retrieval import interface
 from masksearch_jax.rollout.episode import EpisodeLimits
-from masksearch_jax.runtime import json_files, metrics, workdir_lock
+from masksearch_jax.runtime import json_files, metrics, settings_history, workdir_lock
 from masksearch_jax.runtime.json_files import read_json_object
 from masksearch_jax.runtime.types import JsonObject
 from masksearch_jax.teachers import mask_teacher, query_writers, question_teacher, tool_warmup_teacher
@@ -103,6 +103,24 @@ def settings(cfg: ConfigDict) -> JsonObject:
         "episode": cfg.episode.to_dict(),
         **model,
     }
+
+
+def check_made(cfg: ConfigDict, workdir: Path) -> None:
+    """Raise ValueError that names what differs if the demonstrations of `workdir` were made with other settings."""
+    target = workdir / "demonstrations" / "manifest.json"
+    again = f"remove {target.parent}, and the same line makes it again"
+    made = deciding(read_json_object(target, again, required=("settings",))["settings"])
+    wanted = deciding(settings(cfg))
+    if made == wanted:
+        return
+    there, here = (dict(settings_history.leaves(value)) for value in (made, wanted))
+    different = sorted(name for name in there.keys() | here.keys() if there.get(name) != here.get(name))
+    raise ValueError(
+        f"{target.parent} was made with other settings: "
+        + "; ".join(f"{name} is {there.get(name)!r} there and {here.get(name)!r} here" for name in different)
+        + "; give the settings that it has, take another --workdir, or remove the folder: "
+        "`python -m masksearch_jax.synthesize` with this --config and its overrides makes it again"
+    )
 
 
 def check(cfg: ConfigDict) -> None:

@@ -24,7 +24,7 @@ from masksearch_jax.model import lora
 from masksearch_jax.model.config import lora_from_config
 from masksearch_jax.model.published import load
 from masksearch_jax.retrieval.service import remote_settings
-from masksearch_jax.runtime import child_process, distributed, json_files, settings_history, workdir_lock
+from masksearch_jax.runtime import child_process, distributed, settings_history, workdir_lock
 from masksearch_jax.runtime.checkpoints import Checkpointer
 from masksearch_jax.runtime.config_files import find_config
 from masksearch_jax.runtime.types import JsonObject, Params
@@ -35,7 +35,6 @@ from masksearch_jax.workflows.context import RunContext
 from masksearch_jax.workflows.settings import trains_sft, validate_settings, validate_shapes
 
 _PREPARE_PAGE = "configs/prepare.py"
-_AGAIN = "remove its folder, and start again: the demonstrations are then made anew"
 
 
 def run(cfg: ConfigDict, workdir: Path) -> Params:
@@ -71,6 +70,11 @@ def check(cfg: ConfigDict) -> None:
     if cfg.start and not (Path(cfg.start) / "checkpoints").is_dir():
         raise ValueError(
             f"start={cfg.start} holds no checkpoints; name the folder of a trained stage, such as runs/dapo/dapo"
+        )
+    if "prepare" in cfg and cfg.prepare.tasks.chat and not cfg.prepare.tokenizer_dir:
+        raise ValueError(
+            f"prepare.tasks.chat={cfg.prepare.tasks.chat!r} is for a published model, and this run names none: it "
+            "would train fresh parameters; give its folder, --config.pretrained=HF_FOLDER"
         )
     if adapters and adapters.base_quantisation:
         lora.qwix()
@@ -134,27 +138,17 @@ def _leaves(config: ConfigDict, prefix: str = "") -> JsonObject:
 def ensure_demonstrations(context: RunContext) -> None:
     """Make W/demonstrations unless they are there. Raises ValueError if they were made with other settings."""
     target = context.workdir / "demonstrations" / "manifest.json"
-    settings = synthesis_stage.deciding(synthesis_stage.settings(context.cfg))
-    if not target.exists():
-        if context.cfg.distributed.processes > 1:
-            raise ValueError(
-                f"{target.parent} is missing, and {context.cfg.distributed.processes} processes would all synthesise "
-                "it. Run `python -m masksearch_jax.synthesize` once, with this --config and its overrides but "
-                f"distributed, and --workdir={context.workdir}, where every process sees it"
-            )
-        say(f"{target.parent} is missing: synthesising it")
-        synthesis_stage.run(context.cfg, context.workdir, context.searcher("train"))
+    if target.exists():
+        synthesis_stage.check_made(context.cfg, context.workdir)
         return
-    again = f"remove {target.parent}, and the same line makes it again"
-    made = synthesis_stage.deciding(json_files.read_json_object(target, again, required=("settings",))["settings"])
-    if made != settings:
-        there, here = (dict(settings_history.leaves(value)) for value in (made, settings))
-        different = sorted(name for name in there.keys() | here.keys() if there.get(name) != here.get(name))
+    if context.cfg.distributed.processes > 1:
         raise ValueError(
-            f"{target.parent} was made with other settings: "
-            + "; ".join(f"{name} is {there.get(name)!r} there and {here.get(name)!r} here" for name in different)
-            + "; give the settings that it has, remove the folder, or take another --workdir"
+            f"{target.parent} is missing, and {context.cfg.distributed.processes} processes would all synthesise "
+            "it. Run `python -m masksearch_jax.synthesize` once, with this --config and its overrides but "
+            f"distributed, and --workdir={context.workdir}, where every process sees it"
         )
+    say(f"{target.parent} is missing: synthesising it")
+    synthesis_stage.run(context.cfg, context.workdir, context.searcher("train"))
 
 
 def train_sft(context: RunContext, name: str = "sft", params: Params | None = None) -> Params:

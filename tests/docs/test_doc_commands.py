@@ -132,7 +132,9 @@ def _check_module(module: str, words: list[str]) -> None:
     config = config or (default and default[1])
     assert config or not overrides, f"{module} needs --config for {overrides}"
     if config:
-        _check_config(config, overrides, KINDS.get(source.stem, "train"))
+        # `prepare` also takes the config of a run.
+        own = Path(config.partition(":")[0]).stem == source.stem
+        _check_config(config, overrides, KINDS.get(source.stem, "train") if own else "train")
 
 
 def _check_launcher(script: Path, words: list[str]) -> None:

@@ -38,6 +38,14 @@ def test_a_dry_run_shows_every_command_in_order(launcher, tools):
     assert settings["dump"] == "gs://bucket/dump.xml.bz2"
 
 
+def test_the_config_of_a_run_holds_the_settings_in_a_section(launcher):
+    run = ("--config=configs/dapo.py:qwen2.5-7b", "--dry-run", "--", "--config.pretrained=HF_FOLDER")
+    prepared = commands_of(launcher("dataflow", "run", *WHERE, *DUMP, *run))[3]
+    given = [part for part in prepared if part.startswith("--config.")]
+    assert given[0] == "--config.prepare.dump=gs://bucket/dump.xml.bz2" and given[-1] == "--config.pretrained=HF_FOLDER"
+    assert len(given) == 7 and all(part.startswith("--config.prepare.") for part in given[:-1])
+
+
 def test_prepare_reads_the_settings_and_beam_the_options(launcher):
     beam_options = pytest.importorskip("apache_beam.options.pipeline_options")
     from absl import flags

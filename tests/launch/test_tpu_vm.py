@@ -1,6 +1,7 @@
 """launch/tpu_vm.py against a gcloud that keeps its queued resources and its bucket in a folder."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -178,9 +179,22 @@ def test_logs_come_from_the_bucket_without_a_slice(cloud, launch, capfd):
 @pytest.mark.parametrize("folder, entry", [("data", "prepare"), ("demonstrations", "synthesize")])
 def test_no_slice_is_requested_for_a_run_without_data(cloud, launch, folder, entry):
     (cloud / "gs/bucket/runs/demo" / folder / "manifest.json").unlink()
-    done = launch("create", *WHERE, *SLICE)
+    recipe = ("--accelerator=v5e-16", "--config=configs/dapo.py:qwen2.5-0.5b@v5e-16")
+    done = launch("create", *WHERE, *recipe, "--", "--config.dapo.iterations=7", "--config.search.url=http://h/{index}")
     assert done.returncode == 1 and calls(cloud, "create") == 0
-    assert f"masksearch_jax.{entry}" in done.stderr and "gcloud storage rsync" in done.stderr
+    # With the settings of this run: demonstrations of any other config would be refused on the slice.
+    (line,) = [line for line in done.stderr.splitlines() if "masksearch_jax." in line]
+    assert shlex.split(line)[1:] == [
+        "-m", f"masksearch_jax.{entry}", "--config=configs/dapo.py:qwen2.5-0.5b@v5e-16", "--workdir=W",
+        "--config.dapo.iterations=7", "--config.search.url=http://h/{index}",
+    ]  # fmt: skip
+    assert "gcloud storage rsync" in done.stderr
+
+
+def test_the_check_of_the_settings_is_named_before_a_slice_is_paid(cloud, launch):
+    done = launch("create", *WHERE, *SLICE, "--dry-run", "--", "--config.seed=1")
+    (line,) = [line for line in done.stdout.splitlines() if "masksearch_jax.doctor" in line]
+    assert line.endswith("masksearch_jax.doctor --config=configs/dapo.py --workdir=W --config.seed=1")
 
 
 def test_a_single_host_may_prepare_for_itself(cloud, launch):

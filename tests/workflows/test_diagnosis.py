@@ -1,6 +1,7 @@
 """The doctor against sick folders, pages and environments; the diagnosis of each is known beforehand."""
 
 import importlib.metadata
+import json
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 from masksearch_jax.data import records
 from masksearch_jax.prep import manifest
 from masksearch_jax.runtime.mesh import make_mesh
-from masksearch_jax.workflows import diagnosis
+from masksearch_jax.workflows import diagnosis, prepared_data, synthesis_stage
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -74,8 +75,28 @@ def test_several_processes_need_the_demonstrations_beforehand(tmp_path):
     (check,) = diagnosis.check_demonstrations(wanted(tmp_path, cfg))
     assert check.ok is False and "masksearch_jax.synthesize" in check.next
     (tmp_path / "demonstrations").mkdir()
-    (tmp_path / "demonstrations" / "manifest.json").write_text('{"tasks": {"ramp_1": 3}}')
+    made = {"settings": synthesis_stage.settings(cfg), "tasks": {"ramp_1": 3}}
+    (tmp_path / "demonstrations" / "manifest.json").write_text(json.dumps(made))
     assert diagnosis.check_demonstrations(wanted(tmp_path, cfg))[0].ok
+
+
+def test_demonstrations_and_data_of_other_settings(prepared):
+    cfg = page()
+    (prepared / "demonstrations").mkdir()
+    made = {"settings": synthesis_stage.settings(cfg), "tasks": {"ramp_1": 3}}
+    (prepared / "demonstrations" / "manifest.json").write_text(json.dumps(made))
+    data = json.loads((prepared / "data" / "manifest.json").read_text())
+    data["settings"] = prepared_data.recorded(cfg.prepare)
+    (prepared / "data" / "manifest.json").write_text(json.dumps(data))
+    assert diagnosis.check_data(wanted(prepared, cfg))[0].ok
+    cfg.episode.turn_tokens, cfg.prepare.entities = 512, 77
+    (check,) = diagnosis.check_demonstrations(wanted(prepared, cfg))
+    assert check.ok is False and "episode.turn_tokens is 40 there and 512 here" in check.found
+    assert "masksearch_jax.synthesize with this --config" in check.next
+    (check,) = diagnosis.check_data(wanted(prepared, cfg))
+    assert check.ok is False and "prepare.entities is 3000 there and 77 here" in check.found
+    cfg.warm_start = False
+    assert diagnosis.check_demonstrations(wanted(prepared, cfg))[0].ok is None
 
 
 def test_a_writable_workdir_is_left_as_it_was(tmp_path):

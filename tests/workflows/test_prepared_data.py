@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+import tiny_published
 
-from configs import dapo, evolve, prepare, real, stage2_sft
+from configs import dapo, evolve, prepare, real, sft, stage2_sft
+from masksearch_jax.text import added_tags, published_tokenizer, tokenizer
 from masksearch_jax.workflows import prepared_data, training
 
 ROOT = Path(__file__).parent.parent.parent
@@ -81,6 +83,34 @@ def test_data_of_the_command_prepare_is_trained_on_by_a_page_that_says_nothing_o
         training.ensure_data(page(arg="dump"), tmp_path)
         with pytest.raises(ValueError, match=r'prepare.dump is "wiki.xml.bz2" there and "other.xml" here'):
             training.ensure_data(page(arg="dump", prepare__dump="other.xml"), tmp_path)
+
+
+def test_a_recipe_takes_the_data_that_its_own_config_prepared(tmp_path, capsys):
+    """The commands of docs/from_laptop_to_pod.md. On the slice the folder of the model lies in another place."""
+    here, there = (tiny_published.qwen(tmp_path / place) for place in ("laptop", "mount"))
+    made = page(dapo, "qwen2.5-1.5b", pretrained=str(here), prepare__dump="wiki.xml.bz2")
+    prepared(tmp_path, made.prepare)
+    published_tokenizer.copy(here, tmp_path / "data" / tokenizer.PUBLISHED)
+    for module in (dapo, sft):
+        training.ensure_data(page(module, "qwen2.5-1.5b", pretrained=str(there)), tmp_path)
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1 and f'prepare.tokenizer_dir "{here}" (here "{there}")' in said
+    training.ensure_data(page(prepare__tokenizer_dir=str(there)), tmp_path)  # a config that is no recipe
+    # Another tokenizer is not the data's, and neither are the prompts of a policy from scratch the recipe's.
+    other = tiny_published.qwen(tmp_path / "other", thinking=False)
+    with pytest.raises(ValueError, match=rf'prepare.tokenizer_dir is "{here}" there and "{other}" here'):
+        training.ensure_data(page(dapo, "qwen2.5-1.5b", pretrained=str(other)), tmp_path)
+    prepared(tmp_path, prepare.get_config("wikipedia"), tokenizer_dir=str(there))
+    with pytest.raises(ValueError, match=r'prepare.tasks.chat is "" there and "auto" here'):
+        training.ensure_data(page(dapo, "qwen2.5-1.5b", pretrained=str(there)), tmp_path)
+
+
+def test_added_tags_are_part_of_the_tokenizer_that_is_compared(tmp_path):
+    here, there = (tiny_published.qwen(tmp_path / place) for place in ("laptop", "mount"))
+    made = page(dapo, "qwen2.5-1.5b", pretrained=str(here), prepare__tokenizer__added_tags=True)
+    prepared(tmp_path, made.prepare)
+    added_tags.add_tags(published_tokenizer.copy(here, tmp_path / "data" / tokenizer.PUBLISHED).path)
+    training.ensure_data(page(dapo, "qwen2.5-1.5b", pretrained=str(there)), tmp_path)
 
 
 def test_a_page_of_its_own_states_what_it_says(tmp_path):
