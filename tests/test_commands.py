@@ -55,6 +55,9 @@ def test_the_help_of_a_config_lists_its_variants_and_every_setting():
     assert plain.returncode == short.returncode == 0 and "Variants: short, proof," in plain.stdout
     assert "--config.sft.steps=40\n" in short.stdout and "--config.sft.steps=40\n" not in plain.stdout
     assert "--config.dapo.reward.overlong_limit=224\n" in plain.stdout
+    no_config = run("configs/common.py")
+    assert no_config.returncode == 1 and "no function get_config" in no_config.stderr
+    assert "Traceback" not in no_config.stderr
     wrong = run("configs/language_model.py:long")
     assert wrong.returncode == 1 and "takes one of short, proof" in wrong.stderr
 

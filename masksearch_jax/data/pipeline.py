@@ -14,6 +14,7 @@ import bisect
 import dataclasses
 import hashlib
 import itertools
+import json
 import math
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -188,7 +189,13 @@ class DemonstrationIterator(grain.DatasetIterator):  # type: ignore[misc]  # gra
 class TaskIterator(grain.DatasetIterator):  # type: ignore[misc]  # grain has no types
     """The endless iterator of tasks; see `tasks`. left_out: the number of tasks skipped since the iterator was made."""
 
-    def __init__(self, draws: _Draws, fingerprint: str, room: int | None = None, only: Collection[str] | None = None):
+    def __init__(
+        self,
+        draws: _Draws,
+        fingerprint: str,
+        room: int | None = None,
+        only: Mapping[str, Collection[str]] | None = None,
+    ):
         super().__init__()
         self._draws, self._room, self._only = draws, room, only
         self._passed: dict[str, int] = {}  # by name of the task: records skipped in a row
@@ -205,7 +212,7 @@ class TaskIterator(grain.DatasetIterator):  # type: ignore[misc]  # grain has no
             drawn = self._draws.peek()
             task = records.decode(records.Task, drawn.data).as_task(drawn.task)
             self._draws.advance(drawn)
-            wanted = self._only is None or task.id in self._only
+            wanted = self._only is None or task.id in self._only[drawn.task]
             if wanted and (self._room is None or len(task.prompt) < self._room):
                 self._passed[drawn.task] = 0
                 return task
@@ -214,7 +221,7 @@ class TaskIterator(grain.DatasetIterator):  # type: ignore[misc]  # grain has no
             # Each epoch has an order of its own, so two draws of a task may lie almost two epochs apart.
             size = self._draws.size(drawn.task)
             if passed >= 2 * size:
-                chosen = "" if self._only is None else f" that is one of the {len(self._only)} chosen ones"
+                chosen = "" if self._only is None else f" that is one of the {len(self._only[drawn.task])} chosen ones"
                 raise ValueError(
                     f"none of the {size} tasks of {drawn.task}{chosen} has a prompt below {self._room} tokens, "
                     f"the last one, {task.id}, has {len(task.prompt)}: raise episode.total_tokens, cut shorter "
@@ -284,14 +291,14 @@ def tasks(
     tokenizer_fingerprint: str,
     room: int | None = None,
     refuse: bool = False,
-    only: Collection[str] | None = None,
+    only: Mapping[str, Collection[str]] | None = None,
 ) -> TaskIterator:
     """Return an endless iterator of `records.Task` under one global cursor.
 
     room: tokens of an episode. Tasks whose prompt leaves no room in an episode are skipped and counted in `left_out`.
     That depends on the task alone, so a resumed run skips the same ones. refuse: raise ValueError for such tasks here
-    instead; the error says how many there are. This reads every task once. only: ids; tasks with other ids are passed
-    over. Each task of the curriculum must have one of them.
+    instead; the error says how many there are. This reads every task once. only: {task: ids}; records with other ids
+    are passed over. Each task of the curriculum must have a record with one of its ids.
 
     directory: the `tasks` folder that `prepare` wrote, with files `<split>/<task folder>/epoch_<e>.array_record`
     (`curriculum.task_folder`: the name of the task, and ramp_1 for ramp_1_open). Raises FileNotFoundError for a task of
@@ -305,12 +312,17 @@ def tasks(
         seed=seed,
         curriculum=curriculum.describe(),
         tokenizer=tokenizer_fingerprint,
-        **({} if only is None else {"only": hashlib.sha256("\n".join(sorted(only)).encode()).hexdigest()}),
+        **({} if only is None else {"only": _digest(only)}),
     )
     if room is not None and refuse:
         for path in (path for task_paths in paths.values() for path in task_paths):
             fitting(records.read(path, records.Task), room, refuse=True)
     return TaskIterator(_Draws(paths, curriculum, seed), mark, room, only)
+
+
+def _digest(only: Mapping[str, Collection[str]]) -> str:
+    """Return a hash of the ids by task."""
+    return hashlib.sha256(json.dumps({task: sorted(ids) for task, ids in sorted(only.items())}).encode()).hexdigest()
 
 
 def fitting(found: Iterable[records.Task], room: int, refuse: bool = False) -> tuple[list[records.Task], int]:

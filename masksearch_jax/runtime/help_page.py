@@ -88,7 +88,12 @@ def _configs() -> str:
 def _settings(named: str) -> str:
     """Return the docstring of a config, its variants, and each setting with its value in the variant that is named."""
     path, _, variant = find_config(named).partition(":")
-    module = runpy.run_path(path)
+    try:
+        module = runpy.run_path(path)
+    except SyntaxError as error:
+        raise ValueError(f"{path} is no Python file: {error}") from None
+    if "get_config" not in module:
+        raise ValueError(f"{path} is no config: it has no function get_config")
     config = module["get_config"](variant) if variant else module["get_config"]()
     variants = ", ".join(module.get("VARIANTS", ())) or "none"
     settings = "\n".join(f"  --config.{name}={value!r}" for name, value in _leaves(config))

@@ -44,8 +44,55 @@ def measure(
 ) -> list[Read]:
     """Search for the title of each RAMP task and read the answers of its masks off what is found, in task order.
 
-    show: hits -> the text of an observation, as a policy would see it. The query is that of the rule-based teacher: the
-    title if the passage names it, else the name nearest to the mask. If the teacher has no query, it is the title.
+    show: hits -> the text of an observation, as a policy would see it.
+    """
+    read, place = [], 0
+    shown = _shown(tasks, searcher, hits, show, batch)
+    for task in tasks:
+        own = shown[place : place + task.masks]
+        place += task.masks
+        recalls = [
+            answer_metrics.token_recall(
+                copied(text, task.text[: mask_context.mask_place(task.text, i)]), task.answers[i]
+            )
+            for i, text in enumerate(own)
+        ]
+        read.append(Read(task.id, _stated(own, task) / task.masks, sum(recalls) / task.masks))
+    return read
+
+
+def answerable(
+    tasks: Sequence[records.Task],
+    searcher: interface.Searcher,
+    hits: int,
+    show: Callable[[Sequence[interface.Hit]], str],
+    batch: int = 512,
+) -> list[bool]:
+    """Return, for each RAMP task, whether a search for its title finds the answer of at least one mask."""
+    found, place = [], 0
+    shown = _shown(tasks, searcher, hits, show, batch)
+    for task in tasks:
+        found.append(_stated(shown[place : place + task.masks], task) > 0)
+        place += task.masks
+    return found
+
+
+def _stated(shown: Sequence[str], task: records.Task) -> int:
+    """Return for how many masks of a task the text that was shown for the mask states the answer."""
+    return sum(answer_metrics.contains(text, golds) for text, golds in zip(shown, task.answers, strict=True))
+
+
+def _shown(
+    tasks: Sequence[records.Task],
+    searcher: interface.Searcher,
+    hits: int,
+    show: Callable[[Sequence[interface.Hit]], str],
+    batch: int,
+) -> list[str]:
+    """Return what a search shows for each mask of each task, in order.
+
+    The query is that of the rule-based teacher: the title if the passage names it, else the name nearest to the mask.
+    If the teacher has no query, it is the title.
     """
     probes, nothing = [(task, index) for task in tasks for index in range(task.masks)], query_writers.Associations()
     asked = [query_writers.write_title_query(task, index, "title", nothing) or task.title for task, index in probes]
@@ -55,19 +102,7 @@ def measure(
     shown: list[str] = []
     for start in range(0, len(queries), batch):
         shown += map(show, searcher.search(queries[start : start + batch], hits))
-    read, place = [], 0
-    for task in tasks:
-        own = shown[place : place + task.masks]
-        place += task.masks
-        found = [answer_metrics.contains(text, golds) for text, golds in zip(own, task.answers, strict=True)]
-        recalls = [
-            answer_metrics.token_recall(
-                copied(text, task.text[: mask_context.mask_place(task.text, i)]), task.answers[i]
-            )
-            for i, text in enumerate(own)
-        ]
-        read.append(Read(task.id, sum(found) / task.masks, sum(recalls) / task.masks))
-    return read
+    return shown
 
 
 def copied(shown: str, before: str) -> str:

@@ -45,13 +45,13 @@ def run(
     params: Params | None = None,
     evaluate: Evaluate | None = None,
     judge: rollout_batch.Judge | None = None,
-    task_ids: Collection[str] | None = None,
+    task_ids: Mapping[str, Collection[str]] | None = None,
 ) -> Params:
     """Train with the settings `cfg.dapo`, write to W/dapo, and return the final parameters (TRAIN layout).
 
     engine: samples with the training-time searcher. params: the SFT warm start, adapters and their base included. They
     may be None if there are no adapters and W/dapo holds a checkpoint. judge: scores answers for reward.answer 'judge'.
-    task_ids: the training tasks to draw from (workflows/answerable.py); None takes all of them.
+    task_ids: for each task, the ids to draw from (workflows/answerable.py); None takes all of them.
     Raises ValueError before the first step if the pipeline, index, tokenizer or base differs from that of the
     checkpoint.
     """
@@ -119,11 +119,11 @@ def run(
         seconds.lap("update")
         _write_row(stage, version, row, seconds.take(), {
             "phase": at.phase, "prompts": tasks.index, "skipped_total": int(state.skipped),
-            **_named("rollout", sampler.newest.stats),
+            **_named("rollout", sampler.newest.stats if sampler.newest else {}),
             **_named("search", engine.searcher.stats),  # since the start
             **_named("judge", getattr(judge, "stats", {})),
         })  # fmt: skip
-        if settings.show_every and (version == 1 or version % settings.show_every == 0):
+        if sampler.newest and settings.show_every and (version == 1 or version % settings.show_every == 0):
             stage.say(f"iteration {version}, {stage.note.text}\n{sampler.newest.example}")
         stage.settle(version)
         at = Position.of(tasks, curriculum, version, carried, waiting)

@@ -25,9 +25,12 @@ Groups = Sequence[rollout_batch.Group]
 
 
 class Sampler:
-    """Samples with a decode copy of the parameters. newest: the RolloutBatch that was sampled last."""
+    """Samples with a decode copy of the parameters. newest: the RolloutBatch that was sampled last.
 
-    newest: rollout_batch.RolloutBatch
+    It is None as long as none was sampled: a resumed run without staleness may first train on groups that wait.
+    """
+
+    newest: rollout_batch.RolloutBatch | None = None
 
     def __init__(
         self,
@@ -87,6 +90,6 @@ class Sampler:
         self, version: int, carried: Groups, means: metrics.Mean, overlap: Callable[[], bool] | None = None
     ) -> tuple[Groups, Groups]:
         assert self._params is not None, "load() comes before each batch"
-        self.newest = self._generate(self._params, carried=carried, version=version, overlap=overlap)
-        means.add(self.newest.measured)
-        return self.newest.batch, self.newest.carried
+        self.newest = found = self._generate(self._params, carried=carried, version=version, overlap=overlap)
+        means.add(found.measured)
+        return found.batch, found.carried

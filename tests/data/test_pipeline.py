@@ -290,17 +290,18 @@ def test_only_chosen_tasks_are_drawn_in_the_order_of_all(task_folder):
 
     every = make()
     stream = [next(every).id for _ in range(60)]
-    only = {next(id for id in stream if id.startswith(f"task-{masks}-")) for masks in (1, 2)}
+    only = {t: {next(id for id in stream if id.startswith(f"task-{masks}-"))} for t, masks in ((ONE, 1), (TWO, 2))}
+    both = only[ONE] | only[TWO]
     chosen = make(only)
-    expected = [id for id in stream if id in only]
+    expected = [id for id in stream if id in both]
     assert [next(chosen).id for _ in expected] == expected and len(expected) > 3
     state, following = chosen.get_state(), [next(chosen).id for _ in range(5)]
     resumed = make(only)
     resumed.set_state(state)
     assert [next(resumed).id for _ in range(5)] == following
-    assert chosen.left_out == 0 and make(only).fingerprint != every.fingerprint != make(only | {"x"}).fingerprint
+    assert chosen.left_out == 0 and make(only).fingerprint != every.fingerprint != make(only | {ONE: {"x"}}).fingerprint
     with pytest.raises(ValueError, match=r"none of the \d+ tasks of ramp_\d that is one of the 1 chosen ones"):
-        next(make({"task-unknown"}))
+        next(make({ONE: {"task-unknown"}, TWO: {"task-unknown"}}))
 
 
 def test_missing_epochs_are_named(task_folder):

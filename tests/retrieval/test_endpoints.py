@@ -268,6 +268,8 @@ def test_a_client_that_has_sent_its_last_is_answered(url):
     body = wire.request(["kalo"], 1)
     sent = b"POST /retrieve HTTP/1.1\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
     assert raw(url, sent, half_close=True)[0] == 200
+    # An answer that is out at once, in the very step of the loop in which the end of the stream is seen.
+    assert [raw(url, b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n", half_close=True)[0] for _ in range(20)] == [200] * 20
 
 
 def test_silent_connections_and_untaken_answers_end(workdir, corpus):

@@ -15,7 +15,9 @@ from masksearch_jax.runtime.types import Json
 
 
 def sections(workdir: Path, report: Mapping[str, Json]) -> list[Section | None]:
+    """Return the sections. Raises ValueError that names what a round of report.json lacks."""
     rounds = report["rounds"]
+    _check(workdir, rounds)
     folders, names = [workdir], ["round 0"]
     for one in rounds[1:]:
         folder, name = workdir / f"round_{one['round']}", f"round {one['round']}"
@@ -40,6 +42,12 @@ def sections(workdir: Path, report: Mapping[str, Json]) -> list[Section | None]:
         sample_section(policies),
         preparation_tables.section(workdir),
     ]
+
+
+def _check(workdir: Path, rounds: Sequence[Mapping[str, Json]]) -> None:
+    for one in rounds:
+        if missing := [name for name in ("round", "tasks", "set") if name not in one]:
+            raise ValueError(f"{workdir / 'report.json'}: a round lacks {missing}; run its experiment again")
 
 
 def _tables(rounds: Sequence[Mapping[str, Json]]) -> tuple[Table, ...]:

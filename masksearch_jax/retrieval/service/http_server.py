@@ -102,17 +102,18 @@ class _Coalescing:
             self._written += data
         else:
             self._written = data
-            self._loop.call_soon(self._send)
+            self._loop.call_soon(self.flush)
 
     def write_eof(self) -> None:
-        self._send()
+        self.flush()
         self._transport.write_eof()
 
     def close(self) -> None:
-        self._send()
+        self.flush()
         self._transport.close()
 
-    def _send(self) -> None:
+    def flush(self) -> None:
+        """Send what was written."""
         if self._written:
             written, self._written = self._written, b""
             self._transport.write(written)
@@ -168,6 +169,8 @@ class _Connection(HttpToolsProtocol):
     def eof_received(self) -> bool:  # type: ignore[override]  # asyncio reads the result, uvicorn has none
         """Return whether the connection stays open: until the answer is out, if the request was whole."""
         if self.cycle is None or self.cycle.response_complete or self._in_message or self._refusal:
+            if isinstance(self.transport, _Coalescing):
+                self.transport.flush()  # asyncio closes the transport beneath as soon as this returns
             return False
         self.cycle.keep_alive = False
         return True
