@@ -120,6 +120,10 @@ def test_rounds(tmp_path, drawing):
     assert [curve.label for curve in loss.curves] == ["round 0", "round 1, none new", "round 1"]
     assert len(section(page, "Sample trajectories").episodes) == 6
     Reader(reporting.write(tmp_path).read_text())
+    del rounds[1]["tasks"]  # as in a report from before it was called so
+    (tmp_path / "report.json").write_text(json.dumps({"rounds": rounds, "seed": 0, "config": {"workflow": "evolve"}}))
+    with pytest.raises(ValueError, match=r"a round lacks \['tasks'\]; run its experiment again"):
+        experiment_page(tmp_path)
 
 
 def test_seeds_of_one_line(tmp_path):
