@@ -83,5 +83,5 @@ def test_it_runs_from_the_first_cell_to_the_last(tmp_path):
     assert took < 360
     for number in range(1, 5):  # resumed: every iteration once, in order
         assert done.stdout.count(f"iteration {number}: reward") == 1
-    for words in ("DAPO", "masks: 2", "passage:", "no TensorFlow in this kernel"):
+    for words in ("DAPO", "2 masks", "passage:", "no TensorFlow in this kernel"):
         assert words in done.stdout
