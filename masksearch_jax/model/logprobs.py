@@ -14,7 +14,7 @@ from masksearch_jax.runtime import mesh as mesh_lib
 
 # Chunks that a row is cut into when some of its targets are not wanted. A chunk in which no row wants a target is
 # skipped.
-_PIECES = 8
+_FEWEST_CHUNKS = 8
 
 
 def token_logprobs(
@@ -37,30 +37,32 @@ def token_logprobs(
     # Rows of one shard. Counting the rows of all shards, 1024 shards would compute 4 tokens at a time and gather the
     # weights for each.
     rows = max(1, hidden.size // (steps * width) // mesh_lib.batch_shards())
-    piece = max(1, chunk // rows)
+    steps_a_chunk = max(1, chunk // rows)
     if wanted is None:
-        if piece >= steps:
+        if steps_a_chunk >= steps:
             return _logprobs(cfg, params, hidden, targets, temperature)
-        return _in_pieces(cfg, params, hidden, targets, temperature, jnp.ones(targets.shape, bool), piece)
+        return _in_chunks(cfg, params, hidden, targets, temperature, jnp.ones(targets.shape, bool), steps_a_chunk)
     # Move wanted targets to the front of each row, so that the chunks at its end hold none.
     order = jnp.argsort(~wanted, axis=-1, stable=True)
     front = tuple(jnp.take_along_axis(x, order, axis=-1) for x in (targets, wanted))
     hidden = jnp.take_along_axis(hidden, order[..., None], axis=-2)
-    found = _in_pieces(cfg, params, hidden, front[0], temperature, front[1], min(piece, -(-steps // _PIECES)))
+    found = _in_chunks(
+        cfg, params, hidden, front[0], temperature, front[1], min(steps_a_chunk, -(-steps // _FEWEST_CHUNKS))
+    )
     back = jnp.argsort(order, axis=-1)
     logp, entropy = (jnp.where(wanted, jnp.take_along_axis(x, back, axis=-1), 0.0) for x in found)
     return logp, entropy
 
 
-def _in_pieces(cfg, params, hidden, targets, temperature, wanted, piece):
-    """Compute `_logprobs` for `piece` steps at a time; a chunk without a wanted target gives zeros."""
+def _in_chunks(cfg, params, hidden, targets, temperature, wanted, steps_a_chunk):
+    """Compute `_logprobs` for `steps_a_chunk` steps at a time; a chunk without a wanted target gives zeros."""
     lead, (steps, width) = hidden.shape[:-2], hidden.shape[-2:]
-    count, axis = -(-steps // piece), len(lead)
-    pad = [(0, 0)] * axis + [(0, count * piece - steps)]
+    count, axis = -(-steps // steps_a_chunk), len(lead)
+    pad = [(0, 0)] * axis + [(0, count * steps_a_chunk - steps)]
 
     def cut(x, *tail):
         padded = jnp.pad(x, pad + [(0, 0)] * len(tail))
-        return jnp.moveaxis(padded.reshape(*lead, count, piece, *tail), axis, 0)
+        return jnp.moveaxis(padded.reshape(*lead, count, steps_a_chunk, *tail), axis, 0)
 
     # Recomputed in the backward pass: otherwise the scan would keep the logits of every chunk.
     @jax.checkpoint
@@ -71,8 +73,8 @@ def _in_pieces(cfg, params, hidden, targets, temperature, wanted, piece):
             some.any(), lambda: _logprobs(cfg, params, states, ids, temperature), lambda: (zeros, zeros)
         )
 
-    pieces = jax.lax.map(one, (cut(hidden, width), cut(targets), cut(wanted)))
-    return tuple(jnp.moveaxis(x, 0, axis).reshape(*lead, count * piece)[..., :steps] for x in pieces)
+    chunks = jax.lax.map(one, (cut(hidden, width), cut(targets), cut(wanted)))
+    return tuple(jnp.moveaxis(x, 0, axis).reshape(*lead, count * steps_a_chunk)[..., :steps] for x in chunks)
 
 
 def _logprobs(cfg, params, hidden, targets, temperature):

@@ -32,7 +32,7 @@ def text(argv: Sequence[str], takes_config: bool) -> str:
     ValueError for a variant that the config does not have.
     """
     command = sys.modules["__main__"]
-    parts = [(command.__doc__ or "").strip(), "Flags:\n" + "\n".join(_flags(argv[0]))]
+    parts = [(command.__doc__ or "").strip(), "Flags:\n" + "\n".join(_flags())]
     if takes_config:
         named = _config_of(argv)
         parts += [_settings(named)] if named else [_configs(), _HOW]
@@ -53,12 +53,12 @@ _HOW = (
 )
 
 
-def _flags(program: str) -> Iterator[str]:
-    for flag in flags.FLAGS.get_key_flags_for_module(sys.modules["__main__"]) or ():
-        yield _flag(flag)
-    for name in ("config", "workdir"):
-        if name in flags.FLAGS and flags.FLAGS[name] not in flags.FLAGS.get_key_flags_for_module("__main__"):
-            yield _flag(flags.FLAGS[name])
+def _flags() -> Iterator[str]:
+    """Yield a line for each flag of the command, and for those that runtime/cli.py gives it."""
+    own = [flag.name for flag in flags.FLAGS.get_key_flags_for_module(sys.modules["__main__"])]
+    shared = [name for name in ("config", "workdir") if name in flags.FLAGS]
+    for name in dict.fromkeys([*own, *shared]):
+        yield _flag(flags.FLAGS[name])
 
 
 def _flag(flag: flags.Flag) -> str:

@@ -97,6 +97,19 @@ def test_sampling_ahead_lags_one_version_and_timing_changes_nothing(warm):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), first, second)
 
 
+@pytest.mark.slow
+def test_a_resumed_run_may_switch_staleness_off(warm):
+    """It first trains on the batch that waits in the checkpoint, and samples none for that iteration."""
+    context, params = warm
+    context.cfg.dapo.update({"iterations": 1, "dynamic_sampling": False, "staleness": 1, "tis_cap": 2.0})
+    finish(context, params)
+    context.cfg.dapo.update({"iterations": 3, "staleness": 0})
+    finish(context, params)
+    rows = metrics.read_rows(context.workdir / "dapo" / "metrics.jsonl")
+    assert [row["staleness"] for row in rows] == [0, 1, 0]
+    assert ["rollout/tokens" in row for row in rows] == [True, False, True]
+
+
 def test_a_sampler_that_disagrees_raises_the_alarm(cfg, workdir, caplog):
     model_cfg = RunContext(cfg, workdir).policy.config
     shape = batch_lib.BatchShape((64,), 4, (1,), packed=False)

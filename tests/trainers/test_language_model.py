@@ -1,4 +1,4 @@
-"""The line of a published model, on a tiny fresh one: rules, paired differences, reuse; what is refused first."""
+"""The workflow of a published model, on a tiny fresh one: rules, paired differences, reuse; what is refused first."""
 
 import json
 from types import SimpleNamespace
