@@ -66,7 +66,7 @@ def build(engine: str, base: np.ndarray, target: Path, shard_size: int) -> None:
     """Build one engine over float32 [N, D] and save it into the folder `target`."""
     if engine in SCANN:
         how = scann_index.plan(settings(engine, len(base), shard_size), len(base))
-        scann_index.build(base, how, target)
+        scann_index.build_scann(base, how, target)
         return
     import faiss
 

@@ -218,7 +218,9 @@ def main() -> int:
         folder, passages = Path(name), corpus(wanted.passages)
         records.write(folder / "data" / "passages.array_record", passages)
         with contextlib.redirect_stdout(sys.stderr):
-            report = build.build(folder / "data" / "index" / "all", passages, {"dims": 512, "hybrid": wanted.hybrid})
+            report = build.build_index(
+                folder / "data" / "index" / "all", passages, {"dims": 512, "hybrid": wanted.hybrid}
+            )
         pool = requests(passages, wanted.pool)
         ours, others = [], []
         for _ in range(wanted.pairs if wanted.against else 1):

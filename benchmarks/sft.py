@@ -97,9 +97,9 @@ def main(_) -> None:
     with jax.set_mesh(mesh):
         policy, params = model(mesh)
         rate = 1e-5 if _PRETRAINED.value else 1e-4
-        tx = optimizer.build(common.optimizer("adamw", rate), policy.abstract_trainable)
+        tx = optimizer.build_optimizer(common.optimizer("adamw", rate), policy.abstract_trainable)
         step = sft.make_step(policy, tx, 1)
-        train, base = state.create(policy, tx, params), policy.split(params)[1]
+        train, base = state.create_state(policy, tx, params), policy.split(params)[1]
         del params
         for number in range(_ROUNDS.value + 1):
             began, busy = time.perf_counter(), time.process_time()

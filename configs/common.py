@@ -185,9 +185,9 @@ def synthesize(strong: bool = False) -> ConfigDict:
     weak = {"title": 0.5, "passage": 0.45, "associated": 0.05}
     styles = {"title": 0.0, "passage": 0.0, "associated": 1.0} if strong else weak
     return ConfigDict({
-        # oracle (rules that know the answers) | agents (a language model, `llm`; docs/guides/agents.md) | official
+        # rules (they know the answers) | agents (a language model, `llm`; docs/guides/agents.md) | official
         # (records in a file)
-        "teacher": "oracle",
+        "teacher": "rules",
         # Probability of each style of a first query (teachers/query_writers.py).
         "styles": ConfigDict(styles),
         "retry": 0.5,  # share of misses after which the teacher searches again, in another query style

@@ -15,8 +15,8 @@ def get_config(arg: str = ""):
     common.check_argument(__file__, arg, *VARIANTS)
     config = common.base_config()
     # untrained (fresh parameters, or those of `start` or `pretrained`) | few_shot (untrained, with worked examples in
-    # the prompts) | rag (untrained, with one forced search) | one_search (SFT, with one forced search) | sft | sft_more
-    # | dapo
+    # the prompts) | rag (untrained, after one search that a rule writes) | one_search (SFT, after one such search) |
+    # sft | sft_more | dapo
     config.policy = "dapo"
     if arg == "dump":
         common.real_text(config)

@@ -16,7 +16,7 @@ def get_config(arg: str = ""):
     common.check_argument(__file__, arg)
     config = sft.get_config()
     config.workflow = "evolve"
-    # The first teacher: the oracle's demonstrations, few and easy.
+    # The first teacher: demonstrations of the rules, few and easy.
     config.synthesize.examples.update({"ramp_1": 2000, "ramp_2": 300, "ramp_3": 0, "ramp_4": 0})
     config.synthesize.probe_tasks = 0
     config.sft.update({"steps": 600, "eval_every": 0})

@@ -6,7 +6,7 @@ Command:  python -m masksearch_jax.synthesize --config=configs/synthesize.py --w
               --config.llm.model=NAME --workdir=W
           python -m masksearch_jax.synthesize --config=configs/dapo.py:qwen2.5-1.5b --config.pretrained=HF_FOLDER
               --workdir=W                    for a training with other search or episode settings: with its own config
-The default teacher, the oracle, knows the answers and costs nothing. The agents are a language model behind an
+The default teacher follows rules, knows the answers and costs nothing. The agents are a language model behind an
 OpenAI-compatible server, or a checkpoint (docs/guides/agents.md).
 Hardware: two CPU cores.
 Expect:   W/demonstrations/manifest.json with the counts of accepted and rejected trajectories by number of masks.

@@ -33,4 +33,4 @@ def main(cfg: ConfigDict, workdir: Path) -> None:
 
 
 if __name__ == "__main__":
-    cli.start(main, None, resumable=False)
+    cli.run_config(main, None, resumable=False)

@@ -17,4 +17,4 @@ def main(cfg: ConfigDict, workdir: Path) -> None:
 
 
 if __name__ == "__main__":
-    cli.start(main, "configs/evaluate.py")
+    cli.run_config(main, "configs/evaluate.py")

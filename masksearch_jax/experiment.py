@@ -23,4 +23,4 @@ def main(cfg: ConfigDict, workdir: Path) -> None:
 
 
 if __name__ == "__main__":
-    cli.start(main, "configs/quickstart.py")
+    cli.run_config(main, "configs/quickstart.py")

@@ -20,4 +20,4 @@ def main(cfg: ConfigDict, workdir: Path) -> None:
 
 
 if __name__ == "__main__":
-    cli.start(main, "configs/prepare.py")
+    cli.run_config(main, "configs/prepare.py")

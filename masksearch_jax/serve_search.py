@@ -17,4 +17,4 @@ def main(cfg: ConfigDict, workdir: Path) -> None:
 
 
 if __name__ == "__main__":
-    cli.start(main, "configs/serve_search.py", resumable=False)  # on SIGTERM it drains its connections
+    cli.run_config(main, "configs/serve_search.py", resumable=False)  # on SIGTERM it drains its connections

@@ -20,4 +20,4 @@ def main(cfg: ConfigDict, workdir: Path) -> None:
 
 
 if __name__ == "__main__":
-    cli.start(main, "configs/synthesize.py")
+    cli.run_config(main, "configs/synthesize.py")

@@ -21,4 +21,4 @@ def main(cfg: ConfigDict, workdir: Path) -> None:
 
 
 if __name__ == "__main__":
-    cli.start(main, None)
+    cli.run_config(main, None)

@@ -80,7 +80,7 @@ def make_workdir(workdir, tasks, masks=1, seed=0):
     tokenizer = tokenizer_lib.train([f" {p.text}" for p in passages], data / "tokenizer.model", vocab_size=600)
     made = [_task(p, own[:masks], tokenizer) for p, own in zip(passages, spans, strict=True)]
     records.write(data / "tasks" / "train" / f"ramp_{masks}" / "epoch_0.array_record", made)
-    build.build(data / "index" / "train", passages, {"encoder": "lexical", "index": "exact", "dims": 512})
+    build.build_index(data / "index" / "train", passages, {"encoder": "lexical", "index": "exact", "dims": 512})
     return made
 
 

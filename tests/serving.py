@@ -17,7 +17,7 @@ from masksearch_jax.retrieval.service.http_server import Server, ServerLimits
 def workdir_of(folder, passages):
     """A workdir with nothing but passages and the index 'all'."""
     records.write(folder / "data" / "passages.array_record", passages)
-    build.build(folder / "data" / "index" / "all", passages, {"index": "exact", "dims": 512})
+    build.build_index(folder / "data" / "index" / "all", passages, {"index": "exact", "dims": 512})
     return folder
 
 

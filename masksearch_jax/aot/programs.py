@@ -153,7 +153,7 @@ def stage_programs(cfg: ConfigSection, mesh: jax.sharding.Mesh) -> StagePrograms
 
 def _sft(cfg, policy) -> StagePrograms:
     settings, base = cfg.sft, policy.abstract_base
-    tx = optimizer_lib.build(settings.optimizer, policy.abstract_trainable)
+    tx = optimizer_lib.build_optimizer(settings.optimizer, policy.abstract_trainable)
     state = state_lib.abstract_state(policy, tx)
     shape, layout = (settings.rows, settings.row_length), mesh_lib.batch_sharding(policy.mesh)
     batch = {name: jax.ShapeDtypeStruct(shape, jnp.int32, sharding=layout) for name in _INT_FIELDS}
@@ -170,7 +170,7 @@ def _sft(cfg, policy) -> StagePrograms:
 
 def _dapo(cfg, policy) -> StagePrograms:
     settings, rollout, mesh, sampled = cfg.dapo, cfg.rollout, policy.mesh, policy.config.merged
-    tx = optimizer_lib.build(settings.optimizer, policy.abstract_trainable)
+    tx = optimizer_lib.build_optimizer(settings.optimizer, policy.abstract_trainable)
     state, base = state_lib.abstract_state(policy, tx), policy.abstract_base
     whole = mesh_lib.replicated(mesh)
     held = {"base": base} if base else {}

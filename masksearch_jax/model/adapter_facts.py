@@ -28,7 +28,7 @@ def describe(cfg: ModelConfig, base: Params, pretrained: str, seed: int) -> Json
     }
 
 
-def check(meta: Mapping[str, Json], facts: Mapping[str, Json], folder: Path) -> None:
+def check_adapters(meta: Mapping[str, Json], facts: Mapping[str, Json], folder: Path) -> None:
     """Raise ValueError if the checkpoint in `folder` has other adapters or another base than this run.
 
     meta: the checkpoint's facts. facts: those of this run, from `describe`.

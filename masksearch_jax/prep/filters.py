@@ -61,7 +61,7 @@ class Filter:
         return "near_duplicate" if passage.id in self.repeats else ""
 
 
-def check(cfg: ConfigSection) -> None:
+def validate_filters(cfg: ConfigSection) -> None:
     """Raise ValueError or FileNotFoundError for settings of `filters` that cannot work."""
     if not 0 <= cfg.near_duplicate <= 1:
         raise ValueError(f"filters.near_duplicate={cfg.near_duplicate}: a similarity from 0 (off) to 1 is needed")

@@ -62,7 +62,7 @@ class Workers(Protocol):
         ...
 
 
-def check(cfg: ConfigSection) -> None:
+def validate_preparation(cfg: ConfigSection) -> None:
     """Raise ValueError or FileNotFoundError for settings that cannot work, before anything is prepared."""
     language = "en"
     if cfg.dump != TOY:
@@ -107,7 +107,7 @@ def check(cfg: ConfigSection) -> None:
     if size and size <= least:
         raise ValueError(f"tokenizer.vocab_size={size}: more than {least} are needed, or 0 to leave the choice")
     task_settings(cfg, {}, {})
-    filters.check(cfg.filters)
+    filters.validate_filters(cfg.filters)
     if cfg.tokenizer.added_tags and not cfg.tokenizer_dir:
         raise ValueError(
             "tokenizer.added_tags=True is for a published tokenizer (tokenizer_dir); in one that is trained here each "

@@ -22,7 +22,7 @@ _SOURCES, _DOCUMENTS = 4096, 2048  # how many parsed ones are cached
 _SHARED_RUN, _UNTITLED_RUN = 20, 10
 
 
-def check(mode: str) -> str:
+def validate_exclusion(mode: str) -> str:
     """Return the mode; raise ValueError if it is none of 'none', 'passage', 'article'."""
     if mode not in EXCLUSIONS:
         raise ValueError(f"exclusion is {mode!r}, known are {', '.join(EXCLUSIONS)}")
@@ -34,7 +34,7 @@ class ExcludeById:
 
     def __init__(self, ids: np.ndarray, articles: np.ndarray, duplicates: near_duplicates.NearDuplicates, mode: str):
         """ids, articles: int64 [N] by row of the index, ids ascending. mode: none | passage | article."""
-        self.ids, self.mode = ids, check(mode)
+        self.ids, self.mode = ids, validate_exclusion(mode)
         self._duplicates = duplicates
         self._by_article = np.argsort(articles, kind="stable")
         self._articles = articles[self._by_article]
@@ -78,7 +78,7 @@ class ExcludeByText:
 
     def __init__(self, store: PassageStore, mode: str, threshold: float):
         """store: the passages that tasks were cut from. threshold: as IndexSettings.near_duplicate."""
-        self.mode, self.threshold = check(mode), threshold
+        self.mode, self.threshold = validate_exclusion(mode), threshold
         self._store = store
         self._source = functools.lru_cache(_SOURCES)(self._read_source)
         self._document = functools.lru_cache(_DOCUMENTS)(document_readings.Document.read)

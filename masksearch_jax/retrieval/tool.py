@@ -1,8 +1,8 @@
 """The search tool of rollouts, teachers and evaluation: text in, passages out, without the task's own source.
 
-Enters: an index folder (build.build), the passage store it was built from, and `interface.Query` objects. Leaves: lists
-of `interface.Hit`. Order of work: query cache, encoder, index, then exclusion, so that tasks that ask the same thing
-share one search. The index is asked for `_OVERFETCH` results more than k. If exclusion leaves
+Enters: an index folder (build.build_index), the passage store it was built from, and `interface.Query` objects. Leaves:
+lists of `interface.Hit`. Order of work: query cache, encoder, index, then exclusion, so that tasks that ask the same
+thing share one search. The index is asked for `_OVERFETCH` results more than k. If exclusion leaves
 fewer than k of them, the index is asked once more, for k plus the number of excluded rows. If that fails too, exact
 search over the remaining rows answers. A hybrid index ranks by BM25 as well (index/bm25.py). Left out: remote search
 (service/search_client.py).
@@ -70,7 +70,7 @@ class SearchTool:
     @classmethod
     def _load(cls, directory: Path, store: PassageStore, mode: str | None) -> "SearchTool":
         contents = index_store.read_index_file(directory)
-        mode = exclusion.check(contents["settings"]["exclusion"] if mode is None else mode)
+        mode = exclusion.validate_exclusion(contents["settings"]["exclusion"] if mode is None else mode)
         with np.load(directory / index_store.ROWS) as rows:
             _check_store(directory, store, rows["ids"], rows["digests"])
         kind = scann_index.ScannIndex if contents["report"]["index"] == "scann" else exact.ExactSearcher

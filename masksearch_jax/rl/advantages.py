@@ -17,8 +17,8 @@ def group_advantages(
     mode 'group': (R - mean) / (std + eps), std with `ddof` (1 as in torch.std, verl and Tunix; the paper gives none).
     mode 'mean': R - mean (Dr.GRPO, arXiv 2503.20783). A constant group (max - min <= tol) or one with fewer than two
     samples carries no signal, so its advantages are 0. A NaN reward (its judge failed) gives a NaN advantage and is
-    left out of its group's mean and std; `update_batch.build` drops the sample. Raises ValueError for rewards that are
-    not two-dimensional or are infinite, and for an unknown mode.
+    left out of its group's mean and std; `update_batch.build_batches` drops the sample. Raises ValueError for rewards
+    that are not two-dimensional or are infinite, and for an unknown mode.
     """
     rewards = np.asarray(rewards, np.float64)
     if rewards.ndim != 2:

@@ -49,7 +49,7 @@ def policy_loss(
     given.
     Raises ValueError for settings out of range or an unknown aggregation.
     """
-    check(clip_low, clip_high, dual_clip, aggregation, horizon)
+    validate_loss(clip_low, clip_high, dual_clip, aggregation, horizon)
     mask = mask != 0
     advantages = jnp.broadcast_to(advantages if advantages.ndim == 2 else advantages[:, None], mask.shape)
     advantages = jnp.where(mask, advantages, 0.0)
@@ -126,7 +126,7 @@ def _tokens_per_sequence(mask: jax.Array, segments: jax.Array | None) -> jax.Arr
     return jnp.zeros((mask.shape[0], mask.shape[1] + 1), jnp.float32).at[rows, own].add(mask)
 
 
-def check(clip_low: float, clip_high: float, dual_clip: float, aggregation: str, horizon: int) -> None:
+def validate_loss(clip_low: float, clip_high: float, dual_clip: float, aggregation: str, horizon: int) -> None:
     """Raise ValueError for settings of `policy_loss` out of range or an unknown aggregation."""
     if not 0 <= clip_low <= 1 or clip_high < 0:
         raise ValueError(f"clip_low must lie in [0, 1] and clip_high be at least 0, got {clip_low} and {clip_high}")

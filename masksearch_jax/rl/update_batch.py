@@ -71,7 +71,7 @@ def with_old_logp(batch: UpdateBatch, recomputed: np.ndarray | jax.Array, versio
     return dataclasses.replace(batch, old_logp=old)
 
 
-def build(items: Iterable[tuple[Trajectory, float]], mini_batches: int, shape: BatchShape) -> list[UpdateBatch]:
+def build_batches(items: Iterable[tuple[Trajectory, float]], mini_batches: int, shape: BatchShape) -> list[UpdateBatch]:
     """Return `mini_batches` update batches (fewer if there are fewer trajectories) of one common shape.
 
     items: (trajectory, advantage), ordered by group and sample. They are cut into consecutive mini-batches whose sizes

@@ -90,7 +90,7 @@ class RolloutEngine:
             )
         self.cfg, self.model_cfg, self.tokenizer, self.searcher, self.mesh = cfg, model_cfg, tokenizer, searcher, mesh
         self.new_episode = new_episode or self._new_episode
-        self._stop_table = stop_automaton.build(tokenizer, model_cfg.vocab_size)
+        self._stop_table = stop_automaton.build_table(tokenizer, model_cfg.vocab_size)
         self._fixed = stop_automaton.fixed_ids(tokenizer)
         self._time = cfg.limits.total_tokens
         # Every prompt and every context fit the last bucket. Tokens beyond the last bucket of extend_tokens are fed in

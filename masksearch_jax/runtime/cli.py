@@ -21,7 +21,7 @@ from masksearch_jax.runtime.config_files import find_config
 _PATIENCE = "xla_cpu_collective_call_terminate_timeout_seconds"
 
 
-def start(call: Callable[[ConfigDict, Path], object], page: str | None, resumable: bool = True) -> None:
+def run_config(call: Callable[[ConfigDict, Path], object], page: str | None, resumable: bool = True) -> None:
     """Parse the flags and run `call(settings, workdir)`. page: the default config; None makes --config required.
 
     ValueError and OSError (also ConnectionError) end the process with one sentence and exit status 1.

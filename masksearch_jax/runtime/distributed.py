@@ -110,7 +110,7 @@ def processes(settings: ConfigDict) -> Iterator[None]:
         yield
         return
     try:
-        start(settings)
+        join_processes(settings)
         yield
         alive("the end of the other processes")
         jax.distributed.shutdown()
@@ -120,7 +120,7 @@ def processes(settings: ConfigDict) -> Iterator[None]:
         _end(error)
 
 
-def start(settings: ConfigDict) -> None:
+def join_processes(settings: ConfigDict) -> None:
     """Join the other processes, check that all are there, and start the watchdog; call this before any use of JAX.
 
     settings.coordinator: host:port of process 0, or '' where the platform provides it and the process ids (Cloud TPU).

@@ -202,7 +202,7 @@ class Transcript:
         return Outcome(
             self.task.id,
             records.Demonstration(
-                id=f"oracle.{self.task.id}", task_id=self.task.id, masks=self.task.masks, ids=self._ids,
+                id=f"rules.{self.task.id}", task_id=self.task.id, masks=self.task.masks, ids=self._ids,
                 trainable=self._trainable, searches=self.searches, recall=1.0,
             ),
         )  # fmt: skip

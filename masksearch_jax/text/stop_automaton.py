@@ -59,7 +59,9 @@ def fixed_ids(tokenizer: Tokenizer) -> np.ndarray:
     return np.array(sorted({tokenizer.pad_id, tokenizer.eos_id, *sum(map(tokenizer.encode, tags.ALL), [])}))
 
 
-def build(tokenizer: Tokenizer, vocab_size: int | None = None, closing: Sequence[str] = tags.CLOSING) -> StopTable:
+def build_table(
+    tokenizer: Tokenizer, vocab_size: int | None = None, closing: Sequence[str] = tags.CLOSING
+) -> StopTable:
     """Return the table of a tokenizer.
 
     vocab_size: rows of the model's embedding, if it is padded beyond the vocabulary; the surplus ids stand for no

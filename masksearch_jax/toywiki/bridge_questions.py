@@ -48,7 +48,7 @@ _DATES = {
 }
 
 
-def make(world: World, articles: list[list[Sentence]], rng: random.Random) -> list[JsonObject]:
+def draw_questions(world: World, articles: list[list[Sentence]], rng: random.Random) -> list[JsonObject]:
     """Return the questions of all splits. Every answer is the only one, since relations are one-to-one.
 
     There are half as many questions as the split has entities, up to a limit. A cluster of a dozen entities may be too

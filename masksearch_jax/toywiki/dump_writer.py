@@ -25,7 +25,7 @@ from masksearch_jax.toywiki import (
     names,
     sentence_wording,
 )
-from masksearch_jax.toywiki.world import Entity, World, build
+from masksearch_jax.toywiki.world import Entity, World, build_world
 
 DEFAULT_SHARES = {"train": 0.6, "validation": 0.1, "test": 0.3}
 
@@ -98,7 +98,7 @@ def generate(
     _write_json(
         paths.splits, {one.title: one.split for one in world.entities} | {one.title: one.split for one in volumes}
     )
-    _write_json(paths.questions, bridge_questions.make(world, articles, random.Random(f"{seed}/questions")))
+    _write_json(paths.questions, bridge_questions.draw_questions(world, articles, random.Random(f"{seed}/questions")))
     return paths
 
 
@@ -146,7 +146,7 @@ def _written(
     entities: int, seed: int, split_shares: Mapping[str, float], first_words: int, second_words: int
 ) -> tuple[World, list[list[sentence_wording.Sentence]]]:
     """Return the world and the sentences of its articles."""
-    world = build(entities, seed, split_shares, sentence_wording.vocabulary(), first_words, second_words)
+    world = build_world(entities, seed, split_shares, sentence_wording.vocabulary(), first_words, second_words)
     rng = random.Random(f"{seed}/wording")
     return world, [sentence_wording.article(world, i, rng) for i in range(len(world.entities))]
 

@@ -87,7 +87,7 @@ class World:
     facts_of: list[list[int]]
 
 
-def build(
+def build_world(
     entities: int,
     seed: int,
     split_shares: Mapping[str, float],

@@ -19,7 +19,7 @@ def load(data_dir: Path, tokenizer: Tokenizer) -> token_permutation.TokenPermuta
     found = token_permutation.load(path, tokenizer.vocab_size)
     if found is None:
         return None
-    kinds, fixed = stop_automaton.build(tokenizer).kinds, stop_automaton.fixed_ids(tokenizer)
+    kinds, fixed = stop_automaton.build_table(tokenizer).kinds, stop_automaton.fixed_ids(tokenizer)
     ordinary = np.bincount(kinds).argmax()  # the kind of tokens that have no part in ending a turn
     for number, group in enumerate(found.groups):
         tagged = np.isin(group, fixed)

@@ -70,7 +70,7 @@ def run(
         raise ValueError("dapo.reward.answer='judge': no judge was given")
     shape = batch_shape(settings, cfg.episode.total_tokens, policy.mesh)
     # ---- optimizer and programs -----------------------------------------------------------------------------------
-    tx = optimizer_lib.build(settings.optimizer, policy.abstract_trainable)
+    tx = optimizer_lib.build_optimizer(settings.optimizer, policy.abstract_trainable)
     old_logprobs, step = make_programs(policy, settings, tx)
     # ---- own checkpoint > given parameters ------------------------------------------------------------------------
     stage = TrainingStage(cfg, workdir, "dapo", "dapo", policy, evaluate)
@@ -160,7 +160,7 @@ def _in_a_line(row: dict[str, float], seconds: float) -> str:
     return ", ".join([*found, f"{seconds:.0f} s an iteration"])
 
 
-def check(settings: DapoSettings) -> None:
+def validate_dapo(settings: DapoSettings) -> None:
     """Raise ValueError for settings of advantage, loss and reward that do not exist or cannot be combined."""
     if settings.advantage not in advantages.MODES:
         raise ValueError(f"dapo.advantage={settings.advantage!r} is none of {advantages.MODES}")
@@ -170,5 +170,5 @@ def check(settings: DapoSettings) -> None:
             "importance weights are of the trainer's log-probs over the sampler's; set old_logprobs='trainer'"
         )
     horizon = max(settings.row_lengths)
-    loss.check(settings.clip_low, settings.clip_high, settings.dual_clip, settings.aggregation, horizon)
+    loss.validate_loss(settings.clip_low, settings.clip_high, settings.dual_clip, settings.aggregation, horizon)
     RewardConfig(**settings.reward.to_dict())

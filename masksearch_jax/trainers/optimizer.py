@@ -113,7 +113,7 @@ def schedule(cfg: OptimizerConfig) -> optax.Schedule:
     return optax.join_schedules([rise, after], [cfg.warmup])
 
 
-def build(
+def build_optimizer(
     cfg: OptimizerConfig | ConfigSection | Mapping[str, Json], abstract_params: Pytree
 ) -> optax.GradientTransformation:
     """Return the optimizer. `optax.apply_updates` adds its updates to the params.

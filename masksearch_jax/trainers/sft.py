@@ -99,7 +99,7 @@ def run(
     )
     # ---- optimizer and program ------------------------------------------------------------------------------------
     check_rows(name, settings.rows, settings.micro_batches, policy.mesh)
-    tx = optimizer_lib.build(settings.optimizer, policy.abstract_trainable)
+    tx = optimizer_lib.build_optimizer(settings.optimizer, policy.abstract_trainable)
     step_fn = make_step(policy, tx, settings.micro_batches)
     # ---- own checkpoint > given parameters > fresh ones -----------------------------------------------------------
     stage = TrainingStage(cfg, workdir, name, "sft", policy, evaluate)

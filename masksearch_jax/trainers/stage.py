@@ -94,8 +94,8 @@ class TrainingStage:
         self._facts = {**facts, **adapters}
         if self.checkpoints.latest() is None:
             assert params is not None  # needs_params
-            return state_lib.create(self._policy, tx, params), None
-        adapter_facts.check(self.checkpoints.meta(), adapters, self.folder)
+            return state_lib.create_state(self._policy, tx, params), None
+        adapter_facts.check_adapters(self.checkpoints.meta(), adapters, self.folder)
         state, meta, cursor = self.checkpoints.restore(None, state_lib.abstract_state(self._policy, tx))
         if isinstance(cursor, bytes):
             raise ValueError(

@@ -48,7 +48,7 @@ def abstract_state(policy: Policy, tx: optax.GradientTransformation) -> TrainSta
     )
 
 
-def create(policy: Policy, tx: optax.GradientTransformation, params: Params) -> TrainState:
+def create_state(policy: Policy, tx: optax.GradientTransformation, params: Params) -> TrainState:
     """Return a state at step 0 with a copy of the trained part of params, so donation cannot delete the caller's."""
     start = jax.jit(lambda p: _fresh(jax.tree.map(jnp.copy, p), tx), out_shardings=state_shardings(policy, tx))
     return start(policy.split(params)[0])

@@ -84,7 +84,7 @@ def build_updates(
     items = [(t, a) for g, row in zip(groups, scaled, strict=True) for t, a in zip(g.trajectories, row, strict=True)]
     if all(np.isnan(advantage) for _, advantage in items):  # the judge gave no verdict on any of them
         return []
-    updates = update_batch.build(items, settings.minibatches, shape)
+    updates = update_batch.build_batches(items, settings.minibatches, shape)
     for update in updates:
         means.add({"staleness": (float((version - update.versions)[update.mask].sum()), float(update.tokens))})
     if settings.old_logprobs == "sampler":

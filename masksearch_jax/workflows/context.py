@@ -143,12 +143,12 @@ class RunContext:
 
     def _restore(self, folder: Path, step: int | None) -> Params:
         if (folder / "config.json").exists():  # a folder without it was written by hand
-            self._check_model(folder, str(folder), ("lora",))  # adapter_facts.check below reports other adapters
+            self._check_model(folder, str(folder), ("lora",))  # check_adapters below reports other adapters
         base = self.policy.split(self._base())[1] if self.policy.config.lora else {}
         checkpoints = Checkpointer(folder / "checkpoints", read_only=True)
         meta = checkpoints.meta(step)
         facts = adapter_facts.describe(self.policy.config, base, self.cfg.pretrained, self.cfg.seed)
-        adapter_facts.check(meta, facts, folder)
+        adapter_facts.check_adapters(meta, facts, folder)
         abstract = {"params": self.policy.abstract_trainable}
         state, _, _ = checkpoints.restore(meta["step"], abstract, partial=True)
         checkpoints.close()

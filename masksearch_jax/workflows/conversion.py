@@ -116,5 +116,5 @@ def _base(source, policy, meta, base):
     else:
         params = policy.init_params(seed)
     frozen = policy.split(params)[1]
-    adapter_facts.check(meta, adapter_facts.describe(policy.config, frozen, base, seed), source)
+    adapter_facts.check_adapters(meta, adapter_facts.describe(policy.config, frozen, base, seed), source)
     return frozen

@@ -96,7 +96,7 @@ def run(cfg: ConfigDict, workdir: Path) -> JsonObject:
     if cfg.spans not in SPANS:
         raise ValueError(f"spans={cfg.spans!r} is none of {SPANS}")
     if cfg.spans == "llm":
-        llm_connection.check(cfg.llm, "spans='llm'")
+        llm_connection.validate_llm(cfg.llm, "spans='llm'")
     if cfg.corroborated and (cfg.spans != "rules" or cfg.beam.runner):
         raise ValueError(
             "corroborated=True reads all spans twice, in one process: take spans='rules' and beam.runner=''"
@@ -106,7 +106,7 @@ def run(cfg: ConfigDict, workdir: Path) -> JsonObject:
         raise ValueError(f"indices={tuple(cfg.indices)}: {sorted(unknown)} is none of {tuple(INDICES)}")
     from masksearch_jax.prep import preparation
 
-    preparation.check(cfg)
+    preparation.validate_preparation(cfg)
     with workdir_lock.locked(workdir):
         return _prepare(cfg, workdir, recorded, retrieval, started)
 
@@ -205,7 +205,7 @@ def _beam(cfg: ConfigDict, folder: Path) -> "Workers":
             f"beam.runner={cfg.beam.runner!r} needs Apache Beam ({error}), which has an environment of its own: "
             "bash launch/setup.sh beam, then .venv-beam/bin/python -m masksearch_jax.prepare .."
         ) from None
-    beam.check(cfg)
+    beam.validate_beam(cfg)
     return beam.Workers(cfg, folder)
 
 
@@ -216,7 +216,7 @@ def _build_indices(
     for name, splits in wanted.items():
         held = SplitPassages(store, splits)
         with _bars(f"index {name}") as progress:
-            reports[name] = index_build.build(data_dir / "index" / name, held, settings, progress, vectors / name)
+            reports[name] = index_build.build_index(data_dir / "index" / name, held, settings, progress, vectors / name)
     return reports
 
 

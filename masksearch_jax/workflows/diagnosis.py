@@ -193,7 +193,7 @@ def check_settings(wanted: Wanted) -> list[Check]:
     if "stage" not in wanted.cfg:
         return [Check("settings", None, "not a config of the trainer")]
     try:
-        training.check(wanted.cfg)
+        training.validate_training(wanted.cfg)
     except (ValueError, FileNotFoundError) as error:
         return [Check("settings", False, str(error), "change the setting that it names")]
     return [Check("settings", True, f"stage {wanted.cfg.stage}")]
@@ -299,7 +299,7 @@ def check_data(wanted: Wanted) -> list[Check]:
             return [Check("data", False, f"{data / name} cannot be read: {error}", again)]
     if wanted.cfg is not None and "prepare" in wanted.cfg:
         try:
-            prepared_data.check(wanted.cfg, wanted.workdir, prepare, say=False)
+            prepared_data.check_prepared(wanted.cfg, wanted.workdir, prepare, say=False)
         except ValueError as error:
             return [Check("data", False, str(error), "the trainer would refuse it: change what it names")]
     return [Check("data", True, f"{len(listed)} files, {records} records")]

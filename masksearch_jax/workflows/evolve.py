@@ -45,7 +45,7 @@ def run(cfg: ConfigDict, workdir: Path) -> JsonObject:
 
     Raises ValueError for settings that cannot work, before anything is made.
     """
-    check(cfg)
+    validate_rounds(cfg)
     clock = Clock(workdir)
     with clock("prepare"):
         training.ensure_data(cfg, workdir)
@@ -92,16 +92,16 @@ def _longer(
     return scored(context, training.train_sft(context, params=before.parameters("sft")), judging)
 
 
-def check(cfg: ConfigDict) -> None:
+def validate_rounds(cfg: ConfigDict) -> None:
     """Raise ValueError that names the first setting that cannot work."""
-    training.check(cfg)
+    training.validate_training(cfg)
     _teacher(cfg, 1)
     if cfg.stage != "sft":
         raise ValueError(f"stage={cfg.stage!r}: the rounds of self-evolving distillation are SFT")
     if cfg.evolve.judge not in JUDGES:
         raise ValueError(f"evolve.judge={cfg.evolve.judge!r} is none of {JUDGES}")
     if cfg.evolve.judge == "llm":
-        llm_connection.check(cfg.llm, "evolve.judge='llm'")
+        llm_connection.validate_llm(cfg.llm, "evolve.judge='llm'")
     for number, wanted in enumerate(cfg.evolve.rounds, start=1):
         if not wanted or any(name not in ROUND_TASKS or count < 1 for name, count in wanted):
             raise ValueError(

@@ -62,7 +62,7 @@ def run(cfg: ConfigDict, workdir: Path) -> JsonObject:
 
     Raises ValueError that names the method, stage or setting, before anything is made.
     """
-    methods = check(cfg)
+    methods = validated_methods(cfg)
     if cfg.grid.at_once > 1:
         side_by_side(cfg, workdir)  # the rest then only reads
     scores: dict[str, JsonObject] = {method.label: {} for method in methods}
@@ -105,7 +105,7 @@ def side_by_side(cfg: ConfigDict, workdir: Path) -> None:
             done.result()
 
 
-def check(cfg: ConfigDict) -> list[Method]:
+def validated_methods(cfg: ConfigDict) -> list[Method]:
     """Return the methods. Raises ValueError that names what cannot work."""
     validate_settings(cfg)
     methods = [Method(*fields) for fields in cfg.grid.methods]
@@ -127,7 +127,7 @@ def check(cfg: ConfigDict) -> list[Method]:
     if cfg.grid.at_once < 1:
         raise ValueError(f"grid.at_once={cfg.grid.at_once}: at least one seed at a time is needed")
     for name in cfg.stages:
-        training.check(stage_config(cfg, name))
+        training.validate_training(stage_config(cfg, name))
         if same := cfg.stages[name].get("generations_of", ""):
             for stage in (name, *same.split("/")[-1:]):
                 if stage not in cfg.stages or cfg.stages[stage].kind != "dapo":

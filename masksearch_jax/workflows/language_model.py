@@ -30,7 +30,7 @@ def run(cfg: ConfigDict, workdir: Path) -> JsonObject:
 
     Raises FileNotFoundError if the published model is missing, ValueError for bad settings.
     """
-    check(cfg)
+    check_pretrained(cfg)
     content = quickstart.run(cfg, workdir)
     context, clock = RunContext(cfg, workdir), Clock(workdir)
     with clock("rules"):
@@ -42,7 +42,7 @@ def run(cfg: ConfigDict, workdir: Path) -> JsonObject:
     return content
 
 
-def check(cfg: ConfigDict) -> None:
+def check_pretrained(cfg: ConfigDict) -> None:
     """Raise FileNotFoundError if `cfg.pretrained` names a folder without a published model."""
     if cfg.pretrained and not (Path(cfg.pretrained) / "config.json").is_file():
         raise FileNotFoundError(

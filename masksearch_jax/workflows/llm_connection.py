@@ -39,7 +39,7 @@ def sampling(settings: ConfigDict) -> Sampling:
     return Sampling(settings.temperature, settings.max_tokens)
 
 
-def check(settings: ConfigDict, wanted_by: str) -> None:
+def validate_llm(settings: ConfigDict, wanted_by: str) -> None:
     """Raise ValueError if the `llm` settings name no model, or a server that cannot be asked.
 
     wanted_by: the setting that needs the model.

@@ -46,7 +46,7 @@ def recorded(settings: ConfigDict) -> JsonObject:
     return found
 
 
-def check(cfg: ConfigDict, workdir: Path, again: str, say: bool = True) -> None:
+def check_prepared(cfg: ConfigDict, workdir: Path, again: str, say: bool = True) -> None:
     """Compare `cfg.prepare` with the manifest of `workdir`/data; if `say`, print on stderr how the data differs.
 
     again: the command that prepares the data with the settings of this run. Raises ValueError that names each setting

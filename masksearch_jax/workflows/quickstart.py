@@ -23,7 +23,7 @@ from masksearch_jax.workflows.stage_clock import Clock
 def run(cfg: ConfigDict, workdir: Path) -> JsonObject:
     """Run what `cfg.policies` asks for, and return the content of W/report.json. Raises ValueError for bad settings."""
     started = time.perf_counter()
-    training.check(cfg)
+    training.validate_training(cfg)
     validate_shapes(cfg, RunContext(cfg, workdir).mesh)
     clock = Clock(workdir)
     with clock("prepare"):

@@ -181,7 +181,7 @@ _TRAIN = {
     **{f"rollout.{name}": buckets() for name in ("prompt_lengths", "extend_rows", "extend_tokens")},
     "rollout.*": whole(1),
     # --- demonstrations ---
-    "synthesize.teacher": one_of("oracle", "agents", "official"), "synthesize.styles.*": _SHARE,
+    "synthesize.teacher": one_of("rules", "agents", "official"), "synthesize.styles.*": _SHARE,
     "synthesize.retry": _SHARE, "synthesize.attempts": whole(1), "synthesize.agents.judge": one_of(*synthesis.JUDGES),
     "synthesize.agents.judge_recall": _SHARE, "synthesize.agents.tasks": whole(0),
     "synthesize.agents.*": whole(1), "synthesize.official.file": text(),

@@ -113,7 +113,7 @@ def _validate_synthesize(cfg: ConfigDict) -> None:
         if name not in setting_ranges.TASKS:
             raise ValueError(f"synthesize.examples.{name}: the tasks are {', '.join(setting_ranges.TASKS)}")
     styles = wanted.styles.to_dict()
-    if wanted.teacher == "oracle" and not math.isclose(sum(styles.values()), 1.0, abs_tol=1e-6):
+    if wanted.teacher == "rules" and not math.isclose(sum(styles.values()), 1.0, abs_tol=1e-6):
         raise ValueError(f"synthesize.styles={styles}: probabilities that add up to 1 are needed")
     if wanted.evidence_match > wanted.evidence:
         raise ValueError(
@@ -169,5 +169,5 @@ def _validate_dapo(settings: ConfigDict, total_tokens: int) -> None:
             f"dapo.minibatches={settings.minibatches}: at most one for each of the "
             f"{settings.groups * settings.group_size} trajectories (dapo.groups x dapo.group_size)"
         )
-    dapo.check(settings)
+    dapo.validate_dapo(settings)
     updates.batch_shape(settings, total_tokens)

@@ -2,11 +2,11 @@
 
 Enters: W/data (tasks, and the index for training).
 Leaves: W/demonstrations/ramp_<k>.array_record (and qa.array_record if questions are asked for) and, written last,
-manifest.json. It holds the counts of accepted and rejected trajectories and, for the oracle, how often its top passages
-hold the answer.
-The teacher is one of three: the oracle, a rule-based teacher that knows the answers; agents over a language model; or a
-file of official trajectories. The agents keep a journal of every task in W/demonstrations/agents, from which a killed
-run resumes, and also write their accepted trajectories as official chatml records.
+manifest.json. It holds the counts of accepted and rejected trajectories and, for the rule-based teacher, how often its
+top passages hold the answer.
+The teacher is one of three: rules that know the answers; agents over a language model; or a file of official
+trajectories. The agents keep a journal of every task in W/demonstrations/agents, from which a killed run resumes, and
+also write their accepted trajectories as official chatml records.
 """
 
 import functools
@@ -42,23 +42,15 @@ Item = TypeVar("Item")
 
 # Tasks that are searched together: enough for batched search, few enough to show progress.
 _CHUNK = 512
-# Teacher -> the settings of `synthesize` that it alone reads. The oracle's lack `teacher`, since manifests from before
-# there was a choice of teacher do not have it.
+# Teacher -> the settings of `synthesize` that it alone reads.
 TEACHERS = {
-    "oracle": (
-        "styles",
-        "retry",
-        "attempts",
-        "evidence",
-        "evidence_match",
-        "association_tasks",
-        "probe_tasks",
-        "wording",
+    "rules": (
+        "styles", "retry", "attempts", "evidence", "evidence_match", "association_tasks", "probe_tasks", "wording",
         "speech",
     ),
-    "agents": ("teacher", "agents"),
-    "official": ("teacher", "official"),
-}
+    "agents": ("agents",),
+    "official": ("official",),
+}  # fmt: skip
 
 
 # The settings of `search` that decide what a search finds and shows. The server and its time limits do not.
@@ -66,10 +58,7 @@ SEARCH = ("hits", "exclusion")
 
 
 def deciding(recorded: JsonObject) -> JsonObject:
-    """Return the settings of a manifest that decide the demonstrations, as JSON data. Reuse compares these.
-
-    Manifests, above all older ones, hold more settings.
-    """
+    """Return the settings of a manifest that decide the demonstrations, as JSON data. Reuse compares these."""
     found = json.loads(json.dumps(recorded))
     found["search"] = {name: value for name, value in found.get("search", {}).items() if name in SEARCH}
     found.get("episode", {}).pop("deadline_steps", None)  # counts the steps of a rollout
@@ -84,18 +73,13 @@ def settings(cfg: ConfigDict) -> JsonObject:
     """
     wanted, model = cfg.synthesize.to_dict(), {}
     del wanted["agents"]["workers"]
-    if not wanted["agents"].get("tasks"):  # the manifests of older demonstrations lack it
-        wanted["agents"].pop("tasks", None)
     if wanted["teacher"] == "agents":
         model = {"llm": llm_connection.deciding(cfg.llm)}
     read = TEACHERS[wanted["teacher"]]
     for name in {name for names in TEACHERS.values() for name in names if name not in read}:
         del wanted[name]
-    for name in ("evidence", "evidence_match"):  # as above
-        if not wanted.get(name):
-            wanted.pop(name, None)
-    if wanted.get("wording") == "words":
-        del wanted["wording"], wanted["speech"]
+    if wanted.get("wording") == "words":  # which reads no setting of speech
+        del wanted["speech"]
     return {
         "seed": cfg.seed,
         "synthesize": wanted,
@@ -123,7 +107,7 @@ def check_made(cfg: ConfigDict, workdir: Path) -> None:
     )
 
 
-def check(cfg: ConfigDict) -> None:
+def validate_synthesis(cfg: ConfigDict) -> None:
     """Raise ValueError or FileNotFoundError for settings that cannot work, before anything is opened."""
     wanted = cfg.synthesize
     if wanted.teacher not in TEACHERS:
@@ -131,7 +115,7 @@ def check(cfg: ConfigDict) -> None:
     if wanted.teacher == "agents":
         if wanted.agents.workers < 1:
             raise ValueError(f"synthesize.agents.workers={wanted.agents.workers} has to be >= 1")
-        llm_connection.check(cfg.llm, "synthesize.teacher='agents'")
+        llm_connection.validate_llm(cfg.llm, "synthesize.teacher='agents'")
     if wanted.teacher == "official" and not Path(wanted.official.file).is_file():
         raise FileNotFoundError(
             f"synthesize.official.file={wanted.official.file!r}: no such file; name one with a chatml record a line"
@@ -146,12 +130,12 @@ def run(cfg: ConfigDict, workdir: Path, searcher: interface.Searcher, client: Cl
     and if the budget is spent; ConnectionError if the model or the search tool does not answer. Started again, the
     agents resume where they stopped.
     """
-    if cfg.synthesize.teacher == "oracle":
-        return _run_oracle(cfg, workdir, searcher)
+    if cfg.synthesize.teacher == "rules":
+        return _run_rules(cfg, workdir, searcher)
     if cfg.synthesize.teacher == "official":
         return _run_official(cfg, workdir)
     if client is None:
-        check(cfg)
+        validate_synthesis(cfg)
     asked = client or llm_connection.connect(cfg.llm, workdir / "llm.sqlite")
     try:
         return _run_agents(cfg, workdir, searcher, asked)
@@ -267,7 +251,7 @@ def _run_official(cfg: ConfigDict, workdir: Path) -> JsonObject:
     return _finish(manifest, target, started)
 
 
-def _run_oracle(cfg: ConfigDict, workdir: Path, searcher: interface.Searcher) -> JsonObject:
+def _run_rules(cfg: ConfigDict, workdir: Path, searcher: interface.Searcher) -> JsonObject:
     wanted, target = cfg.synthesize, workdir / "demonstrations"
     started = time.perf_counter()
     tokenizer = tokenizer_lib.load(workdir / "data")
@@ -291,7 +275,7 @@ def _run_oracle(cfg: ConfigDict, workdir: Path, searcher: interface.Searcher) ->
         if records.masks_of(name) and (probe := _first(_tasks(workdir, name), wanted.probe_tasks)):
             rate = functools.partial(query_writers.hit_rate, k=3, wording=wanted.wording)
             found = {s: rate(probe, searcher, associations, s) for s in mask_teacher.STYLES}
-            made["oracle_top3_contains_answer"] = {
+            made["top3_contains_answer"] = {
                 style: {"found": hits, "masks": masks, "rate": hits / masks} for style, (hits, masks) in found.items()
             }
         manifest["tasks"][name] = made
@@ -390,7 +374,7 @@ def _check_teacher(cfg: ConfigDict, manifest: Path) -> None:
 
 def main(cfg: ConfigDict, workdir: Path) -> None:
     validate_settings(cfg)
-    check(cfg)
+    validate_synthesis(cfg)
     with workdir_lock.locked(workdir):
         _check_teacher(cfg, workdir / "demonstrations" / "manifest.json")
         searcher = RunContext(cfg, workdir).searcher("train")

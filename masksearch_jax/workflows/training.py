@@ -41,7 +41,7 @@ def run(cfg: ConfigDict, workdir: Path) -> Params:
     """Run `cfg.stage` ('sft' or 'dapo') in W with everything that it needs, and return the final parameters."""
     if cfg.stage not in ("sft", "dapo"):
         raise ValueError(f"stage={cfg.stage!r} is none of ('sft', 'dapo')")
-    check(cfg)
+    validate_training(cfg)
     context = RunContext(cfg, workdir)
     if cfg.model.attention != "xla":  # raises here, before data is made; xla runs on any device
         say(f"attention of training rows: {context.architecture.attention}")
@@ -55,7 +55,7 @@ def run(cfg: ConfigDict, workdir: Path) -> Params:
     return params if cfg.stage == "sft" else train_dapo(context, params)
 
 
-def check(cfg: ConfigDict) -> None:
+def validate_training(cfg: ConfigDict) -> None:
     """Check settings that would waste a run, before anything is made.
 
     Raises ValueError that names the setting, FileNotFoundError for a published folder that does not exist.
@@ -79,7 +79,7 @@ def check(cfg: ConfigDict) -> None:
     if adapters and adapters.base_quantisation:
         lora.qwix()
     if trains_sft(cfg):  # on demonstrations
-        synthesis_stage.check(cfg)
+        synthesis_stage.validate_synthesis(cfg)
     if cfg.stage == "sft":
         return
     if cfg.rollout.top_p != 1.0 or cfg.rollout.top_k != 0:
@@ -92,7 +92,7 @@ def check(cfg: ConfigDict) -> None:
     if cfg.dapo.staleness and cfg.dapo.carry_over:
         raise ValueError("dapo.staleness=1 with carry_over: surplus would be two versions old; switch one off")
     if cfg.dapo.reward.answer == "judge":
-        llm_connection.check(cfg.llm, "dapo.reward.answer='judge'")
+        llm_connection.validate_llm(cfg.llm, "dapo.reward.answer='judge'")
         if cfg.distributed.processes > 1 and not cfg.llm.url:
             raise ValueError("dapo.reward.answer='judge' on several processes needs llm.url: process 0 alone asks")
 
@@ -105,7 +105,7 @@ def ensure_data(cfg: ConfigDict, workdir: Path) -> None:
     """
     command = prepare_command(cfg.prepare, workdir)
     if (workdir / "data" / "manifest.json").exists():
-        prepared_data.check(cfg, workdir, shlex.join(command), say=distributed.primary())
+        prepared_data.check_prepared(cfg, workdir, shlex.join(command), say=distributed.primary())
         return
     if cfg.distributed.processes > 1:
         raise ValueError(

@@ -151,12 +151,12 @@ def test_a_judge_that_nobody_named_is_refused_before_any_work(tmp_path):
     config = page.get_config()
     config.dapo.reward.answer = "judge"
     with pytest.raises(ValueError, match="llm.url and llm.model"):
-        training.check(config)
+        training.validate_training(config)
     config.llm.model = "runs/sft"
-    training.check(config)
+    training.validate_training(config)
     config.distributed.processes = 2
     with pytest.raises(ValueError, match="needs llm.url"):
-        training.check(config)
+        training.validate_training(config)
 
 
 def test_an_update_holds_the_episodes_with_a_verdict_alone(judge):

@@ -283,10 +283,10 @@ def test_other_settings_over_a_journal_are_refused_by_name(cfg, workdir):
 def test_demonstrations_of_another_teacher_are_not_overwritten(cfg, workdir):
     folder = workdir / "demonstrations"
     folder.mkdir()
-    (folder / "manifest.json").write_text(json.dumps({"settings": {"synthesize": {"teacher": "oracle"}}}))
+    (folder / "manifest.json").write_text(json.dumps({"settings": {"synthesize": {"teacher": "rules"}}}))
     cfg.llm.model = "any"
     cfg.llm.url = "http://localhost:9"
-    with pytest.raises(ValueError, match="holds demonstrations of synthesize.teacher='oracle', and this run asks for"):
+    with pytest.raises(ValueError, match="holds demonstrations of synthesize.teacher='rules', and this run asks for"):
         synthesis_stage.main(cfg, workdir)
 
 
@@ -301,7 +301,7 @@ def test_teacher_and_judge_are_refused_by_name(cfg, workdir):
         ({"teacher": "nobody"}, "teacher='nobody' is none of"),
     ):
         cfg.synthesize.update(change)
-        for refuse in (synthesis_stage.check, training.check):
+        for refuse in (synthesis_stage.validate_synthesis, training.validate_training):
             with pytest.raises((ValueError, FileNotFoundError), match=message):
                 refuse(stage(cfg))
 

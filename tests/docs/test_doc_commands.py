@@ -113,7 +113,7 @@ def _check_module(module: str, words: list[str]) -> None:
     source = ROOT / (module.replace(".", "/") + ".py")
     assert module.startswith(("masksearch_jax.", "benchmarks.")) and source.is_file(), f"there is no module {module}"
     text = source.read_text()
-    if "cli.start(" in text:
+    if "cli.run_config(" in text:
         text += (ROOT / "masksearch_jax" / "runtime" / "cli.py").read_text()
     flags = set(re.findall(r'DEFINE_\w+\(\s*"(\w+)"|add_argument\(\s*"--(\w+)"', text))
     flags = {name for pair in flags for name in pair if name}
@@ -128,7 +128,7 @@ def _check_module(module: str, words: list[str]) -> None:
             overrides.append(word)
         else:
             assert name in flags, f"{module} has no flag --{name}; it has {sorted(flags)}"
-    default = re.search(r'cli\.start\([\w.]+, "([^"]+)"', text)
+    default = re.search(r'cli\.run_config\([\w.]+, "([^"]+)"', text)
     config = config or (default and default[1])
     assert config or not overrides, f"{module} needs --config for {overrides}"
     if config:

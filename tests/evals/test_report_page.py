@@ -102,7 +102,7 @@ def make(folder: Path) -> Path:
     (folder / "demonstrations").mkdir()
     made = {
         "written": 30, "outcomes": {"miss": 70, "accepted": 30}, "tokens": 3000, "searches": 45,
-        "oracle_top3_contains_answer": {"title": {"found": 9, "masks": 10, "rate": 0.9}},
+        "top3_contains_answer": {"title": {"found": 9, "masks": 10, "rate": 0.9}},
     }  # fmt: skip
     (folder / "demonstrations" / "manifest.json").write_text(json.dumps({"tasks": {"ramp_1": made, "qa": {}}}))
     return folder

@@ -272,16 +272,16 @@ def test_a_language_without_sentence_ends_is_refused_by_name(tmp_path):
     config = settings_page.get_config()
     config.dump = str(write(tmp_path, (head_of("th") + PAGES[0] + END).encode(), "th.xml"))
     with pytest.raises(ValueError, match=r"th\.xml is in Thai \('th'\), which marks no ends of sentences"):
-        preparation.check(config)
+        preparation.validate_preparation(config)
     config.dump = str(write(tmp_path, (GERMAN + PAGES[0] + END).encode(), "de.xml"))
-    preparation.check(config)
+    preparation.validate_preparation(config)
     config.tool_warmup = True
     with pytest.raises(ValueError, match=r"tool_warmup=True: .*English, .*de\.xml' is in German"):
-        preparation.check(config)
+        preparation.validate_preparation(config)
     config.tool_warmup = False
     config.newer_dump = str(write(tmp_path, FIRST.encode(), "en.xml"))
     with pytest.raises(ValueError, match=r"newer_dump=.* is in English, and the dump in German"):
-        preparation.check(config)
+        preparation.validate_preparation(config)
 
 
 @pytest.mark.slow

@@ -74,7 +74,7 @@ def test_parts_are_tokens_of_capitalised_words(tmp_path):
     assert all(tok.token(i).startswith("▁") for i in begins) and not any(tok.token(i).startswith("▁") for i in goes_on)
     # Turns end where they ended, though 'an' and 'er' are in names and in '</answer>'.
     drawn = TokenPermutation([begins, goes_on], tok.vocab_size).draw(0, 1)
-    assert stop_automaton.build(tok).admits(drawn) and (drawn != np.arange(tok.vocab_size)).any()
+    assert stop_automaton.build_table(tok).admits(drawn) and (drawn != np.arange(tok.vocab_size)).any()
     # Months stay among themselves; what begins sentences or common words is no part of names.
     assert not {"▁March", "▁May", "▁His", "▁The"} & {tok.token(i) for i in begins}
     assert not {tok.encode(f" {word}")[0] for word in (*adjectives, *common)} & set(begins + goes_on)

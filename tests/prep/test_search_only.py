@@ -52,4 +52,4 @@ def test_without_the_setting_there_are_none(config):
 def test_files_in_a_bucket_are_refused(config):
     config.search_only = "gs://bucket/articles.json"
     with pytest.raises(FileNotFoundError, match=r"search_only='gs://bucket/articles.json': no such file here; copy"):
-        preparation.check(config)
+        preparation.validate_preparation(config)

@@ -31,7 +31,7 @@ def steps(fields):
 
 
 def drawn(*splits):
-    return [fields for seed in range(20) for fields in tool_warmup.make(passages(*splits), seed)]
+    return [fields for seed in range(20) for fields in tool_warmup.warmup_tasks(passages(*splits), seed)]
 
 
 def test_a_task_asks_for_what_follows_its_cue_or_for_the_title():
@@ -62,9 +62,9 @@ def test_no_request_gives_its_answer_away():
 
 
 def test_it_is_drawn_by_seed_passage_and_kind_alone():
-    every = {fields["id"]: fields for fields in tool_warmup.make(passages(), seed=3)}
-    assert list(tool_warmup.make(passages()[1:], seed=3))[-1] == every["4.source"]
-    assert any(every[f["id"]] != f for seed in range(5) for f in tool_warmup.make(passages(), seed=seed))
+    every = {fields["id"]: fields for fields in tool_warmup.warmup_tasks(passages(), seed=3)}
+    assert list(tool_warmup.warmup_tasks(passages()[1:], seed=3))[-1] == every["4.source"]
+    assert any(every[f["id"]] != f for seed in range(5) for f in tool_warmup.warmup_tasks(passages(), seed=seed))
 
 
 def test_two_articles_of_a_task_are_of_one_split():
@@ -78,5 +78,5 @@ def test_two_articles_of_a_task_are_of_one_split():
 @pytest.mark.parametrize("title, text", [("T", "He wrote Karn; Velith Dor."), ("A; B", "He wrote Karn Velith once.")])
 def test_no_answer_holds_a_separator(title, text):
     for seed in range(20):
-        for fields in tool_warmup.make([records.Passage(0, 0, title, text, "train")], seed):
+        for fields in tool_warmup.warmup_tasks([records.Passage(0, 0, title, text, "train")], seed):
             assert all(";" not in answer for answer in fields["answers"])

@@ -169,7 +169,7 @@ def test_an_index_carries_its_encoder(tmp_path, corpus, store, checkpoint):
     own = tmp_path / "own"
     shutil.copytree(checkpoint, own)
     config = {"encoder": "bert", "encoder_dir": str(own), "max_length": 48, "index": "exact"}
-    report = build.build(tmp_path / "index", corpus, config)
+    report = build.build_index(tmp_path / "index", corpus, config)
     assert (report["encoder"], report["dims"]) == ("bert", 12)
     shutil.rmtree(own)
     hits = SearchTool.load(tmp_path / "index", store).search([Query("the cat", 7, 2), Query("")], 3)

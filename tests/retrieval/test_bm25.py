@@ -27,7 +27,7 @@ def texts(corpus):
 @pytest.fixture(scope="module")
 def directory(corpus, tmp_path_factory):
     directory = tmp_path_factory.mktemp("hybrid") / "index"
-    build.build(directory, corpus, {"index": "exact", "dims": 512, "hybrid": True})
+    build.build_index(directory, corpus, {"index": "exact", "dims": 512, "hybrid": True})
     return directory
 
 
@@ -126,10 +126,10 @@ def test_the_folder_moves_and_is_checked(directory, corpus, store, tmp_path):
     words = {name for name in contents["files"] if name.startswith("words/")}
     assert len(words) >= 4 and contents["settings"]["hybrid"] and contents["report"]["hybrid"]
     config = {"index": "exact", "dims": 512}
-    build.build(tmp_path / "here", corpus, config | {"hybrid": True})
+    build.build_index(tmp_path / "here", corpus, config | {"hybrid": True})
     again = json.loads((tmp_path / "here" / "index.json").read_text())
     assert again["fingerprint"] == contents["fingerprint"]  # the same bytes, whatever the hash seed
-    build.build(tmp_path / "plain", corpus, config)
+    build.build_index(tmp_path / "plain", corpus, config)
     plain = json.loads((tmp_path / "plain" / "index.json").read_text())
     assert plain["fingerprint"] != contents["fingerprint"]
     (tmp_path / "here").rename(tmp_path / "there")
@@ -173,7 +173,7 @@ def test_words_help_on_hotpotqa(data_dir, tmp_path):
     records.write(tmp_path / "p", (records.Passage(i, i, title, "".join(text), "test") for i, (title, text) in corpus))
     store, recalls = PassageStore(tmp_path / "p"), {}
     for words in (False, True):
-        build.build(tmp_path / "index", store, {"index": "exact", "dims": 1024, "hybrid": words})
+        build.build_index(tmp_path / "index", store, {"index": "exact", "dims": 1024, "hybrid": words})
         found = SearchTool.load(tmp_path / "index", store).search([Query(question) for question, _ in asked], 10)
         pairs = [([hit.title for hit in hits], titles) for hits, (_, titles) in zip(found, asked, strict=True)]
         recalls[words] = [

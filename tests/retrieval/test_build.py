@@ -19,7 +19,7 @@ QUERIES = [Query(text) for text in ("kalo miren", "velsun", "tosdra quinor pelba
 @pytest.fixture(scope="module")
 def built(corpus, tmp_path_factory):
     directory = tmp_path_factory.mktemp("built") / "index"
-    return directory, build.build(directory, corpus, EXACT)
+    return directory, build.build_index(directory, corpus, EXACT)
 
 
 def test_report_and_index_file(built, corpus):
@@ -35,12 +35,12 @@ def test_report_and_index_file(built, corpus):
 
 
 def test_prints_the_memory_it_will_take(tmp_path, corpus, capsys):
-    build.build(tmp_path / "index", corpus, EXACT)
+    build.build_index(tmp_path / "index", corpus, EXACT)
     assert "300 passages x 256 dimensions: vectors 0 MB, memory about" in capsys.readouterr().out
 
 
 def test_a_moved_folder_searches_the_same(tmp_path, corpus, store):
-    build.build(tmp_path / "here", corpus, {"dims": 256})
+    build.build_index(tmp_path / "here", corpus, {"dims": 256})
     before = SearchTool.load(tmp_path / "here", store)
     hits = before.search(QUERIES, 5)
     (tmp_path / "here").rename(tmp_path / "there")
@@ -51,7 +51,7 @@ def test_a_moved_folder_searches_the_same(tmp_path, corpus, store):
 
 def test_fingerprint_covers_passages_encoder_and_index(tmp_path, corpus, built):
     def fingerprint(passages, **changed):
-        build.build(tmp_path / "index", passages, EXACT | changed)
+        build.build_index(tmp_path / "index", passages, EXACT | changed)
         return json.loads((tmp_path / "index" / "index.json").read_text())["fingerprint"]
 
     same = json.loads((built[0] / "index.json").read_text())["fingerprint"]
@@ -70,7 +70,7 @@ def test_fingerprint_covers_passages_encoder_and_index(tmp_path, corpus, built):
 def test_recall_below_the_floor_fails_and_leaves_what_was_there(tmp_path, corpus):
     pytest.importorskip("scann", reason="the extra 'retrieval' is not installed")
     directory = tmp_path / "index"
-    build.build(directory, corpus, EXACT)
+    build.build_index(directory, corpus, EXACT)
     before = (directory / "index.json").read_bytes()
     narrow = {"index": "scann", "scann": {"method": "tree", "leaves": 100, "leaves_to_search": 1, "reorder": 1}}
     message = (
@@ -78,18 +78,18 @@ def test_recall_below_the_floor_fails_and_leaves_what_was_there(tmp_path, corpus
         r"256 probes, under retrieval\.recall_floor = 0\.95; raise retrieval\.scann\.leaves_to_search"
     )
     with pytest.raises(build.RecallError, match=message):
-        build.build(directory, corpus, narrow)
+        build.build_index(directory, corpus, narrow)
     assert (directory / "index.json").read_bytes() == before
     # The vectors wait for a build with other index settings.
     assert sorted(path.name for path in tmp_path.iterdir()) == ["index", "index.vectors"]
-    build.build(directory, corpus, narrow | {"recall_floor": 0.0})
+    build.build_index(directory, corpus, narrow | {"recall_floor": 0.0})
     assert [path.name for path in tmp_path.iterdir()] == ["index"]
 
 
 def test_more_than_the_machine_has_is_refused_before_any_work(tmp_path, corpus, monkeypatch):
     monkeypatch.setattr(capacity, "_memory_available", lambda: 1 << 20)
     with pytest.raises(ValueError, match=r"of memory to build, 1 MB are available: lower retrieval\.scann\.shard_size"):
-        build.build(tmp_path / "index", corpus, EXACT)
+        build.build_index(tmp_path / "index", corpus, EXACT)
     monkeypatch.undo()
     huge = capacity.need(10**12, 384, None)
     with pytest.raises(ValueError, match=r"MB of disk to build, .* are available: free some under"):
@@ -163,7 +163,7 @@ def test_the_tuner_takes_the_fewest_leaves_that_reach_the_floor(tmp_path):
     vectors = rng.standard_normal((2000, 32)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     settings = ScannSettings("tree", leaves=50)
-    index = scann_index.build(vectors, scann_index.plan(settings, 2000), tmp_path)
+    index = scann_index.build_scann(vectors, scann_index.plan(settings, 2000), tmp_path)
     truth = recall_check.Truth(vectors, vectors[::20] + np.float32(0.05))
     chosen, tried = tuning.tune(index, truth, settings, 0.9)
     assert truth.measure(chosen) >= 0.9
@@ -181,7 +181,7 @@ def test_the_tuner_takes_the_fewest_leaves_that_reach_the_floor(tmp_path):
 def test_what_is_left_open_is_tuned_until_the_floor_is_reached(tmp_path, corpus, store):
     pytest.importorskip("scann", reason="the extra 'retrieval' is not installed")
     tree = {"index": "scann", "scann": {"method": "tree", "leaves": 32, "reorder": 300}, "recall_floor": 0.9}
-    report = build.build(tmp_path / "index", corpus, tree)
+    report = build.build_index(tmp_path / "index", corpus, tree)
     searched = scann_index.ScannIndex.load(tmp_path / "index" / "index").plan.leaves_to_search
     assert report["recall_at_10"] >= 0.9 and f"{searched} searched" in report["method"]
     assert [(row["leaves_to_search"], row["reorder"]) for row in report["tried"]] == [(searched, 300)]
@@ -189,7 +189,7 @@ def test_what_is_left_open_is_tuned_until_the_floor_is_reached(tmp_path, corpus,
 
 
 def test_damage_is_noticed(tmp_path, corpus, store):
-    build.build(tmp_path / "index", corpus, EXACT)
+    build.build_index(tmp_path / "index", corpus, EXACT)
     with pytest.raises(FileNotFoundError, match="nowhere/index.json does not exist; build the index again"):
         SearchTool.load(tmp_path / "nowhere", store)
     vectors = tmp_path / "index" / "index" / "vectors.npy"
@@ -222,13 +222,13 @@ def test_bad_input_gets_an_error_before_work(tmp_path, corpus):
         (corpus, EXACT | {"leaves": 3}, r"retrieval\.leaves is no setting"),
     ):
         with pytest.raises(ValueError, match=message):
-            build.build(tmp_path / "index", passages, config)
+            build.build_index(tmp_path / "index", passages, config)
     assert not list(tmp_path.iterdir())
 
 
 def test_progress_reaches_the_total(tmp_path, corpus):
     seen = {}
-    build.build(tmp_path / "index", corpus, EXACT, lambda stage, done, total: seen.update({stage: (done, total)}))
+    build.build_index(tmp_path / "index", corpus, EXACT, lambda stage, done, total: seen.update({stage: (done, total)}))
     assert seen["encode"] == (300, 300)
 
 

@@ -154,17 +154,17 @@ def test_a_damaged_part_and_a_short_corpus_are_named(tmp_path, texts, made):
 @pytest.mark.parametrize("kept", [False, True])
 def test_a_killed_build_goes_on_and_makes_the_same_index(tmp_path, corpus, monkeypatch, kept):
     config, plain = {"index": "exact", "dims": 128}, build._encoder
-    build.build(tmp_path / "never_killed", corpus, config)
+    build.build_index(tmp_path / "never_killed", corpus, config)
     arguments = (tmp_path / "index", corpus, config, None, tmp_path / "waiting" if kept else None)
     waiting = tmp_path / ("waiting" if kept else "index.vectors")
 
     monkeypatch.setattr(build, "_encoder", lambda *args: Counting(plain(*args), dies_at=2))
     with pytest.raises(Killed):
-        build.build(*arguments)
+        build.build_index(*arguments)
     assert len(list(waiting.glob("part-*.npy"))) == 2 and not (tmp_path / "index").exists()
     counting = []
     monkeypatch.setattr(build, "_encoder", lambda *args: counting.append(Counting(plain(*args))) or counting[0])
-    build.build(*arguments)
+    build.build_index(*arguments)
     assert counting[0].calls == 3 and waiting.exists() == kept
     identities = [json.loads((tmp_path / name / "index.json").read_text()) for name in ("index", "never_killed")]
     assert identities[0]["fingerprint"] == identities[1]["fingerprint"]

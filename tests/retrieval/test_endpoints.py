@@ -27,7 +27,7 @@ LIMITS = {"k": 50, "queries": 8, "query_chars": 200, "body_bytes": 4096}
 @pytest.fixture(scope="module")
 def workdir(corpus, tmp_path_factory):
     folder = serving.workdir_of(tmp_path_factory.mktemp("served"), corpus)
-    build.build(folder / "data" / "index" / "train", corpus[:200], {"index": "exact", "dims": 512})
+    build.build_index(folder / "data" / "index" / "train", corpus[:200], {"index": "exact", "dims": 512})
     return folder
 
 
@@ -151,7 +151,7 @@ def test_each_index_has_its_path_and_its_fingerprint(url, workdir, store, corpus
 
 def test_a_server_of_other_passages_excludes_by_text(url, store, workdir, corpus, tmp_path):
     """Here an index over one part, there over all: ids could be told apart, but nobody promises it."""
-    build.build(tmp_path / "data" / "index" / "all", corpus[:280], {"index": "exact", "dims": 512})
+    build.build_index(tmp_path / "data" / "index" / "all", corpus[:280], {"index": "exact", "dims": 512})
     remote = connect(url, store, tmp_path)
     assert isinstance(remote._excluded, exclusion.ExcludeByText)
     (hits,) = remote.search([Query(corpus[10].text[:150], 10, 3)], 5)

@@ -48,7 +48,7 @@ def built(data_dir, tmp_path_factory):
         "exclusion": "none",
     }
     store = PassageStore(folder / "passages.array_record")
-    build.build(folder / "index", store, config)
+    build.build_index(folder / "index", store, config)
     return folder / "index", store
 
 
@@ -87,7 +87,7 @@ def test_bfloat16_finds_the_same(built, questions, exact_recalls, tmp_path):
     directory, store = built
     config = {"encoder": "bert", "encoder_dir": str(directory / "encoder"), "pooling": "mean"}
     config |= {"encoder_dtype": "bfloat16", "index": "exact", "exclusion": "none"}
-    build.build(tmp_path / "index", store, config)
+    build.build_index(tmp_path / "index", store, config)
     searcher = SearchTool.load(tmp_path / "index", store)
     exact_vectors = SearchTool.load(directory, store)._index.vectors
     assert (searcher._index.vectors * exact_vectors).sum(1).min() > 0.9999

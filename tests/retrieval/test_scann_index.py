@@ -32,11 +32,11 @@ def queries(vectors):
 def tree(vectors, tmp_path_factory):
     # Half of the leaves: two builds differ, and with 12 of them one in three came out under 0.95.
     how = scann_index.plan(ScannSettings(method="tree", leaves=40, leaves_to_search=20, reorder=100), len(vectors))
-    return scann_index.build(vectors, how, tmp_path_factory.mktemp("tree"))
+    return scann_index.build_scann(vectors, how, tmp_path_factory.mktemp("tree"))
 
 
 def test_brute_force_equals_exact_search(tmp_path, vectors, queries):
-    index = scann_index.build(vectors, scann_index.plan(ScannSettings(), len(vectors)), tmp_path)
+    index = scann_index.build_scann(vectors, scann_index.plan(ScannSettings(), len(vectors)), tmp_path)
     assert index.plan.method == "brute_force"
     for found, truth in zip(index.search(queries, 10), exact.ExactSearcher(vectors).search(queries, 10), strict=True):
         np.testing.assert_array_equal(found, truth)
@@ -53,7 +53,7 @@ def test_tree_with_reordering_comes_close_to_exact_search(tree, vectors, queries
 
 
 def test_a_moved_folder_searches_the_same(tmp_path, tree, vectors, queries):
-    index = scann_index.build(vectors, tree.plan, tmp_path / "here")
+    index = scann_index.build_scann(vectors, tree.plan, tmp_path / "here")
     before = index.search(queries, 5)
     (tmp_path / "here").rename(tmp_path / "there")
     assert not list((tmp_path / "there").glob("*.pkl")) + list((tmp_path / "there").glob("*.pickle"))
@@ -94,7 +94,7 @@ def test_misses_are_no_rows(tree, queries):
 
 
 def test_more_than_there_are(tmp_path, vectors):
-    index = scann_index.build(vectors[:3], scann_index.plan(ScannSettings(), 3), tmp_path)
+    index = scann_index.build_scann(vectors[:3], scann_index.plan(ScannSettings(), 3), tmp_path)
     rows, _ = index.search(vectors[:1], 5)
     assert sorted(rows[0, :3].tolist()) == [0, 1, 2] and rows[0, 3:].tolist() == [-1, -1]
 
@@ -108,7 +108,7 @@ def test_shards_find_what_one_finds(tmp_path, vectors, queries, reordering):
     measured = {}
     for size in (2000, 700):
         settings = ScannSettings("tree", leaves=16, leaves_to_search=16, reordering=reordering, shard_size=size)
-        index = scann_index.build(mapped, scann_index.plan(settings, 2000), tmp_path / str(size))
+        index = scann_index.build_scann(mapped, scann_index.plan(settings, 2000), tmp_path / str(size))
         assert len(list((tmp_path / str(size)).glob("shard-*"))) == index.plan.shards == -(-2000 // size)
         measured[size] = truth.measure(index)
     assert measured[2000] >= 0.95 and measured[700] >= 0.95
@@ -118,7 +118,7 @@ def test_shards_find_what_one_finds(tmp_path, vectors, queries, reordering):
 
 
 def test_shards_of_brute_force_equal_exact_search(tmp_path, vectors, queries):
-    index = scann_index.build(vectors, scann_index.plan(ScannSettings(shard_size=700), 2000), tmp_path)
+    index = scann_index.build_scann(vectors, scann_index.plan(ScannSettings(shard_size=700), 2000), tmp_path)
     for found, truth in zip(index.search(queries, 10), exact.ExactSearcher(vectors).search(queries, 10), strict=True):
         np.testing.assert_array_equal(found, truth)
 
@@ -139,7 +139,9 @@ def test_plan_follows_the_number_of_vectors():
 @pytest.mark.parametrize("method", ["hashing", "tree"])
 def test_least_number_that_can_be_trained(tmp_path, vectors, method):
     # All leaves: the nearest of 6 is not always the leaf of the vector itself (16 of 100 builds; with all, none).
-    index = scann_index.build(vectors[:32], scann_index.plan(ScannSettings(method, leaves_to_search=32), 32), tmp_path)
+    index = scann_index.build_scann(
+        vectors[:32], scann_index.plan(ScannSettings(method, leaves_to_search=32), 32), tmp_path
+    )
     assert index.search(vectors[:1], 1)[0].tolist() == [[0]]
 
 
@@ -155,7 +157,7 @@ import sys, tempfile
 import numpy as np
 from masksearch_jax.retrieval.index import scann_index
 from masksearch_jax.retrieval.index.index_settings import ScannSettings
-index = scann_index.build(np.eye(8, dtype=np.float32), scann_index.plan(ScannSettings(), 8), tempfile.mkdtemp())
+index = scann_index.build_scann(np.eye(8, dtype=np.float32), scann_index.plan(ScannSettings(), 8), tempfile.mkdtemp())
 assert index.search(np.eye(8, dtype=np.float32), 1)[0].tolist() == [[i] for i in range(8)]
 assert not [name for name in sys.modules if name.partition(".")[0] == "tensorflow"]
 """

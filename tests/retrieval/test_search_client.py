@@ -53,7 +53,7 @@ def clock():
 @pytest.fixture(scope="module")
 def local(corpus, store, tmp_path_factory):
     directory = tmp_path_factory.mktemp("local") / "index"
-    build.build(directory, corpus, {"index": "exact", "dims": 512})
+    build.build_index(directory, corpus, {"index": "exact", "dims": 512})
     return SearchTool.load(directory, store, "passage")
 
 

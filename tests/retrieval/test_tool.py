@@ -19,7 +19,7 @@ def directory(request, corpus, tmp_path_factory):
     if request.param == "tree":
         config["scann"] = {"method": "tree", "leaves": 10, "leaves_to_search": 10, "reorder": 300}
     directory = tmp_path_factory.mktemp(request.param) / "index"
-    build.build(directory, corpus, config)
+    build.build_index(directory, corpus, config)
     return directory
 
 
@@ -158,7 +158,7 @@ def test_fingerprint_covers_the_exclusion_mode(load, directory, store):
 
 def test_an_index_over_one_split_excludes_by_passage_id(tmp_path, corpus, store):
     """Rows of a split index are not passage ids."""
-    build.build(tmp_path / "index", corpus[100:], {"dims": 512})
+    build.build_index(tmp_path / "index", corpus[100:], {"dims": 512})
     searcher = SearchTool.load(tmp_path / "index", store)
     assert len(searcher) == 200
     hits = searcher.search([query_for(corpus, 150), query_for(corpus, 150, passage_id=150, article_id=50)], 2)

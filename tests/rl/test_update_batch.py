@@ -62,7 +62,7 @@ def expected(items):
 def test_every_sampled_token_is_a_target_once_with_its_own_values(packed, mini_batches):
     items = make()
     shape = rl_batch.BatchShape(SHAPE.lengths, SHAPE.rows, SHAPE.micro, packed)
-    updates = rl_batch.build(items, mini_batches, shape)
+    updates = rl_batch.build_batches(items, mini_batches, shape)
     assert len(updates) == mini_batches
     assert len({update.ids.shape for update in updates}) == 1
     size = len(items) // mini_batches
@@ -79,7 +79,7 @@ def test_by_hand():
     one = Trajectory("t", 0, 0, np.array([5, 6, 7, 8, 9]), np.array([False, False, True, False, True]),
                      np.array([0, 0, -0.5, 0, -0.25], np.float32), np.array([-1, -1, 2, -1, 2]), 2, (),
                      StopReason.ANSWER, "")  # fmt: skip
-    update = rl_batch.build([(one, 1.5)], 1, rl_batch.BatchShape((6,), 1))[0]
+    update = rl_batch.build_batches([(one, 1.5)], 1, rl_batch.BatchShape((6,), 1))[0]
     assert update.ids.tolist() == [[[5, 6, 7, 8, 9, 0]]]
     assert update.targets.tolist() == [[[6, 7, 8, 9, 0, 0]]]
     assert update.mask.tolist() == [[[False, True, False, True, False, False]]]
@@ -92,9 +92,9 @@ def test_by_hand():
 def test_permuting_a_mini_batch_permutes_its_sequences():
     items = make()
     order = np.random.default_rng(3).permutation(len(items))
-    one, other = (rl_batch.build(x, 1, SHAPE)[0] for x in (items, [items[i] for i in order]))
+    one, other = (rl_batch.build_batches(x, 1, SHAPE)[0] for x in (items, [items[i] for i in order]))
     assert sequences(one) == sequences(other)
-    again = rl_batch.build(items, 1, SHAPE)[0]
+    again = rl_batch.build_batches(items, 1, SHAPE)[0]
     jax.tree.map(np.testing.assert_array_equal, one, again)
 
 
@@ -127,7 +127,7 @@ def totals(updates):
 )
 def test_split_packing_and_padding_change_no_sum(shape):
     items = make()
-    reference, found = (totals(rl_batch.build(items, 1, one)) for one in (SHAPE, shape))
+    reference, found = (totals(rl_batch.build_batches(items, 1, one)) for one in (SHAPE, shape))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), found, reference)
 
 
@@ -135,22 +135,22 @@ def test_the_cheapest_shape_is_taken():
     rng = np.random.default_rng(0)
     items = [(trajectory(rng, length=n), 1.0) for n in (30, 30, 10, 10, 10)]
     # 90 tokens: two rows of 64 cost 128, three of 32 cost 96.
-    assert rl_batch.build(items, 1, rl_batch.BatchShape((32, 64), 1, (1, 2, 3, 4)))[0].ids.shape == (3, 1, 32)
-    assert rl_batch.build(items, 1, rl_batch.BatchShape((32, 64), 1, (1, 2)))[0].ids.shape == (2, 1, 64)
+    assert rl_batch.build_batches(items, 1, rl_batch.BatchShape((32, 64), 1, (1, 2, 3, 4)))[0].ids.shape == (3, 1, 32)
+    assert rl_batch.build_batches(items, 1, rl_batch.BatchShape((32, 64), 1, (1, 2)))[0].ids.shape == (2, 1, 64)
 
 
 def test_failed_rewards_are_dropped():
     items = make(groups=2)
     holed = [(t, np.nan if i in (1, 6) else a) for i, (t, a) in enumerate(items)]
     kept = [x for i, x in enumerate(items) if i not in (1, 6)]
-    assert sequences(rl_batch.build(holed, 1, SHAPE)[0]) == expected(kept)
-    assert len(rl_batch.build(items[:2], 4, SHAPE)) == 2
+    assert sequences(rl_batch.build_batches(holed, 1, SHAPE)[0]) == expected(kept)
+    assert len(rl_batch.build_batches(items[:2], 4, SHAPE)) == 2
 
 
 def test_old_logp_comes_from_the_trainer_where_it_still_holds_the_parameters():
     rng = np.random.default_rng(1)
     items = [(trajectory(rng, version=2), 1.0), (trajectory(rng, version=3), 1.0)]
-    update = rl_batch.build(items, 1, SHAPE)[0]
+    update = rl_batch.build_batches(items, 1, SHAPE)[0]
     recomputed = np.full(update.ids.shape, -7.0)
     filled = rl_batch.with_old_logp(update, recomputed, version=3)
     carried = update.mask & (update.versions == 2)
@@ -162,7 +162,7 @@ def test_old_logp_comes_from_the_trainer_where_it_still_holds_the_parameters():
 
 
 def test_it_is_a_pytree():
-    update = rl_batch.build(make(), 1, SHAPE)[0]
+    update = rl_batch.build_batches(make(), 1, SHAPE)[0]
     doubled = jax.jit(lambda u: jax.tree.map(lambda x: x, u))(update)
     assert isinstance(doubled, rl_batch.UpdateBatch) and len(jax.tree.leaves(doubled)) == 9
 
@@ -178,10 +178,10 @@ def test_bad_input_names_the_trajectory():
     ]
     for wrong, message in bad:
         with pytest.raises(ValueError, match=message):
-            rl_batch.build([(wrong, 1.0)], 1, SHAPE)
+            rl_batch.build_batches([(wrong, 1.0)], 1, SHAPE)
     with pytest.raises(ValueError, match="the longest of 10 tokens, fit none"):
-        rl_batch.build([(good, 1.0)], 1, rl_batch.BatchShape((8,), 1))
+        rl_batch.build_batches([(good, 1.0)], 1, rl_batch.BatchShape((8,), 1))
     with pytest.raises(ValueError, match="0 trajectories"):
-        rl_batch.build([(good, np.nan)], 1, SHAPE)
+        rl_batch.build_batches([(good, np.nan)], 1, SHAPE)
     with pytest.raises(ValueError, match="lengths"):
         rl_batch.BatchShape((), 1)

@@ -109,7 +109,9 @@ class Spelled:
 
 def table_of(world, spelled, eos=1):
     """The stop table of the world's vocabulary where ids of `spelled` stand for these bytes, others for ' x'."""
-    return stop_automaton.build(Spelled([spelled.get(i, b" x") for i in range(world.tokenizer.vocab_size)], (eos,)))
+    return stop_automaton.build_table(
+        Spelled([spelled.get(i, b" x") for i in range(world.tokenizer.vocab_size)], (eos,))
+    )
 
 
 def run_chain(world, table, decode_state, steps=8):

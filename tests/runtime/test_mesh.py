@@ -207,10 +207,10 @@ def trained(sizes, cfg=CFG):
     count = data * fsdp * tensor * sequence
     mesh = mesh_lib.make_mesh(data, fsdp, tensor, jax.devices()[:count], sequence=sequence)
     policy = Policy(cfg, mesh)
-    tx = optimizer_lib.build({"kind": "adamw", "learning_rate": 1e-2, "eps": 1e-3}, policy.abstract_trainable)
+    tx = optimizer_lib.build_optimizer({"kind": "adamw", "learning_rate": 1e-2, "eps": 1e-3}, policy.abstract_trainable)
     with jax.set_mesh(mesh):
         params = policy.init_params(0)
-        state = state_lib.create(policy, tx, params)
+        state = state_lib.create_state(policy, tx, params)
         step, losses = sft.make_step(policy, tx, 1), []
         for _ in range(2):
             state, sums = step(state, jax.device_put(packed_rows(), mesh_lib.batch_sharding(mesh)), {})
@@ -231,7 +231,7 @@ def trained(sizes, cfg=CFG):
 
 def dapo_step(policy, tx, params):
     old_logprobs, step = dapo_programs.make_programs(policy, settings(), tx)
-    state = state_lib.create(policy, tx, params)
+    state = state_lib.create_state(policy, tx, params)
     for _ in range(2):
         update = jax.device_put(update_rows(), updates.update_sharding(policy.mesh))
         old_logprobs(state.params, update, {})

@@ -64,7 +64,7 @@ def test_an_answer_without_a_search(tok, task):
     assert texts == ["known</think><answer> Oslo</answer>"] and played.answer == "Oslo"
 
 
-def test_turns_of_the_oracle(tok, task):
+def test_turns_of_the_teacher(tok, task):
     class Library:
         fingerprint = "library"
 

@@ -68,7 +68,7 @@ class Speller:
 
 
 def test_equals_a_search_through_the_bytes(tok):
-    table, rng, ends = stop_automaton.build(tok), random.Random(0), {"stopped": 0, "ended": 0, "going on": 0}
+    table, rng, ends = stop_automaton.build_table(tok), random.Random(0), {"stopped": 0, "ended": 0, "going on": 0}
     past, speller = 0, Speller(tok)
     for number in range(1500):
         ids = speller.spell(rng.choice(TURNS), rng)
@@ -85,7 +85,7 @@ def test_equals_a_search_through_the_bytes(tok):
 
 def test_random_tokens(tok):
     """Whole vocabularies, in whatever order: no token is followed wrongly."""
-    table, rng = stop_automaton.build(tok), np.random.default_rng(0)
+    table, rng = stop_automaton.build_table(tok), np.random.default_rng(0)
     for _ in range(500):
         ids = rng.integers(tok.vocab_size, size=40).tolist()
         assert followed(table, ids) == searched(tok, ids)
@@ -94,7 +94,7 @@ def test_random_tokens(tok):
 
 
 def test_tables_are_small_and_vectors_follow_like_single_tokens(tok):
-    table = stop_automaton.build(tok)
+    table = stop_automaton.build_table(tok)
     # One state for each proper prefix of '</search>' and '</answer>', and the two ends.
     assert table.steps.shape[1] == 15 + 2 and len(table.steps) < 60
     assert table.kinds.shape == (tok.vocab_size,) and table.kinds.dtype == np.uint8
@@ -107,32 +107,32 @@ def test_tables_are_small_and_vectors_follow_like_single_tokens(tok):
 
 
 def test_an_end_stays_an_end(tok):
-    table = stop_automaton.build(tok)
+    table = stop_automaton.build_table(tok)
     for id in range(tok.vocab_size):
         assert table.follow(table.stopped, id) == table.stopped
         assert table.follow(table.ended, id) == table.ended
 
 
 def test_ids_beyond_the_vocabulary_change_nothing(tok):
-    padded = stop_automaton.build(tok, tok.vocab_size + 7)
+    padded = stop_automaton.build_table(tok, tok.vocab_size + 7)
     assert padded.kinds.shape == (tok.vocab_size + 7,)
     for state in range(padded.stopped):
         assert padded.follow(state, tok.vocab_size + 3) == state
     with pytest.raises(ValueError, match="vocab_size=5: the tokenizer"):
-        stop_automaton.build(tok, 5)
+        stop_automaton.build_table(tok, 5)
 
 
 def test_equal_tables_are_one_static_argument(tok, tmp_path):
-    table = stop_automaton.build(tok)
-    assert table == stop_automaton.build(tok) and hash(table) == hash(stop_automaton.build(tok))
-    assert table != stop_automaton.build(tok, tok.vocab_size + 1) and table != stop_automaton.build(
+    table = stop_automaton.build_table(tok)
+    assert table == stop_automaton.build_table(tok) and hash(table) == hash(stop_automaton.build_table(tok))
+    assert table != stop_automaton.build_table(tok, tok.vocab_size + 1) and table != stop_automaton.build_table(
         tok, closing=("</search>",)
     )
     assert table != 3
 
 
 def test_permutations_that_move_an_end_are_told(tok):
-    table = stop_automaton.build(tok)
+    table = stop_automaton.build_table(tok)
     permutation = np.arange(tok.vocab_size)
     words = [i for i, data in enumerate(tok.token_bytes) if data in (b" city", b" the", b" river")]
     permutation[words] = np.roll(words, 1)
@@ -143,7 +143,7 @@ def test_permutations_that_move_an_end_are_told(tok):
 
 
 def test_what_a_token_carries_past_the_tag_is_no_part_of_the_action(tok):
-    table = stop_automaton.build(tok)
+    table = stop_automaton.build_table(tok)
     for tail in ("", "\n", "<", "x", "\n\n"):
         ids = tok.encode(f"<think> so</think><search> the city</search>{tail}")
         count, end = followed(table, ids)

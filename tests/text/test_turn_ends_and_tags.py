@@ -56,7 +56,7 @@ def test_the_end_of_a_template_ends_a_turn_whatever_the_folder_lists(kind, liste
     assert {tok.token(i) for i in tok.end_ids} == {turn_end, text_end}
     assert tok.eos_id == tok.id(text_end)
     # The device program ends the turn with it, and the episode with the turn.
-    table = stop_automaton.build(tok)
+    table = stop_automaton.build_table(tok)
     assert table.follow(stop_automaton.START, tok.id(turn_end)) == table.ended
     written = [*tok.encode("<answer> Oslo"), tok.id(turn_end), *tok.encode("</answer>")]
     one = episodes.play(tok, [written], None).trajectory

@@ -12,7 +12,7 @@ import pytest
 
 from masksearch_jax import toywiki
 from masksearch_jax.toywiki import names, sentence_wording
-from masksearch_jax.toywiki.world import build
+from masksearch_jax.toywiki.world import build_world
 
 ENTITIES = 1000
 XML = "{http://www.mediawiki.org/xml/export-0.11/}"
@@ -173,7 +173,7 @@ def test_annals_follow_what_changed(tmp_path):
 
 
 def test_both_sides_word_a_fact_differently_and_share_its_values():
-    world = build(300, 0, toywiki.DEFAULT_SHARES, sentence_wording.vocabulary())
+    world = build_world(300, 0, toywiki.DEFAULT_SHARES, sentence_wording.vocabulary())
     articles = [sentence_wording.article(world, i, random.Random(i)) for i in range(300)]
     seen = collections.defaultdict(dict)
     for i, sentences in enumerate(articles):
@@ -248,7 +248,7 @@ def test_questions_follow_from_the_two_named_articles(questions, texts, splits):
 
 def test_only_the_other_sides_keyword_tells_where_an_answer_is():
     """The room for learning to search: TF-IDF retrieval of the other article, one hit, link masks only."""
-    world = build(600, 0, toywiki.DEFAULT_SHARES, sentence_wording.vocabulary())
+    world = build_world(600, 0, toywiki.DEFAULT_SHARES, sentence_wording.vocabulary())
     rng = random.Random(0)
     texts = [" ".join(s.plain(world) for s in sentence_wording.article(world, i, rng)) for i in range(600)]
     docs = [_terms(text) for text in texts]
@@ -287,19 +287,19 @@ def test_sizes_from_small_to_large_and_clear_errors(tmp_path):
     for entities in (60, 61, 75, 130):
         paths = toywiki.generate(tmp_path / str(entities), entities=entities)
         assert len(json.loads(paths.splits.read_text())) == entities
-        world = build(entities, 0, toywiki.DEFAULT_SHARES, sentence_wording.vocabulary())
+        world = build_world(entities, 0, toywiki.DEFAULT_SHARES, sentence_wording.vocabulary())
         assert all(world.facts_of)
         words = {w for e in world.entities if e.split == "train" for w in e.title.split()}
         assert {w for e in world.entities for w in e.title.split()} == words
     with pytest.raises(ValueError, match=r"entities=20000: 150 first words and 100 second words make only 15000"):
         toywiki.generate(tmp_path / "many", entities=20000)
     assert not (tmp_path / "many").exists()
-    assert len(build(20000, 0, toywiki.DEFAULT_SHARES, first_words=250, second_words=120).entities) == 20000
+    assert len(build_world(20000, 0, toywiki.DEFAULT_SHARES, first_words=250, second_words=120).entities) == 20000
     with pytest.raises(ValueError, match=r"split 'validation' would have 4"):
         toywiki.generate(tmp_path, entities=40)
     with pytest.raises(ValueError, match="sum to 1"):
         toywiki.generate(tmp_path, entities=100, split_shares={"train": 0.5})
-    only_train = build(100, 0, {"train": 1.0})
+    only_train = build_world(100, 0, {"train": 1.0})
     assert {e.split for e in only_train.entities} == {"train"}
 
 

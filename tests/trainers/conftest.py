@@ -76,7 +76,7 @@ def _made(tmp_path_factory) -> Path:
     (data / "augment.json").write_text(json.dumps({"groups": [digits]}))
     for index, splits in (("train", ["train"]), ("validation", ["train", "validation"]), ("all", list(_SPLITS))):
         held = [p for p in passages if p.split in splits]
-        build.build(data / "index" / index, held, {"encoder": "lexical", "index": "exact", "dims": 512})
+        build.build_index(data / "index" / index, held, {"encoder": "lexical", "index": "exact", "dims": 512})
     (data / "annotated").mkdir()
     (data / "annotated" / "tasks.json").write_text(json.dumps({"instruction": "", "question_instruction": ""}))
     (data / "manifest.json").write_text("{}")

@@ -32,10 +32,10 @@ def asked(cfg, workdir):
     newer = records.Passage(len(passages), old.article_id, old.title, f"{old.title} moved to Nowhere in 2024.", "newer")
     records.write(data / "passages.array_record", [*passages, newer])
     held = [p for p in [*passages, newer] if p.title != old.title or p is newer]
-    build.build(data / "index" / "fresh", held, {"encoder": "lexical", "index": "exact", "dims": 512})
+    build.build_index(data / "index" / "fresh", held, {"encoder": "lexical", "index": "exact", "dims": 512})
     for index, splits in (("train", ["train"]), ("all", ["train", "validation", "test"])):
         inside = [p for p in passages if p.split in splits]
-        build.build(data / "index" / index, inside, {"encoder": "lexical", "index": "exact", "dims": 512})
+        build.build_index(data / "index" / index, inside, {"encoder": "lexical", "index": "exact", "dims": 512})
     asked = {
         "hotpotqa": (f"Where was {old.title} born?", "yes", None),
         "fanoutqa": (f"Where was {old.title} born?", "a - 1\nb - 2", {"a": 1, "b": 2}),

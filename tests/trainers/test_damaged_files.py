@@ -157,7 +157,7 @@ def test_a_workdir_that_cannot_be_written_ends_an_entry_with_a_sentence(tmp_path
     monkeypatch.setattr(cli.config_flags, "get_config_filename", lambda flag: "configs/prepare.py")
     monkeypatch.setattr(sys, "argv", ["prog"])
     with pytest.raises(SystemExit) as raised:
-        cli.start(work, "configs/prepare.py")
+        cli.run_config(work, "configs/prepare.py")
     assert str(target) in str(raised.value.code) and str(raised.value.code).startswith("prepare: ")
 
 

@@ -132,7 +132,7 @@ def test_log_probs_of_the_sampler_may_be_the_denominator(cfg, workdir):
     assert means.result() == {"staleness": 0.0}
     cfg.dapo.tis_cap = 2.0
     with pytest.raises(ValueError, match=r"dapo.old_logprobs='sampler' with dapo.staleness=0, dapo.tis_cap=2.0"):
-        training.check(cfg)
+        training.validate_training(cfg)
 
 
 WITHOUT_TENSORFLOW = """
@@ -281,9 +281,9 @@ def _groups(model_cfg, seed=0):
 
 
 def _update(cfg, policy, shape):
-    tx = optimizer_lib.build({"kind": "adamw", "learning_rate": 1e-2, "eps": 1e-3}, policy.abstract_trainable)
+    tx = optimizer_lib.build_optimizer({"kind": "adamw", "learning_rate": 1e-2, "eps": 1e-3}, policy.abstract_trainable)
     with jax.set_mesh(policy.mesh):
-        state = state_lib.create(policy, tx, policy.init_params(0))
+        state = state_lib.create_state(policy, tx, policy.init_params(0))
         old, step = dapo_programs.make_programs(policy, cfg.dapo, tx)
         means, groups = metrics.Mean(), _groups(policy.config)
         built = updates.build_updates(groups, cfg.dapo, shape, lambda u: old(state.params, u, {}), 0, means)
@@ -326,23 +326,23 @@ def test_shapes_and_settings_are_refused_before_work(cfg, workdir):
         updates.batch_shape(cfg.dapo, 160, mesh_lib.make_mesh(2, 1, 1))
     cfg.rollout.top_p = 0.9
     with pytest.raises(ValueError, match="top_p"):
-        training.check(cfg)
+        training.validate_training(cfg)
     cfg.rollout.top_p = 1.0
     for name, wrong in (("advantage", "mode"), ("aggregation", "sequence-mean"), ("clip_low", 2.0)):
         kept, cfg.dapo[name] = cfg.dapo[name], wrong
         with pytest.raises(ValueError, match=name):
-            training.check(cfg)
+            training.validate_training(cfg)
         cfg.dapo[name] = kept
     cfg.dapo.staleness = 1
     with pytest.raises(ValueError, match=r"set dapo.tis_cap=2\.0"):
-        training.check(cfg)
+        training.validate_training(cfg)
     cfg.dapo.update({"tis_cap": 2.0, "carry_over": True})
     with pytest.raises(ValueError, match="two versions old"):
-        training.check(cfg)
+        training.validate_training(cfg)
     cfg.dapo.update({"staleness": 0, "tis_cap": 0.0, "carry_over": False})
     cfg.dapo.reward.answer = "judge"
     with pytest.raises(ValueError, match="judge"):
-        training.check(cfg)
+        training.validate_training(cfg)
     cfg.pretrained = str(workdir / "nowhere")
     with pytest.raises(FileNotFoundError, match="nowhere/config.json does not exist"):
-        training.check(cfg)
+        training.validate_training(cfg)

@@ -115,7 +115,7 @@ def test_means_and_gains_are_over_seeds(page, tmp_path, monkeypatch):
         }
         for label, found in recalls.items()
     }
-    content = grid.summary(page, tmp_path, grid.check(page), scores)
+    content = grid.summary(page, tmp_path, grid.validated_methods(page), scores)
     assert content["columns"] == ["ramp_1", "ramp_2", "average"]
     assert content["measured"]["SFT"]["ramp_1"] == intervals.mean([0.2, 0.6])
     assert content["measured"]["SFT"]["average"]["mean"] == pytest.approx(0.5)

@@ -65,7 +65,7 @@ noted(synthesis_stage, "run", "data")
 def phase(args):
     return "rollout" if "engine step" in args[0] else "update" if "step" in args[0] or "update" in args[0] else "-"
 noted(distributed, "alive", phase)
-cli.start(training.main, None)
+cli.run_config(training.main, None)
 """
 PHASES = ("start", "data", "save", "rollout", "update")
 # Of a run's numbers those that are not its results: times, and what its process counts since its start.

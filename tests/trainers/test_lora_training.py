@@ -138,9 +138,9 @@ def test_the_optimizer_knows_the_adapters_alone():
     cfg = dataclasses.replace(MODEL, lora=LoraConfig(2))
     for kind in ("adamw", "muon"):
         policy = Policy(cfg, mesh_lib.make_mesh(2, 2, 2))
-        tx = optimizer_lib.build({"kind": kind}, policy.abstract_trainable)
+        tx = optimizer_lib.build_optimizer({"kind": kind}, policy.abstract_trainable)
         abstract = state_lib.abstract_state(policy, tx)
-        real = state_lib.create(policy, tx, policy.init_params(0))
+        real = state_lib.create_state(policy, tx, policy.init_params(0))
         jax.tree.map(
             lambda a, x: np.testing.assert_(a.shape == x.shape and a.sharding.is_equivalent_to(x.sharding, x.ndim)),
             abstract,
@@ -164,11 +164,13 @@ def test_a_mesh_changes_no_step_and_every_program_compiles_once():
     found = []
     for mesh, micro in ((mesh_lib.make_mesh(1, 1, 1), 1), (mesh_lib.make_mesh(2, 2, 2), 2)):
         policy = Policy(cfg, mesh)
-        tx = optimizer_lib.build({"kind": "adamw", "learning_rate": 1e-2, "eps": 1e-3}, policy.abstract_trainable)
+        tx = optimizer_lib.build_optimizer(
+            {"kind": "adamw", "learning_rate": 1e-2, "eps": 1e-3}, policy.abstract_trainable
+        )
         with jax.set_mesh(mesh):
             params = policy.init_params(0)
             base = policy.split(params)[1]
-            state, step = state_lib.create(policy, tx, params), sft.make_step(policy, tx, micro)
+            state, step = state_lib.create_state(policy, tx, params), sft.make_step(policy, tx, micro)
             for _ in range(3):
                 state, _ = step(state, jax.device_put(batch, mesh_lib.batch_sharding(mesh)), base)
         assert step._cache_size() == 1 and not any(x.is_deleted() for x in jax.tree.leaves(base))

@@ -35,7 +35,7 @@ def params_and_gradient():
 
 def first_update(cfg, steps=1):
     params, gradient = params_and_gradient()
-    transform = optimizer.build(cfg, transformer.abstract_params(CFG, one_device()))
+    transform = optimizer.build_optimizer(cfg, transformer.abstract_params(CFG, one_device()))
     state = jax.jit(transform.init)(params)
     update = jax.jit(transform.update)
     for _ in range(steps):
@@ -125,7 +125,7 @@ def test_state_and_arithmetic_are_float32_under_bfloat16_params():
     params, gradient = params_and_gradient()
     low = jax.tree.map(lambda x: x.astype(jnp.bfloat16), (params, gradient))
     for kind in optimizer.KINDS:
-        transform = optimizer.build(OptimizerConfig(kind=kind), low[0])
+        transform = optimizer.build_optimizer(OptimizerConfig(kind=kind), low[0])
         state = jax.eval_shape(transform.init, low[0])
         updates, state = jax.eval_shape(transform.update, low[1], state, low[0])
         dtypes = {x.dtype.name for x in jax.tree.leaves((updates, state))}
@@ -139,7 +139,7 @@ def test_first_moments_in_bfloat16_take_half_the_bytes_and_nothing_else_changes(
     params, gradient = params_and_gradient()
 
     def after(mu_dtype, steps=4):
-        transform = optimizer.build(common.optimizer(kind, 0.01, mu_dtype=mu_dtype, clip=0.0), params)
+        transform = optimizer.build_optimizer(common.optimizer(kind, 0.01, mu_dtype=mu_dtype, clip=0.0), params)
         state, update = transform.init(params), jax.jit(transform.update)
         for _ in range(steps):
             before, (updates, state) = state, update(gradient, state, params)
@@ -162,7 +162,7 @@ def train(mesh, kind, steps=3):
     ids = np.random.default_rng(5).integers(0, CFG.vocab_size, (8, 6))
     index = np.broadcast_to(np.arange(6), ids.shape)
     abstract = transformer.abstract_params(CFG, mesh)
-    transform = optimizer.build(OptimizerConfig(kind=kind, learning_rate=0.01, warmup=2), abstract)
+    transform = optimizer.build_optimizer(OptimizerConfig(kind=kind, learning_rate=0.01, warmup=2), abstract)
     layout = transformer.param_shardings(CFG, mesh)
     state_layout = optimizer.opt_state_shardings(transform, abstract)
 
@@ -210,7 +210,7 @@ def test_a_sharded_muon_step_compiles_once_and_equals_one_device():
 
 def test_opt_state_mirrors_the_layout_of_its_parameter():
     abstract = transformer.abstract_params(CFG, mesh_lib.make_mesh(2, 2, 2))
-    layout = optimizer.opt_state_shardings(optimizer.build(OptimizerConfig(kind="muon"), abstract), abstract)
+    layout = optimizer.opt_state_shardings(optimizer.build_optimizer(OptimizerConfig(kind="muon"), abstract), abstract)
     specs = {jax.tree_util.keystr(path): s.spec for path, s in jax.tree_util.tree_leaves_with_path(layout)}
     muon_q = [spec for path, spec in specs.items() if path.endswith("['attention']['q']")]
     tables = [spec for path, spec in specs.items() if path.endswith("['embedding']")]
@@ -228,10 +228,10 @@ def test_bad_settings_are_named():
     with pytest.raises(ValueError, match="unknown setting lr;"):
         optimizer.from_config({"lr": 1.0})
     with pytest.raises(ValueError, match=r"optimizer.kind = 'sgd'"):
-        optimizer.build({"kind": "sgd"}, params_and_gradient()[0])
+        optimizer.build_optimizer({"kind": "sgd"}, params_and_gradient()[0])
     with pytest.raises(ValueError, match="optimizer.total_steps = 5: a cosine schedule needs more"):
         OptimizerConfig(schedule="cosine", total_steps=5, warmup=5)
     with pytest.raises(ValueError, match="optimizer.clip = -1"):
         OptimizerConfig(clip=-1)
     with pytest.raises(ValueError, match="array up: Muon expects 3 axes"):
-        optimizer.build({"kind": "muon"}, {"up": jnp.zeros((4, 4))})
+        optimizer.build_optimizer({"kind": "muon"}, {"up": jnp.zeros((4, 4))})

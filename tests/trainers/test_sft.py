@@ -102,9 +102,9 @@ def _batch(model_cfg, rows=4, length=24, seed=0):
 
 
 def _step(policy, micro_batches, batch):
-    tx = optimizer_lib.build({"kind": "adamw", "learning_rate": 1e-2, "eps": 1e-3}, policy.abstract_trainable)
+    tx = optimizer_lib.build_optimizer({"kind": "adamw", "learning_rate": 1e-2, "eps": 1e-3}, policy.abstract_trainable)
     with jax.set_mesh(policy.mesh):
-        state = state_lib.create(policy, tx, policy.init_params(0))
+        state = state_lib.create_state(policy, tx, policy.init_params(0))
         step = sft.make_step(policy, tx, micro_batches)
         for _ in range(3):
             state, sums = step(state, jax.device_put(batch, mesh_lib.batch_sharding(policy.mesh)), {})

@@ -30,7 +30,7 @@ def test_any_split_into_micro_batches_gives_the_same_sums():
 
 def _state(tx):
     policy = Policy(CFG, mesh_lib.make_mesh(1, 1, 1))
-    return state_lib.create(policy, tx, policy.init_params(0))
+    return state_lib.create_state(policy, tx, policy.init_params(0))
 
 
 def test_gradients_are_divided_once_and_a_step_that_is_not_finite_is_refused():
@@ -52,8 +52,8 @@ def test_gradients_are_divided_once_and_a_step_that_is_not_finite_is_refused():
 def test_abstract_state_matches_a_real_one_under_a_mesh():
     policy = Policy(CFG, mesh_lib.make_mesh(2, 2, 2))
     for kind in ("adamw", "muon"):
-        tx = optimizer_lib.build({"kind": kind}, policy.abstract_trainable)
-        real = state_lib.create(policy, tx, policy.init_params(0))
+        tx = optimizer_lib.build_optimizer({"kind": kind}, policy.abstract_trainable)
+        real = state_lib.create_state(policy, tx, policy.init_params(0))
         abstract = state_lib.abstract_state(policy, tx)
         assert jax.tree.structure(real) == jax.tree.structure(abstract)
         for a, b in zip(jax.tree.leaves(abstract), jax.tree.leaves(real), strict=True):

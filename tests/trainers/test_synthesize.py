@@ -1,4 +1,4 @@
-"""What the oracle's searches may return, by task of the demonstrations."""
+"""What the rule-based teacher's searches may return, by task of the demonstrations."""
 
 import pytest
 

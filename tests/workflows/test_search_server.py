@@ -33,7 +33,7 @@ def workdir(tmp_path_factory):
     texts = [" ".join(rng.choices(words, k=30)) for _ in range(60)]
     passages = [records.Passage(i, i // 2, f"Karn {i // 2}", text, "train") for i, text in enumerate(texts)]
     folder = serving.workdir_of(tmp_path_factory.mktemp("w"), passages)
-    build.build(folder / "data" / "index" / "train", passages[:40], {"index": "exact", "dims": 512})
+    build.build_index(folder / "data" / "index" / "train", passages[:40], {"index": "exact", "dims": 512})
     return folder
 
 

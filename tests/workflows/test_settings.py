@@ -61,7 +61,7 @@ def test_every_config_passes_its_own_check(page, arg):
 def test_every_setting_refuses_what_cannot_work_by_name():
     """Through the check of `train`, with nothing on disk; of the other commands through theirs."""
     accepted, unnamed = [], []
-    pages = [("dapo", "", training.check), ("dapo", "llama3.2-1b", training.check)]
+    pages = [("dapo", "", training.validate_training), ("dapo", "llama3.2-1b", training.validate_training)]
     pages += [(page, "", lambda cfg, kind=kind: validate_settings(cfg, kind)) for page, kind in KIND.items()]
     pages += [(page, "", validate_settings) for page in ("evaluate", "evolve", "quickstart", "table2")]
     done = set()
@@ -140,7 +140,7 @@ def test_what_does_not_divide_over_the_devices_is_judged_before_any_work(tmp_pat
 def test_evaluation_off_is_a_choice():
     config = load("dapo")
     config.sft.eval_every = config.dapo.eval_every = 0
-    training.check(config)
+    training.validate_training(config)
 
 
 @pytest.mark.parametrize("key", ["sk-proj-Zq8_x7", "hf_abcDEF123", "abcdef0123456789", "A" * 48])

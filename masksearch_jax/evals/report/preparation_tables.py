@@ -49,7 +49,7 @@ def teacher_tables(tasks: Mapping[str, Mapping[str, Json]]) -> list[Table]:
             f"{one['tokens'] / written:.1f}" if written and "tokens" in one else "-",
             why or "-",
         ))  # fmt: skip
-        rates[task] = one.get("oracle_top3_contains_answer", {})
+        rates[task] = one.get("top3_contains_answer", {})
         styles += rates[task]
     styles = list(dict.fromkeys(styles))
     head = ("task", "written", "accepted", "searches", "tokens", "rejected")

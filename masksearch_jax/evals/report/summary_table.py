@@ -33,7 +33,7 @@ _COLUMNS = {
 LABELS = {
     "untrained": "untrained",
     "few_shot": "untrained, worked examples",
-    "rag": "untrained, one forced search",
+    "rag": "plain RAG: untrained, one search by a rule",
     "one_search": "SFT, one retrieval",
     "sft": "SFT",
     "sft_more": "SFT, as long as DAPO",

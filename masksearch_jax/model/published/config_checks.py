@@ -28,7 +28,7 @@ _LARGEST = 2**31 - 1  # positions are int32
 _BEYOND = 1e30
 
 
-def check(config: Mapping[str, Json], family: str, source: str) -> None:
+def check_config(config: Mapping[str, Json], family: str, source: str) -> None:
     """Raise ValueError for a setting of the wrong kind and for one that the decoder does not compute.
 
     family: one of transformers' model types. source: the file's name; each message starts with it, and names the

@@ -126,7 +126,7 @@ _NULL_IS_DEFAULT = ("head_dim", "num_key_value_heads", "vocab_size", "rope_theta
 
 
 def _refuse(config, family, source):
-    config_checks.check(config, family, source)
+    config_checks.check_config(config, family, source)
     flags = ("attention_bias", "mlp_bias", "use_bidirectional_attention", "quantization_config")
     wrong = [key for key in flags if config.get(key)]
     if wrong:

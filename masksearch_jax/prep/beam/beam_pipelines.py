@@ -40,7 +40,7 @@ _IN_PROCESS = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
 _DECIDING = ("dump", "entities", "seed", "skip_bad", "splits", "shares", "passages", "questions", "filters")
 
 
-def check(cfg: ConfigSection) -> None:
+def validate_beam(cfg: ConfigSection) -> None:
     """Raise ValueError or FileNotFoundError for settings of `beam` that cannot work, before any work is done."""
     settings = cfg.beam
     paths = [] if cfg.dump == preparation.TOY else dump_files.files(cfg.dump)
@@ -183,7 +183,7 @@ class Workers:
         """Return the language of dumps in a bucket, read from their heads; raise as dump_files.site does."""
         seen = dump_reader.Seen()
         found = [seen.site(Path(path), dump_splitting.head(path)).language for path in paths][0]
-        languages.check(found, paths[0])
+        languages.check_language(found, paths[0])
         return found
 
     def _claim(self, paths: list[str], scratch: Path) -> None:

@@ -109,7 +109,7 @@ def _parts(texts: Iterable[str], tokenizer: Tokenizer) -> list[list[int]]:
         for word, count in counts.items():
             np.add.at(seen[role], tokenizer.encode(f" {word}"), count)
     kept = (seen["name"] > 0) & (seen["name"] >= seen["other"]) & (2 * seen["name"] >= seen["first"])
-    kinds = stop_automaton.build(tokenizer).kinds
+    kinds = stop_automaton.build_table(tokenizer).kinds
     ids = np.flatnonzero(kept & (kinds == np.bincount(kinds).argmax())).tolist()
     return [[i for i in ids if form.fullmatch(tokenizer.token(i))] for form in (_BEGINS, _GOES_ON)]
 

@@ -103,13 +103,13 @@ def annotate(passages: Iterable[records.Passage], seed: int, data_dir: Path) -> 
     with contextlib.ExitStack() as stack:
         files = {split: str(registry.tool_warmup_file(data_dir, split)) for split in SPLITS}
         writers = {split: stack.enter_context(tf.io.TFRecordWriter(file)) for split, file in files.items()}
-        for fields in make(passages, seed):
+        for fields in warmup_tasks(passages, seed):
             counts[fields["split"]] += 1
             writers[fields["split"]].write(registry.example(fields))
     return counts
 
 
-def make(passages: Iterable[records.Passage], seed: int) -> Iterator[JsonObject]:
+def warmup_tasks(passages: Iterable[records.Passage], seed: int) -> Iterator[JsonObject]:
     """Yield the fields of ramp.QUESTION of each passage's tasks, one of each kind for which it has a place.
 
     Some tasks also ask for what the passage before was asked for, which is of the same split. extra: the teacher's

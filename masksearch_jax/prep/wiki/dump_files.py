@@ -81,7 +81,7 @@ def site(paths: Sequence[Path | str]) -> Site:
     for place, path in enumerate(paths):
         one = seen.site(Path(path), dump_reader.read_head(path))
         found = found if place else one
-    languages.check(found.language, str(paths[0]))
+    languages.check_language(found.language, str(paths[0]))
     return found
 
 

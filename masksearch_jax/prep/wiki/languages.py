@@ -43,7 +43,7 @@ def name_of(language: str) -> str:
     return _NAMES.get(language, _NAMES.get(language.partition("-")[0], language)).replace("_", " ")
 
 
-def check(language: str, source: str) -> None:
+def check_language(language: str, source: str) -> None:
     """Raise ValueError for a language that cannot be cut into sentences. source: the file, for the message."""
     if language.partition("-")[0] in _NO_SENTENCE_ENDS:
         raise ValueError(

@@ -40,7 +40,7 @@ class RecallError(ValueError):
     """The built index finds too little of what exact search finds; nothing was written."""
 
 
-def build(
+def build_index(
     directory: Path | str,
     passages: Passages,
     config: ConfigSection | Mapping[str, Setting] | IndexSettings,
@@ -175,7 +175,7 @@ def _index(
         whole, method = exact.ExactSearcher.build(vectors, target), "all vectors"
         measured = recall_check.Truth(whole.vectors, probes).measure(whole)
     else:
-        index = scann_index.build(vectors, scann_index.plan(settings.scann, len(vectors)), target)
+        index = scann_index.build_scann(vectors, scann_index.plan(settings.scann, len(vectors)), target)
         truth = recall_check.Truth(index.vectors, probes)
         index, tried = tuning.tune(index, truth, settings.scann, settings.recall_floor)
         measured = truth.measure(index)

@@ -52,7 +52,7 @@ class ScannSettings:
 
 @dataclasses.dataclass(frozen=True)
 class IndexSettings:
-    """The settings of `build.build`.
+    """The settings of `build.build_index`.
 
     encoder_dir: folder of a safetensors checkpoint (encoder='bert'). dims: width of the lexical encoder.
     pooling, query_prefix, passage_prefix, max_length: of the BERT encoder; pooling 'auto' reads the checkpoint's.

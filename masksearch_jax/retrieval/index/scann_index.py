@@ -143,7 +143,7 @@ def _train(vectors: np.ndarray, how: Plan):
     return builder.reorder(how.reorder, quantize=module.ReorderType[how.reordering.upper()]).build()
 
 
-def build(vectors: np.ndarray, how: Plan, directory: Path | str) -> "ScannIndex":
+def build_scann(vectors: np.ndarray, how: Plan, directory: Path | str) -> "ScannIndex":
     """Build an index over float32 [N, D], save it into `directory` (made if missing) and return it, loaded."""
     if vectors.ndim != 2 or vectors.dtype != np.float32 or not len(vectors):
         raise ValueError(f"vectors must be float32 [N, D] with N > 0, got {vectors.dtype} {vectors.shape}")
