@@ -298,7 +298,7 @@ def tasks(
     room: tokens of an episode. Tasks whose prompt leaves no room in an episode are skipped and counted in `left_out`.
     That depends on the task alone, so a resumed run skips the same ones. refuse: raise ValueError for such tasks here
     instead; the error says how many there are. This reads every task once. only: {task: ids}; records with other ids
-    are passed over. Each task of the curriculum must have a record with one of its ids.
+    are passed over and never refused. Each task of the curriculum must have a record with one of its ids.
 
     directory: the `tasks` folder that `prepare` wrote, with files `<split>/<task folder>/epoch_<e>.array_record`
     (`curriculum.task_folder`: the name of the task, and ramp_1 for ramp_1_open). Raises FileNotFoundError for a task of
@@ -315,8 +315,10 @@ def tasks(
         **({} if only is None else {"only": _digest(only)}),
     )
     if room is not None and refuse:
-        for path in (path for task_paths in paths.values() for path in task_paths):
-            fitting(records.read(path, records.Task), room, refuse=True)
+        for name, task_paths in paths.items():
+            for path in task_paths:
+                found = (task.as_task(name) for task in records.read(path, records.Task))
+                fitting((task for task in found if only is None or task.id in only[name]), room, refuse=True)
     return TaskIterator(_Draws(paths, curriculum, seed), mark, room, only)
 
 

@@ -66,6 +66,16 @@ def test_a_task_of_long_prompts_alone_is_told(workdir):
             pass
 
 
+def test_tasks_that_are_never_drawn_are_not_refused(workdir):
+    lengthen(workdir, "train", 1, lambda number: number == 7)
+    drawn = list(itertools.islice(stream(workdir), 400))
+    every, short = {task.id for task in drawn}, {task.id for task in drawn if len(task.prompt) < ROOM}
+    assert short < every
+    with pytest.raises(ValueError, match="'refuse': 1 of .* tasks"):
+        stream(workdir, room=ROOM, refuse=True, only=dict.fromkeys(CURRICULUM.tasks, every))
+    next(stream(workdir, room=ROOM, refuse=True, only=dict.fromkeys(CURRICULUM.tasks, short)))
+
+
 def test_they_are_refused_before_the_first_step_where_a_setting_says_so(cfg, workdir):
     many = lengthen(workdir, "train", 2, lambda number: number == 7)
     with pytest.raises(ValueError, match="'refuse': 1 of 40 tasks .* has 160 tokens.*long_prompts='skip'"):

@@ -121,8 +121,16 @@ def _first_cause(error: BaseException) -> BaseException:
     return error
 
 
-@functools.cache
+_loop_lock = threading.Lock()  # a cache alone would let two threads make two loops, and clients live on one
+
+
 def _loop() -> asyncio.AbstractEventLoop:
+    with _loop_lock:
+        return _running_loop()
+
+
+@functools.cache
+def _running_loop() -> asyncio.AbstractEventLoop:
     """Return the event loop of this process's exchanges, which runs until the process ends."""
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, name="search transport", daemon=True).start()
