@@ -27,7 +27,8 @@ def serving(workdir, indices=("all",), loaded=True, limits=None, server=None, **
     limits = wire.Limits(**(limits or {}))
     settings = {"k": 3, "threads": 2, "batch": 64, "wait_ms": 1.0, "pending": 8192} | settings
     made = Service(workdir, ServiceSettings(indices=indices, limits=limits, **settings), lambda: dict(http.stats))
-    http_limits = {"connections": 64, "body_bytes": limits.body_bytes, "read_s": 5.0, "idle_s": 5.0} | (server or {})
+    http_limits = {"connections": 64, "body_bytes": limits.body_bytes, "read_s": 5.0, "idle_s": 5.0}
+    http_limits |= {"idle_per_address": 64, "slow_per_address": 64} | (server or {})
     http = Server(made, ServerLimits(**http_limits))
     started, found = threading.Event(), {}
 
