@@ -144,9 +144,10 @@ class FaultyServer:
 
 class ScriptedServer:
     """A server whose `reply(asked)` says what to send: JSON data (as 200), a status, (status, headers, body) or raw
-    bytes that stand for the whole answer. `asked` is the body as JSON data; the connection ends with each answer."""
+    bytes that stand for the whole answer. `asked` is the body as JSON data; the connection ends with each answer,
+    unless it `keeps` them."""
 
-    def __init__(self, reply):
+    def __init__(self, reply, keeps=False):
         self.reply, self.asked = reply, []
         outer = self
 
@@ -156,7 +157,7 @@ class ScriptedServer:
             def do_POST(self):
                 asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 outer.asked.append(asked)
-                self.close_connection = True
+                self.close_connection = not keeps
                 with contextlib.suppress(OSError):
                     self._send(outer.reply(asked))
 

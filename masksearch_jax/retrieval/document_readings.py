@@ -167,7 +167,7 @@ class Document:
 
     @property
     def nbytes(self) -> int:
-        """The bytes in memory, about. The first text is counted twice: whoever keeps a document has its text as well."""
+        """The bytes in memory, about; with the text itself, which the key of a cache holds."""
         words = sum(map(_bytes_of_words, (*self.titles, *self.heads)))
         return sum(one.nbytes for one in (*self.texts, self.texts[0])) + self.shingles.nbytes + words
 

@@ -282,6 +282,9 @@ def connect(
     url = settings.url_of(index)
     transport = Transport(url)
     remote = Remote.find(url, index, transport, settings.ready_s)
+    if remote.ours:  # our service answers each request once
+        transport.close()
+        transport = Transport(url, keeps=True)
     if (directory / index_store.INDEX_FILE).exists():
         contents = index_store.read_index_file(directory, only=(index_store.ROWS, index_store.NEAR_DUPLICATES))
     else:
