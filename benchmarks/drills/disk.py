@@ -27,6 +27,9 @@ def drill(number: int, seed: int, folder: Path) -> Outcome:
     made = runs.Runs(folder)
     made.make_whole()
     workdir = folder / f"disk_{number}"
+    if workdir.is_mount():  # of a drill that was killed
+        subprocess.run(["umount", str(workdir)], check=True)
+    made.forget(workdir)
     workdir.mkdir()
     room = rng.randint(8 << 10, _size(made.whole / part) - (4 << 10))  # less than the part takes
     with _mounted(workdir) as resize:

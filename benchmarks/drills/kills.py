@@ -2,6 +2,7 @@
 
 import random
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -21,6 +22,7 @@ PHASES = {
     "save": ("dapo", "train", {"save": 3}, 0.2),
     "evaluate": ("evaluate", "evaluate", {"rollout": 10}, 0.1),
 }
+_AGAIN, _ANY_MOMENT = 0.3, 15.0  # share of the runs that are struck twice; seconds after the start, at most
 _PATIENCE = 120.0  # seconds that a process may take to save and end after SIGTERM
 
 
@@ -40,53 +42,69 @@ def _strike(number: int, seed: int, folder: Path, what: signal.Signals) -> Outco
     part, command, events, most = PHASES[phase]
     made = runs.Runs(folder)
     workdir = made.copy(f"{what.name}_{number}", part)
-    process = made.start(workdir, command)
     kind = rng.choice(sorted(events)) if events else ""
-    count = rng.randint(1, events[kind]) if events else 0
-    if kind:
-        made.wait_for(workdir, process, kind, count, since=0)
-    after = rng.uniform(0, most)
-    time.sleep(after)
-    where = f"{phase}, {after:.2f} s after {kind} {count}" if kind else f"{phase}, {after:.2f} s after it began"
-    struck = process.poll() is None
-    process.send_signal(what)
-    began = time.monotonic()
-    try:
-        status = process.wait(_PATIENCE)
-    except Exception:
-        process.kill()
-        process.wait()
-        return Outcome(1, (f"{workdir}: {where}: still running {_PATIENCE:.0f} s after {what.name}",), where)
-    took = time.monotonic() - began
-    lost = []
-    allowed = _statuses(what, phase) if struck else {0}
-    if status not in allowed:
-        lost.append(f"{workdir}: {where}: ended with {status}, {sorted(allowed)} are right")
+    awaited = rng.randint(1, events[kind]) if events else 0
+    strikes = [(kind, awaited, rng.uniform(0, most))]
+    if rng.random() < _AGAIN:  # and once more while it goes on, at any moment
+        strikes.append(("", 0, rng.uniform(0, _ANY_MOMENT)))
+    struck, told, lost = 0, [], []
+    for kind, awaited, after in strikes:
+        hit, said, wrong = _one_strike(made, workdir, command, what, kind, awaited, after)
+        struck += hit
+        told.append(f"{phase}, {said}")
+        lost += [f"{workdir}: {phase}, {said}: {one}" for one in wrong]
     try:
         made.to_its_end(workdir)
         made.check_equal(workdir)
     except runs.LostError as error:
-        lost.append(f"{workdir}: {where}: {error}")
+        lost.append(f"{workdir}: {'; '.join(told)}: {error}")
     if not lost:
         made.forget(workdir)
-    return Outcome(int(struck), tuple(lost), f"{where}, ended with {status} after {took:.1f} s")
+    return Outcome(struck, tuple(lost), "; ".join(told))
 
 
-def _statuses(what: signal.Signals, phase: str) -> set[int]:
+def _one_strike(
+    made: runs.Runs, workdir: Path, command: str, what: signal.Signals, kind: str, awaited: int, after: float
+) -> tuple[bool, str, list[str]]:
+    """Start a run and signal it some seconds after the awaited event, or after its start.
+
+    Returns (whether it still ran, what was done in words, what was wrong).
+    """
+    before = len(made.events(workdir))
+    process = made.start(workdir, command)
+    if kind:
+        made.wait_for(workdir, process, kind, awaited, before)
+    time.sleep(after)
+    struck = process.poll() is None
+    process.send_signal(what)
+    began = time.monotonic()
+    where = f"{after:.2f} s after " + (f"{kind} {awaited}" if kind else "it began")
+    try:
+        status = process.wait(_PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        return struck, where, [f"still running {_PATIENCE:.0f} s after {what.name}"]
+    said = f"{where}, ended with {status} after {time.monotonic() - began:.1f} s"
+    allowed = _statuses(what, not kind) if struck else {0}
+    return struck, said, [] if status in allowed else [f"{sorted(allowed)} are right"]
+
+
+def _statuses(what: signal.Signals, early: bool) -> set[int]:
+    """Return the exit statuses that are right. early: whether the process may still be importing."""
     if what is signal.SIGKILL:
         return {-signal.SIGKILL}
     # The imports of a start come before anything listens. A launcher starts the run again after either.
-    return {distributed.RETRY, 0} | ({-signal.SIGTERM} if phase == "start" else set())
+    return {distributed.RETRY, 0} | ({-signal.SIGTERM} if early else set())
 
 
 def elastic(number: int, seed: int, folder: Path) -> Outcome:
     """DAPO on two devices, then on one, then on two again, stopped at random: the same tasks in the same order."""
     rng = random.Random(f"elastic {seed} {number}")
     made = runs.Runs(folder)
-    straight = (
-        made.copy("two_devices", "dapo", None) if not (folder / "two_devices").exists() else folder / "two_devices"
-    )
+    straight = folder / "two_devices"
     if not (folder / "two_devices.finished").exists():
+        made.copy(straight.name, "dapo")
         made.to_its_end(straight, ("train",), cpu_devices=2, mesh__data=2)
         (folder / "two_devices.finished").write_text("")
     workdir = made.copy(f"elastic_{number}", "dapo")

@@ -83,10 +83,15 @@ class Runs:
             finished.write_text("")
 
     def copy(self, name: str, before: str, target: Path | None = None) -> Path:
-        """Return a workdir with the parts of the undisturbed run that come before the part `before`; '' copies all."""
+        """Return a workdir with the parts of the undisturbed run that come before the part `before`; '' copies all.
+
+        target: an empty folder to take instead of a new one.
+        """
         self.make_whole()
         workdir = target or self.folder / name
-        workdir.mkdir(exist_ok=True)
+        if target is None:
+            self.forget(workdir)  # what an earlier drill left there
+            workdir.mkdir()
         for part in PARTS[: PARTS.index(before)] if before else PARTS:
             shutil.copytree(self.whole / part, workdir / part, symlinks=True)
         return workdir
