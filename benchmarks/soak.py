@@ -69,8 +69,13 @@ SERIES = (
 
 
 def config():
-    """Return the settings of the soak: the drills' toy, with so many iterations that it never ends by itself."""
+    """Return the settings of the soak: the drills' toy, with so many iterations that it never ends by itself.
+
+    SFT is long enough for a policy that searches.
+    """
     found = toy.drill_config()
+    found.sft.update({"steps": 400, "checkpoint_every": 200, "log_every": 20, "eval_every": 0})
+    found.sft.optimizer.update({"warmup": 20, "total_steps": 400})
     found.dapo.update({"iterations": 1_000_000, "eval_every": 20, "checkpoint_every": 10, "dynamic_sampling": True})
     found.dapo.max_without_update = 1_000_000  # a policy of the toy that has learnt all is no failure here
     return found
@@ -239,6 +244,9 @@ def main(argv: list[str]) -> None:
         file.unlink(missing_ok=True)  # of an earlier process
         with Sampler(file, workdir, _EVERY.value):
             _train(workdir, 60 * _MINUTES.value)
+        # A process that was told to stop ends itself soon after, whatever it does then (runtime/stop_signals.py).
+        again = ["--judge", f"--workdir={workdir}", f"--warm_up={_WARM_UP.value}"]
+        os.execv(sys.executable, [sys.executable, "-m", "benchmarks.soak", *again])
     samples = _read(file)
     warm = after_warm_up(samples, _WARM_UP.value)
     try:
