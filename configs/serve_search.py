@@ -31,5 +31,11 @@ def get_config(arg: str = ""):
     config.connections = 512  # open at a time
     config.read_s = 10.0  # limit for a request to arrive once it has begun, and for the client to take the answer
     config.idle_s = 75.0  # how long a connection may be silent
+    # Connections of one address (IPv6: of one /64 network) that may be silent. One more closes the one that has been
+    # silent for longest. Machines behind one proxy or NAT have one address.
+    config.idle_per_address = 256
+    # Connections of one address that may have sent a request in part, or not take their answer. One more ends the one
+    # that has been so for longest.
+    config.slow_per_address = 64
     config.drain_s = 30.0  # how long requests in flight may take when the server is told to stop
     return config

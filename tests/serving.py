@@ -27,7 +27,8 @@ def serving(workdir, indices=("all",), loaded=True, limits=None, server=None, **
     limits = wire.Limits(**(limits or {}))
     settings = {"k": 3, "threads": 2, "batch": 64, "wait_ms": 1.0, "pending": 8192} | settings
     made = Service(workdir, ServiceSettings(indices=indices, limits=limits, **settings), lambda: dict(http.stats))
-    http_limits = {"connections": 64, "body_bytes": limits.body_bytes, "read_s": 5.0, "idle_s": 5.0} | (server or {})
+    http_limits = {"connections": 64, "body_bytes": limits.body_bytes, "read_s": 5.0, "idle_s": 5.0}
+    http_limits |= {"idle_per_address": 64, "slow_per_address": 64} | (server or {})
     http = Server(made, ServerLimits(**http_limits))
     started, found = threading.Event(), {}
 
@@ -143,9 +144,10 @@ class FaultyServer:
 
 class ScriptedServer:
     """A server whose `reply(asked)` says what to send: JSON data (as 200), a status, (status, headers, body) or raw
-    bytes that stand for the whole answer. `asked` is the body as JSON data; the connection ends with each answer."""
+    bytes that stand for the whole answer. `asked` is the body as JSON data; the connection ends with each answer,
+    unless it `keeps` them."""
 
-    def __init__(self, reply):
+    def __init__(self, reply, keeps=False):
         self.reply, self.asked = reply, []
         outer = self
 
@@ -155,7 +157,7 @@ class ScriptedServer:
             def do_POST(self):
                 asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 outer.asked.append(asked)
-                self.close_connection = True
+                self.close_connection = not keeps
                 with contextlib.suppress(OSError):
                     self._send(outer.reply(asked))
 

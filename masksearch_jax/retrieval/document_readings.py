@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from masksearch_jax.retrieval.bounded_cache import text_bytes
 from masksearch_jax.text import shingles
 
 _LONG_NUMBER = re.compile("&#[0-9]{8,};?")  # no character has one, and Python refuses to parse a very long one
@@ -26,6 +27,7 @@ _HALVES = re.compile("[\ud800-\udfff]")
 _LABELS = frozenset({"doc", "document", "title", "passage", "article", "wikipedia", "page"})
 _MOST_LABELS = 4
 _HEAD_CHARS = 800  # characters that could hold a title; MediaWiki's titles have at most 255 bytes
+_POINTER_BYTES = 8
 _UNALIGNED = 20  # letters that a text needs to be found in another one without regard to word boundaries
 
 
@@ -67,6 +69,10 @@ def _hashes(words: Sequence[str]) -> np.ndarray:
     return np.array([shingles.word_hash(word) for word in words], np.uint64)
 
 
+def _bytes_of_words(words: Sequence[str]) -> int:
+    return text_bytes(*words) + _POINTER_BYTES * len(words)
+
+
 def _begins(words: Sequence[str], first: Sequence[str]) -> bool:
     """Return whether `words` begin with `first`, directly or after labels such as 'Document 3, title:'."""
     for skipped in range(min(_MOST_LABELS, len(words)) + 1):
@@ -87,6 +93,11 @@ class Text:
     @classmethod
     def of(cls, words: Sequence[str]) -> "Text":
         return cls(f" {' '.join(words)} ", "".join(words))
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes in memory."""
+        return text_bytes(self.spaced, self.tight)
 
     def is_in(self, other: "Text") -> bool:
         """Return whether the other text contains this one. An empty text is contained in none."""
@@ -112,6 +123,11 @@ class Source:
         words = [_words(text) for text in texts]
         found = [shingles.shingles_in_order(_hashes(one)) for one in words]
         return cls((_words(title), _head(title)), [Text.of(one) for one in words], np.unique(np.concatenate(found)))
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes in memory, about."""
+        return sum(one.nbytes for one in self.passages) + self.shingles.nbytes + sum(map(_bytes_of_words, self.title))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,6 +164,12 @@ class Document:
         raw = shingles.words(_HALVES.sub(" ", f"{title} {text}"))  # what looks like markup may contain the source
         texts = Text.of(text_words), Text.of(whole), Text.of(raw)
         return cls(titled, titles, heads, own, texts, shingled, len(title_words), len(text_words))
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes in memory, about; with the text itself, which the key of a cache holds."""
+        words = sum(map(_bytes_of_words, (*self.titles, *self.heads)))
+        return sum(one.nbytes for one in (*self.texts, self.texts[0])) + self.shingles.nbytes + words
 
     def is_of_article(self, title: tuple[list[str], list[str]]) -> bool:
         """Return whether the document could belong to the article with this title (`Source.title`)."""

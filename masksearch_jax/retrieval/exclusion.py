@@ -5,18 +5,26 @@ that index was built; `ExcludeByText` gives a yes or no for a passage of any oth
 sees everything. Left out: fetching more results in place of the excluded ones (tool.py, service/search_client.py).
 """
 
-import functools
+import threading
+from collections.abc import Callable, Hashable
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import numpy as np
 
 from masksearch_jax.retrieval import document_readings
+from masksearch_jax.retrieval.bounded_cache import BoundedCache
 from masksearch_jax.retrieval.index import index_store, near_duplicates
 from masksearch_jax.retrieval.index.index_settings import EXCLUSIONS
 from masksearch_jax.retrieval.interface import Query
 from masksearch_jax.retrieval.passage_store import PassageStore
 
-_SOURCES, _DOCUMENTS = 4096, 2048  # how many parsed ones are cached
+Key = TypeVar("Key", bound=Hashable)
+Read = TypeVar("Read", document_readings.Source, document_readings.Document)
+
+# Bytes of the readings that are kept, of sources and of documents each. A reading of a passage of 100 words takes some
+# 5 KB, one of the longest documents of a server a megabyte.
+_KEPT_BYTES = 64 << 20
 # Shared words in a row that hide a document. Set phrases such as "is a village in the administrative district of" are
 # shorter.
 _SHARED_RUN, _UNTITLED_RUN = 20, 10
@@ -80,14 +88,17 @@ class ExcludeByText:
         """store: the passages that tasks were cut from. threshold: as IndexSettings.near_duplicate."""
         self.mode, self.threshold = validate_exclusion(mode), threshold
         self._store = store
-        self._source = functools.lru_cache(_SOURCES)(self._read_source)
-        self._document = functools.lru_cache(_DOCUMENTS)(document_readings.Document.read)
+        self._sources: _Readings[int, document_readings.Source] = _Readings()
+        self._documents: _Readings[tuple[str, str, bool], document_readings.Document] = _Readings()
 
     def allows(self, query: Query, title: str, text: str, titled: bool = True) -> bool:
         """Return whether this task may see the document. titled: False where `title` is only a guess at its title."""
         if self.mode == "none" or query.passage_id < 0:
             return True
-        source, document = self._source(query.passage_id), self._document(title, text, titled)
+        source = self._sources.get(query.passage_id, lambda: self._read_source(query.passage_id))
+        document = self._documents.get(
+            (title, text, titled), lambda: document_readings.Document.read(title, text, titled)
+        )
         same_article = document.is_of_article(source.title)
         if same_article and self.mode == "article":
             return False
@@ -108,3 +119,21 @@ class ExcludeByText:
                     passages.append(other)
                     at += step
         return document_readings.Source.read(passage.title, [one.text for one in passages])
+
+
+class _Readings(Generic[Key, Read]):
+    """The readings that were used last, up to `_KEPT_BYTES`. Thread-safe."""
+
+    def __init__(self):
+        self._kept: BoundedCache[Key, Read] = BoundedCache(_KEPT_BYTES, lambda key, reading: reading.nbytes)
+        self._lock = threading.Lock()
+
+    def get(self, key: Key, read: Callable[[], Read]) -> Read:
+        """Return the reading of a key; `read` makes it if it is not kept. Two threads may both make it."""
+        with self._lock:
+            if key in self._kept:
+                return self._kept[key]
+        reading = read()
+        with self._lock:
+            self._kept[key] = reading
+        return reading

@@ -4,19 +4,27 @@ Enters: texts, and how many results each needs. Leaves: the cached answers, and 
 exclusions are applied after the cache. Left out: locking (the owner already holds a lock).
 """
 
-import collections
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Generic, TypeVar
+
+from masksearch_jax.retrieval.bounded_cache import BoundedCache, text_bytes
 
 Answer = TypeVar("Answer")
 
 
 class QueryCache(Generic[Answer]):
-    """The `limit` most recently used answers."""
+    """The most recently used answers, which take at most `limit` bytes."""
 
-    def __init__(self, limit: int):
-        self._limit = limit
-        self._answers: collections.OrderedDict[tuple[str, int], Answer] = collections.OrderedDict()
+    def __init__(self, limit: int, size: Callable[[Answer], int]):
+        """limit: bytes of queries and answers. size: answer -> its bytes in memory."""
+        self._answers: BoundedCache[tuple[str, int], Answer] = BoundedCache(
+            limit, lambda key, answer: text_bytes(key[0]) + size(answer)
+        )
+
+    @property
+    def bytes(self) -> int:
+        """The bytes that are in use."""
+        return self._answers.bytes
 
     def split(self, texts: Sequence[str], fetch: int) -> tuple[dict[str, Answer], list[str], int]:
         """Return (cached answers by text, distinct texts to search, how many of `texts` need no search of their own).
@@ -32,7 +40,6 @@ class QueryCache(Generic[Answer]):
             if text in found or text in missing:
                 hits += 1
             elif (text, fetch) in self._answers:
-                self._answers.move_to_end((text, fetch))
                 found[text] = self._answers[text, fetch]
                 hits += 1
             else:
@@ -43,5 +50,3 @@ class QueryCache(Generic[Answer]):
         """Store answers, and drop the least recently used ones beyond the limit."""
         for text, answer in answers.items():
             self._answers[text, fetch] = answer
-        while len(self._answers) > self._limit:
-            self._answers.popitem(last=False)

@@ -28,10 +28,15 @@ from masksearch_jax.retrieval.service.latency_histogram import Latencies
 
 _OVERFETCH = 16
 _MOST_EXCLUDED = 1000  # with more, the second request would cost as much as exact search
-_CACHED_QUERIES = 1 << 16
+_CACHED_BYTES = 128 << 20  # of queries and their rows: some 100,000 queries
 _STORE_SAMPLES = 1024
 
 _Found = tuple[np.ndarray, np.ndarray]  # rows int64 [m], scores float32 [m]
+_ARRAY_BYTES = 128  # of an array of numpy beside its numbers
+
+
+def _bytes_of(found: _Found | None) -> int:
+    return 0 if found is None else sum(one.nbytes + _ARRAY_BYTES for one in found)
 
 
 class SearchTool:
@@ -51,7 +56,7 @@ class SearchTool:
         self._encoder, self._index, self._words, self._store = encoder, index, words, store
         self._exact = exact.ExactSearcher(index.vectors)
         self._excluded, self._ids = excluded, excluded.ids  # row -> passage id, ascending
-        self._cache: QueryCache[_Found | None] = QueryCache(_CACHED_QUERIES)
+        self._cache: QueryCache[_Found | None] = QueryCache(_CACHED_BYTES, _bytes_of)
         self._lock = threading.Lock()  # guards the cache, the counts and the latencies
         self._counts: dict[str, float] = collections.defaultdict(int)
         self._latencies = Latencies()

@@ -32,7 +32,7 @@ _MAX_PLACES = 16
 # --- Normalisation ---------------------------------------------------------------------------------------------------
 
 
-@functools.cache
+@functools.lru_cache(maxsize=1 << 12)  # not every character of Unicode for ever
 def _is_punctuation(char: str) -> bool:
     return char in string.punctuation or unicodedata.category(char).startswith("P")
 

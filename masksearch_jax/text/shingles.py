@@ -12,6 +12,7 @@ import numpy as np
 from masksearch_jax.text.normal_forms import normal_form
 
 SHINGLE_WORDS = 5
+_CACHED_CHARS = 48  # a "word" of a hostile document may have any length
 
 # A word is a run of letters and digits; a Chinese or Japanese character is a word of its own.
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
@@ -26,11 +27,18 @@ def words(text: str) -> list[str]:
     return _WORD.findall(text.casefold())
 
 
-@functools.lru_cache(maxsize=1 << 18)
 def word_hash(word: str) -> int:
     """Return a hash of 64 bits, the same in every process."""
+    return _cached_hash(word) if len(word) <= _CACHED_CHARS else _hash(word)
+
+
+def _hash(word: str) -> int:
     # Python's own hash differs from process to process.
     return int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little")
+
+
+# At most 100 MB: an entry takes up to 400 bytes, because longer words are not cached.
+_cached_hash = functools.lru_cache(maxsize=1 << 18)(_hash)
 
 
 def mix(x: np.ndarray) -> np.ndarray:

@@ -41,7 +41,14 @@ def run(cfg: ConfigDict, workdir: Path) -> None:
         pending=cfg.pending,
     )
     service = endpoints.Service(workdir, settings, lambda: dict(server.stats))
-    server_limits = http_server.ServerLimits(cfg.connections, limits.body_bytes, cfg.read_s, cfg.idle_s)
+    server_limits = http_server.ServerLimits(
+        connections=cfg.connections,
+        body_bytes=limits.body_bytes,
+        read_s=cfg.read_s,
+        idle_s=cfg.idle_s,
+        idle_per_address=cfg.idle_per_address,
+        slow_per_address=cfg.slow_per_address,
+    )
     server = http_server.Server(service, server_limits)
     asyncio.run(_serve(cfg, service, server))
 

@@ -228,6 +228,7 @@ _SERVE = {
     "threads": whole(1), "batch": whole(1), "wait_ms": number(), "limits.query_chars": whole(16),
     "limits.body_bytes": whole(1024), "limits.*": whole(1), "pending": whole(1), "connections": whole(1),
     "read_s": _SECONDS, "idle_s": _SECONDS, "drain_s": number(),
+    "idle_per_address": whole(1), "slow_per_address": whole(1),
 }  # fmt: skip
 # Kind of config -> {name: rule}. An exact name wins over one with '*', and a longer section over a shorter one.
 RANGES = {"train": _TRAIN, "prepare": _PREPARE, "serve_search": _SERVE}

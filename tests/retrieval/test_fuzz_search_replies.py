@@ -11,7 +11,7 @@ from fuzzing import assert_grows_like_n_log_n, fuzz
 from hypothesis import strategies as st
 
 from masksearch_jax.data import records
-from masksearch_jax.retrieval import document_readings, exclusion
+from masksearch_jax.retrieval import exclusion
 from masksearch_jax.retrieval.interface import Hit, Query
 from masksearch_jax.retrieval.passage_store import PassageStore
 from masksearch_jax.retrieval.service import answer_documents, search_client, wire
@@ -193,13 +193,14 @@ _GROWING = [
 
 
 @pytest.mark.parametrize("piece", _GROWING, ids=range(len(_GROWING)))
-def test_search_replies_take_time_n_log_n(excluded, monkeypatch, piece):
+def test_search_replies_take_time_n_log_n(stored, monkeypatch, piece):
     monkeypatch.setattr(answer_documents, "_MOST_CHARS", 1 << 40)  # it is the reading that is measured, not the cut
-    monkeypatch.setattr(excluded["article"], "_document", document_readings.Document.read)  # nor what is remembered
+    monkeypatch.setattr(exclusion, "_KEPT_BYTES", 0)  # nor what is remembered
+    one = exclusion.ExcludeByText(stored, "article", 0.5)
 
     def allows(text):
         document = answer_documents.read_document({"contents": text}, ours=False)
-        excluded["article"].allows(QUERIES[0], document.title, document.text, document.titled)
+        one.allows(QUERIES[0], document.title, document.text, document.titled)
 
     assert_grows_like_n_log_n(allows, lambda n: piece * (n // len(piece)))
 

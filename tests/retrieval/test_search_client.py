@@ -1,6 +1,7 @@
 """The remote searcher against a server of Search-R1's kind that fails on demand, with a clock of the test's."""
 
 import dataclasses
+import json
 import socket
 import sys
 import threading
@@ -13,7 +14,7 @@ from masksearch_jax.retrieval import exclusion
 from masksearch_jax.retrieval.encoders import encoder
 from masksearch_jax.retrieval.index import build
 from masksearch_jax.retrieval.interface import Query
-from masksearch_jax.retrieval.service import search_client, wire
+from masksearch_jax.retrieval.service import search_client, transport, wire
 from masksearch_jax.retrieval.service.remote_settings import Remote, RemoteSettings
 from masksearch_jax.retrieval.service.transport import Transport, TransportError
 from masksearch_jax.retrieval.tool import SearchTool
@@ -81,11 +82,11 @@ def server(find):
 
 @pytest.fixture
 def make(server, store, clock):
-    def made(mode="passage", fallback=None, limits=None, **settings):
+    def made(mode="passage", fallback=None, limits=None, keeps=False, **settings):
         remote = Remote(server.url, False, limits or wire.Limits())
         return search_client.RemoteSearcher(
             remote,
-            Transport(server.url),
+            Transport(server.url, keeps),
             dataclasses.replace(SETTINGS, **settings),
             exclusion.ExcludeByText(store, mode, 0.5),
             fallback or search_client.NoHits(),
@@ -217,7 +218,7 @@ def test_nothing_listens(corpus, store, clock):
 
 
 def test_connections_are_kept_and_one_that_the_server_closed_is_no_failure(make, server, corpus):
-    searcher = make()
+    searcher = make(keeps=True)
     for i in range(3):
         assert searcher.search([query_for(corpus, i)], 2)[0]
     (kept,) = server.connections
@@ -226,6 +227,38 @@ def test_connections_are_kept_and_one_that_the_server_closed_is_no_failure(make,
     assert searcher.search([query_for(corpus, 3)], 2)[0]
     assert searcher.stats["failures"] == 0 and searcher.stats["requests"] == 4
     assert len(server.connections) == 2
+
+
+def test_an_answer_too_many_is_never_taken_for_the_answer_to_another_query(store):
+    """A server that answers each request twice, with the text of the query."""
+
+    def twice(asked):
+        body = json.dumps({"result": [[{"contents": f"T\n{text}"}] for text in asked["queries"]]}).encode()
+        return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body) * 2
+
+    with serving.ScriptedServer(twice, keeps=True) as made:
+        parts = exclusion.ExcludeByText(store, "none", 0.5), search_client.NoHits()
+        remote = Remote(made.url, False, wire.Limits())
+        searcher = search_client.RemoteSearcher(remote, Transport(made.url), SETTINGS, *parts)
+        found = [searcher.search([Query(f"query {i}")], 1)[0][0].text for i in range(5)]
+    assert found == [f"query {i}" for i in range(5)]
+
+
+def test_threads_that_ask_first_share_one_loop():
+    """Two loops would share no connection: 'bound to a different event loop'."""
+    transport._started_loop.cache_clear()
+    loops, gate = set(), threading.Barrier(16)
+
+    def work():
+        gate.wait()
+        loops.add(transport._loop())
+
+    threads = [threading.Thread(target=work) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(loops) == 1
 
 
 def test_repeated_queries_are_asked_once(make, server, corpus):

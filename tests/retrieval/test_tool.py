@@ -136,7 +136,7 @@ def test_empty_and_unknown_queries_have_no_hits(load, corpus):
 
 
 def test_cache_is_bounded_and_keeps_what_was_used_last(load, corpus, monkeypatch):
-    monkeypatch.setattr(tool, "_CACHED_QUERIES", 2)
+    monkeypatch.setattr(tool, "_CACHED_BYTES", 2100)  # two queries and their 17 rows: some 800 bytes each
     searcher = load()
     a, b, c = (query_for(corpus, i) for i in (1, 2, 3))
     for query in (a, b, a, c):  # c pushes out b

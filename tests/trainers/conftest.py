@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.drills.toy import small_config
 from masksearch_jax.data import records
 from masksearch_jax.retrieval.index import build
 from masksearch_jax.text import prompt, tags
@@ -94,40 +95,3 @@ def workdir(_made, tmp_path) -> Path:
 @pytest.fixture
 def cfg():
     return small_config()
-
-
-def small_config():
-    """The page of DAPO with everything small; one device."""
-    from configs import dapo
-
-    config = dapo.get_config()
-    config.mesh.data = 1
-    config.model.update({"layers": 2, "embed": 32, "heads": 2, "kv_heads": 1, "head_dim": 16, "ff": 48})
-    config.episode.update({"turns": 3, "turn_tokens": 12, "observation_tokens": 32, "total_tokens": 160})
-    config.rollout.update({
-        "slots": 16,
-        "steps": 4,
-        "extend_rows": (8,),
-        "extend_tokens": (32,),
-        "prompt_lengths": (48,),
-    })
-    config.synthesize.update({"association_tasks": 40, "probe_tasks": 20})
-    config.synthesize.examples.update({"ramp_1": 40, "ramp_2": 20, "ramp_3": 0, "ramp_4": 0})
-    config.validation_episodes = 4
-    config.sft.update({
-        "steps": 6,
-        "rows": 4,
-        "row_length": 160,
-        "eval_every": 0,
-        "log_every": 2,
-        "checkpoint_every": 3,
-    })
-    config.sft.curriculum = ((20, (("ramp_1", 1.0),)), (None, (("ramp_1", 0.5), ("ramp_2", 0.5))))
-    config.sft.optimizer.update({"warmup": 1, "total_steps": 6})
-    config.dapo.update({
-        "iterations": 4, "prompts": 4, "group_size": 4, "groups": 2, "max_generations": 2, "minibatches": 2,
-        "row_lengths": (160,), "rows": 4, "micro_batches": (1, 2, 4), "eval_every": 0, "checkpoint_every": 2,
-        "curriculum": ((8, (("ramp_1", 1.0),)), (None, (("ramp_1", 0.5), ("ramp_2", 0.5)))),
-    })  # fmt: skip
-    config.dapo.reward.update({"overlong_limit": 36, "overlong_cache": 12})
-    return config

@@ -1,8 +1,9 @@
 """The HTTP server of the search service: uvicorn, with a limit on everything that a client decides.
 
 Enters: an ASGI application. uvicorn reads requests with httptools and keeps connections. What it does not limit is
-limited here: connections, the head of a request, its body, the time in which a request arrives and in which an answer
-is taken. A request over a limit is answered with a JSON error. Left out: TLS, authentication, chunked bodies.
+limited here: connections, how many of them one address holds idle or slow (address_limits.py), the head of a request,
+its body, the time in which a request arrives and in which an answer is taken. A request over a limit is answered with a
+JSON error. Left out: TLS, authentication, chunked bodies.
 """
 
 import asyncio
@@ -21,6 +22,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from masksearch_jax.retrieval.service.address_limits import AddressLimits, Holding, address_of
 from masksearch_jax.runtime.types import Json, Setting
 
 _HEAD_BYTES = 16 << 10
@@ -37,23 +39,32 @@ class ServerLimits:
 
     connections: connections at a time. body_bytes: bytes of a request's body. read_s: seconds in which a request that
     has begun must arrive, and in which the client must take its answer. idle_s: seconds that a connection may be silent
-    between two requests.
+    between two requests. idle_per_address: connections of one address that may be silent at a time.
+    slow_per_address: connections of one address whose request has arrived in part, or whose answer waits to be taken.
+    One more ends the connection of that address that has been so for the longest time.
     """
 
     connections: int
     body_bytes: int
     read_s: float
     idle_s: float
+    idle_per_address: int
+    slow_per_address: int
 
 
 class Server:
-    """The server; use `start` and `stop`. stats: connections, refused (over the limit), and answers by status."""
+    """The server; use `start` and `stop`.
+
+    stats: connections, refused (over the limit), ended_idle and ended_slow (over the limits of an address), and answers
+    by status.
+    """
 
     def __init__(self, app: ASGIApp, limits: ServerLimits):
         self.stats: Counter[str] = Counter()
+        self._addresses: AddressLimits[_Connection] = AddressLimits(limits.idle_per_address, limits.slow_per_address)
         self._config = uvicorn.Config(
             functools.partial(_count_answers, app, self.stats),
-            http=functools.partial(_Connection, limits, self.stats),  # type: ignore[arg-type]  # called like a class
+            http=functools.partial(_Connection, limits, self.stats, self._addresses),  # type: ignore[arg-type]  # called like a class
             ws="none",
             lifespan="off",
             interface="asgi3",
@@ -122,9 +133,12 @@ class _Coalescing:
 class _Connection(HttpToolsProtocol):
     """A connection of uvicorn whose client has to keep to the limits."""
 
-    def __init__(self, limits: ServerLimits, stats: Counter[str], **uvicorn_s: Setting):
+    def __init__(
+        self, limits: ServerLimits, stats: Counter[str], addresses: "AddressLimits[_Connection]", **uvicorn_s: Setting
+    ):
         super().__init__(**uvicorn_s)
-        self._limits, self._stats = limits, stats
+        self._limits, self._stats, self._addresses = limits, stats, addresses
+        self._address = ""
         self._in_head = self._in_message = False  # of the request that arrives
         self._head_bytes = self._discarded = 0
         self._refusal: tuple[int, str] | None = None  # status and error
@@ -134,8 +148,10 @@ class _Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(_Coalescing(transport, self.loop))  # type: ignore[arg-type]  # has what uvicorn calls
         self._stats["connections"] += 1
+        self._address = address_of(self.client[0] if self.client else None)
         if len(self.connections) <= self._limits.connections:
             self._expect(self._limits.idle_s, self.transport.close)
+            self._hold()
             return
         self._stats["refused"] += 1
         self._refuse(503, f"{self._limits.connections} connections are open, which is the limit", {"Retry-After": "1"})
@@ -145,8 +161,13 @@ class _Connection(HttpToolsProtocol):
         self._expect_nothing()
         if self._take_timer is not None:
             self._take_timer.cancel()
+        self._addresses.note(self, self._address, None)
 
     def data_received(self, data: bytes) -> None:
+        self._read(data)
+        self._hold()
+
+    def _read(self, data: bytes) -> None:
         if self._refusal:
             self._discarded += len(data)
             if self._discarded > _DISCARD_BYTES:
@@ -193,14 +214,21 @@ class _Connection(HttpToolsProtocol):
         self._in_message = False
         self._expect_nothing()
 
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._hold()
+
     def pause_writing(self) -> None:
         super().pause_writing()
         self._take_timer = self.loop.call_later(self._limits.read_s, self.transport.abort)
+        self._hold()
 
     def resume_writing(self) -> None:
         super().resume_writing()
         if self._take_timer is not None:
             self._take_timer.cancel()
+            self._take_timer = None
+        self._hold()
 
     def send_400_response(self, msg: str) -> None:
         """Answer what httptools could not parse. uvicorn calls it while it handles the parser's error."""
@@ -223,6 +251,34 @@ class _Connection(HttpToolsProtocol):
         if size > limit:
             return 413, f"Content-Length is {size}, the limit is {limit} bytes"
         return None
+
+    def _hold(self) -> None:
+        """Note whether this connection is idle or slow, and end one of the same address if there are too many."""
+        waiting = self.cycle is not None and not self.cycle.response_complete and not self._in_message
+        if self.transport.is_closing():
+            holding = None
+        elif (self._in_message and not self.flow.read_paused) or self._take_timer is not None or self._refusal:
+            holding = Holding.SLOW
+        else:
+            holding = None if waiting else Holding.IDLE
+        too_much = self._addresses.note(self, self._address, holding)
+        if too_much is not None and holding is not None:
+            self._stats[f"ended_{holding.value}"] += 1
+            too_much._end(holding)
+
+    def _end(self, holding: Holding) -> None:
+        """End this connection, because its address holds too many like it."""
+        self._addresses.note(self, self._address, None)
+        answered = not self._in_head and self.cycle is not None and self.cycle.response_complete
+        if holding is Holding.IDLE:
+            self.transport.close()
+        elif self._take_timer is not None or self._refusal:
+            self.transport.abort()
+        elif answered:  # before its body was here
+            self.transport.close()
+        else:
+            limit = self._limits.slow_per_address
+            self._refuse(408, f"{limit} requests of this address are incomplete already, which is the limit")
 
     def _expect(self, seconds: float, otherwise: Callable[[], None]) -> None:
         """Call `otherwise` after so many seconds, unless something else is expected by then, or nothing."""

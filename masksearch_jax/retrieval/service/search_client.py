@@ -26,6 +26,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from masksearch_jax.retrieval import exclusion
+from masksearch_jax.retrieval.bounded_cache import text_bytes
 from masksearch_jax.retrieval.index import index_store
 from masksearch_jax.retrieval.interface import Hit, Query, Searcher
 from masksearch_jax.retrieval.passage_store import PassageStore
@@ -43,7 +44,8 @@ _WIDER = 4  # times as many are asked for where exclusion left too few
 _REFUSED = 3  # after so many queries refused in any form, and none answered, the others are not asked
 # HTTP statuses for what is over a limit, or wrong with one query: fewer or shorter queries may be answered.
 _REFUSALS = (400, 413, 414, 422, 431)
-_CACHED_QUERIES = 1 << 16
+_CACHED_BYTES = 256 << 20  # of queries and documents: some 20,000 queries with 19 documents of 500 characters
+_DOCUMENT_BYTES = 200  # of a document beside its texts
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 5.0  # seconds before a retry
 
 
@@ -74,7 +76,7 @@ class RemoteSearcher:
         self._remote, self._transport, self._settings = remote, transport, settings
         self._excluded, self._fallback = excluded, fallback
         self._clock, self._sleep = clock, sleep
-        self._cache: QueryCache[list[Document]] = QueryCache(_CACHED_QUERIES)
+        self._cache: QueryCache[list[Document]] = QueryCache(_CACHED_BYTES, _bytes_of)
         self._lock = threading.Lock()  # guards the cache, the counts, the latencies and the last error
         self._counts: dict[str, float] = collections.defaultdict(int)
         self._latencies = Latencies()
@@ -280,6 +282,9 @@ def connect(
     url = settings.url_of(index)
     transport = Transport(url)
     remote = Remote.find(url, index, transport, settings.ready_s)
+    if remote.ours:  # our service answers each request once
+        transport.close()
+        transport = Transport(url, keeps=True)
     if (directory / index_store.INDEX_FILE).exists():
         contents = index_store.read_index_file(directory, only=(index_store.ROWS, index_store.NEAR_DUPLICATES))
     else:
@@ -302,6 +307,10 @@ def backoff(body: bytes, attempt: int) -> float:
     """
     draw = int.from_bytes(hashlib.blake2b(body, digest_size=8, salt=attempt.to_bytes(8, "little")).digest(), "little")
     return min(_FIRST_WAIT * 2 ** (attempt - 1), _LONGEST_WAIT) * (1 - draw / 2**65)
+
+
+def _bytes_of(documents: Sequence[Document]) -> int:
+    return sum(text_bytes(one.title, one.text) + _DOCUMENT_BYTES for one in documents)
 
 
 def _fingerprint(remote: Remote, excluded: exclusion.ExcludeById | exclusion.ExcludeByText) -> str:

@@ -1,9 +1,12 @@
-"""One HTTP exchange with a server over kept connections (httpx), with one deadline for all of it.
+"""One HTTP exchange with a server (httpx), with one deadline for all of it.
 
 Enters: method, path, body, seconds. Leaves: status and body. A timeout of httpx starts anew with each packet, so a
 server that sends drop by drop could hold a thread for ever. So exchanges run on an event loop, in a thread of its own,
-where asyncio ends them at their deadline: name resolution, connecting and the last byte included. Left out: retries
-(search_client.py), redirects, proxies.
+where asyncio ends them at their deadline: name resolution, connecting and the last byte included.
+
+HTTP/1.1 does not say which request an answer belongs to. If a server sends more than its answer, the rest would be read
+as the answer to the next request of the same connection. So only connections to servers that are known to answer once
+are kept. Left out: retries (search_client.py), redirects, proxies.
 """
 
 import asyncio
@@ -29,10 +32,11 @@ class Reply:
 
 
 class Transport:
-    """Connections to one server. Thread-safe; keeps as many connections as threads asked at once."""
+    """Connections to one server. Thread-safe."""
 
-    def __init__(self, url: str):
-        """url: http(s)://host[:port][/path]; its path goes before every other.
+    def __init__(self, url: str, keeps: bool = False):
+        """url: http(s)://host[:port][/path]; its path goes before every other. keeps: keep connections between
+        requests, as many as threads asked at once.
 
         Raises ValueError for anything else, and if httpx is not installed.
         """
@@ -49,7 +53,7 @@ class Transport:
             port = -1
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or port == -1:
             raise ValueError(f"search.url={url!r} has to be http://host:port or https://host:port, or with a path")
-        self._url, self._httpx = url.rstrip("/"), httpx2
+        self._url, self._keeps, self._httpx = url.rstrip("/"), keeps, httpx2
         self._client: httpx2.AsyncClient | None = None  # lives on the loop
 
     def exchange(self, method: str, path: str, body: bytes | None, seconds: float) -> Reply:
@@ -63,7 +67,7 @@ class Transport:
     async def _exchange(self, method: str, url: str, body: bytes | None, seconds: float) -> Reply:
         if self._client is None:
             self._client = self._httpx.AsyncClient(
-                headers=_HEADERS,
+                headers=_HEADERS if self._keeps else _HEADERS | {"Connection": "close"},
                 timeout=None,
                 trust_env=False,
                 verify=url.startswith("https:"),  # reading the certificates takes a while
@@ -121,17 +125,17 @@ def _first_cause(error: BaseException) -> BaseException:
     return error
 
 
-_loop_lock = threading.Lock()  # a cache alone would let two threads make two loops, and clients live on one
+_starting = threading.Lock()
 
 
 def _loop() -> asyncio.AbstractEventLoop:
-    with _loop_lock:
-        return _running_loop()
+    """Return the event loop of this process's exchanges, which runs until the process ends."""
+    with _starting:  # threads that ask first at the same time would start a loop each
+        return _started_loop()
 
 
 @functools.cache
-def _running_loop() -> asyncio.AbstractEventLoop:
-    """Return the event loop of this process's exchanges, which runs until the process ends."""
+def _started_loop() -> asyncio.AbstractEventLoop:
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, name="search transport", daemon=True).start()
     return loop
