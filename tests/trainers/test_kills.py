@@ -69,7 +69,8 @@ cli.start(training.main, None)
 """
 PHASES = ("start", "data", "save", "rollout", "update")
 # Of a run's numbers those that are not its results: times, and what its process counts since its start.
-NOT_RESULTS = ("time", "seconds/", "search/", "rollout/compiles", "rollout/seconds", "tokens_per_s")
+NOT_RESULTS = ("time", "seconds/", "search/", "rollout/compiles", "rollout/seconds", "tokens_per_s", "flops_per_s",
+               "step/flops", "compile/", "memory/")  # fmt: skip
 
 
 class Runs:
