@@ -1,10 +1,10 @@
 """A trace of chosen steps of a stage: the setting `profile`, written to W/<stage>/profile for xprof or Perfetto.
 
 Enters: 'FROM:TO', which reads as a slice of Python does: steps FROM to TO - 1 of SFT, or iterations of DAPO. Leaves: a
-folder `plugins/profile/<first>_to_<last>` with the events of devices and host. With several processes process 0 alone writes,
-because all of them do the same work on devices of the same kind. A resumed run traces those of the steps that it still
-takes, in a folder of its own. Functions of Python are not traced, since that slows down the host, and the stages have names of their own:
-trainers/stopwatch.py, rollout/phase_clock.py, and the named scopes of the model.
+folder `plugins/profile/<first>_to_<last>` with the events of devices and host. With several processes process 0 alone
+writes, because all of them do the same work on devices of the same kind. A resumed run traces those of the steps that
+it still takes, in a folder of its own. Functions of Python are not traced, since that slows down the host. The stages
+have names of their own: trainers/stopwatch.py, rollout/phase_clock.py, and the named scopes of the model.
 """
 
 import re
