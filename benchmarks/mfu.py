@@ -1,36 +1,28 @@
-"""Measure the model FLOPs utilisation of a finished SFT stage on the machine at hand. Prints one JSON line.
+"""Measure the model FLOPs utilisation of a finished stage on the machine at hand. Prints one JSON line.
 
     python -m masksearch_jax.train --config=configs/sft.py --workdir=W
     python -m benchmarks.mfu --stage=W/sft
 
-A training token counts 6 FLOPs per parameter (a tied embedding is counted once, an untied one as two tables), and 12
-per layer, head, head dimension and visible position of causal attention (PaLM, appendix B). The peak is the rate that a
-float32 product of two square matrices reaches here.
+The rows of a stage hold `flops_per_s` (masksearch_jax/model/flops.py), and `mfu` where the maker of the devices names a
+peak. A CPU has none: here the peak is the rate that a float32 product of two square matrices reaches.
 """
 
 import json
 import statistics
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 from absl import app, flags
 
-from masksearch_jax.model import transformer
-from masksearch_jax.model.config import ModelConfig
-from masksearch_jax.runtime import mesh as mesh_lib
 from masksearch_jax.runtime import metrics
 
-_STAGE = flags.DEFINE_string("stage", None, "Folder of a stage of SFT.", required=True)
+_STAGE = flags.DEFINE_string("stage", None, "Folder of a stage, such as W/sft.", required=True)
 _SIZE = flags.DEFINE_integer("size", 2048, "Of the matrices of the peak.")
 _ROUNDS = flags.DEFINE_integer("rounds", 9, "Products; the fastest counts.")
-
-
-def flops_of_token(cfg: ModelConfig, parameters: int, length: float) -> float:
-    """Return the FLOPs of a token, forward and backward pass, as the mean over an example of `length` tokens."""
-    return 6 * parameters + 12 * cfg.layers * cfg.heads * cfg.head_dim * length / 2
 
 
 def peak(size: int, rounds: int) -> float:
@@ -45,20 +37,21 @@ def peak(size: int, rounds: int) -> float:
     return 2 * size**3 / min(seconds)
 
 
+def rates(rows: Sequence[Mapping[str, float]]) -> tuple[float, float]:
+    """Return the median tokens per second and FLOP/s of the rows but the first, which includes compilation."""
+    found = [[row[name] for row in rows[1:]] for name in ("tokens_per_s", "flops_per_s")]
+    return statistics.median(found[0]), statistics.median(found[1])
+
+
 def main(_) -> None:
-    folder = Path(_STAGE.value)
-    rows = [row for row in metrics.read_rows(folder / "metrics.jsonl") if "tokens_per_s" in row]
+    path = Path(_STAGE.value) / "metrics.jsonl"
+    rows = [row for row in metrics.read_rows(path) if "flops_per_s" in row]
     if len(rows) < 2:
-        raise SystemExit(f"{folder}/metrics.jsonl has {len(rows)} rows with tokens_per_s; 2 are needed (sft.log_every)")
-    cfg = ModelConfig(**json.loads((folder / "config.json").read_text())["model"])
-    parameters = sum(x.size for x in jax.tree.leaves(transformer.abstract_params(cfg, mesh_lib.make_mesh())))
-    rate = statistics.median(row["tokens_per_s"] for row in rows[1:])  # the first row includes compilation
-    length = sum(row["tokens"] for row in rows) / rows[-1]["examples"]
-    done, best = rate * flops_of_token(cfg, parameters, length), peak(_SIZE.value, _ROUNDS.value)
+        raise SystemExit(f"{path} has {len(rows)} rows with flops_per_s; 2 are needed (sft.log_every)")
+    (tokens, done), best = rates(rows), peak(_SIZE.value, _ROUNDS.value)
     print(json.dumps({
-        "benchmark": "mfu", "parameters": parameters, "example_tokens": round(length, 1),
-        "tokens_per_s": round(rate, 1), "gflop_per_s": round(done / 1e9, 2), "peak_gflop_per_s": round(best / 1e9, 1),
-        "mfu": round(done / best, 4),
+        "benchmark": "mfu", "tokens_per_s": round(tokens, 1), "gflop_per_s": round(done / 1e9, 2),
+        "peak_gflop_per_s": round(best / 1e9, 1), "mfu": round(done / best, 4),
     }))  # fmt: skip
 
 

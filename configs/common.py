@@ -95,6 +95,8 @@ def base_config() -> ConfigDict:
     config.synthesize = synthesize()
     config.llm = prepare.llm()  # the model of the agents and of the judge
     config.tensorboard = False  # True: write events beside each metrics.jsonl
+    # FROM:TO writes a trace of steps FROM to TO - 1 of each stage (iterations of DAPO) to W/<stage>/profile; '': none.
+    config.profile = ""
     config.validation_episodes = 256  # of each entry of validation_tasks, while training
     # Tasks that are validated while training.
     config.validation_tasks = ("ramp_1", "ramp_2")

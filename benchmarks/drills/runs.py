@@ -57,7 +57,10 @@ cli.run_config({"train": training.main, "evaluate": evaluation.main}[command], N
 # What each part of a run needs: a drill in a phase starts from a copy of the parts before it.
 PARTS = ("data", "demonstrations", "sft", "dapo", "evaluate")
 # Of a run's numbers those that are not its results: times, and what its process counts since its start.
-_NOT_RESULTS = ("time", "seconds/", "search/", "rollout/compiles", "rollout/seconds", "tokens_per_s")
+_NOT_RESULTS = (
+    "time", "seconds/", "search/", "rollout/compiles", "rollout/seconds", "tokens_per_s", "flops_per_s", "step/flops",
+    "compile/", "memory/", "mfu",
+)  # fmt: skip
 _NOT_RESULTS += ("compile", "memory/", "flops", "mfu", "profile/", "throughput")
 _LONGEST = 900.0  # seconds of one process
 

@@ -3,7 +3,7 @@
 Enters: a name as the Cloud console, queued resources or GKE spell it. Leaves: a `Topology`, whose `name` libtpu
 accepts. The number in a name is a trap: v4 and v5p names count TensorCores, two per chip (v5p-128 has 64 chips), while
 v5e and v6e names count chips. Left out: what runs on a slice, and the compiler itself (programs.py). The launchers read
-this table where nothing is installed, so it imports only the standard library.
+this table where nothing is installed, so it imports only the standard library and a file of ours that does the same.
 
 Figures: https://cloud.google.com/tpu/docs/v4, /v5e, /v5p, /v6e (peak bf16 rate, HBM bandwidth, host shapes). HBM is
 the amount that the compiler lets a program use, a little less than the chip has: for each generation the limit that
@@ -13,6 +13,8 @@ libtpu 0.0.42.1 itself names when a program is too large.
 import dataclasses
 import math
 import re
+
+from masksearch_jax.runtime import device_peaks
 
 GIB = 1 << 30
 
@@ -45,10 +47,12 @@ _CUBE: dict[int, tuple[int, ...]] = {
 GENERATIONS = {
     generation.name: generation
     for generation in (
-        Generation("v4", int(30.75 * GIB), 275e12, 1228e9, 2, {k: v for k, v in _CUBE.items() if k <= 4096}),
-        Generation("v5e", int(15.75 * GIB), 197e12, 819e9, 1, _FLAT),
-        Generation("v5p", int(95.74 * GIB), 459e12, 2765e9, 2, _CUBE),
-        Generation("v6e", int(31.25 * GIB), 918e12, 1640e9, 1, _FLAT),
+        Generation(
+            "v4", int(30.75 * GIB), device_peaks.TPU["v4"], 1228e9, 2, {k: v for k, v in _CUBE.items() if k <= 4096}
+        ),
+        Generation("v5e", int(15.75 * GIB), device_peaks.TPU["v5e"], 819e9, 1, _FLAT),
+        Generation("v5p", int(95.74 * GIB), device_peaks.TPU["v5p"], 2765e9, 2, _CUBE),
+        Generation("v6e", int(31.25 * GIB), device_peaks.TPU["v6e"], 1640e9, 1, _FLAT),
     )
 }
 _SPELLINGS = {"v5litepod": "v5e", "v5lite": "v5e", "v6litepod": "v6e"}

@@ -65,6 +65,7 @@ def apply_rope(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
     return jnp.concatenate([*(r.astype(x.dtype) for r in rotated), rest], axis=-1)
 
 
+@jax.named_scope("attend")
 def attend(
     q: jax.Array,
     k: Sequence[jax.Array],
@@ -149,6 +150,7 @@ class Attention(nnx.Module):
         if cfg.smear_keys:
             self.smear = param((k,), ("kv_heads",), nnx.initializers.constant(0.5))
 
+    @jax.named_scope("attention")
     def __call__(self, x: jax.Array, rope, attend_rows, starts: jax.Array, adapters: Adapters) -> jax.Array:
         """Compute attention over whole sequences, for training: x [B, S, D] -> [B, S, D].
 
@@ -160,6 +162,7 @@ class Attention(nnx.Module):
         q, k = self._rotate(q, k, rope)
         return self._output(attend_rows(q, k, v), adapters)
 
+    @jax.named_scope("attention")
     def extend(
         self, x: jax.Array, rope, mask: jax.Array, layer, lengths: jax.Array, counts: jax.Array, adapters: Adapters
     ):

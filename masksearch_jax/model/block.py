@@ -30,6 +30,7 @@ class Mlp(nnx.Module):
         self.up = param((cfg.embed, cfg.ff), ("embed", "ff"), into)
         self.down = param((cfg.ff, cfg.embed), ("ff", "embed"), out)
 
+    @jax.named_scope("mlp")
     def __call__(self, x: jax.Array, adapters: lora.Adapters) -> jax.Array:
         def mapped(name, x):
             return adapters(name, x, linear(x, getattr(self, name)[...]))

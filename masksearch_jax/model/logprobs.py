@@ -17,6 +17,7 @@ from masksearch_jax.runtime import mesh as mesh_lib
 _FEWEST_CHUNKS = 8
 
 
+@jax.named_scope("log_probs")
 def token_logprobs(
     cfg: ModelConfig,
     params: transformer.Params,

@@ -58,10 +58,11 @@ class Adapters(nnx.Module):
         """Return y, the output of one layer's linear map `name` on x, plus its adapter's output if it has one."""
         if name not in self.names:
             return y
-        a, b = (getattr(self, f"{name}_{which}")[...].astype(x.dtype) for which in "ab")
         inputs, outputs = _LINEAR[name]
-        low = jnp.einsum(f"{_ACTIVATION[inputs]},{inputs}r->bsr", x, a)
-        return y + self.scale * jnp.einsum(f"bsr,r{outputs}->{_ACTIVATION[outputs]}", low, b)
+        with jax.named_scope("lora"):
+            a, b = (getattr(self, f"{name}_{which}")[...].astype(x.dtype) for which in "ab")
+            low = jnp.einsum(f"{_ACTIVATION[inputs]},{inputs}r->bsr", x, a)
+            return y + self.scale * jnp.einsum(f"bsr,r{outputs}->{_ACTIVATION[outputs]}", low, b)
 
 
 def _sizes(cfg, letters):

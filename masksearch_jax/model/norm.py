@@ -7,6 +7,7 @@ from flax import nnx
 from masksearch_jax.model.config import ModelConfig
 
 
+@jax.named_scope("norm")
 def rms_norm(x: jax.Array, scale: jax.Array, eps: float, plus_one: bool = False) -> jax.Array:
     """Return x / rms(x) * scale (plus_one: 1 + scale) over the last axis, computed in float32, in the dtype of x."""
     wide = x.astype(jnp.float32)

@@ -82,6 +82,7 @@ def _platform(mesh):
     return device.platform if device else jax.default_backend()
 
 
+@jax.named_scope("attend")
 def attend_packed(
     cfg: ModelConfig,
     q: jax.Array,

@@ -8,6 +8,7 @@ Axes, here and in attention.py, block.py and kv_cache.py:
 shapes, shardings and the initial tree derive from it. `params` is the nested dict of its arrays, which optax, Orbax and
 jax.grad see. The functions `forward`, `extend` and `unembed` put such a tree back into the module and call it, so no
 nnx transform and no Rngs run in a forward pass.
+Named scopes (embed, norm, attention, mlp, lora, logits, log_probs) mark the parts in a trace; they change no number.
 Training scans over the L axis (one compiled layer); `extend` unrolls it, because per-layer caches are faster.
 With adapters (lora.py) params has one more subtree, `adapters`, and the linear maps of `blocks` may be quantised.
 Left out: loss and sampling.
@@ -134,6 +135,7 @@ class Transformer(nnx.Module):
         )
         return norm(cfg, x, self.final_norm), cache
 
+    @jax.named_scope("embed")
     def embed(self, ids: jax.Array, positions: jax.Array, before: jax.Array | None = None) -> jax.Array:
         """Embed ids, positions int32 [B, S] -> [B, S, D] in the compute dtype.
 
@@ -157,6 +159,7 @@ class Transformer(nnx.Module):
             x = x[:, shift:] + sum(earlier)
         return mesh_lib.constrain(x, "batch", "time", None)
 
+    @jax.named_scope("logits")
     def unembed(self, hidden: jax.Array) -> jax.Array:
         """Return logits [..., V] float32 of hidden states [..., D]."""
         cfg = self.cfg

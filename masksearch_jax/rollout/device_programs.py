@@ -287,7 +287,8 @@ def _decode(
         )
         logits = transformer.unembed(cfg, params, hidden[:, 0])
         # The cache now ends with the token that was just fed, so its length is the position of the token to draw.
-        token, logprob = draw(logits, uniforms(keys, cache.lengths), sampling, greedy)
+        with jax.named_scope("sample"):
+            token, logprob = draw(logits, uniforms(keys, cache.lengths), sampling, greedy)
         token = jnp.where(active, token, state["token"])
         written = jnp.where(active, transitions[kinds[token].astype(jnp.int32), state["written"]], state["written"])
         left = state["budget"] - 1

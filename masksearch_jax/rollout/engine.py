@@ -17,7 +17,7 @@ import numpy as np
 from masksearch_jax.model import kv_cache as kv
 from masksearch_jax.model.config import ModelConfig
 from masksearch_jax.retrieval import interface
-from masksearch_jax.rollout import bucketing, device_programs, episode, scheduler
+from masksearch_jax.rollout import bucketing, device_programs, episode, sampling_flops, scheduler
 from masksearch_jax.rollout.request import Request
 from masksearch_jax.rollout.slot_sharding import SlotSharding
 from masksearch_jax.rollout.trajectory import Trajectory
@@ -134,8 +134,10 @@ class RolloutEngine:
             requests, prompts = [requests[i] for i in order], [prompts[i] for i in order]
             params = self.programs.prepare(params)
             run = scheduler.Run(self, params, requests, prompts, seed, greedy, overlap)
-            found = dict(zip(order, run.to_end(version), strict=True))
-        self.stats = run.stats
+            trajectories = run.to_end(version)
+        work = sampling_flops.of_run(self.model_cfg, [r.group for r in requests], prompts, trajectories)
+        self.stats = run.stats | {"flops": work}
+        found = dict(zip(order, trajectories, strict=True))
         return [found[index] for index in range(len(requests))]
 
     def warm_up(self, params: Params) -> int:

@@ -9,6 +9,8 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 
+import jax
+
 _DEVICE = ("prefill_s", "extend_s", "decode_s", "overlap_s")
 _PHASES = (*_DEVICE, "search_wait_s", "host_s")
 
@@ -28,10 +30,11 @@ class PhaseClock:
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Count the time of the with block as `name`. Phases do not nest."""
+        """Count the time of the with block as `name`, and show it in a trace. Phases do not nest."""
         self._switch(name)
         try:
-            yield
+            with jax.profiler.TraceAnnotation(name.removesuffix("_s")):
+                yield
         finally:
             self._switch("host_s")
 

@@ -32,7 +32,7 @@ from masksearch_jax.trainers.sampler import Sampler
 from masksearch_jax.trainers.stage import Evaluate, TrainingStage, changed_settings
 from masksearch_jax.trainers.stage_settings import DapoSettings
 from masksearch_jax.trainers.stopwatch import Stopwatch
-from masksearch_jax.trainers.updates import UpdateSteps, batch_shape, build_updates, on_devices
+from masksearch_jax.trainers.updates import UpdateSteps, batch_shape, build_updates, model_flops, on_devices
 
 
 @stop_signals.deferred()  # rollouts check for a stop signal at each engine step, the loop after each iteration
@@ -93,10 +93,10 @@ def run(
     # ---- loop: one policy version an iteration --------------------------------------------------------------------
     means, seconds = metrics.Mean(), Stopwatch()
     for version in stage.steps(at.version):
-        seconds.lap("since_last")  # checkpoint and evaluation after the previous iteration
         # ---- sample ----
+        seconds.start("reshard")
         sampler.load(stage.params(state))
-        seconds.lap("reshard")
+        seconds.start("rollout")
         try:
             groups, carried = sampler.batch(at, means)
         except distributed.PreemptedError:
@@ -105,21 +105,23 @@ def run(
             if at.version not in (0, stage.checkpoints.latest()):
                 stage.save(at.version, state, at.to_json(), at.cursor)
             stage.stop(at.version)
-        seconds.lap("rollout")
         # ---- score, then update; with staleness the next batch is sampled meanwhile ----
+        seconds.start("logprobs")
         reference = functools.partial(on_devices, old_logprobs, state.params, stage.base, policy.mesh)
         updates = build_updates(groups, settings, shape, reference, at.version, means)
-        seconds.lap("logprobs")
+        work = model_flops(policy.config, settings, updates)
+        seconds.start("rollout")
         steps = UpdateSteps(step, state, updates, stage.base, policy.mesh, means, version)
         waiting, carried = sampler.ahead(at.version, carried, steps.take, means)
-        seconds.lap("rollout")
+        seconds.start("update")
         state = steps.take_rest()
         # ---- log ----
         row = means.result()
-        seconds.lap("update")
-        _write_row(stage, version, row, seconds.take(), {
+        seconds.pause()  # checkpoint and evaluation after this iteration
+        sampled = sampler.newest.stats if sampler.newest else {}
+        _write_row(stage, version, row, seconds.take(), work | {"rollout": sampled.get("flops", 0.0)}, {
             "phase": at.phase, "prompts": tasks.index, "skipped_total": int(state.skipped),
-            **_named("rollout", sampler.newest.stats if sampler.newest else {}),
+            **_named("rollout", sampled),
             **_named("search", engine.searcher.stats),  # since the start
             **_named("judge", getattr(judge, "stats", {})),
         })  # fmt: skip
@@ -138,14 +140,21 @@ def run(
 
 
 def _write_row(
-    stage: TrainingStage, version: int, row: dict[str, float], seconds: dict[str, float], counters: JsonObject
+    stage: TrainingStage,
+    version: int,
+    row: dict[str, float],
+    seconds: dict[str, float],
+    flops: dict[str, float],
+    counters: JsonObject,
 ) -> None:
     """Log one iteration, show it beside the progress, and report its update to the watch.
 
-    row: means of rewards, behaviour and losses. seconds: what the iteration's time was spent on.
+    row: means of rewards, behaviour and losses. seconds: what the iteration's time was spent on. flops: model FLOPs
+    by the same parts.
     """
     stage.watch.add(version, {name: (value, 1.0) for name, value in row.items()})
-    stage.log.write(version, row | _named("seconds", seconds) | counters)
+    costs = stage.costs.row(seconds, flops, counters.get("rollout/tokens", 0))
+    stage.log.write(version, row | _named("seconds", seconds) | costs | counters)
     stage.note.text = _in_a_line(row, sum(seconds.values()) - seconds["since_last"])
 
 

@@ -12,6 +12,8 @@ from masksearch_jax.trainers import state as state_lib
 from masksearch_jax.trainers.stage_settings import DapoSettings
 from masksearch_jax.trainers.updates import update_sharding
 
+_policy_loss = jax.named_scope("loss")(loss.policy_loss)
+
 
 def policy_logprobs(policy: Policy, temperature: float, params: Params, rows: update_batch.UpdateBatch):
     """Return (log-prob, entropy) of the targets that the policy sampled, float32 [R, T], 0 for all other targets.
@@ -27,7 +29,7 @@ def loss_fn(policy: Policy, settings: DapoSettings, params: Params, rows: update
     weights = None
     if settings.tis_cap:
         weights = loss.truncated_importance_weights(rows.old_logp, rows.sampler_logp, rows.mask, settings.tis_cap)
-    total, count, sums = loss.policy_loss(
+    total, count, sums = _policy_loss(
         logp,
         rows.old_logp,
         rows.advantages,

@@ -8,7 +8,6 @@ the same cursor and copies its own rows to its devices.
 """
 
 import functools
-import time
 from pathlib import Path
 
 import jax
@@ -19,6 +18,7 @@ import optax
 from masksearch_jax.data import pipeline
 from masksearch_jax.data.curriculum import Curriculum
 from masksearch_jax.data.stream_fingerprint import check_fingerprint
+from masksearch_jax.model import flops
 from masksearch_jax.model.policy import Policy
 from masksearch_jax.runtime import distributed, metrics, stop_signals
 from masksearch_jax.runtime import mesh as mesh_lib
@@ -30,6 +30,7 @@ from masksearch_jax.trainers import state as state_lib
 from masksearch_jax.trainers.row_checks import check_rows
 from masksearch_jax.trainers.stage import Evaluate, TrainingStage, changed_settings
 from masksearch_jax.trainers.stage_settings import SftSettings
+from masksearch_jax.trainers.stopwatch import Stopwatch
 
 
 def loss_fn(policy: Policy, params: Params, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array, state_lib.Sums]:
@@ -40,8 +41,9 @@ def loss_fn(policy: Policy, params: Params, batch: dict[str, jax.Array]) -> tupl
     logp, _ = policy.log_probs(
         params, batch["ids"], batch["positions"], batch["segments"], batch["targets"], batch["loss_mask"]
     )
-    mask = batch["loss_mask"].astype(jnp.float32)
-    total, count = -jnp.sum(logp * mask), jnp.sum(mask)
+    with jax.named_scope("loss"):
+        mask = batch["loss_mask"].astype(jnp.float32)
+        total, count = -jnp.sum(logp * mask), jnp.sum(mask)
     return total, count, {"loss": (total, count)}
 
 
@@ -118,14 +120,16 @@ def run(
     stage.begin(start, state)
     stage.evaluate_overdue(start, state, saved)
     # ---- loop -----------------------------------------------------------------------------------------------------
-    began, tokens = time.perf_counter(), 0
+    seconds, tokens, load = Stopwatch(), 0, flops.Load()
     stage.say_start(start, "the first step compiles")
     for step in stage.steps(start):
         distributed.alive(f"{name} step {step}")
+        seconds.start("data")
         batch = next(batches)
+        seconds.start("step")
         del batch["examples"]
-        new = int(np.count_nonzero(batch["segments"]))
-        tokens, trained = tokens + new, trained + new
+        new = flops.of_rows(policy.config, np.asarray(batch["segments"]), int(np.count_nonzero(batch["loss_mask"])))
+        tokens, trained, load = tokens + new.tokens, trained + new.tokens, load + new
         state, sums = step_fn(state, distributed.put(batch, mesh_lib.batch_sharding(policy.mesh)), stage.base)
         means.add(sums)
         stage.watch.add(step, sums)
@@ -133,14 +137,17 @@ def run(
             stage.settle(step)
         if step % settings.log_every == 0 or step == stage.last:
             row = means.result() | {"examples": batches.index, "phase": curriculum.phase(batches.index)}
-            rate = tokens / (time.perf_counter() - began)  # without the time of evaluations
-            stage.log.write(step, row | {"tokens": trained, "tokens_per_s": round(rate, 1)})
-            stage.note.text = f"loss {row.get('loss', float('nan')):.3f}, {rate:,.0f} tokens/s"
-            began, tokens, trained = time.perf_counter(), 0, 0
+            spent = seconds.take()
+            costs = stage.costs.row(spent, {"step": flops.training(policy.config, load)}, tokens)
+            stage.log.write(step, row | {"tokens": trained} | costs | {f"seconds/{k}": v for k, v in spent.items()})
+            stage.note.text = f"loss {row.get('loss', float('nan')):.3f}, {costs['tokens_per_s']:,.0f} tokens/s"
+            tokens, trained, load = 0, 0, flops.Load()
+        if stage.evaluates(step) or stage.saves(step):
+            jax.block_until_ready(sums)  # both would wait for the steps that still run, whose time is not theirs
+        seconds.pause()
         evaluated = True
         if stage.evaluates(step):
             evaluated = stage.evaluate(step, state)
-            began, tokens = time.perf_counter(), 0
         stop = not evaluated or distributed.preempted()
         if stage.saves(step) or stop:
             # The sums for the next row of the log, as far as they have been collected.

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NoReturn
 
+import jax
 import optax
 
 from masksearch_jax.model import adapter_facts
@@ -19,7 +20,9 @@ from masksearch_jax.runtime.checkpoints import Checkpointer
 from masksearch_jax.runtime.types import ConfigSection, Json, JsonObject, Params
 from masksearch_jax.trainers import state as state_lib
 from masksearch_jax.trainers.divergence import UpdateWatch, check_finite
+from masksearch_jax.trainers.stage_costs import StageCosts
 from masksearch_jax.trainers.stage_settings import StageSettings
+from masksearch_jax.trainers.step_trace import StepTrace
 
 # (params, step) -> scores
 Evaluate = Callable[[Params, int], JsonObject]
@@ -53,8 +56,8 @@ class TrainingStage:
     """The stage W/<name> while it trains.
 
     settings: the section `cfg.<name>`. last: the step, or the iteration of DAPO, at which it ends. base: the frozen
-    base of adapters, {} without adapters. note: shown beside the progress count. watch: counts the steps without an
-    update, from `begin` on.
+    base of adapters, {} without adapters. note: shown beside the progress count. costs: what the rows of the log say
+    about the machine. watch: counts the steps without an update, from `begin` on.
     """
 
     watch: UpdateWatch
@@ -70,6 +73,8 @@ class TrainingStage:
         self.checkpoints = Checkpointer(self.folder / "checkpoints", keep=2)
         self.log = metrics.MetricsLog(self.folder, primary=distributed.primary(), tensorboard=cfg.tensorboard)
         self.note = metrics.Note()
+        self.costs = StageCosts(policy.mesh)
+        self._trace = StepTrace(cfg.profile, self.folder / "profile", name, self.say, distributed.primary())
         self.base: Params = {}
         self._cfg, self._policy, self._evaluate = cfg, policy, evaluate
         self._history = _history(cfg, workdir, name, kind, policy)
@@ -130,9 +135,9 @@ class TrainingStage:
         self.say(f"{begin} to {self.unit} {self.last}; {then}")
 
     def steps(self, start: int) -> Iterator[int]:
-        """Yield the numbers of the steps after `start`, and show the progress."""
+        """Yield the numbers of the steps after `start`, show the progress, and trace the steps of `profile`."""
         ahead = range(start + 1, self.last + 1)
-        return metrics.progress(ahead, len(ahead), self.name, distributed.primary(), self.note)
+        return metrics.progress(self._trace.around(ahead), len(ahead), self.name, distributed.primary(), self.note)
 
     def params(self, state: state_lib.TrainState) -> Params:
         """Return the whole parameters of a state."""
@@ -162,7 +167,8 @@ class TrainingStage:
             self._score(self._evaluate, step, state)
 
     def _score(self, evaluate: Evaluate, step: int, state: state_lib.TrainState) -> None:
-        found = evaluate(self.params(state), step)
+        with jax.profiler.TraceAnnotation("evaluation"):
+            found = evaluate(self.params(state), step)
         self.log.write(step, {f"eval/{name}": value for name, value in found.items()})
 
     def saves(self, step: int) -> bool:
@@ -186,7 +192,8 @@ class TrainingStage:
         self.watch.settle(self.checkpoints)
         self._history.check_present()
         due = {} if evaluated else {"evaluation_due": True}
-        self.checkpoints.save(step, state, {**meta, **self._facts, **due}, cursor)
+        with jax.profiler.TraceAnnotation("checkpoint"):
+            self.checkpoints.save(step, state, {**meta, **self._facts, **due}, cursor)
         self.watch.saved(step)
 
     def stop(self, step: int) -> NoReturn:

@@ -111,6 +111,7 @@ def _float32(x: jax.Array) -> jax.Array:
     return x.astype(jnp.float32)
 
 
+@jax.named_scope("optimizer")
 def apply_gradients(
     state: TrainState, tx: optax.GradientTransformation, grads: Pytree, count: jax.Array
 ) -> tuple[TrainState, jax.Array, jax.Array]:

@@ -11,6 +11,8 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from masksearch_jax.model import flops
+from masksearch_jax.model.config import ModelConfig
 from masksearch_jax.rl import advantages, logprob_mismatch, update_batch
 from masksearch_jax.runtime import distributed, metrics
 from masksearch_jax.runtime.types import Params
@@ -105,6 +107,16 @@ def build_updates(
             alarm,
         )
     return updates
+
+
+def model_flops(
+    cfg: ModelConfig, settings: DapoSettings, updates: Sequence[update_batch.UpdateBatch]
+) -> dict[str, float]:
+    """Return the model FLOPs of training on `updates`, and of the log-probs that were recomputed for them."""
+    loads = (flops.of_rows(cfg, np.asarray(update.segments), update.tokens) for update in updates)
+    load = sum(loads, flops.Load())
+    recomputed = settings.old_logprobs == "trainer"
+    return {"logprobs": flops.forward(cfg, load) if recomputed else 0.0, "update": flops.training(cfg, load)}
 
 
 class UpdateSteps:

@@ -17,7 +17,7 @@ from masksearch_jax.runtime.types import Json
 from masksearch_jax.teachers import thoughts
 from masksearch_jax.text import instructions
 from masksearch_jax.text.chat_template import read_variables
-from masksearch_jax.trainers import optimizer
+from masksearch_jax.trainers import optimizer, step_trace
 from masksearch_jax.workflows.setting_rules import (
     Rule,
     buckets,
@@ -118,6 +118,10 @@ _MESH = Rule(
     "a whole number of at least 1, or -1 for the devices that remain",
     lambda value: whole(-1).admits(value) and value != 0,
 )
+_PROFILE = Rule(
+    "'' or FROM:TO, such as 10:13 for steps 10, 11 and 12",
+    lambda value: isinstance(value, str) and (not value or bool(step_trace.parse(value))),
+)
 _ALL_OR_SOME = Rule(
     "a whole number of at least 1, or -1 for all",
     lambda value: whole(-1).admits(value) and value != 0,
@@ -155,7 +159,7 @@ _TRAIN = {
     "topology": text(), "seed": _SEED, "warm_start": flag(), "cpu_devices": whole(0), "mesh.*": _MESH,
     "mesh.dcn_data": whole(1), "distributed.coordinator": text(),
     "distributed.processes": whole(1), "distributed.process_id": whole(0), "distributed.*": whole(1),
-    "pretrained": text(), "start": text(), "adapters": text(), "tensorboard": flag(),
+    "pretrained": text(), "start": text(), "adapters": text(), "tensorboard": flag(), "profile": _PROFILE,
     "validation_episodes": _ALL_OR_SOME,
     "validation_tasks": some_of(*TASKS), "policy": one_of(*_POLICIES), "policies": some_of(*_POLICIES),
     # --- model ---

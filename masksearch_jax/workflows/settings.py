@@ -15,7 +15,7 @@ from masksearch_jax.retrieval.index import index_settings
 from masksearch_jax.rollout.slot_sharding import SlotSharding
 from masksearch_jax.runtime.types import Setting
 from masksearch_jax.text import clues, instructions, tags
-from masksearch_jax.trainers import dapo, updates
+from masksearch_jax.trainers import dapo, step_trace, updates
 from masksearch_jax.trainers import optimizer as optimizer_lib
 from masksearch_jax.trainers.row_checks import check_rows
 from masksearch_jax.workflows import setting_ranges
@@ -58,6 +58,7 @@ def validate_settings(cfg: ConfigDict, kind: str = "train") -> None:
         _validate_sft(cfg)
     if "dapo" in cfg:
         _validate_dapo(cfg.dapo, cfg.episode.total_tokens)
+    _validate_profile(cfg)
     policies = cfg.get("policies", ())
     if "sft_more" in policies and not {"sft", "dapo"} <= set(policies):
         raise ValueError(f"policies={tuple(policies)}: 'sft_more' trains for as long as 'dapo' took; name that as well")
@@ -155,6 +156,19 @@ def _validate_sft(cfg: ConfigDict) -> None:
             f"sft.curriculum={settings.curriculum} draws from {', '.join(lacking)}, of which synthesize.examples asks "
             f"for no demonstration; set synthesize.examples.{lacking[0]} above 0, or take the task out"
         )
+
+
+def _validate_profile(cfg: ConfigDict) -> None:
+    """The steps to trace have to be steps of the run: of its stage, or of any stage of a workflow."""
+    steps = step_trace.parse(cfg.profile)
+    ends = {
+        f"{stage}.{unit}": cfg[stage][unit]
+        for stage, unit in (("sft", "steps"), ("dapo", "iterations"))
+        if stage in cfg and cfg.get("stage", stage) == stage
+    }
+    if steps and ends and steps.start > max(ends.values()):
+        told = ", ".join(f"{name}={last}" for name, last in ends.items())
+        raise ValueError(f"profile={cfg.profile!r}: the run ends before step {steps.start} ({told})")
 
 
 def _validate_dapo(settings: ConfigDict, total_tokens: int) -> None:

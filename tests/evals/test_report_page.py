@@ -64,6 +64,8 @@ def dapo_rows(count: int) -> list[dict]:
             "generations": 1.0, "generated_tokens": 30.0 - 0.01 * n, "sampler_correlation": 0.999, "odd_number": 3.5,
             "sampler_prob_diff": 1e-7 * n, "seconds/rollout": 3.0, "seconds/update": 1.0, "rollout/tokens": 800,
             "rollout/seconds": 2.0, "rollout/decode_s": 1.5, "rollout/extend_s": 0.5, "grad_norm": "nan", "phase": 0,
+            "tokens_per_s": 200.0, "flops_per_s": 3e9, "rollout/flops": 6e9, "update/flops": 5e9, "mfu": 0.25,
+            "rollout/mfu": 0.2, "update/mfu": 0.4, "memory/host_peak_bytes": 2_000_000_000 + n, "compile/programs": 0,
         }
         for n in range(1, count + 1)
     ]  # fmt: skip
@@ -193,8 +195,11 @@ def test_charts_of_a_stage(workdir):
     assert charts["Sampler against trainer"].log
     speed = {curve.label: curve.y[0] for curve in charts["Speed"].curves}
     assert speed == {"rollout": 400.0, "whole iteration": 200.0}
-    shares = {curve.label: curve.y[0] for curve in charts["Shares of an iteration"].curves}
+    shares = {curve.label: curve.y[0] for curve in charts["Shares by part"].curves}
     assert shares == {"rollout": 0.75, "update": 0.25}
+    whole = {curve.label: curve.y[0] for curve in charts["Model FLOPs utilisation"].curves}
+    assert whole == {"whole iteration": 0.25, "rollout": 0.2, "update": 0.4}
+    assert charts["Model FLOPs"].curves[0].y[0] == 3.0 and charts["Peak memory"].curves[0].label == "host memory"
     # 'nan' is no number, and what never moves is a line of the table instead.
     assert not {"Norm of the gradient", "Generations for a batch", "Learning phase"} & set(charts)
     rows = dict(line[:2] for line in curves.other_numbers(dapo_rows(5)).rows)

@@ -74,6 +74,11 @@ def test_iteration_measures_what_it_should(warm):
         assert abs(row["ratio"] - 1) < 1e-4 and row["clip_low"] == row["clip_high"] == 0
         assert row["batch_groups"] == context.cfg.dapo.groups and row["skipped"] == 0
         assert row["rollout/compiles"] == 0  # all of it came before the first iteration
+        parts = {name: row[f"{name}/flops"] for name in ("rollout", "logprobs", "update")}
+        spent = sum(row[f"seconds/{name}"] for name in ("reshard", "rollout", "logprobs", "update"))
+        assert row["flops_per_s"] == pytest.approx(sum(parts.values()) / spent)
+        # The update reads what the log-probs do, and costs three times as much; the rollout read the groups at least.
+        assert parts["update"] == pytest.approx(3 * parts["logprobs"]) and parts["rollout"] > 0
         stops = sum(value for name, value in row.items() if name.startswith("stop/"))
         assert stops == pytest.approx(1)
         # Since the searcher was made, which the demonstrations were searched with too.

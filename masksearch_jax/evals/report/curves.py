@@ -62,9 +62,13 @@ _SPECS = (
         log=True,
     ),
     _Spec("Staleness", "versions that a token is behind", ("staleness",), if_it_moves=True),
-    _Spec("Speed", "tokens a second", ("tokens_per_s", "rollout tokens/s", "whole iteration tokens/s")),
-    _Spec("Seconds of an iteration", "wall time (s)", ("seconds/*",), kind="stack"),
-    _Spec("Shares of an iteration", "share of wall time", ("share/*",), kind="stack"),
+    _Spec("Speed", "tokens a second", ("tokens_per_s", "rollout tokens/s")),
+    _Spec("Model FLOPs utilisation", "share of the peak", ("mfu", "*/mfu")),
+    _Spec("Model FLOPs", "GFLOP/s", ("GFLOP/s",)),
+    _Spec("Peak memory", "GB since the start", ("host memory", "device memory")),
+    _Spec("Compiled programs", "programs since the row before", ("compile/programs",)),
+    _Spec("Seconds by part", "wall time (s)", ("seconds/*",), kind="stack"),
+    _Spec("Shares by part", "share of wall time", ("share/*",), kind="stack"),
     _Spec("Shares of the rollout", "share of wall time", ("rollout share/*",), kind="stack"),
     _Spec("Search latency", "milliseconds", ("search/latency_p50_ms", "search/latency_p99_ms"), log=True),
     _Spec("Queries answered by the cache", "share since the start", ("cache share",)),
@@ -75,7 +79,8 @@ _LABELS = {
     "reward_format": "format", "reward_answer": "answer", "reward_length": "length", "reward": "all",
     "clip_high": "from above", "clip_low": "from below", "dual_clip": "dual clip",
     "sampler_prob_diff": "mean, probability", "sampler_abs_diff": "mean, log-prob", "sampler_max_diff": "largest",
-    "rollout tokens/s": "rollout", "whole iteration tokens/s": "whole iteration", "tokens_per_s": "training",
+    "rollout tokens/s": "rollout", "tokens_per_s": "whole iteration", "mfu": "whole iteration",
+    "rollout/mfu": "rollout", "logprobs/mfu": "log-probs", "update/mfu": "update", "step/mfu": "step",
     "seconds/since_last": "checkpoint, eval", "share/since_last": "checkpoint, eval", "seconds/logprobs": "log-probs",
     "share/logprobs": "log-probs", "search/latency_p50_ms": "median", "search/latency_p99_ms": "99 %",
 }  # fmt: skip
@@ -84,7 +89,7 @@ _COMPARED = {
     "reward": "Reward", "reward_answer": "Answer reward", "eval/ramp_1/recall": "Recall on validation, 1 mask",
     "eval/ramp_1/searches": "Searches on validation, 1 mask",
 }  # fmt: skip
-_TIMES = ("reshard", "rollout", "logprobs", "update", "since_last")
+_TIMES = ("data", "step", "reshard", "rollout", "logprobs", "update", "since_last")
 _ROLLOUT_TIMES = ("prefill_s", "extend_s", "decode_s", "search_wait_s", "host_s", "overlap_s")
 
 
@@ -110,8 +115,11 @@ def _derived(row: Mapping[str, Json]) -> dict[str, float]:
         found |= {f"rollout share/{name.removesuffix('_s')}": part / rollout for name, part in parts.items()}
     if rollout and tokens:
         found["rollout tokens/s"] = tokens / rollout
-        if whole > 0:
-            found["whole iteration tokens/s"] = tokens / whole
+    if "flops_per_s" in row:
+        found["GFLOP/s"] = row["flops_per_s"] / 1e9
+    for name in ("host", "device"):
+        if f"memory/{name}_peak_bytes" in row:
+            found[f"{name} memory"] = row[f"memory/{name}_peak_bytes"] / 1e9
     if row.get("search/queries"):
         found["cache share"] = row.get("search/cache_hits", 0) / row["search/queries"]
     if isinstance(row.get("sampler_correlation"), float):

@@ -4,7 +4,14 @@ import datetime
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from masksearch_jax.evals.report import curves, episode_samples, preparation_tables, score_tables, summary_table
+from masksearch_jax.evals.report import (
+    curves,
+    episode_samples,
+    iteration_parts,
+    preparation_tables,
+    score_tables,
+    summary_table,
+)
 from masksearch_jax.evals.report.run_files import json_object, metric_rows, stage_folders
 from masksearch_jax.evals.report.sections import Page, Section
 from masksearch_jax.runtime.types import Json
@@ -106,12 +113,15 @@ def stage_section(folder: Path) -> Section | None:
     rows = metric_rows(folder / "metrics.jsonl")
     if not rows:
         return None
-    others = curves.other_numbers(rows)
+    others, step = curves.other_numbers(rows), _X.get(folder.name, "step")
+    parts = iteration_parts.measure(rows)
+    tables = (iteration_parts.table(parts, step) if parts else None, others)
+    charts = (iteration_parts.picture(parts, step),) if parts else ()
     return Section(
         f"Training: {summary_table.LABELS.get(folder.name, folder.name)}",
         text=(f"{len(rows):,} rows of {folder.name}/metrics.jsonl.",),
-        tables=(others,) if others else (),
-        charts=curves.stage_charts(rows, _X.get(folder.name, "step")),
+        tables=tuple(table for table in tables if table),
+        charts=charts + curves.stage_charts(rows, step),
     )
 
 

@@ -48,7 +48,8 @@ class Chart:
     """A small chart. Axis labels name the unit in parentheses.
 
     kind: 'line'; 'stack' (parts on top of each other; all curves have the same x); 'bars' (horizontal, one group per
-    name; curve.x are indices into names). log: logarithmic y axis for lines; values must be positive.
+    name; curve.x are indices into names); 'parts' (one horizontal bar of the first y of each curve, end to end).
+    log: logarithmic y axis for lines; values must be positive.
     """
 
     title: str
@@ -60,8 +61,8 @@ class Chart:
     log: bool = False
 
     def __post_init__(self):
-        if self.kind not in ("line", "stack", "bars"):
-            raise ValueError(f"chart {self.title!r}: kind {self.kind!r} is none of ('line', 'stack', 'bars')")
+        if self.kind not in ("line", "stack", "bars", "parts"):
+            raise ValueError(f"chart {self.title!r}: kind {self.kind!r} is none of ('line', 'stack', 'bars', 'parts')")
         if not self.curves:
             raise ValueError(f"chart {self.title!r} has no curve")
 

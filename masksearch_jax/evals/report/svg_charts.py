@@ -44,10 +44,9 @@ def svg(chart: Chart, key: str) -> str:
         "legend.fontsize": 7, "axes.formatter.useoffset": False,
     }  # fmt: skip
     with matplotlib.style.context("default"), matplotlib.rc_context(settings):
-        height = _INCHES[1] if chart.kind != "bars" else max(1.2, 0.6 + 0.17 * len(chart.names) * len(chart.curves))
-        figure = Figure(figsize=(_INCHES[0], height), layout="constrained")
+        figure = Figure(figsize=(_INCHES[0], _height(chart)), layout="constrained")
         axes = figure.add_subplot()
-        {"line": _lines, "stack": _stack, "bars": _bars}[chart.kind](axes, chart)
+        {"line": _lines, "stack": _stack, "bars": _bars, "parts": _parts}[chart.kind](axes, chart)
         axes.set_xlabel(chart.x_label)
         axes.set_ylabel(chart.y_label)
         if len(chart.curves) > 1:
@@ -64,6 +63,12 @@ def file(chart: Chart, colours: str) -> str:
     head, rest = svg(chart, "c").split(">", 1)
     head = head.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1)
     return f"{head}>\n<style>\n{colours}{style}\n</style>{rest}\n"
+
+
+def _height(chart: Chart) -> float:
+    if chart.kind == "bars":
+        return max(1.2, 0.6 + 0.17 * len(chart.names) * len(chart.curves))
+    return 1.0 + 0.09 * len(chart.curves) if chart.kind == "parts" else _INCHES[1]
 
 
 def _colour(index: int) -> str:
@@ -94,6 +99,16 @@ def _stack(axes: "Axes", chart: Chart) -> None:
     colours = [_colour(index) for index in range(len(parts))]
     axes.stackplot(chart.curves[0].x, parts, labels=labels, colors=colours, alpha=0.75, linewidth=0)
     axes.locator_params(axis="x", integer=True, nbins=6)
+    axes.margins(0)
+
+
+def _parts(axes: "Axes", chart: Chart) -> None:
+    start = 0.0
+    for index, curve in enumerate(chart.curves):
+        axes.barh(0, curve.y[0], 1.0, left=start, label=curve.label, color=_colour(index), alpha=0.75)
+        start += curve.y[0]
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
     axes.margins(0)
 
 
