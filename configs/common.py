@@ -95,6 +95,12 @@ def base_config() -> ConfigDict:
     config.synthesize = synthesize()
     config.llm = prepare.llm()  # the model of the agents and of the judge
     config.tensorboard = False  # True: write events beside each metrics.jsonl
+    # Weights & Biases, off without a project (docs/guides/watching.md).
+    config.wandb = ConfigDict({
+        "project": "",  # the stages of a run become runs of this project; needs the extra wandb
+        "name": "",  # the group that the stages of a run form; '': the name of the workdir
+        "mode": "online",  # online | offline (written to W/<stage>/wandb alone; `wandb sync` sends it later)
+    })
     config.validation_episodes = 256  # of each entry of validation_tasks, while training
     # Tasks that are validated while training.
     config.validation_tasks = ("ramp_1", "ramp_2")

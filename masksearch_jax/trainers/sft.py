@@ -135,7 +135,6 @@ def run(
             row = means.result() | {"examples": batches.index, "phase": curriculum.phase(batches.index)}
             rate = tokens / (time.perf_counter() - began)  # without the time of evaluations
             stage.log.write(step, row | {"tokens": trained, "tokens_per_s": round(rate, 1)})
-            stage.note.text = f"loss {row.get('loss', float('nan')):.3f}, {rate:,.0f} tokens/s"
             began, tokens, trained = time.perf_counter(), 0, 0
         evaluated = True
         if stage.evaluates(step):

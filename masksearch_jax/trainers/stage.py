@@ -14,8 +14,9 @@ import optax
 
 from masksearch_jax.model import adapter_facts
 from masksearch_jax.model.policy import Policy
-from masksearch_jax.runtime import distributed, metrics, settings_history
+from masksearch_jax.runtime import distributed, metrics, progress, settings_history, trackers
 from masksearch_jax.runtime.checkpoints import Checkpointer
+from masksearch_jax.runtime.stage_view import StageView
 from masksearch_jax.runtime.types import ConfigSection, Json, JsonObject, Params
 from masksearch_jax.trainers import state as state_lib
 from masksearch_jax.trainers.divergence import UpdateWatch, check_finite
@@ -53,8 +54,8 @@ class TrainingStage:
     """The stage W/<name> while it trains.
 
     settings: the section `cfg.<name>`. last: the step, or the iteration of DAPO, at which it ends. base: the frozen
-    base of adapters, {} without adapters. note: shown beside the progress count. watch: counts the steps without an
-    update, from `begin` on.
+    base of adapters, {} without adapters. view: what a person sees. watch: counts the steps without an update, from
+    `begin` on.
     """
 
     watch: UpdateWatch
@@ -68,8 +69,10 @@ class TrainingStage:
         self.unit = _UNITS[kind]
         self.last: int = cfg[name][f"{self.unit}s"]
         self.checkpoints = Checkpointer(self.folder / "checkpoints", keep=2)
-        self.log = metrics.MetricsLog(self.folder, primary=distributed.primary(), tensorboard=cfg.tensorboard)
-        self.note = metrics.Note()
+        primary = distributed.primary()
+        self.view = StageView(name, self.unit, self.folder, primary)
+        shown = trackers.chosen(cfg, self.folder, settings_history.plain(cfg.to_dict())) if primary else []
+        self.log = metrics.MetricsLog(self.folder, primary, [self.view, *shown])
         self.base: Params = {}
         self._cfg, self._policy, self._evaluate = cfg, policy, evaluate
         self._history = _history(cfg, workdir, name, kind, policy)
@@ -122,7 +125,7 @@ class TrainingStage:
             self.watch.saved(step)
 
     def say(self, text: str) -> None:
-        metrics.say(self.name, text, distributed.primary())
+        progress.say(self.name, text, distributed.primary())
 
     def say_start(self, step: int, then: str) -> None:
         """Print from where to where the stage trains, and what it does next."""
@@ -131,8 +134,7 @@ class TrainingStage:
 
     def steps(self, start: int) -> Iterator[int]:
         """Yield the numbers of the steps after `start`, and show the progress."""
-        ahead = range(start + 1, self.last + 1)
-        return metrics.progress(ahead, len(ahead), self.name, distributed.primary(), self.note)
+        return self.view.steps(start, self.last)
 
     def params(self, state: state_lib.TrainState) -> Params:
         """Return the whole parameters of a state."""
@@ -164,6 +166,8 @@ class TrainingStage:
     def _score(self, evaluate: Evaluate, step: int, state: state_lib.TrainState) -> None:
         found = evaluate(self.params(state), step)
         self.log.write(step, {f"eval/{name}": value for name, value in found.items()})
+        if example := getattr(evaluate, "example", ""):
+            self.log.samples(step, {"validation": example})
 
     def saves(self, step: int) -> bool:
         """Return True if a checkpoint is due after this step."""
@@ -186,6 +190,7 @@ class TrainingStage:
         self.watch.settle(self.checkpoints)
         self._history.check_present()
         due = {} if evaluated else {"evaluation_due": True}
+        self.view.saved(step)
         self.checkpoints.save(step, state, {**meta, **self._facts, **due}, cursor)
         self.watch.saved(step)
 

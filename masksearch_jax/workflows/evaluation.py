@@ -19,7 +19,7 @@ from masksearch_jax.data.records import Task
 from masksearch_jax.evals import report, runner
 from masksearch_jax.evals.benchmarks import BENCHMARKS
 from masksearch_jax.rollout.engine import RolloutEngine
-from masksearch_jax.runtime import metrics, workdir_lock
+from masksearch_jax.runtime import progress, workdir_lock
 from masksearch_jax.runtime.checkpoints import Checkpointer
 from masksearch_jax.runtime.types import JsonObject, Params
 from masksearch_jax.workflows import few_shot
@@ -78,7 +78,7 @@ def run(
     usual = engine.searcher
     with (
         workdir_lock.locked(folder),
-        metrics.progress_bar(sum(map(len, suites.values())), f"evaluate {policy}") as bar,
+        progress.progress_bar(sum(map(len, suites.values())), f"evaluate {policy}") as bar,
         jax.set_mesh(context.mesh),
     ):
         done, kept = 0, EvaluatedSuites(folder, identity)

@@ -27,7 +27,7 @@ from masksearch_jax.data.curriculum import QUESTIONS, TOOL_WARMUP, task_folder
 from masksearch_jax.llm.client import Client
 from masksearch_jax.retrieval import interface
 from masksearch_jax.rollout.episode import EpisodeLimits
-from masksearch_jax.runtime import json_files, metrics, settings_history, workdir_lock
+from masksearch_jax.runtime import json_files, progress, settings_history, workdir_lock
 from masksearch_jax.runtime.json_files import read_json_object
 from masksearch_jax.runtime.types import JsonObject
 from masksearch_jax.teachers import mask_teacher, query_writers, question_teacher, tool_warmup_teacher
@@ -196,7 +196,7 @@ def _run_agents(cfg: ConfigDict, workdir: Path, searcher: interface.Searcher, cl
             continue
         journal = Journal(target / "agents", name, fixed)
         try:
-            with metrics.progress_bar(count, f"synthesize {name}") as bar:
+            with progress.progress_bar(count, f"synthesize {name}") as bar:
                 tasks = itertools.islice(_tasks(workdir, name), chosen.tasks or None)
                 accepted, rejected = synthesis.run(tasks, count, teacher, journal, chosen.workers, bar)
         finally:
@@ -334,7 +334,7 @@ def _write_task(
     teach = others.get(name, mask_teacher.synthesize)
     accepted: list[records.Demonstration] = []
     source = _tasks(workdir, name)
-    with metrics.progress_bar(count, f"synthesize {name}") as bar:
+    with progress.progress_bar(count, f"synthesize {name}") as bar:
         while len(accepted) < count and (chunk := _first(source, _CHUNK)):
             for outcome in teach(chunk, searcher, tokenizer, associations, teacher):
                 outcomes[outcome.rejected or "accepted"] += 1
