@@ -27,6 +27,7 @@ from masksearch_jax.runtime import (
 )
 from masksearch_jax.runtime.types import JsonObject
 from masksearch_jax.workflows import (
+    command_summary,
     llm_connection,
     prepared_data,
 )
@@ -143,7 +144,6 @@ def _prepare(
     partial.rename(data_dir)
     shutil.rmtree(vectors, ignore_errors=True)
     shutil.rmtree(shards, ignore_errors=True)
-    print(json.dumps(report, indent=1))
     print(f"{data_dir}: prepared in {report['seconds']['all']:.0f} s")
     return written
 
@@ -234,3 +234,9 @@ def _bars(label: str) -> Iterator[index_build.Progress]:
             current[stage](done)
 
         yield show
+
+
+def main(cfg: ConfigDict, workdir: Path) -> None:
+    """Make the data of a config of preparation, or of one that trains and has a section for it."""
+    run(cfg.prepare.copy_and_resolve_references() if "prepare" in cfg else cfg, workdir)
+    command_summary.prepared(cfg, workdir)

@@ -34,7 +34,7 @@ from masksearch_jax.teachers import mask_teacher, query_writers, question_teache
 from masksearch_jax.text import chat_template, instructions
 from masksearch_jax.text import tokenizer as tokenizer_lib
 from masksearch_jax.text.tokenizer_protocol import Tokenizer
-from masksearch_jax.workflows import llm_connection
+from masksearch_jax.workflows import command_summary, llm_connection
 from masksearch_jax.workflows.context import RunContext
 from masksearch_jax.workflows.settings import validate_settings
 
@@ -394,4 +394,4 @@ def main(cfg: ConfigDict, workdir: Path) -> None:
     with workdir_lock.locked(workdir):
         _check_teacher(cfg, workdir / "demonstrations" / "manifest.json")
         searcher = RunContext(cfg, workdir).searcher("train")
-        print(json.dumps(run(cfg, workdir, searcher), indent=1))
+        command_summary.synthesized(cfg, workdir, run(cfg, workdir, searcher))

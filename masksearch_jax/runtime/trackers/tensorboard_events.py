@@ -3,6 +3,7 @@
 Leaves events in W/<stage>/tensorboard. `tensorboard --logdir=W` shows the stages of a run side by side.
 """
 
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,7 +60,9 @@ class TensorBoard:
     def _open(self, step: int) -> "SummaryWriter":
         if self._writer is None:
             after = step - 1 if self._hidden_after is None else self._hidden_after
-            self._writer = self._class(str(self._folder), purge_step=after + 1)
+            # The name of a file has the second in it; two starts within one second must not share a file.
+            suffix = f".{time.time_ns()}"
+            self._writer = self._class(str(self._folder), purge_step=after + 1, filename_suffix=suffix)
         return self._writer
 
 
