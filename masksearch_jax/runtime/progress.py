@@ -45,9 +45,9 @@ def progress_bar(total: int | None, label: str, primary: bool = True) -> Iterato
         return
     clock = Clock(total)
     if terminal_screen.usable():
-        bar = _Bar(label, clock)
-        with terminal_screen.shown(bar):
-            yield bar.update
+        pane = _Bar(label, clock)
+        with terminal_screen.shown(pane):
+            yield pane.update
     else:
         with lines(label, clock) as update:
             yield update
@@ -138,13 +138,17 @@ def bar_line(label: str, clock: Clock, note: str, width: int) -> Text:
     line = Text(f"{printable(label)} ", style="bold", no_wrap=True, overflow="ellipsis", end="")
     room = min(40, width - len(line) - len(words))
     if clock.total and room >= 5:
-        full = round(room * min(1.0, clock.done / clock.total))
-        line.append("━" * full, style="green")
-        line.append("━" * (room - full), style="bright_black")
+        line.append_text(bar(clock.done / clock.total, room))
     line.append(words, style="not bold")
     line.truncate(width, overflow="ellipsis")
     line.end = "\n"
     return line
+
+
+def bar(share: float, width: int) -> Text:
+    """Return a line of `width` columns, of which a share is coloured."""
+    full = round(width * min(1.0, max(0.0, share)))
+    return Text.assemble(("━" * full, "green"), ("━" * (width - full), "bright_black"))
 
 
 def duration(seconds: float) -> str:

@@ -140,9 +140,7 @@ class StageView:
             words = f" {self._step}/{self._last}"
         room = min(40, width - len(head) - len(words) - len(times))
         if self._last and room >= 5:
-            full = round(room * self._step / self._last)
-            head.append("━" * full, style="green")
-            head.append("━" * (room - full), style="bright_black")
+            head.append_text(progress.bar(self._step / self._last, room))
         head.append(words, style="not bold").append(times, style="bright_black not bold")
         head.truncate(width, overflow="ellipsis")
         head.end = "\n"

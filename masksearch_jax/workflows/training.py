@@ -25,7 +25,7 @@ from masksearch_jax.model import lora
 from masksearch_jax.model.config import lora_from_config
 from masksearch_jax.model.published import load
 from masksearch_jax.retrieval.service import remote_settings
-from masksearch_jax.runtime import child_process, distributed, settings_history, workdir_lock
+from masksearch_jax.runtime import child_process, distributed, settings_history, trackers, workdir_lock
 from masksearch_jax.runtime.checkpoints import Checkpointer
 from masksearch_jax.runtime.config_files import find_config
 from masksearch_jax.runtime.types import JsonObject, Params
@@ -63,6 +63,7 @@ def check(cfg: ConfigDict) -> None:
     """
     validate_settings(cfg)
     remote_settings.settings_of(cfg.search)
+    trackers.check(cfg)
     adapters = lora_from_config(cfg.lora)
     if cfg.pretrained:
         load.read_config(cfg.pretrained)

@@ -21,8 +21,7 @@ class TensorBoard:
     """Writes the events of one stage; a `metrics.Tracker`."""
 
     def __init__(self, folder: Path):
-        """Raises ImportError that says what to install."""
-        self._folder, self._class = folder, _summary_writer()
+        self._folder = folder
         self._writer: SummaryWriter | None = None
         self._hidden_after: int | None = None
 
@@ -60,17 +59,9 @@ class TensorBoard:
     def _open(self, step: int) -> "SummaryWriter":
         if self._writer is None:
             after = step - 1 if self._hidden_after is None else self._hidden_after
+            from tensorboardX import SummaryWriter
+
             # The name of a file has the second in it; two starts within one second must not share a file.
             suffix = f".{time.time_ns()}"
-            self._writer = self._class(str(self._folder), purge_step=after + 1, filename_suffix=suffix)
+            self._writer = SummaryWriter(str(self._folder), purge_step=after + 1, filename_suffix=suffix)
         return self._writer
-
-
-def _summary_writer() -> type:
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError as error:
-        raise ImportError(
-            "tensorboard=True needs tensorboardX: pip install -c launch/constraints.txt '.[tensorboard]'"
-        ) from error
-    return SummaryWriter

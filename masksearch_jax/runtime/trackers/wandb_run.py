@@ -10,7 +10,6 @@ import html
 import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import ModuleType
 
 from masksearch_jax.runtime import json_files, progress
 from masksearch_jax.runtime.metrics import Histogram
@@ -25,9 +24,11 @@ class WandbRun:
     def __init__(self, folder: Path, project: str, name: str, mode: str, settings: Mapping[str, Json]):
         """folder: W/<stage>. name: of the group of stages, by default the name of the workdir. mode: one of MODES.
 
-        settings: of the whole run, for W&B to show. Raises ImportError that says what to install.
+        settings: of the whole run, for W&B to show.
         """
-        self._wandb = _imported()
+        import wandb  # imported only if it is on
+
+        self._wandb = wandb
         self._folder, self._project, self._mode, self._settings = folder, project, mode, settings
         self._group = name or folder.resolve().parent.name
         self._run: Json = None  # wandb's Run; its package is not there for mypy
@@ -89,13 +90,3 @@ class WandbRun:
         if self._run is not None:
             self._run.finish()
             self._run = None
-
-
-def _imported() -> ModuleType:
-    try:
-        import wandb
-    except ImportError as error:
-        raise ImportError(
-            "wandb.project needs the package wandb: pip install -c launch/constraints.txt '.[wandb]'"
-        ) from error
-    return wandb
