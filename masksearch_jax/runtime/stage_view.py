@@ -27,7 +27,7 @@ _NUMBERS = {
 }
 # The parts of an iteration of DAPO, without the evaluation and the checkpoint before it.
 _ITERATION = ("seconds/reshard", "seconds/rollout", "seconds/logprobs", "seconds/update")
-_NARROW, _WIDEST_CURVE = 50, 80
+_NARROW, _WIDEST_CURVE, _MOST_POINTS, _FACT_LINES = 50, 80, 2048, 3
 
 
 class StageView:
@@ -40,7 +40,8 @@ class StageView:
         self._clock: progress.Clock | None = None
         self._step, self._last = 0, 0
         self._row: Mapping[str, Json] = {}
-        self._curve: list[tuple[int, float]] = []
+        self._curve: list[float] = []
+        self._first = 0.0  # value of the curve
         self._curve_of = "loss"
         self._validation, self._saved, self._alarms = "", "", ""
         self._episode = ""
@@ -102,7 +103,11 @@ class StageView:
             self._curve, self._curve_of = [], wanted
         value = row.get(wanted)
         if isinstance(value, int | float) and math.isfinite(value):
-            self._curve.append((row["step"], float(value)))
+            self._first = float(value) if not self._curve else self._first
+            self._curve.append(float(value))
+            if len(self._curve) > _MOST_POINTS:  # neighbours are averaged
+                pairs = [self._curve[at : at + 2] for at in range(0, len(self._curve), 2)]
+                self._curve = [sum(pair) / len(pair) for pair in pairs]
 
     # --- what is shown -------------------------------------------------------------------------------------------
 
@@ -120,9 +125,9 @@ class StageView:
             parts.append(self._curve_line(width))
         for label, text in (("validation", self._validation), ("checkpoint", self._saved)):
             if text:
-                parts.append(_fact(label, text, width))
+                parts += _fact(label, text, width)
         if self._alarms:
-            parts.append(_fact("ALARM", self._alarms, width, "bold red"))
+            parts += _fact("ALARM", self._alarms, width, "bold red")
         room = height - 1 - len(parts)
         if self._episode and room >= 3:
             parts += self._episode_lines(width, min(room, max(6, height // 2)))
@@ -147,11 +152,12 @@ class StageView:
         return head
 
     def _curve_line(self, width: int) -> Text:
-        first, newest = self._curve[0][1], self._curve[-1][1]
-        ends = f" {first:.3g} to {newest:.3g}" if width >= _NARROW else f" {newest:.3g}"
+        newest = self._row.get(self._curve_of, self._curve[-1])
+        newest = newest if isinstance(newest, int | float) else self._curve[-1]
+        ends = f" {self._first:.3g} to {newest:.3g}" if width >= _NARROW else f" {newest:.3g}"
         line = Text(f"{self._curve_of} ", style="bright_black", no_wrap=True)
         room = min(_WIDEST_CURVE, width - len(line) - len(ends))
-        line.append(sparkline([value for _, value in self._curve], max(1, room)), style="cyan")
+        line.append(sparkline(self._curve, max(1, room)), style="cyan")
         line.append(ends, style="default")
         line.truncate(width, overflow="ellipsis")
         return line
@@ -213,10 +219,9 @@ def _number(label: str, value: str) -> Text:
     return text.append(value, style="bold")
 
 
-def _fact(label: str, text: str, width: int, style: str = "bright_black") -> Text:
-    line = Text(f"{label} ", style=style, no_wrap=True).append(text, style="default not bold")
-    line.truncate(width, overflow="ellipsis")
-    return line
+def _fact(label: str, text: str, width: int, style: str = "bright_black") -> list[Text]:
+    line = Text.assemble((f"{label} ", style), text)
+    return list(line.wrap(Console(width=width), width))[:_FACT_LINES]
 
 
 def _wrapped(items: list[Text], width: int) -> list[Text]:

@@ -98,3 +98,10 @@ def test_values_that_are_not_finite_are_shown_as_they_are(tmp_path):
     view.write(1, {"step": 1, "loss": "nan"})
     view.write(2, {"step": 2, "loss": "inf"})
     assert view.note == "loss inf" and "loss inf" in shown(view)
+
+
+def test_a_long_curve_stays_small(tmp_path):
+    view = stage_view.StageView("sft", "step", tmp_path, primary=True)
+    for step in range(10_000):
+        view.write(step, {"step": step, "loss": float(step)})
+    assert len(view._curve) <= 2048 and " 0 to 1e+04" in shown(view)
