@@ -131,7 +131,7 @@ class _Bar:
 def bar_line(label: str, clock: Clock, note: str, width: int) -> Text:
     """Return a progress bar of one line. The bar itself takes the columns that the words leave, at most 40."""
     words = f" {clock.count}  {duration(clock.passed)}"
-    if clock.left is not None:
+    if clock.left is not None and clock.done != clock.total:
         words += f"  {duration(clock.left)} left"
     if note:
         words += f"  {printable(note)}"

@@ -139,7 +139,7 @@ class StageView:
         head = Text(f"{self._label} ", style="bold", no_wrap=True, end="")
         words = f" {self._unit} {self._step}/{self._last}{share}"
         times = f"  {progress.duration(clock.passed)}"
-        if clock.left is not None:
+        if clock.left is not None and self._step < self._last:
             times += f", {progress.duration(clock.left)} left"
         if len(head) + len(words) + len(times) > width:
             words = f" {self._step}/{self._last}"
