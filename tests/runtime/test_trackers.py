@@ -1,5 +1,6 @@
 """TensorBoard and Weights & Biases show rows, histograms and texts of a stage, and continue after a kill."""
 
+import importlib.machinery
 import json
 import os
 import struct
@@ -75,6 +76,7 @@ class StandIn(types.ModuleType):
 
     def __init__(self, refuses=()):
         super().__init__("wandb")
+        self.__spec__ = importlib.machinery.ModuleSpec("wandb", None)
         self.opened, self.logged, self.finished, self._refuses = [], [], 0, refuses
 
     def init(self, **how):
