@@ -34,6 +34,8 @@ SERVICE = ["httptools>=0.9", "httpx2>=2.16", "starlette>=1.10", "uvicorn>=0.54,<
 # Asks OpenAI-compatible servers: agents, judge, span finder.
 AGENTS = ["openai>=2.0"]
 TENSORBOARD = ["tensorboardX>=2.6"]
+# Sends metrics to Weights & Biases (wandb.project).
+WANDB = ["wandb>=0.31"]
 # Frozen weights in 8 or 4 bits under adapters (lora.base_quantisation).
 QLORA = ["qwix>=0.1.8"]
 # Reads files of llama.cpp (masksearch_jax.convert --from=FILE.gguf).
@@ -75,6 +77,7 @@ setup(
         "report": REPORT,
         "beam": BEAM,
         "tensorboard": TENSORBOARD,
+        "wandb": WANDB,
         "qlora": QLORA,
         "docs": DOCS,
         "tpu": ["jax[tpu]>=0.10.2"],

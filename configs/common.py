@@ -97,6 +97,12 @@ def base_config() -> ConfigDict:
     config.tensorboard = False  # True: write events beside each metrics.jsonl
     # FROM:TO writes a trace of steps FROM to TO - 1 of each stage (iterations of DAPO) to W/<stage>/profile; '': none.
     config.profile = ""
+    # Weights & Biases, off without a project (docs/guides/watching.md).
+    config.wandb = ConfigDict({
+        "project": "",  # the stages of a run become runs of this project; needs the extra wandb
+        "name": "",  # the group that the stages of a run form; '': the name of the workdir
+        "mode": "online",  # online | offline (written to W/<stage>/wandb alone; `wandb sync` sends it later)
+    })
     config.validation_episodes = 256  # of each entry of validation_tasks, while training
     # Tasks that are validated while training.
     config.validation_tasks = ("ramp_1", "ramp_2")

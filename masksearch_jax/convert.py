@@ -18,7 +18,7 @@ _DTYPES = ("float32", "bfloat16")  # model/config.py, DTYPES
 
 
 def main(argv: list[str]) -> None:
-    from masksearch_jax.workflows import conversion  # imported here, so that --help needs no JAX
+    from masksearch_jax.workflows import command_summary, conversion  # imported here, so that --help needs no JAX
 
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}")
@@ -39,6 +39,7 @@ def main(argv: list[str]) -> None:
     except (ValueError, OSError, ImportError) as error:
         raise SystemExit(f"convert: {cli.sentence(error)}") from error
     print(f"convert: {source} -> {target}")
+    command_summary.converted(source, target)
 
 
 if __name__ == "__main__":

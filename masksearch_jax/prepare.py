@@ -16,7 +16,7 @@ from masksearch_jax.runtime import cli
 def main(cfg: ConfigDict, workdir: Path) -> None:
     from masksearch_jax.workflows import data_preparation  # imported here, so that --help needs no JAX
 
-    data_preparation.run(cfg.prepare.copy_and_resolve_references() if "prepare" in cfg else cfg, workdir)
+    data_preparation.main(cfg, workdir)
 
 
 if __name__ == "__main__":

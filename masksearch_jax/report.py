@@ -12,14 +12,16 @@ from masksearch_jax.runtime import cli
 
 
 def main(argv: list[str]) -> None:
-    from masksearch_jax.workflows import reporting  # imported here, so that --help appears at once
+    from masksearch_jax.workflows import command_summary, reporting  # imported here, so that --help appears at once
 
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}")
     try:
-        print(reporting.write(Path(flags.FLAGS.workdir), flags.FLAGS.charts))
+        page = reporting.write(Path(flags.FLAGS.workdir), flags.FLAGS.charts)
     except (ValueError, OSError, ImportError) as error:
         raise SystemExit(f"report: {cli.sentence(error)}") from error
+    print(page, flush=True)
+    command_summary.reported(page)
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ THIRD_PARTY = {
     "text": {"sentencepiece": None, "tokenizers": None, "jinja2": {"text.jinja_sandbox"}},
     "scoring": set(),
     "toywiki": set(),
-    "runtime": {"jax", "flax", "orbax", "grain", "absl", "ml_collections", "tensorboardX", "rich"},
+    "runtime": {"jax", "flax", "orbax", "grain", "absl", "ml_collections", "tensorboardX", "rich", "wandb"},
 }
 COMMAND_THIRD_PARTY = {"absl", "ml_collections", "jax"}
 NEVER_IN_CORE = {"tensorflow", "tensorflow_text", "seqio", "tensorflow_datasets", "clu", "keras", "apache_beam"}

@@ -34,7 +34,10 @@ def play(
     A turn ends as on the device: by the table of text/stop_automaton.py, or at its budget. search: query -> hits.
     Without a further turn the episode meets its deadline. prompt: its token ids.
     """
-    table, limits = stop_automaton.build_table(tokenizer), limits or episode.EpisodeLimits(turn_tokens=256, total_tokens=4096)
+    table, limits = (
+        stop_automaton.build_table(tokenizer),
+        limits or episode.EpisodeLimits(turn_tokens=256, total_tokens=4096),
+    )
     ids, trainable, appended = list(prompt), [False] * len(prompt), []
     state = episode.Episode(len(ids), limits, tokenizer, forced, opened_thought(prompt, tokenizer))
     turns = iter(turns)

@@ -18,6 +18,8 @@ AGGREGATIONS = ("token-mean", "seq-mean-token-sum", "seq-mean-token-mean", "seq-
 
 # Log ratios are clamped to +-20, as in verl: exp(20) does not overflow, and a larger ratio has no meaning.
 LOG_RATIO_LIMIT = 20.0
+# Where the bins of the histogram of ratios begin. They are fine where the usual clip lies, from 0.8 to 1.28.
+RATIO_EDGES = (0.0, 0.5, 0.7, *(0.8 + 0.025 * number for number in range(21)), 1.5, 2.0, 4.0, 10.0)
 
 
 def policy_loss(
@@ -97,6 +99,15 @@ def truncated_importance_weights(
     Where old_logp is the sampler's own, the weight is 1.
     """
     return jax.lax.stop_gradient(jnp.minimum(jnp.exp(_log_ratio(old_logp, sampler_logp, mask != 0)), cap))
+
+
+def ratio_counts(logp: jax.Array, old_logp: jax.Array, mask: jax.Array) -> jax.Array:
+    """Return how many tokens have a ratio of at least each of RATIO_EDGES, float32 [len(RATIO_EDGES)], for a histogram.
+
+    logp, old_logp, mask: as in `policy_loss`. Detached.
+    """
+    ratio = jnp.where(mask != 0, jnp.exp(jax.lax.stop_gradient(_log_ratio(logp, old_logp, mask != 0))), -1.0)
+    return jnp.stack([(ratio >= edge).sum(dtype=jnp.float32) for edge in RATIO_EDGES])
 
 
 def _log_ratio(logp: jax.Array, old_logp: jax.Array, mask: jax.Array) -> jax.Array:

@@ -19,6 +19,7 @@ from masksearch_jax.runtime.types import Setting
 
 _VARIABLE = "MASKSEARCH_PARENT"  # "<descriptor>:<process id>" for the child
 _PR_SET_PDEATHSIG = 1  # of linux/prctl.h
+_is_child = False
 
 
 def run(
@@ -39,9 +40,11 @@ def end_with_parent() -> None:
 
     In a process that `run` did not start this does nothing.
     """
+    global _is_child
     given = os.environ.pop(_VARIABLE, "")  # so that its own children do not look for the pipe
     if not given:
         return
+    _is_child = True
     reader, parent = map(int, given.split(":"))
     os.set_inheritable(reader, False)
     if sys.platform == "linux":
@@ -50,6 +53,11 @@ def end_with_parent() -> None:
         if os.getppid() != parent:  # the parent was gone before the kernel was asked
             os._exit(1)
     threading.Thread(target=_watch, args=(reader,), name="parent", daemon=True).start()
+
+
+def is_child() -> bool:
+    """Return True in a process that `run` started, from `end_with_parent` on."""
+    return _is_child
 
 
 def _watch(reader: int) -> None:

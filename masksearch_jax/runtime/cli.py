@@ -40,10 +40,15 @@ def run_config(call: Callable[[ConfigDict, Path], object], page: str | None, res
             raise app.UsageError(f"unexpected arguments {argv[1:]}")
         logging.set_verbosity(logging.ERROR)  # Orbax logs every call
         split_cpu(config.value.get("cpu_devices", 0))
+        from masksearch_jax.runtime import terminal_screen  # imported here, so that --help appears at once
+
         name = Path(config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0]).stem
         try:
             with stop_signals.listening() if resumable else contextlib.nullcontext():
-                call(config.value, Path(workdir.value or f"runs/{name}"))
+                try:
+                    call(config.value, Path(workdir.value or f"runs/{name}"))
+                finally:
+                    terminal_screen.close()  # what follows stands below the live view
         except stop_signals.PreemptedError as error:
             print(f"{name}: {error}", file=sys.stderr, flush=True)
             raise SystemExit(stop_signals.RETRY) from None

@@ -49,7 +49,7 @@ _LEFT_OUT = ("model.lora", "model.lora.*")
 # The settings and sections that every stage reads beside its own section.
 _SHARED = (
     "seed", "search", "episode", "rollout", "mesh", "cpu_devices", "pretrained", "start", "adapters", "tensorboard",
-    "validation_episodes", "validation_tasks",
+    "wandb", "validation_episodes", "validation_tasks",
 )  # fmt: skip
 
 Differences = dict[str, tuple[Json, Json]]

@@ -28,6 +28,7 @@ from masksearch_jax.trainers import checked_permutation, position, rollout_batch
 from masksearch_jax.trainers import optimizer as optimizer_lib
 from masksearch_jax.trainers.dapo_programs import make_programs
 from masksearch_jax.trainers.position import Position
+from masksearch_jax.trainers.sample_histograms import histograms
 from masksearch_jax.trainers.sampler import Sampler
 from masksearch_jax.trainers.stage import Evaluate, TrainingStage, changed_settings
 from masksearch_jax.trainers.stage_settings import DapoSettings
@@ -126,7 +127,12 @@ def run(
             **_named("judge", getattr(judge, "stats", {})),
         })  # fmt: skip
         if sampler.newest and settings.show_every and (version == 1 or version % settings.show_every == 0):
-            stage.say(f"iteration {version}, {stage.note.text}\n{sampler.newest.example}")
+            stage.say(f"iteration {version}, {stage.view.note}\n{sampler.newest.example}")
+        stage.log.samples(
+            version,
+            {"episode": sampler.newest.example} if sampler.newest else {},
+            functools.partial(histograms, groups, updates, version - 1, steps.ratio_counts),
+        )
         stage.settle(version)
         at = Position.of(tasks, curriculum, version, carried, waiting)
         # ---- evaluate and save ----
@@ -147,7 +153,7 @@ def _write_row(
     flops: dict[str, float],
     counters: JsonObject,
 ) -> None:
-    """Log one iteration, show it beside the progress, and report its update to the watch.
+    """Log one iteration, and report its update to the watch.
 
     row: means of rewards, behaviour and losses. seconds: what the iteration's time was spent on. flops: model FLOPs
     by the same parts.
@@ -155,18 +161,10 @@ def _write_row(
     stage.watch.add(version, {name: (value, 1.0) for name, value in row.items()})
     costs = stage.costs.row(seconds, flops, counters.get("rollout/tokens", 0))
     stage.log.write(version, row | _named("seconds", seconds) | costs | counters)
-    stage.note.text = _in_a_line(row, sum(seconds.values()) - seconds["since_last"])
 
 
 def _named(prefix: str, values: Mapping[str, Json]) -> JsonObject:
     return {f"{prefix}/{name}": value for name, value in values.items()}
-
-
-def _in_a_line(row: dict[str, float], seconds: float) -> str:
-    """Return the main values of an iteration as one line of text. seconds: how long the iteration took."""
-    wanted = {"reward": "reward", "reward_answer": "answer", "reward_format": "form", "generated_tokens": "tokens"}
-    found = [f"{label} {row[name]:.3g}" for name, label in wanted.items() if name in row]
-    return ", ".join([*found, f"{seconds:.0f} s an iteration"])
 
 
 def validate_dapo(settings: DapoSettings) -> None:

@@ -43,7 +43,8 @@ def loss_fn(policy: Policy, settings: DapoSettings, params: Params, rows: update
         horizon=max(settings.row_lengths),
         entropy=jax.lax.stop_gradient(entropy),
     )
-    return total, count, sums | {"loss": (total, count)}
+    reached = loss.ratio_counts(logp, rows.old_logp, rows.mask)
+    return total, count, sums | {"loss": (total, count), "ratio_counts": (reached, count)}
 
 
 def make_programs(

@@ -140,7 +140,6 @@ def run(
             spent = seconds.take()
             costs = stage.costs.row(spent, {"step": flops.training(policy.config, load)}, tokens)
             stage.log.write(step, row | {"tokens": trained} | costs | {f"seconds/{k}": v for k, v in spent.items()})
-            stage.note.text = f"loss {row.get('loss', float('nan')):.3f}, {costs['tokens_per_s']:,.0f} tokens/s"
             tokens, trained, load = 0, 0, flops.Load()
         if stage.evaluates(step) or stage.saves(step):
             jax.block_until_ready(sums)  # both would wait for the steps that still run, whose time is not theirs

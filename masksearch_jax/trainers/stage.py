@@ -15,8 +15,9 @@ import optax
 
 from masksearch_jax.model import adapter_facts
 from masksearch_jax.model.policy import Policy
-from masksearch_jax.runtime import distributed, metrics, settings_history
+from masksearch_jax.runtime import distributed, metrics, progress, settings_history, trackers
 from masksearch_jax.runtime.checkpoints import Checkpointer
+from masksearch_jax.runtime.stage_view import StageView
 from masksearch_jax.runtime.types import ConfigSection, Json, JsonObject, Params
 from masksearch_jax.trainers import state as state_lib
 from masksearch_jax.trainers.divergence import UpdateWatch, check_finite
@@ -56,8 +57,8 @@ class TrainingStage:
     """The stage W/<name> while it trains.
 
     settings: the section `cfg.<name>`. last: the step, or the iteration of DAPO, at which it ends. base: the frozen
-    base of adapters, {} without adapters. note: shown beside the progress count. costs: what the rows of the log say
-    about the machine. watch: counts the steps without an update, from `begin` on.
+    base of adapters, {} without adapters. view: what a person sees. costs: what the rows of the log say about the
+    machine. watch: counts the steps without an update, from `begin` on.
     """
 
     watch: UpdateWatch
@@ -71,10 +72,12 @@ class TrainingStage:
         self.unit = _UNITS[kind]
         self.last: int = cfg[name][f"{self.unit}s"]
         self.checkpoints = Checkpointer(self.folder / "checkpoints", keep=2)
-        self.log = metrics.MetricsLog(self.folder, primary=distributed.primary(), tensorboard=cfg.tensorboard)
-        self.note = metrics.Note()
+        primary = distributed.primary()
+        self.view = StageView(name, self.unit, self.folder, primary)
+        shown = trackers.chosen(cfg, self.folder, settings_history.plain(cfg.to_dict())) if primary else []
+        self.log = metrics.MetricsLog(self.folder, primary, [self.view, *shown])
         self.costs = StageCosts(policy.mesh)
-        self._trace = StepTrace(cfg.profile, self.folder / "profile", name, self.say, distributed.primary())
+        self._trace = StepTrace(cfg.profile, self.folder / "profile", name, self.say, primary)
         self.base: Params = {}
         self._cfg, self._policy, self._evaluate = cfg, policy, evaluate
         self._history = _history(cfg, workdir, name, kind, policy)
@@ -127,7 +130,7 @@ class TrainingStage:
             self.watch.saved(step)
 
     def say(self, text: str) -> None:
-        metrics.say(self.name, text, distributed.primary())
+        progress.say(self.name, text, distributed.primary())
 
     def say_start(self, step: int, then: str) -> None:
         """Print from where to where the stage trains, and what it does next."""
@@ -136,8 +139,7 @@ class TrainingStage:
 
     def steps(self, start: int) -> Iterator[int]:
         """Yield the numbers of the steps after `start`, show the progress, and trace the steps of `profile`."""
-        ahead = range(start + 1, self.last + 1)
-        return metrics.progress(self._trace.around(ahead), len(ahead), self.name, distributed.primary(), self.note)
+        return self._trace.around(self.view.steps(start, self.last))
 
     def params(self, state: state_lib.TrainState) -> Params:
         """Return the whole parameters of a state."""
@@ -170,6 +172,8 @@ class TrainingStage:
         with jax.profiler.TraceAnnotation("evaluation"):
             found = evaluate(self.params(state), step)
         self.log.write(step, {f"eval/{name}": value for name, value in found.items()})
+        if example := getattr(evaluate, "example", ""):
+            self.log.samples(step, {"validation": example})
 
     def saves(self, step: int) -> bool:
         """Return True if a checkpoint is due after this step."""
@@ -192,6 +196,7 @@ class TrainingStage:
         self.watch.settle(self.checkpoints)
         self._history.check_present()
         due = {} if evaluated else {"evaluation_due": True}
+        self.view.saved(step)
         with jax.profiler.TraceAnnotation("checkpoint"):
             self.checkpoints.save(step, state, {**meta, **self._facts, **due}, cursor)
         self.watch.saved(step)

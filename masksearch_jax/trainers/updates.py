@@ -120,7 +120,10 @@ def model_flops(
 
 
 class UpdateSteps:
-    """The optimizer steps of one iteration, which can be taken one by one while a rollout runs. state: the newest."""
+    """The optimizer steps of one iteration, which can be taken one by one while a rollout runs.
+
+    state: the newest. ratio_counts: of each step taken, how many of its tokens reached each of loss.RATIO_EDGES.
+    """
 
     def __init__(
         self,
@@ -136,6 +139,7 @@ class UpdateSteps:
         self.state = state
         self._step, self._left, self._base, self._means = step, list(updates), base, means
         self._layout, self._version = update_sharding(mesh), version
+        self.ratio_counts: list[jax.Array] = []
 
     def take(self) -> bool:
         """Take the next step, if any is left, and wait for it. Returns True if more are left."""
@@ -152,5 +156,6 @@ class UpdateSteps:
     def _take(self):
         distributed.alive(f"dapo update {self._version}")
         self.state, sums = self._step(self.state, distributed.put(self._left.pop(0), self._layout), self._base)
+        self.ratio_counts.append(sums.pop("ratio_counts")[0])
         self._means.add(sums)
         return sums

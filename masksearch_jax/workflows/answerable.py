@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from masksearch_jax.data import pipeline, records
 from masksearch_jax.data.curriculum import Curriculum
 from masksearch_jax.retrieval import interface
-from masksearch_jax.runtime import distributed, json_files, metrics
+from masksearch_jax.runtime import distributed, json_files, progress
 from masksearch_jax.runtime.types import JsonObject
 from masksearch_jax.teachers import copy_rule
 from masksearch_jax.workflows.context import RunContext
@@ -55,7 +55,7 @@ def task_ids(context: RunContext) -> dict[str, frozenset[str]]:
 def _choose(context: RunContext, name: str) -> list[str]:
     searcher, hits = context.searcher("train"), context.cfg.search.hits
     total, found = 0, []
-    with metrics.progress_bar(None, f"answerable tasks of {name}", distributed.primary()) as bar:
+    with progress.progress_bar(None, f"answerable tasks of {name}", distributed.primary()) as bar:
         source = _records(context, name)
         while chunk := list(itertools.islice(source, _CHUNK)):
             distributed.alive(f"choosing answerable tasks of {name}")
@@ -67,7 +67,7 @@ def _choose(context: RunContext, name: str) -> list[str]:
             f"dapo.answerable_only=True: a search for its title answers none of the {total} training tasks of {name}; "
             f"set it to False, raise search.hits (now {hits}), or take {name} out of dapo.curriculum"
         )
-    metrics.say("dapo", f"draws from {len(found)} answerable of {total} tasks of {name}", distributed.primary())
+    progress.say("dapo", f"draws from {len(found)} answerable of {total} tasks of {name}", distributed.primary())
     return found
 
 

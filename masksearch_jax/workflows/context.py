@@ -26,7 +26,7 @@ from masksearch_jax.rollout import episode_text
 from masksearch_jax.rollout.device_programs import Sampling
 from masksearch_jax.rollout.engine import RolloutConfig, RolloutEngine
 from masksearch_jax.rollout.episode import EpisodeLimits
-from masksearch_jax.runtime import distributed, json_files, metrics, settings_history
+from masksearch_jax.runtime import distributed, json_files, progress, settings_history
 from masksearch_jax.runtime import mesh as mesh_lib
 from masksearch_jax.runtime.checkpoints import Checkpointer
 from masksearch_jax.runtime.types import Params, Setting
@@ -253,7 +253,12 @@ def row_lengths(cfg: ConfigDict) -> set[int]:
 
 
 class Validation:
-    """The validation during training. A call with (params, step) returns scores for each of `cfg.validation_tasks`."""
+    """The validation during training. A call with (params, step) returns scores for each of `cfg.validation_tasks`.
+
+    example: an episode of the last call as text.
+    """
+
+    example = ""
 
     def __init__(self, context: RunContext, episodes: int):
         self._engine = context.engine("validation")
@@ -275,7 +280,8 @@ class Validation:
             rows = runner.evaluate(self._engine, params, tasks)
             summary = runner.summarise(rows)
             told = ", ".join(f"{score} {summary[score]:.3f}" for score in ("recall", "format", "hit"))
-            metrics.say("validation", f"step {step}, {name}: {told}\n{_one_of(rows, step)}", self._primary)
+            self.example = _one_of(rows, step)
+            progress.say("validation", f"step {step}, {name}: {told}\n{self.example}", self._primary)
             scores |= {f"{name}/{score}": summary[score] for score in ("recall", "format", "searches", "hit")}
             if self._left_out[name]:
                 scores[f"{name}/left_out"] = self._left_out[name]

@@ -22,11 +22,12 @@ from masksearch_jax.retrieval.index import build as index_build
 from masksearch_jax.retrieval.index import index_settings
 from masksearch_jax.retrieval.passage_store import PassageStore
 from masksearch_jax.runtime import (
-    metrics,
+    progress,
     workdir_lock,
 )
 from masksearch_jax.runtime.types import JsonObject
 from masksearch_jax.workflows import (
+    command_summary,
     llm_connection,
     prepared_data,
 )
@@ -129,7 +130,7 @@ def _prepare(
     elif cfg.spans == "perplexity":
         content, report = _with_checkpoint(cfg, partial)
     else:
-        content, report = preparation.run(cfg, partial, metrics.progress_bar, workers=workers)
+        content, report = preparation.run(cfg, partial, progress.progress_bar, workers=workers)
     wanted = {name: INDICES[name] for name in cfg.indices} | (FRESH if content["newer"] else {})
     report["indices"] = _build_indices(wanted, retrieval, partial, vectors)
     report["seconds"]["indices"] = round(sum(index["seconds"] for index in report["indices"].values()), 2)
@@ -143,7 +144,6 @@ def _prepare(
     partial.rename(data_dir)
     shutil.rmtree(vectors, ignore_errors=True)
     shutil.rmtree(shards, ignore_errors=True)
-    print(json.dumps(report, indent=1))
     print(f"{data_dir}: prepared in {report['seconds']['all']:.0f} s")
     return written
 
@@ -167,7 +167,7 @@ def _with_model(cfg: ConfigDict, data_dir: Path, cache_file: Path) -> tuple[Json
         return asking.ahead(found, lambda linked: (linked[0].text, linked[0].title))
 
     try:
-        content, report = preparation.run(cfg, data_dir, metrics.progress_bar, lambda _: finder, ahead)
+        content, report = preparation.run(cfg, data_dir, progress.progress_bar, lambda _: finder, ahead)
     finally:
         client.close()
     return content, report | {"llm": asking.stats}
@@ -189,7 +189,7 @@ def _with_checkpoint(cfg: ConfigDict, data_dir: Path) -> tuple[JsonObject, JsonO
     def ahead(found: Iterable[annotated_passages.Linked]) -> Iterator[annotated_passages.Linked]:
         return made[0].ahead(found, lambda linked: linked[0].text)
 
-    content, report = preparation.run(cfg, data_dir, metrics.progress_bar, choose, ahead)
+    content, report = preparation.run(cfg, data_dir, progress.progress_bar, choose, ahead)
     return content, report | {"perplexity": dict(made[0].stats)}
 
 
@@ -215,8 +215,8 @@ def _build_indices(
     store, reports = PassageStore(data_dir / "passages.array_record"), {}
     for name, splits in wanted.items():
         held = SplitPassages(store, splits)
-        with _bars(f"index {name}") as progress:
-            reports[name] = index_build.build_index(data_dir / "index" / name, held, settings, progress, vectors / name)
+        with _bars(f"index {name}") as show:
+            reports[name] = index_build.build_index(data_dir / "index" / name, held, settings, show, vectors / name)
     return reports
 
 
@@ -230,7 +230,13 @@ def _bars(label: str) -> Iterator[index_build.Progress]:
             if stage not in current:
                 stack.close()
                 current.clear()
-                current[stage] = stack.enter_context(metrics.progress_bar(total, f"{label}: {stage}"))
+                current[stage] = stack.enter_context(progress.progress_bar(total, f"{label}: {stage}"))
             current[stage](done)
 
         yield show
+
+
+def main(cfg: ConfigDict, workdir: Path) -> None:
+    """Make the data of a config of preparation, or of one that trains and has a section for it."""
+    run(cfg.prepare.copy_and_resolve_references() if "prepare" in cfg else cfg, workdir)
+    command_summary.prepared(cfg, workdir)

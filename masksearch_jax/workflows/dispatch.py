@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from masksearch_jax.runtime import workdir_lock
 from masksearch_jax.runtime.types import JsonObject
-from masksearch_jax.workflows import evolve, grid, language_model, quickstart, reporting
+from masksearch_jax.workflows import command_summary, evolve, grid, language_model, quickstart, reporting
 
 _WORKFLOWS = {
     "quickstart": quickstart.run,
@@ -32,6 +32,7 @@ def run(cfg: ConfigDict, workdir: Path) -> JsonObject:
     with workdir_lock.locked(workdir):
         content = _WORKFLOWS[cfg.workflow](cfg, workdir)
         show(workdir)
+        command_summary.ran(cfg.workflow, workdir, content)
     return content
 
 

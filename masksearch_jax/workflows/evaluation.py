@@ -19,10 +19,10 @@ from masksearch_jax.data.records import Task
 from masksearch_jax.evals import report, runner
 from masksearch_jax.evals.benchmarks import BENCHMARKS
 from masksearch_jax.rollout.engine import RolloutEngine
-from masksearch_jax.runtime import metrics, workdir_lock
+from masksearch_jax.runtime import progress, workdir_lock
 from masksearch_jax.runtime.checkpoints import Checkpointer
 from masksearch_jax.runtime.types import JsonObject, Params
-from masksearch_jax.workflows import few_shot
+from masksearch_jax.workflows import command_summary, few_shot
 from masksearch_jax.workflows.context import RunContext
 from masksearch_jax.workflows.evaluated_suites import EvaluatedSuites
 from masksearch_jax.workflows.settings import validate_settings, validate_shapes
@@ -78,7 +78,7 @@ def run(
     usual = engine.searcher
     with (
         workdir_lock.locked(folder),
-        metrics.progress_bar(sum(map(len, suites.values())), f"evaluate {policy}") as bar,
+        progress.progress_bar(sum(map(len, suites.values())), f"evaluate {policy}") as bar,
         jax.set_mesh(context.mesh),
     ):
         done, kept = 0, EvaluatedSuites(folder, identity)
@@ -206,3 +206,4 @@ def main(cfg: ConfigDict, workdir: Path) -> None:
         print(report.by_kind_table(own, "recall by kind of span"))
     if asked:
         print(report.table(asked, f"{cfg.policy} on benchmarks"))
+    command_summary.evaluated(cfg.policy, workdir, scores)

@@ -26,7 +26,7 @@ from masksearch_jax.data.curriculum import stream_id
 from masksearch_jax.data.pipeline import task_files
 from masksearch_jax.evals import report, runner
 from masksearch_jax.rollout.engine import RolloutEngine
-from masksearch_jax.runtime import metrics
+from masksearch_jax.runtime import progress
 from masksearch_jax.runtime.json_files import read_json_object
 from masksearch_jax.runtime.types import JsonObject, Params
 from masksearch_jax.workflows import evaluation, llm_connection, training
@@ -158,7 +158,7 @@ def demonstrate(
     made: JsonObject = {"round": number, "tasks": {}}
     grown = {name: list(found) for name, found in set_so_far.items()}
     decode_params = context.policy.decode_copy()(params)
-    with metrics.progress_bar(sum(wanted.values()), f"round {number}: demonstrate") as bar, jax.set_mesh(context.mesh):
+    with progress.progress_bar(sum(wanted.values()), f"round {number}: demonstrate") as bar, jax.set_mesh(context.mesh):
         done = 0
         for name, count in wanted.items():
             outcomes: collections.Counter[str] = collections.Counter()

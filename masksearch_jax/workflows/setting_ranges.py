@@ -13,6 +13,7 @@ from masksearch_jax.model import config as model_config
 from masksearch_jax.retrieval.index import index_settings as index
 from masksearch_jax.retrieval.service import remote_settings
 from masksearch_jax.rl import advantages, loss, rewards
+from masksearch_jax.runtime import trackers
 from masksearch_jax.runtime.types import Json
 from masksearch_jax.teachers import thoughts
 from masksearch_jax.text import instructions
@@ -160,6 +161,7 @@ _TRAIN = {
     "mesh.dcn_data": whole(1), "distributed.coordinator": text(),
     "distributed.processes": whole(1), "distributed.process_id": whole(0), "distributed.*": whole(1),
     "pretrained": text(), "start": text(), "adapters": text(), "tensorboard": flag(), "profile": _PROFILE,
+    "wandb.mode": one_of(*trackers.MODES), "wandb.*": text(),
     "validation_episodes": _ALL_OR_SOME,
     "validation_tasks": some_of(*TASKS), "policy": one_of(*_POLICIES), "policies": some_of(*_POLICIES),
     # --- model ---

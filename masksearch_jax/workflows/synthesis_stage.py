@@ -27,14 +27,14 @@ from masksearch_jax.data.curriculum import QUESTIONS, TOOL_WARMUP, task_folder
 from masksearch_jax.llm.client import Client
 from masksearch_jax.retrieval import interface
 from masksearch_jax.rollout.episode import EpisodeLimits
-from masksearch_jax.runtime import json_files, metrics, settings_history, workdir_lock
+from masksearch_jax.runtime import json_files, progress, settings_history, workdir_lock
 from masksearch_jax.runtime.json_files import read_json_object
 from masksearch_jax.runtime.types import JsonObject
 from masksearch_jax.teachers import mask_teacher, query_writers, question_teacher, tool_warmup_teacher
 from masksearch_jax.text import chat_template, instructions
 from masksearch_jax.text import tokenizer as tokenizer_lib
 from masksearch_jax.text.tokenizer_protocol import Tokenizer
-from masksearch_jax.workflows import llm_connection
+from masksearch_jax.workflows import command_summary, llm_connection
 from masksearch_jax.workflows.context import RunContext
 from masksearch_jax.workflows.settings import validate_settings
 
@@ -180,7 +180,7 @@ def _run_agents(cfg: ConfigDict, workdir: Path, searcher: interface.Searcher, cl
             continue
         journal = Journal(target / "agents", name, fixed)
         try:
-            with metrics.progress_bar(count, f"synthesize {name}") as bar:
+            with progress.progress_bar(count, f"synthesize {name}") as bar:
                 tasks = itertools.islice(_tasks(workdir, name), chosen.tasks or None)
                 accepted, rejected = synthesis.run(tasks, count, teacher, journal, chosen.workers, bar)
         finally:
@@ -318,7 +318,7 @@ def _write_task(
     teach = others.get(name, mask_teacher.synthesize)
     accepted: list[records.Demonstration] = []
     source = _tasks(workdir, name)
-    with metrics.progress_bar(count, f"synthesize {name}") as bar:
+    with progress.progress_bar(count, f"synthesize {name}") as bar:
         while len(accepted) < count and (chunk := _first(source, _CHUNK)):
             for outcome in teach(chunk, searcher, tokenizer, associations, teacher):
                 outcomes[outcome.rejected or "accepted"] += 1
@@ -378,4 +378,4 @@ def main(cfg: ConfigDict, workdir: Path) -> None:
     with workdir_lock.locked(workdir):
         _check_teacher(cfg, workdir / "demonstrations" / "manifest.json")
         searcher = RunContext(cfg, workdir).searcher("train")
-        print(json.dumps(run(cfg, workdir, searcher), indent=1))
+        command_summary.synthesized(cfg, workdir, run(cfg, workdir, searcher))

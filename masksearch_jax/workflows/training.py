@@ -12,6 +12,7 @@ import os
 import runpy
 import shlex
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -24,13 +25,13 @@ from masksearch_jax.model import lora
 from masksearch_jax.model.config import lora_from_config
 from masksearch_jax.model.published import load
 from masksearch_jax.retrieval.service import remote_settings
-from masksearch_jax.runtime import child_process, distributed, settings_history, workdir_lock
+from masksearch_jax.runtime import child_process, distributed, settings_history, trackers, workdir_lock
 from masksearch_jax.runtime.checkpoints import Checkpointer
 from masksearch_jax.runtime.config_files import find_config
 from masksearch_jax.runtime.types import JsonObject, Params
 from masksearch_jax.trainers import dapo, sft
 from masksearch_jax.trainers.stage import changed_settings
-from masksearch_jax.workflows import answerable, llm_connection, prepared_data, synthesis_stage
+from masksearch_jax.workflows import answerable, command_summary, llm_connection, prepared_data, synthesis_stage
 from masksearch_jax.workflows.context import RunContext
 from masksearch_jax.workflows.settings import trains_sft, validate_settings, validate_shapes
 
@@ -62,6 +63,7 @@ def validate_training(cfg: ConfigDict) -> None:
     """
     validate_settings(cfg)
     remote_settings.settings_of(cfg.search)
+    trackers.check(cfg)
     adapters = lora_from_config(cfg.lora)
     if cfg.pretrained:
         load.read_config(cfg.pretrained)
@@ -254,8 +256,11 @@ def main(cfg: ConfigDict, workdir: Path) -> None:
         settings = {name: value for name, value in _leaves(cfg).items() if name != "distributed.process_id"}
         distributed.same("their settings", settings)
         distributed.check_shared(workdir)
+        began = time.monotonic()
         with _alone(workdir):
             run(cfg, workdir)
+        if distributed.primary():
+            command_summary.trained(cfg, workdir, time.monotonic() - began)
 
 
 @contextlib.contextmanager

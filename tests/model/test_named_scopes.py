@@ -24,7 +24,7 @@ def scopes(lowered) -> set[str]:
 
 def test_a_training_step_names_its_parts():
     policy = Policy(CFG, mesh_lib.make_mesh(1, 1, 1))
-    tx = optimizer_lib.build({"kind": "adamw", "learning_rate": 1e-3}, policy.abstract_trainable)
+    tx = optimizer_lib.build_optimizer({"kind": "adamw", "learning_rate": 1e-3}, policy.abstract_trainable)
     kinds = {"ids": jnp.int32, "positions": jnp.int32, "segments": jnp.int32, "targets": jnp.int32, "loss_mask": bool}
     batch = {name: jax.ShapeDtypeStruct((2, 8), kind) for name, kind in kinds.items()}
     with jax.set_mesh(policy.mesh):

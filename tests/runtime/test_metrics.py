@@ -1,8 +1,7 @@
-"""Metrics: exact means, a log that resumes, progress in pipes."""
+"""Metrics: exact means, and a log that resumes and is shown elsewhere."""
 
 import json
 import math
-import sys
 
 import jax.numpy as jnp
 import numpy as np
@@ -55,66 +54,50 @@ def test_cut_drops_later_rows_and_a_torn_line(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
-def test_only_the_primary_process_writes(tmp_path, capsys):
-    log = metrics.MetricsLog(tmp_path / "run", primary=False)
+class Seen:
+    """A tracker that keeps what it gets."""
+
+    def __init__(self):
+        self.calls = []
+
+    def cut(self, step):
+        self.calls.append(("cut", step))
+
+    def write(self, step, row):
+        self.calls.append((step, {name: value for name, value in row.items() if name != "time"}))
+
+    def samples(self, step, texts, histograms):
+        self.calls.append((step, texts, sorted(histograms())))
+
+    def close(self):
+        self.calls.append("close")
+
+
+def test_trackers_get_the_rows_as_they_are_written(tmp_path):
+    seen = Seen()
+    log = metrics.MetricsLog(tmp_path, trackers=[seen])
+    log.cut(0)
+    log.write(1, {"loss": jnp.float32(0.5), "bad": math.nan})
+    log.samples(1, {"episode": "text"}, lambda: {"lengths": metrics.Histogram.of([1, 2])})
+    log.close()
+    row = {"step": 1, "loss": 0.5, "bad": "nan"}
+    assert seen.calls == [("cut", 0), (1, row), (1, {"episode": "text"}, ["lengths"]), "close"]
+
+
+def test_only_the_primary_process_writes(tmp_path):
+    seen = Seen()
+    log = metrics.MetricsLog(tmp_path / "run", primary=False, trackers=[seen])
     log.write(1, {"x": 1})
+    log.samples(1, {}, lambda: pytest.fail("nobody asked"))
     assert log.cut(0) == 0
     log.close()
-    assert list(metrics.progress(range(3), 3, "work", primary=False)) == [0, 1, 2]
-    assert list(tmp_path.iterdir()) == [] and capsys.readouterr().err == ""
+    assert list(tmp_path.iterdir()) == [] and not seen.calls
 
 
-def test_tensorboard_events(tmp_path):
-    pytest.importorskip("tensorboardX")
-    log = metrics.MetricsLog(tmp_path, tensorboard=True)
-    log.write(1, {"loss": 0.5, "bad": math.nan})
-    log.close()
-    (events,) = (tmp_path / "tensorboard").iterdir()
-    assert b"loss" in events.read_bytes() and b"bad" not in events.read_bytes()
-
-
-def test_tensorboard_missing_is_said_at_once(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "tensorboardX", None)
-    with pytest.raises(ImportError, match="tensorboard=True needs tensorboardX"):
-        metrics.MetricsLog(tmp_path, tensorboard=True)
-
-
-def test_progress_lines_in_a_pipe(monkeypatch, capsys):
-    clock = iter(range(0, 1000, 6))
-    monkeypatch.setattr(metrics.time, "monotonic", lambda: next(clock))
-    assert list(metrics.progress(iter("abcdef"), 6, "work")) == list("abcdef")
-    *lines, last = capsys.readouterr().err.splitlines()
-    # Every reading of the clock is six seconds after the one before.
-    assert lines == ["work: 2/6 in 0:18, eta 0:36", "work: 4/6 in 0:36, eta 0:18", "work: 6/6 in 0:54, eta 0:00"]
-    assert last == "work: 6/6 in 1:00"
-
-
-def test_a_note_stands_behind_the_count(monkeypatch, capsys):
-    clock = iter(range(0, 1000, 12))
-    monkeypatch.setattr(metrics.time, "monotonic", lambda: next(clock))
-    note = metrics.Note()
-    for step in metrics.progress(range(1, 3), 2, "sft", note=note):
-        note.text = f"loss {1 / step:.3f}"
-    first, *_, last = capsys.readouterr().err.splitlines()
-    assert first == "sft: 1/2 in 0:24, eta 0:24, loss 1.000" and last.endswith(", loss 0.500")
-    metrics.say("sft", "done", primary=False)
-    metrics.say("sft", "goes on")
-    assert capsys.readouterr().err == "sft: goes on\n"
-
-
-def test_progress_left_early_says_how_far(capsys):
-    with pytest.raises(KeyError), metrics.progress_bar(None, "scan") as done:
-        done(5)
-        raise KeyError
-    assert capsys.readouterr().err == "scan: 5 in 0:00\n"
-
-
-def test_progress_bar_on_a_terminal(monkeypatch, capsys):
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    with metrics.progress_bar(7, "encode") as done:
-        done(7)
-    shown = capsys.readouterr().err
-    assert "encode" in shown and "7/7" in shown and "eta" in shown
+def test_a_histogram_counts_the_finite_values():
+    found = metrics.Histogram.of([0.0, 1.0, 1.0, math.nan, math.inf])
+    assert found.counts.sum() == 3 and found.counts[-1] == 2 and (found.edges[0], found.edges[-1]) == (0.0, 1.0)
+    assert metrics.Histogram.of([math.nan]) is None and metrics.Histogram.of([2.0]).counts.sum() == 1
 
 
 def test_rows_are_valid_json_for_strict_readers(tmp_path):

@@ -23,7 +23,7 @@ from masksearch_jax.runtime.types import ConfigSection
 Item = TypeVar("Item")
 
 Choice = Callable[[candidates.SpanFinder], candidates.SpanFinder]
-# (total, label) -> context, whose value is called with the number done so far, as for metrics.progress_bar.
+# (total, label) -> context, whose value is called with the number done so far, as for progress.progress_bar.
 Bar = Callable[[int, str], contextlib.AbstractContextManager[Callable[[int], None]]]
 
 

@@ -37,7 +37,7 @@ def export(
 ) -> dict[str, dict[str, list[int]]]:
     """Export every registered task; return the numbers of records as {split: {task: [of each epoch]}}.
 
-    bar: `(total, label) -> context` like metrics.progress_bar, shown while it runs.
+    bar: `(total, label) -> context` like progress.progress_bar, shown while it runs.
     """
     jobs = [(split, f"ramp_{masks}") for split, n in settings.passages.items() if n for masks in registry.MASKS]
     jobs += [(split, "qa") for split, n in settings.questions.items() if n]
