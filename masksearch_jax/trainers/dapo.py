@@ -27,6 +27,7 @@ from masksearch_jax.text import tokenizer as tokenizer_lib
 from masksearch_jax.trainers import checked_permutation, position, rollout_batch
 from masksearch_jax.trainers import optimizer as optimizer_lib
 from masksearch_jax.trainers.dapo_programs import make_programs
+from masksearch_jax.trainers.divergence import DivergedError
 from masksearch_jax.trainers.position import Position
 from masksearch_jax.trainers.sampler import Sampler
 from masksearch_jax.trainers.stage import Evaluate, TrainingStage, changed_settings
@@ -71,7 +72,6 @@ def run(
     shape = batch_shape(settings, cfg.episode.total_tokens, policy.mesh)
     # ---- optimizer and programs -----------------------------------------------------------------------------------
     tx = optimizer_lib.build(settings.optimizer, policy.abstract_trainable)
-    old_logprobs, step = make_programs(policy, settings, tx)
     # ---- own checkpoint > given parameters ------------------------------------------------------------------------
     stage = TrainingStage(cfg, workdir, "dapo", "dapo", policy, evaluate)
     if params is None and stage.needs_params:
@@ -81,9 +81,10 @@ def run(
     identity = {"index": engine.searcher.fingerprint, "tokenizer": tokenizer.fingerprint, "seed": cfg.seed}
     state, saved = stage.start(tx, params, {"data_fingerprint": tasks.fingerprint, "identity": identity})
     del params
+    old_logprobs, step = make_programs(policy, settings, stage.scaled(tx))
     at = position.restore(saved, tasks, curriculum, identity) if saved else Position.of(tasks, curriculum, 0)
     distributed.same("what they train on", identity | {"data": tasks.fingerprint, **at.cursor})
-    stage.begin(at.version, state)
+    stage.begin(at.version, state, at.to_json(), at.cursor)
     # ---- every program of the rollouts, before the first episode --------------------------------------------------
     distributed.alive("compiling the programs of the rollouts")
     stage.say_start(at.version, "compiling the programs of the rollouts")
@@ -92,6 +93,15 @@ def run(
     stage.evaluate_overdue(at.version, state, saved)
     # ---- loop: one policy version an iteration --------------------------------------------------------------------
     means, seconds = metrics.Mean(), Stopwatch()
+
+    def roll_back(state, step, version):
+        state, saved = stage.roll_back(tx, state, version, tasks.get_state())
+        means.set_state({})
+        seconds.take()
+        if stage.rollback.scale != 1:
+            step = make_programs(policy, settings, stage.scaled(tx))[1]
+        return state, step, position.restore(saved, tasks, curriculum, identity)
+
     for version in stage.steps(at.version):
         seconds.lap("since_last")  # checkpoint and evaluation after the previous iteration
         # ---- sample ----
@@ -105,13 +115,22 @@ def run(
             if at.version not in (0, stage.checkpoints.latest()):
                 stage.save(at.version, state, at.to_json(), at.cursor)
             stage.stop(at.version)
+        except DivergedError as error:
+            stage.rollback.want(error)
+            state, step, at = roll_back(state, step, version)
+            continue
         seconds.lap("rollout")
         # ---- score, then update; with staleness the next batch is sampled meanwhile ----
         reference = functools.partial(on_devices, old_logprobs, state.params, stage.base, policy.mesh)
         updates = build_updates(groups, settings, shape, reference, at.version, means)
         seconds.lap("logprobs")
         steps = UpdateSteps(step, state, updates, stage.base, policy.mesh, means, version)
-        waiting, carried = sampler.ahead(at.version, carried, steps.take, means)
+        try:
+            waiting, carried = sampler.ahead(at.version, carried, steps.take, means)
+        except DivergedError as error:
+            stage.rollback.want(error)
+            state, step, at = roll_back(steps.state, step, version)
+            continue
         seconds.lap("rollout")
         state = steps.take_rest()
         # ---- log ----
@@ -126,10 +145,13 @@ def run(
         if sampler.newest and settings.show_every and (version == 1 or version % settings.show_every == 0):
             stage.say(f"iteration {version}, {stage.note.text}\n{sampler.newest.example}")
         stage.settle(version)
+        if stage.rollback.wanted:
+            state, step, at = roll_back(state, step, version)
+            continue
         at = Position.of(tasks, curriculum, version, carried, waiting)
         # ---- evaluate and save ----
         evaluated = stage.evaluate(version, state) if stage.evaluates(version) else True
-        stop = not evaluated or distributed.preempted()
+        stop = not evaluated or bool(stage.alarmed) or distributed.preempted()
         if stage.saves(version) or stop:
             stage.save(version, state, at.to_json(), at.cursor, evaluated)
         if stop:
@@ -145,7 +167,7 @@ def _write_row(
     row: means of rewards, behaviour and losses. seconds: what the iteration's time was spent on.
     """
     stage.watch.add(version, {name: (value, 1.0) for name, value in row.items()})
-    stage.log.write(version, row | _named("seconds", seconds) | counters)
+    stage.write(version, row | _named("seconds", seconds) | counters)
     stage.note.text = _in_a_line(row, sum(seconds.values()) - seconds["since_last"])
 
 
