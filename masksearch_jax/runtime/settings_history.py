@@ -2,10 +2,10 @@
 
 `W/<stage>/history.jsonl` gets a row for each start: time, the step that it resumes from, package version, all settings,
 the model, and what differs from the previous start. A rollback (trainers/rollback.py) adds a row of its own.
-`W/<stage>/config.json` holds the current settings and model. A stage with a checkpoint has to keep the settings that its
-weights, its place in the data and its saved groups depend on (`FIXED`); a difference there is refused. Everything else
-may change, and the change is printed. The data is compared by data/stream_fingerprint.py, and index, tokenizer and seed
-by trainers/position.py.
+`W/<stage>/config.json` holds the current settings and model. A stage with a checkpoint has to keep the settings that
+its weights, its place in the data and its saved groups depend on (`FIXED`); a difference there is refused. Everything
+else may change, and the change is printed. The data is compared by data/stream_fingerprint.py, and index, tokenizer and
+seed by trainers/position.py.
 """
 
 import datetime
@@ -80,8 +80,8 @@ class Stage:
             listed = "; ".join(f"{name} is {shown(found[name][0])} there and {shown(found[name][1])} here ({why})"
                                for name, why in refused.items())  # fmt: skip
             raise ValueError(
-                f"{self.folder} was trained with other settings: {listed}. Give the settings that it has (the last row "
-                f"of {self.folder / 'history.jsonl'}), or take another --workdir"
+                f"{self.folder} was trained with other settings: {listed}. Give the settings that it has (the last "
+                f"start in {self.folder / 'history.jsonl'}), or take another --workdir"
             )
         return found
 
