@@ -210,9 +210,9 @@ class TrainingStage:
             if verdict.starts and verdict.action == "rollback" and self.rollback.on:
                 self.rollback.wanted = verdict.sentence
         now = self.alarms.on
-        rung = {f"alarm/{name}": int(name in now) for name in dict.fromkeys([*before, *now])}
+        marks = {f"alarm/{name}": int(name in now) for name in dict.fromkeys([*before, *now])}
         returned = {"rollbacks": self.rollback.count} if self.rollback.on else {}
-        self.log.write(step, {**row, **rung, **returned})
+        self.log.write(step, {**row, **marks, **returned})
 
     def _agreed(self, row: Mapping[str, Json]) -> JsonObject:
         """Return the numbers of a row as all processes judge them, with the free space of the workdir's file system."""
