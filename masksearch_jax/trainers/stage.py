@@ -234,16 +234,15 @@ class TrainingStage:
         good, why = self.checkpoints.known_good, self.rollback.wanted
         if good is None or self.rollback.exhausted:
             self.watch.give_up(self.checkpoints, f"{why}; it returned to a good checkpoint {self.rollback.count} times")
-        jax.tree.map(lambda leaf: leaf.delete(), state)
         self.checkpoints.wait()
+        jax.tree.map(lambda leaf: leaf.delete(), state)
         state, saved = self._load(tx, self.rollback.record(step, good, cursor))
         back = int(state.step) if self.unit == "step" else saved.meta["version"]
         self._go_on(back)
-        self._returned = back
+        self._returned, first = back, why.partition(". ")[0]
         self.say(
-            f"rolled back from {self.unit} {step} to {back}, for the {self.rollback.count}. time, because of this: "
-            f"{why.partition('. ')[0]}; the data go on after the bad {self.unit}s, at {self.rollback.scale:g} of the "
-            "learning rate"
+            f"rolled back from {self.unit} {step} to {back} (rollback {self.rollback.count}): {first}; the data "
+            f"go on after those of {self.unit} {step}, at {self.rollback.scale:g} times the learning rate"
         )
         return state, saved
 

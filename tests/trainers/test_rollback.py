@@ -78,7 +78,7 @@ def test_a_run_that_diverged_recovers(cfg, ready, monkeypatch, capsys):
     poison(monkeypatch, 7, 1e30)
     recovered = run_sft(cfg, ready)
     said = capsys.readouterr().err
-    assert "rolled back from step 9 to 6, for the 1. time, because of this: 2 steps in a row had no finite" in said
+    assert "rolled back from step 9 to 6 (rollback 1): 2 steps in a row had no finite" in said
     (record,) = rollbacks_of(ready)
     assert (record["number"], record["at"], record["to"]) == (1, 9, 6)
     rows = rows_of(ready)
