@@ -94,6 +94,7 @@ def base_config() -> ConfigDict:
     config.prepare.tasks.span_weights.update({"date": 0.5, "number": 0.5})
     config.synthesize = synthesize()
     config.llm = prepare.llm()  # the model of the agents and of the judge
+    config.alarms = alarms()
     config.tensorboard = False  # True: write events beside each metrics.jsonl
     # FROM:TO writes a trace of steps FROM to TO - 1 of each stage (iterations of DAPO) to W/<stage>/profile; '': none.
     config.profile = ""
@@ -260,7 +261,49 @@ def sft() -> ConfigDict:
         "log_every": 50,  # steps between two rows of metrics.jsonl
         "checkpoint_every": 100,  # steps between two checkpoints
         "max_without_update": 20,  # the run stops after this many steps in a row without finite gradients; 0: no limit
+        "rollback": rollback(),
     })
+
+
+def rollback() -> ConfigDict:
+    """Return the settings of a return to the last good checkpoint, with the data moved past the bad steps.
+
+    It is off by default. See docs/guides/alarms.md.
+    """
+    return ConfigDict({
+        # Return after this many steps, or iterations, in a row without a finite gradient, and when an alarm with the
+        # action rollback starts. 0: off.
+        "after": 0,
+        "most": 3,  # this many times in a stage; after that the run stops
+        "learning_rate_scale": 1.0,  # the learning rates are multiplied by this at each return
+    })
+
+
+def alarms() -> ConfigDict:
+    """Return the alarms of training (docs/guides/alarms.md), one section for each.
+
+    threshold: the number past which it starts. window: the rows of metrics.jsonl whose mean (for throughput the median)
+    is compared. action: off | log | stop (save a checkpoint and end with exit status 3) | rollback.
+    """
+
+    def alarm(threshold: float, window: int) -> ConfigDict:
+        return ConfigDict({"threshold": threshold, "window": window, "action": "log"})
+
+    config = ConfigDict()
+    config.entropy = alarm(0.01, 5)  # lowest entropy of the policy, in nats per token
+    config.length = alarm(2.0, 5)  # highest length of an episode, in lengths of the first rows
+    config.truncation = alarm(0.5, 5)  # highest share of episodes that a limit of tokens cuts
+    config.reward_spread = alarm(0.05, 5)  # lowest share of groups whose rewards differ
+    config.format = alarm(0.5, 5)  # lowest format reward
+    config.sampler_difference = alarm(0.01, 1)  # highest mean difference of sampler's and trainer's probabilities
+    config.sampler_correlation = alarm(0.99, 1)  # lowest correlation of these probabilities
+    config.dropped_groups = alarm(0.5, 5)  # highest share of groups with a signal that are not trained on
+    config.search_errors = alarm(0.05, 3)  # highest share of searches that fail
+    config.skipped = alarm(0.1, 5)  # highest share of optimizer steps without an update
+    config.loss = alarm(3.0, 3)  # highest loss of SFT, in medians of the rows before
+    config.throughput = alarm(0.5, 5)  # lowest speed, in medians of the rows before
+    config.disk = alarm(2.0, 1)  # least free space of the workdir's file system, in GB
+    return config
 
 
 class ByModel(FieldReference):

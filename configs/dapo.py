@@ -75,9 +75,6 @@ def dapo() -> ConfigDict:
         "old_logprobs": "trainer",
         "tis_cap": 0.0,  # truncated importance sampling towards the sampler's log-probs; 0 is off
         "staleness": 0,  # 1: the next batch is sampled while this one is trained on; needs tis_cap (2.0)
-        # Warn when sampler and trainer disagree.
-        "alarm_prob_diff": 0.01,  # highest mean difference of their probabilities
-        "alarm_correlation": 0.99,  # lowest correlation of their probabilities
         # --- update ---
         "minibatches": 4,  # optimizer steps per rollout batch
         # Buckets of packed update batches: the smallest that holds a mini-batch is used. Each is compiled once.
@@ -92,4 +89,5 @@ def dapo() -> ConfigDict:
         # The run stops after this many iterations in a row without an update (no group with a signal, or no finite
         # gradient); 0: no limit.
         "max_without_update": 10,
+        "rollback": common.rollback(),
     })

@@ -50,6 +50,12 @@ _DATACLASSES = {
     "prepare.retrieval": (IndexSettings,),
     "prepare.retrieval.scann": (ScannSettings,),
 }
+# What each field of an alarm means; the comments of configs/common.py say what its threshold is.
+_ALARM = {
+    "threshold": "the alarm starts past it",
+    "window": "rows of metrics.jsonl that are compared with the threshold, by their mean (throughput: their median)",
+    "action": "what happens when it starts: see docs/guides/alarms.md",
+}
 # Sections that a workflow reads as a whole: methods and stages of a grid.
 _AS_A_WHOLE = setting_ranges.READ_AS_A_WHOLE
 # Configs that are read before the others, because they introduce settings that others change.
@@ -318,6 +324,8 @@ def meaning(name: str, meanings: dict[str, str]) -> str:
     section, _, own = name.rpartition(".")
     if section.startswith("prepare.llm"):
         return meaning(name.removeprefix("prepare."), meanings)
+    if section.startswith("alarms."):
+        return _ALARM[own]
     for cls in _DATACLASSES.get(section, ()):
         if own in (said := field_meanings(cls)):
             return said[own]

@@ -45,6 +45,8 @@ def test_open_types_are_few_and_exceptions_have_a_code():
         (stage_settings.DapoSettings, dapo.dapo()),
         (stage_settings.StageSettings, common.sft()),
         (stage_settings.StageSettings, dapo.dapo()),
+        (stage_settings.RollbackSettings, common.rollback()),
+        (stage_settings.AlarmSettings, common.alarms().entropy),
     ],
 )
 def test_a_view_names_settings_that_the_config_has(view, section):

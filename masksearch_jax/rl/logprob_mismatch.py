@@ -1,10 +1,8 @@
-"""How far the sampler's log-probs are from the trainer's, and when that is alarming.
+"""How far the sampler's log-probs are from the trainer's.
 
 Both should be the log-probs of the same tokens under the same parameters. A difference comes from a bug or from
 arithmetic (another kernel, another dtype), and RL on wrong log-probs fails silently. Plain numpy.
 """
-
-from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -29,22 +27,4 @@ def measure(trainer: np.ndarray, sampler: np.ndarray) -> dict[str, tuple[float, 
     }
     if ours.std() > 0 and theirs.std() > 0:
         found["sampler_correlation"] = (float(np.corrcoef(ours, theirs)[0, 1]), 1.0)
-    return found
-
-
-def alarms(measured: Mapping[str, tuple[float, float]], prob_diff: float, correlation: float) -> Sequence[str]:
-    """Return a sentence for each limit that the values of `measure` violate, as a value that is not finite does.
-
-    prob_diff: the highest allowed mean difference of probabilities (verl's documentation calls 0.01 alarming and 0.005
-    healthy). correlation: the lowest allowed correlation.
-    """
-    found = []
-    mean, lowest = (
-        (measured[name][0] / measured[name][1] if name in measured else fine)
-        for name, fine in (("sampler_prob_diff", 0.0), ("sampler_correlation", 1.0))
-    )
-    if not mean <= prob_diff:
-        found.append(f"their probabilities differ by {mean:.4g} on average, over dapo.alarm_prob_diff={prob_diff}")
-    if not lowest >= correlation:
-        found.append(f"they correlate by {lowest:.4g}, under dapo.alarm_correlation={correlation}")
     return found

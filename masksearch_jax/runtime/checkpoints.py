@@ -70,6 +70,7 @@ class Checkpointer:
             raise FileNotFoundError(f"{self.directory} does not exist: no checkpoint was saved there")
         self._saving = -1
         self._verified: set[int] = set()
+        self.held: Sequence[int] = ()  # steps that stay as well, because one of them may turn out to be the good one
         self._background = background
         self.known_good = self._read_known_good()
         options = ocp.CheckpointManagerOptions(
@@ -124,9 +125,12 @@ class Checkpointer:
 
         If no step is known to be good, all are renamed.
         """
-        doubtful = [step for step in self.steps() if self.known_good is None or step > self.known_good]
-        self._set_aside(doubtful, "diverged")
+        self.set_aside_after(-1 if self.known_good is None else self.known_good)
         return self.known_good
+
+    def set_aside_after(self, step: int) -> None:
+        """Rename the steps after `step` to `diverged-<step>`."""
+        self._set_aside([later for later in self.steps() if later > step], "diverged")
 
     def latest(self) -> int | None:
         """Return the newest complete step, None if there is none."""
@@ -312,6 +316,7 @@ class Checkpointer:
                     target = self.directory / f"{why}-{step}-{attempt}"
                 source.rename(target)
                 _log.error("%s was renamed to %s", source, target.name)
+        self._verified.difference_update(steps)  # a step of the same number may be saved again
         ocp.multihost.sync_global_processes("masksearch_jax:set_aside")
         self._manager.reload()
 
@@ -324,7 +329,7 @@ def _files(folder: Path) -> tuple[list[str], list[str]]:
 
 
 class _Preserve:
-    """Orbax's preservation policy: keep the newest `keep` steps, and the one known to be good."""
+    """Orbax's preservation policy: keep the newest `keep` steps, the one known to be good, and those that are held."""
 
     def __init__(self, owner: Checkpointer, keep: int):
         self._owner, self._keep = owner, keep
@@ -333,7 +338,8 @@ class _Preserve:
         self, checkpoints: Sequence[ocp.checkpoint_managers.PolicyCheckpointInfo], *, context: object
     ) -> list[bool]:
         first = len(checkpoints) - self._keep
-        return [i >= first or info.step == self._owner.known_good for i, info in enumerate(checkpoints)]
+        kept = {self._owner.known_good, *self._owner.held}
+        return [i >= first or info.step in kept for i, info in enumerate(checkpoints)]
 
 
 def _leaves(tree: Pytree) -> dict[str, jax.ShapeDtypeStruct]:

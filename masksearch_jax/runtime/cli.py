@@ -26,7 +26,8 @@ def run_config(call: Callable[[ConfigDict, Path], object], page: str | None, res
 
     ValueError and OSError (also ConnectionError) end the process with one sentence and exit status 1.
     resumable: SIGTERM and Ctrl-C end the process with exit status 75, and the same command resumes it
-    (runtime/stop_signals.py). A process that another command started ends with that command.
+    (runtime/stop_signals.py). An alarm of training with the action stop ends it with 3. A process that another command
+    started ends with that command.
     """
     child_process.end_with_parent()
     default = page and find_config(page)
@@ -51,12 +52,12 @@ def run_config(call: Callable[[ConfigDict, Path], object], page: str | None, res
                     terminal_screen.close()  # what follows stands below the live view
         except stop_signals.PreemptedError as error:
             print(f"{name}: {error}", file=sys.stderr, flush=True)
-            raise SystemExit(stop_signals.RETRY) from None
+            raise SystemExit(error.status) from None
         except (ValueError, OSError) as error:
             raise SystemExit(f"{name}: {sentence(error)}") from error
         except subprocess.CalledProcessError as error:
-            if error.returncode == stop_signals.RETRY:  # the child was told to stop, and has said so
-                raise SystemExit(stop_signals.RETRY) from None
+            if error.returncode in (stop_signals.RETRY, stop_signals.ALARMED):  # the child has said why
+                raise SystemExit(error.returncode) from None
             raise SystemExit(
                 f"{name}: a step failed with exit status {error.returncode}; its message stands above"
             ) from None

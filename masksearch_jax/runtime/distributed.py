@@ -8,6 +8,7 @@ How a run of several processes ends:
 * 75 (`RETRY`): the run cannot continue, for a reason that may vanish when all processes are started again: a peer is
   gone, was preempted or never came, or nothing moved for `stall_s` seconds. In the last case the log holds the stacks
   of all threads.
+* 3 (`stop_signals.ALARMED`): an alarm with the action stop ended the run, and its state is saved.
 * 134 (SIGABRT): JAX's own service noticed first that a peer was gone, within `heartbeat_s`. Retry this as well.
 * 1: an error in the settings, the data or the code; the message names it. Starting again would meet it again.
 No process waits at its end for others that will not come. Left out: starting the processes (launch/), and meshes.
@@ -239,7 +240,9 @@ def _status(error: BaseException) -> int:
     """Return the exit status that tells a launcher whether to start again."""
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else 0 if error.code is None else 1
-    if isinstance(error, PreemptedError | TimeoutError | ConnectionError):
+    if isinstance(error, PreemptedError):
+        return error.status
+    if isinstance(error, TimeoutError | ConnectionError):
         return RETRY
     cause: BaseException | None = error
     while cause is not None:

@@ -1,10 +1,11 @@
 """The settings of every start of a training stage: which ones a resumed stage has to keep, and what has changed.
 
 `W/<stage>/history.jsonl` gets a row for each start: time, the step that it resumes from, package version, all settings,
-the model, and what differs from the previous start. `W/<stage>/config.json` holds the current settings and model. A
-stage with a checkpoint has to keep the settings that its weights, its place in the data and its saved groups depend on
-(`FIXED`); a difference there is refused. Everything else may change, and the change is printed. The data is compared by
-data/stream_fingerprint.py, and index, tokenizer and seed by trainers/position.py.
+the model, and what differs from the previous start. A rollback (trainers/rollback.py) adds a row of its own.
+`W/<stage>/config.json` holds the current settings and model. A stage with a checkpoint has to keep the settings that
+its weights, its place in the data and its saved groups depend on (`FIXED`); a difference there is refused. Everything
+else may change, and the change is printed. The data is compared by data/stream_fingerprint.py, and index, tokenizer and
+seed by trainers/position.py.
 """
 
 import datetime
@@ -49,7 +50,7 @@ _LEFT_OUT = ("model.lora", "model.lora.*")
 # The settings and sections that every stage reads beside its own section.
 _SHARED = (
     "seed", "search", "episode", "rollout", "mesh", "cpu_devices", "pretrained", "start", "adapters", "tensorboard",
-    "wandb", "validation_episodes", "validation_tasks",
+    "wandb", "validation_episodes", "validation_tasks", "alarms",
 )  # fmt: skip
 
 Differences = dict[str, tuple[Json, Json]]
@@ -79,8 +80,8 @@ class Stage:
             listed = "; ".join(f"{name} is {shown(found[name][0])} there and {shown(found[name][1])} here ({why})"
                                for name, why in refused.items())  # fmt: skip
             raise ValueError(
-                f"{self.folder} was trained with other settings: {listed}. Give the settings that it has (the last row "
-                f"of {self.folder / 'history.jsonl'}), or take another --workdir"
+                f"{self.folder} was trained with other settings: {listed}. Give the settings that it has (the last "
+                f"start in {self.folder / 'history.jsonl'}), or take another --workdir"
             )
         return found
 
@@ -100,16 +101,39 @@ class Stage:
         found = self.differences() if step else {}
         if found:
             say_differences(f"{self.folder} goes on from step {step}", found)
+        own = {"settings": self.settings.get(self.folder.name, {}), "model": self.model}
+        json_files.write_json(self.folder / "config.json", own)
+        self._append(step, {
+            "settings": self.settings,
+            "model": self.model,
+            "differences": {name: {"there": there, "here": here} for name, (there, here) in found.items()},
+        })  # fmt: skip
+
+    def add_rollback(self, record: Mapping[str, Json]) -> None:
+        """Append a rollback to the history. record: JSON data with the step `to` which training returns."""
+        if self._primary:
+            self._append(record["to"], {"rollback": dict(record)})
+
+    def last_rollback(self) -> JsonObject | None:
+        """Return the record of the last rollback, None without one."""
+        path = self.folder / "history.jsonl"
+        for line in reversed(path.read_bytes().split(b"\n") if path.exists() else []):
+            try:
+                found = json_files.parse_json(line) if line.strip() else None
+            except ValueError:  # a row that a kill cut short
+                continue
+            if isinstance(found, dict) and "rollback" in found:
+                return found["rollback"]
+        return None
+
+    def _append(self, step: int, facts: Mapping[str, Json]) -> None:
+        """Append a row to the history. Raises ValueError that names the file if it cannot be written."""
         row = {
             "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "step": step,
             "version": masksearch_jax.__version__,
-            "settings": self.settings,
-            "model": self.model,
-            "differences": {name: {"there": there, "here": here} for name, (there, here) in found.items()},
+            **facts,
         }
-        own = {"settings": self.settings.get(self.folder.name, {}), "model": self.model}
-        json_files.write_json(self.folder / "config.json", own)
         path = self.folder / "history.jsonl"
         try:
             with path.open("a+b") as file:

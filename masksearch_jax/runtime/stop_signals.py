@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 
 RETRY = 75  # EX_TEMPFAIL of sysexits.h: launchers start the run again
+ALARMED = 3  # an alarm stopped the run: launchers do not start it again before a person has looked
 _INTERRUPTED = 130  # the exit status that shells give after SIGINT
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _SAVE_SECONDS = 100.0  # to reach a step and write its checkpoint
@@ -29,6 +30,14 @@ class PreemptedError(BaseException):
     Like KeyboardInterrupt it is not an Exception: code that continues after a damaged file or a failed request must not
     continue after this.
     """
+
+    status = RETRY
+
+
+class AlarmError(PreemptedError):
+    """Raised when an alarm stopped the run and its work is saved; starting it again resumes it."""
+
+    status = ALARMED
 
 
 class _Listener:

@@ -27,6 +27,7 @@ from masksearch_jax.text import tokenizer as tokenizer_lib
 from masksearch_jax.trainers import checked_permutation, position, rollout_batch
 from masksearch_jax.trainers import optimizer as optimizer_lib
 from masksearch_jax.trainers.dapo_programs import make_programs
+from masksearch_jax.trainers.divergence import DivergedError
 from masksearch_jax.trainers.position import Position
 from masksearch_jax.trainers.sample_histograms import histograms
 from masksearch_jax.trainers.sampler import Sampler
@@ -72,7 +73,6 @@ def run(
     shape = batch_shape(settings, cfg.episode.total_tokens, policy.mesh)
     # ---- optimizer and programs -----------------------------------------------------------------------------------
     tx = optimizer_lib.build_optimizer(settings.optimizer, policy.abstract_trainable)
-    old_logprobs, step = make_programs(policy, settings, tx)
     # ---- own checkpoint > given parameters ------------------------------------------------------------------------
     stage = TrainingStage(cfg, workdir, "dapo", "dapo", policy, evaluate)
     if params is None and stage.needs_params:
@@ -82,9 +82,10 @@ def run(
     identity = {"index": engine.searcher.fingerprint, "tokenizer": tokenizer.fingerprint, "seed": cfg.seed}
     state, saved = stage.start(tx, params, {"data_fingerprint": tasks.fingerprint, "identity": identity})
     del params
+    old_logprobs, step = make_programs(policy, settings, stage.scaled(tx))
     at = position.restore(saved, tasks, curriculum, identity) if saved else Position.of(tasks, curriculum, 0)
     distributed.same("what they train on", identity | {"data": tasks.fingerprint, **at.cursor})
-    stage.begin(at.version, state)
+    stage.begin(at.version, state, at.to_json(), at.cursor)
     # ---- every program of the rollouts, before the first episode --------------------------------------------------
     distributed.alive("compiling the programs of the rollouts")
     stage.say_start(at.version, "compiling the programs of the rollouts")
@@ -93,6 +94,15 @@ def run(
     stage.evaluate_overdue(at.version, state, saved)
     # ---- loop: one policy version an iteration --------------------------------------------------------------------
     means, seconds = metrics.Mean(), Stopwatch()
+
+    def roll_back(state, step, version):
+        state, saved = stage.roll_back(tx, state, version, tasks.get_state())
+        means.set_state({})
+        seconds.take()
+        if stage.rollback.scale != 1:
+            step = make_programs(policy, settings, stage.scaled(tx))[1]
+        return state, step, position.restore(saved, tasks, curriculum, identity)
+
     for version in stage.steps(at.version):
         # ---- sample ----
         seconds.start("reshard")
@@ -106,6 +116,10 @@ def run(
             if at.version not in (0, stage.checkpoints.latest()):
                 stage.save(at.version, state, at.to_json(), at.cursor)
             stage.stop(at.version)
+        except DivergedError as error:
+            stage.rollback.want(error)
+            state, step, at = roll_back(state, step, version)
+            continue
         # ---- score, then update; with staleness the next batch is sampled meanwhile ----
         seconds.start("logprobs")
         reference = functools.partial(on_devices, old_logprobs, state.params, stage.base, policy.mesh)
@@ -113,7 +127,12 @@ def run(
         work = model_flops(policy.config, settings, updates)
         seconds.start("rollout")
         steps = UpdateSteps(step, state, updates, stage.base, policy.mesh, means, version)
-        waiting, carried = sampler.ahead(at.version, carried, steps.take, means)
+        try:
+            waiting, carried = sampler.ahead(at.version, carried, steps.take, means)
+        except DivergedError as error:
+            stage.rollback.want(error)
+            state, step, at = roll_back(steps.state, step, version)
+            continue
         seconds.start("update")
         state = steps.take_rest()
         # ---- log ----
@@ -134,10 +153,13 @@ def run(
             functools.partial(histograms, groups, updates, version - 1, steps.ratio_counts),
         )
         stage.settle(version)
+        if stage.rollback.wanted:
+            state, step, at = roll_back(state, step, version)
+            continue
         at = Position.of(tasks, curriculum, version, carried, waiting)
         # ---- evaluate and save ----
         evaluated = stage.evaluate(version, state) if stage.evaluates(version) else True
-        stop = not evaluated or distributed.preempted()
+        stop = not evaluated or bool(stage.alarmed) or distributed.preempted()
         if stage.saves(version) or stop:
             stage.save(version, state, at.to_json(), at.cursor, evaluated)
         if stop:
@@ -160,7 +182,7 @@ def _write_row(
     """
     stage.watch.add(version, {name: (value, 1.0) for name, value in row.items()})
     costs = stage.costs.row(seconds, flops, counters.get("rollout/tokens", 0))
-    stage.log.write(version, row | _named("seconds", seconds) | costs | counters)
+    stage.write(version, row | _named("seconds", seconds) | costs | counters)
 
 
 def _named(prefix: str, values: Mapping[str, Json]) -> JsonObject:

@@ -152,6 +152,21 @@ def build_optimizer(
     return _in_float32(optimizer)
 
 
+def scaled(optimizer: optax.GradientTransformation, scale: float) -> optax.GradientTransformation:
+    """Return the optimizer at `scale` times its learning rates; its state is the same. All updates are linear in them.
+
+    scale 1 returns the optimizer itself.
+    """
+    if scale == 1:
+        return optimizer
+
+    def update(gradients, state, params):
+        updates, state = optimizer.update(gradients, state, params)
+        return jax.tree.map(lambda x: x * scale, updates), state
+
+    return optax.GradientTransformation(optimizer.init, update)
+
+
 def abstract_opt_state(optimizer: optax.GradientTransformation, abstract_params: Pytree) -> Pytree:
     """Return the optimizer state as ShapeDtypeStructs with shardings, into which a checkpoint is restored.
 

@@ -28,7 +28,7 @@ from masksearch_jax.trainers import checked_permutation
 from masksearch_jax.trainers import optimizer as optimizer_lib
 from masksearch_jax.trainers import state as state_lib
 from masksearch_jax.trainers.row_checks import check_rows
-from masksearch_jax.trainers.stage import Evaluate, TrainingStage, changed_settings
+from masksearch_jax.trainers.stage import Evaluate, Saved, TrainingStage, changed_settings
 from masksearch_jax.trainers.stage_settings import SftSettings
 from masksearch_jax.trainers.stopwatch import Stopwatch
 
@@ -64,6 +64,13 @@ def make_step(policy: Policy, tx: optax.GradientTransformation, micro_batches: i
         out_shardings=(shardings, None),
         donate_argnums=0,
     )
+
+
+def _resume(saved: Saved, batches: pipeline.DemonstrationIterator, means: metrics.Mean) -> int:
+    """Set the data and the sums since the last row of the log to where a checkpoint has them; return their tokens."""
+    batches.set_state(saved.cursor)
+    means.set_state(saved.meta.get("unlogged", {}))
+    return saved.meta.get("unlogged_tokens", 0)
 
 
 @stop_signals.deferred()  # the loop checks for a stop signal after each step
@@ -102,22 +109,20 @@ def run(
     # ---- optimizer and program ------------------------------------------------------------------------------------
     check_rows(name, settings.rows, settings.micro_batches, policy.mesh)
     tx = optimizer_lib.build_optimizer(settings.optimizer, policy.abstract_trainable)
-    step_fn = make_step(policy, tx, settings.micro_batches)
     # ---- own checkpoint > given parameters > fresh ones -----------------------------------------------------------
     stage = TrainingStage(cfg, workdir, name, "sft", policy, evaluate)
     if params is None and stage.needs_params:
         params = policy.init_params(cfg.seed)
     state, saved = stage.start(tx, params, {"data_fingerprint": batches.fingerprint})
     del params
+    step_fn = make_step(policy, stage.scaled(tx), settings.micro_batches)
     means, trained = metrics.Mean(), 0
     if saved:
         check_fingerprint(saved.meta["data_fingerprint"], batches.fingerprint)
-        batches.set_state(saved.cursor)
-        means.set_state(saved.meta.get("unlogged", {}))
-        trained = saved.meta.get("unlogged_tokens", 0)
+        trained = _resume(saved, batches, means)
     distributed.same("the data", {"fingerprint": batches.fingerprint, **batches.get_state()})
     start = int(state.step)
-    stage.begin(start, state)
+    stage.begin(start, state, {}, batches.get_state())
     stage.evaluate_overdue(start, state, saved)
     # ---- loop -----------------------------------------------------------------------------------------------------
     seconds, tokens, load = Stopwatch(), 0, flops.Load()
@@ -139,15 +144,23 @@ def run(
             row = means.result() | {"examples": batches.index, "phase": curriculum.phase(batches.index)}
             spent = seconds.take()
             costs = stage.costs.row(spent, {"step": flops.training(policy.config, load)}, tokens)
-            stage.log.write(step, row | {"tokens": trained} | costs | {f"seconds/{k}": v for k, v in spent.items()})
+            stage.write(step, row | {"tokens": trained} | costs | {f"seconds/{k}": v for k, v in spent.items()})
             tokens, trained, load = 0, 0, flops.Load()
+        if stage.rollback.wanted:
+            state, saved = stage.roll_back(tx, state, step, batches.get_state())
+            trained = _resume(saved, batches, means)
+            if stage.rollback.scale != 1:
+                step_fn = make_step(policy, stage.scaled(tx), settings.micro_batches)
+            seconds.take()
+            tokens, load = 0, flops.Load()
+            continue
         if stage.evaluates(step) or stage.saves(step):
             jax.block_until_ready(sums)  # both would wait for the steps that still run, whose time is not theirs
         seconds.pause()
         evaluated = True
         if stage.evaluates(step):
             evaluated = stage.evaluate(step, state)
-        stop = not evaluated or distributed.preempted()
+        stop = not evaluated or bool(stage.alarmed) or distributed.preempted()
         if stage.saves(step) or stop:
             # The sums for the next row of the log, as far as they have been collected.
             unlogged = {"unlogged": means.get_state(), "unlogged_tokens": trained} if trained else {}

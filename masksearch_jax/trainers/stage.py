@@ -6,6 +6,8 @@ step donates it. Left out: data and steps.
 """
 
 import dataclasses
+import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NoReturn
@@ -15,10 +17,12 @@ import optax
 
 from masksearch_jax.model import adapter_facts
 from masksearch_jax.model.policy import Policy
-from masksearch_jax.runtime import distributed, metrics, progress, settings_history, trackers
+from masksearch_jax.runtime import distributed, metrics, progress, settings_history, stop_signals, trackers
 from masksearch_jax.runtime.checkpoints import Checkpointer
 from masksearch_jax.runtime.stage_view import StageView
 from masksearch_jax.runtime.types import ConfigSection, Json, JsonObject, Params
+from masksearch_jax.trainers import alarms, rollback
+from masksearch_jax.trainers import optimizer as optimizer_lib
 from masksearch_jax.trainers import state as state_lib
 from masksearch_jax.trainers.divergence import UpdateWatch, check_finite
 from masksearch_jax.trainers.stage_costs import StageCosts
@@ -58,7 +62,8 @@ class TrainingStage:
 
     settings: the section `cfg.<name>`. last: the step, or the iteration of DAPO, at which it ends. base: the frozen
     base of adapters, {} without adapters. view: what a person sees. costs: what the rows of the log say about the
-    machine. watch: counts the steps without an update, from `begin` on.
+    machine. watch: counts the steps without an update, from `begin` on. alarms: judge every row of `write`. alarmed:
+    the name of the alarm that ends the run, '' if none does. rollback: whether to return to the last good checkpoint.
     """
 
     watch: UpdateWatch
@@ -82,6 +87,10 @@ class TrainingStage:
         self._cfg, self._policy, self._evaluate = cfg, policy, evaluate
         self._history = _history(cfg, workdir, name, kind, policy)
         self._facts: JsonObject = {}
+        self.alarms, self.alarmed = alarms.Alarms(cfg.alarms, kind, self.unit), ""
+        self.rollback = rollback.Rollback(self.settings.rollback, self._history, self.log.path)
+        self._returned: int | None = None
+        self._not_finite = 0
 
     @property
     def needs_params(self) -> bool:
@@ -103,31 +112,76 @@ class TrainingStage:
         if self.checkpoints.latest() is None:
             assert params is not None  # needs_params
             return state_lib.create_state(self._policy, tx, params), None
-        adapter_facts.check_adapters(self.checkpoints.meta(), adapters, self.folder)
+        newest = self.checkpoints.meta()
+        adapter_facts.check_adapters(newest, adapters, self.folder)
+        return self._load(tx, self.rollback.unfinished(newest.get("rollbacks", 0)))
+
+    def _load(
+        self, tx: optax.GradientTransformation, returning: Mapping[str, Json] | None
+    ) -> tuple[state_lib.TrainState, Saved]:
+        """Return the newest checkpoint's state and what it holds beside it.
+
+        returning: the record of a rollback. Checkpoints after the good one are renamed then, and the data is that of
+        the record.
+        """
+        if returning:
+            self.checkpoints.set_aside_after(returning["to"])
         state, meta, cursor = self.checkpoints.restore(None, state_lib.abstract_state(self._policy, tx))
         if isinstance(cursor, bytes):
             raise ValueError(
                 f"{self.folder}: its checkpoint has the data position of another program; take another --workdir"
             )
+        if returning:
+            meta, cursor = rollback.moved_past(returning, meta)
+        self.rollback.count, self._not_finite = meta.get("rollbacks", 0), meta.get("not_finite", 0)
+        self.alarms.set_state(meta.get("alarms", {}))
         return state, Saved(meta, cursor)
 
-    def begin(self, step: int, state: state_lib.TrainState) -> None:
+    def begin(
+        self, step: int, state: state_lib.TrainState, meta: Mapping[str, Json], cursor: Mapping[str, Json]
+    ) -> None:
         """Enter this start into the history, cut the log after `step`, and begin to watch for steps without an update.
 
-        Raises DivergedError if the parameters are not finite.
+        Where rollback is on, a start from step 0 is saved, with `meta` and `cursor` as in `save`. Raises DivergedError
+        if the parameters are not finite.
         """
-        self.log.cut(step)  # also at 0, because a run that was killed before its first checkpoint has left rows
         self._history.begin(step)
         check_finite(state.params, f"{self.name} at {self.unit} {step}")
+        self._go_on(step)
+        if self.rollback.on and self.checkpoints.latest() is None:
+            self.save(step, state, meta, cursor)
+            self.checkpoints.confirm(step)
+
+    def _go_on(self, step: int) -> None:
+        """Cut the log after `step`, and watch the steps from there."""
+        self.log.cut(step)  # also at 0, because a run that was killed before its first checkpoint has left rows
+        doubtful = [step] if step else []
+        every = self.settings.checkpoint_every
+        section = self._cfg[self.name]
+        proof = self.alarms.longest_window("rollback") * (section["log_every"] if "log_every" in section else 1)
+        if self.rollback.on:
+            # The same candidates as in a run that was never killed: without those that a stop signal made it save.
+            good = -1 if self.checkpoints.known_good is None else self.checkpoints.known_good
+            doubtful = [saved for saved in self.checkpoints.steps() if saved % every == 0 and good < saved <= step]
         self.watch = UpdateWatch(
             self.name,
             f"{self.unit}s",
             self.settings.max_without_update,
-            self.settings.optimizer.learning_rate,
+            self.settings.optimizer.learning_rate * self.rollback.scale,
             step,
+            early=self.rollback.after,
+            proof=proof if self.rollback.on else 0,
+            doubtful=doubtful,
+            not_finite=self._not_finite,
         )
-        if step:
-            self.watch.saved(step)
+        self.alarms.started()
+        self.rollback.wanted = ""
+        self._hold()
+
+    def _hold(self) -> None:
+        """Keep the saved steps that may still turn out to be good; without rollback only the newest two are kept."""
+        if self.rollback.on:
+            self.checkpoints.held = tuple(self.watch.doubtful[: self.watch.proof // self.settings.checkpoint_every + 2])
 
     def say(self, text: str) -> None:
         progress.say(self.name, text, distributed.primary())
@@ -138,15 +192,87 @@ class TrainingStage:
         self.say(f"{begin} to {self.unit} {self.last}; {then}")
 
     def steps(self, start: int) -> Iterator[int]:
-        """Yield the numbers of the steps after `start`, show the progress, and trace the steps of `profile`."""
-        return self._trace.around(self.view.steps(start, self.last))
+        """Yield the numbers of the steps after `start`, after a rollback those after its end.
+
+        Shows the progress, and traces the steps of `profile`.
+        """
+        self._returned = start
+        while self._returned is not None:
+            begin, self._returned = self._returned, None
+            for step in self._trace.around(self.view.steps(begin, self.last)):
+                yield step
+                if self._returned is not None:
+                    break
+
+    def write(self, step: int, row: Mapping[str, Json]) -> None:
+        """Log a row with its alarms, and say which of them start and end.
+
+        All processes call this together. An alarm that starts ends the run (`alarmed`) or asks for a rollback, if that
+        is its action.
+        """
+        before = self.alarms.on
+        verdicts = self.alarms.judge(step, self._agreed(row))
+        for verdict in verdicts:
+            self.say(verdict.sentence)
+            if verdict.starts and verdict.action == "stop":
+                self.alarmed = verdict.name
+            if verdict.starts and verdict.action == "rollback" and self.rollback.on:
+                self.rollback.wanted = verdict.sentence
+        now = self.alarms.on
+        marks = {f"alarm/{name}": int(name in now) for name in dict.fromkeys([*before, *now])}
+        returned = {"rollbacks": self.rollback.count} if self.rollback.on else {}
+        self.log.write(step, {**row, **marks, **returned})
+
+    def _agreed(self, row: Mapping[str, Json]) -> JsonObject:
+        """Return the numbers of a row as all processes judge them, with the free space of the workdir's file system."""
+        numbers = {name: float(value) for name, value in row.items() if isinstance(value, int | float)}
+        numbers[alarms.DISK] = shutil.disk_usage(self.folder).free / 1e9
+        rows = [json.loads(one) for one in distributed.gather_bytes(json.dumps(numbers).encode())]
+        return alarms.combine(rows)
+
+    def roll_back(
+        self, tx: optax.GradientTransformation, state: state_lib.TrainState, step: int, cursor: Mapping[str, Json]
+    ) -> tuple[state_lib.TrainState, Saved]:
+        """Return to the last good checkpoint because of `rollback.wanted`: its state, and the data that come now.
+
+        state: deleted, because two may not fit into memory. step: the last bad one. cursor: the position in the data
+        after it. The learning rates are those of `scaled` from then on. Raises DivergedError if there is no good
+        checkpoint or if the stage returned as often as it may.
+        """
+        self.watch.review(self.checkpoints)
+        good, why = self.checkpoints.known_good, self.rollback.wanted
+        if good is None or self.rollback.exhausted:
+            self.watch.give_up(self.checkpoints, f"{why}; it returned to a good checkpoint {self.rollback.count} times")
+        self.checkpoints.wait()
+        jax.tree.map(lambda leaf: leaf.delete(), state)
+        state, saved = self._load(tx, self.rollback.record(step, good, cursor))
+        back = int(state.step) if self.unit == "step" else saved.meta["version"]
+        self._go_on(back)
+        self._returned, first = back, why.partition(". ")[0]
+        self.say(
+            f"rolled back from {self.unit} {step} to {back} (rollback {self.rollback.count}): {first}; the data "
+            f"go on after those of {self.unit} {step}, at {self.rollback.scale:g} times the learning rate"
+        )
+        return state, saved
+
+    def scaled(self, tx: optax.GradientTransformation) -> optax.GradientTransformation:
+        """Return the optimizer at the learning rates after the rollbacks so far."""
+        return optimizer_lib.scaled(tx, self.rollback.scale)
 
     def params(self, state: state_lib.TrainState) -> Params:
         """Return the whole parameters of a state."""
         return self._policy.merge(state.params, self.base)
 
     def settle(self, step: int) -> None:
-        """Judge the steps so far. Raises DivergedError if too many in a row made no update (`UpdateWatch.settle`)."""
+        """Judge the steps so far, and ask for a rollback if that is on and too many in a row had no finite gradient.
+
+        Otherwise raises DivergedError if too many in a row made no update (`UpdateWatch.settle`).
+        """
+        self.watch.review(self.checkpoints)
+        bad = self.watch.not_finite
+        if self.rollback.on and (bad >= self.rollback.after or step == self.last and self.watch.ruined):
+            self.rollback.wanted = f"{bad} {self.unit}s in a row had no finite gradient"
+            return
         self.watch.settle(self.checkpoints, last=step == self.last)
 
     def evaluates(self, step: int) -> bool:
@@ -196,14 +322,24 @@ class TrainingStage:
         self.watch.settle(self.checkpoints)
         self._history.check_present()
         due = {} if evaluated else {"evaluation_due": True}
+        memory: JsonObject = {"alarms": self.alarms.get_state()}
+        if self.rollback.on or self.rollback.count:
+            memory |= {"rollbacks": self.rollback.count, "not_finite": self.watch.not_finite}
         self.view.saved(step)
         with jax.profiler.TraceAnnotation("checkpoint"):
-            self.checkpoints.save(step, state, {**meta, **self._facts, **due}, cursor)
-        self.watch.saved(step)
+            self.checkpoints.save(step, state, {**meta, **self._facts, **memory, **due}, cursor)
+        if not self.rollback.on or step % self.settings.checkpoint_every == 0:
+            self.watch.saved(step)
+            self._hold()
 
     def stop(self, step: int) -> NoReturn:
-        """Raise PreemptedError that says what was saved, once it is on disk."""
+        """Raise PreemptedError, or AlarmError if an alarm ends the run, once what it says was saved is on disk."""
         self.checkpoints.wait()
+        if self.alarmed:
+            raise stop_signals.AlarmError(
+                f"{self.name} was stopped by the alarm {self.alarmed}, whose line stands above, and saved {self.unit} "
+                f"{step}; change what it names, or set alarms.{self.alarmed}.action='log', and start it again to go on"
+            )
         raise distributed.PreemptedError(
             f"{self.name} was told to stop and saved {self.unit} {step}; start it again to go on"
         ) from None

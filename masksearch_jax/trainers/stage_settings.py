@@ -51,8 +51,6 @@ class DapoSettings(Protocol):
     old_logprobs: str
     tis_cap: float
     staleness: int
-    alarm_prob_diff: float
-    alarm_correlation: float
     # Update.
     minibatches: int
     row_lengths: Sequence[int]
@@ -62,6 +60,22 @@ class DapoSettings(Protocol):
     show_every: int
 
 
+class AlarmSettings(Protocol):
+    """A section of `alarms`, that of one alarm."""
+
+    threshold: float
+    window: int
+    action: str
+
+
+class RollbackSettings(Protocol):
+    """The section `rollback` of a stage."""
+
+    after: int
+    most: int
+    learning_rate_scale: float
+
+
 class StageSettings(Protocol):
     """What the sections of all stages hold; `steps` or `iterations` is read by name."""
 
@@ -69,3 +83,4 @@ class StageSettings(Protocol):
     eval_every: int
     checkpoint_every: int
     max_without_update: int
+    rollback: RollbackSettings

@@ -4,7 +4,6 @@ Enters: groups with rewards, and a program for the trainer's log-probs. Leaves: 
 updates are computed before the first step, which donates the parameters that they need.
 """
 
-import logging
 from collections.abc import Callable, Sequence
 
 import jax
@@ -19,8 +18,6 @@ from masksearch_jax.runtime.types import Params
 from masksearch_jax.trainers import rollout_batch
 from masksearch_jax.trainers.stage_settings import DapoSettings
 from masksearch_jax.trainers.state import TrainState
-
-_log = logging.getLogger(__name__)
 
 
 def update_sharding(mesh: jax.sharding.Mesh) -> NamedSharding:
@@ -74,8 +71,8 @@ def build_updates(
 
     The result is [] if there are no groups or the judge gave no verdict at all. old_logprobs: computes log-probs under
     the parameters of policy `version`, so it has to be called before the first optimizer step. `means` gets the
-    mismatch between these and the sampler's log-probs of that version's tokens, with a warning if it is alarming, and
-    by how many versions the tokens lag behind. With settings.old_logprobs 'sampler' the denominator is the sampler's
+    mismatch between these and the sampler's log-probs of that version's tokens, and by how many versions the tokens lag
+    behind. With settings.old_logprobs 'sampler' the denominator is the sampler's
     log-prob, and nothing is recomputed or compared; `approx_kl` of the first update then measures the mismatch.
     """
     if not groups:
@@ -97,15 +94,7 @@ def build_updates(
         current = update.mask & (update.versions == version)
         pairs.append((recomputed[current], update.sampler_logp[current]))
         updates[i] = update_batch.with_old_logp(update, recomputed, None if settings.staleness else version)
-    measured = logprob_mismatch.measure(*(np.concatenate(side) for side in zip(*pairs, strict=True)))
-    means.add(measured)
-    for alarm in logprob_mismatch.alarms(measured, settings.alarm_prob_diff, settings.alarm_correlation):
-        _log.warning(
-            "policy %d: the sampler's log-probs are not the trainer's: %s. Compare model.dtype and kernels of both, or "
-            "set dapo.tis_cap=2.",
-            version,
-            alarm,
-        )
+    means.add(logprob_mismatch.measure(*(np.concatenate(side) for side in zip(*pairs, strict=True))))
     return updates
 
 

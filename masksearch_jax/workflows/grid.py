@@ -26,7 +26,7 @@ from ml_collections import ConfigDict
 
 from masksearch_jax.evals import intervals, report, runner
 from masksearch_jax.rollout.engine import RolloutEngine
-from masksearch_jax.runtime import child_process, distributed, metrics, workdir_lock
+from masksearch_jax.runtime import child_process, distributed, metrics, stop_signals, workdir_lock
 from masksearch_jax.runtime.json_files import read_json_object
 from masksearch_jax.runtime.types import Json, JsonObject, Params
 from masksearch_jax.workflows import evaluation, training
@@ -98,6 +98,8 @@ def side_by_side(cfg: ConfigDict, workdir: Path) -> None:
             if status := child_process.run(command, stdout=file, stderr=file).returncode:
                 if status == distributed.RETRY:
                     raise distributed.PreemptedError(f"seed {seed} was told to stop; start the same line again")
+                if status == stop_signals.ALARMED:
+                    raise stop_signals.AlarmError(f"seed {seed} was stopped by an alarm; {log} says which")
                 raise ValueError(f"seed {seed} ended with exit status {status}; {log} says why")
 
     with concurrent.futures.ThreadPoolExecutor(cfg.grid.at_once) as pool:

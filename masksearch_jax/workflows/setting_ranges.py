@@ -18,7 +18,7 @@ from masksearch_jax.runtime.types import Json
 from masksearch_jax.teachers import thoughts
 from masksearch_jax.text import instructions
 from masksearch_jax.text.chat_template import read_variables
-from masksearch_jax.trainers import optimizer, step_trace
+from masksearch_jax.trainers import alarms, optimizer, step_trace
 from masksearch_jax.workflows.setting_rules import (
     Rule,
     buckets,
@@ -114,6 +114,8 @@ _OPTIMIZER = {
     "clip": number(), "b1": _SHARE, "b2": _SHARE, "eps": number(), "mu_dtype": one_of(*optimizer.MU_DTYPES),
     "weight_decay": number(),
 }  # fmt: skip
+_ALARM = {"threshold": number(), "window": whole(1), "action": one_of(*alarms.ACTIONS)}
+_ROLLBACK = {"after": _OFF_OR_MORE, "most": whole(1), "learning_rate_scale": _PART}
 _JUDGING = {"timeout_s": _SECONDS, "retries": whole(0), "attempts": whole(1)}
 _MESH = Rule(
     "a whole number of at least 1, or -1 for the devices that remain",
@@ -205,9 +207,13 @@ _TRAIN = {
     "dapo.reward.overlong_cache": whole(0), "dapo.reward.*": number(), "dapo.advantage": one_of(*advantages.MODES),
     "dapo.clip_low": _SHARE, "dapo.clip_high": number(), "dapo.dual_clip": number(),
     "dapo.aggregation": one_of(*loss.AGGREGATIONS), "dapo.tis_cap": number(), "dapo.staleness": whole(0, 1),
-    "dapo.alarm_prob_diff": number(), "dapo.alarm_correlation": number(-1, 1), "dapo.minibatches": whole(1),
+    "dapo.minibatches": whole(1),
     "dapo.row_lengths": buckets(2), "dapo.rows": whole(1), "dapo.micro_batches": buckets(),
     **{f"{stage}.max_without_update": _OFF_OR_MORE for stage in ("sft", "dapo")},
+    **{f"{stage}.rollback.{name}": rule for stage in ("sft", "dapo") for name, rule in _ROLLBACK.items()},
+    "alarms.sampler_correlation.threshold": number(-1, 1),
+    **{f"alarms.{name}.{field}": rule for name in alarms.ALARMS for field, rule in _ALARM.items()
+       if (name, field) != ("sampler_correlation", "threshold")},
     **{f"{stage}.{name}": _EVERY for stage in ("sft", "dapo") for name in ("log_every", "checkpoint_every")},
     **{f"{stage}.eval_every": _OFF_OR_MORE for stage in ("sft", "dapo")}, "dapo.show_every": _OFF_OR_MORE,
     "dapo.old_logprobs": one_of("trainer", "sampler"),

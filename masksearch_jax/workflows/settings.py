@@ -15,7 +15,7 @@ from masksearch_jax.retrieval.index import index_settings
 from masksearch_jax.rollout.slot_sharding import SlotSharding
 from masksearch_jax.runtime.types import Setting
 from masksearch_jax.text import clues, instructions, tags
-from masksearch_jax.trainers import dapo, step_trace, updates
+from masksearch_jax.trainers import alarms, dapo, step_trace, updates
 from masksearch_jax.trainers import optimizer as optimizer_lib
 from masksearch_jax.trainers.row_checks import check_rows
 from masksearch_jax.workflows import setting_ranges
@@ -54,6 +54,7 @@ def validate_settings(cfg: ConfigDict, kind: str = "train") -> None:
     for stage in ("sft", "dapo"):
         if stage in cfg:
             optimizer_lib.from_config(cfg[stage].optimizer)
+            _validate_rollback(cfg, stage)
     if "sft" in cfg:
         _validate_sft(cfg)
     if "dapo" in cfg:
@@ -169,6 +170,24 @@ def _validate_profile(cfg: ConfigDict) -> None:
     if steps and ends and steps.start > max(ends.values()):
         told = ", ".join(f"{name}={last}" for name, last in ends.items())
         raise ValueError(f"profile={cfg.profile!r}: the run ends before step {steps.start} ({told})")
+
+
+def _validate_rollback(cfg: ConfigDict, stage: str) -> None:
+    after, limit = cfg[stage].rollback.after, cfg[stage].max_without_update
+    if after and limit and after >= limit:
+        raise ValueError(
+            f"{stage}.rollback.after={after} with {stage}.max_without_update={limit}: the run would stop before it "
+            "returns to a good checkpoint; lower the first or raise the second"
+        )
+    trained = "stage" not in cfg or cfg.stage == stage or (stage == "sft" and trains_sft(cfg))
+    asking = [
+        name for name, alarm in alarms.ALARMS.items() if cfg.alarms[name].action == "rollback" and stage in alarm.kinds
+    ]
+    if asking and trained and not after:
+        raise ValueError(
+            f"alarms.{asking[0]}.action='rollback' with {stage}.rollback.after=0, which turns rollback off: set it to "
+            "1 or more, or choose another action"
+        )
 
 
 def _validate_dapo(settings: ConfigDict, total_tokens: int) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from masksearch_jax.runtime import distributed
+from masksearch_jax.runtime import distributed, stop_signals
 from masksearch_jax.runtime import mesh as mesh_lib
 from masksearch_jax.workflows import training
 
@@ -79,6 +79,7 @@ def test_a_wrong_number_of_processes_is_refused_before_the_first_program():
         (SystemExit("bad flag"), 1),
         (SystemExit(0), 0),
         (distributed.PreemptedError("saved"), 75),
+        (stop_signals.AlarmError("stopped by an alarm"), 3),
         (TimeoutError("no answer"), 75),
         (jax.errors.JaxRuntimeError("UNAVAILABLE: peer"), 75),
         (jax.errors.JaxRuntimeError("UNKNOWN: Gloo AllGather failed: connection reset"), 75),

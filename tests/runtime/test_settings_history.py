@@ -147,3 +147,17 @@ def test_a_removed_folder_is_noticed(trained):
     (trained / "dapo" / "config.json").unlink()
     with pytest.raises(FileNotFoundError, match="dapo was removed or replaced while the run wrote to it"):
         made.check_present()
+
+
+def test_a_rollback_is_a_row_of_its_own_and_settings_are_compared_past_it(trained):
+    made, history = stage(trained), trained / "dapo" / "history.jsonl"
+    assert made.last_rollback() is None
+    made.add_rollback({"number": 1, "at": 9, "to": 2, "cursor": {"index": 40}})
+    made.add_rollback({"number": 2, "at": 11, "to": 2, "cursor": {"index": 60}})
+    history.write_text(history.read_text() + '{"time": "2026-01-01", "rollback": {"numb')  # cut by a kill
+    assert made.last_rollback() == {"number": 2, "at": 11, "to": 2, "cursor": {"index": 60}}
+    assert [json.loads(line)["step"] for line in history.read_text().splitlines()[:3]] == [0, 2, 2]
+    with pytest.raises(ValueError, match="seed is 0 there and 1 here"):
+        stage(trained, {"seed": 1}).differences()
+    made.begin(2)
+    assert made.last_rollback()["number"] == 2

@@ -17,7 +17,7 @@ from masksearch_jax.rollout.engine import RolloutEngine
 from masksearch_jax.rollout.trajectory import StopReason, Trajectory, Turn
 from masksearch_jax.runtime import distributed, metrics
 from masksearch_jax.runtime import mesh as mesh_lib
-from masksearch_jax.trainers import dapo, dapo_programs, position, rollout_batch, updates
+from masksearch_jax.trainers import alarms, dapo, dapo_programs, position, rollout_batch, updates
 from masksearch_jax.trainers import optimizer as optimizer_lib
 from masksearch_jax.trainers import state as state_lib
 from masksearch_jax.workflows import synthesis_stage, training
@@ -115,14 +115,15 @@ def test_a_resumed_run_may_switch_staleness_off(warm):
     assert ["rollout/tokens" in row for row in rows] == [True, False, True]
 
 
-def test_a_sampler_that_disagrees_raises_the_alarm(cfg, workdir, caplog):
+def test_a_sampler_that_disagrees_raises_the_alarm(cfg, workdir):
     model_cfg = RunContext(cfg, workdir).policy.config
     shape = batch_lib.BatchShape((64,), 4, (1,), packed=False)
-    means, groups = metrics.Mean(), _groups(model_cfg)
+    means, groups, watch = metrics.Mean(), _groups(model_cfg), alarms.Alarms(cfg.alarms, "dapo", "iteration")
     updates.build_updates(groups, cfg.dapo, shape, lambda u: u.sampler_logp, 0, means)
-    assert not caplog.records and means.result()["sampler_prob_diff"] == 0
+    assert not watch.judge(1, means.result())
     updates.build_updates(groups, cfg.dapo, shape, lambda u: u.sampler_logp + 0.5, 0, means)
-    assert "over dapo.alarm_prob_diff=0.01" in caplog.text and "tis_cap=2" in caplog.text
+    (verdict,) = watch.judge(2, means.result())
+    assert "over alarms.sampler_difference.threshold=0.01" in verdict.sentence and "tis_cap=2" in verdict.sentence
 
 
 def test_log_probs_of_the_sampler_may_be_the_denominator(cfg, workdir):

@@ -114,6 +114,9 @@ def test_every_setting_refuses_what_cannot_work_by_name():
         ({"prepare.tasks.question_instruction": "Fill in {clues}. [mask]"}, "question_instruction=.*before them"),
         ({"prepare.tasks.instruction": "clues"}, "sft.augment=True renames a passage's names and not"),
         ({"distributed.process_id": 1}, "distributed.process_id=1 with distributed.processes=1"),
+        ({"dapo.rollback.after": 10}, "dapo.rollback.after=10 with dapo.max_without_update=10"),
+        ({"alarms.entropy.action": "rollback"}, "alarms.entropy.action='rollback' with dapo.rollback.after=0"),
+        ({"alarms.loss.action": "rollback"}, "alarms.loss.action='rollback' with sft.rollback.after=0"),
         ({"model.kv_heads": 2, "model.heads": 3}, "model.kv_heads = 2 does not divide"),
     ],
 )  # fmt: skip

@@ -72,6 +72,8 @@ _SPECS = (
     _Spec("Shares of the rollout", "share of wall time", ("rollout share/*",), kind="stack"),
     _Spec("Search latency", "milliseconds", ("search/latency_p50_ms", "search/latency_p99_ms"), log=True),
     _Spec("Queries answered by the cache", "share since the start", ("cache share",)),
+    _Spec("Alarms", "1 while it is on", ("alarm/*",)),
+    _Spec("Returns to a good checkpoint", "so far", ("rollbacks",), if_it_moves=True),
     _Spec("Learning phase", "phase of the curriculum", ("phase",), if_it_moves=True),
 )  # fmt: skip
 
