@@ -182,7 +182,7 @@ def numbers(row: Mapping[str, Json]) -> list[tuple[str, str]]:
         found.append(("MFU", _shown(row["mfu"], "{:.1%}")))
     seconds = _iteration_seconds(row)
     if seconds:
-        found.append(("", f"{seconds:.0f} s an iteration"))
+        found.append(("", f"{seconds:.3g} s an iteration"))
     return found
 
 

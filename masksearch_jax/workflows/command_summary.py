@@ -77,12 +77,12 @@ def trained(cfg: ConfigDict, workdir: Path, seconds: float) -> None:
     rows = read_rows(folder / "metrics.jsonl") if (folder / "metrics.jsonl").exists() else []
     validations = [row for row in rows if any(name.startswith("eval/") for name in row)]
     steps = [row for row in rows if row not in validations]
-    scores = []
+    scores, at = [], "at step" if stage == "sft" else "at iteration"
     if steps:
         told = ", ".join(f"{label} {value}".strip() for label, value in stage_view.numbers(steps[-1]))
-        scores.append(f"at step {steps[-1]['step']}: {told}")
+        scores.append(f"{at} {steps[-1]['step']}: {told}")
     if validations:
-        scores.append(f"validation at step {validations[-1]['step']}: {stage_view.validation_text(validations[-1])}")
+        scores.append(f"validation {at} {validations[-1]['step']}: {stage_view.validation_text(validations[-1])}")
     then = [again("evaluate", "configs/evaluate.py", workdir, f"--config.policy={stage}")]
     if stage == "sft":
         then.append(again("train", "configs/dapo.py", workdir))
