@@ -111,6 +111,8 @@ def _check_module(module: str, words: list[str]) -> None:
     if module == "pytest":
         return _check_tests(words)
     source = ROOT / (module.replace(".", "/") + ".py")
+    if source.with_suffix("").is_dir():
+        source = source.with_suffix("") / "__main__.py"
     assert module.startswith(("masksearch_jax.", "benchmarks.")) and source.is_file(), f"there is no module {module}"
     text = source.read_text()
     if "cli.run_config(" in text:

@@ -133,6 +133,13 @@ def test_any_error_of_the_file_system_is_a_sentence(number):
     assert said.startswith("/W/data/x: why (") and "; " in said
 
 
+@pytest.mark.parametrize("number, advises", [(errno.ENOSPC, True), (errno.EDQUOT, True), (errno.ECONNREFUSED, False)])
+def test_a_full_disk_is_told_where_no_file_is_named(number, advises):
+    """As a write into an open file raises it."""
+    said = cli.sentence(OSError(number, "why"))
+    assert "why" in said and ("free some of the disk" in said) == advises
+
+
 @pytest.mark.parametrize("make", ["file in its place", "folder in its place"])
 def test_a_workdir_that_cannot_be_written_ends_an_entry_with_a_sentence(tmp_path, make, monkeypatch):
     """Through `entry.start`'s own handler."""
