@@ -1,6 +1,7 @@
 """DAPO (arXiv 2503.14476) with a search tool in the loop: stage I of the paper by RL.
 
-In: tasks in W/data, an SFT checkpoint, a searcher. Out: W/dapo/checkpoints, metrics.jsonl, config.json, history.jsonl.
+In: tasks in W/data, an SFT checkpoint, a searcher. Out: W/dapo/checkpoints, metrics.jsonl, config.json, history.jsonl,
+trajectories (a sample of the episodes).
 One iteration is, in order: rollouts of whole groups (dynamic sampling with refill), rewards, advantages over a group,
 old log-probs by the trainer, several optimizer steps with clip-higher and a token-mean loss, evaluation, checkpoint.
 There is no KL term and no entropy bonus, as in the paper. A checkpoint is saved between iterations and holds everything
@@ -32,6 +33,7 @@ from masksearch_jax.trainers.sampler import Sampler
 from masksearch_jax.trainers.stage import Evaluate, TrainingStage, changed_settings
 from masksearch_jax.trainers.stage_settings import DapoSettings
 from masksearch_jax.trainers.stopwatch import Stopwatch
+from masksearch_jax.trainers.trajectory_sample import TrajectorySample
 from masksearch_jax.trainers.updates import UpdateSteps, batch_shape, build_updates, on_devices
 
 
@@ -84,6 +86,7 @@ def run(
     at = position.restore(saved, tasks, curriculum, identity) if saved else Position.of(tasks, curriculum, 0)
     distributed.same("what they train on", identity | {"data": tasks.fingerprint, **at.cursor})
     stage.begin(at.version, state)
+    kept = TrajectorySample(cfg, stage.folder, tokenizer, augmentation, at.version)
     # ---- every program of the rollouts, before the first episode --------------------------------------------------
     distributed.alive("compiling the programs of the rollouts")
     stage.say_start(at.version, "compiling the programs of the rollouts")
@@ -105,6 +108,7 @@ def run(
             if at.version not in (0, stage.checkpoints.latest()):
                 stage.save(at.version, state, at.to_json(), at.cursor)
             stage.stop(at.version)
+        kept.sampled(version, sampler.newest)
         seconds.lap("rollout")
         # ---- score, then update; with staleness the next batch is sampled meanwhile ----
         reference = functools.partial(on_devices, old_logprobs, state.params, stage.base, policy.mesh)
@@ -114,6 +118,10 @@ def run(
         waiting, carried = sampler.ahead(at.version, carried, steps.take, means)
         seconds.lap("rollout")
         state = steps.take_rest()
+        kept.sampled(version, sampler.newest)  # with staleness the batch that was sampled meanwhile
+        kept.trained(version, groups, updates, functools.partial(
+            on_devices, old_logprobs, state.params, stage.base, policy.mesh
+        ))  # fmt: skip
         # ---- log ----
         row = means.result()
         seconds.lap("update")
@@ -134,6 +142,7 @@ def run(
             stage.save(version, state, at.to_json(), at.cursor, evaluated)
         if stop:
             stage.stop(version)
+    kept.close()
     return stage.finish(state)
 
 
