@@ -60,7 +60,11 @@ setup(
     # configs/ stays at the top of the project; a wheel holds it as masksearch_jax.configs, never as `configs`.
     packages=[*find_packages(include=["masksearch_jax", "masksearch_jax.*"]), "masksearch_jax.configs"],
     package_dir={"masksearch_jax.configs": "configs"},
-    package_data={"masksearch_jax": ["py.typed"], "masksearch_jax.evals.report": ["templates/*"], "masksearch_jax.viewer": ["static/*"]},
+    package_data={
+        "masksearch_jax": ["py.typed"],
+        "masksearch_jax.evals.report": ["templates/*"],
+        "masksearch_jax.viewer": ["static/*"],
+    },
     entry_points={"console_scripts": ["masksearch=masksearch_jax.__main__:main"]},
     license="Apache-2.0",
     license_files=["LICENSE"],

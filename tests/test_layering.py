@@ -19,10 +19,19 @@ FREE = {"workflows"}
 OURS = {
     "prep": {"text", "scoring", "data.records", "toywiki", "evals.benchmarks"},
     "trainers": {
-        "data", "model", "rollout", "rl", "evals", "runtime", "scoring", "text", "retrieval.interface", "trajectories",
+        "data",
+        "model",
+        "rollout",
+        "rl",
+        "evals",
+        "runtime",
+        "scoring",
+        "text",
+        "retrieval.interface",
+        "trajectories",
     },
     "evals": {"rollout", "text", "scoring", "data.records", "retrieval.interface"},
-    "trajectories": set(),
+    "trajectories": {"text.tags"},
     "viewer": {"trajectories", "evals", "scoring", "text", "data.records"},
     "aot": {"model", "trainers", "rollout", "rl", "runtime", "text"},  # all that a compiled program is made of
     "teachers": {"rollout", "text", "scoring", "data.records", "retrieval.interface"},

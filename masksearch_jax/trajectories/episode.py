@@ -13,21 +13,22 @@ import numpy as np
 
 from masksearch_jax.runtime.json_files import parse_json
 from masksearch_jax.runtime.types import JsonObject
+from masksearch_jax.text import tags
 
 # The parts of an episode that are read only when it is opened. They are kept as compressed JSON.
 BODY = ("text", "golds", "spans", "span_scores", "span_hits", "turns")
-_TITLE = 240  # characters of the task that a list shows
+_TITLE, _AROUND = 200, 28  # characters of the task that a list shows; of its beginning, if the first mask comes late
 
 
 @dataclasses.dataclass(frozen=True)
 class Episode:
     """One episode.
 
-    source: the stage or the evaluation that it is from, as its path in the workdir ('dapo', 'evaluate/sft'). step: the
-    iteration in which it was sampled, 0 in an evaluation. version: the policy version that wrote it, None in an
-    evaluation. group, sample: which prompt, and which of its samples. In an evaluation `group` is the place of the task.
-    score: the answer reward, or recall in an evaluation, in [0, 1]; None without a verdict of the judge. reward,
-    format, length: the reward of training and its parts; an evaluation has only format. f1, em: of an evaluation.
+    source: the stage or the evaluation that it is from ('dapo', 'evaluate/sft'). step: the iteration in which it was
+    sampled, 0 in an evaluation. version: the policy version that wrote it, None in an evaluation. group, sample: which
+    prompt, and which of its samples; in an evaluation, the place of the task, and 0. score: the answer reward, or
+    recall in an evaluation, in [0, 1]; None without a verdict of the judge. reward, format, length: the reward of
+    training and its parts; an evaluation has only format. f1, em: of an evaluation.
     hit: share of masks of which an observation held an accepted answer. searches, tokens: how many were executed, and
     written by the policy. text: the task. golds: accepted answers of each mask. spans: what was filled in, None without
     an answer of the asked form. span_scores, span_hits: score of each span, and whether its answer was read. turns:
@@ -61,8 +62,13 @@ class Episode:
 
     @property
     def title(self) -> str:
-        """The beginning of the task, for lists."""
-        return " ".join(self.text.split())[:_TITLE]
+        """The beginning of the task, for lists; if its first mask comes late, how it begins and what is there."""
+        text = " ".join(self.text.split())
+        mask = text.find(tags.MASK)
+        if mask > 2 * _AROUND:
+            beginning = text[:_AROUND].rpartition(" ")[0] or text[:_AROUND]
+            text = f"{beginning} … {text[mask - _AROUND :].partition(' ')[2]}"
+        return text[:_TITLE]
 
     def body(self) -> bytes:
         """Return the fields of BODY as compressed JSON."""
@@ -95,12 +101,12 @@ def pack_arrays(arrays: Mapping[str, np.ndarray], texts: Sequence[str] | None = 
     if texts is not None:
         found["texts"] = np.frombuffer(json.dumps(list(texts)).encode(), np.uint8)
     file = io.BytesIO()
-    np.savez_compressed(file, allow_pickle=False, **found)  # type: ignore[arg-type]  # numpy's stub takes **bool too
+    np.savez_compressed(file, allow_pickle=False, **found)
     return file.getvalue()
 
 
 def unpack_arrays(data: bytes) -> JsonObject:
-    """Return {name: list of values} of what `pack_arrays` wrote, ready for JSON: values that are not finite are None."""
+    """Return {name: list of values} of what `pack_arrays` wrote, ready for JSON; what is not finite is None."""
     found: JsonObject = {}
     with np.load(io.BytesIO(data), allow_pickle=False) as file:
         for name in file.files:

@@ -9,7 +9,6 @@ import dataclasses
 import re
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 from masksearch_jax.evals.report.task_labels import task_label
 from masksearch_jax.runtime.types import Json, JsonObject
@@ -18,7 +17,7 @@ from masksearch_jax.trajectories.episode import read_body, unpack_arrays
 from masksearch_jax.trajectories.store import COLUMNS, address, check_version, has_search
 from masksearch_jax.viewer.sources import Run, Runs
 
-_LISTED = (*(name for name in COLUMNS if name != "length"), "title", "length", "trained", "advantage")
+_LISTED = (*(name for name in COLUMNS if name != "source"), "title", "trained", "advantage")
 _LIST_SQL = ", ".join(f'"{name}"' for name in _LISTED)
 # What can be sorted by and bounded by min_<name> and max_<name>.
 NUMBERS = (
@@ -64,10 +63,11 @@ class Library:
                 sources: dict[str, JsonObject] = {}
                 for schema in open_db.of(run.number):
                     rows = open_db.db.execute(
-                        f"SELECT source, task, stop, version, count(*) FROM {schema}.episodes "
+                        f"SELECT source, task, stop, version, count(*) FROM {schema.name}.episodes "
                         "GROUP BY source, task, stop, version"
                     )
-                    for source, task, stop, version, count in rows:
+                    for stored, task, stop, version, count in rows:
+                        source = schema.source or stored
                         one = sources.setdefault(
                             source, {"name": source, "episodes": 0, "tasks": {}, "stops": {}, "versions": {}}
                         )
@@ -101,21 +101,26 @@ class Library:
         and max_<n> for n of NUMBERS, trained ('yes' | 'no'), sort (of SORTS), order ('asc' | 'desc'), offset, limit.
         """
         limit, offset = _whole(given, "limit", 50, MOST_ROWS), _whole(given, "offset", 0, 1 << 40)
+        sources = [Source.parse(part) for part in given.get("sources", "").split("|") if part]
         with self._connection() as open_db:
-            parts, values = [], []
-            for schema, run, sources in open_db.chosen(_sources(given.get("sources", ""))):
-                conditions, bound = _conditions(given, sources, open_db.searches(schema))
-                parts.append((f"{schema}.episodes WHERE {conditions}", run, schema))
-                values += bound
-            if not parts:
+            counts, lists = [], []
+            counted: list[Json] = []
+            listed: list[Json] = []
+            for schema in open_db.schemas:
+                own = [(schema.stored(one.name), one.version) for one in sources if one.run == schema.run]
+                if sources and not any(stored for stored, _ in own):
+                    continue
+                condition, bound = _condition(given, [one for one in own if one[0]], schema)
+                counts.append(f"(SELECT count(*) FROM {schema.name}.episodes WHERE {condition})")
+                lists.append(f"SELECT {schema.selected} FROM {schema.name}.episodes WHERE {condition}")
+                counted += bound
+                listed += [*schema.bound, *bound]
+            if not lists:
                 return {"total": 0, "offset": 0, "rows": []}
-            counted = " + ".join(f"(SELECT count(*) FROM {part})" for part, _, _ in parts)
-            (total,) = open_db.db.execute(f"SELECT {counted}", values).fetchone()
-            listed = " UNION ALL ".join(
-                f"SELECT {run} AS run, {_LIST_SQL} FROM {part}" for part, run, _ in parts
-            )
+            (total,) = open_db.db.execute(f"SELECT {' + '.join(counts)}", counted).fetchone()
             rows = open_db.db.execute(
-                f"SELECT * FROM ({listed}) ORDER BY {_order(given)} LIMIT ? OFFSET ?", [*values, limit, offset]
+                f"SELECT * FROM ({' UNION ALL '.join(lists)}) ORDER BY {_order(given)} LIMIT ? OFFSET ?",
+                [*listed, limit, offset],
             ).fetchall()
         return {"total": total, "offset": offset, "rows": [_row(row) for row in rows]}
 
@@ -126,11 +131,12 @@ class Library:
         found = []
         with self._connection() as open_db:
             for schema in open_db.of(source.run):
-                chosen = f'SELECT * FROM {schema}.episodes WHERE source = ? AND "group" = ? AND (? IS NULL OR sample = ?)'
+                own = 'source = ? AND "group" = ? AND (? IS NULL OR sample = ?)'
+                chosen = f"SELECT * FROM {schema.name}.episodes WHERE {own}"
                 rows = open_db.db.execute(
-                    f"SELECT {source.run} AS run, {_LIST_SQL}, body, sampled, updated FROM ({chosen}) "
-                    f"JOIN {schema}.bodies USING (id) LEFT JOIN {schema}.tokens USING (id) ORDER BY sample",
-                    (source.name, group, sample, sample),
+                    f"SELECT {schema.selected}, body, sampled, updated FROM ({chosen}) JOIN {schema.name}.bodies "
+                    f"USING (id) LEFT JOIN {schema.name}.tokens USING (id) ORDER BY sample",
+                    (*schema.bound, schema.stored(source.name), group, sample, sample),
                 ).fetchall()
                 found += [_whole_episode(row) for row in rows]
         if not found:
@@ -143,11 +149,23 @@ class Library:
             found = []
             for schema in open_db.of(source.run):
                 found += open_db.db.execute(
-                    f'SELECT "group", sample FROM {schema}.episodes WHERE source = ? AND task_id = ? AND (? IS NULL OR '
-                    'version = ?) ORDER BY "group", sample LIMIT 8',
-                    (source.name, task_id, source.version, source.version),
+                    f'SELECT "group", sample FROM {schema.name}.episodes WHERE source = ? AND task_id = ? AND '
+                    '(? IS NULL OR version = ?) ORDER BY "group", sample LIMIT 8',
+                    (schema.stored(source.name), task_id, source.version, source.version),
                 ).fetchall()
         return [self.group(source, group, sample)[0] for group, sample in found]
+
+    def groups(self, source: Source) -> list[tuple[str, int]]:
+        """Return (task id, group) of every group of a source."""
+        with self._connection() as open_db:
+            return [
+                tuple(row)
+                for schema in open_db.of(source.run)
+                for row in open_db.db.execute(
+                    f'SELECT DISTINCT task_id, "group" FROM {schema.name}.episodes WHERE source = ?',
+                    (schema.stored(source.name),),
+                )
+            ]
 
     # --- Two sources -------------------------------------------------------------------------------------------------
 
@@ -169,20 +187,22 @@ class Library:
                 union = []
                 for schema in open_db.of(source.run):
                     union.append(
-                        f'SELECT task_id, task, title, score, "group", sample FROM {schema}.episodes WHERE source = ? '
+                        f"SELECT task_id, task, title, score FROM {schema.name}.episodes WHERE source = ? "
                         "AND score IS NOT NULL AND (? IS NULL OR version = ?) AND (? = '' OR task = ?)"
                     )
                     task = given.get("task", "")
-                    values += [source.name, source.version, source.version, task, task]
+                    values += [schema.stored(source.name), source.version, source.version, task, task]
                 if not union:
                     raise KeyError(f"no run {source.run}")
                 sides.append(
                     f"{name} AS MATERIALIZED (SELECT task_id, task, title, avg(score) AS score, count(*) AS n FROM "
                     f"({' UNION ALL '.join(union)}) GROUP BY task_id)"
                 )
-            with_both = f"WITH {', '.join(sides)}, both AS MATERIALIZED (SELECT a.task_id AS task_id, a.task AS task, " \
-                "a.title AS title, a.score AS a, b.score AS b, a.n AS n_a, b.n AS n_b, b.score - a.score AS difference " \
+            with_both = (
+                f"WITH {', '.join(sides)}, both AS MATERIALIZED (SELECT a.task_id AS task_id, a.task AS task, "
+                "a.title AS title, a.score AS a, b.score AS b, a.n AS n_a, b.n AS n_b, b.score - a.score AS difference "
                 "FROM a JOIN b USING (task_id)) "
+            )
             total, mean_a, mean_b, mean, square = open_db.db.execute(
                 with_both + "SELECT count(*), avg(a), avg(b), avg(difference), avg(difference * difference) FROM both",
                 values,
@@ -211,41 +231,59 @@ class Library:
             db.close()
 
 
+@dataclasses.dataclass(frozen=True)
+class _Schema:
+    """An attached database. name: in SQL. source: as in `sources.Database`. search: whether it has full-text search.
+
+    only: the name by which the file itself calls its one source; '' if `source` is ''.
+    """
+
+    name: str
+    run: int
+    source: str
+    only: str
+    search: bool
+
+    @property
+    def selected(self) -> str:
+        """The columns of a list, with `bound` for their placeholders."""
+        return f"{self.run} AS run, {'? AS source' if self.source else 'source'}, {_LIST_SQL}"
+
+    @property
+    def bound(self) -> list[Json]:
+        return [self.source] if self.source else []
+
+    def stored(self, source: str) -> str | None:
+        """Return how the file calls a source, None if it cannot hold it."""
+        return source if not self.source else self.only if source == self.source else None
+
+
 class _Open:
     """A connection with every database attached, each under a name of its own."""
 
     def __init__(self, db: sqlite3.Connection, runs: Sequence[Run]):
         self.db = db
-        self._schemas: list[tuple[str, int]] = []
-        self._searchable = {}
+        self.schemas: list[_Schema] = []
         for run in runs:
-            for path in run.databases:
-                schema = f"db{len(self._schemas)}"
+            for one in run.databases:
+                name, only = f"db{len(self.schemas)}", None
                 try:
-                    db.execute(f"ATTACH ? AS {schema}", (address(Path(path)),))
-                    check_version(db, path, schema)
+                    db.execute(f"ATTACH ? AS {name}", (address(one.path),))
+                    check_version(db, one.path, name)
+                    if one.source:
+                        only = db.execute(f"SELECT source FROM {name}.episodes LIMIT 1").fetchone()
                 except sqlite3.Error as error:
-                    raise ValueError(f"{path} cannot be read: {error}") from error
-                self._schemas.append((schema, run.number))
-                self._searchable[schema] = has_search(db, schema)
+                    raise ValueError(f"{one.path} cannot be read: {error}") from error
+                self.schemas.append(
+                    _Schema(name, run.number, one.source, only[0] if only else "", has_search(db, name))
+                )
 
     @property
     def searchable(self) -> bool:
-        return all(self._searchable.values())
+        return all(schema.search for schema in self.schemas)
 
-    def searches(self, schema: str) -> str:
-        """Return the name of the table of full-text search, '' if there is none."""
-        return f"{schema}.search" if self._searchable[schema] else ""
-
-    def of(self, run: int) -> list[str]:
-        return [schema for schema, number in self._schemas if number == run]
-
-    def chosen(self, sources: Sequence[Source]) -> list[tuple[str, int, list[Source]]]:
-        """Return (schema, run, sources) of every database that is asked; no sources mean all of them."""
-        asked = [
-            (schema, run, [source for source in sources if source.run == run]) for schema, run in self._schemas
-        ]
-        return [(schema, run, own) for schema, run, own in asked if own or not sources]
+    def of(self, run: int) -> list[_Schema]:
+        return [schema for schema in self.schemas if schema.run == run]
 
 
 def search_words(text: str) -> str:
@@ -257,18 +295,16 @@ def search_words(text: str) -> str:
     return " ".join(words)
 
 
-def _sources(text: str) -> list[Source]:
-    return [Source.parse(part) for part in text.split("|") if part]
-
-
-def _conditions(given: Mapping[str, str], sources: Sequence[Source], search: str) -> tuple[str, list[Json]]:
-    """Return the SQL condition of a list and the values that it binds."""
-    parts, values = ["1"], []
+def _condition(
+    given: Mapping[str, str], sources: Sequence[tuple[str | None, int | None]], schema: _Schema
+) -> tuple[str, list[Json]]:
+    """Return the SQL condition of a list and the values that it binds. sources: (name in the file, version or None)."""
+    parts, values = ["1"], list[Json]()
     if sources:
         one_of = []
-        for source in sources:
-            one_of.append("source = ?" if source.version is None else "(source = ? AND version = ?)")
-            values += [source.name] if source.version is None else [source.name, source.version]
+        for name, version in sources:
+            one_of.append("source = ?" if version is None else "(source = ? AND version = ?)")
+            values += [name] if version is None else [name, version]
         parts.append(f"({' OR '.join(one_of)})")
     for name in ("task", "stop", "task_id"):
         if given.get(name):
@@ -283,8 +319,8 @@ def _conditions(given: Mapping[str, str], sources: Sequence[Source], search: str
         parts.append(f"trained IS {'NOT ' if given['trained'] == 'yes' else ''}NULL")
     text = given.get("q", "")
     words = search_words(text)
-    if words and search:
-        parts.append(f"id IN (SELECT rowid FROM {search} WHERE search MATCH ?)")
+    if words and schema.search:
+        parts.append(f"id IN (SELECT rowid FROM {schema.name}.search WHERE search MATCH ?)")
         values.append(words)
     elif text.strip():
         for word in text.split():
@@ -319,7 +355,7 @@ def _number(given: Mapping[str, str], name: str) -> float:
 
 
 def _row(row: sqlite3.Row) -> JsonObject:
-    return {"run": row["run"], **{name: row[name] for name in _LISTED}}
+    return {name: row[name] for name in ("run", "source", *_LISTED)}
 
 
 def _whole_episode(row: sqlite3.Row) -> JsonObject:

@@ -1,7 +1,7 @@
 """Every number of every metrics.jsonl as curves for the viewer, with few enough points for a screen.
 
-Enters: the workdirs. Leaves: per stage its name, what its x axis counts, and {name: points}. A file that has not changed
-is not read again.
+Enters: the workdirs. Leaves: per stage its name, what its x axis counts, and {name: points}. A file is read again when
+it has changed.
 """
 
 import functools

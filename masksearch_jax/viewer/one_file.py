@@ -4,14 +4,11 @@ Enters: runs. Leaves: a page of a bounded size. Whole groups are taken in the or
 order in every source, so that the evaluations of two policies hold the same tasks.
 """
 
-import contextlib
 import hashlib
 import json
-import sqlite3
 from pathlib import Path
 
 from masksearch_jax.runtime.types import JsonObject
-from masksearch_jax.trajectories.store import address
 from masksearch_jax.viewer import metric_curves, static_files
 from masksearch_jax.viewer.library import Library, Source
 from masksearch_jax.viewer.sources import Runs
@@ -34,7 +31,7 @@ def contents(runs: Runs, most_bytes: int) -> JsonObject:
     library = Library(runs)
     overview = library.overview()
     sources = [Source(run["run"], one["name"]) for run in overview["runs"] for one in run["sources"]]
-    orders = {source: _groups(runs, source) for source in sources}
+    orders = {source: _in_order(library.groups(source)) for source in sources}
     episodes: list[JsonObject] = []
     used = 0
     for place in range(_MOST_GROUPS):
@@ -46,13 +43,7 @@ def contents(runs: Runs, most_bytes: int) -> JsonObject:
     return {"overview": overview, "curves": metric_curves.stages(runs.found), "episodes": episodes}
 
 
-def _groups(runs: Runs, source: Source) -> list[int]:
-    """Return the ids of the groups of a source in the order in which they are taken."""
-    found = []
-    for path in runs.found[source.run].databases:
-        with contextlib.closing(sqlite3.connect(address(path), uri=True)) as db:
-            found += db.execute(
-                'SELECT DISTINCT task_id, "group" FROM episodes WHERE source = ?', (source.name,)
-            ).fetchall()
-    found.sort(key=lambda one: (hashlib.sha256(one[0].encode()).digest(), one[1]))
-    return [group for _, group in found]
+def _in_order(groups: list[tuple[str, int]]) -> list[int]:
+    """Return the ids of (task id, group) pairs in the order in which they are taken."""
+    ordered = sorted(groups, key=lambda one: (hashlib.sha256(one[0].encode()).digest(), one[1]))
+    return [group for _, group in ordered]

@@ -22,13 +22,21 @@ _DEEPEST = 4  # W/seed_0/chain/evaluate/dapo
 MOST_DATABASES = 10
 
 
+@dataclasses.dataclass(frozen=True)
+class Database:
+    """A file of episodes. source: the stage in W that it is of, '' for one that names the source of each episode."""
+
+    path: Path
+    source: str
+
+
 @dataclasses.dataclass
 class Run:
     """One workdir. number: 0, or 1 for the one it is compared with. problems: sentences about what cannot be read."""
 
     number: int
     folder: Path
-    databases: list[Path] = dataclasses.field(default_factory=list)
+    databases: list[Database] = dataclasses.field(default_factory=list)
     problems: list[str] = dataclasses.field(default_factory=list)
 
     @property
@@ -54,7 +62,7 @@ class Runs:
     def refresh(self) -> None:
         """Look for new databases and evaluations, and read evaluations that have changed."""
         self.found = [self._run(number, folder) for number, folder in enumerate(self._folders)]
-        databases = [path for run in self.found for path in run.databases]
+        databases = [one.path for run in self.found for one in run.databases]
         if len(databases) > MOST_DATABASES:
             raise ValueError(
                 f"{len(databases)} databases of episodes, and at most {MOST_DATABASES} can be shown together; name the "
@@ -69,7 +77,11 @@ class Runs:
         run, evaluations = Run(number, folder), []
         for path in _files(folder):
             if path.name == FILE:
-                run.databases.append(path)
+                # A stage folder may have been renamed, and every seed has a stage of the same name.
+                stage = path.parent.parent
+                run.databases.append(
+                    Database(path, run.name if stage == folder else stage.relative_to(folder).as_posix())
+                )
             else:
                 evaluations.append(path)
         if evaluations:
@@ -97,7 +109,7 @@ class Runs:
                 continue
             store.replace_source(source, episodes, state)
         store.close()
-        run.databases.append(folder / FILE)
+        run.databases.append(Database(folder / FILE, ""))
 
 
 def _files(folder: Path, depth: int = 0) -> Iterator[Path]:

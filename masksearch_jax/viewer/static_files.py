@@ -1,7 +1,7 @@
 """The page of the viewer: its HTML, style and scripts, as separate files for the server or joined for one file.
 
-The scripts are ES modules that import each other by name. Joined into one script they keep their order, and lose
-`import` lines and the word `export`; no two modules may use one name at their top level.
+The scripts are ES modules that import each other by name. Joined into one script, each becomes a function that returns
+what the module exports, and an import reads it from there.
 """
 
 import base64
@@ -21,7 +21,8 @@ SCRIPTS = (
 )  # fmt: skip
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 _HEAD = "<!-- head -->"
-_IMPORT = re.compile(r"^import [^;]*;\n", re.MULTILINE)
+_IMPORT = re.compile(r'^import (\{[^}]*\}) from "\./(\w+)\.js";$', re.MULTILINE)
+_EXPORT = re.compile(r"^export ((?:async )?(?:function|const) (\w+))", re.MULTILINE)
 
 
 def read(name: str) -> bytes | None:
@@ -56,8 +57,10 @@ def joined_script() -> str:
     """Return all modules as one."""
     parts = []
     for name in SCRIPTS:
-        text = _IMPORT.sub("", (FOLDER / name).read_text(encoding="utf-8"))
-        parts.append(re.sub(r"^export ", "", text, flags=re.MULTILINE))
+        text = (FOLDER / name).read_text(encoding="utf-8")
+        exported = ", ".join(found for _, found in _EXPORT.findall(text))
+        text = _EXPORT.sub(r"\1", _IMPORT.sub(r"const \1 = module_\2;", text))
+        parts.append(f"const module_{name.removesuffix('.js')} = (() => {{\n{text}\nreturn {{ {exported} }};\n}})();")
     return "\n".join(parts)
 
 

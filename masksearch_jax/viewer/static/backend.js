@@ -5,8 +5,8 @@ const sample = embedded ? JSON.parse(embedded.textContent) : null;
 export const isFile = sample !== null;
 
 export async function ask(question, given = {}) {
-  if (sample) return answers[question](given);
   const kept = Object.entries(given).filter(([, value]) => value !== undefined && value !== null && value !== "");
+  if (sample) return answers[question](Object.fromEntries(kept));
   let reply;
   try {
     reply = await fetch(`/api/${question}?${new URLSearchParams(kept)}`);
@@ -81,7 +81,7 @@ function fits(one, given) {
   if (given.trained && (one.trained !== null) !== (given.trained === "yes")) return false;
   for (const [name, value] of Object.entries(given)) {
     const bound = /^(min|max)_(.+)$/.exec(name);
-    if (!bound || value === "") continue;
+    if (!bound) continue;
     const own = one[bound[2]];
     if (own === null || own === undefined || (bound[1] === "min" ? own < +value : own > +value)) return false;
   }

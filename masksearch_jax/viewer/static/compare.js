@@ -1,8 +1,8 @@
 // Two sources on the same tasks: two checkpoints, two policies or two runs, and one task opened in both.
 import { go, read } from "./address.js";
 import { ask } from "./backend.js";
-import { h, number, select, show, signed } from "./dom.js";
-import { episodeView, grade, names, taskLabel } from "./episode.js";
+import { h, number, score, select, show, signed } from "./dom.js";
+import { episodeView, grade, taskLabel, titleOf } from "./episode.js";
 
 const PAGE = 50;
 let rows = [], total = 0, asked = 0;
@@ -44,13 +44,13 @@ export async function compareView(main, given, state) {
     : "No task is in both. Evaluate both on one split; of training, the same tasks come back in later epochs only.";
   const sorted = (name, label) => h("th", { scope: "col", "aria-sort": sort === name ? (order === "desc" ? "descending" : "ascending") : "none" },
     h("button", { type: "button", onclick: () => change({ sort: name, order: sort === name && order === "desc" ? "asc" : "desc" }) }, label));
-  const table = h("div", { className: "scroll" }, h("table", { className: "compared" },
+  const table = h("div", {}, h("table", { className: "compared" },
     h("thead", {}, h("tr", {}, sorted("task_id", "task"), sorted("a", "A"), sorted("b", "B"), sorted("difference", "B − A"))),
     h("tbody", {}, rows.map((row) => h("tr", { "aria-current": row.task_id === given.task_id ? "true" : undefined },
       h("td", { className: "words" }, h("button", { type: "button", className: "row", onclick: () => go("compare", { ...read().given, a, b, task_id: row.task_id }) },
-        h("span", { className: "line" }, row.title.replaceAll(names.tags.mask, "▁▁▁")), h("span", { className: "note" }, taskLabel(row.task)))),
-      h("td", {}, h("span", { className: `badge ${grade(row.a)}` }, number(row.a)), row.n_a > 1 ? h("small", {}, ` of ${row.n_a}`) : null),
-      h("td", {}, h("span", { className: `badge ${grade(row.b)}` }, number(row.b)), row.n_b > 1 ? h("small", {}, ` of ${row.n_b}`) : null),
+        h("span", { className: "line" }, titleOf(row)), h("span", { className: "note" }, taskLabel(row.task)))),
+      h("td", {}, h("span", { className: `badge ${grade(row.a)}` }, score(row.a)), row.n_a > 1 ? h("small", {}, ` of ${row.n_a}`) : null),
+      h("td", {}, h("span", { className: `badge ${grade(row.b)}` }, score(row.b)), row.n_b > 1 ? h("small", {}, ` of ${row.n_b}`) : null),
       h("td", { className: "number" }, signed(row.difference)))))));
   const offset = found.offset;
   const pager = h("div", { className: "pager" },
@@ -59,11 +59,17 @@ export async function compareView(main, given, state) {
     h("button", { type: "button", disabled: offset + rows.length >= total, onclick: () => turn(1), title: "next page (n)" }, "→"));
   const pair = given.task_id ? await opened(a, b, given.task_id) : null;
   if (number_ !== asked || read().view !== "compare") return;
-  show(main, h("section", { className: "wide" },
-    h("div", { className: "fields" }, select("A", "a", options, a, (value) => change({ a: value })), select("B", "b", options, b, (value) => change({ b: value })),
-      select("task", "task", [["", "all"], ...tasks.map((task) => [task, taskLabel(task)])], given.task, (value) => change({ task: value }))),
-    h("p", {}, summary), pair, total ? [table, pager] : null));
-  main.querySelector(".pair")?.scrollIntoView({ block: "nearest" });
+  const scrolled = main.querySelector(".rows")?.scrollTop || 0;
+  const detail = pair ? [h("div", { className: "bar" }, h("a", { className: "back", href: "#", onclick: (event) => { event.preventDefault(); close(); } }, "← list")), pair]
+    : h("p", { className: "note" }, "Choose a task, or press j.");
+  show(main, h("div", { className: pair ? "split opened" : "split" },
+    h("section", { className: "list", "aria-label": "tasks" },
+      h("div", { className: "filters" }, h("div", { className: "fields" }, select("A", "a", options, a, (value) => change({ a: value })), select("B", "b", options, b, (value) => change({ b: value })),
+        select("task", "task", [["", "all"], ...tasks.map((task) => [task, taskLabel(task)])], given.task, (value) => change({ task: value }))), h("p", { className: "note" }, summary)),
+      h("div", { className: "rows" }, total ? table : null), total ? pager : null),
+    h("section", { className: "detail", "aria-label": "opened task" }, detail)));
+  main.querySelector(".rows").scrollTop = scrolled;
+  main.querySelector("tr[aria-current]")?.scrollIntoView({ block: "nearest" });
 }
 
 async function opened(a, b, task_id) {
@@ -83,6 +89,10 @@ function turn(by) {
   if (offset >= 0 && offset < total) go("compare", { ...given, offset: offset || "", task_id: "" });
 }
 
+function close() {
+  go("compare", { ...read().given, task_id: "" });
+}
+
 export const compareKeys = {
   j: () => step(1),
   k: () => step(-1),
@@ -90,5 +100,5 @@ export const compareKeys = {
   ArrowLeft: () => step(-1),
   n: () => turn(1),
   p: () => turn(-1),
-  Escape: () => go("compare", { ...read().given, task_id: "" }),
+  Escape: close,
 };

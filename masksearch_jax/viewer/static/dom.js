@@ -32,6 +32,18 @@ export function number(value, digits = 2) {
   return value.toFixed(size >= 100 ? 0 : digits).replace("-", "−");
 }
 
+// A score or a reward, always with two digits, so that columns of them can be read down.
+export function score(value) {
+  return value === null || value === undefined ? "–" : value.toFixed(2).replace("-", "−");
+}
+
+// A number on an axis, with three digits that matter.
+export function tick(value) {
+  if (value === 0) return "0";
+  const size = Math.abs(value);
+  return (size < 0.001 || size >= 1e5 ? value.toExponential(1) : String(+value.toPrecision(3))).replace("-", "−");
+}
+
 export function signed(value, digits = 2) {
   return value === null || value === undefined ? "–" : (value > 0 ? "+" : "") + number(value, digits);
 }

@@ -1,6 +1,6 @@
 // One episode: its task with what was filled in, its scores, its turns, and its tokens.
 import { link } from "./address.js";
-import { h, number, signed } from "./dom.js";
+import { h, number, score, signed } from "./dom.js";
 import { marked, pattern } from "./marks.js";
 import { tokenView } from "./tokens.js";
 
@@ -13,6 +13,11 @@ export function taskLabel(task) {
 
 export function grade(score) {
   return score === null || score === undefined ? "none" : score >= 0.999 ? "good" : score > 0 ? "part" : "bad";
+}
+
+// The task of a row in a list, its masks as gaps.
+export function titleOf(row) {
+  return row.title.split(names.tags.mask).flatMap((part, at) => (at ? [h("b", { className: "gap" }, "▁▁▁"), part] : [part]));
 }
 
 // Whole view of an episode. compact: for columns beside one another. options.tokens: the tokens are shown.
@@ -32,18 +37,18 @@ export function episodeView(episode, { compact = false, tokens = false, toggle =
 function heading(episode, compact) {
   const where = [episode.source];
   if (episode.version !== null) where.push(`policy ${episode.version}`);
-  if (compact) where.push(`sample ${episode.sample}`);
-  return h("h2", {}, h("span", { className: `badge ${grade(episode.score)}` }, number(episode.score)), " ",
+  if (compact && episode.version !== null) where.push(`sample ${episode.sample}`);
+  return h("h2", {}, h("span", { className: `badge ${grade(episode.score)}` }, score(episode.score)), " ",
     where.join(" · "), h("small", {}, ` ${episode.task_id}`));
 }
 
 function facts(episode) {
   const isTraining = episode.reward !== null || episode.version !== null;
   const list = isTraining
-    ? [["reward", number(episode.reward)], ["answer", number(episode.score)], ["format", number(episode.format)],
-      ["length", number(episode.length)], ["advantage", signed(episode.advantage)]]
-    : [["recall", number(episode.score)], ["EM", number(episode.em)], ["F1", number(episode.f1)],
-      ["format", number(episode.format)]];
+    ? [["reward", score(episode.reward)], ["answer", score(episode.score)], ["format", score(episode.format)],
+      ["length", score(episode.length)], ["advantage", signed(episode.advantage)]]
+    : [["recall", score(episode.score)], ["EM", score(episode.em)], ["F1", score(episode.f1)],
+      ["format", score(episode.format)]];
   list.push(["searches", episode.searches], ["tokens", episode.tokens], ["ended by", episode.stop]);
   list.push(["answers read", episode.hit === null ? "–" : `${Math.round(episode.hit * 100)} %`]);
   if (isTraining) list.push(["trained on", episode.trained === null ? "no" : `in iteration ${episode.trained}`]);
@@ -71,7 +76,7 @@ function maskTable(episode) {
   const rows = episode.golds.map((accepted, at) => h("tr", {},
     h("td", {}, accepted.slice(0, 4).join(" | ")),
     h("td", {}, episode.spans?.[at] ?? "–"),
-    h("td", { className: "number" }, number(episode.span_scores[at])),
+    h("td", { className: "number" }, score(episode.span_scores[at])),
     h("td", {}, episode.span_hits[at] ? "yes" : "no")));
   const head = ["wanted", "filled in", "score", "read in a result"];
   const answer = episode.spans === null && episode.answer

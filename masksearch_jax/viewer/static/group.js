@@ -1,7 +1,7 @@
 // The samples of one group beside one another: one prompt, several attempts, and what tells them apart.
 import { go, link, nameOf, read } from "./address.js";
 import { ask } from "./backend.js";
-import { h, number, show, signed } from "./dom.js";
+import { h, score, show, signed } from "./dom.js";
 import { episodeView } from "./episode.js";
 
 export async function groupView(main, given) {
@@ -10,10 +10,10 @@ export async function groupView(main, given) {
   const rewards = found.map((one) => one.reward ?? one.score).filter((value) => value !== null);
   const mean = rewards.length ? rewards.reduce((sum, value) => sum + value, 0) / rewards.length : null;
   const trained = found[0]?.trained;
-  const facts = `${found.length} samples, mean reward ${number(mean)}, from ${number(Math.min(...rewards))} to ${number(Math.max(...rewards))}`
+  const facts = `${found.length} samples, mean reward ${score(mean)}, from ${score(Math.min(...rewards))} to ${score(Math.max(...rewards))}`
     + (trained === null ? "; not trained on" : `; trained on in iteration ${trained}`);
   const columns = found.map((one) => h("div", { className: "column" },
-    h("a", { href: link("episodes", { open: nameOf(one) }) }, `sample ${one.sample}: reward ${number(one.reward ?? one.score)}, advantage ${signed(one.advantage)}`),
+    h("a", { href: link("episodes", { open: nameOf(one) }) }, `sample ${one.sample}: reward ${score(one.reward ?? one.score)}, advantage ${signed(one.advantage)}`),
     episodeView(one, { compact: true })));
   show(main, h("section", { className: "wide" }, h("h2", {}, `Group ${given.group} of ${(given.source || "").split("~")[1]}`), h("p", { className: "note" }, facts),
     h("div", { className: "columns", tabindex: "0", role: "region", "aria-label": "samples" }, columns)));

@@ -1,11 +1,11 @@
 // The list of episodes with its search, filters and order, and the opened one beside it.
 import { go, nameOf, parseName, read } from "./address.js";
 import { ask } from "./backend.js";
-import { h, number, select, show, signed } from "./dom.js";
-import { episodeView, grade, groupLink, names, taskLabel } from "./episode.js";
+import { h, number, score, select, show, signed } from "./dom.js";
+import { episodeView, grade, groupLink, taskLabel, titleOf } from "./episode.js";
 
 const PAGE = 50;
-const SORTS = [["newest", "iteration"], ["score", "score"], ["reward", "reward"], ["advantage", "advantage"],
+const SORTS = [["newest", "run order"], ["score", "score"], ["reward", "reward"], ["advantage", "advantage"],
   ["searches", "searches"], ["tokens", "tokens"], ["version", "policy version"], ["hit", "answers read"], ["format", "format"]];
 const BOUNDS = [["score", "score"], ["reward", "reward"], ["format", "format"], ["advantage", "advantage"],
   ["searches", "searches"], ["tokens", "tokens"], ["version", "policy version"]];
@@ -72,8 +72,9 @@ function fillFilters(given) {
         onclick: () => change({ order: descending ? "asc" : "" }) }, descending ? "↓" : "↑")),
     h("details", { open: Boolean(isBound), className: "more" }, h("summary", {}, "more filters"),
       h("div", { className: "bounds" }, bounds),
-      select("trained on", "trained", [["", "all"], ["yes", "yes"], ["no", "no"]], given.trained, (value) => change({ trained: value })),
-      h("button", { type: "button", onclick: () => go("episodes", {}) }, "clear all")));
+      h("div", { className: "fields" },
+        select("trained on", "trained", [["", "all"], ["yes", "yes"], ["no", "no"]], given.trained, (value) => change({ trained: value })),
+        h("button", { type: "button", onclick: () => go("episodes", {}) }, "clear all"))));
   const again = focused && place.filters.elements.namedItem(focused);
   if (again?.focus) {
     again.focus();
@@ -90,7 +91,7 @@ async function load(given) {
   rows = found.rows;
   total = found.total;
   place.rows.removeAttribute("aria-busy");
-  show(place.rows, rows.map((row) => h("li", {}, rowView(row, given))));
+  show(place.rows, rows.map((row) => h("li", {}, rowView(row))));
   const offset = found.offset;
   show(place.pager,
     h("button", { type: "button", disabled: offset === 0, onclick: () => turn(-1), title: "previous page (p)" }, "←"),
@@ -101,17 +102,16 @@ async function load(given) {
   markOpen(read().given.open);
 }
 
-function rowView(row, given) {
+function rowView(row) {
   const what = [taskLabel(row.task), row.source];
   if (row.version !== null) what.push(`policy ${row.version}`, `group ${row.group}.${row.sample}`);
   what.push(`${row.searches} search${row.searches === 1 ? "" : "es"}`);
   if (row.stop !== "answer") what.push(row.stop);
   if (row.advantage !== null) what.push(`A ${signed(row.advantage)}`);
   const answer = row.answer ? row.answer.replace(/\s+/g, " ").slice(0, 80) : "no answer";
-  const title = row.title.split(names.tags.mask).flatMap((part, at) => (at ? [h("b", { className: "gap" }, "▁▁▁"), part] : [part]));
   return h("button", { type: "button", className: "row", "data-name": nameOf(row), onclick: () => open(row) },
-    h("span", { className: `badge ${grade(row.score)}` }, number(row.reward ?? row.score)),
-    h("span", { className: "line" }, title),
+    h("span", { className: `badge ${grade(row.score)}` }, score(row.reward ?? row.score)),
+    h("span", { className: "line" }, titleOf(row)),
     h("span", { className: "line answer" }, "→ ", answer),
     h("span", { className: "note" }, what.join(" · ")));
 }
