@@ -87,12 +87,12 @@ def test_a_visit(served, page, width, of):
     page.until("document.querySelectorAll('.row').length === 50")
     page.press("/")
     assert page.run("document.activeElement.name") == "q"
-    page.send("Input.insertText", text="number 7 born")
+    page.send("Input.insertText", text="number 77 born")
     page.until("Number(document.querySelector('.pager').innerText.match(/of ([0-9]+)/)?.[1]) < 50")
     assert page.run("document.activeElement.name") == "q"  # typing goes on
     page.press("Escape")
     page.press("j")
-    page.until("document.querySelector('.task')?.innerText.includes('number 7 was')")
+    page.until("document.querySelector('.task')?.innerText.includes('number 77 was')")
     page.press("Escape")
     page.until("!location.hash.includes('open=')")
 

@@ -75,7 +75,7 @@ export async function compareView(main, given, state) {
 async function opened(a, b, task_id) {
   const found = await Promise.all([a, b].map((source) => ask("task", { source, task_id })));
   return h("div", { className: "pair" }, found.map((episodes, at) => h("div", { className: "column" },
-    h("h3", {}, at ? "B" : "A"), episodes.slice(0, 4).map((episode) => episodeView(episode, { compact: true })))));
+    h("h3", {}, `${at ? "B" : "A"}: ${[a, b][at].split("~").slice(1).join(", policy ")}`), episodes.slice(0, 4).map((episode) => episodeView(episode, { compact: true })))));
 }
 
 function step(by) {

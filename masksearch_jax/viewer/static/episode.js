@@ -23,7 +23,7 @@ export function titleOf(row) {
 // Whole view of an episode. compact: for columns beside one another. options.tokens: the tokens are shown.
 export function episodeView(episode, { compact = false, tokens = false, toggle = null } = {}) {
   const found = pattern(episode.golds);
-  const parts = [heading(episode, compact), facts(episode), taskText(episode, compact), maskTable(episode)];
+  const parts = [compact ? null : heading(episode), facts(episode), taskText(episode), maskTable(episode)];
   const hasTokens = Boolean(episode.values) && !compact;
   if (hasTokens && toggle) {
     parts.push(h("div", { className: "tabs", role: "group", "aria-label": "turns or tokens" },
@@ -34,10 +34,9 @@ export function episodeView(episode, { compact = false, tokens = false, toggle =
   return h("article", { className: compact ? "episode compact" : "episode" }, parts);
 }
 
-function heading(episode, compact) {
+function heading(episode) {
   const where = [episode.source];
   if (episode.version !== null) where.push(`policy ${episode.version}`);
-  if (compact && episode.version !== null) where.push(`sample ${episode.sample}`);
   return h("h2", {}, h("span", { className: `badge ${grade(episode.score)}` }, score(episode.score)), " ",
     where.join(" · "), h("small", {}, ` ${episode.task_id}`));
 }
@@ -56,12 +55,12 @@ function facts(episode) {
 }
 
 // The task, with each mask as what was filled in and what was wanted.
-function taskText(episode, compact) {
+function taskText(episode) {
   const pieces = episode.text.split(names.tags.mask);
   if (pieces.length === 1) return h("p", { className: "task" }, episode.text);
   const nodes = [pieces[0]];
   pieces.slice(1).forEach((piece, at) => nodes.push(filled(episode, at), piece));
-  return h("p", { className: compact ? "task clipped" : "task" }, nodes);
+  return h("p", { className: "task" }, nodes);
 }
 
 function filled(episode, at) {

@@ -2,7 +2,7 @@
 import { go, link, nameOf, read } from "./address.js";
 import { ask } from "./backend.js";
 import { h, score, show, signed } from "./dom.js";
-import { episodeView } from "./episode.js";
+import { episodeView, grade } from "./episode.js";
 
 export async function groupView(main, given) {
   const found = await ask("group", { source: given.source, group: given.group });
@@ -13,9 +13,10 @@ export async function groupView(main, given) {
   const facts = `${found.length} samples, mean reward ${score(mean)}, from ${score(Math.min(...rewards))} to ${score(Math.max(...rewards))}`
     + (trained === null ? "; not trained on" : `; trained on in iteration ${trained}`);
   const columns = found.map((one) => h("div", { className: "column" },
-    h("a", { href: link("episodes", { open: nameOf(one) }) }, `sample ${one.sample}: reward ${score(one.reward ?? one.score)}, advantage ${signed(one.advantage)}`),
+    h("h3", {}, h("span", { className: `badge ${grade(one.score)}` }, score(one.reward ?? one.score)), " ",
+      h("a", { href: link("episodes", { open: nameOf(one) }) }, `sample ${one.sample}`), ` advantage ${signed(one.advantage)}`),
     episodeView(one, { compact: true })));
-  show(main, h("section", { className: "wide" }, h("h2", {}, `Group ${given.group} of ${(given.source || "").split("~")[1]}`), h("p", { className: "note" }, facts),
+  show(main, h("section", { className: "wide" }, h("h2", {}, `Group ${given.group} of ${(given.source || "").split("~")[1]}`, h("small", {}, ` ${found[0].task_id}, policy ${found[0].version}`)), h("p", { className: "note" }, facts),
     h("div", { className: "columns", tabindex: "0", role: "region", "aria-label": "samples" }, columns)));
 }
 
