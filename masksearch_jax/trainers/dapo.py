@@ -96,7 +96,7 @@ def run(
     # ---- loop: one policy version an iteration --------------------------------------------------------------------
     means, seconds = metrics.Mean(), Stopwatch()
     for version in stage.steps(at.version):
-        seconds.lap("since_last")  # checkpoint and evaluation after the previous iteration
+        seconds.lap("since_last")  # kept episodes, evaluation and checkpoint after the previous iteration
         # ---- sample ----
         sampler.load(stage.params(state))
         seconds.lap("reshard")
@@ -119,9 +119,6 @@ def run(
         seconds.lap("rollout")
         state = steps.take_rest()
         kept.sampled(version, sampler.newest)  # with staleness the batch that was sampled meanwhile
-        kept.trained(version, groups, updates, functools.partial(
-            on_devices, old_logprobs, state.params, stage.base, policy.mesh
-        ))  # fmt: skip
         # ---- log ----
         row = means.result()
         seconds.lap("update")
@@ -131,6 +128,9 @@ def run(
             **_named("search", engine.searcher.stats),  # since the start
             **_named("judge", getattr(judge, "stats", {})),
         })  # fmt: skip
+        kept.trained(version, groups, updates, functools.partial(
+            on_devices, old_logprobs, state.params, stage.base, policy.mesh
+        ))  # fmt: skip
         if sampler.newest and settings.show_every and (version == 1 or version % settings.show_every == 0):
             stage.say(f"iteration {version}, {stage.note.text}\n{sampler.newest.example}")
         stage.settle(version)

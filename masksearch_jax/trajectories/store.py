@@ -195,6 +195,19 @@ def address(path: Path) -> str:
     return f"{path.resolve().as_uri()}?mode=ro{'&immutable=1' if fixed else ''}"
 
 
+def problem_of(path: Path) -> str:
+    """Return a sentence about a file that cannot be read, '' if it can be, or if there is none."""
+    if not path.exists():
+        return ""
+    try:
+        with contextlib.closing(sqlite3.connect(address(path), uri=True)) as db:
+            check_version(db, path)
+            db.execute("SELECT id FROM episodes LIMIT 1").fetchone()
+    except (sqlite3.Error, ValueError) as error:
+        return str(error) if isinstance(error, ValueError) else f"{path} cannot be read: {error}"
+    return ""
+
+
 @contextlib.contextmanager
 def _named(path: Path) -> Iterator[None]:
     """Name the file in errors of SQLite: OSError if it cannot be written, ValueError if it is damaged."""

@@ -7,10 +7,12 @@ again when their file changes, so a viewer can stay open while a run goes on.
 import dataclasses
 import os
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 from masksearch_jax.evals import runner
+from masksearch_jax.trajectories import store as store_lib
 from masksearch_jax.trajectories.episode import Episode
 from masksearch_jax.trajectories.store import FILE, FOLDER, EpisodeStore
 
@@ -50,6 +52,7 @@ class Runs:
     def __init__(self, folders: list[Path]):
         self._folders = folders
         self._temporary: dict[int, tempfile.TemporaryDirectory[str]] = {}
+        self._lock = threading.Lock()
         self.found: list[Run] = []
         self.refresh()
         for run in self.found:
@@ -60,14 +63,16 @@ class Runs:
                 )
 
     def refresh(self) -> None:
-        """Look for new databases and evaluations, and read evaluations that have changed."""
-        self.found = [self._run(number, folder) for number, folder in enumerate(self._folders)]
-        databases = [one.path for run in self.found for one in run.databases]
+        """Look for new databases and evaluations, and read evaluations that have changed. Threads take turns."""
+        with self._lock:
+            found = [self._run(number, folder) for number, folder in enumerate(self._folders)]
+        databases = [one.path for run in found for one in run.databases]
         if len(databases) > MOST_DATABASES:
             raise ValueError(
                 f"{len(databases)} databases of episodes, and at most {MOST_DATABASES} can be shown together; name the "
                 f"workdir of one seed or round, such as {databases[-1].parent.parent}"
             )
+        self.found = found
 
     def close(self) -> None:
         for folder in self._temporary.values():
@@ -77,6 +82,9 @@ class Runs:
         run, evaluations = Run(number, folder), []
         for path in _files(folder):
             if path.name == FILE:
+                if problem := store_lib.problem_of(path):
+                    run.problems.append(problem)
+                    continue
                 # A stage folder may have been renamed, and every seed has a stage of the same name.
                 stage = path.parent.parent
                 run.databases.append(
@@ -92,6 +100,8 @@ class Runs:
         folder = run.folder / "evaluate"
         if not folder.is_dir() or not os.access(folder, os.W_OK):
             folder = Path(self._temporary.setdefault(run.number, tempfile.TemporaryDirectory()).name)
+        if store_lib.problem_of(folder / FILE):  # it holds nothing that the rows do not
+            (folder / FILE).unlink()
         store = EpisodeStore(folder / FILE)
         known = store.states()
         wanted = {path.parent.relative_to(run.folder).as_posix(): path for path in paths}

@@ -189,6 +189,16 @@ def test_evaluations_are_read_again_when_they_change(client, runs, tmp_path):
     assert len(problems) == 1 and "rows.jsonl, line 1: not a row of this version" in problems[0]
 
 
+def test_a_damaged_database_is_named_and_the_rest_shown(tmp_path):
+    workdir = make_run(tmp_path / "run")
+    sources.Runs([workdir]).close()
+    (workdir / "dapo" / "trajectories" / "episodes.sqlite").write_bytes(b"no database, and longer than a header" * 99)
+    (workdir / "evaluate" / "episodes.sqlite").write_bytes(b"what the viewer made of the rows, damaged" * 99)
+    overview = library.Library(sources.Runs([workdir])).overview()["runs"][0]
+    assert [one["name"] for one in overview["sources"]] == ["evaluate/dapo", "evaluate/sft"]
+    assert len(overview["problems"]) == 1 and "dapo/trajectories/episodes.sqlite" in overview["problems"][0]
+
+
 def test_a_folder_without_a_run_says_what_to_do(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="holds no episodes and no metrics.jsonl; train with `python -m"):

@@ -23,7 +23,7 @@ export function titleOf(row) {
 // Whole view of an episode. compact: for columns beside one another. options.tokens: the tokens are shown.
 export function episodeView(episode, { compact = false, tokens = false, toggle = null } = {}) {
   const found = pattern(episode.golds);
-  const parts = [compact ? null : heading(episode), facts(episode), taskText(episode), maskTable(episode)];
+  const parts = [compact ? null : heading(episode), facts(episode), taskText(episode), maskTable(episode, compact)];
   const hasTokens = Boolean(episode.values) && !compact;
   if (hasTokens && toggle) {
     parts.push(h("div", { className: "tabs", role: "group", "aria-label": "turns or tokens" },
@@ -71,7 +71,8 @@ function filled(episode, at) {
     wrong ? h("i", { title: "what was wanted" }, gold) : null);
 }
 
-function maskTable(episode) {
+// Columns beside one another have no room for the table of a single mask: task and facts say the same.
+function maskTable(episode, compact) {
   const rows = episode.golds.map((accepted, at) => h("tr", {},
     h("td", {}, accepted.slice(0, 4).join(" | ")),
     h("td", {}, episode.spans?.[at] ?? "–"),
@@ -80,6 +81,7 @@ function maskTable(episode) {
   const head = ["wanted", "filled in", "score", "read in a result"];
   const answer = episode.spans === null && episode.answer
     ? h("p", {}, h("span", { className: "what" }, "its answer does not have the asked form: "), episode.answer) : null;
+  if (compact && rows.length === 1) return [answer];
   return [h("div", { className: "scroll" }, h("table", {}, h("thead", {}, h("tr", {}, head.map((text) => h("th", { scope: "col" }, text)))),
     h("tbody", {}, rows))), answer];
 }

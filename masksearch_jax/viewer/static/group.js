@@ -14,7 +14,7 @@ export async function groupView(main, given) {
     + (trained === null ? "; not trained on" : `; trained on in iteration ${trained}`);
   const columns = found.map((one) => h("div", { className: "column" },
     h("h3", {}, h("span", { className: `badge ${grade(one.score)}` }, score(one.reward ?? one.score)), " ",
-      h("a", { href: link("episodes", { open: nameOf(one) }) }, `sample ${one.sample}`), ` advantage ${signed(one.advantage)}`),
+      h("a", { href: link("episodes", { open: nameOf(one) }) }, `sample ${one.sample}`), h("small", {}, ` advantage ${signed(one.advantage)}`)),
     episodeView(one, { compact: true })));
   show(main, h("section", { className: "wide" }, h("h2", {}, `Group ${given.group} of ${(given.source || "").split("~")[1]}`, h("small", {}, ` ${found[0].task_id}, policy ${found[0].version}`)), h("p", { className: "note" }, facts),
     h("div", { className: "columns", tabindex: "0", role: "region", "aria-label": "samples" }, columns)));
