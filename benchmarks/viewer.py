@@ -145,7 +145,7 @@ def questions(episodes: int) -> dict[str, tuple[str, dict[str, str]]]:
         "list": ("episodes", {}),
         "list_by_reward": ("episodes", {"sort": "reward"}),
         "list_last_page": ("episodes", {"sort": "tokens", "offset": last}),
-        "filtered": ("episodes", {"sources": "0~dapo", "task": "ramp_2", "min_searches": "2", "trained": "yes"}),
+        "filtered": ("episodes", {"sources": "0~dapo", "task": "ramp_1", "min_searches": "2", "trained": "yes"}),
         "search_rare": ("episodes", {"q": _RARE}),
         "search_common": ("episodes", {"q": _COMMON}),
         "search_two_and_sort": ("episodes", {"q": f"{_COMMON} of", "sort": "advantage"}),

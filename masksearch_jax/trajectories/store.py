@@ -20,6 +20,7 @@ FOLDER = "trajectories"  # of a stage, such as W/dapo/trajectories
 _VERSION = 1
 # Beside its own name, the list of episodes shows and sorts by these columns. `id` numbers the rows of the file.
 COLUMNS = tuple(field.name for field in dataclasses.fields(Episode) if field.name not in BODY)
+# The index of_list holds all that a list filters and sorts by: it is read in place of the table, which is much larger.
 _TABLES = """
 CREATE TABLE episodes (
   id INTEGER PRIMARY KEY, source TEXT NOT NULL, step INTEGER NOT NULL, version INTEGER, "group" INTEGER NOT NULL,
@@ -27,9 +28,12 @@ CREATE TABLE episodes (
   title TEXT NOT NULL, score REAL, format REAL, searches INTEGER, tokens INTEGER, hit REAL, reward REAL, length REAL,
   f1 REAL, em REAL, trained INTEGER, advantage REAL, UNIQUE (source, "group", sample)
 );
-CREATE INDEX of_task ON episodes (source, task_id, score, "group", sample);
+CREATE INDEX of_task ON episodes (source, task_id, version, task, score, "group", sample);
 CREATE INDEX of_kind ON episodes (source, task, stop, version);
-CREATE INDEX of_step ON episodes (step, "group");
+CREATE INDEX of_list ON episodes (
+  step, "group", sample, source, task, stop, version, score, reward, format, length, advantage, searches, tokens, hit,
+  f1, em, trained, task_id
+);
 CREATE INDEX of_training ON episodes (trained) WHERE trained IS NOT NULL;
 CREATE TABLE bodies (id INTEGER PRIMARY KEY, body BLOB NOT NULL);
 CREATE TABLE tokens (id INTEGER PRIMARY KEY, sampled BLOB NOT NULL, updated BLOB);

@@ -101,28 +101,34 @@ class Library:
         and max_<n> for n of NUMBERS, trained ('yes' | 'no'), sort (of SORTS), order ('asc' | 'desc'), offset, limit.
         """
         limit, offset = _whole(given, "limit", 50, MOST_ROWS), _whole(given, "offset", 0, 1 << 40)
+        sort, direction = _order(given)
         sources = [Source.parse(part) for part in given.get("sources", "").split("|") if part]
         with self._connection() as open_db:
             counts, lists = [], []
-            counted: list[Json] = []
-            listed: list[Json] = []
-            for schema in open_db.schemas:
+            values: list[Json] = []
+            schemas = open_db.schemas
+            for place, schema in enumerate(schemas):
                 own = [(schema.stored(one.name), one.version) for one in sources if one.run == schema.run]
                 if sources and not any(stored for stored, _ in own):
                     continue
                 condition, bound = _condition(given, [one for one in own if one[0]], schema)
                 counts.append(f"(SELECT count(*) FROM {schema.name}.episodes WHERE {condition})")
-                lists.append(f"SELECT {schema.selected} FROM {schema.name}.episodes WHERE {condition}")
-                counted += bound
-                listed += [*schema.bound, *bound]
+                # Only what decides the order is sorted; the rows of the page are read afterwards.
+                lists.append(
+                    f'SELECT {place} AS place, id, source, "group", sample, {sort} AS sorted FROM '
+                    f"{schema.name}.episodes WHERE {condition}"
+                )
+                values += bound
             if not lists:
                 return {"total": 0, "offset": 0, "rows": []}
-            (total,) = open_db.db.execute(f"SELECT {' + '.join(counts)}", counted).fetchone()
-            rows = open_db.db.execute(
-                f"SELECT * FROM ({' UNION ALL '.join(lists)}) ORDER BY {_order(given)} LIMIT ? OFFSET ?",
-                [*listed, limit, offset],
+            (total,) = open_db.db.execute(f"SELECT {' + '.join(counts)}", values).fetchone()
+            found = open_db.db.execute(
+                f"SELECT place, id FROM ({' UNION ALL '.join(lists)}) ORDER BY sorted IS NULL, sorted {direction}, "
+                'place, source, "group", sample LIMIT ? OFFSET ?',
+                [*values, limit, offset],
             ).fetchall()
-        return {"total": total, "offset": offset, "rows": [_row(row) for row in rows]}
+            rows = [open_db.row(schemas[place], number) for place, number in found]
+        return {"total": total, "offset": offset, "rows": rows}
 
     # --- Single ones -------------------------------------------------------------------------------------------------
 
@@ -181,41 +187,41 @@ class Library:
         if sort not in ("difference", "a", "b", "task_id"):
             raise ValueError(f"sort={sort[:40]!r} is none of ('difference', 'a', 'b', 'task_id')")
         with self._connection() as open_db:
-            sides, values = [], []
+            sides, values, asked = [], list[Json](), []
             for name in ("a", "b"):
-                source = Source.parse(given.get(name, ""))
-                union = []
+                source, task, union = Source.parse(given.get(name, "")), given.get("task", ""), []
                 for schema in open_db.of(source.run):
                     union.append(
-                        f"SELECT task_id, task, title, score FROM {schema.name}.episodes WHERE source = ? "
-                        "AND score IS NOT NULL AND (? IS NULL OR version = ?) AND (? = '' OR task = ?)"
+                        f"SELECT task_id, score FROM {schema.name}.episodes WHERE source = ? AND score IS NOT NULL "
+                        "AND (? IS NULL OR version = ?) AND (? = '' OR task = ?)"
                     )
-                    task = given.get("task", "")
                     values += [schema.stored(source.name), source.version, source.version, task, task]
                 if not union:
                     raise KeyError(f"no run {source.run}")
+                asked.append(source)
                 sides.append(
-                    f"{name} AS MATERIALIZED (SELECT task_id, task, title, avg(score) AS score, count(*) AS n FROM "
-                    f"({' UNION ALL '.join(union)}) GROUP BY task_id)"
+                    f"(SELECT task_id, avg(score) AS score, count(*) AS n FROM ({' UNION ALL '.join(union)}) "
+                    f"GROUP BY task_id) AS {name}"
                 )
-            with_both = (
-                f"WITH {', '.join(sides)}, both AS MATERIALIZED (SELECT a.task_id AS task_id, a.task AS task, "
-                "a.title AS title, a.score AS a, b.score AS b, a.n AS n_a, b.n AS n_b, b.score - a.score AS difference "
-                "FROM a JOIN b USING (task_id)) "
+            open_db.db.execute(
+                "CREATE TABLE both AS SELECT a.task_id AS task_id, a.score AS a, b.score AS b, a.n AS n_a, b.n AS n_b, "
+                f"b.score - a.score AS difference FROM {sides[0]} JOIN {sides[1]} USING (task_id)",
+                values,
             )
             total, mean_a, mean_b, mean, square = open_db.db.execute(
-                with_both + "SELECT count(*), avg(a), avg(b), avg(difference), avg(difference * difference) FROM both",
-                values,
+                "SELECT count(*), avg(a), avg(b), avg(difference), avg(difference * difference) FROM both"
             ).fetchone()
-            rows = open_db.db.execute(
-                f"{with_both}SELECT * FROM both ORDER BY {sort} {'DESC' if descending else 'ASC'}, task_id "
-                "LIMIT ? OFFSET ?",
-                [*values, limit, offset],
-            ).fetchall()
+            rows = [
+                dict(row) | open_db.about_task(asked[0], row["task_id"])
+                for row in open_db.db.execute(
+                    f"SELECT * FROM both ORDER BY {sort} {'DESC' if descending else 'ASC'}, task_id LIMIT ? OFFSET ?",
+                    (limit, offset),
+                ).fetchall()
+            ]
         error = (max(square - mean * mean, 0.0) / (total - 1)) ** 0.5 if total > 1 else None
         return {
             "total": total, "offset": offset, "mean_a": mean_a, "mean_b": mean_b, "difference": mean, "se": error,
-            "rows": [dict(row) for row in rows],
+            "rows": rows,
         }  # fmt: skip
 
     # --- Connections -------------------------------------------------------------------------------------------------
@@ -282,6 +288,19 @@ class _Open:
     def searchable(self) -> bool:
         return all(schema.search for schema in self.schemas)
 
+    def row(self, schema: _Schema, number: int) -> JsonObject:
+        """Return the row of a list with this id."""
+        statement = f"SELECT {schema.selected} FROM {schema.name}.episodes WHERE id = ?"
+        return _row(self.db.execute(statement, (*schema.bound, number)).fetchone())
+
+    def about_task(self, source: Source, task_id: str) -> JsonObject:
+        """Return the task and the title of a task id in a source."""
+        for schema in self.of(source.run):
+            statement = f"SELECT task, title FROM {schema.name}.episodes WHERE source = ? AND task_id = ? LIMIT 1"
+            if row := self.db.execute(statement, (schema.stored(source.name), task_id)).fetchone():
+                return dict(row)
+        return {"task": "", "title": task_id}
+
     def of(self, run: int) -> list[_Schema]:
         return [schema for schema in self.schemas if schema.run == run]
 
@@ -329,15 +348,12 @@ def _condition(
     return " AND ".join(parts), values
 
 
-def _order(given: Mapping[str, str]) -> str:
+def _order(given: Mapping[str, str]) -> tuple[str, str]:
+    """Return the column that a list is sorted by, and the direction."""
     sort = given.get("sort") or "newest"
     if sort not in SORTS:
         raise ValueError(f"sort={sort[:40]!r} is none of {SORTS}")
-    direction = "ASC" if given.get("order") == "asc" else "DESC"
-    rest = 'run, source, "group", sample'
-    if sort == "newest":
-        return f"step {direction}, {rest}"
-    return f"{sort} IS NULL, {sort} {direction}, {rest}"
+    return ("step" if sort == "newest" else sort), ("ASC" if given.get("order") == "asc" else "DESC")
 
 
 def _whole(given: Mapping[str, str], name: str, default: int, most: int) -> int:
