@@ -40,8 +40,8 @@ WANDB = ["wandb>=0.31"]
 QLORA = ["qwix>=0.1.8"]
 # Reads files of llama.cpp (masksearch_jax.convert --from=FILE.gguf).
 GGUF = ["gguf>=0.17"]
-# Draws the plots of report.html.
-REPORT = ["matplotlib>=3.10"]
+# Draws the plots of report.html, and serves the viewer of episodes.
+REPORT = ["matplotlib>=3.10", "starlette>=1.10", "uvicorn>=0.54,<0.55"]
 # Preparation by shards of a dump (configs/prepare.py, beam), in an environment of its own: see launch/constraints.txt.
 # google-crc32c: Beam writes no TFRecord without it (seqio_cache_tasks).
 BEAM = [*PREP, *RETRIEVAL, "apache-beam[gcp]>=2.77", "google-crc32c>=1.7"]
@@ -62,7 +62,11 @@ setup(
     # configs/ stays at the top of the project; a wheel holds it as masksearch_jax.configs, never as `configs`.
     packages=[*find_packages(include=["masksearch_jax", "masksearch_jax.*"]), "masksearch_jax.configs"],
     package_dir={"masksearch_jax.configs": "configs"},
-    package_data={"masksearch_jax": ["py.typed"], "masksearch_jax.evals.report": ["templates/*"]},
+    package_data={
+        "masksearch_jax": ["py.typed"],
+        "masksearch_jax.evals.report": ["templates/*"],
+        "masksearch_jax.viewer": ["static/*"],
+    },
     entry_points={"console_scripts": ["masksearch=masksearch_jax.__main__:main"]},
     license="Apache-2.0",
     license_files=["LICENSE"],

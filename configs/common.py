@@ -116,6 +116,15 @@ def base_config() -> ConfigDict:
         # Episodes of each benchmark in the data. 0 leaves it out; -1 takes all of its questions.
         "benchmarks": ConfigDict(dict.fromkeys(config.prepare.benchmarks, 100)),
     })
+    # Episodes of DAPO that are kept in W/dapo/trajectories for `python -m masksearch_jax.report --serve`.
+    config.trajectories = ConfigDict({
+        "rate": 0.1,  # share of the groups that is kept, with all their samples, trained on or not; 0: none
+        "max_bytes": 256 << 20,  # bound on the file; the oldest groups go first
+        # Compute the log-probs of kept episodes once more after the update, for the ratio of each token and where it
+        # is clipped. It costs a forward pass over the mini-batches that hold such an episode, and with
+        # old_logprobs=sampler the compilation of its program.
+        "after_update": True,
+    })
     return config
 
 

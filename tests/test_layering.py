@@ -18,8 +18,21 @@ FREE = {"workflows"}
 # Package -> what it may import of ours besides itself: whole packages or single modules.
 OURS = {
     "prep": {"text", "scoring", "data.records", "toywiki", "evals.benchmarks"},
-    "trainers": {"data", "model", "rollout", "rl", "evals", "runtime", "text", "retrieval.interface"},
+    "trainers": {
+        "data",
+        "model",
+        "rollout",
+        "rl",
+        "evals",
+        "runtime",
+        "scoring",
+        "text",
+        "retrieval.interface",
+        "trajectories",
+    },
     "evals": {"rollout", "text", "scoring", "data.records", "retrieval.interface"},
+    "trajectories": {"text.tags"},
+    "viewer": {"trajectories", "evals", "scoring", "text", "data.records"},
     "aot": {"model", "trainers", "rollout", "rl", "runtime", "text"},  # all that a compiled program is made of
     "teachers": {"rollout", "text", "scoring", "data.records", "retrieval.interface"},
     "agents": {"llm", "rollout", "text", "scoring", "data.records", "retrieval.interface"},
@@ -43,6 +56,8 @@ THIRD_PARTY = {
     "prep": {"tensorflow", "seqio", "tensorflow_text", "apache_beam", "mwparserfromhell"},
     "trainers": {"jax", "flax", "optax"},
     "evals": {"matplotlib": {"evals.report"}, "jinja2": {"evals.report"}},
+    "trajectories": set(),
+    "viewer": {"starlette", "uvicorn"},
     "aot": {"jax"},
     "teachers": set(),
     "agents": {"jinja2"},

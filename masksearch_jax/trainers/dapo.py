@@ -1,6 +1,7 @@
 """DAPO (arXiv 2503.14476) with a search tool in the loop: stage I of the paper by RL.
 
-In: tasks in W/data, an SFT checkpoint, a searcher. Out: W/dapo/checkpoints, metrics.jsonl, config.json, history.jsonl.
+In: tasks in W/data, an SFT checkpoint, a searcher. Out: W/dapo/checkpoints, metrics.jsonl, config.json, history.jsonl,
+trajectories (a sample of the episodes).
 One iteration is, in order: rollouts of whole groups (dynamic sampling with refill), rewards, advantages over a group,
 old log-probs by the trainer, several optimizer steps with clip-higher and a token-mean loss, evaluation, checkpoint.
 There is no KL term and no entropy bonus, as in the paper. A checkpoint is saved between iterations and holds everything
@@ -34,6 +35,7 @@ from masksearch_jax.trainers.sampler import Sampler
 from masksearch_jax.trainers.stage import Evaluate, TrainingStage, changed_settings
 from masksearch_jax.trainers.stage_settings import DapoSettings
 from masksearch_jax.trainers.stopwatch import Stopwatch
+from masksearch_jax.trainers.trajectory_sample import TrajectorySample
 from masksearch_jax.trainers.updates import UpdateSteps, batch_shape, build_updates, model_flops, on_devices
 
 
@@ -86,6 +88,7 @@ def run(
     at = position.restore(saved, tasks, curriculum, identity) if saved else Position.of(tasks, curriculum, 0)
     distributed.same("what they train on", identity | {"data": tasks.fingerprint, **at.cursor})
     stage.begin(at.version, state, at.to_json(), at.cursor)
+    kept = TrajectorySample(cfg, stage.folder, tokenizer, augmentation, at.version)
     # ---- every program of the rollouts, before the first episode --------------------------------------------------
     distributed.alive("compiling the programs of the rollouts")
     stage.say_start(at.version, "compiling the programs of the rollouts")
@@ -101,7 +104,9 @@ def run(
         seconds.take()
         if stage.rollback.scale != 1:
             step = make_programs(policy, settings, stage.scaled(tx))[1]
-        return state, step, position.restore(saved, tasks, curriculum, identity)
+        at = position.restore(saved, tasks, curriculum, identity)
+        kept.cut(at.version)
+        return state, step, at
 
     for version in stage.steps(at.version):
         # ---- sample ----
@@ -120,6 +125,7 @@ def run(
             stage.rollback.want(error)
             state, step, at = roll_back(state, step, version)
             continue
+        kept.sampled(version, sampler.newest)
         # ---- score, then update; with staleness the next batch is sampled meanwhile ----
         seconds.start("logprobs")
         reference = functools.partial(on_devices, old_logprobs, state.params, stage.base, policy.mesh)
@@ -135,9 +141,10 @@ def run(
             continue
         seconds.start("update")
         state = steps.take_rest()
+        kept.sampled(version, sampler.newest)  # with staleness the batch that was sampled meanwhile
         # ---- log ----
         row = means.result()
-        seconds.pause()  # checkpoint and evaluation after this iteration
+        seconds.pause()  # kept episodes, evaluation and checkpoint after this iteration
         sampled = sampler.newest.stats if sampler.newest else {}
         _write_row(stage, version, row, seconds.take(), work | {"rollout": sampled.get("flops", 0.0)}, {
             "phase": at.phase, "prompts": tasks.index, "skipped_total": int(state.skipped),
@@ -145,6 +152,9 @@ def run(
             **_named("search", engine.searcher.stats),  # since the start
             **_named("judge", getattr(judge, "stats", {})),
         })  # fmt: skip
+        kept.trained(version, groups, updates, functools.partial(
+            on_devices, old_logprobs, state.params, stage.base, policy.mesh
+        ))  # fmt: skip
         if sampler.newest and settings.show_every and (version == 1 or version % settings.show_every == 0):
             stage.say(f"iteration {version}, {stage.view.note}\n{sampler.newest.example}")
         stage.log.samples(
@@ -164,6 +174,7 @@ def run(
             stage.save(version, state, at.to_json(), at.cursor, evaluated)
         if stop:
             stage.stop(version)
+    kept.close()
     return stage.finish(state)
 
 

@@ -53,7 +53,8 @@ class RolloutBatch:
     """The result of `generate`.
 
     batch: groups to train on now. carried: surplus groups for the next rollout batch. measured: name -> (sum, count).
-    stats: those of the engine, summed over the generations. example: the first episode as readable text.
+    stats: those of the engine, summed over the generations. example: the first episode as readable text. sampled: every
+    group that was generated, kept or not, with its task.
     """
 
     batch: list[Group]
@@ -61,6 +62,7 @@ class RolloutBatch:
     measured: dict[str, tuple[float, float]]
     stats: dict[str, float]
     example: str = ""
+    sampled: Sequence[tuple[records.Task, Group]] = ()
 
 
 def generate(
@@ -86,6 +88,7 @@ def generate(
     """
     pool = {group.id: group for group in carried}
     fresh: list[Group] = []
+    sampled: list[tuple[records.Task, Group]] = []
     generations, left_out, example = 0, tasks.left_out, ""
     stats: collections.Counter[str] = collections.Counter()
     while generations < settings.max_generations and (generations == 0 or len(pool) < settings.groups):
@@ -108,6 +111,7 @@ def generate(
         )
         pool |= {group.id: group for group in new if group.id in set(kept)}
         fresh += new
+        sampled += zip(drawn.values(), new, strict=True)
         generations += 1
     choice = dynamic_sampling.select(
         {g.id: g.version for g in pool.values()}, settings.groups, version, settings.carry_over
@@ -120,7 +124,12 @@ def generate(
         "left_out": (float(tasks.left_out - left_out), 1.0),  # tasks whose prompts leave no room for an episode
     }
     batch, carried = ([pool[i] for i in chosen] for chosen in (choice.batch, choice.carried))
-    return RolloutBatch(batch, carried, measured, dict(stats), example)
+    return RolloutBatch(batch, carried, measured, dict(stats), example, sampled)
+
+
+def permutation_of(augmentation: TokenPermutation, seed: int, group: int) -> np.ndarray:
+    """Return the token permutation under which the group with this id is sampled."""
+    return augmentation.draw(seed, _PERMUTATION_STREAM, group)
 
 
 def _requests(
@@ -128,7 +137,7 @@ def _requests(
 ) -> list[Request]:
     requests = []
     for index, task in drawn.items():
-        permutation = augmentation.draw(seed, _PERMUTATION_STREAM, index) if augmentation else None
+        permutation = permutation_of(augmentation, seed, index) if augmentation else None
         # Of masked passages, those with more masks take longer. The order of the other tasks has no meaning.
         hint = task.stream_id
         requests += [

@@ -217,6 +217,7 @@ _TRAIN = {
     **{f"{stage}.{name}": _EVERY for stage in ("sft", "dapo") for name in ("log_every", "checkpoint_every")},
     **{f"{stage}.eval_every": _OFF_OR_MORE for stage in ("sft", "dapo")}, "dapo.show_every": _OFF_OR_MORE,
     "dapo.old_logprobs": one_of("trainer", "sampler"),
+    "trajectories.rate": _SHARE, "trajectories.max_bytes": whole(1 << 20), "trajectories.after_update": flag(),
     # --- evaluation and workflows ---
     "evaluate.split": one_of("train", "validation", "test"), "evaluate.index": one_of(*INDICES, "fresh"),
     "evaluate.episodes.*": _EPISODES, "evaluate.benchmarks.*": _EPISODES, "evaluate.examples": whole(1),
