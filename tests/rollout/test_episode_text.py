@@ -14,3 +14,11 @@ def test_an_episode_is_shown_turn_by_turn_and_cut():
     assert lines[3] == "turn 1: <think> who?</think><search> Karn Velith</search>"
     assert lines[4].startswith("   read: <information> Karn: born x x") and len(lines[4]) < 650
     assert lines[4].endswith(" ..") and lines[5] == "turn 2: no tag  [one search or answer expected]"
+
+
+def test_nothing_that_an_episode_holds_steers_a_terminal():
+    hostile = "a\x1b[2J\x1b]0;title\x07 \x9b31m b\u202ec\u2066d\x08\x7f"
+    text = episode_text.episode_text(hostile, hostile, [[hostile]], [(hostile, "", hostile)])
+    assert all(c.isprintable() or c == "\n" for c in text) and text.count("a\ufffd[2J") == 5
+    shown = "na\u00efve \u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645 \u65e5\u672c"  # a joiner of Persian stays
+    assert shown in episode_text.episode_text("1", shown, [], [])
