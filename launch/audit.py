@@ -96,7 +96,9 @@ def licence(distribution: importlib.metadata.Distribution) -> str:
 
 def is_accepted(expression: str) -> bool:
     """Return True if one alternative of an SPDX expression has accepted parts only."""
-    bare = re.sub(r"\s+WITH\s+\S+|[()]", "", expression)
+    bare = re.sub(r"\s+WITH\s+\S+(?<!\))", "", expression)
+    while (inner := re.search(r"\(([^()]*)\)", bare)) and bare not in ACCEPTED:
+        bare = bare[: inner.start()] + ("MIT" if is_accepted(inner[1]) else "no") + bare[inner.end() :]
     return any(all(one.strip() in ACCEPTED for one in way.split(" AND ")) for way in bare.split(" OR "))
 
 

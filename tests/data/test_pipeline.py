@@ -1,6 +1,7 @@
 """The data pipeline: complete epochs, exact batches, and a state from which any batch can be continued bit for bit."""
 
 import collections
+import dataclasses
 import json
 
 import grain
@@ -40,6 +41,15 @@ def files(tmp_path_factory):
         paths[f"ramp_{masks}"] = [folder / f"ramp_{masks}.array_record"]
         records.write(folder / f"ramp_{masks}.array_record", (demonstration(masks, number) for number in range(count)))
     return paths
+
+
+def test_prompts_that_leave_no_room_are_counted_or_refused():
+    found = [dataclasses.replace(task(1, n), prompt=[3] * n) for n in range(1, 7)]
+    kept, long = pipeline.fitting(iter(found), 4)
+    assert [len(one.prompt) for one in kept] == [1, 2, 3] and long == 3
+    assert pipeline.fitting(found[:3], 4, refuse=True) == (found[:3], 0)
+    with pytest.raises(ValueError, match=r"3 of 6 tasks .*=4 no room; the longest, task task-1-6-0, has 6 tokens"):
+        pipeline.fitting(found, 4, refuse=True)
 
 
 def batches(files, **changes):

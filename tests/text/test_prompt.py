@@ -124,6 +124,39 @@ def test_tokens_of_parts_are_tokens_of_the_whole(tokenizer):
         assert tokenizer.encode("".join(parts)) == sum(map(tokenizer.encode, parts), [])
 
 
+def test_an_observation_without_room_for_a_character_shows_none():
+    class Bytes:
+        """A token is a byte, but for the two tags."""
+
+        token_bytes = (*(bytes([n]) for n in range(256)), b"<information>", b"</information>")
+
+        def encode(self, text):
+            body = text.removeprefix("<information>")
+            head = [256] if body != text else []
+            return [257] if text == "</information>" else head + list(body.encode())
+
+    shown = Shown("", "\U0001f388")
+    assert prompt.observation([shown], Bytes(), 7) == [256, 32, *"\U0001f388".encode(), 257]
+    for room in range(3, 7):
+        assert prompt.observation([shown], Bytes(), room) == [256, 32, 257]
+    # Bytes that no character can begin with are not waited for.
+    assert prompt._whole_characters(list("\U0001f388".encode())[:3], Bytes.token_bytes) == []
+
+
+@pytest.mark.parametrize(
+    "turn, opened, left",
+    [
+        ("<answer> x</answer>", "", "<answer> x</answer>"),
+        ("<think> so</think><answer> x</answer>", "", "<think> so</think><answer> x</answer>"),
+        ("<answer> x</answer>", "<think>\n", "</think><answer> x</answer>"),
+        ("<think> so</think><answer> x</answer>", "<think>\n", "so</think><answer> x</answer>"),
+        ("<think> so</think><answer> x</answer>", "<think>", " so</think><answer> x</answer>"),
+    ],
+)
+def test_what_is_left_to_write_after_an_opened_thought(turn, opened, left):
+    assert prompt.after_opened(turn, opened) == left
+
+
 def test_an_observation_is_cut_between_characters(tokenizer, tmp_path):
     published = PublishedTokenizer(tiny_published.qwen(tmp_path / "checkpoint"))
     for tok in (tokenizer, published):
