@@ -4,7 +4,7 @@ import random
 import pytest
 import tiny_published
 
-from masksearch_jax.text import prompt, tags
+from masksearch_jax.text import prompt, question_examples, tags
 from masksearch_jax.text import tokenizer as tokenizer_lib
 from masksearch_jax.text.published_tokenizer import PublishedTokenizer
 
@@ -122,6 +122,16 @@ def test_tokens_of_parts_are_tokens_of_the_whole(tokenizer):
             tags.block(tags.ANSWER, text[4]),
         ]
         assert tokenizer.encode("".join(parts)) == sum(map(tokenizer.encode, parts), [])
+
+
+@pytest.mark.parametrize("example", question_examples.EXAMPLES)
+def test_worked_examples_are_episodes(example):
+    """Each search and the answer of an example parse as turns; what stands between is an observation."""
+    question, _, written = example.partition("\n")
+    assert question and not any(tag in question for tag in tags.ALL)
+    opening, closing = tags.INFORMATION
+    turns = [written.partition(opening)[0]] + [part.partition(opening)[0] for part in written.split(closing)[1:]]
+    assert [prompt.parse_turn(turn).kind for turn in turns] == ["search", "search", "answer"]
 
 
 def test_an_observation_without_room_for_a_character_shows_none():
