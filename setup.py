@@ -47,6 +47,8 @@ REPORT = ["matplotlib>=3.10", "starlette>=1.10", "uvicorn>=0.54,<0.55"]
 BEAM = [*PREP, *RETRIEVAL, "apache-beam[gcp]>=2.77", "google-crc32c>=1.7"]
 # The documentation as a site: launch/docs.sh.
 DOCS = ["mkdocs-material>=9.7"]
+# Evidence about the tests and the dependencies: benchmarks/coverage_gaps.py, benchmarks/mutation.py, launch/audit.sh.
+EVIDENCE = ["cosmic-ray>=8.7", "coverage>=7.17", "pip-audit>=2.10"]
 # hypothesis: inputs of the fuzz tests. mwparserfromhell: an independent reader of wikitext, for comparison. jsonschema,
 # pyyaml: manifests of launch/gke.py against the published schema.
 TEST = [
@@ -84,6 +86,7 @@ setup(
         "wandb": WANDB,
         "qlora": QLORA,
         "docs": DOCS,
+        "evidence": EVIDENCE,
         "tpu": ["jax[tpu]>=0.10.2"],
         "cuda": ["jax[cuda12]>=0.10.2"],
         "test": TEST,

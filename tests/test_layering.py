@@ -61,7 +61,7 @@ THIRD_PARTY = {
     "aot": {"jax"},
     "teachers": set(),
     "agents": {"jinja2"},
-    "llm": {"openai"},
+    "llm": {"openai": None, "httpx2": {"llm.bounded_http"}},
     "rl": {"jax"},
     "rollout": {"jax", "flax"},
     "retrieval": {

@@ -57,6 +57,8 @@ class Endpoint:
             )
         try:
             import openai
+
+            from masksearch_jax.llm import bounded_http
         except ImportError:
             raise ValueError(
                 "an endpoint needs the openai package: pip install -c launch/constraints.txt -e '.[agents]'"
@@ -65,7 +67,8 @@ class Endpoint:
         self._url, self._openai, self._server = url, openai, f"{url} ({model})"
         self._limit_field, self._omit = limit_field, frozenset(omit)
         self._format: dict[str, Json] = {"response_format": {"type": "json_object"}} if json_mode else {}
-        self._client = openai.OpenAI(base_url=url, api_key=key, max_retries=0)
+        spoken = openai.DefaultHttpxClient(event_hooks={"response": [bounded_http.bound]})
+        self._client = openai.OpenAI(base_url=url, api_key=key, max_retries=0, http_client=spoken)
 
     def complete(self, messages: Sequence[Message], sampling: Sampling, timeout_s: float) -> Completion:
         openai = self._openai

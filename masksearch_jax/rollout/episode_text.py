@@ -1,11 +1,17 @@
-"""An episode as readable text: what the policy was asked, and what it wrote and read in each turn."""
+"""An episode as readable text: what the policy was asked, and what it wrote and read in each turn.
 
+The text goes to terminals. Passages and policies may write any character, so those that steer a terminal (escape
+sequences) or turn the direction of what follows are shown as U+FFFD.
+"""
+
+import re
 from collections.abc import Iterable, Sequence
 
 from masksearch_jax.data.records import Task
 from masksearch_jax.rollout.trajectory import Trajectory
 
 _LONGEST = 600  # a task, a turn or an observation is cut to this many characters
+_STEERING = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 def trajectory_text(task: Task, trajectory: Trajectory, facts: str) -> str:
@@ -25,7 +31,7 @@ def episode_text(heading: str, text: str, golds: Sequence[Sequence[str]], turns:
         lines.append(f"turn {number}: {_cut(written)}" + (f"  [{error}]" if error else ""))
         if read:
             lines.append(f"   read: {_cut(read)}")
-    return "\n".join(lines)
+    return "\n".join(_STEERING.sub("\ufffd", line) for line in lines)
 
 
 def _cut(text: str) -> str:

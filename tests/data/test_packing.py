@@ -58,6 +58,8 @@ def test_fill_round_trip():
 
 
 def test_fill_refuses_what_it_cannot_hold():
+    with pytest.raises(ValueError, match="no sequences"):
+        packing.fill([], [], 8, 1)
     sequence = {"ids": np.arange(3), "trainable": np.ones(2, bool)}
     with pytest.raises(ValueError, match="'trainable' has 2 values for 3 ids"):
         packing.fill([[0]], [sequence], 4, 1)

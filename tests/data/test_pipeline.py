@@ -1,6 +1,7 @@
 """The data pipeline: complete epochs, exact batches, and a state from which any batch can be continued bit for bit."""
 
 import collections
+import dataclasses
 import json
 
 import grain
@@ -40,6 +41,15 @@ def files(tmp_path_factory):
         paths[f"ramp_{masks}"] = [folder / f"ramp_{masks}.array_record"]
         records.write(folder / f"ramp_{masks}.array_record", (demonstration(masks, number) for number in range(count)))
     return paths
+
+
+def test_prompts_that_leave_no_room_are_counted_or_refused():
+    found = [dataclasses.replace(task(1, n), prompt=[3] * n) for n in range(1, 7)]
+    kept, long = pipeline.fitting(iter(found), 4)
+    assert [len(one.prompt) for one in kept] == [1, 2, 3] and long == 3
+    assert pipeline.fitting(found[:3], 4, refuse=True) == (found[:3], 0)
+    with pytest.raises(ValueError, match=r"3 of 6 tasks .*=4 no room; the longest, task task-1-6-0, has 6 tokens"):
+        pipeline.fitting(found, 4, refuse=True)
 
 
 def batches(files, **changes):
@@ -205,7 +215,33 @@ def test_fingerprint_sees_files_and_phases(files, tmp_path):
         other.set_state(batches(files).get_state())
 
 
+def test_long_prompts_are_refused_before_the_first_task(task_folder):
+    curriculum = Curriculum([(None, {ONE: 1.0})])
+    settings = {"seed": 0, "tokenizer_fingerprint": "t", "refuse": True}
+    with pytest.raises(ValueError, match="long_prompts='refuse'"):
+        pipeline.tasks(task_folder, "train", curriculum, room=1, **settings)
+    pipeline.tasks(task_folder, "train", curriculum, room=2, **settings)
+    # Tasks that are not drawn are not refused.
+    with pytest.raises(ValueError, match="long_prompts='refuse': 1 of 1 tasks"):
+        some = next(iter(records.read(pipeline.task_files(task_folder, "train", ONE)[0], records.Task))).id
+        pipeline.tasks(task_folder, "train", curriculum, room=1, only={ONE: {some}}, **settings)
+
+
+def test_a_record_that_is_damaged_on_disk_is_named(tmp_path):
+    path = tmp_path / "demonstrations" / "ramp_1.array_record"
+    records.write(path, (demonstration(1, number) for number in range(8)))
+    iterator = batches({ONE: [path]})
+    data = bytearray(path.read_bytes())
+    data[64:400] = b"\xff" * 336
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match="ramp_1.array_record: position .* of epoch 0 cannot be read.*synthesize"):
+        for _ in range(8):
+            next(iterator)
+
+
 def test_bad_input_is_refused_before_the_first_batch(files, tmp_path):
+    with pytest.raises(ValueError, match="rows=0 and row_length=48: at least 1 and 2"):
+        batches(files, rows=0)
     with pytest.raises(ValueError, match=r"demonstrations are longer than row_length=16; the longest, demo-\d-\d+"):
         batches(files, row_length=16)
     with pytest.raises(FileNotFoundError, match="ramp_9"):

@@ -1,5 +1,11 @@
 """The openai package against a real server on loopback."""
 
+import contextlib
+import gzip
+import socket
+import threading
+import time
+
 import chat_server
 import pytest
 
@@ -53,6 +59,51 @@ def test_failures_say_whether_to_try_again(server, fault, error):
 def test_no_server_is_a_transient_failure():
     with pytest.raises(TransientError, match="127.0.0.1:9"):
         Endpoint("http://127.0.0.1:9/v1", "tiny").complete(MESSAGES, Sampling(), 1.0)
+
+
+@contextlib.contextmanager
+def serving(head, parts):
+    """A server that answers one request with a head and then with parts, for as long as they are taken."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer():
+            connection, _ = listener.accept()
+            with connection, contextlib.suppress(OSError):
+                connection.recv(1 << 16)
+                connection.sendall(head)
+                for part in parts:
+                    connection.sendall(part)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+        thread.join()
+
+
+def dripping():
+    while True:
+        time.sleep(0.05)
+        yield b" "
+
+
+ENDLESS = b"Content-Length: 99999999999\r\n\r\n"
+
+
+@pytest.mark.parametrize("status", [b"200 OK", b"500 Oops"])
+@pytest.mark.parametrize(
+    "head, parts, says",
+    [
+        (ENDLESS, None, "ReadTimeout|not whole in time|Timeout"),
+        (ENDLESS, iter(lambda: b" " * (1 << 20), None), "over 67108864 bytes"),
+        (b"Content-Encoding: gzip\r\n" + ENDLESS, [gzip.compress(b" " * (80 << 20), 1)] * 2, "over 65536 bytes"),
+    ],
+    ids=["dripping", "endless", "packed"],
+)
+def test_a_reply_has_an_end(status, head, parts, says):
+    head = b"HTTP/1.1 " + status + b"\r\nContent-Type: application/json\r\n" + head
+    with serving(head, dripping() if parts is None else parts) as url:
+        with contextlib.closing(Endpoint(url, "tiny")) as endpoint, pytest.raises(TransientError, match=says):
+            endpoint.complete(MESSAGES, Sampling(), 0.5 if parts is None else 60.0)
 
 
 def test_settings_that_cannot_work_are_refused_by_name(tmp_path, monkeypatch):

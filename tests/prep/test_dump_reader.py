@@ -150,6 +150,22 @@ def test_damaged_xml(tmp_path, broken, lost):
     assert stats.bad == 1
 
 
+@pytest.mark.parametrize(
+    "broken",
+    [
+        PAGES[4].replace("<page>", '<page><!DOCTYPE page [<!ENTITY a "x"><!ENTITY b "&a;&a;">]>'),
+        PAGES[4].replace("</title>", "&b;</title>"),
+    ],
+)
+def test_a_page_declares_no_entities(tmp_path, broken):
+    """Neither in itself nor in the head of the export, which is not read as XML: none can grow, or name a file."""
+    head = f'<!DOCTYPE mediawiki [<!ENTITY b SYSTEM "file:///etc/hostname">]>{HEAD}'
+    for one in (HEAD, head):
+        path = write(tmp_path, (one + "".join([*PAGES[:4], broken, PAGES[5]]) + "</mediawiki>").encode())
+        found, stats = read(path, skip_bad=True)
+        assert stats.bad == 1 and len(found) == len(read(write(tmp_path, DUMP))[0]) - 1
+
+
 def test_constant_memory(tmp_path):
     """Reading 20 MB of pages holds a few pieces of the file and one page, not the file."""
     with gzip.open(tmp_path / "big.xml.gz", "wt", compresslevel=1) as file:

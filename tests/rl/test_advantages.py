@@ -37,6 +37,11 @@ def test_constant_groups_are_zero_even_in_float32(value):
     assert (group_advantages([[value]]) == 0).all()
 
 
+def test_two_samples_are_a_group():
+    np.testing.assert_allclose(group_advantages([[0.0, 1.0]]), [[-(0.5**0.5), 0.5**0.5]], atol=1e-5)
+    np.testing.assert_allclose(group_advantages([[0.0, 1.0], [np.nan, 1.0]], mode="mean"), [[-0.5, 0.5], [np.nan, 0]])
+
+
 def test_groups_do_not_mix_and_permuting_permutes():
     rng = np.random.default_rng(0)
     rewards = rng.random((5, 8))
@@ -59,7 +64,11 @@ def test_failed_rewards_stay_out_of_the_group():
 def test_bad_input_is_refused():
     with pytest.raises(ValueError, match="shape"):
         group_advantages([1.0, 2.0])
+    with pytest.raises(ValueError, match="shape"):
+        group_advantages([[[1.0, 2.0]]])
     with pytest.raises(ValueError, match="infinite"):
         group_advantages([[1.0, np.inf]])
+    with pytest.raises(ValueError, match=r"values at \[\[0, 0\], \[0, 1\], \[0, 2\], \[0, 3\]\]$"):
+        group_advantages([[np.inf] * 6])
     with pytest.raises(ValueError, match="mode 'std'"):
         group_advantages([[1.0, 2.0]], mode="std")

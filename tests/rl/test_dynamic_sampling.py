@@ -52,5 +52,7 @@ def test_carried_groups_are_at_most_one_version_old():
 def test_bad_input_is_refused():
     with pytest.raises(ValueError, match="target"):
         select({1: 0}, target=0, version=0)
+    with pytest.raises(ValueError, match=r"groups \[1, 2, 3, 4\] were .* later policy version"):
+        select(dict.fromkeys(range(1, 7), 2), target=1, version=1)
     with pytest.raises(ValueError, match="later policy version"):
         select({1: 2}, target=1, version=1)

@@ -171,6 +171,18 @@ def test_first_step_ratio_is_one_and_log_ratio_is_clamped():
     assert np.isfinite(total) and float(metrics["ratio"][0]) == pytest.approx(7 * np.exp(20.0))
 
 
+def test_the_two_clips_are_told_apart():
+    moved = jnp.array([[1.0, 1.0, -1.0, 1.0, -1.0, 1.0]])
+    advantages = jnp.array([[1.0, 2.0, -1.0, -1.0, 1.0, 0.0]])
+    _, _, metrics = policy_loss(moved, jnp.zeros_like(moved), advantages, jnp.ones_like(moved))
+    assert [float(metrics[name][0]) for name in ("clip_high", "clip_low", "dual_clip")] == [2, 1, 0]
+
+
+def test_the_ends_of_the_ranges_are_accepted():
+    loss.validate_loss(0.0, 0.0, 0.0, "token-mean", 0)
+    loss.validate_loss(1.0, 0.28, 1.001, "seq-mean-token-sum-norm", 1)
+
+
 def test_settings_out_of_range_are_refused():
     for settings, name in [({"clip_low": 1.5}, "clip_low"), ({"dual_clip": 0.5}, "dual_clip"),
                            ({"aggregation": "mean"}, "aggregation 'mean'"),

@@ -41,6 +41,14 @@ def test_right_answer():
     assert score(answered("Oslo; 5/1850")).answer == 1.0
 
 
+def test_the_total_is_the_weighted_sum_of_its_parts():
+    cfg = rewards.RewardConfig(answer="recall", format_weight=0.3, answer_weight=0.8)
+    found = score(answered("Oslo; x"), cfg)
+    assert (found.answer, found.score) == (0.5, pytest.approx(0.7)) and found.total == found.score
+    nothing = rewards.RewardConfig(answer="recall", format_weight=0.0, answer_weight=0.0, overlong_factor=0.0)
+    assert score(answered("Oslo; x"), nothing).total == 0.0
+
+
 def test_answer_forms_of_the_reward():
     wordy = answered("Oslo x y z; May 1850")
     of = lambda name, **more: score(wordy, rewards.RewardConfig(answer=name, **more)).spans  # noqa: E731
@@ -103,6 +111,13 @@ def test_judge_verdict_and_its_failure():
     assert score(answered("a"), cfg, judged=math.nan).total == 0.0
     with pytest.raises(ValueError, match="verdict"):
         score(answered("a; b"), cfg)
+    # A setting from a command line is another string of the same letters.
+    spelled = rewards.RewardConfig(answer="".join(["ju", "dge"]))
+    assert score(answered("a; b"), spelled, judged=1.0).answer == 1.0
+    with pytest.raises(ValueError, match="verdict"):
+        score(answered("a; b"), spelled)
+    # No other reward listens to a judge.
+    assert score(answered("Oslo; May 1850"), judged=0.0).answer == 1.0
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,11 @@ def frequencies(sampling, draws=20000):
     return np.bincount(token, minlength=len(LOGITS)) / draws, np.asarray(token), np.asarray(logprob)
 
 
+def test_an_extension_divides_over_the_shards():
+    with pytest.raises(ValueError, match="an extension of 3 rows does not divide over the 4 shards"):
+        device_programs._extend(None, mesh_lib.make_mesh(2, 2, 2), None, None, np.zeros(3, np.int32), None, None)
+
+
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
 def test_draws_follow_the_softmax(temperature):
     share, token, logprob = frequencies(device_programs.Sampling(temperature=temperature))

@@ -1,4 +1,8 @@
+import episodes
+import numpy as np
+
 from masksearch_jax.rollout import episode_text
+from masksearch_jax.rollout.trajectory import StopReason, Trajectory, Turn
 
 
 def test_an_episode_is_shown_turn_by_turn_and_cut():
@@ -14,3 +18,23 @@ def test_an_episode_is_shown_turn_by_turn_and_cut():
     assert lines[3] == "turn 1: <think> who?</think><search> Karn Velith</search>"
     assert lines[4].startswith("   read: <information> Karn: born x x") and len(lines[4]) < 650
     assert lines[4].endswith(" ..") and lines[5] == "turn 2: no tag  [one search or answer expected]"
+
+
+def test_a_trajectory_is_shown_with_its_facts():
+    turns = (Turn("search", 2, 4, "<search> q</search>", "<information> x</information>", query="q"),)
+    one = Trajectory(
+        "t", 0, 3, np.arange(5), np.arange(5) >= 2, np.zeros(5, np.float32), np.zeros(5, np.int32), 2, turns,
+        StopReason.TURNS, answer="",
+    )  # fmt: skip
+    task = episodes.task()
+    lines = episode_text.trajectory_text(task, one, "reward 0.5").splitlines()
+    assert lines[0] == f"--- {task.id}, sample 3: 3 tokens, reward 0.5" and lines[1] == f"task: {task.text}"
+    assert lines[3:] == ["turn 1: <search> q</search>", "   read: <information> x</information>"]
+
+
+def test_nothing_that_an_episode_holds_steers_a_terminal():
+    hostile = "a\x1b[2J\x1b]0;title\x07 \x9b31m b\u202ec\u2066d\x08\x7f"
+    text = episode_text.episode_text(hostile, hostile, [[hostile]], [(hostile, "", hostile)])
+    assert all(c.isprintable() or c == "\n" for c in text) and text.count("a\ufffd[2J") == 5
+    shown = "na\u00efve \u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645 \u65e5\u672c"  # a joiner of Persian stays
+    assert shown in episode_text.episode_text("1", shown, [], [])

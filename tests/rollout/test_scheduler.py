@@ -139,6 +139,16 @@ def test_the_largest_length_hints_enter_first_and_write_the_same(world, mixed, r
     assert order == sorted(order, reverse=True) and len(set(order)) > 1
 
 
+def test_other_work_is_done_beside_a_run_until_there_is_no_more(world, mixed, reference):
+    """It changes no token, and is asked for only while fewer than half of the slots write."""
+    left = [True, True, False]
+    engine = world.engine()
+    _, requests, expected = reference
+    found = engine.run(mixed, requests, version=5, seed=11, overlap=lambda: left.pop(0))
+    assert left == [] and engine.stats["overlap_s"] >= 0
+    same(found, expected)
+
+
 @pytest.mark.parametrize("steps", [1, 3])
 def test_the_clock_tells_idle_from_hidden_search(world, mixed, library, steps):
     """Every second of a run is in one phase; waiting for a search counts as idle, decoding beside it does not."""
@@ -388,6 +398,9 @@ def test_requests_are_checked_before_any_work(world, mixed, library):
     long = Request(world.task(9, " Karn" * 200), 9, 0, (0,))
     with pytest.raises(ValueError, match="task-9.*200 tokens.*total_tokens = 120"):
         engine.run(mixed, [*fine, long], version=0, seed=0)
+    strange = dataclasses.replace(world.task(9), prompt=[3, world.model_cfg.vocab_size])
+    with pytest.raises(ValueError, match="task-9: prompt ids outside the vocabulary"):
+        engine.run(mixed, [*fine, Request(strange, 9, 0, (0,))], version=0, seed=0)
     moved = np.roll(np.arange(world.tokenizer.vocab_size), 1)
     with pytest.raises(ValueError, match="leave tags"):
         engine.run(mixed, world.requests(1, token_permutation=moved), version=0, seed=0)
@@ -400,7 +413,9 @@ def test_requests_are_checked_before_any_work(world, mixed, library):
     assert not searcher.queries and engine.run(mixed, [], version=0, seed=0) == []
 
 
-@pytest.mark.parametrize("field, value", [("slots", 0), ("search_steps", 0), ("extend_rows", (4, 2))])
+@pytest.mark.parametrize(
+    "field, value", [("slots", 0), ("search_steps", 0), ("extend_rows", (4, 2)), ("prompt_lengths", ())]
+)
 def test_settings_are_checked(world, field, value):
     with pytest.raises(ValueError, match=f"RolloutConfig.{field}"):
         world.engine(**{field: value})

@@ -9,6 +9,7 @@ import sys
 import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from masksearch_jax.rollout import slot_sharding
@@ -25,6 +26,18 @@ def test_slots_follow_the_shards():
     assert slot_sharding.SlotSharding(mesh_lib.make_mesh(1, 1, 1), 4).order == [0, 1, 2, 3]
     with pytest.raises(ValueError, match="rollout.slots=6 does not divide over 4 shards"):
         slot_sharding.SlotSharding(mesh_lib.make_mesh(2, 2, 2), 6)
+
+
+def test_lists_of_several_processes_are_gathered():
+    """With one process in place of several: what goes through the devices comes back, cut to its length."""
+    found = slot_sharding.SlotSharding(mesh_lib.make_mesh(2, 2, 2), 8)
+    lists = {5: np.array([1, 2, 3, 4, 5], np.int32), 0: np.array([7], np.int32)}
+    lengths = {slot: len(values) for slot, values in lists.items()}
+    for found.several in (False, True):
+        gathered = found.gather_lists(lists, lengths)
+        assert list(gathered) == [0, 5] and all(np.array_equal(gathered[slot], lists[slot]) for slot in lists)
+    rows = np.arange(16).reshape(8, 2)
+    assert np.array_equal(found.gather(rows), rows)
 
 
 def test_a_slot_has_one_owner():

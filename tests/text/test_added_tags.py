@@ -29,6 +29,11 @@ def test_each_tag_is_one_id_after_the_published_ones(tmp_path):
     assert added_tags.add_tags(folder) == [] and (folder / "tokenizer.json").read_bytes() == content
 
 
+def test_a_tokenizer_without_tags_as_tokens_has_no_former_ids(tmp_path):
+    folder = tiny_published.qwen(tmp_path / "qwen", thinking=False)
+    assert added_tags.former_ids(PublishedTokenizer(folder), folder) == {}
+
+
 def test_tags_that_the_vocabulary_has_stay_what_they_are(tmp_path):
     folder = tiny_published.qwen(tmp_path / "qwen", thinking=True)
     think = PublishedTokenizer(folder).id("<think>")

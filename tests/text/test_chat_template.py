@@ -159,6 +159,8 @@ def test_the_block_generation_and_the_functions_of_templates(tmp_path):
     ("text", "says"),
     [
         ("{% if x %}", r"tokenizer_config.json, line 1: the chat template is no Jinja: Unexpected end of template"),
+        ("{{ " + "(" * 300 + "1" + ")" * 300 + " }}", "the chat template is no Jinja"),
+        ("{{ (dict.fromkeys(['a']).keys() | list)[0] }}", "shows the user's message nowhere"),
         ("\n{{ x | no_filter }}", "line 2: the chat template is no Jinja: No filter named 'no_filter'"),
         ("{{ lipsum() }}", "'lipsum' is undefined"),
         ("{{ messages | random }}", "No filter named 'random'"),

@@ -4,7 +4,7 @@ import random
 import pytest
 import tiny_published
 
-from masksearch_jax.text import prompt, tags
+from masksearch_jax.text import prompt, question_examples, tags
 from masksearch_jax.text import tokenizer as tokenizer_lib
 from masksearch_jax.text.published_tokenizer import PublishedTokenizer
 
@@ -122,6 +122,49 @@ def test_tokens_of_parts_are_tokens_of_the_whole(tokenizer):
             tags.block(tags.ANSWER, text[4]),
         ]
         assert tokenizer.encode("".join(parts)) == sum(map(tokenizer.encode, parts), [])
+
+
+@pytest.mark.parametrize("example", question_examples.EXAMPLES)
+def test_worked_examples_are_episodes(example):
+    """Each search and the answer of an example parse as turns; what stands between is an observation."""
+    question, _, written = example.partition("\n")
+    assert question and not any(tag in question for tag in tags.ALL)
+    opening, closing = tags.INFORMATION
+    turns = [written.partition(opening)[0]] + [part.partition(opening)[0] for part in written.split(closing)[1:]]
+    assert [prompt.parse_turn(turn).kind for turn in turns] == ["search", "search", "answer"]
+
+
+def test_an_observation_without_room_for_a_character_shows_none():
+    class Bytes:
+        """A token is a byte, but for the two tags."""
+
+        token_bytes = (*(bytes([n]) for n in range(256)), b"<information>", b"</information>")
+
+        def encode(self, text):
+            body = text.removeprefix("<information>")
+            head = [256] if body != text else []
+            return [257] if text == "</information>" else head + list(body.encode())
+
+    shown = Shown("", "\U0001f388")
+    assert prompt.observation([shown], Bytes(), 7) == [256, 32, *"\U0001f388".encode(), 257]
+    for room in range(3, 7):
+        assert prompt.observation([shown], Bytes(), room) == [256, 32, 257]
+    # Bytes that no character can begin with are not waited for.
+    assert prompt._whole_characters(list("\U0001f388".encode())[:3], Bytes.token_bytes) == []
+
+
+@pytest.mark.parametrize(
+    "turn, opened, left",
+    [
+        ("<answer> x</answer>", "", "<answer> x</answer>"),
+        ("<think> so</think><answer> x</answer>", "", "<think> so</think><answer> x</answer>"),
+        ("<answer> x</answer>", "<think>\n", "</think><answer> x</answer>"),
+        ("<think> so</think><answer> x</answer>", "<think>\n", "so</think><answer> x</answer>"),
+        ("<think> so</think><answer> x</answer>", "<think>", " so</think><answer> x</answer>"),
+    ],
+)
+def test_what_is_left_to_write_after_an_opened_thought(turn, opened, left):
+    assert prompt.after_opened(turn, opened) == left
 
 
 def test_an_observation_is_cut_between_characters(tokenizer, tmp_path):

@@ -121,6 +121,20 @@ def test_fingerprint_covers_all_that_decides(kind, folder, tok, tmp_path):
     assert PublishedTokenizer(copied.path).fingerprint != fewer.fingerprint
 
 
+def test_a_template_of_another_file_is_copied(tmp_path):
+    folder = tiny_published.qwen(tmp_path / "checkpoint")
+    other = tmp_path / "other.jinja"
+    other.write_text("{{ messages[-1].content }} <|im_end|>")
+    copied = published_tokenizer.copy(folder, tmp_path / "copy", str(other))
+    assert (tmp_path / "copy" / "chat_template.jinja").read_text() == other.read_text()
+    assert copied.chat_template.text == other.read_text()
+
+
+def test_tokens_that_only_look_like_bytes():
+    assert published_tokenizer._byte_fallback("<0xE2>") == b"\xe2"
+    assert published_tokenizer._byte_fallback("<0xZZ>") == b"<0xZZ>"
+
+
 def test_refusals(tmp_path):
     with pytest.raises(FileNotFoundError, match="tokenizer.json does not exist"):
         PublishedTokenizer(tmp_path)

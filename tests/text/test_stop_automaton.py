@@ -67,6 +67,13 @@ class Speller:
         return ids
 
 
+def test_ids_that_no_permutation_may_move(tmp_path):
+    tok = PublishedTokenizer(tiny_published.qwen(tmp_path / "qwen"))
+    fixed = stop_automaton.fixed_ids(tok)
+    assert list(fixed) == sorted(set(fixed)) and {tok.pad_id, tok.eos_id} <= set(fixed)
+    assert all(set(tok.encode(tag)) <= set(fixed) for tag in tags.ALL)
+
+
 def test_equals_a_search_through_the_bytes(tok):
     table, rng, ends = stop_automaton.build_table(tok), random.Random(0), {"stopped": 0, "ended": 0, "going on": 0}
     past, speller = 0, Speller(tok)

@@ -6,6 +6,7 @@ import random
 import re
 
 import pytest
+import sentencepiece
 
 from masksearch_jax.text import tags, tokenizer
 
@@ -69,6 +70,12 @@ def test_refusals(tmp_path):
     (tmp_path / "t.model").write_bytes(b"nothing")
     with pytest.raises(ValueError, match="not a SentencePiece model"):
         tokenizer.Tokenizer(tmp_path / "t.model")
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(TEXTS), model_prefix=str(tmp_path / "other"), vocab_size=40, minloglevel=2,
+        hard_vocab_limit=False,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="has pad, eos, unk = -1, 2, 0; our models have"):
+        tokenizer.Tokenizer(tmp_path / "other.model")
 
 
 def test_real_text(data_dir, tmp_path):

@@ -9,6 +9,7 @@ from episodes import change_json
 from fuzzing import fuzz
 from hypothesis import strategies as st
 
+from masksearch_jax.text import tokenizer_errors
 from masksearch_jax.text.published_tokenizer import PublishedTokenizer
 
 FILES = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
@@ -22,6 +23,11 @@ def wholes(tmp_path_factory):
     for name, make in tiny_published.MAKERS.items():
         found[name] = make(root / name), PublishedTokenizer(make(root / name)).encode("born in 1984")
     return found
+
+
+def test_an_interrupt_is_no_damage(tmp_path):
+    with pytest.raises(KeyboardInterrupt), tokenizer_errors.naming(tmp_path):
+        raise KeyboardInterrupt
 
 
 def change_at(value, path, new):

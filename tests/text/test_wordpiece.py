@@ -34,5 +34,10 @@ def test_max_length_counts_special_tokens_and_replaces_limits_of_the_file(folder
 
 
 def test_a_folder_without_a_tokenizer_is_named(tmp_path):
+    (tmp_path / "vocab.txt").write_text("\n".join(VOCABULARY))
+    (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": "no"}')
+    with pytest.raises(ValueError, match="do_lower_case is 'no', true or false"):
+        WordPiece(tmp_path, 8)
+    (tmp_path / "vocab.txt").unlink()
     with pytest.raises(FileNotFoundError, match="has neither tokenizer.json nor vocab.txt"):
         WordPiece(tmp_path, 8)
