@@ -38,6 +38,8 @@ TENSORBOARD = ["tensorboardX>=2.6"]
 QLORA = ["qwix>=0.1.8"]
 # Reads files of llama.cpp (masksearch_jax.convert --from=FILE.gguf).
 GGUF = ["gguf>=0.17"]
+# Reads corpora and questions in parquet; preparation has it in any case, through TensorFlow Datasets.
+PARQUET = ["pyarrow>=25"]
 # Draws the plots of report.html.
 REPORT = ["matplotlib>=3.10"]
 # Preparation by shards of a dump (configs/prepare.py, beam), in an environment of its own: see launch/constraints.txt.
@@ -50,7 +52,7 @@ DOCS = ["mkdocs-material>=9.7"]
 TEST = [
     "hypothesis>=6.150", "jsonschema>=4.20", "mwparserfromhell>=0.7", "mypy>=2.4", "pytest>=8", "pytest-xdist>=3.6",
     "pyyaml>=6", "ruff>=0.12",
-    *AGENTS, *GGUF, *REPORT, *SERVICE, *TENSORBOARD,
+    *AGENTS, *GGUF, *PARQUET, *REPORT, *SERVICE, *TENSORBOARD,
 ]  # fmt: skip
 
 setup(
@@ -72,6 +74,7 @@ setup(
         "service": SERVICE,
         "agents": AGENTS,
         "gguf": GGUF,
+        "parquet": PARQUET,
         "report": REPORT,
         "beam": BEAM,
         "tensorboard": TENSORBOARD,
@@ -81,6 +84,6 @@ setup(
         "cuda": ["jax[cuda12]>=0.10.2"],
         "test": TEST,
         # What launch/quickstart.sh and the commands of the README need on a CPU machine.
-        "all": PREP + RETRIEVAL + SERVICE + REPORT + TENSORBOARD,
+        "all": PREP + PARQUET + RETRIEVAL + SERVICE + REPORT + TENSORBOARD,
     },
 )

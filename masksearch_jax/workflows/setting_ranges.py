@@ -123,7 +123,7 @@ _ALL_OR_SOME = Rule(
     lambda value: whole(-1).admits(value) and value != 0,
 )
 _PREPARE = {
-    "dump": text(), "entities": whole(1), "corroborating_articles": _SHARE, "seed": _SEED, "skip_bad": flag(),
+    "dump": text(), "corpus.*": text(), "entities": whole(1), "corroborating_articles": _SHARE, "seed": _SEED, "skip_bad": flag(),
     "overwrite": flag(), "spans": one_of(*SPANS), "perplexity.start": text(), "perplexity.share": _PART,
     "corroborated": flag(), "splits": text(),
     "shares.*": _SHARE, "passages.words": whole(1), "passages.minimum": whole(0), "tokenizer_dir": text(),
