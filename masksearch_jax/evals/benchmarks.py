@@ -12,7 +12,9 @@ from masksearch_jax.evals import fanoutqa, multi_hop, open_domain, question_form
 from masksearch_jax.evals.multi_hop import read_hotpotqa
 from masksearch_jax.evals.question_files import Question
 
-__all__ = ["BENCHMARKS", "Benchmark", "Question", "read", "read_hotpotqa"]
+__all__ = ["BENCHMARKS", "CUSTOM", "Benchmark", "Question", "read", "read_hotpotqa"]
+
+CUSTOM = "custom"  # the suite of a benchmark of one's own, which is in no prepared data
 
 
 @dataclasses.dataclass(frozen=True)

@@ -125,7 +125,7 @@ def _sentences(text: Json) -> Json:
 
 
 def _contents(entry: JsonObject, fields: Fields, where: str) -> tuple[str, str]:
-    """Return (title, text) of a row of Search-R1's corpora, whose first line is the title, mostly in quotation marks."""
+    """Return (title, text) of a row of Search-R1's corpora, whose first line is the title, mostly in quotes."""
     contents = files.text(entry, "contents", where)
     first, end, rest = contents.partition("\n")
     line = _unquoted(first.strip())

@@ -27,7 +27,10 @@ _SAID_EVERY = 256  # rows between two calls of `read_bytes`
 
 
 class Row(NamedTuple):
-    """A row of a file. where: 'FILE, line N' (from 1), 'FILE, row N' of parquet (from 1) or 'FILE, entry N' (from 0)."""
+    """A row of a file.
+
+    where: 'FILE, line N' (from 1), 'FILE, row N' of parquet (from 1) or 'FILE, entry N' of a list or table (from 0).
+    """
 
     where: str
     entry: JsonObject
@@ -112,7 +115,7 @@ def _lines(
             number += 1
             where = f"{path}, line {number}"
             if len(line) > _LONGEST_LINE:
-                raise ValueError(f"{where}: longer than {_LONGEST_LINE >> 20} MiB, so these are no JSON lines; {source}")
+                raise ValueError(f"{where}: longer than {_LONGEST_LINE >> 20} MiB: these are no JSON lines; {source}")
             if number % _SAID_EVERY == 0:
                 read_bytes(compressed.tell())
             if not line.strip():

@@ -28,7 +28,9 @@ ALIASES = "id_aliases.json"
 
 def read_hotpotqa(path: Path | str) -> list[Question]:
     """Read a train, dev distractor or dev fullwiki file of HotpotQA. Test files are refused: they have no answers."""
-    found = [hotpotqa_question(entry, where) for where, entry in files.numbered(path, files.read_json(Path(path), HOTPOTQA))]
+    found = [
+        hotpotqa_question(entry, where) for where, entry in files.numbered(path, files.read_json(Path(path), HOTPOTQA))
+    ]
     return files.distinct(path, found, "_id")
 
 
@@ -40,13 +42,14 @@ def read_2wiki(path: Path | str) -> list[Question]:
     """
     path = Path(path)
     aliases = aliases_beside(path)
-    found = [with_aliases(hotpotqa_question(e, where), e, where, aliases) for where, e in files.numbered(path, files.read_json(path, TWO_WIKI))]
+    found = [
+        with_aliases(hotpotqa_question(e, where), e, where, aliases)
+        for where, e in files.numbered(path, files.read_json(path, TWO_WIKI))
+    ]
     return files.distinct(path, found, "_id")
 
 
-def with_aliases(
-    question: Question, entry: JsonObject, where: str, aliases: Mapping[str, Sequence[str]]
-) -> Question:
+def with_aliases(question: Question, entry: JsonObject, where: str, aliases: Mapping[str, Sequence[str]]) -> Question:
     """Return a question of 2WikiMultiHopQA that also accepts the names of its entry's `answer_id`."""
     known = entry.get("answer_id")
     if known is not None and not isinstance(known, str):

@@ -76,12 +76,16 @@ def form_of(entry: JsonObject, where: str) -> Form:
     for names, said in _REFUSED.items():
         if set(names) <= entry.keys():
             raise ValueError(f"{where}: {said}; {SOURCE}")
-    nearest = max(reversed(FORMS), key=lambda form: (len(entry.keys() & set(form.fields)) / len(form.fields), -len(form.fields)))
+
+    def nearness(form: Form) -> tuple[float, int]:
+        return len(entry.keys() & set(form.fields)) / len(form.fields), -len(form.fields)
+
+    nearest = max(reversed(FORMS), key=nearness)
     missing = [name for name in nearest.fields if name not in entry]
     raise ValueError(
         f"{where}: a form of questions that is not known. The nearest one is {nearest.name}, and of its fields "
         f"{', '.join(map(repr, missing))} {'is' if len(missing) == 1 else 'are'} missing; the row has "
-        f"{', '.join(map(repr, sorted(entry)[:20])) or 'none'}. Write {{\"question\": .., \"answer\": ..}} in each "
+        f'{", ".join(map(repr, sorted(entry)[:20])) or "none"}. Write {{"question": .., "answer": ..}} in each '
         f"line instead; {SOURCE}"
     )
 
@@ -214,9 +218,7 @@ def _answers(named: Sequence[tuple[str, Json]], where: str) -> list[str]:
                 pass
         strings = [value] if isinstance(value, str) else value
         if not isinstance(strings, list) or not all(isinstance(item, str) for item in strings):
-            raise ValueError(
-                f"{where}: field {name!r} must be a string or a list of strings, got {files.shown(value)}"
-            )
+            raise ValueError(f"{where}: field {name!r} must be a string or a list of strings, got {files.shown(value)}")
         found += files.texts({name: strings}, name, where)
     return files.accepted(found, named[0][0], where)
 
@@ -241,8 +243,8 @@ FORMS = (
     Form("NQ-open, or plain questions", ("question", "answer"), _plain),
 )
 _REFUSED = {
-    ("question_text", "annotations"): "this is the original Natural Questions, whose answers are places in a page; take "
-    "NQ-open, which holds them as text",
+    ("question_text", "annotations"): "this is the original Natural Questions, whose answers are places in a page; "
+    "take NQ-open, which holds them as text",
     ("input", "output"): "this is KILT's form, or an instruction with its reply; write the fields 'question' and "
     "'answer' instead",
 }

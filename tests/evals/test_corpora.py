@@ -37,7 +37,8 @@ def read(path, *options):
         ("c.jsonl", lines({"title": "Tolm", "text": "A city. It grew."}, {"title": "Karn", "text": ["A man."]})),
         ("c.json", lines({"title": "Tolm", "text": "A city. It grew."}, {"title": "Karn", "text": "A man."})),
         # Search-R1's, cut in the middle of a sentence.
-        ("wiki-18.jsonl.gz", lines({"id": "0", "contents": '"Tolm"\nA city. It'}, {"id": "1", "contents": '"Tolm"\ngrew.'},
+        ("wiki-18.jsonl.gz", lines({"id": "0", "contents": '"Tolm"\nA city. It'},
+                                   {"id": "1", "contents": '"Tolm"\ngrew.'},
                                    {"id": "2", "contents": '"Karn"\nA man.'})),
         ("c.jsonl", lines({"contents": "Tolm\nA city. It grew."}, {"title": "Karn", "contents": "Karn\nA man."})),
     ],
@@ -98,7 +99,9 @@ def test_a_cut_file_and_one_that_is_no_lines(tmp_path, monkeypatch):
 
 
 def test_bad_rows_may_be_counted_instead(tmp_path):
-    content = lines({"title": "Tolm", "text": "A city. It grew."}) + "{\n[]\n" + lines({"title": "Karn", "text": "A man."})
+    content = (
+        lines({"title": "Tolm", "text": "A city. It grew."}) + "{\n[]\n" + lines({"title": "Karn", "text": "A man."})
+    )
     found: list[ValueError] = []
     assert read(written(tmp_path, "c.jsonl", content), Fields(), found.append) == EXPECTED
     assert ["line 2" in str(found[0]), "line 3" in str(found[1]), len(found)] == [True, True, 2]

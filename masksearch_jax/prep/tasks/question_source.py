@@ -1,10 +1,12 @@
 """Question files as the source of SeqIO tasks: one to train on for `qa`, and benchmarks for `qa_<name>`.
 
-Enters: files in any form of evals/question_forms.py or official format, and the splits of articles. Leaves: annotated/qa_<split>.tfrecord and
-annotated/qa_<benchmark>_test.tfrecord (ramp.QUESTION). A question of `qa` is in the most held-out split of the articles
-it rests on, so no training question states a test fact. Search-only articles count as test articles. Benchmarks are
-only for testing: all their questions are in the split test. A question of `qa` that a benchmark asks as well goes to
-the split test too.
+Enters: files in any form of evals/question_forms.py or official format, and the splits of articles. Leaves:
+annotated/qa_<split>.tfrecord and annotated/qa_<benchmark>_test.tfrecord (ramp.QUESTION). A question of `qa` is in the
+most held-out split of the articles it rests on, so no training question states a test fact. Search-only articles count
+as test articles. Titles that are no article of the corpus are dropped from a question, and one that rests on no article
+of the corpus is split by its id. The teacher can then only look for the strings of its answer, and leaves it to RL
+where the question says the answer itself. Benchmarks are only for testing: all their questions are in the split test. A
+question of `qa` that a benchmark asks as well goes to the split test too.
 """
 
 import contextlib
