@@ -2,7 +2,8 @@
 
 Enters: a file that a user brought (.jsonl, .json, .csv, .tsv, each also with .gz, or .parquet). Leaves: its rows as
 objects, each with its place in the file for error messages. JSON lines and parquet are streamed in constant memory.
-A .json file may hold JSON lines as well, as many downloads do. Parquet needs pyarrow (the extra `parquet`).
+A file of another name may hold a JSON list or JSON lines, as many downloads that end in .json do. Parquet needs pyarrow
+(the extra `parquet`).
 """
 
 import gzip
@@ -19,7 +20,6 @@ LINES = (".jsonl", ".jsonl.gz")
 JSON = (".json", ".json.gz")
 PARQUET = (".parquet",)
 TABLES = {".csv": ",", ".csv.gz": ",", ".tsv": "\t", ".tsv.gz": "\t"}
-ENDINGS = (*LINES, *JSON, *PARQUET, *TABLES)
 
 _LONGEST_LINE = 1 << 26  # bytes; a longer one is no line of a corpus, and would have to fit in memory
 _PARQUET_ROWS = 256  # rows that are held at a time
@@ -65,11 +65,9 @@ def read_rows(
     name = path.name.lower()
     if name.endswith(PARQUET):
         return _parquet(path, source, read_bytes)
-    if name.endswith(LINES) or (name.endswith(JSON) and holds_lines(path)):
+    if name.endswith(LINES) or holds_lines(path):
         return _lines(path, source, bad, read_bytes)
-    if name.endswith(JSON):
-        return map(Row._make, files.numbered(path, files.read_json(path, source)))
-    raise ValueError(f"{path}: its name ends in none of {', '.join(ENDINGS)}; {source}")
+    return map(Row._make, files.numbered(path, files.read_json(path, source)))
 
 
 def read_table(path: Path | str, source: str, columns: tuple[str, ...]) -> Iterator[Row]:
@@ -88,13 +86,22 @@ def _open(path: Path) -> IO[bytes]:
 
 
 def holds_lines(path: Path) -> bool:
-    """Return True if the first line of a .json file is a whole JSON object, and another line follows it."""
+    """Return True if the first line of a file is a whole JSON object, and another line follows it."""
     try:
         with _open(path) as file:
             first, second = file.readline(_LONGEST_LINE), file.readline(_LONGEST_LINE)
         return bool(second.strip()) and isinstance(parse_json(first), dict)
     except (OSError, EOFError, zlib.error, ValueError):
         return False  # the reader of the whole file says what is wrong
+
+
+def holds_object(path: Path) -> bool:
+    """Return True if a file of JSON begins with an object and not with a list."""
+    try:
+        with _open(path) as file:
+            return file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{")
+    except (OSError, EOFError, zlib.error):
+        return False
 
 
 def _lines(

@@ -106,11 +106,11 @@ def is_download(path: Path, source: str, always: bool) -> bool:
 
 def _is_triviaqa(path: Path) -> bool:
     """Return True for an official file of TriviaQA, one JSON object with its questions in 'Data'."""
-    name = path.name.lower()
-    if not name.endswith(data_rows.JSON) or not path.is_file() or data_rows.holds_lines(path):
+    if not path.is_file() or path.name.lower().endswith((*data_rows.LINES, *data_rows.PARQUET)):
         return False
-    held = files.read_json(path, SOURCE, list | dict)
-    return isinstance(held, dict) and "Data" in held
+    if not data_rows.holds_object(path) or data_rows.holds_lines(path):
+        return False
+    return "Data" in files.read_json(path, SOURCE, dict)
 
 
 # --- The forms -------------------------------------------------------------------------------------------------------

@@ -119,8 +119,11 @@ def test_a_file_that_is_none(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no.jsonl does not exist; which question files can be read"):
         read_questions(tmp_path / "no.jsonl")
     (tmp_path / "q.txt").write_text("Who?")
-    with pytest.raises(ValueError, match="its name ends in none of .jsonl"):
+    with pytest.raises(ValueError, match="q.txt is not JSON"):
         read_questions(tmp_path / "q.txt")
+    (tmp_path / "q.json").write_text('{"question": "Who?"}')
+    with pytest.raises(ValueError, match="q.json must hold a non-empty JSON list, got dict"):
+        read_questions(tmp_path / "q.json")
 
 
 def test_benchmarks_in_other_forms(tmp_path):
