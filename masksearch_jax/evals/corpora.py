@@ -58,7 +58,9 @@ def read_corpus(
     path = Path(path)
     name = path.name.lower()
     if name.endswith(TEXTS):
-        return iter([(_title_of(path), _whole_text(path))])
+        text = _whole_text(path)
+        read_bytes(path.stat().st_size)
+        return iter([(_title_of(path), text)])
     if name.endswith(ROWS) or (path.is_file() and data_rows.holds_lines(path)):
         rows = data_rows.read_rows(path, _FORMS, bad, read_bytes)
         return _joined(found for row in rows if (found := _article(row, fields, bad)))

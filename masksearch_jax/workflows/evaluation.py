@@ -8,6 +8,7 @@ scoring. A named evaluation lies in W/evaluate/<name> and never replaces another
 """
 
 import dataclasses
+import functools
 import hashlib
 import re
 import sys
@@ -101,7 +102,6 @@ def run(
         params = parameters(context, policy)
     params = context.policy.decode_copy()(params)
     forced: Callable[[Task], str] | None = runner.one_search_query if policy in FORCED else None
-    usual = engine.searcher
     with (
         workdir_lock.locked(folder),
         metrics.progress_bar(sum(map(len, suites.values())), f"evaluate {name or policy}") as bar,
@@ -109,23 +109,7 @@ def run(
     ):
         done, kept = 0, EvaluatedSuites(folder, identity, keep=bool(name))
         for suite, tasks in suites.items():
-
-            def play(samples: int, suite: str = suite, tasks: list[Task] = tasks) -> list[runner.Row]:
-                part = f"{suite}.sampled" if samples else suite
-                if (found := kept.rows(part)) is not None:
-                    return found
-                own = INDEX_OF.get(suite)
-                try:
-                    engine.searcher = context.searcher(own) if own and context.has_index(own) else usual
-                    found = runner.evaluate(
-                        engine, params, tasks, forced_search=forced, seed=context.cfg.seed, samples=samples,
-                        metric=custom_benchmark.metric_of(context, suite),
-                    )  # fmt: skip
-                finally:
-                    engine.searcher = usual
-                kept.add(part, found)
-                return found
-
+            play = functools.partial(_play, context, engine, params, kept, suite, tasks, forced)
             found = play(0)
             scores[suite] = runner.summarise(found) | {"left_out": left_out[suite]}
             rows += found
@@ -137,6 +121,38 @@ def run(
             bar(done)
         kept.finish(rows, scores, sampled)
     return scores
+
+
+def _play(
+    context: RunContext,
+    engine: RolloutEngine,
+    params: Params,
+    kept: EvaluatedSuites,
+    suite: str,
+    tasks: list[Task],
+    forced: Callable[[Task], str] | None,
+    samples: int,
+) -> list[runner.Row]:
+    """Return the rows of a suite: greedy ones for 0 samples, else sampled ones. They are read if they were kept."""
+    part = f"{suite}.sampled" if samples else suite
+    if (found := kept.rows(part)) is not None:
+        return found
+    own, usual = INDEX_OF.get(suite), engine.searcher
+    try:
+        engine.searcher = context.searcher(own) if own and context.has_index(own) else usual
+        found = runner.evaluate(
+            engine,
+            params,
+            tasks,
+            forced_search=forced,
+            seed=context.cfg.seed,
+            samples=samples,
+            metric=custom_benchmark.metric_of(context, suite),
+        )
+    finally:
+        engine.searcher = usual
+    kept.add(part, found)
+    return found
 
 
 def _identity(context: RunContext, policy: str, suites: dict[str, list[Task]]) -> JsonObject:

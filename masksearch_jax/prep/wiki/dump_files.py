@@ -38,7 +38,7 @@ def files(setting: str | Path | Sequence[str], name: str = "dump") -> list[str]:
             if _PATTERN & set(entry):
                 raise ValueError(f"{name}={entry!r}: patterns are for local files; name the files, with commas between")
             found.append(entry)
-        elif Path(entry).is_dir():
+        elif entry and Path(entry).is_dir():
             found += _files_of_folder(Path(entry), name)
         elif Path(entry).is_file() or not _PATTERN & set(entry):
             found.append(entry)
