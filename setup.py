@@ -40,6 +40,8 @@ WANDB = ["wandb>=0.31"]
 QLORA = ["qwix>=0.1.8"]
 # Reads files of llama.cpp (masksearch_jax.convert --from=FILE.gguf).
 GGUF = ["gguf>=0.17"]
+# Reads corpora and questions in parquet; preparation has it in any case, through TensorFlow Datasets.
+PARQUET = ["pyarrow>=25"]
 # Draws the plots of report.html, and serves the viewer of episodes.
 REPORT = ["matplotlib>=3.10", "starlette>=1.10", "uvicorn>=0.54,<0.55"]
 # Preparation by shards of a dump (configs/prepare.py, beam), in an environment of its own: see launch/constraints.txt.
@@ -54,7 +56,7 @@ EVIDENCE = ["cosmic-ray>=8.7", "coverage>=7.17", "pip-audit>=2.10"]
 TEST = [
     "hypothesis>=6.150", "jsonschema>=4.20", "mwparserfromhell>=0.7", "mypy>=2.4", "pytest>=8", "pytest-xdist>=3.6",
     "pyyaml>=6", "ruff>=0.12",
-    *AGENTS, *GGUF, *REPORT, *SERVICE, *TENSORBOARD,
+    *AGENTS, *GGUF, *PARQUET, *REPORT, *SERVICE, *TENSORBOARD,
 ]  # fmt: skip
 
 setup(
@@ -80,6 +82,7 @@ setup(
         "service": SERVICE,
         "agents": AGENTS,
         "gguf": GGUF,
+        "parquet": PARQUET,
         "report": REPORT,
         "beam": BEAM,
         "tensorboard": TENSORBOARD,
@@ -91,6 +94,6 @@ setup(
         "cuda": ["jax[cuda12]>=0.10.2"],
         "test": TEST,
         # What launch/quickstart.sh and the commands of the README need on a CPU machine.
-        "all": PREP + RETRIEVAL + SERVICE + REPORT + TENSORBOARD,
+        "all": PREP + PARQUET + RETRIEVAL + SERVICE + REPORT + TENSORBOARD,
     },
 )

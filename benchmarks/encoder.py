@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from absl import app, flags
 
-from masksearch_jax.evals import benchmarks as readers
+from masksearch_jax.evals import corpora
 from masksearch_jax.retrieval.encoders import encoder
 
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Measured pairs.")
@@ -36,7 +36,7 @@ def corpus() -> list[str]:
     """Return the passages, as an index would encode them."""
     if not os.environ.get("MASKSEARCH_DATA"):
         raise SystemExit("set MASKSEARCH_DATA to the folder that holds hotpotqa_100_corpus.json.gz")
-    articles = readers.read_corpus(Path(os.environ["MASKSEARCH_DATA"]) / "hotpotqa_100_corpus.json.gz")
+    articles = corpora.read_corpus(Path(os.environ["MASKSEARCH_DATA"]) / "hotpotqa_100_corpus.json.gz")
     texts = [encoder.passage_text(title, text) for title, text in articles]
     return texts[: _PASSAGES.value or None]
 

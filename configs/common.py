@@ -115,6 +115,15 @@ def base_config() -> ConfigDict:
         "episodes": ConfigDict({"ramp_1": 900, "ramp_2": 200, "ramp_3": 200, "ramp_4": 200, "qa": 100}),
         # Episodes of each benchmark in the data. 0 leaves it out; -1 takes all of its questions.
         "benchmarks": ConfigDict(dict.fromkeys(config.prepare.benchmarks, 100)),
+        "samples": 0,  # episodes that are sampled of each task beside the greedy one, for avg@k and pass@k; 0: none
+        "temperature": 1.0,  # of the sampled episodes
+    })
+    # A benchmark of your own, which is scored on the data as it is prepared (docs/extending.md).
+    config.benchmarks = ConfigDict({
+        "custom": "",  # file of questions, in any form of docs/data_formats.md
+        "episodes": -1,  # of its questions, the first ones; -1: all
+        "metric": "em",  # what counts, also for pass@k: em | f1 | recall | contains
+        "rules": "squad",  # whose script em and f1 follow: squad | hotpotqa | two_wiki | musique | triviaqa
     })
     # Episodes of DAPO that are kept in W/dapo/trajectories for `python -m masksearch_jax.report --serve`.
     config.trajectories = ConfigDict({

@@ -3,6 +3,8 @@ has any.
 
 Command:  python -m masksearch_jax.evaluate --config=configs/evaluate.py --workdir=W --config.policy=dapo
           python -m masksearch_jax.evaluate --config=configs/evaluate.py:dump --workdir=W
+          python -m masksearch_jax.evaluate --config=configs/evaluate.py --workdir=W --name=mine
+              --config.benchmarks.custom=FILE --config.evaluate.samples=8     questions of your own, docs/extending.md
 Hardware: two CPU cores. The model, search and episode settings and the argument must be those of the run.
 """
 

@@ -20,14 +20,17 @@ def get_config(arg: str = ""):
         raise ValueError(f"configs/prepare.py takes no argument or 'wikipedia', got {arg!r}")
     whole = arg == "wikipedia"
     config = ConfigDict()
-    # 'toy', or a MediaWiki export (.xml, .xml.bz2, .xml.gz), or a benchmark's corpus (.json, .json.gz). Several files,
-    # separated by commas or given by a pattern ('dumps/enwiki-*-pages-articles*.bz2'), are read one after the other.
+    # 'toy', or a MediaWiki export (.xml, .xml.bz2, .xml.gz), or a corpus (.json, .jsonl, both also with .gz, .parquet,
+    # .txt, .md; docs/data_formats.md). Several files, separated by commas or given by a pattern
+    # ('dumps/enwiki-*-pages-articles*.bz2') or a folder, are read one after the other.
     config.dump = "toy"
+    # Fields of a corpus's rows that hold the title and the text; '' for title, and for text or contents.
+    config.corpus = ConfigDict({"title": "", "text": ""})
     config.entities = 3000  # articles of the toy
     # Share of the toy's facts that articles about neither of the fact's two entities state as well.
     config.corroborating_articles = 0.0
     config.seed = 0  # of the toy, the splits and the masks
-    config.skip_bad = False  # skip damaged pages and count them
+    config.skip_bad = False  # skip damaged pages of an export or rows of a corpus, and count them
     config.overwrite = False  # replace data that was made with other settings
     # --- salient spans: rules, perplexity, or llm (asks the model below; docs/guides/agents.md) ---
     config.spans = "rules"
@@ -86,7 +89,8 @@ def get_config(arg: str = ""):
             "link": 1.0, "date": 1.0, "number": 1.0, "name": 1.0, "category": 1.0, "rare": 1.0,
         }),
     })  # fmt: skip
-    config.questions = ""  # file of the HotpotQA format; '' for the toy's own, or none
+    # File of questions to train on, in any form of docs/data_formats.md; '' for the toy's own, or none.
+    config.questions = ""
     # --- benchmarks: official files (docs/guides/benchmarks.md); all of their questions are test questions ---
     config.benchmarks = ConfigDict({
         "hotpotqa": "", "fanoutqa": "", "musique": "", "two_wiki": "", "bamboogle": "", "freshqa": "",  # the paper's

@@ -2,7 +2,7 @@
 
 Command:  python -m masksearch_jax.train --config=configs/stage2_dapo.py --config.start=runs/dapo/dapo --workdir=W
           python -m masksearch_jax.train --config=configs/stage2_dapo.py:dump --config.prepare.dump=FILE
-              --config.prepare.questions=FILE --workdir=W                      HotpotQA's format, over its own articles
+              --config.prepare.questions=FILE --workdir=W                      any form of docs/data_formats.md
           python -m masksearch_jax.evaluate --config=configs/evaluate.py --workdir=W --config.policy=dapo
           python -m masksearch_jax.compile --config=configs/stage2_dapo.py:qwen2.5-7b    a recipe of configs/recipes.py
 Hardware: two CPU cores; a recipe needs the TPU slice that it names.

@@ -17,7 +17,7 @@ FREE = {"workflows"}
 
 # Package -> what it may import of ours besides itself: whole packages or single modules.
 OURS = {
-    "prep": {"text", "scoring", "data.records", "toywiki", "evals.benchmarks"},
+    "prep": {"text", "scoring", "data.records", "toywiki", "evals.benchmarks", "evals.corpora", "evals.question_forms"},
     "trainers": {
         "data",
         "model",
@@ -29,7 +29,7 @@ OURS = {
         "text",
         "retrieval.interface",
         "trajectories",
-    },
+    },  # fmt: skip
     "evals": {"rollout", "text", "scoring", "data.records", "retrieval.interface"},
     "trajectories": {"text.tags"},
     "viewer": {"trajectories", "evals", "scoring", "text", "data.records"},
@@ -55,7 +55,7 @@ FOR_ALL = {"runtime.json_files", "runtime.types"}
 THIRD_PARTY = {
     "prep": {"tensorflow", "seqio", "tensorflow_text", "apache_beam", "mwparserfromhell"},
     "trainers": {"jax", "flax", "optax"},
-    "evals": {"matplotlib": {"evals.report"}, "jinja2": {"evals.report"}},
+    "evals": {"matplotlib": {"evals.report"}, "jinja2": {"evals.report"}, "pyarrow": {"evals.data_rows"}},
     "trajectories": set(),
     "viewer": {"starlette", "uvicorn"},
     "aot": {"jax"},

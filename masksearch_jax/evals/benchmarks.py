@@ -1,4 +1,4 @@
-"""Read benchmarks by name, and the corpora that come with some, as plain questions and articles. No TensorFlow.
+"""Read benchmarks by name as plain questions. No TensorFlow.
 
 Preparation calls `read("musique", FILE)`. HotpotQA, 2WikiMultiHopQA, MuSiQue and Bamboogle are read in multi_hop.py,
 FanOutQA in fanoutqa.py, the others in open_domain.py.
@@ -8,15 +8,13 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
-from masksearch_jax.evals import fanoutqa, multi_hop, open_domain
-from masksearch_jax.evals import question_files as files
+from masksearch_jax.evals import fanoutqa, multi_hop, open_domain, question_forms
 from masksearch_jax.evals.multi_hop import read_hotpotqa
 from masksearch_jax.evals.question_files import Question
 
-__all__ = ["BENCHMARKS", "CORPUS_ENDINGS", "Benchmark", "Question", "read", "read_corpus", "read_hotpotqa"]
+__all__ = ["BENCHMARKS", "CUSTOM", "Benchmark", "Question", "read", "read_hotpotqa"]
 
-CORPUS_ENDINGS = (".json", ".json.gz")
-_CORPUS_SOURCE = 'a corpus is {"title": "text"}, {"title": ["sentence", ..]} or [{"title": .., "text": ..}, ..]'
+CUSTOM = "custom"  # the suite of a benchmark of one's own, which is in no prepared data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +41,10 @@ BENCHMARKS = {
 
 
 def read(name: str, path: Path | str) -> list[Question]:
-    """Return the questions of a benchmark file, in its official format or as Search-R1's JSON lines.
+    """Return the questions of a benchmark file, in its official format or in a form of evals/question_forms.py.
+
+    Such a form is taken where the file is parquet, where it holds Search-R1's rows, and where it is no official file of
+    HotpotQA or 2WikiMultiHopQA, which are never JSON lines.
 
     Raises ValueError for an unknown name, FileNotFoundError that says what to download, and ValueError that names
     file, entry and field for anything that does not have the format.
@@ -51,30 +52,6 @@ def read(name: str, path: Path | str) -> list[Question]:
     if name not in BENCHMARKS:
         raise ValueError(f"benchmark {name!r} is none of {tuple(BENCHMARKS)}")
     benchmark = BENCHMARKS[name]
-    if Path(path).name.removesuffix(".gz").endswith(".jsonl"):
-        if open_domain.is_search_r1(files.read_jsonl(Path(path), benchmark.source)[0]):
-            return open_domain.read_search_r1(path, benchmark.source)
+    if question_forms.is_download(Path(path), benchmark.source, always=name in ("hotpotqa", "two_wiki")):
+        return question_forms.read_questions(path, benchmark.source)
     return benchmark.reader(path)
-
-
-def read_corpus(path: Path | str) -> list[tuple[str, str]]:
-    """Return (title, text) of each article of a benchmark's corpus, in file order. The whole file is held in memory.
-
-    The file is an object {title: text}, or a list, in which several articles may have the same title. A text is a
-    string or a list of sentences.
-
-    Raises FileNotFoundError or ValueError that names file, entry and field for any other format.
-    """
-    entries = files.read_json(Path(path), _CORPUS_SOURCE, list | dict)
-    if isinstance(entries, dict):
-        entries = [{"title": title, "text": text} for title, text in entries.items()]
-    found = []
-    for index, entry in enumerate(entries):
-        where = f"{path}, entry {index}"
-        if not isinstance(entry, dict):
-            raise ValueError(f"{where}: expected an object, got {type(entry).__name__}; {_CORPUS_SOURCE}")
-        text = entry.get("text")
-        if isinstance(text, list) and text and all(isinstance(sentence, str) for sentence in text):
-            entry = {**entry, "text": "".join(text)}
-        found.append((files.text(entry, "title", where), files.text(entry, "text", where)))
-    return found

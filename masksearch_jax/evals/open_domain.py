@@ -1,4 +1,4 @@
-"""Read open-domain benchmarks in their official formats: FreshQA, NQ-open, TriviaQA, PopQA, and Search-R1's files.
+"""Read open-domain benchmarks in their official formats: FreshQA, NQ-open, TriviaQA, PopQA.
 
 Enters: a file. Leaves: `Question`s in file order. They have no supporting titles, except that PopQA names the article
 of the question's subject. The readers raise FileNotFoundError that says what to download, and ValueError that names
@@ -10,7 +10,6 @@ from pathlib import Path
 from masksearch_jax.evals import question_files as files
 from masksearch_jax.evals.question_files import Question
 from masksearch_jax.runtime.json_files import parse_json
-from masksearch_jax.runtime.types import Json
 
 FRESHQA = "export the newest sheet that https://github.com/freshllms/freshqa links to CSV"
 NQ_OPEN = "download nq_open/NQ-open.dev.jsonl of https://github.com/google-research-datasets/natural-questions"
@@ -105,23 +104,4 @@ def read_popqa(path: Path | str) -> list[Question]:
                 details={"prop": row["prop"]} if row.get("prop") else {},
             )
         )
-    return files.distinct(path, found, "id")
-
-
-def is_search_r1(entry: Json) -> bool:
-    """Return True for an entry of the JSON lines that Search-R1 downloads (RUC-NLPIR/FlashRAG_datasets)."""
-    return isinstance(entry, dict) and "golden_answers" in entry
-
-
-def read_search_r1(path: Path | str, source: str) -> list[Question]:
-    """Read JSON lines of id, question and golden_answers, the one format that Search-R1 uses for all its datasets."""
-    found = [
-        Question(
-            id=files.text(entry, "id", where),
-            question=files.text(entry, "question", where),
-            answers=files.accepted(files.texts(entry, "golden_answers", where), "golden_answers", where),
-            supporting_titles=[],
-        )
-        for where, entry in files.numbered(path, files.read_jsonl(Path(path), source))
-    ]
     return files.distinct(path, found, "id")

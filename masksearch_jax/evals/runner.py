@@ -1,4 +1,4 @@
-"""Run one greedy episode per held-out task, score each, and summarise the scores.
+"""Run one greedy episode per held-out task, or several sampled ones; score each, and summarise the scores.
 
 Enters: a rollout engine, parameters, tasks. Leaves: one `Row` per task (kept as jsonl, so that every number can be
 traced to its episodes) and dicts of means. Masked spans are scored by scoring/answer_metrics.py, averaged over the
@@ -45,7 +45,8 @@ class Row:
     valid action and the answer has the asked form. tokens: number of tokens that the policy wrote. distinct_queries:
     number of different queries after normalisation. turns: action, text, query, passage ids, observation and error of
     every turn. benchmark, details: those of the task. loose: FanOutQA's loose accuracy, None if the task has no
-    structured answer.
+    structured answer. score: what the metric that was chosen for the benchmark gives, None if none was chosen. sample:
+    which of the sampled episodes of the task this is, 0 for a greedy one.
     """
 
     task_id: str
@@ -74,6 +75,8 @@ class Row:
     benchmark: str = ""
     details: dict[str, str] = dataclasses.field(default_factory=dict)
     loose: float | None = None
+    score: float | None = None
+    sample: int = 0
 
     @property
     def suite(self) -> str:
@@ -95,33 +98,42 @@ def evaluate(
     passage_text: PassageText | None = None,
     chunk: int = 512,
     progress: Callable[[int], None] | None = None,
+    metric: benchmark_metrics.ChosenMetric | None = None,
+    samples: int = 0,
 ) -> list[Row]:
-    """Run one greedy episode for each task, and return their rows in task order.
+    """Run one greedy episode for each task, or `samples` sampled ones; return their rows in task order.
 
     forced_search: writes the one query of an episode in which the policy only answers, such as `one_search_query`.
     passage_text: looks up retrieved passages for `hit`; without it `hit` reads the observations, which may be
-    truncated. progress: called after every `chunk` tasks with the number of episodes just finished.
+    truncated. progress: called after every `chunk` episodes or so with the number of tasks just finished. metric: the
+    metric of a benchmark of one's own. samples: 0 for greedy episodes; sampled ones have the engine's temperature, and
+    those of a task follow each other.
     Raises ValueError if there are no tasks, or if the engine returns trajectories of other tasks.
     """
     if not tasks:
         raise ValueError("nothing to evaluate: no tasks given")
     rows = []
+    chunk = max(1, chunk // max(1, samples))
     for start in range(0, len(tasks), chunk):
         part = tasks[start : start + chunk]
+        asked = [(index, task, sample) for index, task in enumerate(part, start) for sample in range(samples or 1)]
         requests = [
             Request(
                 task=task,
                 group=index,
-                sample=0,
-                key=(index, 0),
+                sample=sample,
+                key=(index, sample),
                 forced_search=forced_search(task) if forced_search else None,
             )
-            for index, task in enumerate(part, start)
+            for index, task, sample in asked
         ]
-        trajectories = engine.run(params, requests, version=version, seed=seed, greedy=True)
-        if [t.task_id for t in trajectories] != [task.id for task in part]:
+        trajectories = engine.run(params, requests, version=version, seed=seed, greedy=not samples)
+        if [t.task_id for t in trajectories] != [task.id for _, task, _ in asked]:
             raise ValueError("the engine returned trajectories of other tasks than requested, or in another order")
-        rows += [score_row(task, one, passage_text) for task, one in zip(part, trajectories, strict=True)]
+        rows += [
+            dataclasses.replace(score_row(task, one, passage_text, metric), sample=sample)
+            for (_, task, sample), one in zip(asked, trajectories, strict=True)
+        ]
         if progress:
             progress(len(part))
     return rows
@@ -139,14 +151,22 @@ def one_search_query(task: Task, words: int = 12) -> str:
     return tags.neutralise(" ".join(around))
 
 
-def score_row(task: Task, trajectory: Trajectory, passage_text: PassageText | None = None) -> Row:
+def score_row(
+    task: Task,
+    trajectory: Trajectory,
+    passage_text: PassageText | None = None,
+    metric: benchmark_metrics.ChosenMetric | None = None,
+) -> Row:
     """Return the row of one episode. It scores `trajectory.final_answer`."""
     text = trajectory.final_answer
     spans = (
         None if text is None else answer_metrics.spans_of(text, task.answer_form, task.text, task.masks, task.answers)
     )
 
-    scores = _scores(task, spans)
+    scores, chosen = _scores(task, spans), None
+    if metric:
+        own, chosen = metric.of(spans[0], task.answers[0]) if spans else (benchmark_metrics.Scores(0.0, 0.0, 0.0), 0.0)
+        scores = [own]
     recalls, f1s, ems = ([getattr(one, name) for one in scores] for name in ("recall", "f1", "em"))
     searched = [turn for turn in trajectory.turns if turn.action == "search"]
     if passage_text:
@@ -191,6 +211,7 @@ def score_row(task: Task, trajectory: Trajectory, passage_text: PassageText | No
         benchmark=task.benchmark,
         details=dict(task.details),
         loose=scores[0].loose,
+        score=chosen,
     )
 
 
@@ -218,7 +239,8 @@ def summarise(rows: Sequence[Row]) -> JsonObject:
 
     The keys are recall, recall_se (standard error, None for one episode), em, f1, format, hit, searches, tokens,
     distinct_queries, queries_per_mask (distinct queries / masks, which shows how far tasks are decomposed), by_kind
-    {span kind: recall over its spans}, stops {stop reason: share}, the count `episodes`, and loose if every row has it.
+    {span kind: recall over its spans}, stops {stop reason: share}, the count `episodes`, and loose and score if every
+    row has them.
 
     Raises ValueError if there are no rows.
     """
@@ -229,7 +251,7 @@ def summarise(rows: Sequence[Row]) -> JsonObject:
         for kind, recall in zip(row.span_kinds, row.recalls, strict=True):
             by_kind[kind].append(recall)
     stops = collections.Counter(row.stop for row in rows)
-    loose = [row.loose for row in rows if row.loose is not None]
+    optional = {"loose": [row.loose for row in rows], "score": [row.score for row in rows]}
     means = {
         name: _mean([getattr(row, name) for row in rows])
         for name in ("recall", "em", "f1", "format", "hit", "searches", "tokens", "distinct_queries")
@@ -243,7 +265,11 @@ def summarise(rows: Sequence[Row]) -> JsonObject:
             "stops": {reason: count / len(rows) for reason, count in sorted(stops.items())},
             "episodes": len(rows),
         }
-        | ({"loose": _mean(loose)} if len(loose) == len(rows) else {})
+        | {
+            name: _mean([value for value in values if value is not None])
+            for name, values in optional.items()
+            if None not in values
+        }
     )
 
 

@@ -24,7 +24,7 @@ import tensorflow as tf
 
 from masksearch_jax import toywiki
 from masksearch_jax.data import records
-from masksearch_jax.evals import benchmarks
+from masksearch_jax.evals import benchmarks, question_forms
 from masksearch_jax.prep import filters, manifest, search_only
 from masksearch_jax.prep.spans import annotated_passages, candidates
 from masksearch_jax.prep.spans.dump_annotation import Bar, Choice, Clock, annotate
@@ -73,13 +73,16 @@ def validate_preparation(cfg: ConfigSection) -> None:
                 f"dump={cfg.dump!r}: no such file here; copy it to this machine, or read it with beam.runner"
             )
         language = dump_files.site(local).language
+        dump_files.check_corpora(local, dump_files.fields_of(cfg))
     _check_language(cfg, language)
     if cfg.questions:
         if not Path(cfg.questions).is_file():
             raise FileNotFoundError(f"questions={cfg.questions!r}: no such file")
-        benchmarks.read_hotpotqa(cfg.questions)  # fail on a bad file now, not after passages, spans and tokenizer
+        question_forms.read_questions(cfg.questions)  # fail on a bad file now, not after passages, spans and tokenizer
     if cfg.newer_dump:
-        newer = dump_files.site(dump_files.files(cfg.newer_dump, "newer_dump")).language
+        later = dump_files.files(cfg.newer_dump, "newer_dump")
+        dump_files.check_corpora(later, dump_files.fields_of(cfg))
+        newer = dump_files.site(later).language
         if newer != language:
             raise ValueError(
                 f"newer_dump={cfg.newer_dump!r} is in {languages.name_of(newer)}, and the dump in "
@@ -90,6 +93,7 @@ def validate_preparation(cfg: ConfigSection) -> None:
         if remote := next(filter(dump_files.is_remote, searched), None):
             raise FileNotFoundError(f"search_only={remote!r}: no such file here; copy it to this machine")
         dump_files.site(searched)
+        dump_files.check_corpora(searched, dump_files.fields_of(cfg))
     one_process = cfg.newer_dump or cfg.search_only or cfg.spans != "rules"
     if cfg.beam.runner and (one_process or (cfg.dump == TOY and cfg.toy_benchmarks)):
         raise ValueError(
@@ -174,7 +178,7 @@ def run(
         paths, splits_file = [str(toy.dump)], splits_file or toy.splits
         question_source = question_source or toy.questions
     splits = Splits(splits_file, cfg.shares, cfg.seed)
-    named = ", ".join(paths)
+    named = ", ".join(paths) if len(paths) < 4 else f"{paths[0]} and {len(paths) - 1} more files"
     is_remote = any(map(dump_files.is_remote, paths))
     language = workers.language(paths) if workers and is_remote else dump_files.site(paths).language
     _check_language(cfg, language)
@@ -203,12 +207,13 @@ def run(
         opened = _tokenizer(cfg, data_dir)
     with clock.stage("questions"):
         benchmarked, tested = questions.annotate_benchmarks(benchmark_files, data_dir)
-        asked: Counter[str] = Counter()
+        taught: dict[str, Counter[str]] = {}
         if question_source:
-            asked = questions.annotate(question_source, splits, data_dir, tested, search_only.titles(cfg))
+            taught = questions.annotate(question_source, splits, data_dir, tested, search_only.titles(cfg))
         quoted = (
             tool_warmup.annotate(annotated_passages.old(data_dir), cfg.seed, data_dir) if cfg.tool_warmup else Counter()
         )
+    asked = {split: sum(counts.values()) for split, counts in taught.items()}
     settings = task_settings(cfg, annotation.kept, asked, benchmarked, quoted)
     settings.save(data_dir / "annotated")
 
@@ -242,6 +247,8 @@ def run(
         "tokenizer": {"sha256": opened.fingerprint, "vocab_size": opened.vocab_size},
     }
     report = _report(content, stats, annotation, opened, data_dir, groups, clock.seconds)
+    if taught:
+        report["questions"] = {split: dict(counts) for split, counts in taught.items()}
     if off:
         report |= {"language": languages.name_of(language), "spans_of_english_alone": off}
     return content, report

@@ -51,6 +51,5 @@ def cut(cfg: ConfigSection, first_article: Callable[[], int]) -> Iterator[record
 def _articles(cfg: ConfigSection) -> Iterator[Article]:
     if not cfg.search_only:
         return iter(())
-    return dump_files.read_articles(
-        dump_files.files(cfg.search_only, "search_only"), cfg.skip_bad, dump_reader.DumpStats()
-    )
+    paths = dump_files.files(cfg.search_only, "search_only")
+    return dump_files.read_articles(paths, cfg.skip_bad, dump_reader.DumpStats(), dump_files.fields_of(cfg))

@@ -41,7 +41,15 @@ class Splits:
             if title not in self._titles:
                 raise ValueError(f"splits={self._file}: it does not name the article {title!r}; each must be in it")
             return self._titles[title]
-        digest = hashlib.sha256(f"{self._seed}/{title}".encode()).digest()
+        return self.by_hash(title)
+
+    def names(self, title: str) -> bool:
+        """Return True if the file names the title, or if there is no file."""
+        return self._titles is None or title in self._titles
+
+    def by_hash(self, key: str) -> str:
+        """Return the split that the shares give to any text, whatever the file says."""
+        digest = hashlib.sha256(f"{self._seed}/{key}".encode()).digest()
         left = int.from_bytes(digest[:8], "big") / 2**64
         for split in SPLITS:
             left -= self._shares[split]

@@ -146,6 +146,11 @@ def contains(text: str, golds: Sequence[str]) -> bool:
 # --- From an answer to spans -----------------------------------------------------------------------------------------
 
 
+def is_given(question: str, golds: Sequence[str]) -> bool:
+    """Return True for an answer that no passage has to state: yes or no, or one of the things the question names."""
+    return golds[0].lower() in ("yes", "no") or contains(question, golds)
+
+
 def spans_of(
     answer_text: str, form: str, task_text: str, masks: int, golds: Sequence[Sequence[str]] | None = None
 ) -> list[str] | None:

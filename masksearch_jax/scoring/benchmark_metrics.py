@@ -84,11 +84,37 @@ class Rules:
 _YES_NO = Rules(closed=("yes", "no", "noanswer"))
 # The rules by benchmark (evals/benchmarks.py); all other benchmarks have those of SQuAD.
 RULES = {
+    "squad": Rules(),
     "hotpotqa": _YES_NO,
     "two_wiki": _YES_NO,
     "musique": Rules(empty=1.0),
     "triviaqa": Rules(normal=trivia_normal),
 }
+
+
+# What a benchmark of one's own may be judged by; 'contains': an accepted string stands in the answer as whole words.
+METRICS = ("em", "f1", "recall", "contains")
+
+
+@dataclasses.dataclass(frozen=True)
+class ChosenMetric:
+    """How a benchmark of one's own is scored. name: one of METRICS. rules: a key of RULES, for EM and F1."""
+
+    name: str = "em"
+    rules: str = "squad"
+
+    def __post_init__(self) -> None:
+        if self.name not in METRICS:
+            raise ValueError(f"benchmarks.metric={self.name!r} is none of {METRICS}")
+        if self.rules not in RULES:
+            raise ValueError(f"benchmarks.rules={self.rules!r} is none of {tuple(RULES)}")
+
+    def of(self, pred: str, golds: Sequence[str]) -> tuple[Scores, float]:
+        """Return the usual scores of an answer by the chosen rules, and the one score that counts, in [0, 1]."""
+        found = score(self.rules, pred, golds)
+        if self.name == "contains":
+            return found, float(answer_metrics.contains(pred, golds))
+        return found, float(getattr(found, self.name))
 
 
 def score(benchmark: str, pred: str, golds: Sequence[str], reference: Json = None) -> Scores:

@@ -88,8 +88,9 @@ class TeacherConfig:
 class Outcome:
     """A demonstration, or the reason why there is none.
 
-    rejected: 'miss', 'too_long', 'no_query', 'no_evidence', or with thoughts in sentences 'long_turn' (over the limit
-    of a turn) or 'leak' (a turn says an answer that was not read yet)."""
+    rejected: 'miss', 'too_long', 'no_query', 'no_evidence', 'no_articles' (a question that says its answer and rests on
+    no known article), or with thoughts in sentences 'long_turn' (over the limit of a turn) or 'leak' (a turn says an
+    answer that was not read yet)."""
 
     task_id: str
     demonstration: records.Demonstration | None

@@ -9,7 +9,7 @@ title that the question or an observation names; for the first search otherwise 
 next title stands nowhere yet, one of the names just read. The answer is in no query unless the question says it ("Which
 is older, A or B?"). An episode is accepted if an observation that shows a supporting article states the answer (any
 article, if no title is known). If the question says the answer, or asks yes or no, it is accepted if every supporting
-article was shown.
+article was shown, and rejected as 'no_articles' if no title is known: such questions are left to RL.
 """
 
 import re
@@ -72,10 +72,13 @@ class _Question(mask_teacher.Transcript):
         self._goals, self._read, self._shown, self.solved = goals(task.text, self._hops), task.text, "", False
         self._titles: list[str] = []
         self._failed = False
-        # True for an answer that no passage has to state: yes or no, or one of the things that the question names.
-        self._given = task.answers[0][0].lower() in ("yes", "no") or answer_metrics.contains(task.text, task.answers[0])
+        self._given = answer_metrics.is_given(task.text, task.answers[0])
+        if self._given and not task.supporting:
+            self.rejected = "no_articles"  # nothing says when enough was read
 
     def next_query(self) -> str:
+        if self.rejected:
+            return ""
         hop = self._hops - max(len(self._missing), 1)
         subject = self._subject()
 

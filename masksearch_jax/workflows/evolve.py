@@ -54,7 +54,7 @@ def run(cfg: ConfigDict, workdir: Path) -> JsonObject:
         training.ensure_demonstrations(context)
     with clock("sft"):
         params = training.train_sft(context)
-    judging, teaching = context.engine(cfg.evaluate.index), context.engine("train", cfg.evolve.temperature)
+    judging, teaching = evaluation.open_engine(context), context.engine("train", cfg.evolve.temperature)
     with clock("evaluate"):
         rounds = [_first(context, scored(context, params, judging))]
     set_so_far, before = _demonstrations(workdir), context

@@ -120,6 +120,11 @@ class Wording:
             made.get("instruction_place", "after"),
         )
 
+    def question_prompt(self, question: str) -> list[int]:
+        """Return the prompt ids of a question whose tags are neutralised, as the SeqIO task writes them."""
+        said = clues.filled_in(self.question_instruction, f"{question} {clues.asked(self.question_instruction)}")
+        return self.template.encode(self.tokenizer, prompt.placed(question, said, self.place))
+
     def with_examples(self, task: records.Task, shown: Sequence[str]) -> records.Task:
         """Return the task with the examples before its text, under the same instruction.
 

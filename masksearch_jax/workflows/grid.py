@@ -175,7 +175,7 @@ class SeedRun:
     @functools.cached_property
     def _engine(self) -> RolloutEngine:
         """The engine that evaluates every cell of this seed."""
-        return RunContext(self.cfg, self.workdir).engine(self.cfg.evaluate.index)
+        return evaluation.open_engine(RunContext(self.cfg, self.workdir))
 
     def context(self, chain: str) -> RunContext:
         """Return the context of the last stage of a chain.

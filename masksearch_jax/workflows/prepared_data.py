@@ -35,6 +35,8 @@ def recorded(settings: ConfigDict) -> JsonObject:
     for name, older in (("spans", "rules"), ("corroborated", False), ("search_only", "")):
         if found[name] == older:
             del found[name]
+    if not any(found["corpus"].values()):
+        del found["corpus"]
     if not found["tokenizer"]["added_tags"]:
         del found["tokenizer"]["added_tags"]
     if not found["tasks"]["titles"]:

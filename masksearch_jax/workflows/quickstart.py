@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from masksearch_jax.data.records import masks_of
 from masksearch_jax.evals import report, runner
-from masksearch_jax.evals.benchmarks import BENCHMARKS
+from masksearch_jax.evals.benchmarks import BENCHMARKS, CUSTOM
 from masksearch_jax.runtime.json_files import read_json_object
 from masksearch_jax.runtime.types import JsonObject
 from masksearch_jax.workflows import evaluation, training
@@ -43,7 +43,7 @@ def run(cfg: ConfigDict, workdir: Path) -> JsonObject:
         with clock("sft_more"):
             training.train_sft(more_sft(context, clock.seconds), "sft_more", sft)
     del sft
-    engine = context.engine(cfg.evaluate.index)
+    engine = evaluation.open_engine(context)
     by_policy = {}
     for policy in shown(cfg):
         with clock(f"evaluate/{policy}"):
@@ -83,7 +83,9 @@ def write_report(
     per_masks = {name: {p: s and s[name] for p, s in by_policy.items()} for name in masked}
     extra = {
         "qa": {p: s and s.get("qa") for p, s in by_policy.items()},
-        "benchmarks": {name: {p: s and s[name] for p, s in by_policy.items()} for name in BENCHMARKS if name in suites},
+        "benchmarks": {
+            name: {p: s and s[name] for p, s in by_policy.items()} for name in (*BENCHMARKS, CUSTOM) if name in suites
+        },
         "gains": gains(context.workdir, [p for p, s in by_policy.items() if s]),
         "stage_seconds": seconds,
         "prepare": read_json_object(context.workdir / "data" / "report.json", "prepare the data again"),
@@ -135,7 +137,7 @@ def print_tables(content: JsonObject) -> None:
         print(report.table(only(content["qa"]), "\nquestions over two articles (never trained on)"))
     if content["benchmarks"]:
         by_policy = {
-            policy: {BENCHMARKS[name].title: scores[policy] for name, scores in content["benchmarks"].items()}
+            policy: {report.task_label(name): scores[policy] for name, scores in content["benchmarks"].items()}
             for policy in policies
             if content[policy]
         }

@@ -15,6 +15,7 @@ from masksearch_jax.retrieval.service import remote_settings
 from masksearch_jax.rl import advantages, loss, rewards
 from masksearch_jax.runtime import trackers
 from masksearch_jax.runtime.types import Json
+from masksearch_jax.scoring import benchmark_metrics
 from masksearch_jax.teachers import thoughts
 from masksearch_jax.text import instructions
 from masksearch_jax.text.chat_template import read_variables
@@ -130,9 +131,9 @@ _ALL_OR_SOME = Rule(
     lambda value: whole(-1).admits(value) and value != 0,
 )
 _PREPARE = {
-    "dump": text(), "entities": whole(1), "corroborating_articles": _SHARE, "seed": _SEED, "skip_bad": flag(),
-    "overwrite": flag(), "spans": one_of(*SPANS), "perplexity.start": text(), "perplexity.share": _PART,
-    "corroborated": flag(), "splits": text(),
+    "dump": text(), "corpus.*": text(), "entities": whole(1), "corroborating_articles": _SHARE, "seed": _SEED,
+    "skip_bad": flag(), "overwrite": flag(), "spans": one_of(*SPANS), "perplexity.start": text(),
+    "perplexity.share": _PART, "corroborated": flag(), "splits": text(),
     "shares.*": _SHARE, "passages.words": whole(1), "passages.minimum": whole(0), "tokenizer_dir": text(),
     "tokenizer.vocab_size": whole(0), "tokenizer.max_texts": whole(0), "tokenizer.character_coverage": _PART,
     "tokenizer.digit_pairs": flag(), "tokenizer.added_tags": flag(), "filters.near_duplicate": _SHARE,
@@ -221,6 +222,9 @@ _TRAIN = {
     # --- evaluation and workflows ---
     "evaluate.split": one_of("train", "validation", "test"), "evaluate.index": one_of(*INDICES, "fresh"),
     "evaluate.episodes.*": _EPISODES, "evaluate.benchmarks.*": _EPISODES, "evaluate.examples": whole(1),
+    "evaluate.samples": _OFF_OR_MORE, "evaluate.temperature": number(0, above=True), "benchmarks.custom": text(),
+    "benchmarks.episodes": _EPISODES, "benchmarks.metric": one_of(*benchmark_metrics.METRICS),
+    "benchmarks.rules": one_of(*benchmark_metrics.RULES),
     "evolve.rounds": Rule(
         "((task, how many), ..) for each round, of the tasks ramp_1 to ramp_4 and qa, 1 or more of each", _is_rounds),
     "evolve.samples": whole(1), "evolve.keep": whole(1), "evolve.judge": one_of("rules", "llm"),

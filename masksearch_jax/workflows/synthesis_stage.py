@@ -314,14 +314,18 @@ def _write_task(
 ) -> JsonObject:
     """Write the first `count` accepted trajectories of one task, and return their counts for the manifest."""
     outcomes = Counter[str]()
+    taught: dict[str, Counter[str]] = {}  # of questions: how the teacher looks for the answer -> outcomes
     others = {QUESTIONS: question_teacher.synthesize, TOOL_WARMUP: tool_warmup_teacher.synthesize}
     teach = others.get(name, mask_teacher.synthesize)
     accepted: list[records.Demonstration] = []
     source = _tasks(workdir, name)
     with progress.progress_bar(count, f"synthesize {name}") as bar:
         while len(accepted) < count and (chunk := _first(source, _CHUNK)):
-            for outcome in teach(chunk, searcher, tokenizer, associations, teacher):
+            for task, outcome in zip(chunk, teach(chunk, searcher, tokenizer, associations, teacher), strict=True):
                 outcomes[outcome.rejected or "accepted"] += 1
+                if name == QUESTIONS:
+                    way = taught.setdefault("by_articles" if task.supporting else "by_answer", Counter())
+                    way["left_to_rl" if outcome.rejected else "accepted"] += 1
                 if outcome.demonstration:
                     accepted.append(outcome.demonstration)
             bar(min(len(accepted), count))
@@ -344,6 +348,7 @@ def _write_task(
         "outcomes": dict(outcomes),
         "tokens": sum(len(d.ids) for d in accepted),
         "searches": sum(d.searches for d in accepted),
+        **({"questions": {way: dict(counts) for way, counts in taught.items()}} if taught else {}),
     }
 
 

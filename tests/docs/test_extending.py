@@ -37,8 +37,10 @@ def names(tmp_path, monkeypatch, capsys):
     found["server"].server_close()
 
 
-def test_corpus_model_and_tool(names):
+def test_corpus_questions_model_and_tool(names):
     assert "Tolmar 13 words" in names["printed"] and "2 layers of 32 with 2 heads, 64 tokens" in names["printed"]
+    assert "row-0 ['Tolmar'] ['Karn Velith']\nrow-1 ['Brad', 'the Brad', 'river Brad'] []" in names["printed"]
+    assert "[0.0, 1.0]" in names["printed"]
     found = names["tool"].search([Query("birthplace of Karn Velith"), Query("birthplace", passage_id=0)], k=1)
     assert [hits[0].title for hits in found] == ["Tolmar", "Vesh"]  # the source is excluded
 

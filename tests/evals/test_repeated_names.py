@@ -5,7 +5,7 @@ import json
 import pytest
 
 from masksearch_jax.agents import masksearch_format
-from masksearch_jax.evals import benchmarks
+from masksearch_jax.evals import benchmarks, corpora
 from masksearch_jax.prep.splits import Splits
 
 SHARES = {"train": 1.0, "validation": 0.0, "test": 0.0}
@@ -17,6 +17,10 @@ def written(tmp_path, name, text):
     return path
 
 
+def read_corpus(path):
+    return list(corpora.read_corpus(path))
+
+
 def read_records(path):
     (found,) = masksearch_format.read_lines(path, masksearch_format.read_pair)
     raise found
@@ -25,8 +29,8 @@ def read_records(path):
 @pytest.mark.parametrize(
     ("name", "text", "read"),
     [
-        ("corpus.json", '{"Tolm": ["A city."], "Karn": "A man.", "Tolm": ["Another."]}', benchmarks.read_corpus),
-        ("corpus.json", '[{"title": "Tolm", "text": "A city.", "text": "Another."}]', benchmarks.read_corpus),
+        ("corpus.json", '{"Tolm": ["A city."], "Karn": "A man.", "Tolm": ["Another."]}', read_corpus),
+        ("corpus.json", '[{"title": "Tolm", "text": "A city.", "text": "Another."}]', read_corpus),
         ("q.json", '[{"_id": "a", "answer": "x", "answer": "y"}]', lambda path: benchmarks.read("hotpotqa", path)),
         ("q.jsonl", '{"id": "a", "answer": "x", "answer": "y"}', lambda path: benchmarks.read("musique", path)),
         ("b.json", '[{"Question": "a", "question": "b", "answer": "c"}]', lambda p: benchmarks.read("bamboogle", p)),
@@ -42,7 +46,7 @@ def test_two_entries_of_one_name_are_refused(tmp_path, name, text, read):
 def test_articles_of_a_list_stay_apart(tmp_path):
     """Corpora of passages repeat the title of their article."""
     entries = [{"title": "Tolm", "text": "A city."}, {"title": "Tolm", "text": "It has a river."}]
-    found = benchmarks.read_corpus(written(tmp_path, "corpus.json", json.dumps(entries)))
+    found = read_corpus(written(tmp_path, "corpus.json", json.dumps(entries)))
     assert found == [("Tolm", "A city."), ("Tolm", "It has a river.")]
 
 

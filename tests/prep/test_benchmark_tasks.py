@@ -7,6 +7,7 @@ import shutil
 import pytest
 import seqio
 
+from masksearch_jax.data import records
 from masksearch_jax.prep.splits import Splits
 from masksearch_jax.prep.tasks import question_source, registry, task_export
 from masksearch_jax.text import prompt
@@ -119,6 +120,8 @@ def test_what_a_benchmark_asks_is_never_trained_on(benchmarked, tmp_path):
     (tmp_path / "train.json").write_text(json.dumps(entries))
     (tmp_path / "annotated").mkdir()
     splits = Splits("", {"train": 1.0, "validation": 0.0, "test": 0.0}, 0)
-    assert question_source.annotate(tmp_path / "train.json", splits, tmp_path) == {"train": 2}
+    passage = records.Passage(0, 0, HOTPOTQA[0]["supporting_facts"][0][0].upper(), "Text.", "train")
+    records.write(tmp_path / "passages.array_record", [passage])
+    assert question_source.annotate(tmp_path / "train.json", splits, tmp_path) == {"train": {"by_articles": 2}}
     counts = question_source.annotate(tmp_path / "train.json", splits, tmp_path, {"where was karv born"})
-    assert counts == {"train": 1, "test": 1}
+    assert counts == {"train": {"by_articles": 1}, "test": {"by_articles": 1}}

@@ -326,3 +326,47 @@ def test_a_corpus_with_decomposed_accents_is_read_as_one_without(tmp_path):
         path.write_text(unicodedata.normalize(form, json.dumps(corpus, ensure_ascii=False)))
         found[form] = list(dump_files.read_articles([path], False, dump_reader.DumpStats()))
     assert found["NFD"] == found["NFC"] and found["NFC"][0][1] == "Elisa Godínez"
+
+
+# ---- corpora ----
+
+
+def test_a_folder_of_texts_or_of_parts(tmp_path):
+    for name, text in {"b/Tolm.txt": "Tolm grew in 1200.", "a/Karn Velith.txt": "Karn left.", "README.md": "#"}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    paths = dump_files.files(str(tmp_path))
+    assert [Path(path).name for path in paths] == ["Karn Velith.txt", "Tolm.txt"]
+    stats = dump_reader.DumpStats()
+    found = list(dump_files.read_articles(paths, False, stats))
+    assert [(id, title) for id, title, _ in found] == [(0, "Karn Velith"), (1, "Tolm")] and stats.articles == 2
+    (tmp_path / "more.jsonl").write_text("{}")
+    with pytest.raises(ValueError, match="1 files of JSON lines; 2 files of texts; it has to hold files of one kind"):
+        dump_files.files(str(tmp_path))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="the folder holds 0 other files"):
+        dump_files.files(str(tmp_path / "empty"), "search_only")
+
+
+def test_rows_of_a_corpus_with_fields_and_bad_ones(tmp_path):
+    """Search-R1's lines of one title are one article; bad rows end the reading or are counted; bytes are told."""
+    rows = [
+        {"t": "Tolm", "b": "Tolm grew. It"},
+        {"t": "Tolm", "b": "has a river."},
+        {"t": "Karn"},
+        {"t": "Vesh", "b": "A."},
+    ]
+    path = tmp_path / "c.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    fields = dump_files.corpora.Fields("t", "b")
+    dump_files.check_corpora([path], fields)
+    with pytest.raises(ValueError, match="c.jsonl, line 1: there is no field 'title'"):
+        dump_files.check_corpora([path], dump_files.corpora.Fields())
+    with pytest.raises(ValueError, match="c.jsonl, line 3: there is no field 'b'.*--config.skip_bad=True"):
+        list(dump_files.read_articles([path], False, dump_reader.DumpStats(), fields))
+    stats = dump_reader.DumpStats()
+    found = list(dump_files.read_articles([path], True, stats, fields))
+    assert [(id, title, document.paragraphs[0].text) for id, title, document in found] == [
+        (0, "Tolm", "Tolm grew. It has a river."), (1, "Vesh", "A."),
+    ]  # fmt: skip
+    assert (stats.bad, stats.articles, stats.file_bytes) == (1, 2, path.stat().st_size)

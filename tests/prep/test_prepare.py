@@ -1,5 +1,6 @@
 """The whole preparation on a small toy, what it refuses, and the masks on real Wikipedia text."""
 
+import dataclasses
 import functools
 import hashlib
 import itertools
@@ -322,6 +323,21 @@ def test_a_benchmark_is_named_on_the_command_line(monkeypatch):
     values(line)
     assert values.config.benchmarks["two_wiki"] == "dev.json"
     assert set(values.config.benchmarks) == set(benchmarks.BENCHMARKS)
+
+
+def test_a_custom_benchmark_has_the_tasks_that_preparation_makes(toy):
+    """The same file in `benchmarks.custom` gives the records of the SeqIO task, without TensorFlow."""
+    from configs import evaluate
+    from masksearch_jax.workflows import custom_benchmark
+    from masksearch_jax.workflows.context import RunContext
+
+    workdir, written = toy
+    config = evaluate.get_config()
+    for name in ("hotpotqa", "musique"):
+        config.benchmarks.custom = str(workdir / "data" / written["benchmarks"][name]["path"])
+        made, found = tasks_of(workdir, "test", f"qa_{name}"), custom_benchmark.tasks(RunContext(config, workdir))
+        same = [dataclasses.replace(t, id=t.id.replace("custom", name), benchmark=name) for t in found]
+        assert same == made and len(made) == 100
 
 
 def test_masks_on_real_text_refill_and_tokenise_alike(data_dir, tmp_path):

@@ -121,7 +121,19 @@ def test_no_query_tells_the_answer(tokenizer):
 def test_settings_and_seed_decide_alone(tokenizer):
     first, second = (outcome(tokenizer, Library(), title=0.5, passage=0.5) for _ in range(2))
     assert first == second
-    quiet = dataclasses.replace(TASK, text="who founded it?", supporting=[], answers=[["founded"]])
+    quiet = dataclasses.replace(TASK, text="who founded it?", supporting=[])
     assert outcome(tokenizer, Library(), quiet).rejected in ("", "miss")
     mute = dataclasses.replace(TASK, text="is it?")
     assert outcome(tokenizer, Library(), mute).rejected == "no_query"
+
+
+def test_without_known_articles_the_answer_is_looked_for(tokenizer):
+    """Any passage that states the answer will do; what the question says itself is left to RL."""
+    alone = dataclasses.replace(TASK, supporting=[])
+    found = outcome(tokenizer, Library(fallback=OTHER), dataclasses.replace(alone, text="Whom did Brad Orland meet?"))
+    assert found.demonstration and found.demonstration.searches == 1
+    assert outcome(tokenizer, Library(fallback=PERSON), alone, attempts=1).rejected == "miss"
+    for text, answer in (("Was Karn Velith born in Tolm?", "yes"), ("Who is older, Karn Velith or Brad?", "Brad")):
+        library = Library()
+        given = dataclasses.replace(alone, text=text, answers=[[answer]])
+        assert outcome(tokenizer, library, given).rejected == "no_articles" and not library.queries

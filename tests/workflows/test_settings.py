@@ -17,7 +17,7 @@ ANY_STRING = {
     "synthesize.official.file", "prepare.dump", "prepare.perplexity.start", "prepare.splits", "prepare.tokenizer_dir",
     "prepare.tasks.instruction", "prepare.tasks.question_instruction", "prepare.tasks.system", "prepare.questions",
     "prepare.newer_dump", "prepare.search_only", "prepare.beam.index", "prepare.beam.folder",
-    "prepare.retrieval.encoder_dir", "host",
+    "prepare.retrieval.encoder_dir", "host", "prepare.corpus.title", "prepare.corpus.text", "benchmarks.custom",
 }  # fmt: skip
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from masksearch_jax.evals import corpora
 from masksearch_jax.prep import filters, manifest, preparation
 from masksearch_jax.prep.beam import dump_splitting, shards
 from masksearch_jax.prep.beam.shard_store import Store, is_remote, size
@@ -44,7 +45,7 @@ def validate_beam(cfg: ConfigSection) -> None:
     """Raise ValueError or FileNotFoundError for settings of `beam` that cannot work, before any work is done."""
     settings = cfg.beam
     paths = [] if cfg.dump == preparation.TOY else dump_files.files(cfg.dump)
-    if any(map(dump_files.is_corpus, paths)):
+    if any(map(corpora.is_corpus, paths)):
         raise ValueError(
             f"dump={cfg.dump!r}, beam.runner={settings.runner!r}: a corpus is read whole, which needs beam.runner=''"
         )

@@ -39,7 +39,8 @@ def newer_passages(dump: Path | str | Sequence[str], cfg: ConfigSection) -> Iter
 
     dump: a setting, as dump_files.files reads it.
     """
-    articles = dump_files.read_articles(dump_files.files(dump, "newer_dump"), cfg.skip_bad, dump_reader.DumpStats())
+    paths = dump_files.files(dump, "newer_dump")
+    articles = dump_files.read_articles(paths, cfg.skip_bad, dump_reader.DumpStats(), dump_files.fields_of(cfg))
     for article_id, title, document in articles:
         for passage in passage_cutting.cut(document, title, cfg.passages.words, cfg.passages.minimum):
             yield records.Passage(-1, article_id, title, passage.text, NEWER)

@@ -58,7 +58,10 @@ def annotate(
     newer: a later dump, whose passages are written after those of the dump. choose, ahead: as for preparation.run.
     """
     with clock.stage("passages"), bar(manifest.size(paths) or 0, "articles (bytes of the dump)") as show:
-        articles = _counted(dump_files.read_articles(paths, cfg.skip_bad, stats), lambda _: show(stats.file_bytes))
+        articles = _counted(
+            dump_files.read_articles(paths, cfg.skip_bad, stats, dump_files.fields_of(cfg)),
+            lambda _: show(stats.file_bytes),
+        )
         superseded: list[str] = []
         articles = search_only.without(articles, search_only.titles(cfg), superseded.append)
         ids = _Highest()
