@@ -81,6 +81,11 @@ class RemoteSearcher:
         self._last_error = ""
 
     @property
+    def is_ours(self) -> bool:
+        """True if passage ids of hits are those of the local passages."""
+        return self._remote.ours
+
+    @property
     def stats(self) -> dict[str, float]:
         """Return counts since the start, and quantiles of the time that a call of `search` took.
 
