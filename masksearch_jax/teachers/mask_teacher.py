@@ -219,8 +219,9 @@ class Transcript:
         return alike
 
     def close_part(self) -> None:
-        """Close the current part, so that the next one may use every style again."""
+        """Close the current part, so that the next one may use every style, and visit every article, again."""
         self._tried = []
+        self._visited = set()
 
     def missed(self, hits: Sequence[interface.Hit]) -> None:
         """Reject the task, unless an article of these hits can be visited, or the current part searched again."""

@@ -1,0 +1,75 @@
+"""Episodes with several tools: their tags, their turns, and what a visit is told of earlier searches."""
+
+import pytest
+
+from masksearch_jax.retrieval.interface import Hit
+from masksearch_jax.rollout import trajectory as trajectory_lib
+from masksearch_jax.rollout.engine import RolloutConfig
+from masksearch_jax.rollout.episode import Done, Ending, Episode, EpisodeLimits, Extend, Search
+from masksearch_jax.rollout.trajectory import StopReason, Trajectory
+from masksearch_jax.text import prompt, stop_automaton, tags
+
+TOOLS = ("search", "visit", "calc")
+KARN = Hit(3, 1, "Karn", "born in <visit>Tolmar</visit>", 1.0)
+
+
+def test_a_turn_ends_at_the_closing_tag_of_each_tool(world):
+    table = stop_automaton.build_table(world.tokenizer, closing=tags.closing_tags(TOOLS))
+    for text, ends in (("<visit> Karn</visit>", True), ("<calc> 1</calc>", True), ("<other> x</other>", False)):
+        state = stop_automaton.START
+        for id in world.tokenizer.encode(text):
+            state = int(table.follow(state, id))
+        assert (state == table.stopped) is ends
+    assert tags.closing_tags() == tags.CLOSING and tags.all_tags() == tags.ALL
+
+
+def test_turns_name_their_tools(world):
+    limits = EpisodeLimits(turns=4, turn_tokens=40, observation_tokens=60, total_tokens=300)
+    episode = Episode(10, limits, world.tokenizer, tools=TOOLS)
+
+    def write(text):
+        return episode.end_turn(world.tokenizer.encode(text), Ending.STOP)
+
+    assert write("<search> Karn</search>") == Search("Karn")
+    following = episode.observe([KARN])
+    # Tags of every tool are text in what is read.
+    assert world.tokenizer.decode(following.ids) == "<information> Karn: born in (visit)Tolmar(/visit)</information>"
+    assert write("<think> the city</think><visit> Karn</visit>") == Search("Karn", "visit", (KARN,))
+    assert isinstance(episode.observe([Hit(4, 1, "Karn", "in the river", 1.0)]), Extend)
+    assert isinstance(write("<search> a</search><visit> b</visit>"), Search)  # the first closing tag ends a turn
+    episode.observe([])
+    assert write("<visit> Karn</visit>") == Done(StopReason.TURNS)  # the last turn has to answer
+    assert [turn.action for turn in episode.turns] == ["search", "visit", "search", "visit"]
+    assert [turn.hits for turn in episode.turns] == [(3,), (4,), (), ()]
+    assert [turn.error for turn in episode.turns][-1] == "not executed"
+    arrays = {name: [] for name in ("ids", "trainable", "logprobs", "versions")}
+    one = Trajectory("t", 0, 0, prompt_length=0, turns=tuple(episode.turns), stop=StopReason.TURNS, answer="", **arrays)
+    assert one.searches == 2 and one.calls == {"search": 2, "visit": 1}
+
+
+def test_without_a_tool_its_tags_are_text():
+    assert prompt.parse_turn("<visit> x</visit>").error == "one search or answer expected"
+    assert prompt.parse_turn("<visit> x</visit>", TOOLS) == prompt.Action("visit", "x")
+    assert prompt.parse_turn("<visit> x</search>", TOOLS).error == "one search, visit, calc or answer expected"
+    assert prompt.parse_turn("<answer> <visit></answer>", TOOLS).kind == "invalid"
+    assert prompt.parse_turn("<answer> <visit></answer>") == prompt.Action("answer", "<visit>")
+    assert tags.neutralise("</visit><search>") == "</visit>(search)"
+    assert tags.neutralise("</visit><search>", TOOLS) == "(/visit)(search)"
+
+
+@pytest.mark.parametrize("names", [("search", "answer"), ("search", "Visit"), ("search", "a b"), ("search", "search")])
+def test_names_that_cannot_be_tags(names):
+    with pytest.raises(ValueError, match="cannot name a tool"):
+        RolloutConfig(tools=names)
+
+
+def test_an_engine_whose_policy_never_calls_the_second_tool_writes_what_it_wrote_without_it(world, mixed_rows):
+    params, requests = world.params(mixed_rows), world.requests(3, samples=2)
+    import jax
+
+    runs = []
+    for tools in (("search",), ("search", "visit")):
+        engine = world.engine(tools=tools)
+        with jax.set_mesh(engine.mesh):
+            runs.append(engine.run(params, requests, version=0, seed=5))
+    assert trajectory_lib.to_bytes(dict(enumerate(runs[0]))) == trajectory_lib.to_bytes(dict(enumerate(runs[1])))
