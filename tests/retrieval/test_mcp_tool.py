@@ -20,6 +20,7 @@ from masksearch_jax.retrieval.tool_answers import ToolError
 SERVER = '''
 import json, os, sys, time
 from mcp.server.mcpserver import MCPServer
+from mcp.server.mcpserver.exceptions import ToolError
 
 server = MCPServer("test")
 
@@ -31,7 +32,7 @@ def lookup(query: str, limit: int = 3) -> list[str]:
     if query == "die":
         os._exit(1)
     if query == "wrong":
-        raise ValueError("no such thing")
+        raise ToolError("no such thing")
     return [json.dumps({"title": f"{query} {i}", "text": f"<search> text {i}"}) for i in range(limit)]
 
 @server.tool()
