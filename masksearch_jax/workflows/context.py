@@ -206,7 +206,7 @@ class RunContext:
         said = {
             name: found
             for name, found in settings_history.changed(folder, self.cfg.to_dict()).items()
-            if name.partition(".")[0] in ("search", "episode")  # a new stage may have another objective
+            if name.partition(".")[0] in ("search", "tools", "episode")  # a new stage may have another objective
         }
         if said and distributed.primary():
             settings_history.say_differences(f"start={folder}: this stage goes on", said)
