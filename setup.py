@@ -31,6 +31,8 @@ RETRIEVAL = ["bm25s>=0.3.16", "scann>=1.4.2; sys_platform == 'linux'"]
 # Search over HTTP: the server (masksearch_jax.serve_search) and its client (search.url). httpx2 is the generation of
 # httpx that openai takes. retrieval/service/http_server.py derives from a class of uvicorn, hence the upper bound.
 SERVICE = ["httptools>=0.9", "httpx2>=2.16", "starlette>=1.10", "uvicorn>=0.54,<0.55"]
+# Tools of MCP servers (mcp:TOOL:SERVER in the settings of `tools`).
+MCP = ["mcp>=2.3"]
 # Asks OpenAI-compatible servers: agents, judge, span finder.
 AGENTS = ["openai>=2.0"]
 TENSORBOARD = ["tensorboardX>=2.6"]
@@ -81,6 +83,7 @@ setup(
         "retrieval": RETRIEVAL,
         "service": SERVICE,
         "agents": AGENTS,
+        "mcp": MCP,
         "gguf": GGUF,
         "parquet": PARQUET,
         "report": REPORT,

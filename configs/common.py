@@ -61,6 +61,14 @@ def base_config() -> ConfigDict:
         "ready_s": 120.0,  # how long a server may take to load when the run starts
         "fallback": "local",  # what answers if the server fails: local | empty | none (the run ends)
     })
+    # Where a tool is: FILE.py:NAME, http://HOST:PORT/PATH, mcp:TOOL:http://HOST:PORT/mcp or mcp:TOOL:COMMAND
+    # (docs/extending.md). Time limits, retries and fallback are those of search.
+    config.tools = ConfigDict({
+        "search": "",  # your own search; '': that of search.*
+        "visit": "",  # article: a second tool, which reads on in an article that a search found; or where yours is
+        "more": (),  # further tools, NAME=WHERE; the policy calls each by tags of its name
+        "snippet_words": 0,  # words of a passage that a search shows; 0: all of them
+    })
     config.episode = ConfigDict({
         "turns": 6,  # model turns, the answering one included
         "turn_tokens": 40,

@@ -61,6 +61,9 @@ def dapo() -> ConfigDict:
             "overlong_limit": 96,  # model tokens
             "overlong_cache": 32,
             "overlong_factor": 0.5,
+            # FILE.py:NAME, a function (task, trajectory, spans) -> parts, which are added (docs/extending.md).
+            "file": "",
+            "weights": (),  # of these parts, ('brevity=0.5', ..); 1 for one that is not named
         }),
         # The model of `llm` judges answers. An episode whose verdict does not arrive in time is left out of the update.
         "judge": ConfigDict({"timeout_s": 20.0, "retries": 1, "attempts": 2}),

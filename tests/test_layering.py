@@ -72,6 +72,7 @@ THIRD_PARTY = {
         "starlette": {"retrieval.service"},
         "uvicorn": {"retrieval.service"},
         "httpx2": {"retrieval.service"},
+        "mcp": {"retrieval.service"},
     },
     "data": {"grain", "array_record", "msgpack"},
     "model": {

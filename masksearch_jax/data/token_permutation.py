@@ -5,7 +5,7 @@ writes to augment.json. Leaves: permutations of the vocabulary, keyed by integer
 A model trained on permuted ids has to copy an entity from its context, because its tokens have no meaning of their own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +36,11 @@ class TokenPermutation:
                 if token in seen:
                     raise ValueError(f"augment groups[{number}]: id {token} is listed twice")
                 seen.add(token)
+
+    def without(self, held: Set[int]) -> "TokenPermutation":
+        """Return the permutations that leave the ids of `held` in place, and those that would move with one."""
+        rows = [[row for row in group.tolist() if held.isdisjoint(row)] for group in self.groups]
+        return TokenPermutation([group for group in rows if len(group) > 1], self.vocab_size)
 
     def draw(self, seed: int, *key: int) -> np.ndarray:
         """Return a permutation int32 [vocab_size], a function of (seed, *key) alone. The model sees out[i] for id i.

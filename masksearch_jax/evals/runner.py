@@ -43,7 +43,8 @@ class Row:
     or does not have the asked form. recalls, f1s, ems: per span, all 0 in that case; recall, f1, em: their means. hits:
     per span, whether a retrieved passage contains one of its golds; hit: their mean. format: 1.0 if every turn was a
     valid action and the answer has the asked form. tokens: number of tokens that the policy wrote. distinct_queries:
-    number of different queries after normalisation. turns: action, text, query, passage ids, observation and error of
+    number of different queries after normalisation. hits, queries and distinct_queries are over the calls of all tools,
+    searches those of the search alone. turns: action, text, query, passage ids, observation and error of
     every turn. benchmark, details: those of the task. loose: FanOutQA's loose accuracy, None if the task has no
     structured answer. score: what the metric that was chosen for the benchmark gives, None if none was chosen. sample:
     which of the sampled episodes of the task this is, 0 for a greedy one.
@@ -168,7 +169,7 @@ def score_row(
         own, chosen = metric.of(spans[0], task.answers[0]) if spans else (benchmark_metrics.Scores(0.0, 0.0, 0.0), 0.0)
         scores = [own]
     recalls, f1s, ems = ([getattr(one, name) for one in scores] for name in ("recall", "f1", "em"))
-    searched = [turn for turn in trajectory.turns if turn.action == "search"]
+    searched = [turn for turn in trajectory.turns if turn.tool]
     if passage_text:
         found = [passage_text(passage) for turn in searched for passage in turn.hits]
     else:

@@ -9,12 +9,16 @@ from typing import Protocol
 class Query:
     """One search query.
 
-    `passage_id` and `article_id` are those of the task's source (-1: none), so that it can be excluded.
+    `passage_id` and `article_id` are those of the task's source (-1: none), so that it can be excluded. tool: the name
+    of the tool that is called, in an episode with several (toolbox.py). found: what the episode's calls have returned
+    so far, oldest first; empty for the tool 'search'.
     """
 
     text: str
     passage_id: int = -1
     article_id: int = -1
+    tool: str = "search"
+    found: tuple["Hit", ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,7 +23,7 @@ class RewardConfig:
     answer: 'recall'; 'recall_penalised' (recall * min(1, kappa * |gold| / |pred|)); 'f1'; 'em'; 'judge'.
     overlong_limit: the hard limit in model tokens; 0 turns the soft overlong punishment off. The punishment grows over
     the last overlong_cache tokens up to -overlong_factor. A factor of 0.5 with rewards in [0, 1] corresponds to DAPO's
-    factor of 1 with rewards of +-1.
+    factor of 1 with rewards of +-1. file, weights: a function whose parts are added (rl/own_reward.py).
     """
 
     answer: str = "recall_penalised"
@@ -33,6 +33,8 @@ class RewardConfig:
     overlong_limit: int = 0
     overlong_cache: int = 0
     overlong_factor: float = 0.5
+    file: str = ""
+    weights: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.answer not in ANSWER_REWARDS:
@@ -54,7 +56,8 @@ class Reward:
 
     NaN in `answer` (and so in score and total) means that the judge failed. The sample has to be dropped, not counted
     as 0. score: weighted format + answer, which dynamic sampling reads. total: score + length, which training uses.
-    spans: the score of each span, whose mean is `answer` (empty without a valid answer or with a judge).
+    spans: the score of each span, whose mean is `answer` (empty without a valid answer or with a judge). parts: those
+    of an own reward before their weights, which `score` and `total` hold as well (own_reward.py).
     """
 
     format: float
@@ -63,6 +66,7 @@ class Reward:
     score: float
     total: float
     spans: tuple[float, ...] = ()
+    parts: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 def score(

@@ -23,7 +23,7 @@ from masksearch_jax.rollout.slot_sharding import SlotSharding
 from masksearch_jax.rollout.trajectory import Trajectory
 from masksearch_jax.runtime.types import Params
 from masksearch_jax.text import prompt as prompt_text
-from masksearch_jax.text import stop_automaton
+from masksearch_jax.text import stop_automaton, tags
 from masksearch_jax.text.tokenizer_protocol import Tokenizer
 
 
@@ -38,7 +38,8 @@ class RolloutConfig:
     costs a compilation, and work is padded to the next entry. Rows are rounded up to a multiple of the number of shards
     of the slots. Prompts longer than the last of prompt_lengths use a program of limits.total_tokens, which is compiled
     with the others. context_lengths: where the cache is cut into blocks, in tokens. A decode or extend program reads up
-    to the first of these lengths that holds its longest slot, and at most limits.total_tokens.
+    to the first of these lengths that holds its longest slot, and at most limits.total_tokens. tools: the names of the
+    tools that an episode may call; the searcher answers queries to each of them.
     """
 
     slots: int = 64
@@ -54,8 +55,10 @@ class RolloutConfig:
     extend_rows: tuple[int, ...] = (8, 32)
     extend_tokens: tuple[int, ...] = (16, 64)
     context_lengths: tuple[int, ...] = ()
+    tools: tuple[str, ...] = tags.ONE_TOOL
 
     def __post_init__(self) -> None:
+        tags.check_tools(self.tools)
         for name in ("slots", "steps", "hits", "search_steps", "search_batch", "search_threads", "prompt_rows"):
             if getattr(self, name) < 1:
                 raise ValueError(f"RolloutConfig.{name} is {getattr(self, name)}; it has to be >= 1")
@@ -90,8 +93,9 @@ class RolloutEngine:
             )
         self.cfg, self.model_cfg, self.tokenizer, self.searcher, self.mesh = cfg, model_cfg, tokenizer, searcher, mesh
         self.new_episode = new_episode or self._new_episode
-        self._stop_table = stop_automaton.build_table(tokenizer, model_cfg.vocab_size)
-        self._fixed = stop_automaton.fixed_ids(tokenizer)
+        closing = tags.closing_tags(cfg.tools)
+        self._stop_table = stop_automaton.build_table(tokenizer, model_cfg.vocab_size, closing)
+        self._fixed = stop_automaton.fixed_ids(tokenizer, cfg.tools)
         self._time = cfg.limits.total_tokens
         # Every prompt and every context fit the last bucket. Tokens beyond the last bucket of extend_tokens are fed in
         # parts, and rows beyond the last one of extend_rows by several programs.
@@ -167,7 +171,8 @@ class RolloutEngine:
 
     def _new_episode(self, request: Request, prompt_length: int) -> episode.Episode:
         opened = prompt_text.opened_thought(request.task.prompt, self.tokenizer)
-        return episode.Episode(prompt_length, self.cfg.limits, self.tokenizer, request.forced_search, opened)
+        tools = self.cfg.tools
+        return episode.Episode(prompt_length, self.cfg.limits, self.tokenizer, request.forced_search, opened, tools)
 
     def _prompt(self, request: Request) -> np.ndarray:
         """Return the prompt as the model sees it. Raises ValueError that names the task."""

@@ -5,13 +5,14 @@ Leaves: `Search`, `Extend` (tokens that the environment adds, never trainable) o
 Left out: slots, devices, threads and token permutations (rollout/scheduler.py), sampling (rollout/device_programs.py).
 
 Rules, where the literature leaves a choice:
-* A turn ends with the token that completes `</search>` or `</answer>` (text/stop_automaton.py), with an end-of-sequence
-  token, or when its budget is used up. Text that the completing token carries past the tag stays in the trajectory and
-  is no part of the action.
+* A turn ends with the token that completes `</search>`, `</answer>` or the closing tag of another tool
+  (text/stop_automaton.py), with an end-of-sequence token, or when its budget is used up. Text that the completing token
+  carries past the tag stays in the trajectory and is no part of the action.
 * An invalid turn gets a corrective observation and counts as a turn. A turn that uses up its budget without a closing
   tag is invalid. If that is the last turn, the episode ends with TURN_TOKENS; after any other invalid last turn it ends
   with TURNS.
-* The last turn has to answer. A search there is recorded but not executed, and the episode ends with TURNS.
+* The last turn has to answer. A search there is recorded but not executed, and the episode ends with TURNS. Here and
+  below, a call of another tool counts as a search.
 * An end-of-sequence token ends the episode (EOS), whatever was written before it in that turn.
 * An observation is appended whole, with room for one more token after it. If it does not fit, the episode ends with
   TOTAL_TOKENS.
@@ -67,7 +68,11 @@ class Ending(enum.IntEnum):
 
 @dataclasses.dataclass(frozen=True)
 class Search:
+    """A call of a tool. found: what earlier calls returned, for tools other than 'search' (interface.Query)."""
+
     query: str
+    tool: str = "search"
+    found: tuple[interface.Hit, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,14 +97,20 @@ class Episode:
         tokenizer: Tokenizer,
         forced_search: str | None = None,
         opened: str = "",
+        tools: tuple[str, ...] = tags.ONE_TOOL,
     ):
-        """opened: the end of the prompt if it opens the first turn's thought (prompt.opened_thought), otherwise ''."""
+        """opened: the end of the prompt if it opens the first turn's thought (prompt.opened_thought), otherwise ''.
+
+        tools: the names of the tools that the policy may call.
+        """
         self.limits = limits
         self.tokenizer = tokenizer
+        self.tools = tools
         self.length = prompt_length
         self.turns: list[Turn] = []
         self.answer = ""
-        self._forced = None if forced_search is None else tags.neutralise(forced_search).strip()
+        self._found: list[interface.Hit] = []  # what all calls returned, for tools that build on it
+        self._forced = None if forced_search is None else tags.neutralise(forced_search, tools).strip()
         self._turn_limit = limits.turns if forced_search is None else _FORCED_TURNS
         self._opened: list[int] = []  # tokens of the current turn that were written for the policy
         self._prompted = opened  # text of the current turn that the prompt already holds
@@ -121,12 +132,12 @@ class Episode:
         self._opened = []
         self.length += len(ids)
         if ending == Ending.STOP:
-            action = prompt.parse_stopped_turn(text)
+            action = prompt.parse_stopped_turn(text, self.tools)
         elif ending == Ending.EOS:
             action = prompt.Action("invalid", error="ended without an action")
         else:
             action = prompt.Action("invalid", error="no closing tag")
-        query = action.content if action.kind == "search" else ""
+        query = action.content if action.kind in self.tools else ""
         self.turns.append(Turn(action.kind, start, self.length, text, query=query, error=action.error))
         if action.kind == "answer":
             self.answer = action.content
@@ -137,14 +148,16 @@ class Episode:
             return self._refuse(StopReason.TOTAL_TOKENS)
         if len(self.turns) >= self._turn_limit:
             return self._refuse(StopReason.TURN_TOKENS if ending == Ending.LIMIT else StopReason.TURNS)
-        if action.kind == "search":
-            return Search(action.content)
+        if action.kind in self.tools:
+            found = tuple(self._found) if action.kind not in tags.ONE_TOOL else ()
+            return Search(action.content, action.kind, found)
         return self._extend(prompt.corrective_observation(action.error, self.tokenizer, self.limits.observation_tokens))
 
     def observe(self, hits: Sequence[interface.Hit]) -> Extend | Done:
         """Return the observation of the pending search, or the end of the episode if the observation does not fit."""
-        ids = prompt.observation(hits, self.tokenizer, self.limits.observation_tokens)
+        ids = prompt.observation(hits, self.tokenizer, self.limits.observation_tokens, self.tools)
         found = tuple(hit.passage_id for hit in hits)
+        self._found += hits
         if self._forced is None:
             self.turns[-1] = dataclasses.replace(self.turns[-1], hits=found)
             return self._extend(ids)
@@ -157,7 +170,7 @@ class Episode:
             text = self._read(ids)
             self.length += len(ids)
             self.turns.append(Turn("invalid", start, self.length, text, error=CANCELLED))
-        elif self.turns and self.turns[-1].action == "search" and not self.turns[-1].observation:
+        elif self.turns and self.turns[-1].tool and not self.turns[-1].observation:
             self.turns[-1] = dataclasses.replace(self.turns[-1], error=CANCELLED)
         return Done(StopReason.DEADLINE)
 
@@ -167,7 +180,7 @@ class Episode:
         return prompted + self.tokenizer.decode([*self._opened, *ids])
 
     def _refuse(self, stop: StopReason) -> Done:
-        if self.turns[-1].action == "search":
+        if self.turns[-1].tool:
             self.turns[-1] = dataclasses.replace(self.turns[-1], error=NOT_EXECUTED)
         return Done(stop)
 

@@ -56,5 +56,6 @@ def sampling_key(seed: int, key: Sequence[int]) -> np.ndarray:
     return np.frombuffer(hashlib.blake2b(data, digest_size=8).digest(), np.uint32)
 
 
-def query_of(task: Task, text: str) -> interface.Query:
-    return interface.Query(text, task.passage_id, task.article_id)
+def query_of(task: Task, text: str, tool: str = "search", found: tuple[interface.Hit, ...] = ()) -> interface.Query:
+    """Return the call of a tool in an episode of a task. found: as in interface.Query."""
+    return interface.Query(text, task.passage_id, task.article_id, tool, found)

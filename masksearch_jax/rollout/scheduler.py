@@ -166,7 +166,7 @@ class Run:
         self.extensions = {slot: int(news[slot]) for slot in np.flatnonzero(news > 0).tolist()}
 
     def _follow(self, slot: int, live: _Live, following: Following, how: int) -> interface.Query | None:
-        """Act on what an episode does next. Returns the query if that is a search. how: where it ended, if it did."""
+        """Act on what an episode does next. Returns the query if that calls a tool. how: where it ended, if it did."""
         if isinstance(following, episode.Done):
             self._finish(slot, live, following.stop, how)
         elif isinstance(following, episode.Extend):
@@ -174,7 +174,7 @@ class Run:
             permutation = live.request.token_permutation
             self.queued[slot] = ids if permutation is None else np.asarray(permutation, np.int32)[ids]
         else:
-            return query_of(live.request.task, following.query)
+            return query_of(live.request.task, following.query, following.tool, following.found)
         return None
 
     def _finish(self, slot: int, live: _Live, stop: StopReason, how: int) -> None:

@@ -1,5 +1,6 @@
 """The record of one episode: every token with its mask, log-prob and policy version, recorded when it is sampled."""
 
+import collections
 import dataclasses
 import enum
 import io
@@ -26,10 +27,10 @@ class StopReason(enum.StrEnum):
 class Turn:
     """One turn of the model.
 
-    action: 'search', 'answer' or 'invalid'. start, end: the range of its tokens in `Trajectory.ids`. text: its tokens
-    as text; if the prompt opens the thought of the first turn, the text of that turn begins with the opening. query:
-    the search query. hits: passage ids that the search returned. observation: what the environment appended, hits or a
-    correction, as readable text ('' if nothing was appended).
+    action: the name of the tool that was called ('search'), 'answer' or 'invalid'. start, end: the range of its tokens
+    in `Trajectory.ids`. text: its tokens as text; if the prompt opens the thought of the first turn, the text of that
+    turn begins with the opening. query: what was asked of the tool. hits: passage ids that it returned. observation:
+    what the environment appended, hits or a correction, as readable text ('' if nothing was appended).
     """
 
     action: str
@@ -39,7 +40,12 @@ class Turn:
     query: str = ""
     hits: tuple[int, ...] = ()
     observation: str = ""
-    error: str = ""  # why the action was invalid, or why the search was not executed
+    error: str = ""  # why the action was invalid, or why the tool was not called
+
+    @property
+    def tool(self) -> str:
+        """The name of the tool that the turn called, '' if it called none."""
+        return "" if self.action in ("answer", "invalid") else self.action
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +85,12 @@ class Trajectory:
         A search that was refused on the last turn, or cancelled, has an error and does not count. A search whose
         results did not fit the episode any more does count.
         """
-        return sum(turn.action == "search" and not turn.error for turn in self.turns)
+        return self.calls.get("search", 0)
+
+    @property
+    def calls(self) -> dict[str, int]:
+        """{tool: number of its calls that were executed}, counted as `searches`; tools without one are left out."""
+        return dict(collections.Counter(turn.tool for turn in self.turns if turn.tool and not turn.error))
 
     @property
     def final_answer(self) -> str | None:

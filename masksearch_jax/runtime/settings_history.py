@@ -33,6 +33,7 @@ FIXED = {
     "sft.row_length": "the place in the data",
     "search.hits": "what an episode sees",
     "search.exclusion": "what an episode sees",
+    "tools.*": "what an episode may do",
     "episode.turns": "what an episode may do",
     "episode.turn_tokens": "what an episode may do",
     "episode.observation_tokens": "what an episode sees",
@@ -49,8 +50,8 @@ FREE = ("model.dtype", "model.remat", "model.attention", "model.scan_unroll")
 _LEFT_OUT = ("model.lora", "model.lora.*")
 # The settings and sections that every stage reads beside its own section.
 _SHARED = (
-    "seed", "search", "episode", "rollout", "mesh", "cpu_devices", "pretrained", "start", "adapters", "tensorboard",
-    "wandb", "validation_episodes", "validation_tasks", "alarms",
+    "seed", "search", "tools", "episode", "rollout", "mesh", "cpu_devices", "pretrained", "start", "adapters",
+    "tensorboard", "wandb", "validation_episodes", "validation_tasks", "alarms",
 )  # fmt: skip
 
 Differences = dict[str, tuple[Json, Json]]

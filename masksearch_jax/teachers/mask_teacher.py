@@ -10,6 +10,8 @@ because nobody could know the title of a passage from the middle of an article.
   title       S alone
   passage     S and the content word nearest to the mask, in the passage's own wording
   associated  S and the word with which *other* articles state such facts (learned from the index, see Associations)
+Where episodes have the tool `visit` (TeacherConfig.tools), a search that did not help is followed by a visit of the
+first article that it found and that was not visited yet.
 A teacher that mostly writes the first two is weak on purpose: it leaves room for RL to improve the policy's greedy
 mode. Its thoughts are single words, for a policy that can only copy, or sentences, for a language model (`wording`,
 teachers/thoughts.py).
@@ -26,11 +28,13 @@ import numpy as np
 
 from masksearch_jax.data import records
 from masksearch_jax.retrieval import interface
+from masksearch_jax.rollout.request import query_of
 from masksearch_jax.scoring import answer_metrics
 from masksearch_jax.teachers import evidence, gaps, mask_context, quotes, thoughts
 from masksearch_jax.teachers.query_writers import Associations, writer_of
 from masksearch_jax.text import prompt, tags
 from masksearch_jax.text.tokenizer_protocol import Tokenizer
+from masksearch_jax.text.tool_names import VISIT
 
 STYLES = ("title", "passage", "associated")  # in the order in which a style is drawn
 # The shares of its clues and quotations that a turn keeps, tried one after the other until it fits.
@@ -52,7 +56,8 @@ class TeacherConfig:
     reads the settings that follow, and neither evidence nor evidence_match. clue_words: words of a clue on each side of
     a mask. quote_words: words of a quotation. shared_words: how many words a quotation has to share with the sentence
     of its mask, not counting the article's title, or there is no demonstration. turn_tokens: as the episode limit, 0
-    for none; a turn is shortened to it, or there is no demonstration."""
+    for none; a turn is shortened to it, or there is no demonstration. tools: the names of an episode's tools, of which
+    the teacher uses search and visit."""
 
     styles: dict[str, float]
     retry: float
@@ -68,6 +73,7 @@ class TeacherConfig:
     quote_words: int = 20
     shared_words: int = 2
     turn_tokens: int = 0
+    tools: tuple[str, ...] = tags.ONE_TOOL
 
     def __post_init__(self):
         unknown = set(self.styles) - set(STYLES)
@@ -102,6 +108,8 @@ class Episode(Protocol):
 
     task: records.Task
     rejected: str  # the reason, '' while there is none
+    tool: str  # that the last query is for
+    found: list[interface.Hit]  # what all queries have found so far
 
     @property
     def solved(self) -> bool: ...
@@ -127,6 +135,10 @@ class Transcript:
         self._opened = prompt.opened_thought(task.prompt, tokenizer)  # for the first turn
         self._tried: list[str] = []
         self._thought, self.searches, self.rejected = "", 0, ""
+        self.tool = "search"
+        self.found: list[interface.Hit] = []
+        self._visit = ""  # the title of an article that is visited next
+        self._visited: set[str] = set()
         # Wordings have a random generator of their own, so that they do not change the draws of query styles.
         self._said: list[thoughts.Draft] = []
         self._asked: set[str] = set()
@@ -146,7 +158,11 @@ class Transcript:
         """Write a search turn and return its query.
 
         write: style -> query; the style is drawn from those not tried yet. think: query -> the thought before it. If no
-        style has a query, `rejected` is set to the reason and the result is ''."""
+        style has a query, `rejected` is set to the reason and the result is ''. If an article is to be visited first
+        (`open_article`), the turn is that visit, and its title is returned."""
+        if self._visit:
+            return self._read_on(think)
+        self.tool = "search"
         open_styles = [s for s in STYLES if s not in self._tried and self._cfg.styles.get(s, 0) > 0]
         while open_styles:
             weights = np.array([self._cfg.styles[s] for s in open_styles])
@@ -164,9 +180,29 @@ class Transcript:
         self.rejected = self.rejected or ("miss" if self.searches else "no_query")
         return ""
 
+    def _read_on(self, think: Callable[[str], thoughts.Draft]) -> str:
+        """Write the visit of the article that `open_article` named, and return its title."""
+        title, self._visit, self.tool = self._visit, "", VISIT
+        self._visited.add(title)
+        thought = thoughts.joined([*self._said, self._speech.opening(title)]) if self._speech else think(title)
+        self._turn(thought, tags.block(tags.tool_tags(VISIT), title))
+        return "" if self.rejected else title
+
+    def open_article(self, hits: Sequence[interface.Hit]) -> bool:
+        """Let the next turn visit the article of the first of these hits that was not visited, and return True.
+
+        Returns False if there is none, or no such tool, or if `hits` came from a visit.
+        """
+        if VISIT not in self._cfg.tools or self.tool == VISIT:
+            return False
+        titles = [tags.neutralise(hit.title, self._cfg.tools).strip() for hit in hits]
+        self._visit = next((title for title in titles if title and title not in self._visited), "")
+        return bool(self._visit)
+
     def observe(self, hits: Sequence[interface.Hit]) -> str:
         """Append the observation and return it as the policy would see it."""
-        observation = prompt.observation(hits, self._tokenizer, self._cfg.observation_tokens)
+        self.found += hits
+        observation = prompt.observation(hits, self._tokenizer, self._cfg.observation_tokens, self._cfg.tools)
         self._ids += observation
         self._trainable += [0] * len(observation)
         shown = self._tokenizer.decode(observation)
@@ -183,12 +219,15 @@ class Transcript:
         self._thought = f"{tags.SPAN_SEPARATOR} ".join(filter(None, [self._thought, found]))
         return alike
 
-    def found(self) -> None:
-        """Close the current part, so that the next one may use every style again."""
+    def close_part(self) -> None:
+        """Close the current part, so that the next one may use every style, and visit every article, again."""
         self._tried = []
+        self._visited = set()
 
-    def missed(self) -> None:
-        """Reject the task, unless the current part may be searched again."""
+    def missed(self, hits: Sequence[interface.Hit]) -> None:
+        """Reject the task, unless an article of these hits can be visited, or the current part searched again."""
+        if self.open_article(hits):
+            return
         if len(self._tried) >= self._cfg.attempts or self._rng.random() >= self._cfg.retry:
             self.rejected = "miss"
 
@@ -265,9 +304,9 @@ class _Masks(Transcript):
             if self.note(observation, self.task.answers[mask][0], before) < self._cfg.evidence_match:
                 self.rejected = "no_evidence"
             self._open.pop(0)
-            self.found()
+            self.close_part()
         else:
-            self.missed()
+            self.missed(hits)
 
     def hidden(self) -> list[list[str]]:
         return [self.task.answers[mask] for mask in self._open]
@@ -299,9 +338,9 @@ class _Masks(Transcript):
         self._open = [mask for mask in self._open if mask not in read]
         self._failed = asked not in read
         if not self._failed:
-            self.found()
+            self.close_part()
         elif not self.rejected:
-            self.missed()
+            self.missed(hits)
 
 
 def answer_text(task: records.Task) -> str:
@@ -327,7 +366,7 @@ def run(episodes: Sequence[Episode], searcher: interface.Searcher, hits: int) ->
     active = episodes
     while active:
         asking = [(episode, query) for episode in active if (query := episode.next_query())]
-        queries = [interface.Query(query, e.task.passage_id, e.task.article_id) for e, query in asking]
+        queries = [query_of(e.task, query, e.tool, () if e.tool == "search" else tuple(e.found)) for e, query in asking]
         for (episode, _), found in zip(asking, searcher.search(queries, hits), strict=True):
             episode.read(found)
         active = [e for e, _ in asking if not e.solved and not e.rejected]

@@ -93,7 +93,7 @@ class _Question(mask_teacher.Transcript):
     def read(self, hits: Sequence[interface.Hit]) -> None:
         self._shown, self._titles = self.observe(hits), [hit.title for hit in hits]
         supporting = [h for h in hits if h.title in self.task.supporting and f"{h.title}:" in self._shown]
-        before = self._readable()
+        before, by_search = self._readable(), self.tool == "search"
         self._read += " " + self._shown
         new = [title for title in self._missing if any(h.title == title for h in supporting)]
         self._missing = [title for title in self._missing if title not in new]
@@ -103,11 +103,15 @@ class _Question(mask_teacher.Transcript):
             stated = answer_metrics.contains(self._shown, self.task.answers[0])
             self.solved = stated and bool(supporting or not self.task.supporting)
         self._failed = False
-        if new or self._readable() != before:
-            self.found()
+        leads_on = self._readable() != before
+        if new or leads_on:
+            self.close_part()
         elif not self.solved:
             self._failed = True
-            self.missed()
+            self.missed(hits)
+        # An article that the question rests on was found, and what was shown of it does not help.
+        if by_search and new and not leads_on and not self.solved:
+            self.open_article(supporting)
         if self._speech:
             self._quote(new)
 

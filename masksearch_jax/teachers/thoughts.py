@@ -66,6 +66,11 @@ _ASK_AGAIN = (
     "This does not answer it. I search for {query} instead.",
     "That search did not help. I try {query}.",
 )
+_OPEN = (
+    "This says too little. I open the article {title}.",
+    "The article {title} may say more. I open it.",
+    "I read on in {title}.",
+)
 _SAYS = ("The text says: {quote}", "I read: {quote}")
 _ANSWER = ("So the answer is {answer}", "That gives the answer: {answer}")
 
@@ -145,6 +150,11 @@ class Speech:
             return lambda share: f"Not found. Look up: {query}."
         wording = self._one_of(_ASK_AGAIN)
         return lambda share: wording.format(query=query)
+
+    def opening(self, title: str) -> Draft:
+        """Return what to say before a visit of an article that a search has found."""
+        wording = "Read on: {title}." if self._brief or self._cloze else self._one_of(_OPEN)
+        return lambda share: wording.format(title=title)
 
     def quoting(self, quote: Quote) -> Draft:
         """Return a quotation on the way to an answer."""

@@ -59,8 +59,8 @@ class _WarmUp(mask_teacher.Transcript):
             else:
                 self.note(observation, golds[0], self._cues[self._article])
             self._article += 1
-            self.found()
-        else:
+            self.close_part()
+        elif not self.open_article(hits):
             self.rejected = "miss"
 
     def _quote(self, observation: str, titles: Sequence[str], golds: Sequence[str]) -> None:

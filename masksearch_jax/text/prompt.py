@@ -1,9 +1,10 @@
 """What the policy reads and writes, as text and tokens: prompts, observations, and the strict parser of a turn.
 
 One turn of the policy is an optional `<think> ...</think>` and then exactly one `<search> query</search>` or
-`<answer> ...</answer>`. The environment answers a search with `<information> title: text title: text</information>`
-and an invalid turn with an information block that names the fault. Blocks touch each other, and every text starts with
-one space after its opening tag (text/tags.py), so that tokenising the parts equals tokenising the whole.
+`<answer> ...</answer>`. Where an episode has further tools, each is called by tags of its own. The environment answers
+a call with `<information> title: text title: text</information>` and an invalid turn with an information block that
+names the fault. Blocks touch each other, and every text starts with one space after its opening tag (text/tags.py), so
+that tokenising the parts equals tokenising the whole.
 
 A chat template may have opened the thought of the first turn already: its prompts end in `<think>` and a line end.
 This end of the prompt is then part of the turn's text, and whoever writes the turn continues from it.
@@ -14,6 +15,7 @@ Enters: passages, questions, hits, decoded turns. Leaves: text, token ids, actio
 
 import codecs
 import dataclasses
+import functools
 import re
 from collections.abc import Sequence
 from typing import Protocol
@@ -25,8 +27,6 @@ NOTHING_FOUND = "nothing found"
 INVALID = "invalid:"
 
 _TAIL = 24  # tokens that hold an opening tag and the whitespace after it, even with one byte per token
-_ACTIONS: dict[tuple[str, ...], str] = {tags.SEARCH: "search", tags.ANSWER: "answer"}
-_TAG = re.compile("(" + "|".join(re.escape(tag) for tag in tags.ALL if tag != tags.MASK) + ")")
 
 
 class Encoder(Protocol):
@@ -58,8 +58,8 @@ class TitledText(Protocol):
 class Action:
     """What a turn does.
 
-    kind: 'search', 'answer' or 'invalid'. content: the query or the answer, stripped. error: why the turn is invalid,
-    '' otherwise."""
+    kind: the name of a tool ('search'), 'answer' or 'invalid'. content: the query or the answer, stripped. error: why
+    the turn is invalid, '' otherwise."""
 
     kind: str
     content: str = ""
@@ -112,15 +112,18 @@ def after_opened(turn: str, opened: str) -> str:
     return rest.removeprefix(" ") if opened[-1].isspace() else rest
 
 
-def observation(hits: Sequence[TitledText], tokenizer: Encoder, max_tokens: int) -> list[int]:
+def observation(
+    hits: Sequence[TitledText], tokenizer: Encoder, max_tokens: int, tools: tuple[str, ...] = tags.ONE_TOOL
+) -> list[int]:
     """Return the ids of the information block that shows `hits`, best first.
 
-    Tags inside titles and texts are neutralised. The block is cut between whole tokens and
-    characters to at most `max_tokens`, including its closing tag, which is never cut. Raises ValueError if not even the
-    tags fit.
+    Tags inside titles and texts are neutralised, those of all `tools` included. The block is cut between whole tokens
+    and characters to at most `max_tokens`, including its closing tag, which is never cut. Raises ValueError if not even
+    the tags fit.
     """
-    titles = (f" {tags.neutralise(hit.title)}:" if hit.title.strip() else "" for hit in hits)  # some servers send none
-    shown = "".join(f"{title} {tags.neutralise(hit.text)}" for title, hit in zip(titles, hits, strict=True))
+    plain = functools.partial(tags.neutralise, tools=tools)
+    titles = (f" {plain(hit.title)}:" if hit.title.strip() else "" for hit in hits)  # some servers send none
+    shown = "".join(f"{title} {plain(hit.text)}" for title, hit in zip(titles, hits, strict=True))
     return _information(shown or f" {NOTHING_FOUND}", tokenizer, max_tokens)
 
 
@@ -129,17 +132,18 @@ def corrective_observation(error: str, tokenizer: Encoder, max_tokens: int | Non
     return _information(f" {INVALID} {tags.neutralise(error)}", tokenizer, max_tokens)
 
 
-def parse_turn(text: str) -> Action:
+def parse_turn(text: str, tools: tuple[str, ...] = tags.ONE_TOOL) -> Action:
     """Return the action of one decoded turn; anything but the exact form is 'invalid', with a reason.
 
     Whitespace around blocks is allowed, text is not. The content may hold the mask, but no other tag.
     """
-    parts = _TAG.split(text)
+    pattern, actions = _grammar(tools)
+    parts = pattern.split(text)
     found, between = parts[1::2], parts[0::2]
     thought = 2 if tuple(found[:2]) == tags.THINK else 0
-    kind = _ACTIONS.get(tuple(found[thought:]))
+    kind = actions.get(tuple(found[thought:]))
     if kind is None:
-        return Action("invalid", error="one search or answer expected")
+        return Action("invalid", error=f"one {', '.join(tools)} or answer expected")
     # between[i] follows tag i - 1: only the text right after an opening tag is inside a block.
     if any(between[i].strip() for i in range(0, len(between), 2)):
         return Action("invalid", error="text outside the tags")
@@ -149,13 +153,21 @@ def parse_turn(text: str) -> Action:
     return Action(kind, content)
 
 
-def parse_stopped_turn(text: str) -> Action:
+def parse_stopped_turn(text: str, tools: tuple[str, ...] = tags.ONE_TOOL) -> Action:
     """Return the action of a turn that was stopped at a closing tag (text/stop_automaton.py).
 
     Only the text up to the first closing tag counts. What the last token writes past it stays in the trajectory as the
     model wrote it, and has no meaning."""
-    end = stop_automaton.closed_at(text)
-    return parse_turn(text if end < 0 else text[:end])
+    end = stop_automaton.closed_at(text, tags.closing_tags(tools))
+    return parse_turn(text if end < 0 else text[:end], tools)
+
+
+@functools.cache
+def _grammar(tools: tuple[str, ...]) -> tuple[re.Pattern[str], dict[tuple[str, ...], str]]:
+    """Return the pattern of every tag but the mask, and what each pair of tags does."""
+    pattern = re.compile("(" + "|".join(re.escape(tag) for tag in tags.all_tags(tools) if tag != tags.MASK) + ")")
+    actions: dict[tuple[str, ...], str] = {tags.tool_tags(tool): tool for tool in tools}
+    return pattern, actions | {tags.ANSWER: "answer"}
 
 
 def _information(body: str, tokenizer: Encoder, max_tokens: int | None) -> list[int]:

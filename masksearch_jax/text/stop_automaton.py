@@ -54,9 +54,10 @@ class StopTable:
         return bool((self.kinds[np.asarray(permutation)] == self.kinds).all())
 
 
-def fixed_ids(tokenizer: Tokenizer) -> np.ndarray:
+def fixed_ids(tokenizer: Tokenizer, tools: tuple[str, ...] = tags.ONE_TOOL) -> np.ndarray:
     """Return in ascending order the ids that no permutation may move: pad, eos, and those that spell the tags."""
-    return np.array(sorted({tokenizer.pad_id, tokenizer.eos_id, *sum(map(tokenizer.encode, tags.ALL), [])}))
+    spelled: list[int] = sum(map(tokenizer.encode, tags.all_tags(tools)), [])
+    return np.array(sorted({tokenizer.pad_id, tokenizer.eos_id, *spelled}))
 
 
 def build_table(

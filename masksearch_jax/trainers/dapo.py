@@ -20,11 +20,13 @@ from masksearch_jax.data import pipeline
 from masksearch_jax.data.curriculum import Curriculum
 from masksearch_jax.model.policy import Policy
 from masksearch_jax.rl import advantages, loss
+from masksearch_jax.rl.own_reward import OwnReward
 from masksearch_jax.rl.rewards import RewardConfig
 from masksearch_jax.rollout.engine import RolloutEngine
 from masksearch_jax.runtime import distributed, metrics, stop_signals
 from masksearch_jax.runtime.types import ConfigSection, Json, JsonObject, Params
 from masksearch_jax.text import tokenizer as tokenizer_lib
+from masksearch_jax.text.tool_names import tool_names
 from masksearch_jax.trainers import checked_permutation, position, rollout_batch
 from masksearch_jax.trainers import optimizer as optimizer_lib
 from masksearch_jax.trainers.dapo_programs import make_programs
@@ -50,14 +52,16 @@ def run(
     evaluate: Evaluate | None = None,
     judge: rollout_batch.Judge | None = None,
     task_ids: Mapping[str, Collection[str]] | None = None,
+    own_reward: OwnReward | None = None,
 ) -> Params:
     """Train with the settings `cfg.dapo`, write to W/dapo, and return the final parameters (TRAIN layout).
 
     engine: samples with the training-time searcher. params: the SFT warm start, adapters and their base included. They
     may be None if there are no adapters and W/dapo holds a checkpoint. judge: scores answers for reward.answer 'judge'.
-    task_ids: for each task, the ids to draw from (workflows/answerable.py); None takes all of them.
-    Raises ValueError before the first step if the pipeline, index, tokenizer or base differs from that of the
-    checkpoint.
+    task_ids: for each task, the ids to draw from (workflows/answerable.py); None takes all of them. own_reward: the
+    function of `dapo.reward.file`, whose parts are added to the reward.
+    Raises ValueError before the first step if the pipeline, index, tokenizer, base or own reward differs from that of
+    the checkpoint.
     """
     settings: DapoSettings = cfg.dapo
     changed_settings(cfg, workdir, "dapo", "dapo", policy)  # raises if a fixed one has, before anything is opened
@@ -68,8 +72,11 @@ def run(
         workdir / "data" / "tasks", "train", curriculum, seed=cfg.seed, tokenizer_fingerprint=tokenizer.fingerprint,
         room=cfg.episode.total_tokens, refuse=cfg.rollout.long_prompts == "refuse", only=task_ids,
     )  # fmt: skip
-    augmentation = checked_permutation.load(workdir / "data", tokenizer) if settings.augment else None
+    tools = tool_names(cfg.tools)
+    augmentation = checked_permutation.load(workdir / "data", tokenizer, tools) if settings.augment else None
     reward = RewardConfig(**settings.reward.to_dict())
+    if reward.file and own_reward is None:
+        raise ValueError(f"dapo.reward.file={reward.file}: its function was not given")
     if reward.answer == "judge" and judge is None:
         raise ValueError("dapo.reward.answer='judge': no judge was given")
     shape = batch_shape(settings, cfg.episode.total_tokens, policy.mesh)
@@ -82,6 +89,8 @@ def run(
             f"{stage.folder} holds no checkpoint and no parameters were given to start from; train SFT first"
         )
     identity = {"index": engine.searcher.fingerprint, "tokenizer": tokenizer.fingerprint, "seed": cfg.seed}
+    if own_reward:
+        identity["reward"] = own_reward.digest
     state, saved = stage.start(tx, params, {"data_fingerprint": tasks.fingerprint, "identity": identity})
     del params
     old_logprobs, step = make_programs(policy, settings, stage.scaled(tx))
@@ -92,7 +101,7 @@ def run(
     # ---- every program of the rollouts, before the first episode --------------------------------------------------
     distributed.alive("compiling the programs of the rollouts")
     stage.say_start(at.version, "compiling the programs of the rollouts")
-    sampler = Sampler(engine, policy, tasks, settings, reward, augmentation, judge, cfg.seed)
+    sampler = Sampler(engine, policy, tasks, settings, reward, augmentation, judge, cfg.seed, own_reward)
     sampler.warm_up(stage.params(state))
     stage.evaluate_overdue(at.version, state, saved)
     # ---- loop: one policy version an iteration --------------------------------------------------------------------

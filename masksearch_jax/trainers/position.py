@@ -65,9 +65,11 @@ def restore(saved: Saved, tasks: TaskIterator, curriculum: Curriculum, identity:
 
 
 def check_identity(saved: Mapping[str, Json], current: Mapping[str, Json]) -> None:
-    """Raise ValueError if index, tokenizer or seed differ between the checkpoint and this run; it names which."""
+    """Raise ValueError if index, tokenizer, seed or own reward differ between checkpoint and run; it names which."""
     different = [
-        f"{name}: {saved.get(name)} there, {current[name]} here" for name in current if saved.get(name) != current[name]
+        f"{name}: {saved.get(name)} there, {current.get(name)} here"
+        for name in {**current, **saved}
+        if saved.get(name) != current.get(name)
     ]
     if different:
         raise ValueError(

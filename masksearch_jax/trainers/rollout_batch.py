@@ -16,6 +16,7 @@ from masksearch_jax.data import pipeline, records
 from masksearch_jax.data.curriculum import stream_id
 from masksearch_jax.data.token_permutation import TokenPermutation
 from masksearch_jax.rl import dynamic_sampling, rewards
+from masksearch_jax.rl.own_reward import OwnReward
 from masksearch_jax.rollout import episode_text
 from masksearch_jax.rollout.engine import RolloutEngine
 from masksearch_jax.rollout.request import Request
@@ -77,14 +78,15 @@ def generate(
     seed: int,
     overlap: Callable[[], bool] | None = None,
     judge: Judge | None = None,
+    own_reward: OwnReward | None = None,
 ) -> RolloutBatch:
     """Generate groups until `settings.groups` of them carry a signal, and select the batch to train on.
 
     One generation is `settings.prompts` groups, and there are at most `settings.max_generations`. With
     `settings.dynamic_sampling` off every group counts. If too few groups carry a signal after the last generation, the
     batch is smaller; that is no error, because the loss is a mean over the tokens that there are. overlap: as in
-    `RolloutEngine.run`. judge: scores the answers if the reward needs a judge; only process 0 calls it. Raises
-    DivergedError for log-probs that are not finite.
+    `RolloutEngine.run`. judge: scores the answers if the reward needs a judge; only process 0 calls it. own_reward: its
+    parts are added to each reward. Raises DivergedError for log-probs that are not finite, OwnRewardError.
     """
     pool = {group.id: group for group in carried}
     fresh: list[Group] = []
@@ -100,7 +102,7 @@ def generate(
         trajectories = engine.run(params, requests, version=version, seed=seed, greedy=False, overlap=overlap)
         check_logprobs(trajectories, version)
         stats.update(engine.stats)
-        new = _groups(drawn, trajectories, settings.group_size, reward_cfg, version, judge)
+        new = _groups(drawn, trajectories, settings.group_size, reward_cfg, version, judge, own_reward)
         if not example:
             task, reward = next(iter(drawn.values())), new[0].rewards[0]
             example = episode_text.trajectory_text(task, trajectories[0], f"reward {reward.total:.2f}")
@@ -154,6 +156,7 @@ def _groups(
     reward_cfg: rewards.RewardConfig,
     version: int,
     judge: Judge | None,
+    own_reward: OwnReward | None = None,
 ) -> list[Group]:
     groups = []
     pairs = [(task, t) for i, task in enumerate(drawn.values()) for t in trajectories[i * group_size :][:group_size]]
@@ -164,6 +167,8 @@ def _groups(
         rewards.score(t, task.answers, task.text, task.answer_form, reward_cfg, verdict)
         for (task, t), verdict in zip(pairs, verdicts, strict=True)
     ]
+    if own_reward:
+        scored = [own_reward.add(one, task, t) for one, (task, t) in zip(scored, pairs, strict=True)]
     for number, (index, task) in enumerate(drawn.items()):
         own = slice(number * group_size, (number + 1) * group_size)
         groups.append(Group(index, version, task.task_name, tuple(trajectories[own]), tuple(scored[own])))
@@ -203,6 +208,11 @@ def measure(groups: Sequence[Group]) -> dict[str, tuple[float, float]]:
         "searches": (float(sum(t.searches for t, _ in pairs)), count),
         "generated_tokens": (float(sum(t.generated for t, _ in pairs)), count),
     }
+    for part in sorted({part for _, r in pairs for part in r.parts}):
+        values = [r.parts[part] for _, r in pairs if part in r.parts]
+        measured[f"reward_own/{part}"] = (sum(values), float(len(values)))
+    for tool in sorted({turn.tool for t, _ in pairs for turn in t.turns} - {"", "search"}):
+        measured[f"calls/{tool}"] = (float(sum(t.calls.get(tool, 0) for t, _ in pairs)), count)
     for reason in StopReason:
         measured[f"stop/{reason.value}"] = (float(sum(t.stop == reason for t, _ in pairs)), count)
     for task in sorted({g.task for g in groups}, key=stream_id):

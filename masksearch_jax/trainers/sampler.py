@@ -13,6 +13,7 @@ import jax
 from masksearch_jax.data.pipeline import TaskIterator
 from masksearch_jax.data.token_permutation import TokenPermutation
 from masksearch_jax.model.policy import Policy
+from masksearch_jax.rl.own_reward import OwnReward
 from masksearch_jax.rl.rewards import RewardConfig
 from masksearch_jax.rollout.engine import RolloutEngine
 from masksearch_jax.runtime import distributed, metrics
@@ -42,6 +43,7 @@ class Sampler:
         augmentation: TokenPermutation | None,
         judge: rollout_batch.Judge | None,
         seed: int,
+        own_reward: OwnReward | None = None,
     ):
         """settings: the section `cfg.dapo`. The other arguments are those of `rollout_batch.generate`."""
         self._engine, self._stale = engine, bool(settings.staleness)
@@ -49,7 +51,7 @@ class Sampler:
         self._params: Params | None = None
         self._generate = functools.partial(
             rollout_batch.generate, engine, tasks=tasks, settings=settings, reward_cfg=reward,
-            augmentation=augmentation, judge=judge, seed=seed,
+            augmentation=augmentation, judge=judge, seed=seed, own_reward=own_reward,
         )  # fmt: skip
 
     def warm_up(self, params: Params) -> None:

@@ -24,6 +24,7 @@ from masksearch_jax.runtime import distributed, metrics, stop_signals
 from masksearch_jax.runtime import mesh as mesh_lib
 from masksearch_jax.runtime.types import ConfigSection, Params
 from masksearch_jax.text import tokenizer as tokenizer_lib
+from masksearch_jax.text.tool_names import tool_names
 from masksearch_jax.trainers import checked_permutation
 from masksearch_jax.trainers import optimizer as optimizer_lib
 from masksearch_jax.trainers import state as state_lib
@@ -103,7 +104,9 @@ def run(
         rows=settings.rows,
         row_length=settings.row_length,
         tokenizer_fingerprint=tokenizer.fingerprint,
-        augmentation=checked_permutation.load(workdir / "data", tokenizer) if settings.augment else None,
+        augmentation=checked_permutation.load(workdir / "data", tokenizer, tool_names(cfg.tools))
+        if settings.augment
+        else None,
         share=settings.share,
     )
     # ---- optimizer and program ------------------------------------------------------------------------------------

@@ -33,6 +33,8 @@ from masksearch_jax.runtime.types import Params, Setting
 from masksearch_jax.text import added_tags
 from masksearch_jax.text import tokenizer as tokenizer_lib
 from masksearch_jax.text.tokenizer_protocol import Tokenizer
+from masksearch_jax.text.tool_names import tool_names
+from masksearch_jax.workflows import tools
 
 
 class RunContext:
@@ -105,14 +107,20 @@ class RunContext:
 
     @functools.lru_cache(maxsize=4)  # noqa: B019 (a context lives as long as its process)
     def searcher(self, index: str) -> Searcher:
-        """Return the search tool over W/data/index/<index>, or over the server of `cfg.search.url` once it is ready.
+        """Return the tools of an episode (`tools.searcher_of`); by default that is the search alone.
+
+        It searches W/data/index/<index>, or the server of `cfg.search.url` once that is ready.
 
         index: 'train', 'validation' (train and validation), 'all' or 'fresh'.
         """
         settings, mode = remote_settings.settings_of(self.cfg.search), self.cfg.search.exclusion
         folder = self.workdir / "data" / "index" / index
         local = functools.partial(SearchTool.load, folder, self.passages, mode)
-        return search_client.connect(settings, index, folder, self.passages, mode, local) if settings else local()
+
+        def search() -> Searcher:
+            return search_client.connect(settings, index, folder, self.passages, mode, local) if settings else local()
+
+        return tools.searcher_of(self.cfg, index, folder, self.passages, search)
 
     def engine(self, index: str, temperature: float = 1.0) -> RolloutEngine:
         """Return a rollout engine with its own slots that searches one index."""
@@ -131,6 +139,7 @@ class RunContext:
             extend_rows=tuple(settings.extend_rows),
             extend_tokens=tuple(settings.extend_tokens),
             context_lengths=tuple(settings.context_lengths),
+            tools=tool_names(self.cfg.tools),
         )
         return RolloutEngine(rollout, self.policy.config.merged, self.tokenizer, self.searcher(index), self.mesh)
 
@@ -197,7 +206,7 @@ class RunContext:
         said = {
             name: found
             for name, found in settings_history.changed(folder, self.cfg.to_dict()).items()
-            if name.partition(".")[0] in ("search", "episode")  # a new stage may have another objective
+            if name.partition(".")[0] in ("search", "tools", "episode")  # a new stage may have another objective
         }
         if said and distributed.primary():
             settings_history.say_differences(f"start={folder}: this stage goes on", said)

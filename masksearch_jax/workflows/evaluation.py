@@ -182,7 +182,16 @@ def _identity(context: RunContext, policy: str, suites: dict[str, list[Task]]) -
         "sampling": {name: cfg.rollout[name] for name in ("steps", "search_steps", "top_p", "top_k")},
         "seed": cfg.seed,
         **optional,
+        **_tools(context),
     }
+
+
+def _tools(context: RunContext) -> JsonObject:
+    """Return the tools of an episode and what identifies their code; {} for the search alone."""
+    cfg = context.cfg
+    if not any(cfg.tools.values()):
+        return {}
+    return {"tools": cfg.tools.to_dict(), "code": context.searcher(cfg.evaluate.index).fingerprint}
 
 
 def _weights(context: RunContext, stage: str | None) -> JsonObject:

@@ -13,6 +13,7 @@ from masksearch_jax.model import config as model_config
 from masksearch_jax.retrieval.index import index_settings as index
 from masksearch_jax.retrieval.service import remote_settings
 from masksearch_jax.rl import advantages, loss, rewards
+from masksearch_jax.rl.own_reward import read_weights
 from masksearch_jax.runtime import trackers
 from masksearch_jax.runtime.types import Json
 from masksearch_jax.scoring import benchmark_metrics
@@ -54,6 +55,11 @@ _CHAT = Rule(
 _CHAT_VARIABLES = Rule(
     "a tuple of name=value, such as ('enable_thinking=False',)",
     lambda value: texts().admits(value) and bool(read_variables(value) or not value),
+)
+
+_WEIGHTS = Rule(
+    "a tuple of part=weight, such as ('brevity=0.5',)",
+    lambda value: texts().admits(value) and read_weights(value) is not None,
 )
 
 
@@ -184,7 +190,8 @@ _TRAIN = {
     "search.hits": whole(1), "search.exclusion": one_of(*index.EXCLUSIONS), "search.url": text(),
     "search.timeout_s": _SECONDS, "search.deadline_s": _SECONDS, "search.retries": whole(0),
     "search.failures": whole(1), "search.cooldown_s": number(), "search.ready_s": number(),
-    "search.fallback": one_of(*remote_settings.FALLBACKS), "episode.deadline_steps": _OFF_OR_MORE,
+    "search.fallback": one_of(*remote_settings.FALLBACKS), "tools.search": text(), "tools.visit": text(),
+    "tools.more": texts(), "tools.snippet_words": _OFF_OR_MORE, "episode.deadline_steps": _OFF_OR_MORE,
     "episode.*": whole(1), "rollout.top_p": _PART, "rollout.top_k": _OFF_OR_MORE,
     "rollout.context_lengths": buckets(empty=True), "rollout.long_prompts": one_of("skip", "refuse"),
     **{f"rollout.{name}": buckets() for name in ("prompt_lengths", "extend_rows", "extend_tokens")},
@@ -205,7 +212,8 @@ _TRAIN = {
     "dapo.carry_over": flag(), "dapo.temperature": number(0, above=True), "dapo.curriculum": CURRICULUM,
     "dapo.augment": flag(), "dapo.answerable_only": flag(), "dapo.reward.answer": one_of(*rewards.ANSWER_REWARDS),
     "dapo.reward.kappa": number(0, above=True), "dapo.reward.overlong_limit": _OFF_OR_MORE,
-    "dapo.reward.overlong_cache": whole(0), "dapo.reward.*": number(), "dapo.advantage": one_of(*advantages.MODES),
+    "dapo.reward.overlong_cache": whole(0), "dapo.reward.file": text(), "dapo.reward.weights": _WEIGHTS,
+    "dapo.reward.*": number(), "dapo.advantage": one_of(*advantages.MODES),
     "dapo.clip_low": _SHARE, "dapo.clip_high": number(), "dapo.dual_clip": number(),
     "dapo.aggregation": one_of(*loss.AGGREGATIONS), "dapo.tis_cap": number(), "dapo.staleness": whole(0, 1),
     "dapo.minibatches": whole(1),

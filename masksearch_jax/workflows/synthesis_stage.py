@@ -34,6 +34,7 @@ from masksearch_jax.teachers import mask_teacher, query_writers, question_teache
 from masksearch_jax.text import chat_template, instructions
 from masksearch_jax.text import tokenizer as tokenizer_lib
 from masksearch_jax.text.tokenizer_protocol import Tokenizer
+from masksearch_jax.text.tool_names import tool_names
 from masksearch_jax.workflows import command_summary, llm_connection
 from masksearch_jax.workflows.context import RunContext
 from masksearch_jax.workflows.settings import validate_settings
@@ -85,6 +86,7 @@ def settings(cfg: ConfigDict) -> JsonObject:
         "synthesize": wanted,
         "search": cfg.search.to_dict(),
         "episode": cfg.episode.to_dict(),
+        **({"tools": cfg.tools.to_dict()} if any(cfg.tools.values()) else {}),
         **model,
     }
 
@@ -265,6 +267,7 @@ def _run_rules(cfg: ConfigDict, workdir: Path, searcher: interface.Searcher) -> 
         observation_tokens=cfg.episode.observation_tokens,
         total_tokens=cfg.episode.total_tokens,
         seed=cfg.seed,
+        tools=tool_names(cfg.tools),
         **_wording(cfg),
     )
     associations = query_writers.fit_associations(_first(_tasks(workdir, "ramp_1"), wanted.association_tasks), searcher)

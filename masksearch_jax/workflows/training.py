@@ -31,7 +31,15 @@ from masksearch_jax.runtime.config_files import find_config
 from masksearch_jax.runtime.types import JsonObject, Params
 from masksearch_jax.trainers import dapo, sft
 from masksearch_jax.trainers.stage import changed_settings
-from masksearch_jax.workflows import answerable, command_summary, llm_connection, prepared_data, synthesis_stage
+from masksearch_jax.workflows import (
+    answerable,
+    command_summary,
+    llm_connection,
+    own_code,
+    prepared_data,
+    synthesis_stage,
+    tools,
+)  # fmt: skip
 from masksearch_jax.workflows.context import RunContext
 from masksearch_jax.workflows.settings import trains_sft, validate_settings, validate_shapes
 
@@ -64,6 +72,7 @@ def validate_training(cfg: ConfigDict) -> None:
     validate_settings(cfg)
     remote_settings.settings_of(cfg.search)
     trackers.check(cfg)
+    tools.validate_tools(cfg)
     adapters = lora_from_config(cfg.lora)
     if cfg.pretrained:
         load.read_config(cfg.pretrained)
@@ -84,6 +93,7 @@ def validate_training(cfg: ConfigDict) -> None:
         synthesis_stage.validate_synthesis(cfg)
     if cfg.stage == "sft":
         return
+    own_code.load_reward(cfg.dapo.reward)
     if cfg.rollout.top_p != 1.0 or cfg.rollout.top_k != 0:
         raise ValueError(
             f"rollout.top_p={cfg.rollout.top_p}, top_k={cfg.rollout.top_k}: RL samples from the whole distribution, or "
@@ -197,6 +207,7 @@ def train_dapo(context: RunContext, params: Params | None = None) -> Params:
             evaluate=evaluate,
             judge=judge,
             task_ids=chosen,
+            own_reward=own_code.load_reward(context.cfg.dapo.reward),
         )
 
 

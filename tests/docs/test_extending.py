@@ -8,11 +8,16 @@ import threading
 from pathlib import Path
 
 import doc_pages
+import numpy as np
 import pytest
 
+import configs.dapo
 from masksearch_jax.data import records
 from masksearch_jax.retrieval.interface import Query
 from masksearch_jax.retrieval.service import remote_settings, search_client
+from masksearch_jax.rl.rewards import Reward
+from masksearch_jax.rollout.trajectory import StopReason, Trajectory, Turn
+from masksearch_jax.workflows import own_code, tools
 
 PAGE = doc_pages.DOCS / "extending.md"
 _TINY = {
@@ -31,42 +36,76 @@ def names(tmp_path, monkeypatch, capsys):
     found: dict = {}
     for block in doc_pages.blocks(PAGE):
         if block.language == "python":
-            exec(compile(block.text, str(block), "exec"), found)
+            if named := re.match(r"# (\w+\.py)\n", block.text):
+                Path(named[1]).write_text(block.text)
+            if named is None or named[1] != "my_mcp.py":  # which needs a package of its own
+                exec(compile(block.text, str(block), "exec"), found)
     found["printed"] = capsys.readouterr().out
     yield found
     found["server"].server_close()
 
 
-def test_corpus_questions_model_and_tool(names):
+def test_corpus_questions_and_model(names):
     assert "Tolmar 13 words" in names["printed"] and "2 layers of 32 with 2 heads, 64 tokens" in names["printed"]
     assert "row-0 ['Tolmar'] ['Karn Velith']\nrow-1 ['Brad', 'the Brad', 'river Brad'] []" in names["printed"]
     assert "[0.0, 1.0]" in names["printed"]
-    found = names["tool"].search([Query("birthplace of Karn Velith"), Query("birthplace", passage_id=0)], k=1)
-    assert [hits[0].title for hits in found] == ["Tolmar", "Vesh"]  # the source is excluded
 
 
-def test_our_client_searches_the_server(names, tmp_path):
+def _searcher(tmp_path, **settings):
+    """Return what a run with these settings of `tools` calls, over no passages."""
+    cfg = configs.dapo.get_config()
+    cfg.tools.update(settings)
+    cfg.search.update({"exclusion": "none", "fallback": "none", "ready_s": 60.0, "timeout_s": 60.0, "deadline_s": 60.0})
+    return tools.searcher_of(cfg, "train", tmp_path, None, search_client.NoHits)
+
+
+def test_tools_in_a_file(names, tmp_path):
+    searcher = _searcher(tmp_path, search="my_tool.py:WordSearch", more=("years=my_tool.py:years",))
+    found = searcher.search([Query("harbour of Vesh"), Query("1208 1240", tool="years")], 1)
+    assert [[(hit.title, hit.text) for hit in hits] for hits in found] == [
+        [("Vesh", "The harbour of Vesh was built in 1240.")], [("", "32 years")],
+    ]  # fmt: skip
+
+
+def test_our_clients_call_the_server(names, tmp_path):
     server = names["server"]
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
-        url = f"http://127.0.0.1:{server.server_port}/retrieve"
-        settings = remote_settings.RemoteSettings(url, 5.0, 5.0, 0, 1, 1.0, 5.0, "none")
-        client = search_client.connect(settings, "train", tmp_path, None, "none", lambda: None)
-        (hits,) = client.search([Query("harbour of Vesh")], 1)
-        assert [(hit.title, hit.text) for hit in hits] == [("Vesh", "The harbour of Vesh was built in 1240.")]
+        url = f"http://127.0.0.1:{server.server_port}"
+        settings = remote_settings.RemoteSettings(f"{url}/retrieve", 5.0, 5.0, 0, 1, 1.0, 5.0, "none")
+        for client in (
+            _searcher(tmp_path, search=f"{url}/find"),
+            search_client.connect(settings, "train", tmp_path, None, "none", lambda: None),
+        ):
+            (hits,) = client.search([Query("harbour of Vesh")], 1)
+            assert [(hit.title, hit.text) for hit in hits] == [("Vesh", "The harbour of Vesh was built in 1240.")]
     finally:
         server.shutdown()
         thread.join()
 
 
-def test_reward(tmp_path):
-    module = _patched("rl/rewards.py", tmp_path)
-    config = module.RewardConfig(answer="precision")
-    measure = module._measure(config)
-    assert measure("Tolmar or Vesh", ["Tolmar"]) == pytest.approx(1 / 3) and measure("", ["Tolmar"]) == 0.0
-    with pytest.raises(ValueError, match="is none of"):
-        module.RewardConfig(answer="luck")
+def test_mcp_server(names, tmp_path):
+    pytest.importorskip("mcp", reason="pip install -c launch/constraints.txt -e '.[mcp]'")
+    searcher = _searcher(tmp_path, more=(f"weekday=mcp:weekday:{sys.executable} my_mcp.py",))
+    (hits,) = searcher.search([Query("2026-11-30", tool="weekday")], 1)
+    assert [hit.text for hit in hits] == ["Monday"]
+    searcher.tools["weekday"]._call.close()
+
+
+def test_reward(names):
+    section = configs.dapo.dapo().reward
+    section.update({"file": "my_reward.py:score", "weights": ("brevity=0.2", "variety=0.1")})
+    own = own_code.load_reward(section)
+    turns = tuple(Turn("search", 0, 0, "", query=query) for query in ("Karn", "karn", "Vesh"))
+    blank = np.zeros(0)
+    one = Trajectory(
+        "1", 0, 0, blank, blank, blank, blank, 0, (*turns, Turn("answer", 0, 0, "")), StopReason.ANSWER, "Tolmar"
+    )
+    task = records.Task("1", "ramp", "train", [1], [2], "spans", [["Tolmar"]], ["name"], "in [mask]", "", "", 0, 0)
+    found = own.add(Reward(1.0, 1.0, 0.0, 1.1, 1.1), task, one)
+    assert found.parts == {"brevity": 1.0, "variety": pytest.approx(2 / 3)}
+    assert found.total == pytest.approx(1.1 + 0.2 + 0.1 * 2 / 3)
 
 
 def test_benchmark(names, tmp_path, monkeypatch):

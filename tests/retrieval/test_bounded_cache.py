@@ -27,7 +27,7 @@ def test_the_least_recently_used_go_first_and_bytes_add_up():
 
 
 def test_a_query_cache_of_long_texts_keeps_to_its_bytes():
-    cache = query_cache.QueryCache(1 << 20, search_client._bytes_of)
+    cache = query_cache.QueryCache(1 << 20, search_client.bytes_of)
     for i in range(200):
         cache.add({f"query {i}": [Document("t", "日" * 10_000 + str(i), 0.0, -1, -1, titled=True)]}, 3)
         assert cache.bytes <= 1 << 20
@@ -41,7 +41,7 @@ def test_sizes_are_those_of_what_is_kept():
     assert tool._bytes_of((rows, scores)) >= sys.getsizeof(rows) + sys.getsizeof(scores) and tool._bytes_of(None) == 0
     text = "日本" * 500
     document = Document("title", text, 0.5, -1, -1, titled=True)
-    assert search_client._bytes_of([document] * 3) >= 3 * (sys.getsizeof(text) + sys.getsizeof("title"))
+    assert search_client.bytes_of([document] * 3) >= 3 * (sys.getsizeof(text) + sys.getsizeof("title"))
 
 
 def test_readings_of_documents_keep_to_their_bytes(store, monkeypatch):

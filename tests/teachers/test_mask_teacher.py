@@ -174,6 +174,33 @@ def test_a_miss_is_followed_by_another_query_or_rejected(task, tokenizer):
     assert missed.demonstration is None and missed.rejected == "miss"
 
 
+def test_a_search_that_does_not_help_is_followed_by_a_visit(task, tokenizer):
+    """Of the first article that it found; what the visit shows may fill the mask, and it has to be read."""
+    queries = []
+
+    class Articles(Library):
+        def search(self, asked, k):
+            queries.extend((query.tool, query.text, [hit.title for hit in query.found]) for query in asked)
+            return [self._read_on(query.text) if query.tool == "visit" else [OTHER] for query in asked]
+
+        def _read_on(self, title):
+            return [dataclasses.replace(one, title=title) for one in (CITY, HOUSE)]
+
+    both = dataclasses.replace(config(title=1.0), tools=("search", "visit"), hits=2)
+    (outcome,) = mask_teacher.synthesize([task], Articles(), tokenizer, query_writers.Associations(), both)
+    assert queries[:2] == [("search", "Karn Velith", []), ("visit", "Brad Orland", ["Brad Orland"])]
+    one = outcome.demonstration
+    text = tokenizer.decode([i for i, t in zip(one.ids, one.trainable, strict=True) if t])
+    assert "<visit> Brad Orland</visit>" in text and one.searches >= 1
+    spoken = dataclasses.replace(both, wording="brief", shared_words=0)
+    (outcome,) = mask_teacher.synthesize([task], Articles(), tokenizer, query_writers.Associations(), spoken)
+    assert "Read on: Brad Orland.</think><visit> Brad Orland</visit>" in tokenizer.decode(outcome.demonstration.ids)
+    (alone,) = mask_teacher.synthesize(
+        [task], Articles(), tokenizer, query_writers.Associations(), dataclasses.replace(both, tools=("search",))
+    )
+    assert alone.rejected == "miss"
+
+
 def test_too_long_is_rejected_and_settings_are_checked(task, tokenizer):
     associations = query_writers.Associations()
     associations.add(["born"], ["birthplace"])

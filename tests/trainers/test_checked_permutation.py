@@ -20,3 +20,13 @@ def test_only_what_moves_no_tag_and_no_end_is_taken(workdir):
         said = rf"augment\.json: groups\[1\] permutes the token {token}, .*overwrite=True"
         with pytest.raises(ValueError, match=said):
             checked_permutation.load(data, tokenizer)
+
+
+def test_the_parts_of_another_tools_tags_stay_in_place(workdir):
+    data = workdir / "data"
+    tokenizer = tokenizer_lib.load(data)
+    groups = [[tokenizer.id(digit) for digit in "0123456789"]]
+    (data / "augment.json").write_text(json.dumps({"groups": groups}))
+    found = checked_permutation.load(data, tokenizer, ("search", "area51"))
+    left = sorted(map(tokenizer.token, found.groups[0].ravel().tolist()))
+    assert left == list("02346789")

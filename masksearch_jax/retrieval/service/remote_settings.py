@@ -9,7 +9,7 @@ import json
 import time
 
 from masksearch_jax.retrieval.service import wire
-from masksearch_jax.retrieval.service.transport import Transport, TransportError
+from masksearch_jax.retrieval.service.transport import Reply, Transport, TransportError
 from masksearch_jax.runtime.types import ConfigSection, JsonObject
 
 FALLBACKS = ("local", "empty", "none")
@@ -89,24 +89,21 @@ class Remote:
 
     @classmethod
     def _ask(cls, url: str, index: str, transport: Transport) -> "Remote":
-        reply = transport.exchange("GET", "/ready", None, _PROBE_SECONDS)
+        # The one request that every search server takes. Only a server of ours puts a fingerprint into its answer, and
+        # it alone is asked for more.
+        reply = transport.exchange("POST", wire.PATH, wire.request(["test"], 1), _PROBE_SECONDS)
         if reply.status >= 500:
-            raise wire.ResponseError(f"/ready says {reply.status}: {reply.body[:200].decode(errors='replace')}")
-        try:
-            said = json.loads(reply.body) if reply.status == 200 else {}
-        except (ValueError, RecursionError):
-            said = {}
-        if isinstance(said, dict) and "passages_sha256" in said:
+            raise wire.ResponseError(f"{wire.PATH} says {reply.status}: {reply.body[:200].decode(errors='replace')}")
+        said = _object(reply) if "fingerprint" in _object(reply) else {}
+        if said:
+            said = _object(transport.exchange("GET", "/ready", None, _PROBE_SECONDS))
+        if "passages_sha256" in said:
             if said.get("index") != index:
                 raise ValueError(
                     f"search.url={url} serves the index {said.get('index')!r}, this needs {index!r}; write {{index}} "
                     "in search.url (http://host:port/{index}) and serve both with --config.indices"
                 )
             return cls(url, True, *_identity(url, said))
-        # Not a server of ours: does it speak Search-R1's protocol?
-        reply = transport.exchange("POST", wire.PATH, wire.request(["test"], 1), _PROBE_SECONDS)
-        if reply.status >= 500:
-            raise wire.ResponseError(f"{wire.PATH} says {reply.status}: {reply.body[:200].decode(errors='replace')}")
         try:
             if reply.status != 200:
                 raise wire.ResponseError(f"status {reply.status}")
@@ -117,6 +114,15 @@ class Remote:
                 "speaks Search-R1's /retrieve"
             ) from error
         return cls(url, False, _OTHER_LIMITS)
+
+
+def _object(reply: Reply) -> JsonObject:
+    """Return the JSON object that a server answered; {} for any other answer."""
+    try:
+        said = json.loads(reply.body) if reply.status == 200 else {}
+    except (ValueError, RecursionError):
+        said = {}
+    return said if isinstance(said, dict) else {}
 
 
 def _identity(url: str, said: JsonObject) -> tuple[wire.Limits, str, str]:

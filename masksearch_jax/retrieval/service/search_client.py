@@ -76,11 +76,16 @@ class RemoteSearcher:
         self._remote, self._transport, self._settings = remote, transport, settings
         self._excluded, self._fallback = excluded, fallback
         self._clock, self._sleep = clock, sleep
-        self._cache: QueryCache[list[Document]] = QueryCache(_CACHED_BYTES, _bytes_of)
+        self._cache: QueryCache[list[Document]] = QueryCache(_CACHED_BYTES, bytes_of)
         self._lock = threading.Lock()  # guards the cache, the counts, the latencies and the last error
         self._counts: dict[str, float] = collections.defaultdict(int)
         self._latencies = Latencies()
         self._last_error = ""
+
+    @property
+    def is_ours(self) -> bool:
+        """True if passage ids of hits are those of the local passages."""
+        return self._remote.ours
 
     @property
     def stats(self) -> dict[str, float]:
@@ -309,7 +314,8 @@ def backoff(body: bytes, attempt: int) -> float:
     return min(_FIRST_WAIT * 2 ** (attempt - 1), _LONGEST_WAIT) * (1 - draw / 2**65)
 
 
-def _bytes_of(documents: Sequence[Document]) -> int:
+def bytes_of(documents: Sequence[Document]) -> int:
+    """Return the bytes that an answer takes in memory, for a bounded cache."""
     return sum(text_bytes(one.title, one.text) + _DOCUMENT_BYTES for one in documents)
 
 
