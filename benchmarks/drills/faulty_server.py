@@ -20,7 +20,7 @@ FAULTS = (
     "half an answer", "cut JSON", "bytes garbled", "score no number", "fewer results", "no results", "null documents",
     "hostile text", "drop by drop", "answered twice", "no HTTP", "redirected",
 )  # fmt: skip
-_LATE_SECONDS = 0.6  # longer than the client's timeout
+LATE_SECONDS = 2.6  # of an answer that is late
 _OTHER = "an answer to another query"
 
 
@@ -99,7 +99,7 @@ class FaultyServer:
             writer.transport.abort()
             return False
         if fault in ("delayed", "late"):
-            await asyncio.sleep(_LATE_SECONDS if fault == "late" else rng.uniform(0.01, 0.1))
+            await asyncio.sleep(LATE_SECONDS if fault == "late" else rng.uniform(0.01, 0.1))
         if fault == "no HTTP":
             writer.write(rng.randbytes(200))
             return False
@@ -130,7 +130,7 @@ class FaultyServer:
             for byte in sent[:20]:
                 writer.write(bytes([byte]))
                 await writer.drain()
-                await asyncio.sleep(_LATE_SECONDS / 20)
+                await asyncio.sleep(LATE_SECONDS / 20)
             writer.write(sent[20:])
             return True
         writer.write(head + sent)
