@@ -11,6 +11,7 @@ Exit status: 1 if a gap is not listed, or a listed one is no code of its file an
 
 import argparse
 import dataclasses
+import importlib.util
 import json
 import os
 import subprocess
@@ -79,13 +80,13 @@ def gaps(report: dict) -> list[Gap]:
     """Return the gaps of a report. A branch is none where its own line or its target did not run: that line is one."""
     found: set[Gap] = set()
     for name, facts in report["files"].items():
-        source = (ROOT / name).read_text().splitlines()
+        code = ["", *_code((ROOT / name).read_text().splitlines())]  # by the number of the line
         file = name.removeprefix("masksearch_jax/")
         missing = set(facts["missing_lines"])
-        found |= {Gap(file, _code(source, line)) for line in missing}
+        found |= {Gap(file, code[line]) for line in missing}
         for line, target in facts["missing_branches"]:
             if not {line, target} & missing:
-                found.add(Gap(file, _code(source, line), LEAVES if target < 0 else _code(source, target)))
+                found.add(Gap(file, code[line], LEAVES if target < 0 else code[target]))
     return sorted(found)
 
 
@@ -107,6 +108,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, help="folder with the data files of coverage.py of an earlier run")
     parser.add_argument("--keep", type=Path, help="keep the data files in this folder")
     flags = parser.parse_args(argv)
+    if importlib.util.find_spec("coverage") is None:
+        sys.exit("coverage is missing: pip install -c launch/constraints.txt -e '.[evidence]'")
     with tempfile.TemporaryDirectory() as scratch:
         folder = flags.data or flags.keep or Path(scratch)
         if not flags.data:
@@ -139,13 +142,16 @@ def summary(report: dict) -> dict:
     return {"coverage": shares}
 
 
-def _code(source: Sequence[str], line: int) -> str:
-    return source[line - 1].strip()
+def _code(lines: Sequence[str]) -> list[str]:
+    """Return the code of each line, stripped; one that ends in an opening bracket has the next one beside it."""
+    bare = [line.strip() for line in lines]
+    following = [*bare, ""][1:]
+    return [f"{one} {after}" if one.endswith("(") else one for one, after in zip(bare, following, strict=True)]
 
 
 def _is_code(gap: Gap) -> bool:
     path = ROOT / "masksearch_jax" / gap.file
-    lines = {line.strip() for line in path.read_text().splitlines()} if path.is_file() else set()
+    lines = set(_code(path.read_text().splitlines())) if path.is_file() else set()
     return gap.code in lines and (gap.target in ("", LEAVES) or gap.target in lines)
 
 

@@ -230,7 +230,9 @@ def test_long_prompts_are_refused_before_the_first_task(task_folder):
 def test_a_record_that_is_damaged_on_disk_is_named(tmp_path):
     path = tmp_path / "demonstrations" / "ramp_1.array_record"
     records.write(path, (demonstration(1, number) for number in range(8)))
-    iterator = batches({ONE: [path]})
+    curriculum = Curriculum([(None, {ONE: 1.0})])
+    settings = {"seed": 3, "rows": 4, "row_length": 48, "tokenizer_fingerprint": "t", "augmentation": None}
+    iterator = pipeline.demonstrations({ONE: [path]}, curriculum, **settings)
     data = bytearray(path.read_bytes())
     data[64:400] = b"\xff" * 336
     path.write_bytes(data)

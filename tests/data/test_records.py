@@ -4,7 +4,7 @@ import msgpack
 import pytest
 from array_record.python import array_record_module
 
-from masksearch_jax.data import records
+from masksearch_jax.data import curriculum, records
 from masksearch_jax.data.records import Passage
 
 
@@ -83,6 +83,8 @@ def test_records_of_another_kind_are_named(tmp_path):
 
 def test_tasks_by_name():
     assert [records.masks_of(name) for name in ("ramp_3", "ramp_1_open", "qa", "3")] == [3, 0, 0, 0]
+    task = records.Task("t", "ramp", "train", [3], [4], "spans", [["x"]] * 2, ["name"] * 2, "", "", "", 1, 1)
+    assert task.task_name == "ramp_2" and task.stream_id == curriculum.stream_id("ramp_2")
     assert records.task_name("ramp", 2) == "ramp_2" and records.task_name("qa", 1) == "qa"
     demonstration = records.Demonstration("d", "t", 1, [1], [1], 1, 1.0)
     assert records.decode(records.Demonstration, records.encode(demonstration)) == demonstration

@@ -21,7 +21,7 @@ def test_an_episode_is_shown_turn_by_turn_and_cut():
 
 
 def test_a_trajectory_is_shown_with_its_facts():
-    turns = (Turn("search", 2, 4, "<search> q</search>", "<information> x</information>", query="q"),)
+    turns = (Turn("search", 2, 4, "<search> q</search>", query="q", observation="<information> x</information>"),)
     one = Trajectory(
         "t", 0, 3, np.arange(5), np.arange(5) >= 2, np.zeros(5, np.float32), np.zeros(5, np.int32), 2, turns,
         StopReason.TURNS, answer="",

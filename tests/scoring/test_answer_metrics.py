@@ -65,7 +65,7 @@ def test_scores_by_hand():
     assert answer_metrics.recall_with_length_penalty(seven, ["Paris"], 1.0) == pytest.approx(1 / 7)
     assert answer_metrics.recall_with_length_penalty(seven, ["Paris"], 3.0) == pytest.approx(3 / 7)
     assert answer_metrics.recall_with_length_penalty("Paris", ["Paris"], 1.0) == 1.0
-    assert answer_metrics.recall_with_length_penalty("Paris", ["the", "Paris"], 1.0) == 1.0  # a gold without words
+    assert answer_metrics.recall_with_length_penalty("Paris", [" ", "Paris"], 1.0) == 1.0  # a gold without words
 
 
 def test_best_alias_counts_and_nothing_scores_nothing():

@@ -1,6 +1,7 @@
 """Where a turn ends, against a search through the decoded bytes after every token."""
 
 import random
+import types
 
 import numpy as np
 import pytest
@@ -65,6 +66,18 @@ class Speller:
             ids.append(id)
             rest = rest[len(data) :]
         return ids
+
+
+@pytest.mark.parametrize("kinds, dtype", [(256, np.uint8), (257, np.uint16)])
+def test_the_numbers_of_kinds_fit_their_type(kinds, dtype):
+    """Tokens that are the beginnings of one long closing tag: each leads the start to another state."""
+    closing = "".join(random.Random(0).choices("abcdefgh", k=400)) + "!"
+    beginnings = [closing[:n].encode() for n in range(1, kinds)]
+    fake = types.SimpleNamespace(token_bytes=[*beginnings, b""], vocab_size=kinds, end_ids=(kinds - 1,), path="fake")
+    table = stop_automaton.build_table(fake, closing=[closing])
+    assert table.kinds.dtype == dtype and len(table.steps) == kinds
+    assert table.follow(stop_automaton.START, np.arange(kinds - 1)).tolist() == list(range(1, kinds))
+    assert table.follow(stop_automaton.START, kinds - 1) == table.ended
 
 
 def test_ids_that_no_permutation_may_move(tmp_path):

@@ -71,7 +71,7 @@ def test_refusals(tmp_path):
     with pytest.raises(ValueError, match="not a SentencePiece model"):
         tokenizer.Tokenizer(tmp_path / "t.model")
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(TEXTS), model_prefix=str(tmp_path / "other"), vocab_size=40, minloglevel=2,
+        sentence_iterator=iter(TEXTS), model_prefix=str(tmp_path / "other"), vocab_size=80, minloglevel=2,
         hard_vocab_limit=False,
     )  # fmt: skip
     with pytest.raises(ValueError, match="has pad, eos, unk = -1, 2, 0; our models have"):
