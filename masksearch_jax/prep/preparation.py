@@ -73,7 +73,7 @@ def validate_preparation(cfg: ConfigSection) -> None:
                 f"dump={cfg.dump!r}: no such file here; copy it to this machine, or read it with beam.runner"
             )
         language = dump_files.site(local).language
-        dump_files.check_corpora(local, dump_files.fields_of(cfg))
+        dump_files.check_corpora(local, cfg)
     _check_language(cfg, language)
     if cfg.questions:
         if not Path(cfg.questions).is_file():
@@ -81,7 +81,7 @@ def validate_preparation(cfg: ConfigSection) -> None:
         question_forms.read_questions(cfg.questions)  # fail on a bad file now, not after passages, spans and tokenizer
     if cfg.newer_dump:
         later = dump_files.files(cfg.newer_dump, "newer_dump")
-        dump_files.check_corpora(later, dump_files.fields_of(cfg))
+        dump_files.check_corpora(later, cfg)
         newer = dump_files.site(later).language
         if newer != language:
             raise ValueError(
@@ -93,7 +93,7 @@ def validate_preparation(cfg: ConfigSection) -> None:
         if remote := next(filter(dump_files.is_remote, searched), None):
             raise FileNotFoundError(f"search_only={remote!r}: no such file here; copy it to this machine")
         dump_files.site(searched)
-        dump_files.check_corpora(searched, dump_files.fields_of(cfg))
+        dump_files.check_corpora(searched, cfg)
     one_process = cfg.newer_dump or cfg.search_only or cfg.spans != "rules"
     if cfg.beam.runner and (one_process or (cfg.dump == TOY and cfg.toy_benchmarks)):
         raise ValueError(

@@ -9,6 +9,8 @@ import functools
 import sys
 from pathlib import Path
 
+from ml_collections import ConfigDict
+
 from masksearch_jax.data import pipeline, records
 from masksearch_jax.data.curriculum import QUESTIONS
 from masksearch_jax.evals import question_forms
@@ -20,6 +22,12 @@ from masksearch_jax.workflows.context import RunContext
 from masksearch_jax.workflows.few_shot import Wording
 
 _SPLIT = "test"
+
+
+def check_file(cfg: ConfigDict) -> None:
+    """Raise FileNotFoundError or ValueError for a file of `cfg.benchmarks.custom` that cannot be scored."""
+    if cfg.benchmarks.custom and cfg.benchmarks.episodes:
+        question_forms.read_questions(cfg.benchmarks.custom)
 
 
 def metric_of(context: RunContext, suite: str) -> ChosenMetric | None:

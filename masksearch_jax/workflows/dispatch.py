@@ -7,7 +7,9 @@ from ml_collections import ConfigDict
 
 from masksearch_jax.runtime import workdir_lock
 from masksearch_jax.runtime.types import JsonObject
-from masksearch_jax.workflows import command_summary, evolve, grid, language_model, quickstart, reporting
+from masksearch_jax.workflows import (
+    command_summary, custom_benchmark, evolve, grid, language_model, quickstart, reporting
+)  # fmt: skip
 
 _WORKFLOWS = {
     "quickstart": quickstart.run,
@@ -29,6 +31,7 @@ def run(cfg: ConfigDict, workdir: Path) -> JsonObject:
             f"distributed.processes={cfg.distributed.processes}: the whole workflow runs in one process; prepare and "
             "synthesize once, then start `python -m masksearch_jax.train` on every host"
         )
+    custom_benchmark.check_file(cfg)
     with workdir_lock.locked(workdir):
         content = _WORKFLOWS[cfg.workflow](cfg, workdir)
         show(workdir)

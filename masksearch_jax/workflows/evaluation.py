@@ -77,11 +77,7 @@ def run(
     """
     if policy not in STAGES:
         raise ValueError(f"policy={policy!r} is none of {tuple(STAGES)}")
-    if name and (name in STAGES or not _NAME.fullmatch(name)):
-        raise ValueError(
-            f"--name={name!r}: it has to be a folder's name of letters, digits, '.', '_' and '-', and not that of a "
-            f"policy ({', '.join(STAGES)})"
-        )
+    check_name(name)
     suites = suites_of(context)
     if policy == "few_shot":
         context, suites = few_shot.extend(context, suites)
@@ -269,8 +265,19 @@ def parameters(context: RunContext, policy: str) -> Params:
     return context.parameters(stage) if stage else context.initial()
 
 
+def check_name(name: str) -> None:
+    """Raise ValueError for a name that is no plain folder's or that of a policy; '' is none."""
+    if name and (name in STAGES or not _NAME.fullmatch(name)):
+        raise ValueError(
+            f"--name={name!r}: it has to be a folder's name of letters, digits, '.', '_' and '-', and not that of a "
+            f"policy ({', '.join(STAGES)})"
+        )
+
+
 def main(cfg: ConfigDict, workdir: Path, name: str = "") -> None:
     validate_settings(cfg)
+    check_name(name)
+    custom_benchmark.check_file(cfg)
     context = RunContext(cfg, workdir)
     validate_shapes(cfg, context.mesh)
     scores = run(context, cfg.policy, open_engine(context), name=name)

@@ -358,10 +358,14 @@ def test_rows_of_a_corpus_with_fields_and_bad_ones(tmp_path):
     ]
     path = tmp_path / "c.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)))
-    fields = dump_files.corpora.Fields("t", "b")
-    dump_files.check_corpora([path], fields)
+    fields, cfg = dump_files.corpora.Fields("t", "b"), settings_page.get_config()
     with pytest.raises(ValueError, match="c.jsonl, line 1: there is no field 'title'"):
-        dump_files.check_corpora([path], dump_files.corpora.Fields())
+        dump_files.check_corpora([path], cfg)
+    cfg.corpus.update({"title": "t", "text": "b"})
+    with pytest.raises(ValueError, match="c.jsonl, line 3"):
+        dump_files.check_corpora([path], cfg)
+    cfg.skip_bad = True
+    dump_files.check_corpora([path], cfg)
     with pytest.raises(ValueError, match="c.jsonl, line 3: there is no field 'b'.*--config.skip_bad=True"):
         list(dump_files.read_articles([path], False, dump_reader.DumpStats(), fields))
     stats = dump_reader.DumpStats()

@@ -19,6 +19,7 @@ from masksearch_jax.text.normal_forms import normal_form
 
 _PATTERN = set("*?[")
 _CHECKED = 32  # files of a corpus whose form is checked before the work begins
+_BAD_BEFORE = 100  # bad rows that may stand before the first article
 
 
 def is_remote(path: Path | str) -> bool:
@@ -104,11 +105,21 @@ def site(paths: Sequence[Path | str]) -> Site:
     return found
 
 
-def check_corpora(paths: Sequence[Path | str], fields: corpora.Fields) -> None:
-    """Read the first article of the first corpora; raise ValueError that says what is wrong with its form."""
+def check_corpora(paths: Sequence[Path | str], cfg: ConfigSection) -> None:
+    """Read the first article of the first corpora; raise ValueError that says what is wrong with its form.
+
+    With `cfg.skip_bad` some rows before it may be bad.
+    """
+    found: list[ValueError] = []
+
+    def bad(error: ValueError) -> None:
+        found.append(error)
+        if len(found) > _BAD_BEFORE * cfg.skip_bad:
+            raise error
+
     for path in paths[:_CHECKED]:
         if corpora.is_corpus(path):
-            next(corpora.read_corpus(path, fields), None)
+            next(corpora.read_corpus(path, fields_of(cfg), bad), None)
 
 
 def read_articles(
