@@ -34,8 +34,9 @@ def test_visits_are_taught_sampled_and_rewarded(cfg, workdir):
         tokenizer.decode(one.ids)
         for one in records.read(workdir / "demonstrations" / "ramp_1.array_record", records.Demonstration)
     ]
-    assert len(texts) > 5 and all("<search>" in text and "</visit><information>" in text for text in texts)
-    assert all(" ..</information>" in text for text in texts)  # what the search showed
+    visits = [text for text in texts if "</visit><information>" in text]
+    # Where the title of the article is the answer, the search alone has shown it.
+    assert len(visits) > 5 and all(" ..</information>" in text and "<search>" in text for text in texts)
     training.train_dapo(context, training.train_sft(context))
     (row,) = metrics.read_rows(workdir / "dapo" / "metrics.jsonl")
     assert "reward_own/calls" in row and row["search/visit/queries"] > 0

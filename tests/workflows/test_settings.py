@@ -34,7 +34,7 @@ def bad_values(name, value):
         return [3, *([] if free else ["no such thing"])]
     may_be_empty = (
         "rollout.context_lengths", "model.local_layers", "beam.options", "filters.benchmarks", "llm.omit",
-        "chat_variables", "prepare.indices",
+        "chat_variables", "prepare.indices", "tools.more", "reward.weights",
     )  # fmt: skip
     texts = ("beam.options", "filters.benchmarks", "grid.columns")
     return [

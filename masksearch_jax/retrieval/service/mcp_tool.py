@@ -14,6 +14,8 @@ import contextlib
 import json
 import os
 import shlex
+import subprocess
+import sys
 import threading
 import typing
 from collections.abc import Coroutine
@@ -147,11 +149,13 @@ class McpTool:
 
 
 def _target(mcp: Json, server: str) -> Json:
-    """Return what `mcp.Client` connects to: a URL, or the parameters of a command."""
+    """Return what `mcp.Client` connects to: a URL, or a command whose messages go to the process's own stderr."""
     if server.startswith(("http://", "https://")):
         return server
     command, *given = shlex.split(server)
-    return mcp.StdioServerParameters(command=command, args=given, env=dict(os.environ))
+    parameters = mcp.StdioServerParameters(command=command, args=given, env=dict(os.environ))
+    # Not sys.stderr: a notebook's is no file of the system.
+    return mcp.stdio_client(parameters, errlog=sys.__stderr__ or subprocess.DEVNULL)
 
 
 def _arguments(schema: JsonObject) -> tuple[str, str]:
