@@ -8,7 +8,13 @@ from ml_collections import ConfigDict
 from masksearch_jax.runtime import workdir_lock
 from masksearch_jax.runtime.types import JsonObject
 from masksearch_jax.workflows import (
-    command_summary, custom_benchmark, evolve, grid, language_model, quickstart, reporting
+    command_summary,
+    custom_benchmark,
+    evolve,
+    grid,
+    language_model,
+    quickstart,
+    reporting,
 )  # fmt: skip
 
 _WORKFLOWS = {
