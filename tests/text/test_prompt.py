@@ -134,6 +134,16 @@ def test_worked_examples_are_episodes(example):
     assert [prompt.parse_turn(turn).kind for turn in turns] == ["search", "search", "answer"]
 
 
+def test_what_a_prompt_opens(tokenizer):
+    for text, opened in ((" x <think>", "<think>"), (" <think> so", ""), (" <think> so</think>", ""), (" x", "")):
+        assert prompt.opened_thought(tokenizer.encode(text), tokenizer) == opened
+
+
+def test_an_action_does_not_change():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        prompt.Action("search", "q").content = "other"
+
+
 def test_an_observation_without_room_for_a_character_shows_none():
     class Bytes:
         """A token is a byte, but for the two tags."""
