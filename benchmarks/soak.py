@@ -33,12 +33,6 @@ from masksearch_jax.rollout.tool_queue import ToolQueue
 from masksearch_jax.runtime import json_files, stop_signals
 from masksearch_jax.workflows import training
 
-_MINUTES = flags.DEFINE_float("minutes", 120.0, "How long to train, preparation included.", lower_bound=0.1)
-_WORKDIR = flags.DEFINE_string("workdir", None, "Of the run.", required=True)
-_EVERY = flags.DEFINE_float("every", 5.0, "Seconds between two samples.", lower_bound=0.1)
-_WARM_UP = flags.DEFINE_float("warm_up", 0.3, "Share of the samples of DAPO that is warm-up.", 0.0, 0.9)
-_JUDGE = flags.DEFINE_bool("judge", False, "Only judge the samples that W has.")
-
 # The bound of the query cache is lowered, so that it is full before warm-up ends: a cache that fills looks like a leak.
 _CACHED_BYTES = 256 << 10
 _COLOURS = """svg { --ink: #222; --paper: #fff; --rule: #ddd; --s0: #1f6feb; --s1: #d1242f; --s2: #1a7f37 }
@@ -271,4 +265,10 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    # Defined here, because tests import this module beside others that have a flag of the same name.
+    _MINUTES = flags.DEFINE_float("minutes", 120.0, "How long to train, preparation included.", lower_bound=0.1)
+    _WORKDIR = flags.DEFINE_string("workdir", None, "Of the run.", required=True)
+    _EVERY = flags.DEFINE_float("every", 5.0, "Seconds between two samples.", lower_bound=0.1)
+    _WARM_UP = flags.DEFINE_float("warm_up", 0.3, "Share of the samples of DAPO that is warm-up.", 0.0, 0.9)
+    _JUDGE = flags.DEFINE_bool("judge", False, "Only judge the samples that W has.")
     app.run(main, argv=sys.argv)

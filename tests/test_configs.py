@@ -141,10 +141,11 @@ def test_prepare_command_names_exactly_what_differs(tmp_path, monkeypatch):
 
 def test_prepare_takes_the_section_of_a_run(tmp_path, monkeypatch):
     from masksearch_jax import prepare
-    from masksearch_jax.workflows import data_preparation
+    from masksearch_jax.workflows import command_summary, data_preparation
 
     given = []
     monkeypatch.setattr(data_preparation, "run", lambda settings, workdir: given.append((settings, workdir)))
+    monkeypatch.setattr(command_summary, "prepared", lambda cfg, workdir: None)
     run = load("dapo")
     run.seed, run.prepare.dump = 7, "dump.xml"
     for config in (run, load("prepare", "wikipedia")):

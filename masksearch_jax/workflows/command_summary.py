@@ -59,7 +59,7 @@ def synthesized(cfg: ConfigDict, workdir: Path, manifest: Mapping[str, Json]) ->
     accepted, every = sum(one.get("accepted", 0) for one in tried), sum(sum(one.values()) for one in tried)
     scores = [f"{accepted / every:.0%} of {every:,} trajectories accepted"] if every else []
     for name, one in manifest["tasks"].items():
-        if rates := one.get("oracle_top3_contains_answer"):
+        if rates := one.get("top3_contains_answer"):
             told = ", ".join(f"{style} {found['rate']:.2f}" for style, found in rates.items())
             scores.append(f"{task_label(name)}: top three passages hold the answer, by query style: {told}")
     show(

@@ -71,7 +71,7 @@ def validate_training(cfg: ConfigDict) -> None:
     """
     validate_settings(cfg)
     remote_settings.settings_of(cfg.search)
-    trackers.check(cfg)
+    trackers.check_installed(cfg)
     tools.validate_tools(cfg)
     adapters = lora_from_config(cfg.lora)
     if cfg.pretrained:

@@ -43,7 +43,7 @@ def test_hostile_texts_hold_what_they_are_for_and_repeat():
 
 def test_a_forged_action_is_found(tmp_path, monkeypatch):
     """Without the neutralising of tags the drill has to find something."""
-    monkeypatch.setattr(tags, "neutralise", lambda text: text)
+    monkeypatch.setattr(tags, "neutralise", lambda text, **_: text)
     words = scripted_episodes.both_tokenizers(tmp_path)[0]
     script = scripted_episodes.Script(("query one", "query two"), "an answer")
     clean = [Hit(1, 1, "Karn", "a city", 1.0)]

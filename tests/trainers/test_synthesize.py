@@ -53,7 +53,7 @@ def test_open_masks_are_a_suite_of_evaluation(cfg, workdir):
 
 def test_the_wording_of_thoughts_is_recorded_where_it_is_not_the_usual_one(cfg, workdir):
     usual = synthesis_stage.settings(cfg)["synthesize"]
-    assert not {"wording", "speech"} & usual.keys()  # as older demonstrations are
+    assert usual["wording"] == "words" and "speech" not in usual  # which these thoughts do not read
     cfg.synthesize.wording = "sentences"
     cfg.synthesize.speech.shared_words = 1
     cfg.episode.update({"turn_tokens": 400, "total_tokens": 2000})

@@ -76,7 +76,7 @@ def test_synthesize(tmp_path, given, capsys, check):
     given("--config=configs/synthesize.py:strong")
     rates = {"title": {"found": 1, "masks": 4, "rate": 0.25}}
     manifest = {"seconds": 5.0, "tasks": {
-        "ramp_1": {"written": 60, "outcomes": {"accepted": 75, "miss": 25}, "oracle_top3_contains_answer": rates},
+        "ramp_1": {"written": 60, "outcomes": {"accepted": 75, "miss": 25}, "top3_contains_answer": rates},
         "qa": {},
     }}  # fmt: skip
     command_summary.synthesized(synthesize.get_config(), tmp_path, manifest)

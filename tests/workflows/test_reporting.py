@@ -51,7 +51,7 @@ def test_the_command_names_what_to_run(tmp_path):
 
 def test_an_experiment_ends_with_its_page(workdir, monkeypatch, capsys, drawing):
     monkeypatch.setitem(dispatch._WORKFLOWS, "made", lambda cfg, folder: {"done": True})
-    settings = ConfigDict({"workflow": "made", "distributed": {"processes": 1}})
+    settings = ConfigDict({"workflow": "made", "distributed": {"processes": 1}, "benchmarks": {"custom": ""}})
     assert dispatch.run(settings, workdir) == {"done": True}
     assert (workdir / "report.html").exists() and "report.html" in capsys.readouterr().out
 

@@ -18,6 +18,7 @@ ANY_STRING = {
     "prepare.tasks.instruction", "prepare.tasks.question_instruction", "prepare.tasks.system", "prepare.questions",
     "prepare.newer_dump", "prepare.search_only", "prepare.beam.index", "prepare.beam.folder",
     "prepare.retrieval.encoder_dir", "host", "prepare.corpus.title", "prepare.corpus.text", "benchmarks.custom",
+    "wandb.project", "wandb.name",
 }  # fmt: skip
 
 

@@ -9,10 +9,10 @@ from masksearch_jax.runtime.trackers.tensorboard_events import TensorBoard
 from masksearch_jax.runtime.trackers.wandb_run import MODES, WandbRun
 from masksearch_jax.runtime.types import ConfigSection, Json
 
-__all__ = ["MODES", "check", "chosen"]
+__all__ = ["MODES", "check_installed", "chosen"]
 
 
-def check(cfg: ConfigSection) -> None:
+def check_installed(cfg: ConfigSection) -> None:
     """Raise ValueError that says what to install if a tracker that the config asks for needs a package."""
     for asked, setting, package, extra in (
         (cfg.tensorboard, "tensorboard=True", "tensorboardX", "tensorboard"),
@@ -28,9 +28,9 @@ def chosen(cfg: ConfigSection, folder: Path, settings: Mapping[str, Json]) -> li
     """Return the trackers that `cfg.tensorboard` and `cfg.wandb` ask for.
 
     folder: of the stage. settings: all settings of the run as plain data, for W&B to show. Raises the
-    ValueError of `check`.
+    ValueError of `check_installed`.
     """
-    check(cfg)
+    check_installed(cfg)
     found: list[Tracker] = []
     if cfg.tensorboard:
         found.append(TensorBoard(folder / "tensorboard"))
