@@ -137,10 +137,10 @@ def base_config() -> ConfigDict:
     config.trajectories = ConfigDict({
         "rate": 0.1,  # share of the groups that is kept, with all their samples, trained on or not; 0: none
         "max_bytes": 256 << 20,  # bound on the file; the oldest groups go first
-        # Compute the log-probs of kept episodes once more after the update, for the ratio of each token and where it
-        # is clipped. It costs a forward pass over the mini-batches that hold such an episode, and with
+        # True: compute the log-probs of kept episodes once more after the update, for the ratio of each token and where
+        # it is clipped. It costs a forward pass over the mini-batches that hold such an episode, and with
         # old_logprobs=sampler the compilation of its program.
-        "after_update": True,
+        "after_update": False,
     })
     return config
 

@@ -105,7 +105,6 @@ def _training(config: ConfigDict) -> None:
         "micro_batches": (1, 2, 3, 4, 5, 6, 8, 16),  # a padded row costs as much as a full one
         "old_logprobs": "sampler",  # the sampler computes in float32, as the trainer does
     })  # fmt: skip
-    config.trajectories.after_update = False  # a forward pass over an update takes half a minute on two cores
     config.dapo.reward.update({"overlong_limit": 224, "overlong_cache": 64})
     config.dapo.optimizer.update({"kind": "adamw", "learning_rate": 6e-5, "warmup": 2})
 

@@ -69,6 +69,7 @@ def test_the_set_grows_by_what_each_teacher_adds(page, workdir, accepting, monke
     assert again["rounds"] == content["rounds"]
 
 
+@pytest.mark.slow
 def test_a_control_is_trained_as_long_on_the_set_as_it_was(page, workdir, accepting, capsys):
     page.evolve.rounds, page.evolve.control = ((("ramp_1", 3),),), True
     content = evolve.run(page, workdir)

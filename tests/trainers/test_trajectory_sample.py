@@ -19,7 +19,7 @@ def warm(cfg, workdir):
     context = RunContext(cfg, workdir)
     synthesis_stage.run(cfg, workdir, context.searcher("train"))
     cfg.sft.steps = cfg.sft.optimizer.total_steps = 6
-    cfg.trajectories.rate = 0.7
+    cfg.trajectories.update({"rate": 0.7, "after_update": True})
     cfg.dapo.dynamic_sampling = False
     cfg.dapo.iterations = 3
     return context, training.train_sft(context)
