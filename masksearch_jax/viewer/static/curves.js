@@ -21,7 +21,7 @@ export async function curvesView(main, given) {
       constants.push([name, values[0]]);
       continue;
     }
-    const group = name.includes("/") ? name.split("/")[0] : name.startsWith("reward") ? "reward" : name.startsWith("loss") ? "loss" : "others";
+    const group = named(name).group || (name.startsWith("reward") ? "reward" : name.startsWith("loss") ? "loss" : "others");
     groups.set(group, [...(groups.get(group) || []), name]);
   }
   const rank = (group) => (FIRST.includes(group) ? FIRST.indexOf(group) : FIRST.length);
@@ -46,6 +46,13 @@ export async function curvesView(main, given) {
   }
 }
 
+// Returns the group of a metric, "" for none, and its name within the group. What follows the last slash of "tokens/s" is a
+// part of the unit.
+function named(name) {
+  const cut = name.endsWith("/s") ? name.indexOf(" ") : name.indexOf("/");
+  return { group: name.slice(0, Math.max(cut, 0)), label: name.slice(cut + 1) };
+}
+
 // Returns the stages that have the metric, each with the place on the x axis where it starts: 0, 1, ..
 function placed(name, stages) {
   const found = [], starts = new Map();
@@ -61,21 +68,22 @@ function placed(name, stages) {
 function chart(name, stages) {
   const { found, end } = placed(name, stages);
   const values = found.flatMap((stage) => stage.series[name].map(([, value]) => value));
-  let low = Math.min(...values), high = Math.max(...values);
-  const pad = (high - low) * 0.06;
+  const least = Math.min(...values), most = Math.max(...values), range = most - least;
+  let low = least, high = most;
+  const pad = range * 0.06;
   low = low >= 0 && low - pad < 0 ? 0 : low - pad;
   high += pad;
   const x = (step) => LEFT + (step / end) * (WIDTH - LEFT - RIGHT);
   const y = (value) => TOP + ((high - value) / (high - low)) * (HEIGHT - TOP - BOTTOM);
   const drawing = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": name });
-  for (const value of [low + pad, (low + high) / 2, high - pad]) {
+  for (const value of [least, (least + most) / 2, most]) {
     drawing.append(svg("line", { x1: LEFT, x2: WIDTH - RIGHT, y1: y(value), y2: y(value), class: "grid" }),
-      svg("text", { x: LEFT - 4, y: y(value) + 3, class: "tick end" }, tick(value)));
+      svg("text", { x: LEFT - 4, y: y(value) + 3, class: "tick end" }, tick(value, range)));
   }
-  const named = new Set();
+  const labelled = new Set();
   for (const stage of found) {
-    if (!named.has(stage.name)) {
-      named.add(stage.name);
+    if (!labelled.has(stage.name)) {
+      labelled.add(stage.name);
       drawing.append(svg("line", { x1: x(stage.start), x2: x(stage.start), y1: TOP, y2: HEIGHT - BOTTOM + 4, class: "stage" }),
         svg("text", { x: x(stage.start) + 3, y: HEIGHT - 5, class: "tick" }, `${stage.name}, ${number(stage.width)} ${stage.unit}s`));
     }
@@ -86,14 +94,14 @@ function chart(name, stages) {
   }
   const last = found[found.length - 1].series[name].at(-1);
   const caption = h("span", { className: "note" });
-  const rest = () => (caption.textContent = `last ${tick(last[1])}`);
+  const rest = () => (caption.textContent = `last ${tick(last[1], range)}`);
   rest();
   const cursor = svg("line", { y1: TOP, y2: HEIGHT - BOTTOM, class: "cursor", visibility: "hidden" });
   drawing.append(cursor);
   drawing.addEventListener("pointermove", (event) => {
     const box = drawing.getBoundingClientRect();
     const place = (((event.clientX - box.left) / box.width) * WIDTH - LEFT) / (WIDTH - LEFT - RIGHT) * end;
-    const near = nearest(found, name, place);
+    const near = nearest(found, name, place, range);
     cursor.setAttribute("x1", x(near.at));
     cursor.setAttribute("x2", x(near.at));
     cursor.setAttribute("visibility", "visible");
@@ -103,16 +111,16 @@ function chart(name, stages) {
     cursor.setAttribute("visibility", "hidden");
     rest();
   });
-  return h("figure", {}, h("figcaption", {}, name.includes("/") ? name.split("/").slice(1).join("/") : name, " ", caption), drawing);
+  return h("figure", {}, h("figcaption", {}, named(name).label, " ", caption), drawing);
 }
 
-function nearest(found, name, place) {
+function nearest(found, name, place, range) {
   let best = null;
   for (const stage of found) {
     for (const [own, value] of stage.series[name]) {
       const at = stage.start + own / stage.width, far = Math.abs(at - place);
       if (!best || far < best.far) best = { far, at, stage, own, texts: [] };
-      if (best.at === at && best.far === far) best.texts.push(tick(value));
+      if (best.at === at && best.far === far) best.texts.push(tick(value, range));
     }
   }
   return { at: best.at, text: `${best.stage.name} ${best.stage.unit} ${number(best.own)}: ${best.texts.join(" | ")}` };
