@@ -112,12 +112,13 @@ function turnView(turn, at, episode, found) {
   const parts = [h("span", { className: "what" }, `turn ${at + 1}`)];
   const said = (what, text, kind = "") => text && parts.push(
     h("div", { className: `said ${kind}` }, h("span", { className: "what" }, what), h("span", { className: "text" }, marked(text, found))));
-  if (turn.action === "search" || turn.action === "answer") {
-    const opening = turn.action === "search" ? search[0] : answer[0];
+  if (turn.action !== "invalid") { // the name of a tool, or an answer
+    const opening = { search: search[0], answer: answer[0] }[turn.action] || `<${turn.action}>`;
     let thought = turn.text.split(opening)[0];
     for (const tag of think) thought = thought.replaceAll(tag, " ");
     said("thinks", thought.trim());
-    said(turn.action === "search" ? "searches" : "answers", turn.action === "search" ? turn.query : episode.answer, turn.action);
+    if (turn.action === "answer") said("answers", episode.answer, "answer");
+    else said(turn.action === "search" ? "searches" : `calls ${turn.action}`, turn.query, "search");
   } else {
     said("wrote, which is no action", turn.text, "invalid");
   }
