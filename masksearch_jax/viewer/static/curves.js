@@ -37,7 +37,7 @@ export async function curvesView(main, given) {
   show(main, h("section", { className: "wide" }, h("div", { className: "only-filter" }, filter), problems,
     runs.length > 1 ? h("p", { className: "note" }, "Blue and solid: the run. Orange and dashed: the run it is compared with.") : null,
     known.length ? null : h("p", { className: "note" }, "No stage has written a metrics.jsonl yet."),
-    ordered.map(([group, members]) => [h("h2", {}, group), h("div", { className: "charts" }, members.map((name) => chart(name, known)))]),
+    ordered.map(([group, members]) => [h("h2", {}, group), h("div", { className: "charts" }, members.flatMap((name) => together(name, known).map((stages) => chart(name, stages))))]),
     constants.length ? [h("h2", {}, "constant"), h("p", { className: "constants" }, constants.map(([name, value]) => h("span", {}, `${name} = ${tick(value)}`)))] : null));
   if (focused) {
     const again = main.querySelector("input[name=q]");
@@ -51,6 +51,20 @@ export async function curvesView(main, given) {
 function named(name) {
   const cut = name.endsWith("/s") ? name.indexOf(" ") : name.indexOf("/");
   return { group: name.slice(0, Math.max(cut, 0)), label: name.slice(cut + 1) };
+}
+
+// Returns the stages of a metric by the chart that they share: one chart for all, but one for each name of a stage where a
+// stage would flatten the curve of another, as the loss of SFT does with that of DAPO.
+const FLATTENED = 8;
+function together(name, stages) {
+  const own = stages.filter((one) => one.series[name]), parts = new Map();
+  for (const stage of own) parts.set(stage.name, [...(parts.get(stage.name) || []), stage]);
+  const ranges = [...parts.values()].map((part) => {
+    const values = part.flatMap((stage) => stage.series[name].map(([, value]) => value));
+    return Math.max(...values) - Math.min(...values);
+  });
+  const moving = ranges.filter((range) => range > 0);
+  return moving.length === ranges.length && Math.max(...ranges) > FLATTENED * Math.min(...ranges) ? [...parts.values()] : [own];
 }
 
 // Returns the stages that have the metric, each with the place on the x axis where it starts: 0, 1, ..
