@@ -26,7 +26,7 @@ export function show(place, ...children) {
 // A number with a few digits; a dash for null.
 export function number(value, digits = 2) {
   if (value === null || value === undefined) return "–";
-  if (Number.isInteger(value)) return value.toLocaleString("en");
+  if (Number.isInteger(value)) return value.toLocaleString("en").replace("-", "−");
   const size = Math.abs(value);
   if (size && (size < 0.001 || size >= 1e6)) return value.toExponential(1).replace("-", "−");
   return value.toFixed(size >= 100 ? 0 : digits).replace("-", "−");
