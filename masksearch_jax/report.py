@@ -28,11 +28,14 @@ def main(argv: list[str]) -> None:
         if flags.FLAGS.serve:
             viewing.serve(folder, other, flags.FLAGS.port)
             return
-        page = viewing.write_file(folder, other) if flags.FLAGS.file else reporting.write(folder, flags.FLAGS.charts)
+        if flags.FLAGS.file:
+            page, made = viewing.write_file(folder, other), "the viewer with a sample of the episodes, in one file"
+        else:
+            page, made = reporting.write(folder, flags.FLAGS.charts), "one page with every number and chart"
     except (ValueError, OSError, ImportError) as error:
         raise SystemExit(f"report: {cli.sentence(error)}") from error
     print(page, flush=True)
-    command_summary.reported(page)
+    command_summary.reported(page, made)
 
 
 if __name__ == "__main__":

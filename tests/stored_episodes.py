@@ -20,6 +20,10 @@ def episode(group: int = 0, sample: int = 0, **fields) -> Episode:
             "error": "",
         },
         {
+            "action": "visit", "text": "<think> More.</think><visit> Karn Velith</visit>", "query": "Karn Velith",
+            "passages": [], "observation": "", "error": "",
+        },
+        {
             "action": "answer", "text": "<think> So 1849.</think><answer> 1849</answer>", "query": "", "passages": [],
             "observation": "", "error": "",
         },

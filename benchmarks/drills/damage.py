@@ -1,4 +1,4 @@
-"""Damaged files: refused by name, or made good from what is whole. Never another result without a word."""
+"""Damaged files: a run refuses them by name or repairs them from intact ones. It never ends differently in silence."""
 
 import random
 import shutil

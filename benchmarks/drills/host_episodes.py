@@ -1,4 +1,4 @@
-"""Episodes played on the host, without a model: turns of tokens in, a trajectory as of the scheduler out."""
+"""Play an episode on the host without a model: from the tokens of its turns to a trajectory like the scheduler's."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence

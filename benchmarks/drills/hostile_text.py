@@ -1,4 +1,4 @@
-"""Texts that try to act: control tags, template tokens of models, text that runs backwards or is no text at all."""
+"""Texts that try to act: control tags, template tokens of models, text that runs backwards, invalid text."""
 
 import html
 import random

@@ -1,4 +1,4 @@
-"""What a drill says of itself, and the table of all of them."""
+"""The result of one drill, and the table of all results."""
 
 import dataclasses
 import time

@@ -1,4 +1,4 @@
-"""The page of the drills' run, as `--config` takes it."""
+"""The config of a run of the drills, as a file for `--config`."""
 
 from benchmarks.drills import toy
 

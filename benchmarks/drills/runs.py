@@ -1,7 +1,7 @@
 """Whole runs in processes of their own: started, disturbed, started again, compared with one that nobody disturbed.
 
 Enters: a folder, which holds the undisturbed run and a copy of a part of it for each drill. Leaves: finished workdirs,
-and in how far one differs from the undisturbed run. The processes are the documented commands, with a hook that writes
+and how far one differs from the undisturbed run. The processes are the documented commands, with a hook that writes
 down what they do, so that a drill can strike in a chosen phase. Logs and events lie beside the workdirs, because a
 drill may fill the disk of a workdir.
 """

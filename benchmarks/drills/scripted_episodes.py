@@ -1,4 +1,4 @@
-"""Episodes of a policy that says what a script says: whatever a search brings, nothing else may come of it.
+"""Episodes of a policy that follows a script: whatever a search returns, they hold what the script says, and no more.
 
 Enters: a tokenizer, a search, a script. Leaves: what was forged. The script is the whole of what the policy does, so
 any other action, answer or token of the policy's own must have come from retrieved text.

@@ -1,4 +1,4 @@
-"""A run so small that it takes seconds: the settings of the tests of trainers, and pages of them for whole processes.
+"""A run so small that it takes seconds: settings for the tests of trainers, and configs for whole processes.
 
 `python -m masksearch_jax.train --config=benchmarks/drills/page.py` trains on a toy encyclopedia of 240 articles.
 """
@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 
 def small_config() -> ConfigDict:
-    """Return the page of DAPO with everything small; one device."""
+    """Return the config of DAPO with everything small; one device."""
     from configs import dapo
 
     config = dapo.get_config()

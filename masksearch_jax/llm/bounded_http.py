@@ -1,4 +1,4 @@
-"""Replies over HTTP that have an end: in bytes, and in time. For the client of httpx that the openai package uses.
+"""Limit replies over HTTP in bytes and in time, for the httpx client that the openai package uses.
 
 httpx starts a timeout anew with each packet and reads a body whole. So a server that sends drop by drop could hold a
 thread for ever, and one that never stops could fill the memory. Left out: the time until a reply begins, which httpx

@@ -1,4 +1,4 @@
-"""What a tool of the user's own answers to one call, as documents that an observation shows.
+"""Read what a tool of the user's own answers to one call, as documents for an observation.
 
 An answer is a text, a document, or a list of either, best first. A document is an object with `text` (or `contents`)
 and, if there is one, `title`; a `score` is kept. Texts are cleaned as those of a search server

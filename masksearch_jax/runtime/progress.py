@@ -1,8 +1,8 @@
-"""What a person sees of long work: lines on stderr, and how far it is.
+"""Show on stderr how far long work is.
 
-On a terminal a bar at the bottom (terminal_screen.py), elsewhere a line every so often and one at the end. All of it
-goes to stderr, as stdout is for results. Callers say which process is the primary one, which alone prints, so that
-nothing here needs JAX.
+A terminal gets a bar at its bottom (terminal_screen.py), anything else a line every so often and one at the end.
+Stdout is for results alone. Callers say which process is the primary one, which alone prints, so that nothing here
+needs JAX.
 """
 
 import contextlib

@@ -86,7 +86,7 @@ class StageView:
 
     def saved(self, step: int) -> None:
         """Show and print that a checkpoint is being saved."""
-        self._saved = f"{self._unit} {step}"
+        self._saved = f"at {self._unit} {step}"
         progress.say(self._label, f"saves checkpoint {step}", self._primary)
 
     def close(self) -> None:
@@ -154,7 +154,7 @@ class StageView:
     def _curve_line(self, width: int) -> Text:
         newest = self._row.get(self._curve_of, self._curve[-1])
         newest = newest if isinstance(newest, int | float) else self._curve[-1]
-        ends = f" {self._first:.3g} to {newest:.3g}" if width >= _NARROW else f" {newest:.3g}"
+        ends = f" first {self._first:.3g}, last {newest:.3g}" if width >= _NARROW else f" {newest:.3g}"
         line = Text(f"{self._curve_of} ", style="bright_black", no_wrap=True)
         room = min(_WIDEST_CURVE, width - len(line) - len(ends))
         line.append(sparkline(self._curve, max(1, room)), style="cyan")

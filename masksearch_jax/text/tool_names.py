@@ -1,4 +1,4 @@
-"""Which tools an episode has, by the section `tools` of a config. What answers them: workflows/tools.py."""
+"""Names of the tools of an episode, from the section `tools` of a config. workflows/tools.py makes the tools."""
 
 from masksearch_jax.runtime.types import ConfigSection
 from masksearch_jax.text import tags

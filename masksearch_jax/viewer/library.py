@@ -1,4 +1,4 @@
-"""Questions to the databases of episodes: lists, one episode, a group, two sources on the same tasks.
+"""Answer questions about the databases of episodes: lists, one episode, a group, two sources on the same tasks.
 
 Enters: runs and the parameters of a request. Leaves: JSON data. Every value of a request is bound or looked up in a
 table here, never written into SQL. Each call opens its own read-only connection, so calls may run on many threads.

@@ -140,8 +140,8 @@ def converted(source: Path, target: Path) -> None:
     )
 
 
-def reported(path: Path) -> None:
-    show("report", "one page with every number and chart", [path], [], [f"open {path}"])
+def reported(path: Path, made: str) -> None:
+    show("report", made, [path], [], [f"open {path}"])
 
 
 # --- the next command ------------------------------------------------------------------------------------------------

@@ -82,7 +82,7 @@ def test_a_resumed_stage_shows_the_curve_of_the_starts_before(tmp_path):
     log.close()
     view = stage_view.StageView("sft", "step", tmp_path, primary=True)
     metrics.MetricsLog(tmp_path, True, [view]).cut(6)
-    assert "▇" in shown(view) and "7 to 2" in shown(view) and view.note == "loss 2.000"
+    assert "▇" in shown(view) and "first 7, last 2" in shown(view) and view.note == "loss 2.000"
 
 
 def test_an_alarm_stands_in_the_view_until_it_ends(tmp_path):
@@ -104,4 +104,4 @@ def test_a_long_curve_stays_small(tmp_path):
     view = stage_view.StageView("sft", "step", tmp_path, primary=True)
     for step in range(10_000):
         view.write(step, {"step": step, "loss": float(step)})
-    assert len(view._curve) <= 2048 and " 0 to 1e+04" in shown(view)
+    assert len(view._curve) <= 2048 and "first 0, last 1e+04" in shown(view)

@@ -63,7 +63,7 @@ def test_what_is_printed_stands_whole_above_one_view(tmp_path, columns, rows):
     assert head > lines.index(printed[-2]) and "8/8" in view[0]
     told = " ".join(view)
     for part in ("reward 0.800", "answer 0.250", "5,000 tokens/s", "MFU 31.2%", "▁", "validation at iteration 5",
-                 "checkpoint iteration 5", "--- one", "task: the [mask] of"):  # fmt: skip
+                 "checkpoint at iteration 5", "--- one", "task: the [mask] of"):  # fmt: skip
         assert part in told, part
     assert max(map(len, view)) <= columns and len(view) < rows and view[-1] == ".."
 

@@ -67,6 +67,7 @@ def test_a_visit(served, page, width, of):
     assert "open=" in first and page.run("document.querySelector('.detail').offsetParent !== null")
     assert page.run("document.querySelector('.filled b').innerText") == "1849"
     assert page.run("[...document.querySelectorAll('.observation mark')].map(m => m.innerText)") == ["1849"]
+    assert text_of(page, ".turns li:nth-child(2)").split("\n")[1:] == ["thinks", "More.", "calls visit", "Karn Velith"]
     # what a passage spells stays text
     assert HOSTILE.split("\\u")[0][:30] in page.run("document.querySelector('.observation .text').textContent")
     assert page.run("document.querySelectorAll('main img, main script').length") == 0

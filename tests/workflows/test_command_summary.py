@@ -112,7 +112,7 @@ def test_evaluate_and_report(tmp_path, capsys, check):
     assert told["made"] == ["901 episodes of dapo"]
     assert told["scores"] == ["1 mask: recall 0.500 ±0.010 over 900 episodes", "HotpotQA: recall 0.250 over 1 episodes"]
     check(told["next"][0])
-    command_summary.reported(tmp_path / "report.html")
+    command_summary.reported(tmp_path / "report.html", "one page")
     assert parts(capsys)["next"] == [f"open {tmp_path / 'report.html'}"]
 
 
@@ -135,7 +135,7 @@ def test_experiment_and_convert(tmp_path, capsys, check):
 
 def test_a_command_that_another_one_started_says_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(command_summary.child_process, "_is_child", True)
-    command_summary.reported(tmp_path / "report.html")
+    command_summary.reported(tmp_path / "report.html", "one page")
     assert capsys.readouterr().err == ""
 
 

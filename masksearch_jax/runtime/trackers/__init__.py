@@ -1,4 +1,4 @@
-"""What shows the metrics of a stage beside metrics.jsonl and the live view."""
+"""Write the metrics of a stage to TensorBoard and Weights & Biases, beside metrics.jsonl and the live view."""
 
 import importlib.util
 from collections.abc import Mapping

@@ -40,7 +40,7 @@ export async function compareView(main, given, state) {
   total = found.total;
   const error = found.se === null ? "" : ` ± ${number(found.se, 3)}`;
   const summary = total
-    ? `${number(total)} tasks in both: A ${number(found.mean_a, 3)}, B ${number(found.mean_b, 3)}, B − A ${signed(found.difference, 3)}${error} (standard error, paired by task)`
+    ? `${number(total)} tasks in both, mean score: A ${number(found.mean_a, 3)}, B ${number(found.mean_b, 3)}, B − A ${signed(found.difference, 3)}${error} (standard error, paired by task)`
     : "No task is in both. Evaluate both on one split; of training, the same tasks come back in later epochs only.";
   const sorted = (name, label) => h("th", { scope: "col", "aria-sort": sort === name ? (order === "desc" ? "descending" : "ascending") : "none" },
     h("button", { type: "button", onclick: () => change({ sort: name, order: sort === name && order === "desc" ? "asc" : "desc" }) }, label));
@@ -51,7 +51,7 @@ export async function compareView(main, given, state) {
         h("span", { className: "line" }, titleOf(row)), h("span", { className: "note" }, taskLabel(row.task)))),
       h("td", {}, h("span", { className: `badge ${grade(row.a)}` }, score(row.a)), row.n_a > 1 ? h("small", {}, ` of ${row.n_a}`) : null),
       h("td", {}, h("span", { className: `badge ${grade(row.b)}` }, score(row.b)), row.n_b > 1 ? h("small", {}, ` of ${row.n_b}`) : null),
-      h("td", { className: "number" }, signed(row.difference)))))));
+      h("td", { className: "number" }, row.difference > 0 ? "+" : "", score(row.difference)))))));
   const offset = found.offset;
   const pager = h("div", { className: "pager" },
     h("button", { type: "button", disabled: offset === 0, onclick: () => turn(-1), title: "previous page (p)" }, "←"),

@@ -21,7 +21,7 @@ export async function curvesView(main, given) {
       constants.push([name, values[0]]);
       continue;
     }
-    const group = name.includes("/") ? name.split("/")[0] : name.startsWith("reward") ? "reward" : name.startsWith("loss") ? "loss" : "others";
+    const group = named(name).group || (name.startsWith("reward") ? "reward" : name.startsWith("loss") ? "loss" : "others");
     groups.set(group, [...(groups.get(group) || []), name]);
   }
   const rank = (group) => (FIRST.includes(group) ? FIRST.indexOf(group) : FIRST.length);
@@ -37,13 +37,34 @@ export async function curvesView(main, given) {
   show(main, h("section", { className: "wide" }, h("div", { className: "only-filter" }, filter), problems,
     runs.length > 1 ? h("p", { className: "note" }, "Blue and solid: the run. Orange and dashed: the run it is compared with.") : null,
     known.length ? null : h("p", { className: "note" }, "No stage has written a metrics.jsonl yet."),
-    ordered.map(([group, members]) => [h("h2", {}, group), h("div", { className: "charts" }, members.map((name) => chart(name, known)))]),
+    ordered.map(([group, members]) => [h("h2", {}, group), h("div", { className: "charts" }, members.flatMap((name) => together(name, known).map((stages) => chart(name, stages))))]),
     constants.length ? [h("h2", {}, "constant"), h("p", { className: "constants" }, constants.map(([name, value]) => h("span", {}, `${name} = ${tick(value)}`)))] : null));
   if (focused) {
     const again = main.querySelector("input[name=q]");
     again.focus();
     again.setSelectionRange(again.value.length, again.value.length);
   }
+}
+
+// Returns the group of a metric, "" for none, and its name within the group. What follows the last slash of "tokens/s" is a
+// part of the unit.
+function named(name) {
+  const cut = name.endsWith("/s") ? name.indexOf(" ") : name.indexOf("/");
+  return { group: name.slice(0, Math.max(cut, 0)), label: name.slice(cut + 1) };
+}
+
+// Returns the stages of a metric by the chart that they share: one chart for all, but one for each name of a stage where a
+// stage would flatten the curve of another, as the loss of SFT does with that of DAPO.
+const FLATTENED = 8;
+function together(name, stages) {
+  const own = stages.filter((one) => one.series[name]), parts = new Map();
+  for (const stage of own) parts.set(stage.name, [...(parts.get(stage.name) || []), stage]);
+  const ranges = [...parts.values()].map((part) => {
+    const values = part.flatMap((stage) => stage.series[name].map(([, value]) => value));
+    return Math.max(...values) - Math.min(...values);
+  });
+  const moving = ranges.filter((range) => range > 0);
+  return moving.length === ranges.length && Math.max(...ranges) > FLATTENED * Math.min(...ranges) ? [...parts.values()] : [own];
 }
 
 // Returns the stages that have the metric, each with the place on the x axis where it starts: 0, 1, ..
@@ -61,21 +82,22 @@ function placed(name, stages) {
 function chart(name, stages) {
   const { found, end } = placed(name, stages);
   const values = found.flatMap((stage) => stage.series[name].map(([, value]) => value));
-  let low = Math.min(...values), high = Math.max(...values);
-  const pad = (high - low) * 0.06;
+  const least = Math.min(...values), most = Math.max(...values), range = most - least;
+  let low = least, high = most;
+  const pad = range * 0.06;
   low = low >= 0 && low - pad < 0 ? 0 : low - pad;
   high += pad;
   const x = (step) => LEFT + (step / end) * (WIDTH - LEFT - RIGHT);
   const y = (value) => TOP + ((high - value) / (high - low)) * (HEIGHT - TOP - BOTTOM);
   const drawing = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": name });
-  for (const value of [low + pad, (low + high) / 2, high - pad]) {
+  for (const value of [least, (least + most) / 2, most]) {
     drawing.append(svg("line", { x1: LEFT, x2: WIDTH - RIGHT, y1: y(value), y2: y(value), class: "grid" }),
-      svg("text", { x: LEFT - 4, y: y(value) + 3, class: "tick end" }, tick(value)));
+      svg("text", { x: LEFT - 4, y: y(value) + 3, class: "tick end" }, tick(value, range)));
   }
-  const named = new Set();
+  const labelled = new Set();
   for (const stage of found) {
-    if (!named.has(stage.name)) {
-      named.add(stage.name);
+    if (!labelled.has(stage.name)) {
+      labelled.add(stage.name);
       drawing.append(svg("line", { x1: x(stage.start), x2: x(stage.start), y1: TOP, y2: HEIGHT - BOTTOM + 4, class: "stage" }),
         svg("text", { x: x(stage.start) + 3, y: HEIGHT - 5, class: "tick" }, `${stage.name}, ${number(stage.width)} ${stage.unit}s`));
     }
@@ -86,14 +108,14 @@ function chart(name, stages) {
   }
   const last = found[found.length - 1].series[name].at(-1);
   const caption = h("span", { className: "note" });
-  const rest = () => (caption.textContent = `last ${tick(last[1])}`);
+  const rest = () => (caption.textContent = `last ${tick(last[1], range)}`);
   rest();
   const cursor = svg("line", { y1: TOP, y2: HEIGHT - BOTTOM, class: "cursor", visibility: "hidden" });
   drawing.append(cursor);
   drawing.addEventListener("pointermove", (event) => {
     const box = drawing.getBoundingClientRect();
     const place = (((event.clientX - box.left) / box.width) * WIDTH - LEFT) / (WIDTH - LEFT - RIGHT) * end;
-    const near = nearest(found, name, place);
+    const near = nearest(found, name, place, range);
     cursor.setAttribute("x1", x(near.at));
     cursor.setAttribute("x2", x(near.at));
     cursor.setAttribute("visibility", "visible");
@@ -103,16 +125,16 @@ function chart(name, stages) {
     cursor.setAttribute("visibility", "hidden");
     rest();
   });
-  return h("figure", {}, h("figcaption", {}, name.includes("/") ? name.split("/").slice(1).join("/") : name, " ", caption), drawing);
+  return h("figure", {}, h("figcaption", {}, named(name).label, " ", caption), drawing);
 }
 
-function nearest(found, name, place) {
+function nearest(found, name, place, range) {
   let best = null;
   for (const stage of found) {
     for (const [own, value] of stage.series[name]) {
       const at = stage.start + own / stage.width, far = Math.abs(at - place);
       if (!best || far < best.far) best = { far, at, stage, own, texts: [] };
-      if (best.at === at && best.far === far) best.texts.push(tick(value));
+      if (best.at === at && best.far === far) best.texts.push(tick(value, range));
     }
   }
   return { at: best.at, text: `${best.stage.name} ${best.stage.unit} ${number(best.own)}: ${best.texts.join(" | ")}` };

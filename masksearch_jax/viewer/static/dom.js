@@ -26,7 +26,7 @@ export function show(place, ...children) {
 // A number with a few digits; a dash for null.
 export function number(value, digits = 2) {
   if (value === null || value === undefined) return "–";
-  if (Number.isInteger(value)) return value.toLocaleString("en");
+  if (Number.isInteger(value)) return value.toLocaleString("en").replace("-", "−");
   const size = Math.abs(value);
   if (size && (size < 0.001 || size >= 1e6)) return value.toExponential(1).replace("-", "−");
   return value.toFixed(size >= 100 ? 0 : digits).replace("-", "−");
@@ -37,11 +37,12 @@ export function score(value) {
   return value === null || value === undefined ? "–" : value.toFixed(2).replace("-", "−");
 }
 
-// A number on an axis, with three digits that matter.
-export function tick(value) {
+// A number on an axis, with as many digits as tell it from others of the same range: three at least.
+export function tick(value, range = Infinity) {
   if (value === 0) return "0";
   const size = Math.abs(value);
-  return (size < 0.001 || size >= 1e5 ? value.toExponential(1) : String(+value.toPrecision(3))).replace("-", "−");
+  const digits = Math.max(3, Math.min(6, 2 + Math.ceil(Math.log10(size / range))));
+  return (size < 0.001 || size >= 1e5 ? value.toExponential(1) : String(+value.toPrecision(digits))).replace("-", "−");
 }
 
 export function signed(value, digits = 2) {

@@ -41,6 +41,22 @@ function heading(episode) {
     where.join(" · "), h("small", {}, ` ${episode.task_id}`));
 }
 
+// What the names of facts mean, shown under the pointer.
+const FACTS = {
+  recall: "share of the words of the wanted answers that were filled in; the score",
+  EM: "1 where the whole answer is that which was wanted, mean over masks",
+  F1: "how far the words filled in are those wanted: harmonic mean of precision and recall, mean over masks",
+  reward: "what DAPO trained on: the weighted sum of answer, format and length",
+  answer: "the answer's part of the reward, before its weight; the score",
+  format: "1 if all turns and the answer have the asked form",
+  length: "the length's part of the reward",
+  advantage: "how much better than the other samples of its group: the reward minus their mean, scaled",
+  searches: "searches that were carried out",
+  tokens: "tokens that the policy wrote",
+  "ended by": "answer, or the limit that ended the episode",
+  "answers read": "share of the masks whose answer stood in a search result of the episode",
+};
+
 function facts(episode) {
   const isTraining = episode.reward !== null || episode.version !== null;
   const list = isTraining
@@ -51,7 +67,8 @@ function facts(episode) {
   list.push(["searches", episode.searches], ["tokens", episode.tokens], ["ended by", episode.stop]);
   list.push(["answers read", episode.hit === null ? "–" : `${Math.round(episode.hit * 100)} %`]);
   if (isTraining) list.push(["trained on", episode.trained === null ? "no" : `in iteration ${episode.trained}`]);
-  return h("dl", { className: "facts" }, list.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, String(value)))));
+  return h("dl", { className: "facts" }, list.map(([name, value]) =>
+    h("div", { title: FACTS[name] }, h("dt", {}, name), h("dd", {}, String(value)))));
 }
 
 // The task, with each mask as what was filled in and what was wanted.
@@ -95,12 +112,13 @@ function turnView(turn, at, episode, found) {
   const parts = [h("span", { className: "what" }, `turn ${at + 1}`)];
   const said = (what, text, kind = "") => text && parts.push(
     h("div", { className: `said ${kind}` }, h("span", { className: "what" }, what), h("span", { className: "text" }, marked(text, found))));
-  if (turn.action === "search" || turn.action === "answer") {
-    const opening = turn.action === "search" ? search[0] : answer[0];
+  if (turn.action !== "invalid") { // the name of a tool, or an answer
+    const opening = { search: search[0], answer: answer[0] }[turn.action] || `<${turn.action}>`;
     let thought = turn.text.split(opening)[0];
     for (const tag of think) thought = thought.replaceAll(tag, " ");
     said("thinks", thought.trim());
-    said(turn.action === "search" ? "searches" : "answers", turn.action === "search" ? turn.query : episode.answer, turn.action);
+    if (turn.action === "answer") said("answers", episode.answer, "answer");
+    else said(turn.action === "search" ? "searches" : `calls ${turn.action}`, turn.query, "search");
   } else {
     said("wrote, which is no action", turn.text, "invalid");
   }
