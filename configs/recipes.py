@@ -103,6 +103,8 @@ def apply(config: ConfigDict, name: str) -> None:
         })  # fmt: skip
         config.dapo.reward.update({"overlong_limit": recipe.length // 2, "overlong_cache": recipe.length // 8})
         config.dapo.optimizer.update({"learning_rate": 1e-6, "warmup": 10, "b2": 0.95})
+        # With so many groups nearly every mini-batch holds a kept one: a forward pass more for each of them.
+        config.trajectories.after_update = False
 
 
 def _data(config: ConfigDict) -> None:
