@@ -159,13 +159,21 @@ def usable() -> bool:
 
 @contextlib.contextmanager
 def shown(pane: Pane) -> Iterator[None]:
-    """Show a pane during the block. Panes that are shown at the same time stand below one another."""
+    """Show a pane during the block. Panes that are shown at the same time stand below one another.
+
+    If the system has no process or descriptor left for it, nothing is shown.
+    """
     global _screen
     with _opening:
         if _screen is None:
-            _screen = _Screen(sys.stderr.fileno())
+            with contextlib.suppress(OSError):
+                _screen = _Screen(sys.stderr.fileno())
         screen = _screen
-        screen.panes = [*screen.panes, pane]
+        if screen is not None:
+            screen.panes = [*screen.panes, pane]
+    if screen is None:
+        yield
+        return
     screen.draw()
     try:
         yield

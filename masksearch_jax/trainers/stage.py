@@ -335,7 +335,9 @@ class TrainingStage:
     def stop(self, step: int) -> NoReturn:
         """Raise PreemptedError, or AlarmError if an alarm ends the run, once what it says was saved is on disk."""
         self.checkpoints.wait()
-        self.log.close()  # trackers send their last rows; with several processes the process then ends at once
+        # With several processes this one ends at once after the error: trackers send their last rows before it.
+        self._trace.stop(step)
+        self.log.close()
         if self.alarmed:
             raise stop_signals.AlarmError(
                 f"{self.name} was stopped by the alarm {self.alarmed}, whose line stands above, and saved {self.unit} "

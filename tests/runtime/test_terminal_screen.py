@@ -156,6 +156,19 @@ for step in view.steps(0, 1):
     assert status == 0 and "1/1" in shown.text and "IndexError" not in shown.text
 
 
+def test_a_system_without_room_for_the_process_of_the_view_shows_none(tmp_path):
+    program = """
+from masksearch_jax.runtime import terminal_screen
+def none(*args, **options):
+    raise BlockingIOError("no process is left")
+terminal_screen.subprocess.Popen = none
+for step in view.steps(0, 2):
+    print("step", step)
+"""
+    shown, status = _run(program, tmp_path)
+    assert status == 0 and shown.text.split() == ["step", "1", "step", "2"]
+
+
 def test_bars_of_a_terminal(tmp_path):
     program = """
 for total in (7, None):

@@ -1,4 +1,4 @@
-"""How a stage stops: what it said was saved is on disk, and its trackers are closed."""
+"""How a stage stops: what it said was saved is on disk, and its trace and trackers are closed."""
 
 from types import SimpleNamespace
 
@@ -14,8 +14,9 @@ def test_a_stop_waits_for_the_checkpoint_and_closes_the_log(alarmed, status):
     stage = SimpleNamespace(
         name="sft", unit="step", alarmed=alarmed,
         checkpoints=SimpleNamespace(wait=lambda: done.append("saved")),
+        _trace=SimpleNamespace(stop=lambda step: done.append("traced")),
         log=SimpleNamespace(close=lambda: done.append("closed")),
     )  # fmt: skip
     with pytest.raises(stop_signals.PreemptedError, match="sft was .*saved step 3") as caught:
         TrainingStage.stop(stage, 3)
-    assert caught.value.status == status and done == ["saved", "closed"]
+    assert caught.value.status == status and done == ["saved", "traced", "closed"]
