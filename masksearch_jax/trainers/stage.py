@@ -335,7 +335,7 @@ class TrainingStage:
     def stop(self, step: int) -> NoReturn:
         """Raise PreemptedError, or AlarmError if an alarm ends the run, once what it says was saved is on disk."""
         self.checkpoints.wait()
-        # With several processes each ends at once after the error, so what process 0 alone writes is finished before it.
+        # With several processes each ends at once after the error, so what process 0 alone writes is finished first.
         self._trace.stop(step)
         self.log.close()
         distributed.every(True)  # the others wait for it: a process that is gone would end it with another status
