@@ -102,7 +102,9 @@ def run(
     fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
     child = subprocess.Popen(
         ["setsid", "--ctty", *command], stdin=end, stdout=end, stderr=end,
-        env=os.environ | {"TERM": "xterm"} | (env or {}),
+        env={name: value for name, value in os.environ.items() if name != "JPY_PARENT_PID"}
+        | {"TERM": "xterm"}
+        | (env or {}),
     )  # fmt: skip
     os.close(end)
     shown, seen, ends = Shown(columns, rows), b"", time.monotonic() + seconds

@@ -43,6 +43,7 @@ def test_page_fits_its_mesh(name):
     own = sft.get_config(name)
     assert own.sft.rows % (own.sft.micro_batches * shards) == 0
     assert own.model == config.model and own.stage == "sft"
+    assert config.trajectories.rate and not config.trajectories.after_update  # kept, without a forward pass more
 
 
 @pytest.mark.parametrize("page", [sft, dapo, stage2_sft, evaluate], ids=lambda page: page.__name__)

@@ -13,6 +13,8 @@ import json
 import threading
 from collections.abc import Sequence
 
+import numpy as np
+
 from masksearch_jax.retrieval.exclusion import ExcludeById
 from masksearch_jax.retrieval.interface import Hit, Query, Searcher
 from masksearch_jax.retrieval.passage_store import PassageStore
@@ -25,7 +27,8 @@ class ArticleTool:
     def __init__(self, store: PassageStore, excluded: ExcludeById, index: str):
         """excluded: the lists of an index; passages that it does not hold are not shown. index: its fingerprint."""
         self._store, self._excluded = store, excluded
-        self._indexed = frozenset(excluded.ids.tolist())
+        self._indexed = np.zeros(len(store), bool)  # by passage id; a set of them would take a hundred times as much
+        self._indexed[excluded.ids] = True
         identity = ["visit", index, excluded.mode]
         self.fingerprint = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
         self._lock = threading.Lock()
@@ -48,7 +51,7 @@ class ArticleTool:
         read = {hit.passage_id for hit in query.found if self._is_whole(hit)}
         hidden = set(self._excluded.ids[self._excluded.rows(query)].tolist())
         order = self._article(at) if at >= 0 else []
-        wanted = [id for id in order if id in self._indexed and id not in hidden and id not in read][:k]
+        wanted = [id for id in order if self._indexed[id] and id not in hidden and id not in read][:k]
         with self._lock:
             self._counts["queries"] += 1
             self._counts["unknown"] += at < 0

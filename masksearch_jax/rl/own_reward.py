@@ -3,7 +3,7 @@
 In: a function (task, trajectory, spans) -> {part: number}, and a weight for each part. Out: the `Reward` of rewards.py
 with the weighted parts added. spans: the answers that the episode filled in, in reading order, or None if its answer
 does not have the form that was asked for. The function has to depend on its arguments alone: a resumed run calls it
-again, and with several processes each calls it for itself.
+again, and with several processes each calls it for itself; if they differ, the run ends (trainers/rollout_batch.py).
 Left out: reading the function from a file (workflows/own_code.py).
 """
 

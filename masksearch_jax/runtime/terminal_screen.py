@@ -9,6 +9,7 @@ import atexit
 import contextlib
 import io
 import os
+import select
 import struct
 import subprocess
 import sys
@@ -24,6 +25,8 @@ from masksearch_jax.runtime.types import Setting
 
 _REFRESH_SECONDS = 0.5
 _END_SECONDS = 5.0  # how long the end waits for the last text to be written
+_DRAIN_SECONDS = 1.0  # how long text may take to come when the process that should read it is gone
+_NOTEBOOK = "JPY_PARENT_PID"  # set by Jupyter and Colab for a kernel, and so for its `!command`
 
 
 class Pane(Protocol):
@@ -41,7 +44,7 @@ class _Screen:
         """terminal: a descriptor of the terminal; it is duplicated."""
         self.panes: list[Pane] = []
         self._terminal = os.dup(terminal)
-        self._lock, self._stopped = threading.Lock(), threading.Event()
+        self._lock, self._stopped, self._ended = threading.Lock(), threading.Event(), threading.Event()
         self._modes: list[Setting] | None = None
         with contextlib.suppress(termios.error):
             self._modes = termios.tcgetattr(self._terminal)
@@ -67,8 +70,13 @@ class _Screen:
         with self._lock, contextlib.suppress(OSError):
             if self._stopped.is_set():
                 return
-            data = self._rendered().encode()
-            os.write(self._frames, struct.pack("!I", len(data)) + data)
+            try:
+                data = self._rendered().encode()
+            except Exception:  # a pane that changed while it was drawn; the next frame shows it
+                return
+            data = struct.pack("!I", len(data)) + data
+            while data:  # a signal may end a write early
+                data = data[os.write(self._frames, data) :]
 
     def _rendered(self) -> str:
         try:
@@ -87,30 +95,37 @@ class _Screen:
         """Draw a last time, and lead stdout and stderr to the terminal again once all text is written."""
         self.draw()
         with self._lock:
-            if self._stopped.is_set():
-                return
+            first = not self._stopped.is_set()
             self._stopped.set()
-            _flush()
-            for number, former in self._before.items():
-                os.dup2(former, number)
-                os.close(former)
-            os.close(self._frames)
+            if first:
+                # Without a reader a thread may hold the lock of a stream while its write waits: a flush would wait too.
+                if self._process.poll() is None:
+                    _flush()
+                for number, former in self._before.items():
+                    os.dup2(former, number)
+                    os.close(former)
+                os.close(self._frames)
+        if not first:  # another thread does it, and the process must not end before it is done
+            self._ended.wait(_END_SECONDS)
+            return
         with contextlib.suppress(subprocess.TimeoutExpired):  # a child process that goes on may hold its input
             self._process.wait(_END_SECONDS)
         if self._process.returncode:
             self._take_over()
         os.close(self._text)
         os.close(self._terminal)
+        self._ended.set()
 
     def _take_over(self) -> None:
         """Write what the process, which somebody killed, has left unread, and let keys be shown again."""
-        os.set_blocking(self._text, False)
         with contextlib.suppress(OSError, termios.error):
             if self._modes is not None:
                 termios.tcsetattr(self._terminal, termios.TCSANOW, self._modes)
             os.write(self._terminal, b"\x1b[0m\x1b[?7h\r\n")
-            while data := os.read(self._text, 1 << 16):
-                os.write(self._terminal, data)
+            # A write that waits for room fills the pipe again as soon as it is read.
+            while select.select([self._text], [], [], _DRAIN_SECONDS)[0] and (data := os.read(self._text, 1 << 16)):
+                while data:
+                    data = data[os.write(self._terminal, data) :]
 
 
 def rendered(panes: list[Pane], width: int, height: int) -> str:
@@ -129,10 +144,13 @@ _opening = threading.Lock()
 
 
 def usable() -> bool:
-    """Return True if stderr is a terminal that can show a view, and this process runs in its foreground."""
+    """Return True if stderr is a terminal that can show a view, and this process runs in its foreground.
+
+    A cell `!command` of a notebook gives its command a terminal, but shows each frame below the last one.
+    """
     try:
         terminal = sys.stderr.fileno()
-        if not sys.stderr.isatty() or os.environ.get("TERM", "dumb") == "dumb":
+        if not sys.stderr.isatty() or os.environ.get("TERM", "dumb") == "dumb" or _NOTEBOOK in os.environ:
             return False
         return _screen is None and os.tcgetpgrp(terminal) == os.getpgrp()
     except (OSError, ValueError, AttributeError):
@@ -141,13 +159,21 @@ def usable() -> bool:
 
 @contextlib.contextmanager
 def shown(pane: Pane) -> Iterator[None]:
-    """Show a pane during the block. Panes that are shown at the same time stand below one another."""
+    """Show a pane during the block. Panes that are shown at the same time stand below one another.
+
+    If the system has no process or descriptor left for it, nothing is shown.
+    """
     global _screen
     with _opening:
         if _screen is None:
-            _screen = _Screen(sys.stderr.fileno())
+            with contextlib.suppress(OSError):
+                _screen = _Screen(sys.stderr.fileno())
         screen = _screen
-        screen.panes = [*screen.panes, pane]
+        if screen is not None:
+            screen.panes = [*screen.panes, pane]
+    if screen is None:
+        yield
+        return
     screen.draw()
     try:
         yield

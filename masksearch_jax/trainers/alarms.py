@@ -62,10 +62,11 @@ def _dropped(row: Row, _: Row) -> float | None:
 
 def _search_errors(row: Row, before: Row) -> float | None:
     """Return the larger of the share of requests that failed and of the queries that the fallback answered."""
-    new = {name: row[name] - before.get(name, 0) for name in SEARCH_COUNTERS if name in row}
-    if len(new) < len(SEARCH_COUNTERS):  # local search: nothing can fail
+    if "search/requests" not in row:  # local search: nothing can fail
         return None
-    queries, fallbacks, requests, failures, refusals = (new[name] for name in SEARCH_COUNTERS)
+    # A search of the user's own (tools.search) counts no refusals.
+    new = (row.get(name, 0) - before.get(name, 0) for name in SEARCH_COUNTERS)
+    queries, fallbacks, requests, failures, refusals = new
     shares = [part / whole for part, whole in ((failures + refusals, requests), (fallbacks, queries)) if whole > 0]
     return max(shares, default=None)
 

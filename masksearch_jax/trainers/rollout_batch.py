@@ -7,6 +7,8 @@ episode are keyed by (group, sample) and the seed, so thread timing and batch co
 
 import collections
 import dataclasses
+import hashlib
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 
@@ -169,6 +171,9 @@ def _groups(
     ]
     if own_reward:
         scored = [own_reward.add(one, task, t) for one, (task, t) in zip(scored, pairs, strict=True)]
+        # Processes with other rewards would train on other updates, and nothing later would notice.
+        digest = hashlib.sha256(json.dumps([one.parts for one in scored], sort_keys=True).encode()).hexdigest()
+        distributed.same(f"what dapo.reward.file={own_reward.called} returns", {"hash of all parts": digest})
     for number, (index, task) in enumerate(drawn.items()):
         own = slice(number * group_size, (number + 1) * group_size)
         groups.append(Group(index, version, task.task_name, tuple(trajectories[own]), tuple(scored[own])))

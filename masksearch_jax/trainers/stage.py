@@ -335,6 +335,10 @@ class TrainingStage:
     def stop(self, step: int) -> NoReturn:
         """Raise PreemptedError, or AlarmError if an alarm ends the run, once what it says was saved is on disk."""
         self.checkpoints.wait()
+        # With several processes each ends at once after the error, so what process 0 alone writes is finished first.
+        self._trace.stop(step)
+        self.log.close()
+        distributed.every(True)  # the others wait for it: a process that is gone would end it with another status
         if self.alarmed:
             raise stop_signals.AlarmError(
                 f"{self.name} was stopped by the alarm {self.alarmed}, whose line stands above, and saved {self.unit} "

@@ -45,9 +45,9 @@ class StepTrace:
                     yield step
                 if self._first is not None and step + 1 not in self._wanted:
                     jax.block_until_ready(jax.live_arrays())  # steps are still running on the devices
-                    self._stop(step)
+                    self.stop(step)
         finally:
-            self._stop(step)  # the run ends early, or trains no further
+            self.stop(step)  # the run ends early, or trains no further
 
     def _start(self, step: int) -> None:
         jax.block_until_ready(jax.live_arrays())  # so that no earlier step is in the trace
@@ -57,7 +57,8 @@ class StepTrace:
         jax.profiler.start_trace(self._folder, profiler_options=options)
         self._first = step
 
-    def _stop(self, step: int) -> None:
+    def stop(self, step: int) -> None:
+        """Write the trace that is running, if one is. step: the last one in it."""
         if self._first is None:
             return
         first, self._first = self._first, None

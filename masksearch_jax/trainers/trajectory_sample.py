@@ -59,7 +59,11 @@ class TrajectorySample:
         augmentation: TokenPermutation | None,
         step: int,
     ):
-        """step: the iteration from which the run goes on; later rows are dropped. Raises ValueError for a bad file."""
+        """step: the iteration from which the run goes on; later rows are dropped.
+
+        Raises ValueError for a bad file. Where SQLite cannot write at all, as on some network file systems, nothing is
+        kept.
+        """
         settings: TrajectorySettings = cfg.trajectories
         self._rate, self._after_update = settings.rate, settings.after_update
         self._seed, self._clip = cfg.seed, (1.0 - cfg.dapo.clip_low, 1.0 + cfg.dapo.clip_high)
@@ -68,8 +72,11 @@ class TrajectorySample:
         self._newest: rollout_batch.RolloutBatch | None = None
         path = folder / FOLDER / FILE
         if distributed.primary() and (self._rate or path.exists()):
-            self._store = EpisodeStore(path, settings.max_bytes)
-            self._store.cut(step)
+            try:
+                self._store = EpisodeStore(path, settings.max_bytes)
+                self._store.cut(step)
+            except OSError as error:
+                self._give_up(error)
 
     def sampled(self, step: int, batch: rollout_batch.RolloutBatch | None) -> None:
         """Keep the chosen groups that `batch` sampled in iteration `step`. A batch that was given before is skipped."""
@@ -121,8 +128,11 @@ class TrajectorySample:
         try:
             call(self._store)
         except (OSError, ValueError) as error:
-            _log.warning("no more trajectories are kept: %s", error)
-            self.close()
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        _log.warning("no more trajectories are kept: %s", error)
+        self.close()
 
     def _episodes(
         self, step: int, chosen: Sequence[tuple[Task, rollout_batch.Group]]

@@ -42,7 +42,7 @@ CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 # Contentless: the index holds no second copy of the text. A row is deleted by giving its text once more.
 _SEARCH = "CREATE VIRTUAL TABLE search USING fts5(text, content='', tokenize='unicode61 remove_diacritics 2')"
 _TRIMMED = 0.9  # a file that became too large is cut to this share of its bound, so that cuts are rare
-_AT_ONCE = 16  # groups deleted at a time
+_AT_LEAST = 4  # groups deleted at a time
 _WAL_BYTES = 16 << 20
 
 
@@ -146,9 +146,15 @@ class EpisodeStore:
         if self._max_bytes is None or self.used_bytes() <= self._max_bytes:
             return
         with _named(self.path):
-            while self.used_bytes() > self._max_bytes * _TRIMMED:
+            while (used := self.used_bytes()) > self._max_bytes * _TRIMMED:
+                # All that are too many at once, if they are of usual size: each merge reads the whole index of words.
+                (groups,) = self._db.execute(
+                    'SELECT count(*) FROM (SELECT DISTINCT step, source, "group" FROM episodes)'
+                ).fetchone()
+                surplus = int(groups * (1 - self._max_bytes * _TRIMMED / used))
                 oldest = self._db.execute(
-                    'SELECT DISTINCT step, source, "group" FROM episodes ORDER BY step, "group" LIMIT ?', (_AT_ONCE,)
+                    'SELECT DISTINCT step, source, "group" FROM episodes ORDER BY step, "group" LIMIT ?',
+                    (max(surplus, _AT_LEAST),),
                 ).fetchall()
                 if not oldest:
                     break

@@ -40,7 +40,7 @@ class Source:
     @classmethod
     def parse(cls, text: str) -> "Source":
         """Read 'run~source' or 'run~source~version'. Raises ValueError."""
-        match = re.fullmatch(r"(\d)~([^~]+)(?:~(\d+))?", text)
+        match = re.fullmatch(r"([0-9])~([^~]+)(?:~([0-9]{1,18}))?", text)
         if not match:
             raise ValueError(f"{text[:100]!r} is no source; write run~source, such as 0~dapo or 0~dapo~12")
         return cls(int(match[1]), match[2], int(match[3]) if match[3] else None)

@@ -75,8 +75,9 @@ def trained(cfg: ConfigDict, workdir: Path, seconds: float) -> None:
     """seconds: wall time of the command."""
     stage, folder = cfg.stage, workdir / cfg.stage
     rows = read_rows(folder / "metrics.jsonl") if (folder / "metrics.jsonl").exists() else []
-    validations = [row for row in rows if any(name.startswith("eval/") for name in row)]
-    steps = [row for row in rows if row not in validations]
+    steps, validations = list[JsonObject](), list[JsonObject]()
+    for row in rows:
+        (validations if any(name.startswith("eval/") for name in row) else steps).append(row)
     scores, at = [], "at step" if stage == "sft" else "at iteration"
     if steps:
         told = ", ".join(f"{label} {value}".strip() for label, value in stage_view.numbers(steps[-1]))

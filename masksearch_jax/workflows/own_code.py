@@ -44,27 +44,35 @@ def load(setting: str, value: str) -> OwnCode:
     path = Path(file).resolve()
     if not path.is_file():
         raise ValueError(f"{setting}={value}: there is no file {path}")
-    names, digest = _run(path, path.read_bytes(), setting)
+    try:
+        names, digest = _run(path, path.read_bytes())
+    except _RunError as error:
+        raise ValueError(f"{setting}: {error}") from error.__cause__
     if name not in names:
         own = [one for one, what in names.items() if callable(what) and not one.startswith("_")]
         raise ValueError(f"{setting}={value}: {path} defines no {name!r}; it has {', '.join(own) or 'nothing'}")
     return OwnCode(names[name], digest)
 
 
+class _RunError(Exception):
+    """The file cannot be run; the message names it, the line and the error."""
+
+
 @functools.cache
-def _run(path: Path, source: bytes, setting: str) -> tuple[dict[str, Setting], str]:
+def _run(path: Path, source: bytes) -> tuple[dict[str, Setting], str]:
     spec = importlib.util.spec_from_file_location(f"own_{path.stem}", path)
-    assert spec is not None and spec.loader is not None  # of a path that ends in .py
+    assert spec is not None  # of a path that ends in .py
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
     if str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))
     try:
-        spec.loader.exec_module(module)
+        # Not by the spec's loader: it would read the file once more, or take bytecode of an earlier one.
+        exec(compile(source, str(path), "exec"), vars(module))
     except Exception as error:
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
         at = f", line {lines[-1]}" if lines else f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
-        raise ValueError(f"{setting}: {path}{at} raised {type(error).__name__}: {error}") from error
+        raise _RunError(f"{path}{at} raised {type(error).__name__}: {error}") from error
     return vars(module), hashlib.sha256(source).hexdigest()
 
 

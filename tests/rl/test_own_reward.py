@@ -7,6 +7,7 @@ import pytest
 
 from masksearch_jax.rl import own_reward, rewards
 from masksearch_jax.rollout.trajectory import StopReason, Trajectory, Turn
+from masksearch_jax.trainers import rollout_batch
 
 
 class Task:
@@ -68,3 +69,16 @@ def test_weights():
             own_reward.read_weights((bad,))
     with pytest.raises(ValueError, match="each part once"):
         own_reward.read_weights(("a=1", "a=2"))
+
+
+def test_processes_compare_what_their_functions_return(monkeypatch):
+    class Drawn(Task):
+        task_name = "ramp_1"
+
+    told = []
+    monkeypatch.setattr(rollout_batch.distributed, "same", lambda what, facts: told.append((what, facts)))
+    for value in (0.5, 0.5, 0.25):
+        function = own(lambda task, one, spans, value=value: {"a": value})
+        rollout_batch._groups({4: Drawn()}, [trajectory()], 1, rewards.RewardConfig(), 0, None, function)
+    first, again, other = told
+    assert first == again != other and first[0] == "what dapo.reward.file=mine.py:score returns"

@@ -124,6 +124,51 @@ for step in view.steps(0, 3):
     assert "printed while nobody shows it" in shown.text
 
 
+def test_a_write_that_waits_when_the_process_of_the_view_is_killed_goes_on(tmp_path):
+    program = """
+import signal
+from masksearch_jax.runtime import terminal_screen
+for step in view.steps(0, 2):
+    if step == 1:
+        terminal_screen._screen._process.send_signal(signal.SIGKILL)
+        terminal_screen._screen._process.wait()
+        print("\\n".join(["words " * 10] * 4000))  # more than a pipe holds
+    print("step", step)
+"""
+    shown, status = _run(program, tmp_path, seconds=20.0)
+    assert status == 0 and "step 2" in shown.text
+    assert shown.text.count("w") == 40_000  # nothing is lost, though two threads may write at the same time
+
+
+def test_a_pane_that_cannot_be_drawn_does_not_end_the_view(tmp_path):
+    program = """
+rendered, raised = view.render, []
+def render(width, height):
+    if len(raised) < 2:
+        raised.append(1)
+        raise IndexError("changed meanwhile")
+    return rendered(width, height)
+view.render = render
+for step in view.steps(0, 1):
+    time.sleep(1.2)
+"""
+    shown, status = _run(program, tmp_path)
+    assert status == 0 and "1/1" in shown.text and "IndexError" not in shown.text
+
+
+def test_a_system_without_room_for_the_process_of_the_view_shows_none(tmp_path):
+    program = """
+from masksearch_jax.runtime import terminal_screen
+def none(*args, **options):
+    raise BlockingIOError("no process is left")
+terminal_screen.subprocess.Popen = none
+for step in view.steps(0, 2):
+    print("step", step)
+"""
+    shown, status = _run(program, tmp_path)
+    assert status == 0 and shown.text.split() == ["step", "1", "step", "2"]
+
+
 def test_bars_of_a_terminal(tmp_path):
     program = """
 for total in (7, None):
@@ -139,9 +184,10 @@ print("next")
     assert second.startswith("encode  7 ")
 
 
-def test_a_dumb_terminal_gets_lines(tmp_path):
+@pytest.mark.parametrize("plain", [{"TERM": "dumb"}, {"JPY_PARENT_PID": "1"}])
+def test_a_dumb_terminal_and_a_notebook_get_lines(tmp_path, plain):
     command = [sys.executable, "-c", _HEAD + _TRAINS, str(tmp_path)]
-    shown, status = terminals.run(command, env={"PYTHONPATH": str(ROOT), "TERM": "dumb"})
+    shown, status = terminals.run(command, env={"PYTHONPATH": str(ROOT)} | plain)
     assert status == 0 and "dapo: 8/8 in 0:0" in shown.text and "reward 0.800" in shown.text
 
 

@@ -80,7 +80,7 @@ class StandIn(types.ModuleType):
         self.opened, self.logged, self.finished, self._refuses = [], [], 0, refuses
 
     def init(self, **how):
-        if self._refuses and self._refuses[0] in how:
+        if any(name in how for name in self._refuses):
             raise Refused("no")
         self.opened.append(how)
         step = int(how["resume_from"].partition("=")[2]) + 1 if "resume_from" in how else 0
@@ -127,8 +127,11 @@ def test_a_server_that_does_not_cut_keeps_the_rows(tmp_path, monkeypatch, capsys
     assert "the run abc keeps its rows after step 3" in capsys.readouterr().err
 
 
-def test_without_a_login_it_says_what_to_do(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "wandb", StandIn(refuses=["id"]))
+@pytest.mark.parametrize("known", [False, True])
+def test_without_a_login_or_a_network_it_says_what_to_do(tmp_path, monkeypatch, known):
+    monkeypatch.setitem(sys.modules, "wandb", StandIn(refuses=["id", "resume_from"]))
+    if known:
+        (tmp_path / "wandb.json").write_text('{"id": "abc"}')
     with pytest.raises(ValueError, match=r"wandb.project='masks': .*wandb login.*wandb.mode=offline"):
         WandbRun(tmp_path, "masks", "", "online", {}).cut(0)
 

@@ -88,6 +88,10 @@ def test_failed_searches_are_counted_since_the_row_before():
     (verdict,) = feed(of(search_errors={"window": 2, "threshold": 0.2}), rows)
     assert "searches that failed 0.35 of all" in verdict.sentence and "0.3, 0.4" in verdict.sentence
     assert not feed(of(), [{"search/queries": 10}] * 9)  # local search
+    # A search of the user's own counts no refusals.
+    own = [{name: value for name, value in one.items() if name != "search/refusals"} for one in rows]
+    (verdict,) = feed(of(search_errors={"window": 1}), own)
+    assert "searches that failed 0.2 of all" in verdict.sentence
 
 
 def test_nothing_is_said_before_a_window_is_full_and_of_alarms_that_are_off():

@@ -1,7 +1,9 @@
 """A stage that goes wrong returns to its last good checkpoint, skips the bad data, and recovers; killed at any moment
 of that, it ends with the same bits."""
 
+import contextlib
 import json
+import sqlite3
 
 import jax
 import numpy as np
@@ -174,10 +176,12 @@ def test_learning_rates_fall_at_each_return_and_returns_are_counted(cfg, ready):
 
 
 @pytest.mark.slow
-def test_dapo_returns_and_draws_other_tasks(cfg, workdir, monkeypatch):
-    """Log-probs that are not finite, once: in the rollouts of the third iteration."""
+@pytest.mark.parametrize(("staleness", "prompts"), [(0, [4, 16, 20, 24]), (1, [8, 24, 28, 32])])
+def test_dapo_returns_and_draws_other_tasks(cfg, workdir, monkeypatch, staleness, prompts):
+    """Log-probs that are not finite, once: in the rollouts of the third iteration, with staleness while it trains."""
     context = RunContext(cfg, workdir)
-    cfg.dapo.update({"dynamic_sampling": False, "checkpoint_every": 1, "iterations": 4})
+    cfg.dapo.update({"dynamic_sampling": False, "checkpoint_every": 1, "iterations": 4, "staleness": staleness})
+    cfg.trajectories.rate = 1.0
     cfg.dapo.rollback.after = 2
     check, failed = rollout_batch.check_logprobs, []
 
@@ -195,7 +199,13 @@ def test_dapo_returns_and_draws_other_tasks(cfg, workdir, monkeypatch):
     assert record["at"] == 3 and record["to"] == 1 and failed == [2]
     rows = rows_of(workdir, "dapo")
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
-    assert [row["prompts"] for row in rows] == [4, 16, 20, 24]  # those of the second and third iteration are passed
+    assert [row["prompts"] for row in rows] == prompts  # those of the second and third iteration are passed
+    with contextlib.closing(sqlite3.connect(workdir / "dapo" / "trajectories" / "episodes.sqlite")) as kept:
+        trained = kept.execute('SELECT DISTINCT trained, "group" FROM episodes ORDER BY trained, "group"').fetchall()
+    groups = [[group for step, group in trained if step == number] for number in range(1, 5)]
+    assert [len(own) for own in groups] == [2] * 4 and max(groups[0]) < 4  # dapo.groups of 4 prompts
+    passed = range(prompts[0], prompts[1] - (8 if staleness else 4))  # of bad iterations, sampled ahead included
+    assert not any(group in passed for own in groups for group in own)
 
 
 def test_a_saved_step_is_good_only_after_its_proof():

@@ -106,6 +106,16 @@ def test_a_store_that_cannot_be_written_does_not_end_the_run(warm, caplog, monke
     assert json.loads((context.workdir / "dapo" / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 1
 
 
+def test_a_file_system_without_sqlite_keeps_nothing_and_does_not_end_the_run(cfg, tmp_path, caplog, monkeypatch):
+    def locked(*args):
+        raise OSError("episodes.sqlite: locking protocol")
+
+    monkeypatch.setattr(trajectory_sample.EpisodeStore, "cut", locked)
+    kept = trajectory_sample.TrajectorySample(cfg, tmp_path, None, None, 0)
+    kept.cut(0)
+    assert "no more trajectories are kept: episodes.sqlite: locking protocol" in caplog.text
+
+
 def test_rate_chooses_that_share_of_groups_and_the_same_ones():
     chosen = [group for group in range(10_000) if trajectory_sample.is_chosen(group, 0.1)]
     assert 900 < len(chosen) < 1100

@@ -134,6 +134,7 @@ def test_what_means_nothing_is_a_sentence(client):
         ("episode?source=0~dapo&group=x&sample=0", 400, "group='x' is no whole number"),
         ("episode?source=dapo&group=1&sample=0", 400, "is no source; write run~source"),
         ("episode?source=7~dapo&group=1&sample=0", 404, "no episode"),
+        (f"episodes?sources=0~dapo~{'9' * 20}", 400, "is no source"),
         ("episodes?sort=body", 400, "sort='body' is none of"),
         ("episodes?min_reward=many", 400, "min_reward='many' is no number"),
         ("episodes?offset=-1", 400, "offset='-1' is no whole number"),

@@ -38,6 +38,17 @@ def test_what_is_wrong_with_a_file_is_named(tmp_path, source, named, message):
         own_code.load_reward(section)
 
 
+def test_a_file_runs_once_for_all_settings_and_anew_when_it_has_changed(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("made = []\ndef f(): return 1\n")
+    first = own_code.load("tools.search", f"{file}:made").found
+    assert own_code.load("tools.more.calc", f"{file}:made").found is first
+    # Within one second and of the same size: bytecode of the earlier text would look valid.
+    file.write_text("made = []\ndef f(): return 2\n")
+    assert own_code.load("tools.search", f"{file}:f").found() == 2
+    assert not (tmp_path / "__pycache__").exists()
+
+
 def test_other_forms_are_refused(tmp_path):
     for value, message in (("mine.py", "has to be FILE.py:NAME"), (f"{tmp_path}/none.py:f", "there is no file")):
         with pytest.raises(ValueError, match=f"dapo.reward.file=.*{message}"):

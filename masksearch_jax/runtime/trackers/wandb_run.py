@@ -36,7 +36,7 @@ class WandbRun:
     def cut(self, step: int) -> None:
         """Open the run. One that exists already is continued, without what it has after `step`.
 
-        Raises ValueError if W&B refuses to open it, for instance without a login.
+        Raises ValueError if W&B refuses to open it, for instance without a login or a network.
         """
         self.close()
         path = self._folder / "wandb.json"
@@ -47,17 +47,20 @@ class WandbRun:
         else:
             number = secrets.token_hex(6)
         try:
-            self._run = self._open(number, {"resume_from": f"{number}?_step={step}"} if known else {"id": number})
+            try:
+                self._run = self._open(number, {"resume_from": f"{number}?_step={step}"} if known else {"id": number})
+            except self._wandb.Error as error:
+                if not known:
+                    raise
+                self._run = self._open(number, {"id": number, "resume": "allow"})
+                progress.say(
+                    "wandb", f"the run {number} keeps its rows after step {step}, its server does not cut: {error}"
+                )
         except self._wandb.Error as error:
-            if not known:
-                raise ValueError(
-                    f"wandb.project={self._project!r}: Weights & Biases did not open a run ({error}); log in with "
-                    "`wandb login`, or set wandb.mode=offline"
-                ) from error
-            progress.say(
-                "wandb", f"the run {number} keeps its rows after step {step}, its server does not cut: {error}"
-            )
-            self._run = self._open(number, {"id": number, "resume": "allow"})
+            raise ValueError(
+                f"wandb.project={self._project!r}: Weights & Biases did not open a run ({error}); log in with "
+                "`wandb login`, or set wandb.mode=offline"
+            ) from error
         json_files.write_json(path, {"id": number, "project": self._project})
 
     def _open(self, number: str, how: Mapping[str, str]) -> Json:
