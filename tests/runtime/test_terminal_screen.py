@@ -135,7 +135,7 @@ for step in view.steps(0, 2):
         print("\\n".join(["words " * 10] * 4000))  # more than a pipe holds
     print("step", step)
 """
-    shown, status = _run(program, tmp_path, seconds=20.0)
+    shown, status = _run(program, tmp_path)
     assert status == 0 and "step 2" in shown.text
     assert shown.text.count("w") == 40_000  # nothing is lost, though two threads may write at the same time
 

@@ -158,6 +158,7 @@ print("trained")
 """
 
 
+@pytest.mark.slow
 def test_the_whole_trainer_runs_where_tensorflow_does_not_exist(workdir):
     here = Path(__file__).parent
     code = WITHOUT_TENSORFLOW.format(root=str(here.parent.parent), here=str(here), workdir=str(workdir))

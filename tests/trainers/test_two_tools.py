@@ -12,6 +12,7 @@ from masksearch_jax.workflows.context import RunContext
 REWARD = "def score(task, trajectory, spans):\n    return {'calls': sum(trajectory.calls.values())}\n"
 
 
+@pytest.mark.slow
 def test_visits_are_taught_sampled_and_rewarded(cfg, workdir):
     # A search shows three words of an article of ten, so that the answer stands where a visit alone shows it.
     cfg.tools.update({"visit": "article", "snippet_words": 3})
