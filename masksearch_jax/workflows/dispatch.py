@@ -15,7 +15,7 @@ from masksearch_jax.workflows import (
     language_model,
     quickstart,
     reporting,
-)  # fmt: skip
+)
 
 _WORKFLOWS = {
     "quickstart": quickstart.run,

@@ -39,7 +39,7 @@ from masksearch_jax.workflows import (
     prepared_data,
     synthesis_stage,
     tools,
-)  # fmt: skip
+)
 from masksearch_jax.workflows.context import RunContext
 from masksearch_jax.workflows.settings import trains_sft, validate_settings, validate_shapes
 
