@@ -217,8 +217,8 @@ def synthesize(strong: bool = False) -> ConfigDict:
     many more of them, rejection would make them what converged SFT does anyway. A strong teacher always asks with such
     words (docs/results/quickstart.md, "A weak and a strong teacher").
     """
-    weak = {"title": 0.5, "passage": 0.45, "associated": 0.05}
-    styles = {"title": 0.0, "passage": 0.0, "associated": 1.0} if strong else weak
+    weak = {"title": 0.5, "passage": 0.45, "associated": 0.05, "clue": 0.0}
+    styles = {"title": 0.0, "passage": 0.0, "associated": 1.0, "clue": 0.0} if strong else weak
     return ConfigDict({
         # rules (they know the answers) | agents (a language model, `llm`; docs/guides/agents.md) | official
         # (records in a file)

@@ -4,12 +4,13 @@ In: tasks and a searcher. Out: demonstrations as token ids, or the reason why th
 sub-goal for each mask. It knows the gold spans but never writes one into a query. It keeps an episode only if the
 passages that it retrieved contain every gold span (rejection sampling), so that what it teaches can be done by reading.
 
-The setting `styles` decides how good its queries are. It holds a probability for each of three ways to write a query
-about the subject S of a mask. S is the article's title if the passage names it, or else the name next to the mask,
+The setting `styles` decides how good its queries are. It holds a probability for each of four ways to write a query
+for a mask. Three are about the subject S of the mask. S is the article's title if the passage names it, or else the name next to the mask,
 because nobody could know the title of a passage from the middle of an article.
   title       S alone
   passage     S and the content word nearest to the mask, in the passage's own wording
   associated  S and the word with which *other* articles state such facts (learned from the index, see Associations)
+  clue        the words around the mask (text/clues.py): what finds an article that says the same about another subject
 Where episodes have the tool `visit` (TeacherConfig.tools), a search that did not help is followed by a visit of the
 first article that it found and that was not visited yet.
 A teacher that mostly writes the first two is weak on purpose: it leaves room for RL to improve the policy's greedy
@@ -36,7 +37,7 @@ from masksearch_jax.text import prompt, tags
 from masksearch_jax.text.tokenizer_protocol import Tokenizer
 from masksearch_jax.text.tool_names import VISIT
 
-STYLES = ("title", "passage", "associated")  # in the order in which a style is drawn
+STYLES = ("title", "passage", "associated", "clue")  # in the order in which a style is drawn
 # The shares of its clues and quotations that a turn keeps, tried one after the other until it fits.
 _SHARES = (1.0, 0.7, 0.4, 0.2)
 
@@ -154,10 +155,10 @@ class Transcript:
         assert self._speech is not None
         return self._speech
 
-    def search(self, think: Callable[[str], thoughts.Draft], write: Callable[[str], str]) -> str:
+    def search(self, think: Callable[[str, str], thoughts.Draft], write: Callable[[str], str]) -> str:
         """Write a search turn and return its query.
 
-        write: style -> query; the style is drawn from those not tried yet. think: query -> the thought before it. If no
+        write: style -> query; the style is drawn from those not tried yet. think: (query, style) -> the thought before it. If no
         style has a query, `rejected` is set to the reason and the result is ''. If an article is to be visited first
         (`open_article`), the turn is that visit, and its title is returned."""
         if self._visit:
@@ -174,17 +175,17 @@ class Transcript:
             open_styles.remove(style)
             if query:
                 self._asked.add(query)
-                self._turn(think(query), tags.block(tags.SEARCH, query))
+                self._turn(think(query, style), tags.block(tags.SEARCH, query))
                 self.searches += 1
                 return "" if self.rejected else query
         self.rejected = self.rejected or ("miss" if self.searches else "no_query")
         return ""
 
-    def _read_on(self, think: Callable[[str], thoughts.Draft]) -> str:
+    def _read_on(self, think: Callable[[str, str], thoughts.Draft]) -> str:
         """Write the visit of the article that `open_article` named, and return its title."""
         title, self._visit, self.tool = self._visit, "", VISIT
         self._visited.add(title)
-        thought = thoughts.joined([*self._said, self._speech.opening(title)]) if self._speech else think(title)
+        thought = thoughts.joined([*self._said, self._speech.opening(title)]) if self._speech else think(title, "")
         self._turn(thought, tags.block(tags.tool_tags(VISIT), title))
         return "" if self.rejected else title
 
@@ -311,14 +312,14 @@ class _Masks(Transcript):
     def hidden(self) -> list[list[str]]:
         return [self.task.answers[mask] for mask in self._open]
 
-    def _think(self, query: str) -> thoughts.Draft:
+    def _think(self, query: str, style: str) -> thoughts.Draft:
         if not self._speech:
             thought = mask_context.plan(self.task.text, self._open[0], self.task.masks, self._cfg.evidence)
             return lambda share: thought
         if self._failed:
-            said = self.speech.again(self._gaps[self._open[0]], query)
+            said = self.speech.again(self._gaps[self._open[0]], query, style == "clue")
         else:
-            said = self.speech.plan(self._gaps, self._open, query)
+            said = self.speech.plan(self._gaps, self._open, query, style == "clue")
         return thoughts.joined([*self._said, said])
 
     def _read_aloud(self, observation: str, hits: Sequence[interface.Hit]) -> None:

