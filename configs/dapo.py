@@ -48,8 +48,8 @@ def dapo() -> ConfigDict:
             (1000, (("ramp_1", 0.75), ("ramp_2", 0.25))),
             (None, (("ramp_1", 0.7), ("ramp_2", 0.2), ("ramp_3", 0.07), ("ramp_4", 0.03))),
         ),
-        # Draw only tasks that a search for the title answers (workflows/answerable.py); the paper draws all. On the
-        # others all rewards of a group are mostly equal, and the group is dropped after it was paid for.
+        # Draw only tasks that a search for the title or for a clue answers (workflows/answerable.py); the paper draws
+        # all. On the others all rewards of a group are mostly equal, and the group is dropped after it was paid for.
         "answerable_only": False,
         "augment": True,  # permute the tokens of names, drawn anew for each group
         # --- reward ---

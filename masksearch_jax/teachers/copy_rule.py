@@ -68,12 +68,16 @@ def answerable(
     show: Callable[[Sequence[interface.Hit]], str],
     batch: int = 512,
 ) -> list[bool]:
-    """Return, for each RAMP task, whether a search for its title finds the answer of at least one mask."""
-    found, place = [], 0
-    shown = _shown(tasks, searcher, hits, show, batch)
-    for task in tasks:
-        found.append(_stated(shown[place : place + task.masks], task) > 0)
-        place += task.masks
+    """Return, for each RAMP task, whether a search for its title or for a clue finds the answer of at least one mask.
+
+    The two queries are those of the rule-based teacher in the styles 'title' and 'clue' (teachers/query_writers.py).
+    """
+    found = [False for _ in tasks]
+    for style in ("title", "clue"):
+        shown, place = _shown(tasks, searcher, hits, show, batch, style), 0
+        for number, task in enumerate(tasks):
+            found[number] |= _stated(shown[place : place + task.masks], task) > 0
+            place += task.masks
     return found
 
 
@@ -88,14 +92,15 @@ def _shown(
     hits: int,
     show: Callable[[Sequence[interface.Hit]], str],
     batch: int,
+    style: str = "title",
 ) -> list[str]:
     """Return what a search shows for each mask of each task, in order.
 
-    The query is that of the rule-based teacher: the title if the passage names it, else the name nearest to the mask.
-    If the teacher has no query, it is the title.
+    The query is that of the rule-based teacher in this style. 'title': the title if the passage names it, else the name
+    nearest to the mask. If the teacher has no query, it is the title.
     """
     probes, nothing = [(task, index) for task in tasks for index in range(task.masks)], query_writers.Associations()
-    asked = [query_writers.write_title_query(task, index, "title", nothing) or task.title for task, index in probes]
+    asked = [query_writers.write_title_query(task, index, style, nothing) or task.title for task, index in probes]
     queries = [
         interface.Query(query, task.passage_id, task.article_id) for (task, _), query in zip(probes, asked, strict=True)
     ]

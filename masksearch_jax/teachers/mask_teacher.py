@@ -5,8 +5,8 @@ sub-goal for each mask. It knows the gold spans but never writes one into a quer
 passages that it retrieved contain every gold span (rejection sampling), so that what it teaches can be done by reading.
 
 The setting `styles` decides how good its queries are. It holds a probability for each of four ways to write a query
-for a mask. Three are about the subject S of the mask. S is the article's title if the passage names it, or else the name next to the mask,
-because nobody could know the title of a passage from the middle of an article.
+for a mask. Three are about the subject S of the mask. S is the article's title if the passage names it, or else the
+name next to the mask, because nobody could know the title of a passage from the middle of an article.
   title       S alone
   passage     S and the content word nearest to the mask, in the passage's own wording
   associated  S and the word with which *other* articles state such facts (learned from the index, see Associations)
@@ -158,9 +158,9 @@ class Transcript:
     def search(self, think: Callable[[str, str], thoughts.Draft], write: Callable[[str], str]) -> str:
         """Write a search turn and return its query.
 
-        write: style -> query; the style is drawn from those not tried yet. think: (query, style) -> the thought before it. If no
-        style has a query, `rejected` is set to the reason and the result is ''. If an article is to be visited first
-        (`open_article`), the turn is that visit, and its title is returned."""
+        write: style -> query; the style is drawn from those not tried yet. think: (query, style) -> the thought before
+        it. If no style has a query, `rejected` is set to the reason and the result is ''. If an article is to be
+        visited first (`open_article`), the turn is that visit, and its title is returned."""
         if self._visit:
             return self._read_on(think)
         self.tool = "search"

@@ -44,7 +44,7 @@ class _WarmUp(mask_teacher.Transcript):
     def next_query(self) -> str:
         return self.search(self._think, lambda style: self._queries[self._article])
 
-    def _think(self, query: str) -> thoughts.Draft:
+    def _think(self, query: str, style: str) -> thoughts.Draft:
         if not self._speech:
             thought = f"{tags.SPAN_SEPARATOR} ".join(self._cues[self._article :])
             return lambda share: thought

@@ -29,7 +29,7 @@ def clues(masked: str) -> list[str]:
 
 
 def query(masked: str, index: int) -> str:
-    """Return the words of the clue of mask `index` (from 0), without the mask, as a query for what its sentence says."""
+    """Return the clue of mask `index` (from 0) without the mask, as a query for what its sentence says."""
     parts = masked.split(tags.MASK)
     return f"{_last(parts[index], BEFORE)}{_first(parts[index + 1], AFTER)}".strip(REST)
 

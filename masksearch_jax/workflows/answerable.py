@@ -1,9 +1,10 @@
 """Which training tasks a search can answer: the tasks that DAPO draws from with `dapo.answerable_only`.
 
 Enters: the tasks of the training split, and the index for training. Leaves: for each task of the curriculum, the ids of
-the records for which a search for the title (teachers/copy_rule.py) finds the answer of at least one mask. In a group
-of episodes on another record hardly one is right; all rewards are then equal, and dynamic sampling drops the group
-after it was paid for. The paper draws from all tasks. Held-out tasks are never chosen this way.
+the records for which a search for the title, or for the words around a mask, finds the answer of at least one mask
+(teachers/copy_rule.py). In a group of episodes on another record hardly one is right; all rewards are then equal, and
+dynamic sampling drops the group after it was paid for. The paper draws from all tasks. Held-out tasks are never chosen
+this way.
 
 The ids are chosen once and stored in W/dapo/answerable.json. So a resumed run and every process draw from the same,
 whatever a search finds later.
@@ -64,8 +65,8 @@ def _choose(context: RunContext, name: str) -> list[str]:
             bar(total)
     if not found:
         raise ValueError(
-            f"dapo.answerable_only=True: a search for its title answers none of the {total} training tasks of {name}; "
-            f"set it to False, raise search.hits (now {hits}), or take {name} out of dapo.curriculum"
+            f"dapo.answerable_only=True: a search for its title or a clue answers none of the {total} training tasks "
+            f"of {name}; set it to False, raise search.hits (now {hits}), or take {name} out of dapo.curriculum"
         )
     progress.say("dapo", f"draws from {len(found)} answerable of {total} tasks of {name}", distributed.primary())
     return found

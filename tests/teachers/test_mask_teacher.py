@@ -98,11 +98,12 @@ def test_the_subject_of_a_query_stands_in_the_passage():
     assert mask_context.subject_of("He met [mask] then.", "Orland", 0) == ""
     hidden = dataclasses.replace(TASK, title="Orland", text="He met [mask] then.")
     nothing = query_writers.Associations()
-    assert [query_writers.write_query(hidden, 0, style, nothing) for style in mask_teacher.STYLES] == ["", "", ""]
+    assert [query_writers.write_query(hidden, 0, style, nothing) for style in mask_teacher.STYLES[:3]] == [""] * 3
+    assert query_writers.write_query(hidden, 0, "clue", nothing) == "He met  then"
 
 
 def test_no_query_contains_the_answer(task):
-    leaky = dataclasses.replace(task, title="Tolm Dorvan", text=f"{TEXT} Tolm Dorvan was far.")
+    leaky = dataclasses.replace(task, title="Tolm Dorvan", text=TEXT.replace("was born", "of Tolm Dorvan was born"))
     associations = query_writers.Associations()
     for style in mask_teacher.STYLES:
         assert query_writers.write_query(leaky, 0, style, associations) == ""

@@ -165,6 +165,17 @@ def test_a_miss_is_said_and_another_query_follows(tokenizer):
     assert re.search("does not say|Nothing here|did not help", own[1])
 
 
+def test_a_second_search_for_the_clue_does_not_say_it_twice(tokenizer):
+    task = dataclasses.replace(masked(1), text="Karn Velith: Karn Velith sang of the sea near [mask] for long.")
+    cfg = config("cloze", styles={"title": 1.0, "clue": 1e-9}, shared_words=0)
+    one = made(tokenizer, task, Library(misses=1), cfg).demonstration
+    first, second, last = [text for text, own in turns(tokenizer, one) if own]
+    assert prompt.parse_turn(first).content == "Karn Velith"
+    clue = "Karn Velith: Karn Velith sang of the sea near  for long"
+    assert prompt.parse_turn(second).content == clue and second.count("sang of the sea") == 1
+    assert last.startswith("<think> Karn Velith: Karn Velith sang of the sea near ")
+
+
 def test_the_rate_of_hits_is_that_of_the_queries_it_asks():
     asked = []
 

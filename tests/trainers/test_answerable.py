@@ -1,4 +1,4 @@
-"""DAPO may draw only tasks that a search for the title answers: which these are, against a search for each by hand."""
+"""DAPO may draw only tasks that a search for the title or a clue answers: which, against searches for each by hand."""
 
 import dataclasses
 
@@ -8,6 +8,7 @@ from masksearch_jax.data import records
 from masksearch_jax.retrieval import interface
 from masksearch_jax.scoring import answer_metrics
 from masksearch_jax.teachers import copy_rule
+from masksearch_jax.text import clues
 from masksearch_jax.trainers import dapo
 from masksearch_jax.workflows import answerable, training
 from masksearch_jax.workflows.context import RunContext
@@ -18,10 +19,12 @@ def by_hand(context, name):
     files = sorted((context.workdir / "data/tasks/train" / name).glob("epoch_*"))
     tasks = [task for file in files for task in records.read(file, records.Task)]
     for task in tasks:
-        query = interface.Query(task.title, task.passage_id, task.article_id)
-        (hits,) = searcher.search([query], context.cfg.search.hits)
-        if any(answer_metrics.contains(hit.text, golds) for hit in hits for golds in task.answers):
-            found.add(task.id)
+        for number, golds in enumerate(task.answers):
+            said = [task.title, clues.query(task.text, number)]
+            queries = [interface.Query(query, task.passage_id, task.article_id) for query in said]
+            hits = [hit for found_by in searcher.search(queries, context.cfg.search.hits) for hit in found_by]
+            if any(answer_metrics.contains(hit.text, golds) for hit in hits):
+                found.add(task.id)
     return found, {task.id for task in tasks}
 
 
