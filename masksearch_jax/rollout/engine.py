@@ -162,7 +162,7 @@ class RolloutEngine:
                 head, rest = kv.split(cache, context)
                 for rows in self._extend_rows:
                     nowhere = np.full(rows, cfg.slots, np.int32)
-                    head = programs.copy(head, whole(nowhere), whole(np.zeros(rows, np.int32)))
+                    head = programs.copy_slots(head, whole(nowhere), whole(np.zeros(rows, np.int32)))
                     for length in self._extend_tokens:
                         ids, counts = np.zeros((rows, length), np.int32), np.zeros(rows, np.int32)
                         head = programs.extend(params, head, whole(nowhere), whole(ids), whole(counts))

@@ -312,7 +312,7 @@ class Run:
             sources = np.zeros_like(targets)
             sources[taken] = self.equals[targets[taken]]
             head, rest = self._reach(int(self.cached[targets[taken]].max()))
-            head = self.programs.copy(head, sharding.whole(targets), sharding.whole(sources))
+            head = self.programs.copy_slots(head, sharding.whole(targets), sharding.whole(sources))
             self.cache = kv.rejoin(head, rest)
 
     def _reach(self, tokens: int) -> tuple[kv.Cache, kv.Cache]:
