@@ -222,6 +222,7 @@ def _dapo(cfg, policy) -> StagePrograms:
             lambda: device.extend.lower(weights, cache, ints(rows), ints(rows, tokens), ints(rows)),
             ("weights", "cache"),
         ),
+        Program("copy_slots", "rollout", lambda: device.copy_slots.lower(cache, ints(rows), ints(rows)), ("cache",)),
         Program(
             "decode",
             "rollout",

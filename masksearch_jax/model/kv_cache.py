@@ -184,6 +184,20 @@ def put_rows(cache: Cache, rows: jax.Array, sub: Cache) -> Cache:
     )
 
 
+def copy_rows(cache: Cache, rows: jax.Array, sources: jax.Array) -> Cache:
+    """Replace row rows[r] by row sources[r] of the same cache; rows outside [0, B) are dropped, sources are clipped.
+
+    rows, sources: int [R]. Rows are read before any is written. Two entries of `rows` must not name the same row.
+    """
+    rows = jnp.where(rows < 0, cache.batch, rows)  # negative indices would count from the end
+
+    def copy(x):
+        return x.at[rows].set(jnp.take(x, sources, axis=0, mode="clip"), mode="drop")
+
+    copied: Cache = jax.tree.map(copy, cache)
+    return copied
+
+
 def write(blocks: Sequence[jax.Array], new: jax.Array, lengths: jax.Array, counts: jax.Array) -> tuple[jax.Array, ...]:
     """Write the first counts[b] tokens of new[b] at time lengths[b] of row b, and return the blocks.
 

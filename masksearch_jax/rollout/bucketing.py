@@ -4,7 +4,7 @@ A program compiles once per shape, so shapes come from a few buckets and the res
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -52,6 +52,43 @@ def shard_chunks(slots: Sequence[int], per_shard: int, shards: int, buckets: Seq
             row[: len(own[part])] = own[part]
         chunks.append(chunk.ravel())
     return chunks
+
+
+@dataclasses.dataclass(frozen=True)
+class ExtendCall:
+    """One call of an extend program: tokens start .. start + size - 1 of the lists of some slots.
+
+    targets: int32 [R], as in `shard_chunks`. size: the length of the program; shorter lists are padded.
+    """
+
+    targets: np.ndarray
+    start: int
+    size: int
+
+
+def extend_calls(
+    lengths: Mapping[int, int], per_shard: int, shards: int, rows: Sequence[int], tokens: Sequence[int]
+) -> list[ExtendCall]:
+    """Return the calls that feed lengths[slot] > 0 tokens to each slot, in order.
+
+    Slots of one call keep the order of `lengths`. rows, tokens: the buckets of program shapes. Lists longer than the
+    last bucket of `tokens` are fed in several calls.
+    """
+    calls, start = [], 0
+    while lengths:
+        by_bucket: dict[int, list[int]] = {}
+        for slot, length in lengths.items():
+            by_bucket.setdefault(bucket_for(tokens, length - start), []).append(slot)
+        for size, slots in sorted(by_bucket.items()):
+            calls += [ExtendCall(chunk, start, size) for chunk in shard_chunks(slots, per_shard, shards, rows)]
+        start += tokens[-1]
+        lengths = {slot: length for slot, length in lengths.items() if length > start}
+    return calls
+
+
+def padded_tokens(calls: Sequence[ExtendCall]) -> int:
+    """Return how many tokens pass through the model in these calls, padding included."""
+    return sum(call.targets.size * call.size for call in calls)
 
 
 def padded(lists: Sequence[np.ndarray], rows: int, length: int) -> tuple[np.ndarray, np.ndarray]:

@@ -122,25 +122,11 @@ def _truncate(weights: jax.Array, sampling: Sampling) -> jax.Array:
     return jnp.where(weights >= least, weights, 0.0)
 
 
-@functools.lru_cache(maxsize=16)
-def programs(
-    model_cfg: ModelConfig,
-    mesh: Mesh,
-    slots: int,
-    ends: tuple[int, ...],
-    steps: int,
-    sampling: Sampling,
-    stop_table: StopTable,
-) -> "Programs":
-    """Return the programs for these settings. Engines with equal settings share the compiled programs."""
-    return Programs(model_cfg, mesh, slots, ends, steps, sampling, stop_table)
-
-
 class Programs:
     """The jitted programs of an engine. Shapes follow from the arguments, so callers use a fixed set of buckets.
 
-    ends: where each block of the cache ends in time; the last end is the capacity of a slot. `extend` and `decode` take
-    the first blocks of a cache (`kv_cache.split`), and their cost depends on the size of these blocks only.
+    ends: where each block of the cache ends in time; the last end is the capacity of a slot. `extend`, `copy_slots`
+    and `decode` take the first blocks of a cache (`kv_cache.split`), and their cost depends on the size of these only.
     Raises ValueError if `slots` or the heads do not divide over the mesh.
     """
 
@@ -161,6 +147,7 @@ class Programs:
         self.prefill = jax.jit(functools.partial(_prefill, model_cfg, mesh))
         self.insert = jax.jit(_insert, donate_argnums=0, out_shardings=layout)
         self.extend = jax.jit(functools.partial(_extend, model_cfg, mesh), donate_argnums=1, out_shardings=layout)
+        self.copy_slots = jax.jit(functools.partial(_copy_slots, mesh), donate_argnums=0, out_shardings=layout)
         self.decode = jax.jit(decode, donate_argnums=1, out_shardings=(layout, small))
         self._layers = jax.jit(functools.partial(transformer.layer_weights, model_cfg))
 
@@ -181,9 +168,12 @@ class Programs:
     @property
     def compiled(self) -> int:
         """The number of programs compiled so far; each shape counts as one."""
-        programs = (self.prefill, self.insert, self.extend, self.decode, self._layers)
+        programs = (self.prefill, self.insert, self.extend, self.copy_slots, self.decode, self._layers)
         # JAX has no public name for the number of compilations.
         return sum(program._cache_size() for program in programs)  # type: ignore[attr-defined]
+
+
+programs = functools.lru_cache(maxsize=16)(Programs)  # engines with equal settings share the compiled programs
 
 
 def _on_cpu(mesh: Mesh) -> bool:
@@ -224,23 +214,44 @@ def _extend(
         return kv.put_rows(cache, rows, transformer.extend(cfg, params, part, ids, counts)[1])
     if rows.shape[0] % shards:
         raise ValueError(f"an extension of {rows.shape[0]} rows does not divide over the {shards} shards of the slots")
-    own = rows.reshape(shards, -1) - np.arange(shards, dtype=np.int32)[:, None] * (cache.batch // shards)
-    split = _split(cache, mesh)
+    own, split = _own(rows, cache, mesh), _split(cache, mesh)
     part = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), _pinned(jax.vmap(kv.take_rows)(split, own), mesh))
     part = transformer.extend(cfg, params, part, ids, counts)[1]
-    split = _pinned(jax.vmap(kv.put_rows)(split, own, _split(part, mesh)), mesh)
-    joined: kv.Cache = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), split)
-    return joined
+    return _joined(jax.vmap(kv.put_rows)(split, own, _split(part, mesh)), mesh)
+
+
+def _copy_slots(mesh: Mesh, cache: kv.Cache, rows: jax.Array, sources: jax.Array) -> kv.Cache:
+    """Copy slots `sources` [R] to slots `rows` [R]. Entries with rows >= slots are dropped.
+
+    cache: the first blocks, long enough for these slots. With several shards the entries are laid out as those of
+    `_extend`, and a source belongs to the shard of its entry.
+    """
+    if _shards(mesh) == 1:
+        return kv.copy_rows(cache, rows, sources)
+    own = (_own(rows, cache, mesh), _own(sources, cache, mesh))
+    return _joined(jax.vmap(kv.copy_rows)(_split(cache, mesh), *own), mesh)
 
 
 def _shards(mesh: Mesh) -> int:
     return int(mesh.shape["data"] * mesh.shape["fsdp"])
 
 
+def _own(slots: jax.Array, cache: kv.Cache, mesh: Mesh) -> jax.Array:
+    """Return slots [R] as rows int32 [shards, R / shards] of the shards' own parts of the cache."""
+    shards = _shards(mesh)
+    return slots.reshape(shards, -1) - np.arange(shards, dtype=np.int32)[:, None] * (cache.batch // shards)
+
+
 def _split(cache: kv.Cache, mesh: Mesh) -> kv.Cache:
     """Return a cache with the row axis of every array reshaped to [shards, rows per shard]."""
     shards = _shards(mesh)
     return _pinned(jax.tree.map(lambda x: x.reshape(shards, -1, *x.shape[1:]), cache), mesh)
+
+
+def _joined(split: kv.Cache, mesh: Mesh) -> kv.Cache:
+    """Undo `_split`."""
+    joined: kv.Cache = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), _pinned(split, mesh))
+    return joined
 
 
 def _pinned(tree: kv.Cache, mesh: Mesh) -> kv.Cache:

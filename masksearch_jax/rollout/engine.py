@@ -139,7 +139,8 @@ class RolloutEngine:
             params = self.programs.prepare(params)
             run = scheduler.Run(self, params, requests, prompts, seed, greedy, overlap)
             trajectories = run.to_end(version)
-        work = sampling_flops.of_run(self.model_cfg, [r.group for r in requests], prompts, trajectories)
+        groups = [request.group for request in requests]
+        work = sampling_flops.of_run(self.model_cfg, groups, prompts, trajectories, run.copied)
         self.stats = run.stats | {"flops": work}
         found = dict(zip(order, trajectories, strict=True))
         return [found[index] for index in range(len(requests))]
@@ -160,8 +161,9 @@ class RolloutEngine:
             for context in self._contexts:
                 head, rest = kv.split(cache, context)
                 for rows in self._extend_rows:
+                    nowhere = np.full(rows, cfg.slots, np.int32)
+                    head = programs.copy_slots(head, whole(nowhere), whole(np.zeros(rows, np.int32)))
                     for length in self._extend_tokens:
-                        nowhere = np.full(rows, cfg.slots, np.int32)
                         ids, counts = np.zeros((rows, length), np.int32), np.zeros(rows, np.int32)
                         head = programs.extend(params, head, whole(nowhere), whole(ids), whole(counts))
                 head, _ = programs.decode(params, head, self._sharding.rows(decode_state), whole(np.bool_(False)))

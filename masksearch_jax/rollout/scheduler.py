@@ -7,6 +7,8 @@ A run is a sequence of engine steps. Each engine step does the same work (the pr
 2. Insert requests into free slots, in order. Consecutive requests of equal group and prompt share a prefix. It is
    prefilled once, in batches of `prompt_rows`, and kept until the last of these requests is inserted.
 3. Extend the slots by their queued tokens, in programs whose rows, tokens and context come from the config's buckets.
+   Slots of one shard with equal tokens so far and equal queued tokens are extended once, and the cache of that slot is
+   copied to the others. Samples of a group often write the same first query and then read the same observation.
 4. Decode up to `steps` tokens in every slot that has a turn to write.
 5. Parse the finished turns (episode.py) and submit their searches, which are due `search_steps` engine steps later.
 
@@ -19,7 +21,7 @@ Left out: what outlives a run (engine.py).
 
 import dataclasses
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import jax
 import numpy as np
@@ -84,6 +86,8 @@ class Run:
         self.writing = np.zeros(self.cfg.slots, bool)  # slots in the middle of a turn
         self.cached = np.zeros(self.cfg.slots, np.int32)  # tokens of each slot in the cache: all but the newest
         self.extensions: dict[int, int] = {}  # by slot: number of tokens to extend it by in this engine step
+        self.equals = np.zeros(self.cfg.slots, np.int32)  # of slots to extend: the first slot that becomes equal to it
+        self.copied: list[tuple[int, int]] = []  # (first, end) of tokens that a slot got by a copy of another slot
         self.finite = True
         self.next = 0  # index of the next request to insert
         self.engine_step = 0
@@ -97,7 +101,7 @@ class Run:
         self.inverses: dict[int, np.ndarray] = {}
         self.cache = engine._cache or self.programs.new_cache()
         engine._cache = None
-        self.stats: dict[str, float] = dict.fromkeys(("prefilled", "extends", "tokens"), 0)
+        self.stats: dict[str, float] = dict.fromkeys(("prefilled", "extends", "copied_extends", "tokens"), 0)
 
     def to_end(self, version: int) -> list[Trajectory]:
         compiled, cfg = self.programs.compiled, self.cfg
@@ -144,17 +148,20 @@ class Run:
                 self._follow(slot, live, live.episode.observe(hits), _AT_OBSERVATION)
 
     def _settle(self) -> None:
-        """Exchange between processes which episodes ended and how many tokens each slot has queued.
+        """Exchange between processes which episodes ended, how many tokens each slot has queued, and which are equal.
 
-        The programs of this engine step depend on both. Frees the slots of the ended episodes.
+        The programs of this engine step depend on these. Frees the slots of the ended episodes.
         """
-        news = np.zeros(self.cfg.slots, np.int32)  # number of queued tokens, or -1 - where the episode ended
-        for slot, ids in self.queued.items():
-            news[slot] = len(ids)
+        # Number of queued tokens, or -1 - where the episode ended; and the first slot of the shard that becomes equal.
+        own = np.zeros((self.cfg.slots, 2), np.int32)
+        first: dict[tuple[int, int, bytes], int] = {}
+        for slot, ids in sorted(self.queued.items()):
+            tokens = np.concatenate([self.slots.ids[slot, : self.slots.length[slot]], ids]).tobytes()
+            own[slot] = len(ids), first.setdefault((slot // self.sharding.per_shard, len(ids), tokens), slot)
         for slot, how in self.ended.items():
-            news[slot] = -1 - how
+            own[slot, 0] = -1 - how
         self.ended = {}
-        news = self.sharding.gather(news)
+        news, self.equals = self.sharding.gather(own).T
 
         def order(slot: int) -> tuple[int, int]:
             return -news[slot], self.live[slot].index if news[slot] == -1 - _AT_DEADLINE else slot
@@ -256,33 +263,57 @@ class Run:
         work = self.sharding.gather_lists(own, self.extensions)
         self.writing[list(work)] = True
         with self.clock.phase("extend_s"):
-            while work:
-                work = self._extend_part(work)
+            calls, copies = self._plan_extension()
+            for call in calls:
+                self._extend_slots(call, work)
+            self._copy_slots(copies)
             jax.block_until_ready(self.cache.lengths)
 
-    def _extend_part(self, work: dict[int, np.ndarray]) -> dict[int, np.ndarray]:
-        """Feed the front of each slot's list, up to the length of the longest program. Returns what is left."""
-        cfg, sharding, engine = self.cfg, self.sharding, self.engine
-        tokens, shards = engine._extend_tokens, sharding.shards
-        nothing = np.zeros(0, np.int32)
-        by_bucket: dict[int, list[int]] = {}
+    def _plan_extension(self) -> tuple[list[bucketing.ExtendCall], list[int]]:
+        """Return the calls that extend slots, and the slots that are copied afterwards from the ones they equal."""
+        sharding, engine = self.sharding, self.engine
         # A program reads as far as its longest slot, so slots of similar length share one: each shard's longest first.
-        for slot in sorted(work, key=lambda slot: -self.cached[slot]):
-            by_bucket.setdefault(bucketing.bucket_for(tokens, len(work[slot])), []).append(slot)
-        for length, rows_of in sorted(by_bucket.items()):
-            for targets in bucketing.shard_chunks(rows_of, cfg.slots // shards, shards, engine._extend_rows):
-                chosen = [work[slot][:length] if slot in work else nothing for slot in targets.tolist()]
-                ids, counts = bucketing.padded(chosen, len(targets), length)
-                taken = targets < cfg.slots
-                self.cached[targets[taken]] += counts[taken]
-                head, rest = self._reach(int(self.cached[targets[taken]].max()))
-                whole = sharding.whole
-                head = self.programs.extend(self.params, head, whole(targets), whole(ids), whole(counts))
-                self.cache = kv.rejoin(head, rest)
-                self.stats["extends"] += 1
-            for slot in rows_of:
-                work[slot] = work[slot][length:]
-        return {slot: ids for slot, ids in work.items() if len(ids)}
+        lengths = {slot: self.extensions[slot] for slot in self._longest_first(self.extensions)}
+        buckets = (sharding.per_shard, sharding.shards, engine._extend_rows, engine._extend_tokens)
+        calls = bucketing.extend_calls(lengths, *buckets)
+        once = bucketing.extend_calls({s: n for s, n in lengths.items() if self.equals[s] == s}, *buckets)
+        # Where copies only make room for padding, a copy costs more than it saves.
+        if bucketing.padded_tokens(once) < bucketing.padded_tokens(calls):
+            return once, [slot for slot in lengths if self.equals[slot] != slot]
+        return calls, []
+
+    def _longest_first(self, slots: Iterable[int]) -> list[int]:
+        return sorted(slots, key=lambda slot: -self.cached[slot])
+
+    def _extend_slots(self, call: bucketing.ExtendCall, work: dict[int, np.ndarray]) -> None:
+        """Feed one call's part of the lists in `work` to the model."""
+        whole, part = self.sharding.whole, slice(call.start, call.start + call.size)
+        taken = call.targets < self.cfg.slots
+        nothing = np.zeros(0, np.int32)
+        chosen = [work[slot][part] if slot in work else nothing for slot in call.targets.tolist()]
+        ids, counts = bucketing.padded(chosen, len(chosen), call.size)
+        self.cached[call.targets[taken]] += counts[taken]
+        head, rest = self._reach(int(self.cached[call.targets[taken]].max()))
+        head = self.programs.extend(self.params, head, whole(call.targets), whole(ids), whole(counts))
+        self.cache = kv.rejoin(head, rest)
+        self.stats["extends"] += 1
+
+    def _copy_slots(self, slots: list[int]) -> None:
+        """Copy the cache of the slot that each of `slots` equals, which was extended, to it."""
+        sharding = self.sharding
+        for slot in slots:
+            known, self.cached[slot] = int(self.cached[slot]), self.cached[self.equals[slot]]
+            self.copied.append((known, int(self.cached[slot])))
+        self.stats["copied_extends"] += len(slots)
+        for targets in bucketing.shard_chunks(
+            self._longest_first(slots), sharding.per_shard, sharding.shards, self.engine._extend_rows
+        ):
+            taken = targets < self.cfg.slots
+            sources = np.zeros_like(targets)
+            sources[taken] = self.equals[targets[taken]]
+            head, rest = self._reach(int(self.cached[targets[taken]].max()))
+            head = self.programs.copy_slots(head, sharding.whole(targets), sharding.whole(sources))
+            self.cache = kv.rejoin(head, rest)
 
     def _reach(self, tokens: int) -> tuple[kv.Cache, kv.Cache]:
         """Return the cache split in two parts; a context of `tokens` fits the first part."""

@@ -23,7 +23,7 @@ class SlotSharding:
 
     own: bool [B], True for the slots of this process. order: all slots in the order in which empty ones are filled. It
     takes one slot of each shard in turn, so that every host gets its share of the searches. shards: the number of
-    equal parts that the slots are divided into. several: True if other processes own slots too.
+    equal parts that the slots are divided into, per_shard slots each. several: True if other processes own slots too.
     """
 
     def __init__(self, mesh: Mesh, slots: int):
@@ -36,6 +36,7 @@ class SlotSharding:
             raise ValueError(
                 f"rollout.slots={slots} does not divide over {shards} shards (mesh data x fsdp); take a multiple"
             )
+        self.per_shard = slots // shards
         self._mesh, self._slots = mesh, slots
         self.several = mesh.is_multi_process
         self._rows, self._whole = mesh_lib.batch_sharding(mesh), mesh_lib.replicated(mesh)

@@ -115,6 +115,18 @@ def test_a_group_prompt_is_prefilled_once_and_copied():
     np.testing.assert_allclose(hidden[0, :4], expected[1, 7:11], atol=1e-5)
 
 
+def test_rows_are_copied_within_a_cache():
+    cfg = CONFIGS["tiny"]
+    params = scattered_params(cfg)
+    _, cache = feed(
+        cfg, params, kv.init_cache(cfg, 4, (4, TIME), one_device()), random_ids(cfg, 4, 9, 2), [(4, 9, 2, 7)]
+    )
+    # Rows 0 and 1 are exchanged, row 2 goes to row 3, and the others are no rows.
+    copied = jax.jit(kv.copy_rows)(cache, np.array([1, 4, 0, 3, -1]), np.array([0, 1, 1, 2, 9]))
+    expected = jax.tree.map(lambda x: np.asarray(x)[[1, 0, 2, 2]], cache)
+    jax.tree.map(np.testing.assert_array_equal, copied, expected)
+
+
 def test_rows_with_no_new_tokens_and_dropped_rows_are_untouched():
     cfg = CONFIGS["tiny"]
     params = scattered_params(cfg)

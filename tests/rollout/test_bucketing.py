@@ -40,6 +40,23 @@ def test_shard_chunks_give_each_shard_its_own_rows():
     assert wide.tolist() == [5, 3, 4, 1] and rest.tolist() == [0, 8]
 
 
+def test_extend_calls_feed_every_token_once_in_order():
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        slots = rng.permutation(32)[: rng.integers(1, 32)].tolist()
+        lengths = {slot: int(rng.integers(1, 40)) for slot in slots}
+        calls = bucketing.extend_calls(lengths, 8, 4, (4, 16), (3, 16))
+        fed = dict.fromkeys(slots, 0)
+        for call in calls:
+            assert len(call.targets) in (4, 16) and call.size in (3, 16)
+            for slot in call.targets[call.targets < 32].tolist():
+                assert fed[slot] == call.start < lengths[slot]
+                fed[slot] += min(call.size, lengths[slot] - call.start)
+        assert fed == lengths
+        assert bucketing.padded_tokens(calls) == sum(len(call.targets) * call.size for call in calls)
+    assert bucketing.extend_calls({}, 8, 4, (4,), (3,)) == []
+
+
 def test_padding_keeps_counts():
     ids, counts = bucketing.padded([np.array([7, 8]), np.array([], int)], rows=3, length=4)
     assert ids.tolist() == [[7, 8, 0, 0], [0] * 4, [0] * 4] and counts.tolist() == [2, 0, 0]

@@ -216,12 +216,16 @@ def test_shards_append_to_their_own_slots_and_move_no_cache(world, mixed_rows):
         )
         whole = jax.device_put(params, mesh_lib.replicated(mesh))
         cache = programs.extend(whole, programs.new_cache(), rows, ids, counts)
-        found.append(jax.device_get(programs.extend(whole, cache, rows, ids[:, :4], counts // 3)))
-    assert found[1].lengths.tolist() == [0, 12, 6, 0, 1, 9, 5, 12]
+        cache = programs.extend(whole, cache, rows, ids[:, :4], counts // 3)
+        # Slot 1 to slot 0, nothing in the second shard, and each of the last two shards swaps its two slots.
+        targets, sources = (np.array(slots, np.int32) for slots in ([0, 8, 8, 8, 4, 5, 7, 6], [1, 0, 0, 0, 5, 4, 6, 7]))
+        found.append(jax.device_get(programs.copy_slots(cache, targets, sources)))
+    assert found[1].lengths.tolist() == [12, 12, 6, 0, 9, 1, 12, 5]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), *found)
     with jax.set_mesh(mesh):
         compiled = {
             "extend": programs.extend.lower(whole, cache, rows, ids, counts).compile(),
+            "copy_slots": programs.copy_slots.lower(cache, rows, rows).compile(),
             "decode": programs.decode.lower(
                 whole, cache, np.zeros((8, device_programs.STATE_COLUMNS), np.int32), NO
             ).compile(),

@@ -211,8 +211,9 @@ def test_nothing_compiles_after_warm_up(world, mixed):
     fields = {"steps": 6, "extend_rows": (1, 3), "extend_tokens": (4, 16), "prompt_lengths": (36,)}
     engine, longer = world.engine(**fields), world.engine(**fields, context_lengths=(50,))
     apart = 1  # the program that takes the layers apart, once a run
-    assert engine.warm_up(mixed) == apart + 2 * (1 + 2) + 2 * 2 + 1  # prompts of up to 36 tokens, and of up to 120
-    assert longer.warm_up(mixed) == apart + 2 * (1 + 2) + 2 * (2 * 2 + 1)  # for each context
+    # Prefill and insert for prompts of up to 36 tokens, and of up to 120. Extend, copy and decode for each context.
+    assert engine.warm_up(mixed) == apart + 2 * (1 + 2) + 2 * (2 + 1) + 1
+    assert longer.warm_up(mixed) == apart + 2 * (1 + 2) + 2 * (2 * (2 + 1) + 1)
     for seed, greedy in ((0, False), (1, True)):
         for one in (engine, longer):
             one.run(mixed, world.requests(5, samples=2), version=0, seed=seed, greedy=greedy)

@@ -75,21 +75,21 @@ with distributed.processes(settings):
     words = world.ids("q")
     permutation[words] = np.roll(words, 1)
     runs = []
-    for limits, fields, of in (
-        ({{}}, {{}}, {{}}),
-        ({{"deadline_steps": 6}}, {{"search_steps": 2}}, {{"token_permutation": permutation}}),
-        ({{}}, {{"extend_tokens": (5,)}}, {{"forced_search": "Karn near Velith"}}),
+    for limits, fields, (groups, samples), of in (
+        ({{}}, {{}}, (8, 3), {{}}),
+        ({{"deadline_steps": 6}}, {{"search_steps": 2}}, (8, 3), {{"token_permutation": permutation}}),
+        ({{}}, {{"extend_tokens": (5,)}}, (3, 8), {{"forced_search": "Karn near Velith"}}),
     ):
         searcher = conftest.Library(world.texts)
         shape = dict(slots=8, prompt_rows=4, extend_rows=(4, 8)) | fields
         engine = world.engine(searcher, mesh=mesh, limits=limits, **shape)
         engine.warm_up(params)
-        requests = world.requests(8, samples=3, **of)
+        requests = world.requests(groups, samples=samples, **of)
         found = engine.run(params, requests, version=2, seed=11)
         shown = [[t.task_id, t.group, t.sample, t.ids.tolist(), t.trainable.tolist(), t.versions.tolist(), t.stop,
                   t.answer, repr(t.turns)] for t in found]
         asked = sorted([query.text, query.passage_id] for query in searcher.queries)
-        counts = ("engine_steps", "searches", "tokens", "extends", "compiles")
+        counts = ("engine_steps", "searches", "tokens", "extends", "copied_extends", "compiles")
         runs.append(dict(episodes=shown, logprobs=[t.logprobs.tolist() for t in found], asked=asked,
                          stats={{k: engine.stats[k] for k in counts}}))
     (folder / f"{{count}}-{{number}}.json").write_text(json.dumps(runs))
@@ -123,6 +123,7 @@ def test_several_processes_write_what_one_writes_and_each_searches_for_its_own(w
     assert min(single["stats"]["searches"] for single in one) > 15
     stops = {episode[6] for single in one for episode in single["episodes"]}
     assert {"answer", "deadline"} <= stops
+    assert one[2]["stats"]["copied_extends"] > 0  # two samples of a group in a shard
     for count in (2, 4):
         several = run(tmp_path, count)
         for number, single in enumerate(one):
