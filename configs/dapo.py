@@ -80,6 +80,9 @@ def dapo() -> ConfigDict:
         "staleness": 0,  # 1: the next batch is sampled while this one is trained on; needs tis_cap (2.0)
         # --- update ---
         "minibatches": 4,  # optimizer steps per rollout batch
+        # Lay out the samples of a row as a tree, so that what several begin with is computed once: a group's prompt, a
+        # turn that they all wrote, what it found. The loss is that of separate samples, up to rounding.
+        "share_prefixes": False,
         # Buckets of packed update batches: the smallest that holds a mini-batch is used. Each is compiled once.
         "row_lengths": (256,),
         "rows": 4,  # packed rows of a micro-batch

@@ -104,6 +104,7 @@ def _training(config: ConfigDict) -> None:
         "augment": False, "eval_every": 0, "checkpoint_every": 1, "show_every": 1,
         "curriculum": ((None, (("ramp_1", 1.0),)),), "row_lengths": (1024,), "rows": 2,
         "micro_batches": (1, 2, 3, 4, 5, 6, 8, 16),  # a padded row costs as much as a full one
+        "share_prefixes": True,  # half of a sample's tokens are the prompt of its group
         "old_logprobs": "sampler",  # the sampler computes in float32, as the trainer does
     })  # fmt: skip
     config.dapo.reward.update({"overlong_limit": 224, "overlong_cache": 64})
@@ -141,6 +142,7 @@ def _qwen(config: ConfigDict) -> None:
     config.topology = "v6e-8"
     config.mesh.update({"data": 1, "fsdp": -1, "tensor": 2})
     config.sft.rows = config.dapo.rows = 4  # over which the mesh divides them
+    config.dapo.share_prefixes = False  # the TPU kernels of model.attention have no mask for it
     chosen = {"dtype": "bfloat16", "param_dtype": "float32", "remat": "full", "attention": "auto"}
     model = dataclasses.asdict(families.named("qwen2.5-1.5b", **chosen))
     del model["lora"]  # adapters have a section of their own

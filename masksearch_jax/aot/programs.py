@@ -48,7 +48,8 @@ _STOPS = (44, 17)
 # (configs/prepare.py) stands in for it.
 _TOY_VOCABULARY = 1362
 _INT_FIELDS = ("ids", "positions", "segments", "targets")
-_UPDATE_DTYPES = {**dict.fromkeys((*_INT_FIELDS, "versions"), jnp.int32), "mask": jnp.bool_}
+_TREE_FIELDS = ("ends", "sources", "sequences")
+_UPDATE_DTYPES = {**dict.fromkeys((*_INT_FIELDS, *_TREE_FIELDS, "versions"), jnp.int32), "mask": jnp.bool_}
 
 
 class TooLargeError(ValueError):
@@ -124,7 +125,8 @@ def policy_of(cfg: ConfigSection, mesh: jax.sharding.Mesh) -> Policy:
     override = {} if "vocab_size" in cfg.model else {"vocab_size": _TOY_VOCABULARY}
     found = from_config(cfg.model, lora=lora_from_config(cfg.lora), **override)
     row_lengths = cfg.dapo.row_lengths if cfg.stage == "dapo" else (cfg.sft.row_length,)
-    return Policy(packed_attention.choose(found, mesh, row_lengths), mesh)
+    trees = cfg.stage == "dapo" and cfg.dapo.share_prefixes
+    return Policy(packed_attention.choose(found, mesh, row_lengths, trees), mesh)
 
 
 def make_mesh(cfg: ConfigSection, slice_: topology.Topology) -> jax.sharding.Mesh:
@@ -204,6 +206,7 @@ def _dapo(cfg, policy) -> StagePrograms:
             shape, _UPDATE_DTYPES.get(field.name, jnp.float32), sharding=updates.update_sharding(mesh)
         )
         for field in dataclasses.fields(UpdateBatch)
+        if settings.share_prefixes or field.name not in _TREE_FIELDS
     })  # fmt: skip
     programs = [
         Program("decode_copy", "copy", lambda: copy.lower(params), ("params", *held)),

@@ -151,14 +151,26 @@ class Attention(nnx.Module):
             self.smear = param((k,), ("kv_heads",), nnx.initializers.constant(0.5))
 
     @jax.named_scope("attention")
-    def __call__(self, x: jax.Array, rope, attend_rows, starts: jax.Array, adapters: Adapters) -> jax.Array:
+    def __call__(
+        self,
+        x: jax.Array,
+        rope,
+        attend_rows,
+        starts: jax.Array,
+        adapters: Adapters,
+        parents: jax.Array | None = None,
+    ) -> jax.Array:
         """Compute attention over whole sequences, for training: x [B, S, D] -> [B, S, D].
 
         starts: bool [B, S], True at the first token of a segment. attend_rows: a function (q [B, N, S, H], k, v
-        [B, K, S, H]) -> [B, N, S, H], the attention of each token over the tokens that it sees.
+        [B, K, S, H]) -> [B, N, S, H], the attention of each token over the tokens that it sees. parents: int32 [B, S],
+        the index of the token before each one in its sequence; None where that is the token to its left.
         """
         q, k, v = self._project(x, adapters)
-        k = self._smear(k, k[:, :, :1], starts)
+        if parents is None:
+            k = self._smear(k, k[:, :, :1], starts)
+        else:
+            k = self._smeared(k, jnp.take_along_axis(k, parents[:, None, :, None], axis=2), starts)
         q, k = self._rotate(q, k, rope)
         return self._output(attend_rows(q, k, v), adapters)
 
@@ -203,7 +215,9 @@ class Attention(nnx.Module):
         """
         if not self.cfg.smear_keys:
             return k
-        previous = jnp.concatenate([before, k[:, :, :-1]], axis=2)
+        return self._smeared(k, jnp.concatenate([before, k[:, :, :-1]], axis=2), starts)
+
+    def _smeared(self, k, previous, starts):
         previous = jnp.where(starts[:, None, :, None], k, previous)
         share = self.smear[...].astype(k.dtype)[:, None, None]
         return share * k + (1 - share) * previous

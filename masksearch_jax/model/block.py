@@ -61,9 +61,17 @@ class Block(nnx.Module):
             self.attention_post_norm = param((cfg.embed,), ("norm",), norm_init(cfg))
             self.mlp_post_norm = param((cfg.embed,), ("norm",), norm_init(cfg))
 
-    def __call__(self, x: jax.Array, rope, attend_rows, starts: jax.Array, adapters: lora.Adapters) -> jax.Array:
+    def __call__(
+        self,
+        x: jax.Array,
+        rope,
+        attend_rows,
+        starts: jax.Array,
+        adapters: lora.Adapters,
+        parents: jax.Array | None = None,
+    ) -> jax.Array:
         """Compute one layer over whole sequences, x [B, S, D] -> [B, S, D]; arguments as `Attention.__call__`."""
-        out = self.attention(norm(self.cfg, x, self.attention_norm), rope, attend_rows, starts, adapters)
+        out = self.attention(norm(self.cfg, x, self.attention_norm), rope, attend_rows, starts, adapters, parents)
         return self._mlp(x, out, adapters)
 
     def extend(

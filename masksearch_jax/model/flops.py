@@ -49,13 +49,14 @@ def of_sequences(cfg: ModelConfig, lengths: ArrayLike, logits: int, known: Array
     return Load(int((end - start).sum()), int(pairs.sum()), int(local.sum()), logits)
 
 
-def of_rows(cfg: ModelConfig, segments: np.ndarray, logits: int) -> Load:
-    """Return the load of packed rows: segments int [.., T], 0 for padding, contiguous numbers along a row."""
-    rows = segments.reshape(-1, segments.shape[-1])
-    most = int(rows.max(initial=0)) + 1
-    own = rows + np.arange(len(rows))[:, None] * most
-    lengths = np.bincount(own.ravel(), minlength=len(rows) * most).reshape(len(rows), most)[:, 1:]
-    return of_sequences(cfg, lengths, logits)
+def of_rows(cfg: ModelConfig, segments: ArrayLike, positions: ArrayLike, logits: int) -> Load:
+    """Return the load of packed rows, or of rows that hold trees of sequences.
+
+    segments: ints, 0 for padding. positions: ints of the same shape, how many tokens of its sequence precede a token.
+    """
+    depths = np.asarray(positions, np.int64)[np.asarray(segments) > 0] + 1
+    local = int(np.minimum(depths, cfg.window).sum()) if cfg.local_layers else 0
+    return Load(len(depths), int(depths.sum()), local, logits)
 
 
 def _pairs(length: np.ndarray, window: int = 0) -> np.ndarray:

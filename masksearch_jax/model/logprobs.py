@@ -26,12 +26,15 @@ def token_logprobs(
     temperature: jax.Array | float = 1.0,
     chunk: int = 4096,
     wanted: jax.Array | None = None,
+    sources: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Return log p(target) and the entropy of p = softmax(logits / temperature), differentiable in params and hidden.
 
     hidden: [..., S, D]. targets: int32 [..., S]. temperature: above 0. chunk: how many tokens' logits exist at a time
     on a shard of the batch, in the forward and in the backward pass. Only S is cut into chunks, so that rows stay on
     their shards. wanted: bool [..., S], None for all; targets that are not wanted cost next to nothing and give 0.
+    sources: int32 [..., S], the index of the hidden state that predicts each target; None if that is the target's own
+    index. With sources the wanted targets are expected at the front of each row.
     Returns two float32 arrays [..., S]. A target outside [0, V) gives a finite number that means nothing.
     """
     steps, width = hidden.shape[-2:]
@@ -39,17 +42,21 @@ def token_logprobs(
     # weights for each.
     rows = max(1, hidden.size // (steps * width) // mesh_lib.batch_shards())
     steps_a_chunk = max(1, chunk // rows)
+    if sources is not None:
+        hidden = jnp.take_along_axis(hidden, sources[..., None], axis=-2)
     if wanted is None:
         if steps_a_chunk >= steps:
             return _logprobs(cfg, params, hidden, targets, temperature)
         return _in_chunks(cfg, params, hidden, targets, temperature, jnp.ones(targets.shape, bool), steps_a_chunk)
+    steps_a_chunk = min(steps_a_chunk, -(-steps // _FEWEST_CHUNKS))
+    if sources is not None:
+        found = _in_chunks(cfg, params, hidden, targets, temperature, wanted, steps_a_chunk)
+        return jnp.where(wanted, found[0], 0.0), jnp.where(wanted, found[1], 0.0)
     # Move wanted targets to the front of each row, so that the chunks at its end hold none.
     order = jnp.argsort(~wanted, axis=-1, stable=True)
     front = tuple(jnp.take_along_axis(x, order, axis=-1) for x in (targets, wanted))
     hidden = jnp.take_along_axis(hidden, order[..., None], axis=-2)
-    found = _in_chunks(
-        cfg, params, hidden, front[0], temperature, front[1], min(steps_a_chunk, -(-steps // _FEWEST_CHUNKS))
-    )
+    found = _in_chunks(cfg, params, hidden, front[0], temperature, front[1], steps_a_chunk)
     back = jnp.argsort(order, axis=-1)
     logp, entropy = (jnp.where(wanted, jnp.take_along_axis(x, back, axis=-1), 0.0) for x in found)
     return logp, entropy

@@ -9,6 +9,8 @@ layer is a local one (data of the layer scan). Leaves: the heads' outputs. `Mode
   cudnn   cuDNN's fused attention through jax.nn; holds no scores, but a mask [S, S] of each row
   auto    splash on TPUs, cudnn on GPUs, blocked on CPUs for long rows, xla elsewhere and for whatever these refuse;
           `choose` decides
+Rows may hold trees of sequences that share prefixes. The kernels of splash and cudnn take no mask of that kind; 'auto'
+takes blocked or xla for such rows.
 docs/guides/attention.md says which of these were checked, compiled and executed.
 Left out: extending a cache and decoding, which always use XLA. There the length of a row is data while the kernels'
 masks are static, the few queries leave nothing to fuse, and a step is bound by reading the cache, which XLA does once.
@@ -34,28 +36,32 @@ _TILES = (512, 256, 128)
 _LONG = 512
 
 
-def choose(cfg: ModelConfig, mesh: Mesh | AbstractMesh, lengths: Iterable[int]) -> ModelConfig:
+def choose(cfg: ModelConfig, mesh: Mesh | AbstractMesh, lengths: Iterable[int], trees: bool = False) -> ModelConfig:
     """Return the config with 'auto' replaced by a backend for rows of these lengths on the devices of this mesh.
 
+    trees: whether rows hold trees of sequences (dapo.share_prefixes).
     Raises ValueError, with the reason, when the config names a backend that cannot compute such rows there.
     """
     lengths = tuple(lengths)
     if cfg.attention == "auto":
-        able = (name for name in _PLATFORM if not _refusal(cfg, name, mesh, lengths))
-        plain = "blocked" if _platform(mesh) == "cpu" and max(lengths, default=0) >= _LONG else "xla"
+        able = (name for name in _PLATFORM if not _refusal(cfg, name, mesh, lengths, trees))
+        tiled = trees or _platform(mesh) == "cpu"
+        plain = "blocked" if tiled and max(lengths, default=0) >= _LONG else "xla"
         return dataclasses.replace(cfg, attention=next(able, plain))
-    if reason := _refusal(cfg, cfg.attention, mesh, lengths):
+    if reason := _refusal(cfg, cfg.attention, mesh, lengths, trees):
         raise ValueError(f"model.attention = {cfg.attention!r}: {reason}; set it to 'xla', or to 'auto' to have it so.")
     return cfg
 
 
-def _refusal(cfg, backend, mesh, lengths, devices=True):
+def _refusal(cfg, backend, mesh, lengths, trees, devices=True):
     """Return why a backend cannot compute rows of these lengths, '' if it can.
 
-    devices: whether to check the platform of the mesh's devices too.
+    trees: whether rows hold trees of sequences. devices: whether to check the platform of the mesh's devices too.
     """
     if backend in ("xla", "blocked"):
         return ""
+    if trees:
+        return "its kernels have no mask for sequences that share a prefix, and dapo.share_prefixes = True"
     platform, parts = _platform(mesh), mesh.shape.get("sequence", 1)
     if devices and platform != _PLATFORM[backend]:
         return f"its kernels are for {_PLATFORM[backend].upper()}s and the devices are {platform}"
@@ -91,27 +97,42 @@ def attend_packed(
     *,
     segments: jax.Array,
     local: jax.Array | None = None,
+    ends: jax.Array | None = None,
+    positions: jax.Array | None = None,
 ) -> jax.Array:
     """Return causal attention within segments, computed by the config's backend.
 
     Each token attends to itself and the earlier tokens of its segment. q: [B, N, S, H]. k, v: [B, K, S, H]; query head
     n reads key-value head n // (N / K). segments: int32 [B, S]. local: bool [], True in a layer whose tokens see only
-    the last cfg.window tokens; None when no layer is local.
+    the last cfg.window tokens; None when no layer is local. ends, positions: int32 [B, S] for rows that hold trees of
+    sequences, in which the token at index j sees that at index i if and only if i <= j < ends[i], and the window counts
+    positions. Without ends the positions are not read.
     Under the mesh of `jax.set_mesh` each device runs the kernels on its shard of the rows, heads and queries. Without a
     TPU 'splash' runs interpreted, so that its numbers can be checked. Returns [B, N, S, H] in the dtype of v; outputs
     of padding (segment 0) are finite. Raises ValueError for shapes, dtypes or devices that the backend cannot take.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if cfg.attention == "auto":
-        cfg = choose(cfg, mesh, (q.shape[2],))
-    if reason := _refusal(cfg, cfg.attention, mesh, (q.shape[2],), devices=cfg.attention == "cudnn"):
+        cfg = choose(cfg, mesh, (q.shape[2],), ends is not None)
+    if reason := _refusal(cfg, cfg.attention, mesh, (q.shape[2],), ends is not None, cfg.attention == "cudnn"):
         raise ValueError(f"model.attention = {cfg.attention!r}: {reason}; set it to 'xla' or 'auto'.")
+    if ends is not None:
+        in_trees = {"xla": _xla_trees, "blocked": _blocked_trees}[cfg.attention]
+        return in_trees(cfg, q, k, v, segments, local, ends, positions)
     compute = {"xla": _xla, "blocked": _blocked, "splash": _splash, "cudnn": _cudnn}[cfg.attention]
     return compute(cfg, q, k, v, segments, local)
 
 
 def _xla(cfg, q, k, v, segments, local):
     return attend(q, (k,), (v,), _visible(cfg, segments, local), cfg.score_divisor, cfg.attention_softcap)
+
+
+def _xla_trees(cfg, q, k, v, segments, local, ends, positions):
+    index = jnp.arange(ends.shape[1])[:, None]
+    seen = (index >= index.T) & (index < ends[:, None, :])
+    if local is not None:
+        seen &= (positions[:, :, None] - positions[:, None, :] < cfg.window) | ~local
+    return attend(q, (k,), (v,), seen, cfg.score_divisor, cfg.attention_softcap)
 
 
 def _visible(cfg, segments, local):
@@ -125,6 +146,17 @@ def _visible(cfg, segments, local):
 
 
 def _blocked(cfg, q, k, v, segments, local):
+    return _in_tiles(cfg, q, k, v, segments, local)
+
+
+def _blocked_trees(cfg, q, k, v, segments, local, ends, positions):
+    return _in_tiles(
+        cfg, q, k, v, segments, local,
+        (positions, ("batch", "time")), (positions, ("batch", None)), (ends, ("batch", None)),
+    )  # fmt: skip
+
+
+def _in_tiles(cfg, q, k, v, segments, local, *trees):
     everything = 1 << 30  # a window longer than any row
     window = everything if local is None else jnp.where(local, cfg.window, everything)
     kernel = functools.partial(attend_in_tiles, softcap=cfg.attention_softcap)
@@ -137,6 +169,7 @@ def _blocked(cfg, q, k, v, segments, local):
         (segments, ("batch", None)),
         (jnp.arange(q.shape[2]), ("time",)),
         (jnp.int32(window), ()),
+        *trees,
     )
 
 

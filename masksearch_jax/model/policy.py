@@ -80,9 +80,16 @@ class Policy:
         """
         return _decode_copy(self, outlives)
 
-    def forward(self, params: Params, ids: jax.Array, positions: jax.Array, segments: jax.Array) -> jax.Array:
+    def forward(
+        self,
+        params: Params,
+        ids: jax.Array,
+        positions: jax.Array,
+        segments: jax.Array,
+        ends: jax.Array | None = None,
+    ) -> jax.Array:
         """Return the normed hidden states [B, S, D] of whole sequences; arguments as `transformer.forward`."""
-        return transformer.forward(self.config, params, ids, positions, segments)
+        return transformer.forward(self.config, params, ids, positions, segments, ends)
 
     def log_probs(
         self,
@@ -93,13 +100,19 @@ class Policy:
         targets: jax.Array,
         wanted: jax.Array,
         temperature: float = 1.0,
+        ends: jax.Array | None = None,
+        sources: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array]:
         """Return log p(target) and the entropy of p, float32 [B, S] each, 0 for targets that are not wanted.
 
         ids, positions, segments, targets: int32 [B, S]. wanted: bool [B, S]. temperature: that of the sampler.
+        ends, sources: int32 [B, S] for rows of prefix trees, None for plain rows: see `transformer.forward` and
+        `logprobs.token_logprobs`.
         """
-        hidden = self.forward(params, ids, positions, segments)
-        return logprobs.token_logprobs(self.config, params, hidden, targets, temperature, wanted=wanted)
+        hidden = self.forward(params, ids, positions, segments, ends)
+        return logprobs.token_logprobs(
+            self.config, params, hidden, targets, temperature, wanted=wanted, sources=sources
+        )
 
 
 def _shardings(abstract):

@@ -71,10 +71,18 @@ class Transformer(nnx.Module):
         adapter = functools.partial(stacked, dtype=cfg.lora.dtype) if cfg.lora else stacked
         self.adapters = lora.Adapters(cfg, param=adapter)
 
-    def __call__(self, ids: jax.Array, positions: jax.Array, segments: jax.Array) -> jax.Array:
+    def __call__(
+        self, ids: jax.Array, positions: jax.Array, segments: jax.Array, ends: jax.Array | None = None
+    ) -> jax.Array:
         """Run over whole sequences: int32 [B, S] each -> normed hidden states [B, S, D]. See the function `forward`."""
         cfg, rope = self.cfg, rope_tables(self.cfg, positions)
-        starts = jnp.pad(segments[:, 1:] != segments[:, :-1], ((0, 0), (1, 0)), constant_values=True)
+        parents = None
+        if ends is None:
+            starts = jnp.pad(segments[:, 1:] != segments[:, :-1], ((0, 0), (1, 0)), constant_values=True)
+        else:
+            starts = positions == 0
+            if cfg.smear_keys or cfg.token_shift:
+                parents = _parents(ends)
 
         definition, layers = nnx.split((self.blocks, self.adapters))
 
@@ -88,15 +96,18 @@ class Transformer(nnx.Module):
             turned = rope
             if is_local is not None:
                 turned = jax.tree.map(lambda a, b: jnp.where(is_local, a, b), local_rope, rope)
-            attend_rows = functools.partial(attend_packed, cfg, segments=segments, local=is_local)
+            attend_rows = functools.partial(
+                attend_packed, cfg, segments=segments, local=is_local, ends=ends, positions=positions
+            )
             block, adapters = nnx.merge(definition, lora.dequantised(weights))
-            return block(x, turned, attend_rows, starts, adapters), None
+            return block(x, turned, attend_rows, starts, adapters, parents if cfg.smear_keys else None), None
 
         if cfg.remat != "none":
             # Inside a scan XLA cannot merge the recomputation with the forward pass, so no barrier against that is
             # needed.
             layer = jax.checkpoint(layer, policy=_REMAT[cfg.remat], prevent_cse=False)
-        x, _ = jax.lax.scan(layer, self.embed(ids, positions), (layers, local), unroll=cfg.scan_unroll)
+        embedded = self.embed(ids, positions, parents=parents)
+        x, _ = jax.lax.scan(layer, embedded, (layers, local), unroll=cfg.scan_unroll)
         return norm(cfg, x, self.final_norm)
 
     def extend(
@@ -136,14 +147,21 @@ class Transformer(nnx.Module):
         return norm(cfg, x, self.final_norm), cache
 
     @jax.named_scope("embed")
-    def embed(self, ids: jax.Array, positions: jax.Array, before: jax.Array | None = None) -> jax.Array:
+    def embed(
+        self,
+        ids: jax.Array,
+        positions: jax.Array,
+        before: jax.Array | None = None,
+        parents: jax.Array | None = None,
+    ) -> jax.Array:
         """Embed ids, positions int32 [B, S] -> [B, S, D] in the compute dtype.
 
-        before: int32 [B, token_shift], the tokens that precede ids; None where ids start with the first token. A token
-        looks back only as far as its position allows, so never into another segment.
+        before: int32 [B, token_shift], the tokens that precede ids; None where ids start with the first token. parents:
+        int32 [B, S], the index of the token before each one; None where that is the token to its left. A token looks
+        back only as far as its position allows, so never into another segment.
         """
         cfg, shift, steps = self.cfg, self.cfg.token_shift, ids.shape[1]
-        if shift:
+        if shift and parents is None:
             ids = jnp.pad(ids, ((0, 0), (shift, 0))) if before is None else jnp.concatenate([before, ids], axis=1)
         # A gather. Its gradient is a scatter-add, which takes 0.24 ms where a one-hot product takes 35 ms (CPU,
         # V = 486).
@@ -152,11 +170,15 @@ class Transformer(nnx.Module):
             x = x * jnp.array(math.sqrt(cfg.embed), x.dtype)  # 55.43 becomes 55.5 in bfloat16, as Gemma was trained
         if shift:
             weights = self.shift[...].astype(x.dtype)
+            if parents is None:
+                shifted = [x[:, shift - j : shift - j + steps] for j in range(1, shift + 1)]
+                x = x[:, shift:]
+            else:
+                shifted = [jnp.take_along_axis(x, above[..., None], axis=1) for above in _ancestors(parents, shift)]
             earlier = (
-                jnp.where((positions >= j)[..., None], x[:, shift - j : shift - j + steps] * weights[j - 1], 0)
-                for j in range(1, shift + 1)
+                jnp.where((positions >= j)[..., None], one * weights[j - 1], 0) for j, one in enumerate(shifted, 1)
             )
-            x = x[:, shift:] + sum(earlier)
+            x = x + sum(earlier)
         return mesh_lib.constrain(x, "batch", "time", None)
 
     @jax.named_scope("logits")
@@ -173,6 +195,25 @@ class Transformer(nnx.Module):
         return [lora.dequantised(jax.tree.map(lambda w, i=index: w[i], stacked)) for index in range(self.cfg.layers)]
 
 
+def _parents(ends):
+    """Return int32 [B, S], the index of the parent of each token of rows that hold trees; a root is its own parent.
+
+    ends: int32 [B, S], as in `forward`. In preorder the parent is the last of the tokens above.
+    """
+    index = jnp.arange(ends.shape[1])
+    above = (index[None, :] < index[:, None]) & (index[:, None] < ends[:, None, :])
+    found = jnp.where(above, index, -1).max(axis=-1)
+    return jnp.where(found < 0, index, found).astype(jnp.int32)
+
+
+def _ancestors(parents, count):
+    """Yield the index [B, S] of each token's parent, of the parent's parent and so on, `count` times."""
+    above = parents
+    for distance in range(count):
+        above = jnp.take_along_axis(parents, above, axis=1) if distance else parents
+        yield above
+
+
 def _newest(last, ids, counts):
     """Return the last n tokens [B, n] of rows that ended with `last` [B, n] and continue with counts[b] of ids."""
     both = jnp.concatenate([last, ids], axis=1)
@@ -187,14 +228,23 @@ def module(cfg: ModelConfig, params: Params) -> Transformer:
     return nnx.merge(_definition(cfg)[0], {name: x for name, x in params.items() if name != "layers"})
 
 
-def forward(cfg: ModelConfig, params: Params, ids: jax.Array, positions: jax.Array, segments: jax.Array) -> jax.Array:
+def forward(
+    cfg: ModelConfig,
+    params: Params,
+    ids: jax.Array,
+    positions: jax.Array,
+    segments: jax.Array,
+    ends: jax.Array | None = None,
+) -> jax.Array:
     """Run the decoder over whole sequences, for training.
 
     ids, positions: int32 [B, S]. segments: int32 [B, S]; a token sees itself and the earlier tokens of its own segment,
     and segment 0 is padding (its output is finite and means nothing). Returns the normed hidden states [B, S, D] for
     `unembed` or `logprobs.token_logprobs`. In packed rows each segment is contiguous and its positions restart at 0.
+    ends: int32 [B, S] for rows that hold trees of sequences in depth-first preorder; None for plain rows. The token at
+    index j of such a row sees that at index i if and only if i <= j < ends[i], and positions are depths.
     """
-    return module(cfg, params)(ids, positions, segments)
+    return module(cfg, params)(ids, positions, segments, ends)
 
 
 def extend(

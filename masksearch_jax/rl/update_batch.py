@@ -2,21 +2,27 @@
 
 In: (trajectory, advantage) in the order of their groups. Out: one `UpdateBatch` per optimizer step (mini-batch), its
 arrays stacked by micro-batch. All per-token values are shifted once, here: position t holds the values of the token
-that it predicts, id t + 1. Masks come from lengths and from what the sampler recorded, never from ids. Left out:
+that it predicts, id t + 1. Masks come from lengths and from what the sampler recorded, never from ids. With shared
+prefixes (prefix_trees.py) these values stand in entries of their own instead of at positions. Left out:
 putting arrays on devices, and dividing by the count (`tokens`, the sum of a mini-batch's mask).
 
 Axes: M micro-batches, R rows, T positions.
 """
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeAlias
 
 import jax
 import numpy as np
 
 from masksearch_jax.data import packing
+from masksearch_jax.rl import prefix_trees
 from masksearch_jax.rollout.trajectory import Trajectory
 from masksearch_jax.runtime.types import Leaf
+
+# The per-token arrays of each sequence of a mini-batch, by name.
+Features: TypeAlias = Sequence[Mapping[str, np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,33 +31,49 @@ class BatchShape:
 
     lengths: the row lengths T to choose from. rows: rows R of a micro-batch. micro: the numbers of micro-batches M to
     choose from. packed: True for several sequences per row, kept apart by segment ids; False for one per row.
+    share_prefixes: lay out the sequences of a row as a tree, in which a common prefix stands once.
     """
 
     lengths: tuple[int, ...]
     rows: int
     micro: tuple[int, ...] = (1,)
     packed: bool = True
+    share_prefixes: bool = False
 
     def __post_init__(self) -> None:
         for name, values in (("lengths", self.lengths), ("rows", [self.rows]), ("micro", self.micro)):
             if not values or min(values) < 1:
                 raise ValueError(f"batch shape {name} must hold positive numbers, got {values}")
+        if self.share_prefixes and not self.packed:
+            raise ValueError("batch shape share_prefixes puts several sequences into a row; set packed=True")
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class UpdateBatch:
-    """The tokens of one optimizer step. Every field is [M, R, T], or [R, T] inside a scan over micro-batches."""
+    """The tokens of one optimizer step. Every field is [M, R, T], or [R, T] inside a scan over micro-batches.
+
+    The last three fields are None unless sequences share prefixes. Then a row holds trees of tokens, and the fields
+    from `targets` to `advantages` hold one value for each sampled token of each sequence, at the front of the row.
+    """
 
     ids: Leaf  # int32, what the model reads
-    positions: Leaf  # int32, from 0 in every sequence
-    segments: Leaf  # int32, 1, 2, .. along a row; 0 is padding
+    positions: Leaf  # int32, from 0 in every sequence; the depth in a tree
+    segments: Leaf  # int32, 1, 2, .. along a row, of the sequence or tree that a position belongs to; 0 is padding
     targets: Leaf  # int32, id t + 1 of the same sequence; 0 where there is none
     mask: Leaf  # bool, True where the policy sampled the target
     sampler_logp: Leaf  # float32, log-prob of the target as the sampler reported it; 0 outside the mask
     old_logp: Leaf  # float32, denominator of the ratio; the sampler's log-prob until `with_old_logp` replaces it
     versions: Leaf  # int32, policy version that sampled the target; -1 outside the mask
     advantages: Leaf  # float32, of the target's trajectory; 0 outside the mask
+    ends: Leaf | None = None  # int32, one past the last index of the subtree of a position
+    sources: Leaf | None = None  # int32, index in its row of the position that predicts a target
+    sequences: Leaf | None = None  # int32, 1, 2, .. along a row, of the sequence that a target belongs to; 0 is none
+
+    @property
+    def target_sequences(self) -> Leaf:
+        """The number within its row of the sequence that each target belongs to; 0 is none."""
+        return self.segments if self.sequences is None else self.sequences
 
     @property
     def tokens(self) -> int:
@@ -83,9 +105,11 @@ def build_batches(items: Iterable[tuple[Trajectory, float]], mini_batches: int, 
     if not items or mini_batches < 1:
         raise ValueError(f"cannot build {mini_batches} mini-batches of {len(items)} trajectories")
     features = [_features(trajectory, advantage) for trajectory, advantage in items]
-    chunks = [[features[i] for i in part] for part in np.array_split(np.arange(len(items)), mini_batches) if part.size]
-    length, micro = _choose([[len(one["ids"]) for one in chunk] for chunk in chunks], shape)
-    return [_lay_out(chunk, length, micro, shape) for chunk in chunks]
+    groups = [trajectory.group for trajectory, _ in items]
+    parts = [part for part in np.array_split(np.arange(len(items)), mini_batches) if part.size]
+    chunks = [([features[i] for i in part], [groups[i] for i in part]) for part in parts]
+    length, micro = _choose(chunks, shape)
+    return [_lay_out(*chunk, length, micro, shape) for chunk in chunks]
 
 
 def _features(trajectory: Trajectory, advantage: float) -> dict[str, np.ndarray]:
@@ -110,48 +134,51 @@ def _features(trajectory: Trajectory, advantage: float) -> dict[str, np.ndarray]
     }
 
 
-def _choose(chunks: Sequence[Sequence[int]], shape: BatchShape) -> tuple[int, int]:
+def _choose(chunks: Sequence[tuple[Features, Sequence[int]]], shape: BatchShape) -> tuple[int, int]:
     """Return the (row length, micro-batches) with the fewest positions that holds every mini-batch.
 
-    chunks: for each mini-batch the lengths of its sequences.
+    chunks: for each mini-batch its sequences and their groups.
     """
-    longest = max(max(lengths) for lengths in chunks)
+    longest = max(len(one["ids"]) for features, _ in chunks for one in features)
     fitting = []
     for length in sorted(shape.lengths):
         if length < longest:
             continue
-        rows = max(len(_rows(lengths, length, shape.packed)) for lengths in chunks)
+        rows = max(len(_rows(*chunk, length, shape)) for chunk in chunks)
         fitting += [(length * micro, length, micro) for micro in shape.micro if micro * shape.rows >= rows]
     if not fitting:
+        most = max(len(features) for features, _ in chunks)
         raise ValueError(
-            f"mini-batches of up to {max(map(len, chunks))} trajectories, the longest of {longest} tokens, fit none of "
+            f"mini-batches of up to {most} trajectories, the longest of {longest} tokens, fit none of "
             f"the shapes lengths={shape.lengths} x rows={shape.rows} x micro={shape.micro}; allow longer rows or more "
             "micro-batches"
         )
     return min(fitting)[1:]
 
 
-def _rows(lengths: Sequence[int], length: int, packed: bool) -> list[list[int]]:
+def _rows(features: Features, groups: Sequence[int], length: int, shape: BatchShape) -> list[list[int]]:
     """Return the indices of the sequences in each row. They are assigned longest first: first fit then wastes least."""
+    if shape.share_prefixes:
+        return prefix_trees.assign_rows(features, groups, length)
+    lengths = [len(one["ids"]) for one in features]
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
-    if not packed:
+    if not shape.packed:
         return [[i] for i in order]
     return [[order[i] for i in row] for row in packing.pack([lengths[i] for i in order], length)]
 
 
-def _lay_out(chunk: Sequence[dict[str, np.ndarray]], length: int, micro: int, shape: BatchShape) -> UpdateBatch:
-    rows = _rows([len(one["ids"]) for one in chunk], length, shape.packed)
-    flat = packing.fill(rows, chunk, length, micro * shape.rows)
-    segments = flat["segments"]
-    per_target = ("mask", "sampler_logp", "versions", "advantages")
-    shifted = {name: packing.of_next(flat[name], segments) for name in per_target}
-    shifted["versions"] = shifted["versions"] - 1
-    fields = {
-        "ids": flat["ids"],
-        "positions": flat["positions"],
-        "segments": segments,
-        "targets": packing.of_next(flat["ids"], segments),
-        "old_logp": shifted["sampler_logp"].copy(),
-        **shifted,
-    }
+def _lay_out(features: Features, groups: Sequence[int], length: int, micro: int, shape: BatchShape) -> UpdateBatch:
+    rows, count = _rows(features, groups, length, shape), micro * shape.rows
+    if shape.share_prefixes:
+        fields = prefix_trees.fill(rows, features, length, count)
+    else:
+        fields = _aligned(packing.fill(rows, features, length, count))
+    fields["versions"] -= 1
+    fields["old_logp"] = fields["sampler_logp"].copy()
     return UpdateBatch(**{name: value.reshape(micro, shape.rows, length) for name, value in fields.items()})
+
+
+def _aligned(flat: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return packed rows with targets, and what belongs to a target at the position that predicts it."""
+    shifted = {name: packing.of_next(flat[name], flat["segments"]) for name in prefix_trees.PER_ENTRY}
+    return flat | {"targets": packing.of_next(flat["ids"], flat["segments"])} | shifted

@@ -20,7 +20,9 @@ def policy_logprobs(policy: Policy, temperature: float, params: Params, rows: up
 
     temperature: that of the sampler.
     """
-    return policy.log_probs(params, rows.ids, rows.positions, rows.segments, rows.targets, rows.mask, temperature)
+    return policy.log_probs(
+        params, rows.ids, rows.positions, rows.segments, rows.targets, rows.mask, temperature, rows.ends, rows.sources
+    )
 
 
 def loss_fn(policy: Policy, settings: DapoSettings, params: Params, rows: update_batch.UpdateBatch):
@@ -39,7 +41,7 @@ def loss_fn(policy: Policy, settings: DapoSettings, params: Params, rows: update
         settings.dual_clip,
         weights=weights,
         aggregation=settings.aggregation,
-        segments=rows.segments,
+        segments=rows.target_sequences,
         horizon=max(settings.row_lengths),
         entropy=jax.lax.stop_gradient(entropy),
     )

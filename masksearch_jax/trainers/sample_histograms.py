@@ -38,10 +38,10 @@ def histograms(
 
 def _by_episode(update: UpdateBatch) -> np.ndarray:
     """Return the advantage of each episode of an update, in no particular order."""
-    mask, segments = np.asarray(update.mask), np.asarray(update.segments)
-    length = segments.shape[-1]
-    row = np.broadcast_to(np.arange(segments.size // length).reshape(*segments.shape[:-1], 1), segments.shape)
-    number = (row * (length + 1) + segments)[mask]
+    mask, sequences = np.asarray(update.mask), np.asarray(update.target_sequences)
+    length = sequences.shape[-1]
+    row = np.broadcast_to(np.arange(sequences.size // length).reshape(*sequences.shape[:-1], 1), sequences.shape)
+    number = (row * (length + 1) + sequences)[mask]
     return np.asarray(update.advantages)[mask][np.unique(number, return_index=True)[1]]
 
 

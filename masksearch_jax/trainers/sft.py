@@ -136,7 +136,9 @@ def run(
         batch = next(batches)
         seconds.start("step")
         del batch["examples"]
-        new = flops.of_rows(policy.config, np.asarray(batch["segments"]), int(np.count_nonzero(batch["loss_mask"])))
+        new = flops.of_rows(
+            policy.config, batch["segments"], batch["positions"], int(np.count_nonzero(batch["loss_mask"]))
+        )
         tokens, trained, load = tokens + new.tokens, trained + new.tokens, load + new
         state, sums = step_fn(state, distributed.put(batch, mesh_lib.batch_sharding(policy.mesh)), stage.base)
         means.add(sums)

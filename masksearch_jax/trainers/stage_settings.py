@@ -53,6 +53,7 @@ class DapoSettings(Protocol):
     staleness: int
     # Update.
     minibatches: int
+    share_prefixes: bool
     row_lengths: Sequence[int]
     rows: int
     micro_batches: Sequence[int]

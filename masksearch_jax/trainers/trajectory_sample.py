@@ -11,7 +11,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 
@@ -29,6 +29,9 @@ from masksearch_jax.trajectories.episode import Episode, pack_arrays
 from masksearch_jax.trajectories.store import FILE, FOLDER, EpisodeStore
 
 _log = logging.getLogger(__name__)
+
+# Index of the values of a sequence's sampled tokens in an array [M, R, T].
+Place: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 class TrajectorySettings(Protocol):
@@ -165,17 +168,20 @@ class TrajectorySample:
         return texts
 
     def _trained_values(
-        self, update: UpdateBatch, trajectory: Trajectory, place: tuple[int, int, slice], after: np.ndarray | None
+        self, update: UpdateBatch, trajectory: Trajectory, place: Place, after: np.ndarray | None
     ) -> tuple[int, int, float, bytes]:
-        micro, row, own = place
-        # A position holds the values of the token after it.
-        old, mask = (np.concatenate([[0], array[micro, row, own][:-1]]) for array in (update.old_logp, update.mask))
-        written = update.mask[micro, row, own]
-        advantage = float(update.advantages[micro, row, own][written][0]) if written.any() else 0.0
-        arrays = {"trainer": old.astype(np.float32)}
+        sampled = np.flatnonzero(trajectory.trainable)
+
+        def by_token(values: np.ndarray) -> np.ndarray:
+            found = np.zeros(len(trajectory.ids), np.float32)
+            found[sampled] = values[place]
+            return found
+
+        old = by_token(update.old_logp)
+        advantage = float(update.advantages[place][0]) if sampled.size else 0.0
+        arrays = {"trainer": old}
         if after is not None:
-            new = np.concatenate([[0], after[micro, row, own][:-1]]).astype(np.float32)
-            new = np.where(mask.astype(bool), new, np.float32(0))
+            new = by_token(after)
             ratio = np.exp(np.clip(new - old, -20, 20))
             low, high = self._clip
             # A token outside the clip on the side that its advantage pushes it to gets no gradient any more.
@@ -210,20 +216,32 @@ def episode_of(
 
 
 def _fingerprint(trajectory: Trajectory) -> bytes:
-    """Return what identifies a trajectory in an update: its ids and the sampler's log-probs, as `_sequences` has them.
+    """Return what identifies a trajectory in an update: its ids up to the last one that was sampled, and the log-probs.
 
     Samples of a group that are equal in both are interchangeable, also in their advantage.
     """
-    logprobs = np.where(trajectory.trainable, trajectory.logprobs, 0).astype(np.float32)
-    return np.asarray(trajectory.ids, np.int32).tobytes() + np.append(logprobs[1:], np.float32(0)).tobytes()
+    sampled = np.flatnonzero(trajectory.trainable)
+    ids, logprobs = np.asarray(trajectory.ids, np.int32), np.asarray(trajectory.logprobs, np.float32)
+    return ids[: sampled.max(initial=-1) + 1].tobytes() + logprobs[sampled].tobytes()
 
 
-def _sequences(update: UpdateBatch) -> Iterator[tuple[bytes, tuple[int, int, slice]]]:
-    """Yield (fingerprint, (micro-batch, row, positions)) of each sequence of an update, in the order of its rows."""
+def _sequences(update: UpdateBatch) -> Iterator[tuple[bytes, Place]]:
+    """Yield (fingerprint, place of its sampled tokens) of each sequence of an update, in the order of its rows."""
     for micro, row in np.ndindex(*update.segments.shape[:2]):
-        segments = update.segments[micro, row]
-        for number in range(1, int(segments.max(initial=0)) + 1):
-            where = np.flatnonzero(segments == number)
-            own = slice(int(where[0]), int(where[-1]) + 1)
-            ids, logprobs = update.ids[micro, row, own], update.sampler_logp[micro, row, own]
-            yield ids.astype(np.int32).tobytes() + logprobs.astype(np.float32).tobytes(), (micro, row, own)
+        numbers = np.where(update.mask[micro, row], update.target_sequences[micro, row], 0)
+        for number in range(1, int(numbers.max(initial=0)) + 1):
+            own = np.flatnonzero(numbers == number)
+            if own.size:
+                read = _path(update, micro, row, int(own[-1]))
+                place = (np.full_like(own, micro), np.full_like(own, row), own)
+                ids = np.append(update.ids[micro, row, read], update.targets[micro, row, own[-1]])
+                logprobs = update.sampler_logp[place]
+                yield ids.astype(np.int32).tobytes() + logprobs.astype(np.float32).tobytes(), place
+
+
+def _path(update: UpdateBatch, micro: int, row: int, target: int) -> np.ndarray:
+    """Return the indices in its row of the tokens before a target: those that its source sees."""
+    if update.ends is None or update.sources is None:
+        return np.arange(target - update.positions[micro, row, target], target + 1)
+    source = update.sources[micro, row, target]
+    return np.flatnonzero(update.ends[micro, row, : source + 1] > source)

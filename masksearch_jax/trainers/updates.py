@@ -32,7 +32,12 @@ def batch_shape(
 
     Raises ValueError if an episode or a mini-batch may not fit, or if rows do not divide over the mesh.
     """
-    shape = update_batch.BatchShape(tuple(settings.row_lengths), settings.rows, tuple(settings.micro_batches))
+    shape = update_batch.BatchShape(
+        tuple(settings.row_lengths),
+        settings.rows,
+        tuple(settings.micro_batches),
+        share_prefixes=settings.share_prefixes,
+    )
     if max(shape.lengths) < total_tokens:
         raise ValueError(
             f"dapo.row_lengths={shape.lengths}: an episode may have episode.total_tokens={total_tokens} tokens"
@@ -102,7 +107,7 @@ def model_flops(
     cfg: ModelConfig, settings: DapoSettings, updates: Sequence[update_batch.UpdateBatch]
 ) -> dict[str, float]:
     """Return the model FLOPs of training on `updates`, and of the log-probs that were recomputed for them."""
-    loads = (flops.of_rows(cfg, np.asarray(update.segments), update.tokens) for update in updates)
+    loads = (flops.of_rows(cfg, update.segments, update.positions, update.tokens) for update in updates)
     load = sum(loads, flops.Load())
     recomputed = settings.old_logprobs == "trainer"
     return {"logprobs": flops.forward(cfg, load) if recomputed else 0.0, "update": flops.training(cfg, load)}

@@ -62,7 +62,8 @@ class RunContext:
             found = dataclasses.replace(load.read_config(self.cfg.pretrained, **self._chosen), lora=adapters)
         else:
             found = model_config.from_config(self.cfg.model, vocab_size=1, lora=adapters)
-        return packed_attention.choose(found, self.mesh, row_lengths(self.cfg))
+        trees = self.cfg.get("stage") == "dapo" and self.cfg.dapo.share_prefixes
+        return packed_attention.choose(found, self.mesh, row_lengths(self.cfg), trees)
 
     @functools.cached_property
     def policy(self) -> Policy:

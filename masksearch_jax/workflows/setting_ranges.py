@@ -216,7 +216,7 @@ _TRAIN = {
     "dapo.reward.*": number(), "dapo.advantage": one_of(*advantages.MODES),
     "dapo.clip_low": _SHARE, "dapo.clip_high": number(), "dapo.dual_clip": number(),
     "dapo.aggregation": one_of(*loss.AGGREGATIONS), "dapo.tis_cap": number(), "dapo.staleness": whole(0, 1),
-    "dapo.minibatches": whole(1),
+    "dapo.minibatches": whole(1), "dapo.share_prefixes": flag(),
     "dapo.row_lengths": buckets(2), "dapo.rows": whole(1), "dapo.micro_batches": buckets(),
     **{f"{stage}.max_without_update": _OFF_OR_MORE for stage in ("sft", "dapo")},
     **{f"{stage}.rollback.{name}": rule for stage in ("sft", "dapo") for name, rule in _ROLLBACK.items()},

@@ -66,13 +66,15 @@ def test_pairs_of_packed_rows_and_of_windows_are_those_of_the_masks():
     seen = (segments[:, :, None] == segments[:, None, :]) & (segments[:, :, None] > 0)
     seen &= index[:, None] >= index[None, :]
     near = seen & (index[:, None] - index[None, :] < cfg.window)
-    load = flops.of_rows(cfg, segments[None], 4)
+    positions = np.array([[0, 1, 2, 3, 4, 0, 1, 0], [0, 0, 1, 2, 3, 4, 5, 6]])
+    load = flops.of_rows(cfg, segments[None], positions[None], 4)
     assert load == flops.Load(15, int(seen.sum()), int(near.sum()), 4)
     assert load == flops.of_sequences(cfg, [5, 2, 1, 7], 4)
     # In two parts, the first of them cached: the same.
     parts = flops.of_sequences(cfg, [2, 1, 0, 4], 0), flops.of_sequences(cfg, [5, 2, 1, 7], 4, known=[2, 1, 0, 4])
     assert parts[0] + parts[1] == load
-    assert flops.of_rows(cfg, np.zeros((2, 8), np.int32), 0) == flops.Load()
+    nothing = np.zeros((2, 8), np.int32)
+    assert flops.of_rows(cfg, nothing, nothing, 0) == flops.Load()
 
 
 def test_a_local_layer_counts_its_own_pairs():

@@ -34,7 +34,8 @@ def make(seed=0, groups=6, n=4):
 def sequences(update):
     """The sequences of an update batch as plain tuples (ids, targets under the mask, log-probs, advantages)."""
     found = []
-    flat = {name: getattr(update, name).reshape(-1, update.ids.shape[-1]) for name in update.__dataclass_fields__}
+    given = {name: value for name, value in vars(update).items() if value is not None}
+    flat = {name: value.reshape(-1, update.ids.shape[-1]) for name, value in given.items()}
     for row in range(flat["ids"].shape[0]):
         for segment in range(1, flat["segments"][row].max(initial=0) + 1):
             here = flat["segments"][row] == segment

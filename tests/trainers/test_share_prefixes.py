@@ -1,0 +1,91 @@
+"""Updates whose samples share prefixes equal updates of separate samples: log-probs, loss, metrics and gradients."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from masksearch_jax.configs import dapo as page
+from masksearch_jax.model.config import LoraConfig, ModelConfig
+from masksearch_jax.model.policy import Policy
+from masksearch_jax.rl import loss, update_batch
+from masksearch_jax.runtime import mesh as mesh_lib
+from masksearch_jax.trainers import dapo_programs, updates
+from tests.rl.test_prefix_trees import groups
+
+PLAIN = ModelConfig(vocab_size=8, layers=2, embed=16, heads=2, kv_heads=1, head_dim=8, ff=32, smear_keys=False)
+
+
+def settings(**override):
+    found = page.dapo()
+    found.update({"row_lengths": (160,), "rows": 2, "micro_batches": (1, 2, 3, 4, 16), "tis_cap": 2.0, **override})
+    return found
+
+
+def measured(cfg, batch, options, mesh=None):
+    """((log-probs, entropies), gradients, (loss sum, count, sums) of every aggregation) of one program."""
+    policy = Policy(cfg, mesh or mesh_lib.make_mesh(1, 1, 1))
+
+    def objective(trained, base, rows):
+        params, total, found = policy.merge(trained, base), 0.0, []
+        for weight, aggregation in enumerate(loss.AGGREGATIONS, start=1):
+            options.aggregation = aggregation
+            found.append(dapo_programs.loss_fn(policy, options, params, rows))
+            total += weight * found[-1][0]
+        return total, (found, dapo_programs.policy_logprobs(policy, options.temperature, params, rows))
+
+    def one(trained, base, rows):
+        (_, (found, logprobs)), gradients = jax.value_and_grad(objective, has_aux=True)(trained, base, rows)
+        return logprobs, gradients, found
+
+    def program(trained, base, batch):
+        logprobs, *sums = jax.lax.map(lambda rows: one(trained, base, rows), batch)
+        return logprobs, *jax.tree.map(lambda x: x.sum(0), sums)
+
+    with jax.set_mesh(policy.mesh):
+        trained, base = policy.split(policy.init_params(0))
+        return jax.device_get(
+            jax.jit(program)(trained, base, jax.device_put(batch, updates.update_sharding(policy.mesh)))
+        )
+
+
+def by_token(batch, values):
+    """{(sampler log-prob, advantage): value} of the sampled tokens; the keys are random, so no two are equal."""
+    keys = zip(*(np.asarray(x)[batch.mask].tolist() for x in (batch.sampler_logp, batch.advantages)), strict=True)
+    return dict(zip(keys, np.asarray(values)[batch.mask].tolist(), strict=True))
+
+
+def batches(items, options):
+    """The update of separate samples, and that of samples that share prefixes."""
+    both = []
+    for share in (False, True):
+        options.share_prefixes = share
+        both += update_batch.build_batches(items, 1, updates.batch_shape(options, 100))
+    return both
+
+
+def assert_same(cfg, items, options, mesh=None, atol=2e-6):
+    plain, shared = batches(items, options)
+    assert shared.segments.astype(bool).sum() < plain.segments.astype(bool).sum()
+    expected, *whole = measured(cfg, plain, options)
+    logprobs, *found = measured(cfg, shared, options, mesh)
+    for one, other in zip(expected, logprobs, strict=True):
+        ours, theirs = by_token(plain, one), by_token(shared, other)
+        assert ours.keys() == theirs.keys() and len(ours) == plain.tokens
+        np.testing.assert_allclose([theirs[key] for key in ours], list(ours.values()), atol=atol)
+        assert not other[~shared.mask].any()
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=100 * atol), found, whole)
+
+
+@pytest.mark.parametrize(
+    ("options", "seed"),
+    [
+        ({}, 0),
+        ({"smear_keys": True, "token_shift": 3, "local_layers": (1,), "window": 5}, 1),
+        ({"attention": "blocked", "local_layers": (0,), "window": 4, "attention_softcap": 3.0}, 3),
+        ({"lora": LoraConfig(rank=2), "remat": "full"}, 4),
+    ],
+)
+def test_log_probs_loss_and_gradients_are_those_of_separate_samples(options, seed):
+    assert_same(dataclasses.replace(PLAIN, **options), groups(seed, 3), settings())
