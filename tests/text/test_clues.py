@@ -13,7 +13,11 @@ WORDS = ["Karn", "was", "born", "[mask]", "[mask],", "([mask])", "St.", "1523.",
 
 def test_a_clue_holds_one_mask_and_ends_with_its_sentence():
     text = "T: a b c d e f g h i j k [mask] m, n o p q [mask]. Then [mask] left"
-    assert clues.clues(text) == ['"b c d e f g h i j k [mask] m, n o p q"', '"m, n o p q [mask]."', '"Then [mask] left"']
+    assert clues.clues(text) == [
+        '"b c d e f g h i j k [mask] m, n o p q"',
+        '"m, n o p q [mask]."',
+        '"Then [mask] left"',
+    ]
     assert clues.clues("a [mask] b c d e f g h i j") == ['"a [mask] b c d e f g h i"']
     # What stands behind a neighbouring mask belongs to no clue.
     assert clues.leads(text) == ["b c d e f g h i j k ", "m, n o p q ", "Then "]
