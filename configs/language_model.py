@@ -102,8 +102,8 @@ def _training(config: ConfigDict) -> None:
         # rewards are mostly equal.
         "answerable_only": True,
         "augment": False, "eval_every": 0, "checkpoint_every": 1, "show_every": 1,
-        "curriculum": ((None, (("ramp_1", 1.0),)),), "row_lengths": (1024,), "rows": 2,
-        "micro_batches": (1, 2, 3, 4, 5, 6, 8, 16),  # a padded row costs as much as a full one
+        "curriculum": ((None, (("ramp_1", 1.0),)),), "row_lengths": (1536,), "rows": 2,
+        "micro_batches": (1, 2, 3, 4, 5, 6, 8, 32),  # a padded row costs as much as a full one
         "share_prefixes": True,  # half of a sample's tokens are the prompt of its group
         "old_logprobs": "sampler",  # the sampler computes in float32, as the trainer does
     })  # fmt: skip
