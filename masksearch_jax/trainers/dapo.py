@@ -100,7 +100,7 @@ def run(
     kept = TrajectorySample(cfg, stage.folder, tokenizer, augmentation, at.version)
     # ---- every program of the rollouts, before the first episode --------------------------------------------------
     distributed.alive("compiling the programs of the rollouts")
-    stage.say_start(at.version, "compiling the programs of the rollouts")
+    stage.print_start(at.version, "compiling the programs of the rollouts")
     sampler = Sampler(engine, policy, tasks, settings, reward, augmentation, judge, cfg.seed, own_reward)
     sampler.warm_up(stage.params(state))
     stage.evaluate_overdue(at.version, state, saved)
@@ -165,7 +165,7 @@ def run(
             on_devices, old_logprobs, state.params, stage.base, policy.mesh
         ))  # fmt: skip
         if sampler.newest and settings.show_every and (version == 1 or version % settings.show_every == 0):
-            stage.say(f"iteration {version}, {stage.view.note}\n{sampler.newest.example}")
+            stage.print_message(f"iteration {version}, {stage.view.note}\n{sampler.newest.example}")
         stage.log.samples(
             version,
             {"episode": sampler.newest.example} if sampler.newest else {},

@@ -209,7 +209,7 @@ class RunContext:
             if name.partition(".")[0] in ("search", "tools", "episode")  # a new stage may have another objective
         }
         if said and distributed.primary():
-            settings_history.say_differences(f"start={folder}: this stage goes on", said)
+            settings_history.print_differences(f"start={folder}: this stage goes on", said)
         data = folder.parent / "data"
         if tokenizer_lib.load(data).fingerprint != self.tokenizer.fingerprint:
             raise ValueError(
@@ -290,7 +290,7 @@ class Validation:
             summary = runner.summarise(rows)
             told = ", ".join(f"{score} {summary[score]:.3f}" for score in ("recall", "format", "hit"))
             self.example = _one_of(rows, step)
-            progress.say("validation", f"step {step}, {name}: {told}\n{self.example}", self._primary)
+            progress.print_message("validation", f"step {step}, {name}: {told}\n{self.example}", self._primary)
             scores |= {f"{name}/{score}": summary[score] for score in ("recall", "format", "searches", "hit")}
             if self._left_out[name]:
                 scores[f"{name}/left_out"] = self._left_out[name]

@@ -37,7 +37,7 @@ for step in view.steps(0, 8):
     if step == 5:
         log.write(step, {"eval/ramp_1/recall": 0.5, "eval/ramp_1/hit": 0.75})
         view.saved(step)
-        progress.say("validation", "step 5, ramp_1: recall 0.500")
+        progress.print_message("validation", "step 5, ramp_1: recall 0.500")
         time.sleep(0.6)
 log.close()
 print("after the view")

@@ -53,7 +53,7 @@ class WandbRun:
                 if not known:
                     raise
                 self._run = self._open(number, {"id": number, "resume": "allow"})
-                progress.say(
+                progress.print_message(
                     "wandb", f"the run {number} keeps its rows after step {step}, its server does not cut: {error}"
                 )
         except self._wandb.Error as error:
