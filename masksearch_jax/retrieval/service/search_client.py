@@ -220,8 +220,8 @@ class RemoteSearcher:
     def _fall_back(self, queries: Sequence[Query], k: int) -> list[list[Hit]]:
         if self._fallback is None:
             raise SearchUnavailableError(
-                f"{self._remote.url} does not answer (breaker {self.breaker.state}; last: {self._calls.last_error}); see "
-                "to it, then start this line again, which goes on; or set search.fallback to 'local' or 'empty'"
+                f"{self._remote.url} does not answer (breaker {self.breaker.state}; last: {self._calls.last_error}); "
+                "see to it, then start this line again, which goes on; or set search.fallback to 'local' or 'empty'"
             )
         with self._lock:
             self._counts["fallbacks"] += len(queries)
