@@ -180,7 +180,9 @@ def has_search(db: sqlite3.Connection, schema: str = "main") -> bool:
     """Return True if the database has the table of full-text search and this SQLite can read it."""
     try:
         db.execute(f"SELECT rowid FROM {schema}.search LIMIT 0")
-    except sqlite3.OperationalError:
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode != sqlite3.SQLITE_ERROR:  # locked, for instance: that says nothing about the table
+            raise
         return False
     return True
 
@@ -207,15 +209,32 @@ def address(path: Path) -> str:
 
 def problem_of(path: Path) -> str:
     """Return a sentence about a file that cannot be read, '' if it can be, or if there is none."""
-    if not path.exists():
-        return ""
     try:
+        _read(path)
+    except ValueError as error:
+        return str(error)
+    except sqlite3.Error as error:
+        return f"{path} cannot be read: {error}"
+    return ""
+
+
+def is_unusable(path: Path) -> bool:
+    """Return True if the file is damaged or of another version, whoever opens it. A file in use is neither."""
+    try:
+        _read(path)
+    except sqlite3.OperationalError:  # locked by another process, or no right to read it
+        return False
+    except (sqlite3.DatabaseError, ValueError):
+        return True
+    return False
+
+
+def _read(path: Path) -> None:
+    """Read a row of the file, if there is one. Raises sqlite3.Error, and ValueError for another version."""
+    if path.exists():
         with contextlib.closing(sqlite3.connect(address(path), uri=True)) as db:
             check_version(db, path)
             db.execute("SELECT id FROM episodes LIMIT 1").fetchone()
-    except (sqlite3.Error, ValueError) as error:
-        return str(error) if isinstance(error, ValueError) else f"{path} cannot be read: {error}"
-    return ""
 
 
 @contextlib.contextmanager
