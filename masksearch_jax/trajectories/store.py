@@ -117,6 +117,27 @@ class EpisodeStore:
             self._db.execute(f"UPDATE tokens SET updated = NULL WHERE id IN ({later})", (step,))
             self._db.execute("UPDATE episodes SET trained = NULL, advantage = NULL WHERE trained > ?", (step,))
 
+    def copy_after(self, step: int, target: Path) -> None:
+        """Copy what was sampled or trained after `step` to a new database `target`; one that is there is replaced."""
+        partial = target.with_name(target.name + ".partial")  # a kill leaves no half copy under the name
+        partial.unlink(missing_ok=True)
+        with contextlib.closing(EpisodeStore(partial)) as copy, _named(target):
+            copy._db.execute("ATTACH ? AS whole", (str(self.path),))
+            with copy._db:
+                later = "step > ? OR trained > ?"
+                copy._db.execute(f"INSERT INTO episodes SELECT * FROM whole.episodes WHERE {later}", (step, step))
+                for table in ("bodies", "tokens"):
+                    ids = "SELECT id FROM main.episodes"
+                    copy._db.execute(f"INSERT INTO {table} SELECT * FROM whole.{table} WHERE id IN ({ids})")
+                if copy._searchable:
+                    texts = copy._db.execute(
+                        "SELECT id, task_id, answer, body FROM main.episodes JOIN main.bodies USING (id)"
+                    )
+                    for row, task_id, answer, body in texts.fetchall():
+                        text = search_text(task_id, answer, read_body(body))
+                        copy._db.execute("INSERT INTO search (rowid, text) VALUES (?, ?)", (row, text))
+        os.replace(partial, target)
+
     def replace_source(self, source: str, episodes: Sequence[Episode], state: str) -> None:
         """Replace all episodes of a source. state: a text that says which data they are from, for `state`."""
         with _named(self.path), self._db:

@@ -122,8 +122,11 @@ class RunContext:
 
         return tools.searcher_of(self.cfg, index, folder, self.passages, search)
 
-    def engine(self, index: str, temperature: float = 1.0) -> RolloutEngine:
-        """Return a rollout engine with its own slots that searches one index."""
+    def engine(self, index: str, temperature: float) -> RolloutEngine:
+        """Return a rollout engine with its own slots that searches one index.
+
+        temperature: of its sampled episodes; greedy ones have none. `evaluation.open_engine` gives that of evaluations.
+        """
         settings = self.cfg.rollout
         rollout = RolloutConfig(
             slots=settings.slots,
@@ -270,7 +273,7 @@ class Validation:
     example = ""
 
     def __init__(self, context: RunContext, episodes: int):
-        self._engine = context.engine("validation")
+        self._engine = context.engine("validation", temperature=1.0)  # of no effect: the episodes are greedy
         self._tasks, self._left_out = {}, {}
         for name in context.cfg.validation_tasks:
             self._tasks[name], self._left_out[name] = context.fitting(context.tasks("validation", name, episodes))
