@@ -69,7 +69,7 @@ class Shell:
     def __init__(self, dry_run: bool):
         self.dry_run = dry_run
 
-    def say(self, text: str) -> None:
+    def print_comment(self, text: str) -> None:
         print(f"# {text}", file=sys.stdout if self.dry_run else sys.stderr, flush=True)
 
     def run(self, *command: str, stdin: str | None = None) -> None:
@@ -210,7 +210,7 @@ def require_data(shell: Shell, run: Run, slice_: Accelerator, args: argparse.Nam
                 f"  .venv/bin/python -m masksearch_jax.{entry} {settings}\n"
                 f"  gcloud storage rsync --recursive W {run.url}"
             )
-    shell.say(
+    shell.print_comment(
         "not checked here: whether data and demonstrations have this run's settings. Before you pay, where W is their "
         f"local folder: .venv/bin/python -m masksearch_jax.doctor {settings}"
     )

@@ -34,7 +34,9 @@ def main(argv: list[str]) -> int:
         shell.run("gcloud", "dataflow", "jobs", "list", *where, f"--filter=labels.masksearch-run={run.name}")
     else:
         shell.run("gcloud", "dataflow", "jobs", "cancel", args.job, *where)
-        shell.say(f"finished shards stay in {run.url}/shards; to remove them: gcloud storage rm --recursive there")
+        shell.print_comment(
+            f"finished shards stay in {run.url}/shards; to remove them: gcloud storage rm --recursive there"
+        )
     return 0
 
 
@@ -80,7 +82,9 @@ def prepare(shell: Shell, run: Run, args: argparse.Namespace, overrides: list[st
     workdir = args.local or f"runs/{run.name}"
     shell.run(*command(run, args, image, workdir, overrides))
     shell.run("gcloud", "storage", "rsync", "--recursive", f"{workdir}/data", f"{run.url}/data")
-    shell.say(f"done; the shards are no longer needed: gcloud storage rm --recursive {run.url}/shards {run.url}/tmp")
+    shell.print_comment(
+        f"done; the shards are no longer needed: gcloud storage rm --recursive {run.url}/shards {run.url}/tmp"
+    )
     return 0
 
 

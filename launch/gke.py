@@ -79,16 +79,16 @@ def create(shell: Shell, run: Run, slice_: Accelerator, args: argparse.Namespace
     """Applies the JobSet unless it is there; one that has failed is replaced and goes on."""
     archive = cloud_run.code_archive(run)
     text = manifest(run, archive, slice_, args, overrides)
-    shell.say(cloud_run.cost_note(slice_, args.hours, args.price))
-    shell.say("the node pool, once:")
-    shell.say(shlex.join(node_pool_command(slice_, args)))
+    shell.print_comment(cloud_run.cost_note(slice_, args.hours, args.price))
+    shell.print_comment("the node pool, once:")
+    shell.print_comment(shlex.join(node_pool_command(slice_, args)))
     state = jobset_state(shell, run, args)
     if state in ("", "Completed"):
-        shell.say(f"JobSet {run.name} exists and is {state or 'running'}: nothing to create")
+        shell.print_comment(f"JobSet {run.name} exists and is {state or 'running'}: nothing to create")
         return 0
     cloud_run.require_data(shell, run, slice_, args, overrides)
     if state == "Failed" or shell.dry_run:
-        shell.say("a failed JobSet of this name is deleted first:")
+        shell.print_comment("a failed JobSet of this name is deleted first:")
         _delete(shell, run, args)
     cloud_run.forget_outcome(shell, run)
     with tempfile.TemporaryDirectory() as folder:
@@ -96,7 +96,9 @@ def create(shell: Shell, run: Run, slice_: Accelerator, args: argparse.Namespace
     shell.run(*_kubectl(args), "apply", "--filename=-", stdin=text)
     if shell.dry_run:
         print(f"# the manifest on its standard input:\n{text}", end="")
-    shell.say(f"next: python launch/gke.py status --workdir={run.url}; to stop paying: delete with the same arguments")
+    shell.print_comment(
+        f"next: python launch/gke.py status --workdir={run.url}; to stop paying: delete with the same arguments"
+    )
     return 0
 
 
@@ -187,11 +189,11 @@ def print_xpk(run: Run, slice_: Accelerator, args: argparse.Namespace, overrides
         f"--docker-image={args.image}", f"--storage={storage}", f"--command={unpack} {shlex.join(overrides)}".rstrip(),
     )  # fmt: skip
     if args.flex_start:
-        shell.say(
+        shell.print_comment(
             f"XPK takes no duration: its flex-start nodes run for up to 7 days. To stop after {args.flex_start}: "
             f"xpk workload delete --workload={run.name} {' '.join(where)}"
         )
-    shell.say("XPK also restarts after 42 and 127 to 255, which launch/worker.sh means as a stop")
+    shell.print_comment("XPK also restarts after 42 and 127 to 255, which launch/worker.sh means as a stop")
     return 0
 
 
@@ -219,8 +221,10 @@ def logs(shell: Shell, run: Run, args: argparse.Namespace) -> int:
 def delete(shell: Shell, run: Run, args: argparse.Namespace) -> int:
     """Deletes the JobSet and its pods; the node pool and what the run made stay."""
     _delete(shell, run, args)
-    shell.say("the node pool is billed until it is deleted or scaled to 0: gcloud container node-pools delete NAME")
-    shell.say(f"{run.url} stays; to remove it too: gcloud storage rm --recursive {run.url}")
+    shell.print_comment(
+        "the node pool is billed until it is deleted or scaled to 0: gcloud container node-pools delete NAME"
+    )
+    shell.print_comment(f"{run.url} stays; to remove it too: gcloud storage rm --recursive {run.url}")
     return 0
 
 

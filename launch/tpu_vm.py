@@ -71,18 +71,18 @@ def _parser() -> argparse.ArgumentParser:
 
 def create(shell: Shell, run: Run, slice_: Accelerator, args: argparse.Namespace, overrides: list[str]) -> int:
     """Creates the queued resource unless it is there; one that was preempted or failed is replaced."""
-    shell.say(cloud_run.cost_note(slice_, args.hours, args.price))
+    shell.print_comment(cloud_run.cost_note(slice_, args.hours, args.price))
     if cloud_run.outcome(shell, run) == 0:
-        shell.say(f"{run.url} is done; to train on, change the settings and remove {run.url}/launch/exit-*")
+        shell.print_comment(f"{run.url} is done; to train on, change the settings and remove {run.url}/launch/exit-*")
         return 0
     state = resource_state(shell, run, args)
     if state is not None and state not in ENDED:
-        shell.say(f"{run.name} exists and is {state}: nothing to create")
+        shell.print_comment(f"{run.name} exists and is {state}: nothing to create")
         return 0
     cloud_run.require_data(shell, run, slice_, args, overrides)
     cloud_run.forget_outcome(shell, run)
     make(shell, run, slice_, args, overrides, replace=state is not None)
-    shell.say(
+    shell.print_comment(
         f"next: python launch/tpu_vm.py status {_where(run, args)}; to stop paying: delete with the same arguments"
     )
     return 0
@@ -101,7 +101,7 @@ def make(
         if replace:
             _delete(shell, run, args)
         elif shell.dry_run:
-            shell.say("an ended resource of this name, e.g. after a preemption, is deleted first:")
+            shell.print_comment("an ended resource of this name, e.g. after a preemption, is deleted first:")
             _delete(shell, run, args)
         shell.run(*create_command(run, slice_, args, startup))
         if shell.dry_run:
@@ -146,7 +146,7 @@ def watch(shell: Shell, run: Run, slice_: Accelerator, args: argparse.Namespace,
     """Creates the slice, creates it again whenever it was preempted, and deletes it once the run has ended."""
     if shell.dry_run:
         create(shell, run, slice_, args, overrides)
-        shell.say(
+        shell.print_comment(
             f"then every {args.every:g} s the first two commands; the slice is created again when it was preempted"
         )
         _delete(shell, run, args)
@@ -157,7 +157,7 @@ def watch(shell: Shell, run: Run, slice_: Accelerator, args: argparse.Namespace,
     while (code := status(shell, run, args)) == RETRY:
         if resource_state(shell, run, args) in (None, "SUSPENDED"):
             if recreated == args.recreations:
-                shell.say(f"created again {recreated} times and not done; the same line goes on")
+                shell.print_comment(f"created again {recreated} times and not done; the same line goes on")
                 return RETRY
             recreated += 1
             make(shell, run, slice_, args, overrides, replace=resource_state(shell, run, args) is not None)
@@ -206,10 +206,10 @@ def logs(shell: Shell, run: Run, args: argparse.Namespace) -> int:
 def delete(shell: Shell, run: Run, args: argparse.Namespace) -> int:
     """Deletes the queued resource and its hosts; what the run made stays in the bucket."""
     if resource_state(shell, run, args) is None and not shell.dry_run:
-        shell.say(f"no queued resource {run.name}: nothing to delete")
+        shell.print_comment(f"no queued resource {run.name}: nothing to delete")
         return 0
     _delete(shell, run, args)
-    shell.say(f"{run.url} stays; to remove it too: gcloud storage rm --recursive {run.url}")
+    shell.print_comment(f"{run.url} stays; to remove it too: gcloud storage rm --recursive {run.url}")
     return 0
 
 

@@ -9,7 +9,7 @@ from ml_collections import config_flags
 from test_configs import ROOT, load
 
 from masksearch_jax.runtime import settings_history
-from masksearch_jax.workflows.training import say_optimizer
+from masksearch_jax.workflows.training import print_optimizer
 
 # What the embedded line trains with, and always has.
 SCRATCH = {"sft": ("muon", 0.02, 3e-3), "dapo": ("adamw", 5e-4, 5e-4)}
@@ -85,7 +85,7 @@ def test_a_stage_keeps_its_optimizer_and_may_change_its_rate(tmp_path):
 
 
 def test_the_choice_is_said(capsys):
-    say_optimizer(parsed("dapo", "--config.pretrained=FOLDER"), "dapo")
+    print_optimizer(parsed("dapo", "--config.pretrained=FOLDER"), "dapo")
     assert capsys.readouterr().err == "train: dapo: adamw at a learning rate of 1e-06, on FOLDER\n"
-    say_optimizer(parsed("dapo"), "dapo")
+    print_optimizer(parsed("dapo"), "dapo")
     assert not capsys.readouterr().err

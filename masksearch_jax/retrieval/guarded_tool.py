@@ -20,9 +20,9 @@ from masksearch_jax.retrieval.exclusion import ExcludeByText
 from masksearch_jax.retrieval.interface import Hit, Query, Searcher
 from masksearch_jax.retrieval.query_cache import QueryCache
 from masksearch_jax.retrieval.service.answer_documents import Document
-from masksearch_jax.retrieval.service.circuit_breaker import CircuitBreaker
+from masksearch_jax.retrieval.service.guarded_calls import GuardedCalls
 from masksearch_jax.retrieval.service.latency_histogram import Latencies
-from masksearch_jax.retrieval.service.search_client import SearchUnavailableError, backoff, bytes_of
+from masksearch_jax.retrieval.service.search_client import SearchUnavailableError, bytes_of
 from masksearch_jax.retrieval.tool_answers import ToolError, read_answer
 from masksearch_jax.runtime.types import Json
 
@@ -94,16 +94,15 @@ class GuardedTool:
         self.name = name
         mode = excluded.mode if excluded else "none"
         self.fingerprint = hashlib.sha256(json.dumps(["own", name, identity, mode]).encode()).hexdigest()
-        self.breaker = CircuitBreaker(settings.failures, settings.cooldown_s, clock)
-        self._call, self._settings, self._excluded, self._fallback = call, settings, excluded, fallback
-        self._clock, self._sleep = clock, sleep
+        self._calls = GuardedCalls(settings, (ToolError,), (), clock, sleep)
+        self.breaker = self._calls.breaker
+        self._call, self._excluded, self._fallback, self._clock = call, excluded, fallback, clock
         self._more = _OVERFETCH if mode != "none" else 0
         self._pool = concurrent.futures.ThreadPoolExecutor(settings.threads, thread_name_prefix=name)
         self._cache: QueryCache[list[Document]] = QueryCache(_CACHED_BYTES, bytes_of)
-        self._lock = threading.Lock()  # guards the cache, the counts, the latencies and the last error
+        self._lock = threading.Lock()  # guards the cache, the counts and the latencies
         self._counts: dict[str, float] = collections.defaultdict(int)
         self._latencies = Latencies()
-        self._last_error = ""
 
     @property
     def stats(self) -> dict[str, float]:
@@ -112,10 +111,11 @@ class GuardedTool:
         The counts: queries, cache_hits, fallbacks (queries that the fallback answered), requests (calls of the tool),
         retries, failures (calls without an answer), breaker_openings, seconds.
         """
-        names = ("queries", "cache_hits", "fallbacks", "requests", "retries", "failures", "seconds")
+        calls = self._calls.stats
+        del calls["refusals"]  # a tool refuses nothing
         with self._lock:
-            found = {name: self._counts[name] for name in names}
-            return found | {"breaker_openings": self.breaker.openings} | self._latencies.summary()
+            found = {name: self._counts[name] for name in ("queries", "cache_hits", "fallbacks", "seconds")}
+            return found | calls | self._latencies.summary()
 
     def search(self, queries: Sequence[Query], k: int) -> list[list[Hit]]:
         """Return at most k hits for each query, in the tool's order.
@@ -145,32 +145,8 @@ class GuardedTool:
 
     def _ask(self, text: str, fetch: int) -> list[Document] | None:
         """Return the tool's documents; None after the last retry, after the deadline, or behind the open breaker."""
-        started = self._clock()
-        for attempt in range(self._settings.retries + 1):
-            wait = backoff(text.encode(errors="replace"), attempt) if attempt else 0.0
-            left = self._settings.deadline_s - (self._clock() - started) - wait
-            if left <= 0:
-                return None
-            if wait:
-                self._sleep(wait)
-            ticket = self.breaker.admit()
-            if ticket is None:
-                return None
-            self._count("requests")
-            if attempt:
-                self._count("retries")
-            answered = False
-            try:
-                documents = self._call(text, fetch, min(left, self._settings.timeout_s))
-                answered = True
-                return documents
-            except ToolError as error:
-                with self._lock:
-                    self._counts["failures"] += 1
-                    self._last_error = str(error)
-            finally:
-                self.breaker.report(ticket, answered)
-        return None
+        key = text.encode(errors="replace")
+        return self._calls.ask(lambda seconds: self._call(text, fetch, seconds), key, self._clock())
 
     def _kept(self, query: Query, documents: Sequence[Document], k: int) -> list[Hit]:
         """Return the first k documents that the task may see."""
@@ -183,12 +159,9 @@ class GuardedTool:
     def _fall_back(self, query: Query, k: int) -> list[Hit]:
         if self._fallback is None:
             raise SearchUnavailableError(
-                f"the tool {self.name} does not answer (breaker {self.breaker.state}; last: {self._last_error}); see "
-                "to it, then start the same line again, which goes on; or set search.fallback to 'local' or 'empty'"
+                f"the tool {self.name} does not answer (breaker {self.breaker.state}; last: {self._calls.last_error}); "
+                "see to it, then start the same line again, which goes on; or set search.fallback to 'local' or 'empty'"
             )
-        self._count("fallbacks")
-        return self._fallback.search([query], k)[0]
-
-    def _count(self, name: str) -> None:
         with self._lock:
-            self._counts[name] += 1
+            self._counts["fallbacks"] += 1
+        return self._fallback.search([query], k)[0]

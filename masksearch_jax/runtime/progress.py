@@ -22,7 +22,7 @@ _FIRST_SECONDS, _LAST_SECONDS = 10.0, 60.0
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
-def say(label: str, text: str, primary: bool = True) -> None:
+def print_message(label: str, text: str, primary: bool = True) -> None:
     """Print text for a person, on stderr: what a stage begins, continues from, or has made."""
     if primary:
         print(printable(f"{label}: {text}"), file=sys.stderr, flush=True)

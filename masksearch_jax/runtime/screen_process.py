@@ -4,6 +4,8 @@ Descriptor 0: text, which is everything that the run and its libraries print. Th
 frames, each a length of four bytes and the lines of the view. Descriptor 2: the terminal. Text is written above the
 newest frame, so that it scrolls by as usual and the frame stays at the bottom. The writer is a process of its own for
 the sake of text that is printed while the run dies: it is still shown. The process ends when both inputs end.
+While the run is stopped (Ctrl-Z) or in the background, the terminal belongs to the shell: the view is not drawn, keys
+are shown again, and text is written as any program writes it. The second argument is the process group of the run.
 Imports only the standard library, and nothing of ours, because it has to start at once.
 """
 
@@ -12,6 +14,7 @@ import contextlib
 import os
 import re
 import select
+import signal
 import struct
 import sys
 import termios
@@ -39,6 +42,7 @@ class Screen:
         self._partial = b""
         self._kept: collections.deque[bytes] = collections.deque(maxlen=_KEPT_LINES)
         self._size = self._read_size()
+        self._hidden = False
 
     def print(self, data: bytes) -> None:
         """Write text above the frame. The end of a line that has not come yet is waited for."""
@@ -56,12 +60,22 @@ class Screen:
         self._frame = frame.split(b"\n") if frame else []
         self._write(self._erased() + self._drawing())
 
+    def hide(self, hidden: bool) -> None:
+        """Leave the lines of the frame where they are and draw no more of them, or draw the frame again."""
+        if hidden == self._hidden:
+            return
+        self._hidden, self._drawn = hidden, 0
+        if not hidden and self._frame:
+            self._write(b"\r\n" + self._drawing())
+
     def check_size(self) -> None:
         """Draw everything again if the terminal has another size: it may have moved or broken the lines."""
         size = self._read_size()
         if size == self._size:
             return
         self._size = size
+        if self._hidden:
+            return
         room = max(0, size.lines - len(self._frame) - 1)
         text = list(self._kept)[-room:] if room else []
         self._drawn = 0
@@ -91,7 +105,7 @@ class Screen:
         return b"\r" + up + b"\x1b[J"
 
     def _drawing(self) -> bytes:
-        lines = self._frame[: max(1, self._size.lines - 1)]
+        lines = [] if self._hidden else self._frame[: max(1, self._size.lines - 1)]
         self._drawn = len(lines)
         return _NO_WRAP + (_RESET + b"\r\n").join(lines) + _RESET + _WRAP if lines else b""
 
@@ -107,27 +121,33 @@ def _cleaned(line: bytes) -> bytes:
     return _MOVES.sub(b"", line)
 
 
-def run(text: int, frames: int, terminal: int) -> None:
-    """Show frames and text until both inputs end."""
-    screen, waiting, open_inputs = Screen(terminal), b"", [text, frames]
-    while open_inputs:
-        ready = select.select(open_inputs, [], [], _CHECK_SECONDS)[0]
-        if text in ready:
-            data = os.read(text, 1 << 16)
-            screen.print(data)
-            if not data:
-                open_inputs.remove(text)
-        elif frames in ready:  # text first: what was printed before a frame stands above it
-            data = os.read(frames, 1 << 16)
-            if not data:
-                open_inputs.remove(frames)
-                screen.end()
-            waiting += data
-            frame, waiting = _newest(waiting)
-            if frame is not None:
-                screen.show(frame)
-        screen.check_size()
-    screen.end()
+def run(text: int, frames: int, terminal: int, group: int) -> None:
+    """Show frames and text until both inputs end. group: the process group of the run."""
+    screen, echo, waiting, open_inputs = Screen(terminal), Echo(terminal), b"", [text, frames]
+    try:
+        while open_inputs:
+            in_front = is_in_front(terminal, group)
+            screen.hide(not in_front)
+            echo.set_off(in_front)
+            ready = select.select(open_inputs, [], [], _CHECK_SECONDS)[0]
+            if text in ready:
+                data = os.read(text, 1 << 16)
+                screen.print(data)
+                if not data:
+                    open_inputs.remove(text)
+            elif frames in ready:  # text first: what was printed before a frame stands above it
+                data = os.read(frames, 1 << 16)
+                if not data:
+                    open_inputs.remove(frames)
+                    screen.end()
+                waiting += data
+                frame, waiting = _newest(waiting)
+                if frame is not None:
+                    screen.show(frame)
+            screen.check_size()
+        screen.end()
+    finally:
+        echo.set_off(False)
 
 
 def _newest(waiting: bytes) -> tuple[bytes | None, bytes]:
@@ -141,23 +161,41 @@ def _newest(waiting: bytes) -> tuple[bytes | None, bytes]:
     return frame, waiting
 
 
-@contextlib.contextmanager
-def no_echo(terminal: int):
-    """Keep keys that are pressed from moving the frame; Ctrl-C works as usual."""
+def is_in_front(terminal: int, group: int) -> bool:
+    """Return True if this process group has the terminal, or if nobody can tell."""
     try:
-        before = termios.tcgetattr(terminal)
-    except termios.error:
-        yield
-        return
-    quiet = [*before[:3], before[3] & ~termios.ECHO, *before[4:]]
-    termios.tcsetattr(terminal, termios.TCSANOW, quiet)
-    try:
-        yield
-    finally:
+        return os.tcgetpgrp(terminal) == group
+    except OSError:
+        return True
+
+
+class Echo:
+    """Keeps keys that are pressed from moving the frame; Ctrl-C works as usual."""
+
+    def __init__(self, terminal: int):
+        self._terminal = terminal
+        self._quiet: list | None = None  # the modes that were set here; None while keys are shown
+        self._before = 0  # whether keys were shown before
+
+    def set_off(self, off: bool) -> None:
+        """Show no keys, or show them again if nobody else, such as the shell, has set other modes meanwhile."""
+        if off == (self._quiet is not None):
+            return
         with contextlib.suppress(termios.error):
-            termios.tcsetattr(terminal, termios.TCSANOW, before)
+            modes = termios.tcgetattr(self._terminal)
+            if off:
+                self._before = modes[3] & termios.ECHO
+                modes[3] &= ~termios.ECHO
+                termios.tcsetattr(self._terminal, termios.TCSANOW, modes)
+                self._quiet = modes
+            elif modes == self._quiet:
+                modes[3] |= self._before
+                termios.tcsetattr(self._terminal, termios.TCSANOW, modes)
+        if not off:
+            self._quiet = None
 
 
 if __name__ == "__main__":
-    with no_echo(2):
-        run(0, int(sys.argv[1]), 2)
+    # A group in the background that sets modes of its terminal is stopped otherwise.
+    signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+    run(0, int(sys.argv[1]), 2, int(sys.argv[2]))

@@ -101,7 +101,7 @@ class Stage:
             return
         found = self.differences() if step else {}
         if found:
-            say_differences(f"{self.folder} goes on from step {step}", found)
+            print_differences(f"{self.folder} goes on from step {step}", found)
         own = {"settings": self.settings.get(self.folder.name, {}), "model": self.model}
         json_files.write_json(self.folder / "config.json", own)
         self._append(step, {
@@ -215,7 +215,7 @@ def changed(folder: Path, settings: Mapping[str, Json]) -> Differences:
     return {name: (there[name], here[name]) for name in here if name in there and there[name] != here[name]}
 
 
-def say_differences(what: str, found: Differences) -> None:
+def print_differences(what: str, found: Differences) -> None:
     """Print one line on stderr that names each difference."""
     listed = ", ".join(f"{name} {shown(there)} -> {shown(here)}" for name, (there, here) in found.items())
     print(f"{what} with changed settings: {listed}", file=sys.stderr, flush=True)

@@ -87,7 +87,7 @@ class StageView:
     def saved(self, step: int) -> None:
         """Show and print that a checkpoint is being saved."""
         self._saved = f"at {self._unit} {step}"
-        progress.say(self._label, f"saves checkpoint {step}", self._primary)
+        progress.print_message(self._label, f"saves checkpoint {step}", self._primary)
 
     def close(self) -> None:
         """Nothing to do: the view ends with its steps."""

@@ -79,17 +79,17 @@ class _Listener:
             try:
                 received = self._woken.recv(64)
             except (TimeoutError, BlockingIOError):
-                _say("the work did not come to its end in time; what was saved before counts")
+                _print_line("the work did not come to its end in time; what was saved before counts")
                 os._exit(RETRY)
             if not received:
                 return
             interrupts += received.count(signal.SIGINT)
             if interrupts > 1:
-                _say("ended by a second Ctrl-C")
+                _print_line("ended by a second Ctrl-C")
                 os._exit(_INTERRUPTED)
             if ends is None and any(number in received for number in _SIGNALS):
                 ends = time.monotonic() + (_SAVE_SECONDS if self.depth else _QUICK_SECONDS)
-                _say(
+                _print_line(
                     f"told to stop: the run saves what it has and ends with exit status {RETRY}; the same line goes on "
                     "from there (Ctrl-C once more ends it at once)"
                 )
@@ -157,6 +157,6 @@ def _forget() -> None:
 os.register_at_fork(after_in_child=_forget)
 
 
-def _say(text: str) -> None:
+def _print_line(text: str) -> None:
     with contextlib.suppress(OSError, ValueError):  # the terminal may be gone
         print(f"\n{text}", file=sys.stderr, flush=True)

@@ -51,9 +51,12 @@ class _Screen:
         self._text, text_writer = os.pipe()
         frames, self._frames = os.pipe()
         self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(Path(__file__).with_name("screen_process.py")), str(frames)],
+            [
+                sys.executable, "-I", "-S", str(Path(__file__).with_name("screen_process.py")), str(frames),
+                str(os.getpgrp()),
+            ],
             stdin=self._text, stdout=subprocess.DEVNULL, stderr=self._terminal, pass_fds=(frames,),
-            start_new_session=True,  # Ctrl-C is for the run
+            process_group=0,  # Ctrl-C and Ctrl-Z are for the run
         )  # fmt: skip
         os.close(frames)  # the end of the text stays open: what prints must not fail if the process is killed
         # The descriptors that lead to the terminal now, and where they led before.

@@ -62,7 +62,7 @@ def locked(folder: Path, wait_s: float = 0.0) -> Iterator[None]:
         if time.monotonic() >= ends:
             raise ValueError(_refusal(folder, found))
         if not told:
-            _say(f"waiting for {_described(found)}, which works in {folder}")
+            _print_line(f"waiting for {_described(found)}, which works in {folder}")
             told = True
         time.sleep(0.2)
     if found is None:  # the parent holds it
@@ -184,12 +184,14 @@ def _is_gone(owner: JsonObject, path: Path) -> bool:
         gone = _is_dead(owner)
     else:
         seen, ends, gone = _sign(path), time.monotonic() + _SILENT_SECONDS, True
-        _say(f"{path.parent} was in use by {_described(owner)}; waiting up to {_SILENT_SECONDS:g} s for a sign of it")
+        _print_line(
+            f"{path.parent} was in use by {_described(owner)}; waiting up to {_SILENT_SECONDS:g} s for a sign of it"
+        )
         while gone and time.monotonic() < ends:
             time.sleep(min(1.0, _SILENT_SECONDS / 10))
             gone = _sign(path) == seen
     if gone:
-        _say(f"{path.parent} was in use by {_described(owner)}, which is gone: this run takes over")
+        _print_line(f"{path.parent} was in use by {_described(owner)}, which is gone: this run takes over")
     return gone
 
 
@@ -216,7 +218,9 @@ def _beat(path: Path, token: str, stopped: threading.Event) -> None:
             os.utime(path)
         owner = _owner(path)
         if not stopped.is_set() and owner.get("token", token) != token:
-            _say(f"{path.parent} was taken over by {_described(owner)}; this run ends, or both would spoil its files")
+            _print_line(
+                f"{path.parent} was taken over by {_described(owner)}; this run ends, or both would spoil its files"
+            )
             os._exit(1)
 
 
@@ -276,5 +280,5 @@ def _refusal(folder: Path, owner: JsonObject) -> str:
     )
 
 
-def _say(text: str) -> None:
+def _print_line(text: str) -> None:
     print(text, file=sys.stderr, flush=True)

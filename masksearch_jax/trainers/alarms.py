@@ -32,7 +32,8 @@ class Alarm:
     what, unit: the number in words. read: takes it from a row. kinds: of the stages whose rows hold it. low: small
     values are the bad ones. reference: '' compares the number with the threshold; 'start' its ratio to the median of
     the stage's first rows; 'run' its ratio to the median of the rows before the window. cause, advice: for a person.
-    timed: the first row after a start does not count, because it holds the time of compilation.
+    timed: the first row after a start does not count, because it holds the time of compilation. part: says which part
+    of the number the newest row is worst in, '' if it has no parts.
     """
 
     what: str
@@ -44,6 +45,7 @@ class Alarm:
     low: bool = False
     reference: str = ""
     timed: bool = False
+    part: Callable[[Row, Row], str] = lambda row, before: ""
 
 
 def _number(name: str) -> Read:
@@ -61,14 +63,39 @@ def _dropped(row: Row, _: Row) -> float | None:
 
 
 def _search_errors(row: Row, before: Row) -> float | None:
-    """Return the larger of the share of requests that failed and of the queries that the fallback answered."""
-    if "search/requests" not in row:  # local search: nothing can fail
-        return None
-    # A search of the user's own (tools.search) counts no refusals.
-    new = (row.get(name, 0) - before.get(name, 0) for name in SEARCH_COUNTERS)
-    queries, fallbacks, requests, failures, refusals = new
-    shares = [part / whole for part, whole in ((failures + refusals, requests), (fallbacks, queries)) if whole > 0]
-    return max(shares, default=None)
+    """Return the share of failed searches of the tool that fails most; None if nothing was asked that can fail."""
+    return max(_errors_by_tool(row, before).values(), default=None)
+
+
+def _worst_tool(row: Row, before: Row) -> str:
+    """Return the name of the tool that fails most; '' if there is no tool beside the search."""
+    shares = _errors_by_tool(row, before)
+    several = any(name.count("/") == 2 for name in _search_counters(row))
+    return f"the tool {max(shares, key=lambda tool: shares[tool])} fails most" if several and shares else ""
+
+
+def _errors_by_tool(row: Row, before: Row) -> dict[str, float]:
+    """Return {tool: the larger of the share of requests that failed and of the queries that the fallback answered}.
+
+    A tool without requests answers on this machine and is left out: nothing of it can fail.
+    """
+    found = {}
+    for name in _search_counters(row):
+        prefix, _, count = name.rpartition("/")
+        if count != "requests":
+            continue
+        # A tool of the user's own counts no refusals.
+        places = (f"{prefix}/{one}" for one in _SEARCH_COUNTS)
+        queries, fallbacks, requests, failures, refusals = (row.get(at, 0) - before.get(at, 0) for at in places)
+        parts = ((failures + refusals, requests), (fallbacks, queries))
+        if shares := [part / whole for part, whole in parts if whole > 0]:
+            found[prefix.removeprefix("search/")] = max(shares)
+    return found
+
+
+def _search_counters(row: Row) -> list[str]:
+    """Return the names in a row of what the searches count: `search/<count>`, and `search/<tool>/<count>` of others."""
+    return [name for name in row if name.startswith("search/") and name.rpartition("/")[2] in _SEARCH_COUNTS]
 
 
 def _speed(row: Row, _: Row) -> float | None:
@@ -79,8 +106,8 @@ def _speed(row: Row, _: Row) -> float | None:
     return row["rollout/tokens"] / seconds if seconds > 0 else None
 
 
-# Counted since the process started, by the client of a search server.
-SEARCH_COUNTERS = ("search/queries", "search/fallbacks", "search/requests", "search/failures", "search/refusals")
+# Counted since the process started, by the client of a search server and by every tool of the user's own.
+_SEARCH_COUNTS = ("queries", "fallbacks", "requests", "failures", "refusals")
 DISK = "disk_free_gb"  # handed to the alarms and not logged
 
 ALARMS: dict[str, Alarm] = {
@@ -132,8 +159,10 @@ ALARMS: dict[str, Alarm] = {
     ),
     "search_errors": Alarm(
         "searches that failed", "of all", _search_errors,
-        "the search server is overloaded, restarting or gone, and the fallback answers in its place",
-        "look at the server's log and at search/failures; raise search.timeout_s, or give the server more threads",
+        "the search server, or another tool, is overloaded, restarting or gone, and the fallback answers in its place",
+        "look at its log and at search/failures (of another tool search/<tool>/failures); raise search.timeout_s, or "
+        "give the server more threads",
+        part=_worst_tool,
     ),
     "skipped": Alarm(
         "optimizer steps without an update", "of all", _number("skipped"),
@@ -247,12 +276,16 @@ class Alarms:
             if measured is None or bad == (one.since is not None):
                 continue
             began, one.since = one.since, step if bad else None
-            found.append(Verdict(name, one.settings.action, bad, self._sentence(name, one, *measured, step, began)))
-        self._counters = {name: row[name] for name in SEARCH_COUNTERS if name in row}
+            part = one.alarm.part(row, self._counters)
+            sentence = self._sentence(name, one, *measured, step, began, part)
+            found.append(Verdict(name, one.settings.action, bad, sentence))
+        self._counters = {name: row[name] for name in _search_counters(row)}
         self._started = False
         return found
 
-    def _sentence(self, name: str, one: _Watched, value: float, reference: float, step: int, began: int | None) -> str:
+    def _sentence(
+        self, name: str, one: _Watched, value: float, reference: float, step: int, began: int | None, part: str
+    ) -> str:
         alarm, settings = one.alarm, one.settings
         said = f"{alarm.what} {value:.4g} {alarm.unit}"
         if alarm.reference:
@@ -260,6 +293,7 @@ class Alarms:
             said += f", {value / reference if reference else math.inf:.3g} times the median {against}, {reference:.4g}"
         if began is not None:
             return f"alarm {name} ends at {self._unit} {step}: {said}; it was on since {self._unit} {began}"
+        said += f" ({part})" if part else ""
         rows = ", ".join(f"{number:.4g}" for number in one.values[-_SHOWN:])
         over = f"{'median' if alarm.timed else 'mean'} of {settings.window} rows, the last are {rows}"
         return (
@@ -296,5 +330,6 @@ def combine(rows: Sequence[Row]) -> JsonObject:
 
     rows: one of each process.
     """
-    summed = {name: sum(row[name] for row in rows) for name in SEARCH_COUNTERS if all(name in row for row in rows)}
+    counters = _search_counters(rows[0])
+    summed = {name: sum(row[name] for row in rows) for name in counters if all(name in row for row in rows)}
     return {**rows[0], **summed, DISK: min(row[DISK] for row in rows)}

@@ -97,10 +97,10 @@ def run(
     at = position.restore(saved, tasks, curriculum, identity) if saved else Position.of(tasks, curriculum, 0)
     distributed.same("what they train on", identity | {"data": tasks.fingerprint, **at.cursor})
     stage.begin(at.version, state, at.to_json(), at.cursor)
-    kept = TrajectorySample(cfg, stage.folder, tokenizer, augmentation, at.version)
+    kept = TrajectorySample(cfg, stage.folder, tokenizer, augmentation, at.version, stage.rollback.count)
     # ---- every program of the rollouts, before the first episode --------------------------------------------------
     distributed.alive("compiling the programs of the rollouts")
-    stage.say_start(at.version, "compiling the programs of the rollouts")
+    stage.print_start(at.version, "compiling the programs of the rollouts")
     sampler = Sampler(engine, policy, tasks, settings, reward, augmentation, judge, cfg.seed, own_reward)
     sampler.warm_up(stage.params(state))
     stage.evaluate_overdue(at.version, state, saved)
@@ -114,7 +114,7 @@ def run(
         if stage.rollback.scale != 1:
             step = make_programs(policy, settings, stage.scaled(tx))[1]
         at = position.restore(saved, tasks, curriculum, identity)
-        kept.cut(at.version)
+        kept.cut(at.version, stage.rollback.count)
         return state, step, at
 
     for version in stage.steps(at.version):
@@ -165,7 +165,7 @@ def run(
             on_devices, old_logprobs, state.params, stage.base, policy.mesh
         ))  # fmt: skip
         if sampler.newest and settings.show_every and (version == 1 or version % settings.show_every == 0):
-            stage.say(f"iteration {version}, {stage.view.note}\n{sampler.newest.example}")
+            stage.print_message(f"iteration {version}, {stage.view.note}\n{sampler.newest.example}")
         stage.log.samples(
             version,
             {"episode": sampler.newest.example} if sampler.newest else {},

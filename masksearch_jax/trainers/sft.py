@@ -129,7 +129,7 @@ def run(
     stage.evaluate_overdue(start, state, saved)
     # ---- loop -----------------------------------------------------------------------------------------------------
     seconds, tokens, load = Stopwatch(), 0, flops.Load()
-    stage.say_start(start, "the first step compiles")
+    stage.print_start(start, "the first step compiles")
     for step in stage.steps(start):
         distributed.alive(f"{name} step {step}")
         seconds.start("data")

@@ -82,7 +82,7 @@ class TrainingStage:
         shown = trackers.chosen(cfg, self.folder, settings_history.plain(cfg.to_dict())) if primary else []
         self.log = metrics.MetricsLog(self.folder, primary, [self.view, *shown])
         self.costs = StageCosts(policy.mesh)
-        self._trace = StepTrace(cfg.profile, self.folder / "profile", name, self.say, primary)
+        self._trace = StepTrace(cfg.profile, self.folder / "profile", name, self.print_message, primary)
         self.base: Params = {}
         self._cfg, self._policy, self._evaluate = cfg, policy, evaluate
         self._history = _history(cfg, workdir, name, kind, policy)
@@ -183,13 +183,13 @@ class TrainingStage:
         if self.rollback.on:
             self.checkpoints.held = tuple(self.watch.doubtful[: self.watch.proof // self.settings.checkpoint_every + 2])
 
-    def say(self, text: str) -> None:
-        progress.say(self.name, text, distributed.primary())
+    def print_message(self, text: str) -> None:
+        progress.print_message(self.name, text, distributed.primary())
 
-    def say_start(self, step: int, then: str) -> None:
+    def print_start(self, step: int, then: str) -> None:
         """Print from where to where the stage trains, and what it does next."""
         begin = f"goes on from {self.unit} {step}" if step else "from the start"
-        self.say(f"{begin} to {self.unit} {self.last}; {then}")
+        self.print_message(f"{begin} to {self.unit} {self.last}; {then}")
 
     def steps(self, start: int) -> Iterator[int]:
         """Yield the numbers of the steps after `start`, after a rollback those after its end.
@@ -213,7 +213,7 @@ class TrainingStage:
         before = self.alarms.on
         verdicts = self.alarms.judge(step, self._agreed(row))
         for verdict in verdicts:
-            self.say(verdict.sentence)
+            self.print_message(verdict.sentence)
             if verdict.starts and verdict.action == "stop":
                 self.alarmed = verdict.name
             if verdict.starts and verdict.action == "rollback" and self.rollback.on:
@@ -249,7 +249,7 @@ class TrainingStage:
         back = int(state.step) if self.unit == "step" else saved.meta["version"]
         self._go_on(back)
         self._returned, first = back, why.partition(". ")[0]
-        self.say(
+        self.print_message(
             f"rolled back from {self.unit} {step} to {back} (rollback {self.rollback.count}): {first}; the data "
             f"go on after those of {self.unit} {step}, at {self.rollback.scale:g} times the learning rate"
         )
@@ -354,5 +354,5 @@ class TrainingStage:
         self._history.check_present()
         self.checkpoints.close()
         self.log.close()
-        self.say(f"done: {self.unit} {self.last} in {self.folder / 'checkpoints'}")
+        self.print_message(f"done: {self.unit} {self.last} in {self.folder / 'checkpoints'}")
         return self.params(state)

@@ -28,10 +28,10 @@ def parse(profile: str) -> range:
 class StepTrace:
     """Traces the steps `parse(profile)` as they are taken."""
 
-    def __init__(self, profile: str, folder: Path, label: str, say: Callable[[str], None], primary: bool):
-        """label: of a step in the trace. say: prints a line for a person. primary: False traces nothing."""
+    def __init__(self, profile: str, folder: Path, label: str, print_message: Callable[[str], None], primary: bool):
+        """label: of a step in the trace. print_message: prints a line for a person. primary: False traces nothing."""
         self._wanted = parse(profile) if primary else range(0)
-        self._folder, self._label, self._say = folder, label, say
+        self._folder, self._label, self._print_message = folder, label, print_message
         self._first: int | None = None  # step that the running trace began with
 
     def around(self, steps: Iterable[int]) -> Iterator[int]:
@@ -63,4 +63,6 @@ class StepTrace:
             return
         first, self._first = self._first, None
         jax.profiler.stop_trace()
-        self._say(f"wrote a trace of {first} to {step} to {self._folder}; docs/guides/profiling.md says how to open it")
+        self._print_message(
+            f"wrote a trace of {first} to {step} to {self._folder}; docs/guides/profiling.md says how to open it"
+        )

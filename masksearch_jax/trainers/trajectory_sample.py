@@ -61,8 +61,9 @@ class TrajectorySample:
         tokenizer: Tokenizer,
         augmentation: TokenPermutation | None,
         step: int,
+        rollbacks: int,
     ):
-        """step: the iteration from which the run goes on; later rows are dropped.
+        """step, rollbacks: as for `cut`, with the iteration from which the run goes on.
 
         Raises ValueError for a bad file. Where SQLite cannot write at all, as on some network file systems, nothing is
         kept.
@@ -73,11 +74,12 @@ class TrajectorySample:
         self._source, self._tokenizer, self._augmentation = folder.name, tokenizer, augmentation
         self._store: EpisodeStore | None = None
         self._newest: rollout_batch.RolloutBatch | None = None
+        self._folder = folder
         path = folder / FOLDER / FILE
         if distributed.primary() and (self._rate or path.exists()):
             try:
                 self._store = EpisodeStore(path, settings.max_bytes)
-                self._store.cut(step)
+                self._cut(self._store, step, rollbacks)
             except OSError as error:
                 self._give_up(error)
 
@@ -115,10 +117,19 @@ class TrajectorySample:
         if values:
             self._write(lambda store: store.set_trained(self._source, step, values))
 
-    def cut(self, step: int) -> None:
-        """Drop what was kept after iteration `step`, to which a rollback returned."""
+    def cut(self, step: int, rollbacks: int) -> None:
+        """Drop what was kept after iteration `step`, to which a rollback returned.
+
+        rollbacks: how many there were. What the newest of them makes void stays in `rollback-<number>/trajectories`.
+        """
         self._newest = None
-        self._write(lambda store: store.cut(step))
+        self._write(lambda store: self._cut(store, step, rollbacks))
+
+    def _cut(self, store: EpisodeStore, step: int, rollbacks: int) -> None:
+        void = self._folder / f"rollback-{rollbacks}" / FOLDER / FILE
+        if rollbacks and not void.exists():  # else the rollback is finished, and a killed run left the later episodes
+            store.copy_after(step, void)
+        store.cut(step)
 
     def close(self) -> None:
         if self._store is not None:

@@ -117,6 +117,27 @@ class EpisodeStore:
             self._db.execute(f"UPDATE tokens SET updated = NULL WHERE id IN ({later})", (step,))
             self._db.execute("UPDATE episodes SET trained = NULL, advantage = NULL WHERE trained > ?", (step,))
 
+    def copy_after(self, step: int, target: Path) -> None:
+        """Copy what was sampled or trained after `step` to a new database `target`; one that is there is replaced."""
+        partial = target.with_name(target.name + ".partial")  # a kill leaves no half copy under the name
+        partial.unlink(missing_ok=True)
+        with contextlib.closing(EpisodeStore(partial)) as copy, _named(target):
+            copy._db.execute("ATTACH ? AS whole", (str(self.path),))
+            with copy._db:
+                later = "step > ? OR trained > ?"
+                copy._db.execute(f"INSERT INTO episodes SELECT * FROM whole.episodes WHERE {later}", (step, step))
+                for table in ("bodies", "tokens"):
+                    ids = "SELECT id FROM main.episodes"
+                    copy._db.execute(f"INSERT INTO {table} SELECT * FROM whole.{table} WHERE id IN ({ids})")
+                if copy._searchable:
+                    texts = copy._db.execute(
+                        "SELECT id, task_id, answer, body FROM main.episodes JOIN main.bodies USING (id)"
+                    )
+                    for row, task_id, answer, body in texts.fetchall():
+                        text = search_text(task_id, answer, read_body(body))
+                        copy._db.execute("INSERT INTO search (rowid, text) VALUES (?, ?)", (row, text))
+        os.replace(partial, target)
+
     def replace_source(self, source: str, episodes: Sequence[Episode], state: str) -> None:
         """Replace all episodes of a source. state: a text that says which data they are from, for `state`."""
         with _named(self.path), self._db:
@@ -180,7 +201,9 @@ def has_search(db: sqlite3.Connection, schema: str = "main") -> bool:
     """Return True if the database has the table of full-text search and this SQLite can read it."""
     try:
         db.execute(f"SELECT rowid FROM {schema}.search LIMIT 0")
-    except sqlite3.OperationalError:
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode != sqlite3.SQLITE_ERROR:  # locked, for instance: that says nothing about the table
+            raise
         return False
     return True
 
@@ -207,15 +230,32 @@ def address(path: Path) -> str:
 
 def problem_of(path: Path) -> str:
     """Return a sentence about a file that cannot be read, '' if it can be, or if there is none."""
-    if not path.exists():
-        return ""
     try:
+        _read(path)
+    except ValueError as error:
+        return str(error)
+    except sqlite3.Error as error:
+        return f"{path} cannot be read: {error}"
+    return ""
+
+
+def is_unusable(path: Path) -> bool:
+    """Return True if the file is damaged or of another version, whoever opens it. A file in use is neither."""
+    try:
+        _read(path)
+    except sqlite3.OperationalError:  # locked by another process, or no right to read it
+        return False
+    except (sqlite3.DatabaseError, ValueError):
+        return True
+    return False
+
+
+def _read(path: Path) -> None:
+    """Read a row of the file, if there is one. Raises sqlite3.Error, and ValueError for another version."""
+    if path.exists():
         with contextlib.closing(sqlite3.connect(address(path), uri=True)) as db:
             check_version(db, path)
             db.execute("SELECT id FROM episodes LIMIT 1").fetchone()
-    except (sqlite3.Error, ValueError) as error:
-        return str(error) if isinstance(error, ValueError) else f"{path} cannot be read: {error}"
-    return ""
 
 
 @contextlib.contextmanager

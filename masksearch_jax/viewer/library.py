@@ -278,11 +278,10 @@ class _Open:
                     check_version(db, one.path, name)
                     if one.source:
                         only = db.execute(f"SELECT source FROM {name}.episodes LIMIT 1").fetchone()
+                    search = has_search(db, name)
                 except sqlite3.Error as error:
                     raise ValueError(f"{one.path} cannot be read: {error}") from error
-                self.schemas.append(
-                    _Schema(name, run.number, one.source, only[0] if only else "", has_search(db, name))
-                )
+                self.schemas.append(_Schema(name, run.number, one.source, only[0] if only else "", search))
 
     @property
     def searchable(self) -> bool:

@@ -4,6 +4,7 @@ Enters: a workdir of any workflow. Leaves: a `Run` with the paths of its databas
 again when their file changes, so a viewer can stay open while a run goes on.
 """
 
+import contextlib
 import dataclasses
 import os
 import tempfile
@@ -98,11 +99,23 @@ class Runs:
 
     def _read_evaluations(self, run: Run, paths: list[Path]) -> None:
         folder = run.folder / "evaluate"
-        if not folder.is_dir() or not os.access(folder, os.W_OK):
-            folder = Path(self._temporary.setdefault(run.number, tempfile.TemporaryDirectory()).name)
-        if store_lib.problem_of(folder / FILE):  # it holds nothing that the rows do not
-            (folder / FILE).unlink()
-        store = EpisodeStore(folder / FILE)
+        if run.number not in self._temporary and folder.is_dir() and os.access(folder, os.W_OK):
+            try:
+                _fill(run, folder / FILE, paths)
+                return
+            except OSError:  # another viewer writes the file, for instance; it is left to that one
+                pass
+        folder = Path(self._temporary.setdefault(run.number, tempfile.TemporaryDirectory()).name)
+        _fill(run, folder / FILE, paths)
+
+
+def _fill(run: Run, database: Path, paths: list[Path]) -> None:
+    """Write the rows of evaluations into `database` and add it to the run. Raises OSError if it cannot be written."""
+    if store_lib.is_unusable(database):  # it holds nothing that the rows do not
+        database.unlink()
+    problems = []
+    store = EpisodeStore(database)
+    with contextlib.closing(store):
         known = store.states()
         wanted = {path.parent.relative_to(run.folder).as_posix(): path for path in paths}
         for source in known.keys() - wanted.keys():
@@ -115,11 +128,11 @@ class Runs:
             try:
                 episodes = [episode_of(source, place, row) for place, row in enumerate(runner.read_rows(path))]
             except ValueError as error:
-                run.problems.append(str(error))
+                problems.append(str(error))
                 continue
             store.replace_source(source, episodes, state)
-        store.close()
-        run.databases.append(Database(folder / FILE, ""))
+    run.problems += problems
+    run.databases.append(Database(database, ""))
 
 
 def _files(folder: Path, depth: int = 0) -> Iterator[Path]:

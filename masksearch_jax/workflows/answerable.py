@@ -68,7 +68,9 @@ def _choose(context: RunContext, name: str) -> list[str]:
             f"dapo.answerable_only=True: a search for its title or a clue answers none of the {total} training tasks "
             f"of {name}; set it to False, raise search.hits (now {hits}), or take {name} out of dapo.curriculum"
         )
-    progress.say("dapo", f"draws from {len(found)} answerable of {total} tasks of {name}", distributed.primary())
+    progress.print_message(
+        "dapo", f"draws from {len(found)} answerable of {total} tasks of {name}", distributed.primary()
+    )
     return found
 
 

@@ -123,8 +123,11 @@ class RunContext:
 
         return tools.searcher_of(self.cfg, index, folder, self.passages, search)
 
-    def engine(self, index: str, temperature: float = 1.0) -> RolloutEngine:
-        """Return a rollout engine with its own slots that searches one index."""
+    def engine(self, index: str, temperature: float) -> RolloutEngine:
+        """Return a rollout engine with its own slots that searches one index.
+
+        temperature: of its sampled episodes; greedy ones have none. `evaluation.open_engine` gives that of evaluations.
+        """
         settings = self.cfg.rollout
         rollout = RolloutConfig(
             slots=settings.slots,
@@ -210,7 +213,7 @@ class RunContext:
             if name.partition(".")[0] in ("search", "tools", "episode")  # a new stage may have another objective
         }
         if said and distributed.primary():
-            settings_history.say_differences(f"start={folder}: this stage goes on", said)
+            settings_history.print_differences(f"start={folder}: this stage goes on", said)
         data = folder.parent / "data"
         if tokenizer_lib.load(data).fingerprint != self.tokenizer.fingerprint:
             raise ValueError(
@@ -271,7 +274,7 @@ class Validation:
     example = ""
 
     def __init__(self, context: RunContext, episodes: int):
-        self._engine = context.engine("validation")
+        self._engine = context.engine("validation", temperature=1.0)  # of no effect: the episodes are greedy
         self._tasks, self._left_out = {}, {}
         for name in context.cfg.validation_tasks:
             self._tasks[name], self._left_out[name] = context.fitting(context.tasks("validation", name, episodes))
@@ -291,7 +294,7 @@ class Validation:
             summary = runner.summarise(rows)
             told = ", ".join(f"{score} {summary[score]:.3f}" for score in ("recall", "format", "hit"))
             self.example = _one_of(rows, step)
-            progress.say("validation", f"step {step}, {name}: {told}\n{self.example}", self._primary)
+            progress.print_message("validation", f"step {step}, {name}: {told}\n{self.example}", self._primary)
             scores |= {f"{name}/{score}": summary[score] for score in ("recall", "format", "searches", "hit")}
             if self._left_out[name]:
                 scores[f"{name}/left_out"] = self._left_out[name]

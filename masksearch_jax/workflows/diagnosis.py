@@ -299,7 +299,7 @@ def check_data(wanted: Wanted) -> list[Check]:
             return [Check("data", False, f"{data / name} cannot be read: {error}", again)]
     if wanted.cfg is not None and "prepare" in wanted.cfg:
         try:
-            prepared_data.check_prepared(wanted.cfg, wanted.workdir, prepare, say=False)
+            prepared_data.check_prepared(wanted.cfg, wanted.workdir, prepare, warn=False)
         except ValueError as error:
             return [Check("data", False, str(error), "the trainer would refuse it: change what it names")]
     return [Check("data", True, f"{len(listed)} files, {records} records")]

@@ -67,17 +67,19 @@ def run(
     Episodes are greedy; with `cfg.evaluate.samples` each suite is also sampled.
 
     The suites are 'ramp_1', .. (by number of masks), 'qa', 'hotpotqa' and so on. policy: a key of STAGES. params: its
-    parameters; by default those of the stage's last checkpoint. engine: searches the index of all suites except those
-    of INDEX_OF. 'few_shot' has longer prompts and makes an engine of its own. reuse: return the scores of a finished
-    evaluation of the same weights, tasks and settings, if there is one. A killed evaluation is resumed in any case,
-    unless params is given. name: folder in W/evaluate, '' for the policy's own; a finished evaluation of that name with
-    the same identity is read, and any other one is refused.
-    Raises ValueError for an unknown policy or if there is nothing to evaluate, or for a name that is taken,
-    FileNotFoundError for a stage without a checkpoint.
+    parameters; by default those of the stage's last checkpoint. engine: that of `open_engine`; it searches the index of
+    all suites except those of INDEX_OF. 'few_shot' has longer prompts and makes an engine of its own. reuse: return the
+    scores of a finished evaluation of the same weights, tasks and settings, if there is one. A killed evaluation is
+    resumed in any case, unless params is given. name: folder in W/evaluate, '' for the policy's own; a finished
+    evaluation of that name with the same identity is read, and any other one is refused.
+    Raises ValueError for an unknown policy or if there is nothing to evaluate, for a name that is taken, or for sampled
+    episodes by an engine of another temperature than `cfg.evaluate.temperature`; FileNotFoundError for a stage without
+    a checkpoint.
     """
     if policy not in STAGES:
         raise ValueError(f"policy={policy!r} is none of {tuple(STAGES)}")
     check_name(name)
+    _check_temperature(context.cfg, engine)
     suites = suites_of(context)
     if policy == "few_shot":
         context, suites = few_shot.extend(context, suites)
@@ -117,6 +119,16 @@ def run(
             bar(done)
         kept.finish(rows, scores, sampled)
     return scores
+
+
+def _check_temperature(cfg: ConfigDict, engine: RolloutEngine) -> None:
+    """Raise ValueError unless the engine samples at the temperature that identity and scores name."""
+    own = engine.cfg.sampling.temperature
+    if cfg.evaluate.samples and own != cfg.evaluate.temperature:
+        raise ValueError(
+            f"the engine samples at a temperature of {own:g} and not at evaluate.temperature="
+            f"{cfg.evaluate.temperature:g}; take the one of evaluation.open_engine"
+        )
 
 
 def _play(

@@ -26,7 +26,7 @@ from ml_collections import ConfigDict
 
 from masksearch_jax.evals import intervals, report, runner
 from masksearch_jax.rollout.engine import RolloutEngine
-from masksearch_jax.runtime import child_process, distributed, metrics, stop_signals, workdir_lock
+from masksearch_jax.runtime import child_process, distributed, metrics, progress, stop_signals, workdir_lock
 from masksearch_jax.runtime.json_files import read_json_object
 from masksearch_jax.runtime.types import Json, JsonObject, Params
 from masksearch_jax.workflows import evaluation, training
@@ -89,7 +89,7 @@ def side_by_side(cfg: ConfigDict, workdir: Path) -> None:
     def one(seed: int) -> None:
         log = workdir / f"seed_{seed}" / "log.txt"
         log.parent.mkdir(parents=True, exist_ok=True)
-        training.say(f"seed {seed}: {log}")
+        progress.print_message("experiment", f"seed {seed}: {log}")
         command = [
             sys.executable, "-m", "masksearch_jax.experiment", *sys.argv[1:], f"--workdir={workdir}",
             f"--config.grid.seeds=({seed},)", "--config.grid.at_once=1", "--config.cpu_devices=1",

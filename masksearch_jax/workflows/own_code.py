@@ -1,8 +1,9 @@
 """Code of the user's own that a setting names: FILE.py:NAME.
 
 Enters: the value of a setting. Leaves: the object of that name, and the hash of the file, which belongs to the identity
-of a checkpoint. The file is run as a module of its own name once a process; what it imports from its own folder is
-found there. Only the file itself is hashed.
+of a checkpoint. The file is run once a process, as a module whose name is made of its own and of its folder; what it
+imports from its own folder is found there, unless a file of another folder has imported a module of that name before.
+Only the file itself is hashed.
 """
 
 import dataclasses
@@ -60,7 +61,9 @@ class _RunError(Exception):
 
 @functools.cache
 def _run(path: Path, source: bytes) -> tuple[dict[str, Setting], str]:
-    spec = importlib.util.spec_from_file_location(f"own_{path.stem}", path)
+    # Files of one name in two folders are two modules.
+    unique = hashlib.sha256(str(path).encode()).hexdigest()[:12]
+    spec = importlib.util.spec_from_file_location(f"own_{path.stem}_{unique}", path)
     assert spec is not None  # of a path that ends in .py
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up

@@ -48,8 +48,8 @@ def recorded(settings: ConfigDict) -> JsonObject:
     return found
 
 
-def check_prepared(cfg: ConfigDict, workdir: Path, again: str, say: bool = True) -> None:
-    """Compare `cfg.prepare` with the manifest of `workdir`/data; if `say`, print on stderr how the data differs.
+def check_prepared(cfg: ConfigDict, workdir: Path, again: str, warn: bool = True) -> None:
+    """Compare `cfg.prepare` with the manifest of `workdir`/data; if `warn`, print on stderr how the data differs.
 
     again: the command that prepares the data with the settings of this run. Raises ValueError that names each setting
     that this run states and the data was not made with.
@@ -77,7 +77,7 @@ def check_prepared(cfg: ConfigDict, workdir: Path, again: str, say: bool = True)
             + f"{again} --config.overwrite=True"
         )
     _check_dump(data, manifest, stated, again)
-    if different and say:
+    if different and warn:
         listed = ", ".join(f"prepare.{n} {_shown(there, n)} (here {_shown(here, n)})" for n in sorted(different))
         print(f"{data} is used as it was prepared: {listed}", file=sys.stderr, flush=True)
 

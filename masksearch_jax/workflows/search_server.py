@@ -8,13 +8,13 @@ exits with status 0.
 import asyncio
 import gc
 import signal
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ml_collections import ConfigDict
 
 from masksearch_jax.retrieval.service import wire
+from masksearch_jax.runtime import progress
 from masksearch_jax.workflows.settings import validate_settings
 
 if TYPE_CHECKING:  # needs the extra `service`
@@ -61,18 +61,15 @@ async def _serve(cfg: ConfigDict, service: "endpoints.Service", server: "http_se
         port = await server.start(cfg.host, cfg.port)
     except OSError as error:
         raise ValueError(f"cannot listen on host={cfg.host!r}, port={cfg.port}: {error}; take another") from error
-    say(f"listening on http://{cfg.host}:{port}")
+    progress.print_message("serve_search", f"listening on http://{cfg.host}:{port}")
     loading, stopping = asyncio.create_task(service.load()), asyncio.create_task(stop.wait())
     await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
     if loading.done():
         loading.result()  # raises the error if loading failed
         gc.collect()
         gc.freeze()  # what is loaded stays: the collector has not to walk it while requests wait
-        say(f"ready: {', '.join(cfg.indices)}")
+        progress.print_message("serve_search", f"ready: {', '.join(cfg.indices)}")
         await stopping
     left = await server.stop(cfg.drain_s)
-    say("stopped" + (f", {left} connections cut after drain_s={cfg.drain_s:g}" if left else ""))
-
-
-def say(text: str) -> None:
-    print(f"serve_search: {text}", file=sys.stderr, flush=True)
+    cut = f", {left} connections cut after drain_s={cfg.drain_s:g}" if left else ""
+    progress.print_message("serve_search", f"stopped{cut}")

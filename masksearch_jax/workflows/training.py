@@ -25,7 +25,7 @@ from masksearch_jax.model import lora
 from masksearch_jax.model.config import lora_from_config
 from masksearch_jax.model.published import load
 from masksearch_jax.retrieval.service import remote_settings
-from masksearch_jax.runtime import child_process, distributed, settings_history, trackers, workdir_lock
+from masksearch_jax.runtime import child_process, distributed, progress, settings_history, trackers, workdir_lock
 from masksearch_jax.runtime.checkpoints import Checkpointer
 from masksearch_jax.runtime.config_files import find_config
 from masksearch_jax.runtime.types import JsonObject, Params
@@ -53,7 +53,7 @@ def run(cfg: ConfigDict, workdir: Path) -> Params:
     validate_training(cfg)
     context = RunContext(cfg, workdir)
     if cfg.model.attention != "xla":  # raises here, before data is made; xla runs on any device
-        say(f"attention of training rows: {context.architecture.attention}")
+        _print_message(f"attention of training rows: {context.architecture.attention}")
     validate_shapes(cfg, context.mesh)
     ensure_data(cfg, workdir)
     check_stages(context)
@@ -117,14 +117,14 @@ def ensure_data(cfg: ConfigDict, workdir: Path) -> None:
     """
     command = prepare_command(cfg.prepare, workdir)
     if (workdir / "data" / "manifest.json").exists():
-        prepared_data.check_prepared(cfg, workdir, shlex.join(command), say=distributed.primary())
+        prepared_data.check_prepared(cfg, workdir, shlex.join(command), warn=distributed.primary())
         return
     if cfg.distributed.processes > 1:
         raise ValueError(
             f"{workdir / 'data'} is not prepared, and {cfg.distributed.processes} processes would all prepare it. "
             f"Run this once, where every process sees {workdir}:\n  {' '.join(command)}"
         )
-    say(f"{workdir / 'data'} is missing: preparing it\n  {' '.join(command)}")
+    _print_message(f"{workdir / 'data'} is missing: preparing it\n  {' '.join(command)}")
     # Preparation always runs on the CPU and never takes the accelerator of the trainer.
     child_process.run(command, check=True, env=os.environ | {"JAX_PLATFORMS": "cpu"})
 
@@ -159,7 +159,7 @@ def ensure_demonstrations(context: RunContext) -> None:
             "it. Run `python -m masksearch_jax.synthesize` once, with this --config and its overrides but "
             f"distributed, and --workdir={context.workdir}, where every process sees it"
         )
-    say(f"{target.parent} is missing: synthesising it")
+    _print_message(f"{target.parent} is missing: synthesising it")
     synthesis_stage.run(context.cfg, context.workdir, context.searcher("train"))
 
 
@@ -175,7 +175,7 @@ def train_sft(context: RunContext, name: str = "sft", params: Params | None = No
     evaluate = context.validation(context.cfg.validation_episodes) if context.cfg[name].eval_every else None
     if params is None:
         params = context.initial()
-    say_optimizer(context.cfg, name)
+    print_optimizer(context.cfg, name)
     with jax.set_mesh(context.mesh):
         return sft.run(context.cfg, context.workdir, context.policy, name=name, params=params, evaluate=evaluate)
 
@@ -196,7 +196,7 @@ def train_dapo(context: RunContext, params: Params | None = None) -> Params:
     engine = context.engine("train", temperature=context.cfg.dapo.temperature)
     judge = answer_judge(context, context.cfg.dapo.judge) if context.cfg.dapo.reward.answer == "judge" else None
     chosen = answerable.task_ids(context) if context.cfg.dapo.answerable_only else None
-    say_optimizer(context.cfg, "dapo")
+    print_optimizer(context.cfg, "dapo")
     with jax.set_mesh(context.mesh):
         return dapo.run(
             context.cfg,
@@ -235,7 +235,7 @@ def finished(context: RunContext, stage: str, steps: int) -> bool:
 
 def _say_finished(folder: Path, changed: settings_history.Differences) -> None:
     if changed and distributed.primary():
-        settings_history.say_differences(f"{folder} is finished, and used as it is; it", changed)
+        settings_history.print_differences(f"{folder} is finished, and used as it is; it", changed)
 
 
 def check_stages(context: RunContext) -> None:
@@ -250,16 +250,15 @@ def check_stages(context: RunContext) -> None:
             changed_settings(context.cfg, context.workdir, kind, kind, context.policy)
 
 
-def say_optimizer(cfg: ConfigDict, stage: str) -> None:
+def print_optimizer(cfg: ConfigDict, stage: str) -> None:
     """Print which optimizer trains a published model: its defaults differ from those for training from scratch."""
     if cfg.pretrained:
         chosen = cfg[stage].optimizer
-        say(f"{stage}: {chosen.kind} at a learning rate of {chosen.learning_rate:g}, on {cfg.pretrained}")
+        _print_message(f"{stage}: {chosen.kind} at a learning rate of {chosen.learning_rate:g}, on {cfg.pretrained}")
 
 
-def say(text: str) -> None:
-    if distributed.primary():
-        print(f"train: {text}", file=sys.stderr, flush=True)
+def _print_message(text: str) -> None:
+    progress.print_message("train", text, distributed.primary())
 
 
 def main(cfg: ConfigDict, workdir: Path) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from masksearch_jax.evals import runner
-from masksearch_jax.evals.report import curves, episode_samples, html_page, run_page, svg_charts
+from masksearch_jax.evals import runner, sampled
+from masksearch_jax.evals.report import curves, episode_samples, html_page, run_page, score_tables, svg_charts
 from masksearch_jax.evals.report.run_files import metric_rows
 from masksearch_jax.evals.report.sections import Chart, Curve, Page, Section, Table
 from masksearch_jax.workflows import reporting
@@ -335,3 +335,26 @@ def test_a_missing_library_is_named(library, workdir, monkeypatch):
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(ImportError, match=rf"needs {library}.*\.\[report\]"):
         html_page.render(run_page.run_page(workdir))
+
+
+def test_sampled_episodes_have_a_table_of_their_own(tmp_path):
+    folder = tmp_path / "evaluate" / "dapo"
+    write_policy(folder, [row("a", 1.0)])
+    assert score_tables.sampled_table(score_tables.read_policies(tmp_path / "evaluate")) is None
+    scores = json.loads((folder / "scores.json").read_text())
+    for name, recalls in (("dapo", (1.0, 0.0)), ("sft", (0.0, 0.5, 0.0, 0.0))):
+        rows = [row("a", recall, sample=sample) for sample, recall in enumerate(recalls)]
+        scores["ramp_1"]["sampled"] = sampled.summarise_samples(rows, len(recalls), 0.7)
+        write_policy(tmp_path / "evaluate" / name, [row("a", 1.0)])
+        (tmp_path / "evaluate" / name / "scores.json").write_text(json.dumps(scores))
+    policies = score_tables.read_policies(tmp_path / "evaluate")
+    tables = [one for one in run_page.results(policies).tables if one.title == "Sampled episodes"]
+    (table,) = tables
+    assert table.head[2:] == (
+        "n", "temperature", "avg@n recall", "avg@n EM", "avg@n F1", "pass@1", "pass@2", "pass@4"
+    )  # fmt: skip
+    cells = {line[0]: line[2:] for line in table.rows}
+    by_label = {policy.label: policy.name for policy in policies}
+    found = {by_label[label]: values for label, values in cells.items()}
+    assert found["dapo"] == ("2", "0.7", "0.500", "0.500", "0.500", "0.500", "1.000", "-")
+    assert found["sft"] == ("4", "0.7", "0.125", "0.125", "0.125", "0.000", "0.000", "0.000")

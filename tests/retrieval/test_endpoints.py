@@ -264,6 +264,29 @@ def test_requests_sent_ahead_are_answered_in_order(url):
     assert re.findall(rb"HTTP/1.1 (\d+)", answers) == [b"404" if path == "/nowhere" else b"200" for path in paths]
 
 
+@pytest.mark.parametrize(
+    "refused, status",
+    [
+        (request(headers=""), 411),
+        (request(headers="Content-Length: 99999999999\r\n"), 413),
+        (request(line="nonsense"), 400),
+        (request(line="GET http://[ HTTP/1.1"), 400),
+        (b"GET /health HTTP/1.1\r\nX: " + b"y" * 40000, 431),
+        (request(headers="Content-Length: 9\r\n"), 408),
+        (b"POST /retrieve HT", 408),
+    ],
+)
+@pytest.mark.parametrize("before", [1, 3])
+def test_a_refused_request_leaves_earlier_ones_their_answers(url, refused, status, before):
+    """The answers that a client has not read yet come first, in order, and the refusal last."""
+    body = wire.request(["kalo"], 1)
+    ahead = (b"POST /retrieve HTTP/1.1\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)) * before
+    answers = whole(url, ahead + refused)
+    statuses = [int(found) for found in re.findall(rb"HTTP/1.1 (\d+)", answers)]
+    assert statuses == [200] * before + [status] and answers.count(b'"error"') == 1
+    assert alive(url)
+
+
 def test_a_client_that_has_sent_its_last_is_answered(url):
     body = wire.request(["kalo"], 1)
     sent = b"POST /retrieve HTTP/1.1\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)

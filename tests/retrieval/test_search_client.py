@@ -14,7 +14,7 @@ from masksearch_jax.retrieval import exclusion
 from masksearch_jax.retrieval.encoders import encoder
 from masksearch_jax.retrieval.index import build
 from masksearch_jax.retrieval.interface import Query
-from masksearch_jax.retrieval.service import search_client, transport, wire
+from masksearch_jax.retrieval.service import guarded_calls, search_client, transport, wire
 from masksearch_jax.retrieval.service.remote_settings import Remote, RemoteSettings
 from masksearch_jax.retrieval.service.transport import Transport, TransportError
 from masksearch_jax.retrieval.tool import SearchTool
@@ -182,8 +182,8 @@ def test_the_deadline_covers_all_retries(make, server, corpus, clock):
 
 
 def test_waits_double_spread_and_repeat():
-    waits = [[search_client.backoff(bytes([body]), attempt) for attempt in range(1, 9)] for body in range(50)]
-    assert waits == [[search_client.backoff(bytes([body]), attempt) for attempt in range(1, 9)] for body in range(50)]
+    waits = [[guarded_calls.backoff(bytes([body]), attempt) for attempt in range(1, 9)] for body in range(50)]
+    assert waits == [[guarded_calls.backoff(bytes([body]), attempt) for attempt in range(1, 9)] for body in range(50)]
     for attempt in range(8):
         longest = min(0.1 * 2**attempt, 5.0)
         column = [one[attempt] for one in waits]
@@ -214,7 +214,7 @@ def test_nothing_listens(corpus, store, clock):
     parts = Transport(url), SETTINGS, exclusion.ExcludeByText(store, "passage", 0.5), search_client.NoHits()
     searcher = search_client.RemoteSearcher(remote, *parts, clock, clock.sleep)
     assert searcher.search([query_for(corpus, 1)], 2) == [[]]
-    assert searcher.stats["failures"] == 3 and "ConnectionRefused" in searcher._last_error
+    assert searcher.stats["failures"] == 3 and "ConnectionRefused" in searcher._calls.last_error
 
 
 def test_connections_are_kept_and_one_that_the_server_closed_is_no_failure(make, server, corpus):

@@ -45,12 +45,12 @@ def test_left_early_it_says_how_far(capsys):
 def test_other_processes_show_nothing(capsys):
     with progress.progress_bar(2, "work", primary=False) as done:
         done(1, "note")
-    progress.say("sft", "done", primary=False)
+    progress.print_message("sft", "done", primary=False)
     assert capsys.readouterr().err == ""
 
 
 def test_text_of_models_and_passages_cannot_control_the_terminal(capsys):
-    progress.say("validation", "turn 1: \x1b[2J\x9b2J\u202eevil\x07\n\tread: 日本")
+    progress.print_message("validation", "turn 1: \x1b[2J\x9b2J\u202eevil\x07\n\tread: 日本")
     assert capsys.readouterr().err == "validation: turn 1: \ufffd[2J\ufffd2J\ufffdevil\ufffd\n\tread: 日本\n"
 
 

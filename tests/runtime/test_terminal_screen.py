@@ -37,7 +37,7 @@ for step in view.steps(0, 8):
     if step == 5:
         log.write(step, {"eval/ramp_1/recall": 0.5, "eval/ramp_1/hit": 0.75})
         view.saved(step)
-        progress.say("validation", "step 5, ramp_1: recall 0.500")
+        progress.print_message("validation", "step 5, ramp_1: recall 0.500")
         time.sleep(0.6)
 log.close()
 print("after the view")
@@ -138,6 +138,55 @@ for step in view.steps(0, 2):
     shown, status = _run(program, tmp_path)
     assert status == 0 and "step 2" in shown.text
     assert shown.text.count("w") == 40_000  # nothing is lost, though two threads may write at the same time
+
+
+def test_a_stopped_run_gives_the_terminal_back_and_the_view_returns(tmp_path):
+    """Ctrl-Z, bg and fg, by a shell that sets no modes of the terminal itself."""
+    program = """
+for step, name in zip(view.steps(0, 2), ("background", "front")):
+    while not (Path(sys.argv[1]) / name).exists():
+        time.sleep(0.05)
+    log.write(step, {"reward": 0.5})
+    print("printed in the", name)
+    time.sleep(1.0)
+"""
+    shell = """
+import os, signal, subprocess, sys, termios, time
+from pathlib import Path
+def wait_for_echo(on):
+    ends = time.monotonic() + 20
+    while bool(termios.tcgetattr(0)[3] & termios.ECHO) != on:
+        assert time.monotonic() < ends, f"keys are shown: {not on}"
+        time.sleep(0.05)
+signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+run = subprocess.Popen([sys.executable, "-c", sys.argv[1], sys.argv[2]], process_group=0)
+os.tcsetpgrp(0, run.pid)
+wait_for_echo(False)
+time.sleep(0.7)
+os.killpg(run.pid, signal.SIGTSTP)
+os.waitpid(run.pid, os.WUNTRACED)
+os.tcsetpgrp(0, os.getpgrp())
+wait_for_echo(True)
+print("\\nshell: stopped", flush=True)
+os.killpg(run.pid, signal.SIGCONT)
+(Path(sys.argv[2]) / "background").touch()
+time.sleep(1.5)
+assert termios.tcgetattr(0)[3] & termios.ECHO
+print("shell: to the front", flush=True)
+os.tcsetpgrp(0, run.pid)
+wait_for_echo(False)
+(Path(sys.argv[2]) / "front").touch()
+sys.exit(run.wait())
+"""
+    command = [sys.executable, "-c", shell, _HEAD + program, str(tmp_path)]
+    shown, status = terminals.run(command, env={"PYTHONPATH": str(ROOT)})
+    lines = shown.text.rstrip().splitlines()
+    assert status == 0, shown.text
+    stopped, front = lines.index("shell: stopped"), lines.index("shell: to the front")
+    assert [line for line in lines[stopped:front] if line] == ["shell: stopped", "printed in the background"]
+    after = [line for line in lines[front + 1 :] if line]
+    assert after[0] == "printed in the front" and [line for line in after if line.startswith("dapo ")] == [after[1]]
+    assert "2/2" in after[1] and any(line.startswith("dapo ") for line in lines[:stopped])
 
 
 def test_a_pane_that_cannot_be_drawn_does_not_end_the_view(tmp_path):

@@ -74,13 +74,13 @@ class StandIn(types.ModuleType):
     Histogram = staticmethod(lambda np_histogram: ("histogram", int(np_histogram[0].sum())))
     Html = staticmethod(lambda text, inject: ("html", text))
 
-    def __init__(self, refuses=()):
+    def __init__(self, refuses=(), down=False):
         super().__init__("wandb")
         self.__spec__ = importlib.machinery.ModuleSpec("wandb", None)
-        self.opened, self.logged, self.finished, self._refuses = [], [], 0, refuses
+        self.opened, self.logged, self.finished, self._refuses, self._down = [], [], 0, refuses, down
 
     def init(self, **how):
-        if any(name in how for name in self._refuses):
+        if any(name in how for name in self._refuses) or (self._down and how["mode"] == "online"):
             raise Refused("no")
         self.opened.append(how)
         step = int(how["resume_from"].partition("=")[2]) + 1 if "resume_from" in how else 0
@@ -127,11 +127,33 @@ def test_a_server_that_does_not_cut_keeps_the_rows(tmp_path, monkeypatch, capsys
     assert "the run abc keeps its rows after step 3" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("known", [False, True])
-def test_without_a_login_or_a_network_it_says_what_to_do(tmp_path, monkeypatch, known):
+def test_a_server_that_is_down_at_a_restart_does_not_end_the_run(tmp_path, monkeypatch, capsys):
+    wandb = StandIn(down=True)
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    (tmp_path / "wandb.json").write_text('{"id": "abc"}')
+    run = WandbRun(tmp_path, "masks", "", "online", {})
+    run.cut(3)
+    run.write(4, {"loss": 0.5})
+    (opened,) = wandb.opened
+    assert opened["mode"] == "offline" and opened["resume_from"] == "abc?_step=3"
+    assert wandb.logged == [(4, {"loss": 0.5})] and json.loads((tmp_path / "wandb.json").read_text())["id"] == "abc"
+    err = capsys.readouterr().err
+    assert f"the run abc is written to {tmp_path / 'wandb'} alone; `wandb sync` sends it later" in err
+    assert err.count("Weights & Biases did not open it (no)") == 1
+
+
+def test_a_known_run_that_cannot_be_opened_at_all_gets_no_rows(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "wandb", StandIn(refuses=["id", "resume_from"]))
-    if known:
-        (tmp_path / "wandb.json").write_text('{"id": "abc"}')
+    (tmp_path / "wandb.json").write_text('{"id": "abc"}')
+    log = metrics.MetricsLog(tmp_path, trackers=[WandbRun(tmp_path, "masks", "", "online", {})])
+    write(log, 0, 3)
+    log.close()
+    assert [row["loss"] for row in metrics.read_rows(log.path)] == [1, 2, 3]
+    assert capsys.readouterr().err.count("the run abc gets no rows until the next start") == 1
+
+
+def test_a_new_run_without_a_login_or_a_network_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", StandIn(refuses=["id", "resume_from"]))
     with pytest.raises(ValueError, match=r"wandb.project='masks': .*wandb login.*wandb.mode=offline"):
         WandbRun(tmp_path, "masks", "", "online", {}).cut(0)
 

@@ -91,7 +91,25 @@ def test_failed_searches_are_counted_since_the_row_before():
     # A search of the user's own counts no refusals.
     own = [{name: value for name, value in one.items() if name != "search/refusals"} for one in rows]
     (verdict,) = feed(of(search_errors={"window": 1}), own)
-    assert "searches that failed 0.2 of all" in verdict.sentence
+    assert "searches that failed 0.2 of all, over" in verdict.sentence
+
+
+def test_failures_of_a_tool_beside_the_search_are_watched_by_its_name():
+    def row(step, failed):
+        search = {"search/queries": 100 * step, "search/requests": 20 * step, "search/failures": 0}
+        notes = {"queries": 10 * step, "fallbacks": failed, "requests": 10 * step, "failures": failed}
+        return search | {f"search/notes/{name}": value for name, value in notes.items()} | {"search/open/queries": step}
+
+    rows = [row(1, 0), row(2, 0), row(3, 5)]
+    (verdict,) = feed(of(search_errors={"window": 1}), rows)
+    assert "searches that failed 0.5 of all (the tool notes fails most), over" in verdict.sentence
+    assert "search/<tool>/failures" in verdict.sentence
+    # A local search beside it has nothing that can fail.
+    alone = [{name: value for name, value in one.items() if name != "search/requests"} for one in rows]
+    (verdict,) = feed(of(search_errors={"window": 1}), alone)
+    assert "the tool notes fails most" in verdict.sentence
+    joint = alarms.combine([one | {alarms.DISK: 1.0} for one in rows[1:]])
+    assert joint["search/notes/failures"] == 5 and joint["search/notes/requests"] == 50
 
 
 def test_nothing_is_said_before_a_window_is_full_and_of_alarms_that_are_off():
@@ -135,12 +153,12 @@ def test_windows_survive_a_resume_at_any_row():
 
 def test_processes_judge_the_searches_of_all_and_the_fullest_disk():
     rows = [
-        {"loss": 1.0, alarms.DISK: free} | dict.fromkeys(alarms.SEARCH_COUNTERS, count)
+        {"loss": 1.0, alarms.DISK: free, "search/queries": count, "search/failures": count}
         for free, count in ((50.0, 1), (3.0, 2))
     ]
     joint = alarms.combine(rows)
     assert joint["loss"] == 1.0 and joint[alarms.DISK] == 3.0
-    assert all(joint[name] == 3 for name in alarms.SEARCH_COUNTERS)
+    assert joint["search/queries"] == joint["search/failures"] == 3
 
 
 # --- in training -----------------------------------------------------------------------------------------------------

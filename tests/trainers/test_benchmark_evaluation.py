@@ -60,7 +60,7 @@ def asked(cfg, workdir):
 def test_each_benchmark_of_the_data_is_a_suite(asked):
     cfg, workdir, old, newer = asked
     context = RunContext(cfg, workdir)
-    engine = context.engine("all")
+    engine = context.engine("all", 1.0)
     scores = evaluation.run(context, "one_search", engine, context.initial())
     assert {name: score["episodes"] for name, score in scores.items()} == {"hotpotqa": 2, "fanoutqa": 5, "freshqa": 3}
     assert {name for name, score in scores.items() if "loose" in score} == {"fanoutqa"}
@@ -101,7 +101,7 @@ def test_hotpotqa_and_fanoutqa_from_their_official_files(data_dir, tmp_path):
     cfg.evaluate.episodes.update(dict.fromkeys(cfg.evaluate.episodes, 0))
     cfg.evaluate.benchmarks.update({"hotpotqa": 40, "fanoutqa": 24})
     context = RunContext(cfg, workdir)
-    scores = evaluation.run(context, "one_search", context.engine("all"), context.initial())
+    scores = evaluation.run(context, "one_search", context.engine("all", 1.0), context.initial())
     print(json.dumps(scores, indent=1))
     assert {name: score["episodes"] for name, score in scores.items()} == {"hotpotqa": 40, "fanoutqa": 24}
     # The articles of HotpotQA's own contexts are in the index: the answer is often in one of three passages found.
@@ -115,7 +115,7 @@ def test_hotpotqa_and_fanoutqa_from_their_official_files(data_dir, tmp_path):
 def test_a_killed_evaluation_goes_on_with_its_next_suite(asked, monkeypatch, capsys):
     cfg, workdir, _, _ = asked
     context, played, kills = RunContext(cfg, workdir), [], ["fanoutqa"]
-    engine, play = context.engine("all"), runner.evaluate
+    engine, play = context.engine("all", 1.0), runner.evaluate
 
     def counted(engine, params, tasks, **other):
         played.append(tasks[0].benchmark)

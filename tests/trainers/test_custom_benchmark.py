@@ -1,11 +1,13 @@
 """A benchmark of one's own on data that is prepared already, sampled evaluation, and evaluations by name."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
 from masksearch_jax.data import records
 from masksearch_jax.evals import runner
+from masksearch_jax.rollout.device_programs import Sampling
 from masksearch_jax.scoring.benchmark_metrics import ChosenMetric
 from masksearch_jax.text import prompt, tags
 from masksearch_jax.workflows import custom_benchmark, evaluation
@@ -53,6 +55,15 @@ def test_what_is_trained_on_is_said(own, capsys):
     custom_benchmark._trained_on.cache_clear()
     assert len(custom_benchmark.tasks(context)) == 3
     assert "1 of the 3 questions of" in capsys.readouterr().err
+
+
+def test_an_engine_of_another_temperature_than_the_identity_is_refused(own):
+    cfg, workdir = own
+    context, engine = RunContext(cfg, workdir), SimpleNamespace(cfg=SimpleNamespace(sampling=Sampling(1.0)))
+    cfg.evaluate.samples, cfg.evaluate.temperature = 2, 0.7
+    with pytest.raises(ValueError, match=r"samples at a temperature of 1 and not at evaluate.temperature=0.7"):
+        evaluation.run(context, "untrained", engine)
+    assert evaluation.open_engine(context).cfg.sampling.temperature == 0.7
 
 
 def test_a_suite_beside_the_others_with_samples_and_names(own, monkeypatch, capsys):

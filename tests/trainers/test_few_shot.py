@@ -89,7 +89,7 @@ def test_an_example_shows_the_thought_that_its_prompt_opened(tmp_path):
 @pytest.mark.slow
 def test_the_policy_is_evaluated_on_the_tasks_of_the_others(demonstrated):
     context = demonstrated
-    params, engine = context.initial(), context.engine("all")
+    params, engine = context.initial(), context.engine("all", 1.0)
     rows = {}
     for policy in ("untrained", "few_shot"):
         evaluation.run(context, policy, engine, params)

@@ -102,7 +102,7 @@ def test_dapo_and_evaluation_go_on_and_count(cfg, workdir):
     (row,) = [json.loads(line) for line in (workdir / "dapo" / "metrics.jsonl").read_text().splitlines()]
     assert row["left_out"] >= 1 and row["prompts"] == cfg.dapo.prompts + row["left_out"]
     assert np.isfinite(row["reward"])
-    scores = evaluation.run(context, "dapo", context.engine("all"), params)
+    scores = evaluation.run(context, "dapo", context.engine("all", 1.0), params)
     assert scores["ramp_1"]["left_out"] == 3 and scores["ramp_1"]["episodes"] == 7
     kept = json.loads((workdir / "evaluate" / "dapo" / "scores.json").read_text())
     assert kept["ramp_1"]["left_out"] == 3

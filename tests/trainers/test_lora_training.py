@@ -84,11 +84,11 @@ def test_from_sft_over_dapo_to_evaluation_and_export(context, tmp_path):
     context = RunContext(context.cfg, context.workdir)
     assert_equal(context.parameters("dapo"), whole)
     context.cfg.evaluate.episodes.update({"ramp_1": 4, "ramp_2": 0, "ramp_3": 0, "ramp_4": 0, "qa": 0})
-    scores = evaluation.run(context, "dapo", context.engine("all"))
+    scores = evaluation.run(context, "dapo", context.engine("all", 1.0))
     merged = lora.merged(context.policy.config, whole)
     plain = RunContext(context.cfg.copy_and_resolve_references(), context.workdir)
     plain.cfg.lora.rank = 0
-    assert evaluation.run(plain, "dapo", plain.engine("all"), merged) == scores
+    assert evaluation.run(plain, "dapo", plain.engine("all", 1.0), merged) == scores
     # Export: the adapters by themselves, and added into the base.
     entry.to_published(context.workdir / "dapo", tmp_path / "peft")
     assert_equal(peft.load(tmp_path / "peft", context.policy), whole["adapters"])

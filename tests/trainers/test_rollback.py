@@ -206,6 +206,10 @@ def test_dapo_returns_and_draws_other_tasks(cfg, workdir, monkeypatch, staleness
     assert [len(own) for own in groups] == [2] * 4 and max(groups[0]) < 4  # dapo.groups of 4 prompts
     passed = range(prompts[0], prompts[1] - (8 if staleness else 4))  # of bad iterations, sampled ahead included
     assert not any(group in passed for own in groups for group in own)
+    void = workdir / "dapo" / "rollback-1" / "trajectories" / "episodes.sqlite"
+    with contextlib.closing(sqlite3.connect(void)) as kept:
+        bad = {step for (step,) in kept.execute("SELECT DISTINCT max(step, ifnull(trained, 0)) FROM episodes")}
+    assert bad and min(bad) >= 2
 
 
 def test_a_saved_step_is_good_only_after_its_proof():

@@ -85,7 +85,7 @@ def test_both_stages_of_training_and_evaluation_on_questions(asked, tmp_path, mo
     assert 0 < max(steps) < 0.1
     context = RunContext(cfg, second)
     cfg.evaluate.episodes.update({"ramp_1": 4, "ramp_2": 0, "ramp_3": 0, "ramp_4": 0, "qa": 3})
-    scores = evaluation.run(context, "dapo", context.engine("all"))
+    scores = evaluation.run(context, "dapo", context.engine("all", 1.0))
     assert scores["qa"]["episodes"] == 3 and set(scores) == {"ramp_1", "qa"}
     rows = runner.read_rows(second / "evaluate" / "dapo" / "rows.jsonl")
     assert [row.task_id.split("/")[0] for row in rows if row.kind == "qa"] == ["test"] * 3
@@ -178,7 +178,7 @@ def test_hotpotqa_end_to_end(data_dir, tmp_path):
     page.mesh.data = 1
     page.evaluate.episodes.update({"ramp_1": 2, "ramp_2": 0, "ramp_3": 0, "ramp_4": 0})
     context = RunContext(page, workdir)
-    scores = evaluation.run(context, "dapo", context.engine("all"))
+    scores = evaluation.run(context, "dapo", context.engine("all", 1.0))
     made = json.loads((workdir / "demonstrations" / "manifest.json").read_text())["tasks"]["qa"]
     assert made["written"] > 20 and made["searches"] / made["written"] > 1.3  # two articles a question
     tasks = {

@@ -10,8 +10,10 @@ import pytest
 
 from masksearch_jax.trainers import dapo, trajectory_sample
 from masksearch_jax.trajectories.episode import read_body, unpack_arrays
+from masksearch_jax.trajectories.store import EpisodeStore
 from masksearch_jax.workflows import synthesis_stage, training
 from masksearch_jax.workflows.context import RunContext
+from tests.stored_episodes import episode, tokens
 
 
 @pytest.fixture
@@ -111,8 +113,8 @@ def test_a_file_system_without_sqlite_keeps_nothing_and_does_not_end_the_run(cfg
         raise OSError("episodes.sqlite: locking protocol")
 
     monkeypatch.setattr(trajectory_sample.EpisodeStore, "cut", locked)
-    kept = trajectory_sample.TrajectorySample(cfg, tmp_path, None, None, 0)
-    kept.cut(0)
+    kept = trajectory_sample.TrajectorySample(cfg, tmp_path, None, None, 0, 0)
+    kept.cut(0, 0)
     assert "no more trajectories are kept: episodes.sqlite: locking protocol" in caplog.text
 
 
@@ -121,3 +123,32 @@ def test_rate_chooses_that_share_of_groups_and_the_same_ones():
     assert 900 < len(chosen) < 1100
     assert set(chosen) <= {group for group in range(10_000) if trajectory_sample.is_chosen(group, 0.2)}
     assert not trajectory_sample.is_chosen(3, 0.0) and all(trajectory_sample.is_chosen(g, 1.0) for g in range(100))
+
+
+def test_episodes_that_a_rollback_makes_void_are_kept_beside_the_others(cfg, tmp_path):
+    """A run that is killed between the rollback and the cut cuts at its next start; later starts only drop."""
+    path = tmp_path / "trajectories" / "episodes.sqlite"
+    cfg.trajectories.rate = 1.0
+
+    def write_groups(groups):
+        store = EpisodeStore(path)
+        store.add((episode(group, 0, step=group + 1), tokens()) for group in groups)
+        store.close()
+
+    def groups_of(file):
+        db = sqlite3.connect(file)
+        found = [group for (group,) in db.execute('SELECT "group" FROM episodes ORDER BY "group"')]
+        db.close()
+        return found
+
+    write_groups(range(4))
+    for step, later in ((2, [4, 5]), (2, [6]), (3, [])):
+        trajectory_sample.TrajectorySample(cfg, tmp_path, None, None, step, rollbacks=1).close()
+        assert groups_of(tmp_path / "rollback-1" / "trajectories" / "episodes.sqlite") == [2, 3]
+        assert groups_of(path) == [0, 1]
+        write_groups(later)
+    sample = trajectory_sample.TrajectorySample(cfg, tmp_path, None, None, 9, rollbacks=1)
+    write_groups([7])
+    sample.cut(7, 2)
+    sample.close()
+    assert groups_of(tmp_path / "rollback-2" / "trajectories" / "episodes.sqlite") == [7]

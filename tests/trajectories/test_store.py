@@ -64,6 +64,27 @@ def test_a_resumed_run_cuts_what_came_later(tmp_path):
     store.close()
 
 
+def test_what_a_rollback_makes_void_is_copied_whole(tmp_path):
+    path, void = tmp_path / "episodes.sqlite", tmp_path / "rollback-1" / "episodes.sqlite"
+    store = EpisodeStore(path)
+    store.add((episode(group, 0, step=group + 1, answer=f"word{group}"), tokens()) for group in range(4))
+    store.set_trained("dapo", 2, [(0, 0, 1.0, trained())])
+    store.set_trained("dapo", 3, [(1, 0, -1.0, trained())])  # sampled in 2, trained on in 3
+    for _ in range(2):  # the second replaces the first
+        void.parent.mkdir(exist_ok=True)
+        void.with_name("episodes.sqlite.partial").write_bytes(b"left by a kill")
+        store.copy_after(2, void)
+    store.cut(2)
+    store.close()
+    assert rows(void) == [(1, 0, 3, -1.0), (2, 0, None, None), (3, 0, None, None)] and rows(path)[0] == (0, 0, 2, 1.0)
+    assert len(found(void, "word3")) == 1 and not found(void, "word0") and len(rows(path)) == 2
+    assert sorted(one.name for one in void.parent.iterdir()) == ["episodes.sqlite"]
+    again = EpisodeStore(void)  # full-text search forgets what is deleted
+    again.cut(0)
+    again.close()
+    assert not rows(void) and not found(void, "word3")
+
+
 def test_the_file_is_bounded_and_the_oldest_whole_groups_go_first(tmp_path):
     path, bound = tmp_path / "episodes.sqlite", 400_000
     store = EpisodeStore(path, bound)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sqlite3
 
 import pytest
 
@@ -198,6 +199,28 @@ def test_a_damaged_database_is_named_and_the_rest_shown(tmp_path):
     overview = library.Library(sources.Runs([workdir])).overview()["runs"][0]
     assert [one["name"] for one in overview["sources"]] == ["evaluate/dapo", "evaluate/sft"]
     assert len(overview["problems"]) == 1 and "dapo/trajectories/episodes.sqlite" in overview["problems"][0]
+
+
+def test_a_database_that_another_process_holds_is_left_alone(tmp_path, monkeypatch):
+    workdir = make_run(tmp_path / "run")
+    sources.Runs([workdir]).close()
+    path = workdir / "evaluate" / "episodes.sqlite"
+    connect = sqlite3.connect
+    monkeypatch.setattr(store_lib.sqlite3, "connect", lambda *args, **how: connect(*args, timeout=0.05, **how))
+    holder = connect(path, isolation_level=None)
+    for hold in ("BEGIN IMMEDIATE", "BEGIN EXCLUSIVE", "PRAGMA locking_mode=EXCLUSIVE"):
+        holder.execute(hold)
+        if "PRAGMA" in hold:  # now nobody else can even read it
+            holder.execute("PRAGMA journal_mode=DELETE")
+            holder.execute("BEGIN EXCLUSIVE")
+        before = path.stat().st_ino
+        write_rows(workdir / "evaluate" / "sft" / "rows.jsonl", [row(place) for place in range(len(hold))])
+        runs = sources.Runs([workdir])
+        counts = {one["name"]: one["episodes"] for one in library.Library(runs).overview()["runs"][0]["sources"]}
+        assert counts["evaluate/sft"] == len(hold) and path.stat().st_ino == before
+        runs.close()
+        holder.execute("ROLLBACK")
+    holder.close()
 
 
 def test_a_folder_without_a_run_says_what_to_do(tmp_path):

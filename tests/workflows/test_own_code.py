@@ -1,6 +1,7 @@
 """Files of the user's own that settings name: FILE.py:NAME."""
 
 import hashlib
+import sys
 
 import pytest
 
@@ -93,3 +94,14 @@ def test_a_tool_in_a_file_is_a_function_or_a_class(tmp_path):
     for name, message in (("Bad", r"has to be a function of \(query, k\)"), ("Broken", "raised ZeroDivisionError")):
         with pytest.raises(ValueError, match=message):
             tools._function("tools.more.calc", f"{tmp_path}/calc.py:{name}")
+
+
+def test_files_of_one_name_in_two_folders_are_two_modules(tmp_path):
+    found = []
+    for folder in ("one", "other"):
+        file = tmp_path / folder / "mine.py"
+        file.parent.mkdir()
+        file.write_text(f"import dataclasses\n@dataclasses.dataclass\nclass Own:\n    name: str = {folder!r}\n")
+        found.append(own_code.load("tools.search", f"{file}:Own").found)
+    for one, folder in zip(found, ("one", "other"), strict=True):
+        assert sys.modules[one.__module__].Own is one and one().name == folder

@@ -87,7 +87,10 @@ def period(first: Mapping[str, Json], last: Mapping[str, Json]) -> str:
 
 
 def results(policies: Sequence[score_tables.Policy]) -> Section | None:
-    """Return the section of scores: headline table, gains, recall by suite and by kind of span; None without scores."""
+    """Return the section of scores; None without any.
+
+    It has the headline table, gains, recall by suite and by kind of span, and sampled episodes if there are some.
+    """
     policies = [policy for policy in policies if policy.scores]
     if not policies:
         return None
@@ -101,6 +104,7 @@ def results(policies: Sequence[score_tables.Policy]) -> Section | None:
         score_tables.score_table(policies, suite),
         score_tables.gain_table(policies, suite),
         score_tables.recall_table(policies),
+        score_tables.sampled_table(policies),
         score_tables.kind_table(policies, suite),
         *more,
     )

@@ -126,6 +126,29 @@ def kind_table(policies: Sequence[Policy], suite: str) -> Table | None:
     return Table(title, ("policy", *kinds), rows) if kinds else None
 
 
+def sampled_table(policies: Sequence[Policy]) -> Table | None:
+    """Return the table of sampled episodes, avg@n and pass@k of each policy and suite; None if nothing was sampled."""
+    found = [
+        (policy.label, suite, summary["sampled"])
+        for policy in policies
+        for suite, summary in policy.scores.items()
+        if "sampled" in summary
+    ]
+    names = [name for name in ("recall", "em", "f1", "score") if any(name in one["avg"] for _, _, one in found)]
+    tries = sorted({int(k) for _, _, one in found for k in one["pass"]})
+    rows = tuple(
+        (
+            label, task_label(suite), str(one["samples"]), f"{one['temperature']:g}",
+            *(with_error(one["avg"].get(name), None, 3) for name in names),
+            *(with_error(one["pass"].get(str(k)), None, 3) for k in tries),
+        )
+        for label, suite, one in found
+    )  # fmt: skip
+    head = ("policy", "task", "n", "temperature", *(f"avg@n {_TITLES.get(name, name)}" for name in names))
+    note = "n episodes of each task; pass@k: the chance that one of k of them is right, estimated without bias"
+    return Table("Sampled episodes", (*head, *(f"pass@{k}" for k in tries)), rows, note) if found else None
+
+
 def gain_table(policies: Sequence[Policy], suite: str) -> Table | None:
     """Return the table of the last policy minus each other policy with the same tasks, paired by task.
 

@@ -2,7 +2,7 @@
 
 Closed: all may ask. Open: none may. Half open, after `cooldown`: one may; its success closes the breaker, its failure
 opens it again. A request that was sent before the last change of state says nothing about the state after it, so each
-request holds a ticket. Left out: what a request is (search_client.py).
+request holds a ticket. Left out: how often one is tried (guarded_calls.py).
 """
 
 import threading

@@ -142,6 +142,8 @@ class _Connection(HttpToolsProtocol):
         self._in_head = self._in_message = False  # of the request that arrives
         self._head_bytes = self._discarded = 0
         self._refusal: tuple[int, str] | None = None  # status and error
+        self._unanswered = 0  # requests whose head was taken and whose answer is not out
+        self._deferred = b""  # the answer to a refused request while earlier requests have none
         self._timer: asyncio.TimerHandle | None = None  # of what the client does next
         self._take_timer: asyncio.TimerHandle | None = None  # of the answer that it takes
 
@@ -189,6 +191,8 @@ class _Connection(HttpToolsProtocol):
 
     def eof_received(self) -> bool:  # type: ignore[override]  # asyncio reads the result, uvicorn has none
         """Return whether the connection stays open: until the answer is out, if the request was whole."""
+        if self._deferred:
+            return True
         if self.cycle is None or self.cycle.response_complete or self._in_message or self._refusal:
             if isinstance(self.transport, _Coalescing):
                 self.transport.flush()  # asyncio closes the transport beneath as soon as this returns
@@ -203,11 +207,12 @@ class _Connection(HttpToolsProtocol):
         self._expect_nothing()
 
     def on_headers_complete(self) -> None:
-        self._in_head = False
         self._refusal = self._judge_head()
         if self._refusal:
             raise ValueError  # ends the parsing; then comes send_400_response
         super().on_headers_complete()
+        self._in_head = False
+        self._unanswered += 1
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
@@ -215,7 +220,10 @@ class _Connection(HttpToolsProtocol):
         self._expect_nothing()
 
     def on_response_complete(self) -> None:
+        self._unanswered -= 1
         super().on_response_complete()
+        if self._deferred and not self._unanswered and not self.transport.is_closing():
+            self._send_refusal()
         self._hold()
 
     def pause_writing(self) -> None:
@@ -299,17 +307,31 @@ class _Connection(HttpToolsProtocol):
             self._refuse(408, f"the request was not here within {self._limits.read_s:g} s")
 
     def _refuse(self, status: int, error: str, headers: Mapping[str, str] = {}) -> None:
-        """Answer with an error beside the application, and end the connection."""
+        """Answer with an error beside the application, and end the connection.
+
+        Requests that were sent before the refused one get their answers first: a client matches answers by their order.
+        """
         self._refusal = status, error
         self._stats[f"status_{status}"] += 1
-        if self.cycle is not None and not self.cycle.response_complete:
-            self.cycle.disconnected = True  # what the application still sends goes nowhere
-            self.cycle.message_event.set()
-        self.pipeline.clear()
+        if self._in_message and not self._in_head and not self.cycle.response_complete:  # its head was taken
+            self._unanswered -= 1
+            if self.pipeline:
+                self.pipeline.popleft()  # it waits behind earlier ones
+            else:
+                self.cycle.disconnected = True  # what the application still sends goes nowhere
+                self.cycle.message_event.set()
         body = json.dumps({"error": error}).encode()
         lines = {"Content-Type": "application/json", "Content-Length": len(body), "Connection": "close", **headers}
         head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
-        self.transport.write(f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n{head}\r\n".encode() + body)
+        self._deferred = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n{head}\r\n".encode() + body
+        if self._unanswered:
+            self._expect_nothing()
+        else:
+            self._send_refusal()
+
+    def _send_refusal(self) -> None:
+        self.transport.write(self._deferred)
+        self._deferred = b""
         self.transport.write_eof()
         self.flow.resume_reading()
         self._expect(_DISCARD_SECONDS, self.transport.close)

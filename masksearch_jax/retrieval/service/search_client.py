@@ -33,7 +33,7 @@ from masksearch_jax.retrieval.passage_store import PassageStore
 from masksearch_jax.retrieval.query_cache import QueryCache
 from masksearch_jax.retrieval.service import wire
 from masksearch_jax.retrieval.service.answer_documents import Document
-from masksearch_jax.retrieval.service.circuit_breaker import CircuitBreaker
+from masksearch_jax.retrieval.service.guarded_calls import GuardedCalls
 from masksearch_jax.retrieval.service.latency_histogram import Latencies
 from masksearch_jax.retrieval.service.remote_settings import Remote, RemoteSettings
 from masksearch_jax.retrieval.service.request_forms import Form, forms_within, smaller_forms
@@ -46,7 +46,6 @@ _REFUSED = 3  # after so many queries refused in any form, and none answered, th
 _REFUSALS = (400, 413, 414, 422, 431)
 _CACHED_BYTES = 256 << 20  # of queries and documents: some 20,000 queries with 19 documents of 500 characters
 _DOCUMENT_BYTES = 200  # of a document beside its texts
-_FIRST_WAIT, _LONGEST_WAIT = 0.1, 5.0  # seconds before a retry
 
 
 class SearchUnavailableError(ConnectionError):
@@ -72,15 +71,15 @@ class RemoteSearcher:
         """
         self.exclusion = excluded.mode
         self.fingerprint = _fingerprint(remote, excluded)
-        self.breaker = CircuitBreaker(settings.failures, settings.cooldown_s, clock)
-        self._remote, self._transport, self._settings = remote, transport, settings
+        # A server that refuses a request is alive, and would refuse it again.
+        self._calls = GuardedCalls(settings, (TransportError, wire.ResponseError), (wire.RequestError,), clock, sleep)
+        self.breaker = self._calls.breaker
+        self._remote, self._transport, self._clock = remote, transport, clock
         self._excluded, self._fallback = excluded, fallback
-        self._clock, self._sleep = clock, sleep
         self._cache: QueryCache[list[Document]] = QueryCache(_CACHED_BYTES, bytes_of)
-        self._lock = threading.Lock()  # guards the cache, the counts, the latencies and the last error
+        self._lock = threading.Lock()  # guards the cache, the counts and the latencies
         self._counts: dict[str, float] = collections.defaultdict(int)
         self._latencies = Latencies()
-        self._last_error = ""
 
     @property
     def is_ours(self) -> bool:
@@ -95,11 +94,10 @@ class RemoteSearcher:
         fallback answered), requests, retries, failures (requests without an answer), refusals (requests that the server
         refused), breaker_openings, seconds.
         """
-        counts = ("queries", "cache_hits", "empty", "refetches", "fallbacks")
-        names = (*counts, "requests", "retries", "failures", "refusals")
+        names = ("queries", "cache_hits", "empty", "refetches", "fallbacks", "seconds")
+        calls = self._calls.stats
         with self._lock:
-            found = {name: self._counts[name] for name in (*names, "seconds")}
-            return found | {"breaker_openings": self.breaker.openings} | self._latencies.summary()
+            return {name: self._counts[name] for name in names} | calls | self._latencies.summary()
 
     def search(self, queries: Sequence[Query], k: int) -> list[list[Hit]]:
         """Return at most k hits for each query, best first.
@@ -203,34 +201,8 @@ class RemoteSearcher:
 
         Raises wire.RequestError if the server is alive and refuses the request.
         """
-        body = wire.request(texts, fetch)
-        for attempt in range(self._settings.retries + 1):
-            wait = backoff(body, attempt) if attempt else 0.0
-            left = self._settings.deadline_s - (self._clock() - started) - wait
-            if left <= 0:
-                return None
-            if wait:
-                self._sleep(wait)
-            ticket = self.breaker.admit()
-            if ticket is None:
-                return None
-            self._count("requests")
-            if attempt:
-                self._count("retries")
-            answered = False
-            try:
-                answer = self._exchange(body, len(texts), fetch, min(left, self._settings.timeout_s))
-                answered = True
-                return answer
-            except wire.RequestError as error:  # it is alive and would refuse again
-                answered = True
-                self._failed("refusals", error)
-                raise
-            except (TransportError, wire.ResponseError) as error:
-                self._failed("failures", error)
-            finally:
-                self.breaker.report(ticket, answered)
-        return None
+        body, count = wire.request(texts, fetch), len(texts)
+        return self._calls.ask(lambda seconds: self._exchange(body, count, fetch, seconds), body, started)
 
     def _exchange(self, body: bytes, count: int, fetch: int, seconds: float) -> list[list[Document]]:
         reply = self._transport.exchange("POST", wire.PATH, body, seconds)
@@ -245,16 +217,11 @@ class RemoteSearcher:
             )
         return found
 
-    def _failed(self, name: str, error: Exception) -> None:
-        with self._lock:
-            self._counts[name] += 1
-            self._last_error = str(error)
-
     def _fall_back(self, queries: Sequence[Query], k: int) -> list[list[Hit]]:
         if self._fallback is None:
             raise SearchUnavailableError(
-                f"{self._remote.url} does not answer (breaker {self.breaker.state}; last: {self._last_error}); see to "
-                "it, then start this line again, which goes on; or set search.fallback to 'local' or 'empty'"
+                f"{self._remote.url} does not answer (breaker {self.breaker.state}; last: {self._calls.last_error}); "
+                "see to it, then start this line again, which goes on; or set search.fallback to 'local' or 'empty'"
             )
         with self._lock:
             self._counts["fallbacks"] += len(queries)
@@ -302,16 +269,6 @@ def connect(
         excluded = exclusion.ExcludeByText(store, mode, contents["settings"]["near_duplicate"])
     fallback = {"local": local, "empty": NoHits, "none": lambda: None}[settings.fallback]()
     return RemoteSearcher(remote, transport, settings, excluded, fallback)
-
-
-def backoff(body: bytes, attempt: int) -> float:
-    """Return the seconds to wait before retry `attempt` (1, 2, ..).
-
-    They double each time, up to a limit. A hash of the request takes off up to a half, so that clients spread out and a
-    run repeats.
-    """
-    draw = int.from_bytes(hashlib.blake2b(body, digest_size=8, salt=attempt.to_bytes(8, "little")).digest(), "little")
-    return min(_FIRST_WAIT * 2 ** (attempt - 1), _LONGEST_WAIT) * (1 - draw / 2**65)
 
 
 def bytes_of(documents: Sequence[Document]) -> int:

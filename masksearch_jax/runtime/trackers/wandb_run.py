@@ -32,30 +32,24 @@ class WandbRun:
         self._folder, self._project, self._mode, self._settings = folder, project, mode, settings
         self._group = name or folder.resolve().parent.name
         self._run: Json = None  # wandb's Run; its package is not there for mypy
+        self._silent = False  # W&B is down, and nothing is written for it
 
     def cut(self, step: int) -> None:
         """Open the run. One that exists already is continued, without what it has after `step`.
 
-        Raises ValueError if W&B refuses to open it, for instance without a login or a network.
+        A new run raises ValueError if W&B refuses to open it, for instance without a login or a network. A run that is
+        known does not end the training for that: its rows are kept on this machine, and one line says so.
         """
         self.close()
+        self._silent = False
         path = self._folder / "wandb.json"
-        known = path.exists()
-        if known:
+        if path.exists():
             again = "remove the file: the stage then begins a new run of W&B"
-            number = json_files.read_json_object(path, again, required=("id",))["id"]
-        else:
-            number = secrets.token_hex(6)
+            self._continue(json_files.read_json_object(path, again, required=("id",))["id"], step)
+            return
+        number = secrets.token_hex(6)
         try:
-            try:
-                self._run = self._open(number, {"resume_from": f"{number}?_step={step}"} if known else {"id": number})
-            except self._wandb.Error as error:
-                if not known:
-                    raise
-                self._run = self._open(number, {"id": number, "resume": "allow"})
-                progress.say(
-                    "wandb", f"the run {number} keeps its rows after step {step}, its server does not cut: {error}"
-                )
+            self._run = self._open({"id": number}, self._mode)
         except self._wandb.Error as error:
             raise ValueError(
                 f"wandb.project={self._project!r}: Weights & Biases did not open a run ({error}); log in with "
@@ -63,11 +57,31 @@ class WandbRun:
             ) from error
         json_files.write_json(path, {"id": number, "project": self._project})
 
-    def _open(self, number: str, how: Mapping[str, str]) -> Json:
+    def _continue(self, number: str, step: int) -> None:
+        rewound = {"resume_from": f"{number}?_step={step}"}
+        try:
+            self._run = self._open(rewound, self._mode)
+            return
+        except self._wandb.Error as refused:
+            uncut = refused
+        try:
+            self._run = self._open({"id": number, "resume": "allow"}, self._mode)
+            said = f"keeps its rows after step {step}, its server does not cut: {uncut}"
+        except self._wandb.Error as down:
+            try:
+                self._run = self._open(rewound, "offline")
+                said = f"is written to {self._folder / 'wandb'} alone; `wandb sync` sends it later"
+            except self._wandb.Error:
+                self._silent = True
+                said = "gets no rows until the next start, metrics.jsonl has them"
+            said += f": Weights & Biases did not open it ({down})"
+        progress.print_message("wandb", f"the run {number} {said}")
+
+    def _open(self, how: Mapping[str, str], mode: str) -> Json:
         self._folder.mkdir(parents=True, exist_ok=True)
         quiet = self._wandb.Settings(silent=True, console="off", disable_git=True, disable_code=True)
         return self._wandb.init(
-            project=self._project, name=f"{self._group}/{self._folder.name}", group=self._group, mode=self._mode,
+            project=self._project, name=f"{self._group}/{self._folder.name}", group=self._group, mode=mode,
             dir=str(self._folder), config=dict(self._settings), settings=quiet, **how,
         )  # fmt: skip
 
@@ -84,8 +98,10 @@ class WandbRun:
         self._log(step, shown)
 
     def _log(self, step: int, values: Mapping[str, Json]) -> None:
-        if self._run is None:
+        if self._run is None and not self._silent:
             self.cut(step - 1)
+        if self._silent:
+            return
         # A run that was cut to a step takes later steps alone, and an overdue validation belongs to that step.
         self._run.log(dict(values), step=max(step, self._run.step))
 
