@@ -76,9 +76,10 @@ def build_updates(
 
     The result is [] if there are no groups or the judge gave no verdict at all. old_logprobs: computes log-probs under
     the parameters of policy `version`, so it has to be called before the first optimizer step. `means` gets the
-    mismatch between these and the sampler's log-probs of that version's tokens, and by how many versions the tokens lag
-    behind. With settings.old_logprobs 'sampler' the denominator is the sampler's
-    log-prob, and nothing is recomputed or compared; `approx_kl` of the first update then measures the mismatch.
+    mismatch between these and the sampler's log-probs of that version's tokens, by how many versions the tokens lag
+    behind, and with settings.share_prefixes the share of the samples' tokens that is not computed again. With
+    settings.old_logprobs 'sampler' the denominator is the sampler's log-prob, and nothing is recomputed or compared;
+    `approx_kl` of the first update then measures the mismatch.
     """
     if not groups:
         return []
@@ -91,6 +92,10 @@ def build_updates(
     updates = update_batch.build_batches(items, settings.minibatches, shape)
     for update in updates:
         means.add({"staleness": (float((version - update.versions)[update.mask].sum()), float(update.tokens))})
+    if settings.share_prefixes:
+        whole = sum(len(trajectory.ids) for trajectory, advantage in items if not np.isnan(advantage))
+        computed = sum(int(np.count_nonzero(update.segments)) for update in updates)
+        means.add({"shared_tokens": (float(whole - computed), float(whole))})
     if settings.old_logprobs == "sampler":
         return updates
     pairs = []

@@ -127,6 +127,83 @@ def test_tiles_on_a_mesh(sizes, sequence, local):
     assert_same(CFG, by("blocked", CFG), mesh_lib.make_mesh(*sizes, sequence=sequence), (local,), length=600)
 
 
+def trees(length, nodes, seeds=(0, 1)):
+    """Rows of random trees in preorder: (ends, positions, segments), and which tokens see which, by their parents."""
+    rows = []
+    for seed in seeds:
+        rng, path, parents, depths = np.random.default_rng(seed), [], [], []
+        for node in range(nodes):
+            if rng.random() < 0.02:
+                path = path[: rng.integers(0, len(path) + 1)]
+            parents.append(path[-1] if path else None)
+            depths.append(len(path))
+            path = [*path, node]
+        seen = np.eye(length, dtype=bool)
+        for node, parent in enumerate(parents):
+            if parent is not None:
+                seen[node] |= seen[parent]
+        ends = np.arange(1, length + 1)
+        for node in range(nodes):
+            ends[node] = 1 + np.flatnonzero(seen[:, node]).max()
+        segments = np.where(np.arange(length) < nodes, 1, 0)
+        rows.append((ends, np.pad(depths, (0, length - nodes)), segments, seen))
+    ends, positions, segments, seen = (np.stack(each) for each in zip(*rows, strict=True))
+    return ends.astype(np.int32), positions.astype(np.int32), segments.astype(np.int32), seen
+
+
+def of_trees(backend, cfg, ends, positions):
+    cfg = dataclasses.replace(cfg, attention=backend)
+
+    def attend(q, k, v, segments, local=None):
+        return packed_attention.attend_packed(
+            cfg, q, k, v, segments=segments, local=local, ends=ends, positions=positions
+        )
+
+    return attend
+
+
+@pytest.mark.parametrize(
+    ("sizes", "sequence", "local"),
+    [((1, 1, 1), 1, True), ((1, 1, 1), 1, None), ((1, 2, 2), 1, False), ((1, 1, 2), 2, True)],
+)
+def test_rows_of_trees_in_tiles_and_plain(sizes, sequence, local):
+    """A token sees its ancestors alone, the window counts depths, and tiles give the same gradients."""
+    cfg, length = dataclasses.replace(CFG, attention_softcap=3.0), 600
+    ends, positions, segments, seen = trees(length, 560)
+    q, k, v, _, weight = arrays(length=length)
+    data, real = () if local is None else (jnp.array(local),), (segments > 0)[:, None, :, None]
+    weight = np.broadcast_to(np.random.default_rng(1).normal(size=weight.shape), weight.shape) * real
+    plain, expected = value_and_gradients(of_trees("xla", cfg, ends, positions), q, k, v, segments, weight, *data)
+    with jax.set_mesh(mesh_lib.make_mesh(*sizes, sequence=sequence)):
+        out, found = value_and_gradients(of_trees("blocked", cfg, ends, positions), q, k, v, segments, weight, *data)
+    assert np.isfinite(out).all()
+    if local:
+        seen = seen & (positions[:, :, None] - positions[:, None, :] < cfg.window)
+    for b, n in np.ndindex(q.shape[:2]):
+        scores = 3.0 * np.tanh(q[b, n].astype(np.float64) @ k[b, n // 2].T / np.sqrt(cfg.query_scalar) / 3.0)
+        weights = np.where(seen[b], np.exp(scores), 0)
+        naive = weights / weights.sum(1, keepdims=True) @ v[b, n // 2]
+        np.testing.assert_allclose(plain[b, n] * real[b, 0], naive * real[b, 0], atol=3e-6)
+    np.testing.assert_allclose(out * real, plain * real, atol=3e-6)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=2e-5), found, expected)
+
+
+@pytest.mark.parametrize("window", [1 << 30, 40])
+def test_a_tile_of_a_tree_looks_at_all_tiles_that_it_sees_and_at_few_others(window):
+    ends, positions, segments, seen = trees(512, 480, seeds=range(8))
+    seen &= (positions[:, :, None] - positions[:, None, :] < window) & (segments[:, :, None] > 0)
+    tiled = [x.reshape(8, 16, 32) for x in (positions, ends)]
+    lists = np.asarray(blocked_attention._lists(tiled[0], np.stack(tiled, axis=2), 0, window, 32))
+    needed = seen.reshape(8, 16, 32, 16, 32).any(axis=(2, 4))
+    looked = np.zeros_like(needed)
+    for row, tile in np.ndindex(8, 16):
+        count, tiles = lists[row, tile, 0], lists[row, tile, 1:]
+        assert (np.diff(tiles[:count]) > 0).all()
+        looked[row, tile, tiles[:count]] = True
+    assert not (needed & ~looked).any()
+    assert looked.sum() < 0.8 * 8 * 16 * 17 / 2
+
+
 def test_tiles_in_bfloat16_keep_to_its_precision():
     q, k, v, segments, weight = arrays()
     out, exact = value_and_gradients(by("xla", CFG), q, k, v, segments, weight)
@@ -277,6 +354,17 @@ def test_a_backend_that_cannot_says_why(backend, change, mesh, length, says):
     cfg = dataclasses.replace(BF16, attention=backend, **change)
     with pytest.raises(ValueError, match=f"model.attention = '{backend}': .*{says}.*'xla'"):
         packed_attention.choose(cfg, mesh, (length,))
+
+
+@pytest.mark.parametrize("platform", ["cpu", "tpu", "gpu"])
+def test_rows_of_trees_are_for_backends_that_take_any_mask(platform):
+    mesh, auto = devices(platform), dataclasses.replace(BF16, attention="auto")
+    assert packed_attention.choose(auto, mesh, (1024,), trees=True).attention == "blocked"
+    assert packed_attention.choose(auto, mesh, (256,), trees=True).attention == "xla"
+    for backend in ("splash", "cudnn"):
+        cfg = dataclasses.replace(BF16, attention=backend)
+        with pytest.raises(ValueError, match=f"model.attention = '{backend}': .*dapo.share_prefixes = True; .*'auto'"):
+            packed_attention.choose(cfg, mesh, (1024,), trees=True)
 
 
 def test_rows_of_another_length_are_refused_where_they_are_computed():

@@ -136,6 +136,17 @@ def test_entries_limit_a_row_as_tokens_do():
     assert sequences(update) == expected(items)
 
 
+def test_recomputed_log_probs_replace_those_of_their_version():
+    items = groups(3)
+    (update,) = update_batch.build_batches(items, 1, shape())
+    recomputed = np.random.default_rng(0).normal(size=update.ids.shape).astype(np.float32)
+    for version in (0, 1, None):
+        new = update_batch.with_old_logp(update, recomputed, version).old_logp
+        own = update.mask & (True if version is None else update.versions == version)
+        assert own.any() and (version is None or not own[update.mask].all())
+        np.testing.assert_array_equal(new, np.where(own, recomputed, update.sampler_logp))
+
+
 def test_a_shape_with_one_sequence_in_a_row_is_refused():
     with pytest.raises(ValueError, match="share_prefixes puts several sequences into a row"):
         update_batch.BatchShape((8,), 1, packed=False, share_prefixes=True)

@@ -39,10 +39,13 @@ def finish(context, params):
         return dapo.run(context.cfg, context.workdir, context.policy, engine, params=params)
 
 
-@pytest.mark.parametrize("staleness", [0, pytest.param(1, marks=pytest.mark.slow)])
-def test_resumed_equals_uninterrupted_bit_for_bit(warm, staleness, monkeypatch):
+@pytest.mark.parametrize(
+    ("staleness", "shared"),
+    [(0, False), pytest.param(0, True, marks=pytest.mark.slow), pytest.param(1, True, marks=pytest.mark.slow)],
+)
+def test_resumed_equals_uninterrupted_bit_for_bit(warm, staleness, shared, monkeypatch):
     context, params = warm
-    context.cfg.dapo.update({"staleness": staleness, "tis_cap": 2.0 * staleness})
+    context.cfg.dapo.update({"staleness": staleness, "tis_cap": 2.0 * staleness, "share_prefixes": shared})
     context.cfg.dapo.dynamic_sampling = False  # so that every iteration has something to learn from
     whole = finish(context, params)
     (context.workdir / "dapo").rename(context.workdir / "whole")

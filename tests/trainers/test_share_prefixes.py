@@ -9,9 +9,11 @@ import pytest
 from masksearch_jax.configs import dapo as page
 from masksearch_jax.model.config import LoraConfig, ModelConfig
 from masksearch_jax.model.policy import Policy
-from masksearch_jax.rl import loss, update_batch
+from masksearch_jax.rl import loss, rewards, update_batch
 from masksearch_jax.runtime import mesh as mesh_lib
-from masksearch_jax.trainers import dapo_programs, updates
+from masksearch_jax.runtime import metrics
+from masksearch_jax.trainers import dapo_programs, sample_histograms, trajectory_sample, updates
+from masksearch_jax.trainers.rollout_batch import Group
 from tests.rl.test_prefix_trees import groups
 
 PLAIN = ModelConfig(vocab_size=8, layers=2, embed=16, heads=2, kv_heads=1, head_dim=8, ff=32, smear_keys=False)
@@ -56,9 +58,9 @@ def by_token(batch, values):
     return dict(zip(keys, np.asarray(values)[batch.mask].tolist(), strict=True))
 
 
-def batches(items, options):
+def batches(items, options=None):
     """The update of separate samples, and that of samples that share prefixes."""
-    both = []
+    both, options = [], options or settings()
     for share in (False, True):
         options.share_prefixes = share
         both += update_batch.build_batches(items, 1, updates.batch_shape(options, 100))
@@ -89,3 +91,44 @@ def assert_same(cfg, items, options, mesh=None, atol=2e-6):
 )
 def test_log_probs_loss_and_gradients_are_those_of_separate_samples(options, seed):
     assert_same(dataclasses.replace(PLAIN, **options), groups(seed, 3), settings())
+
+
+@pytest.mark.parametrize("sizes", [(2, 1, 1, 1), (1, 2, 2, 2)])
+def test_a_mesh_changes_no_number(sizes):
+    """Rows cut; rows, heads and positions cut, so that a source may lie on another device than its entry."""
+    cfg = dataclasses.replace(PLAIN, kv_heads=2, smear_keys=True, token_shift=1, attention="blocked")
+    mesh = mesh_lib.make_mesh(*sizes[:3], jax.devices()[: np.prod(sizes)], sequence=sizes[3])
+    assert_same(cfg, groups(5, 3), settings(), mesh)
+
+
+def test_what_is_shown_and_kept_of_an_update_is_that_of_separate_samples():
+    items = groups(8)
+    plain, shared = batches(items)
+    own = {trajectory_sample._fingerprint(t): t for t, _ in items if t.generated}
+    for update in (plain, shared):
+        found = dict(trajectory_sample._sequences(update))
+        assert found.keys() == own.keys()
+        for key, place in found.items():
+            sampled = own[key].trainable
+            np.testing.assert_array_equal(update.targets[place], own[key].ids[sampled])
+            np.testing.assert_array_equal(update.sampler_logp[place], own[key].logprobs[sampled])
+    advantages = [np.sort(sample_histograms._by_episode(update)) for update in (plain, shared)]
+    np.testing.assert_array_equal(*advantages)
+    np.testing.assert_array_equal(advantages[0], np.sort([np.float32(a) for t, a in items if t.generated]))
+
+
+def test_flops_and_the_share_of_shared_tokens_count_what_is_computed():
+    sampled = [t for t, _ in groups(9, 1)]
+    while len(sampled) < 2:
+        sampled.append(sampled[0])
+    scores = [rewards.Reward(float(i), 1, 0, 1, float(i), ()) for i in range(len(sampled))]
+    group = Group(0, 0, "ramp_1", tuple(sampled), tuple(scores))
+    options, means = settings(share_prefixes=True, minibatches=1, old_logprobs="sampler"), metrics.Mean()
+    shape = updates.batch_shape(settings(share_prefixes=True), 100)
+    (update,) = updates.build_updates([group], options, shape, None, 0, means)
+    prefixes = {tuple(t.ids[:n]) for t in sampled for n in range(1, len(t.ids) + 1)}
+    whole = sum(len(t.ids) for t in sampled)
+    assert means.result()["shared_tokens"] == pytest.approx((whole - len(prefixes)) / whole)
+    computed = updates.model_flops(PLAIN, options, [update])["update"]
+    load = updates.flops.Load(len(prefixes), sum(map(len, prefixes)), 0, sum(t.generated for t in sampled))
+    assert computed == updates.flops.training(PLAIN, load)
