@@ -293,6 +293,8 @@ def test_adapters_and_their_base_are_counted_once():
             cfg = page.get_config()
             cfg.lora.rank, cfg.sft.optimizer.kind, cfg.model.layers = rank, "adamw", 1
             cfg.sft.rows = 8
+            if cfg.stage == "dapo":
+                cfg.dapo.share_prefixes = bool(rank)  # the update then has three more arrays
             work = compile_.stage_programs(cfg, mesh)
             resident[rank, cfg.stage] = {name: size(tree) for name, tree in work.resident.items()}
             if cfg.stage == "dapo":  # any prompt that an episode may have fits the prefix
