@@ -277,8 +277,8 @@ def check_name(name: str) -> None:
 
 def main(cfg: ConfigDict, workdir: Path, name: str = "") -> None:
     problems = Problems()
-    problems.check(pretrained_model.settle, cfg, workdir)
     problems.check(validate_settings, cfg)
+    problems.check(pretrained_model.settle, cfg, workdir)
     problems.check(check_name, name)
     problems.check(custom_benchmark.check_file, cfg)
     problems.raise_found()

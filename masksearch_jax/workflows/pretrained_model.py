@@ -18,11 +18,11 @@ from masksearch_jax.text import chat_template
 
 # W/pretrained.json: which commit of which model of the Hub this run took, so that it goes on with the same one.
 PIN = "pretrained.json"
-# Settings that grow with an episode. They shrink for a model with a shorter context.
+# Settings that grow with episode.total_tokens. They shrink with it for a model with a shorter context.
 _LENGTHS = (
     "prepare.passages.words", "prepare.passages.minimum", "episode.turn_tokens", "episode.observation_tokens",
-    "episode.total_tokens", "rollout.prompt_lengths", "rollout.extend_tokens", "rollout.context_lengths",
-    "dapo.reward.overlong_limit", "dapo.reward.overlong_cache",
+    "rollout.prompt_lengths", "rollout.extend_tokens", "rollout.context_lengths", "dapo.reward.overlong_limit",
+    "dapo.reward.overlong_cache",
 )  # fmt: skip
 _SHORTEST = 256  # tokens of a context; a prompt, two turns and an observation of 20 words need as many
 # Learning rates where adapters are trained because of the model's size: ten times those of all its weights.

@@ -393,8 +393,8 @@ def _check_teacher(cfg: ConfigDict, manifest: Path) -> None:
 
 def main(cfg: ConfigDict, workdir: Path) -> None:
     problems = Problems()
-    problems.check(pretrained_model.settle, cfg, workdir)
     problems.check(validate_settings, cfg)
+    problems.check(pretrained_model.settle, cfg, workdir)
     problems.check(validate_synthesis, cfg)
     problems.raise_found()
     with workdir_lock.locked(workdir):

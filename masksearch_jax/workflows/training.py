@@ -75,11 +75,10 @@ def validate_training(cfg: ConfigDict, workdir: Path | None = None) -> None:
     published folder that does not exist.
     """
     problems = Problems()
-    if cfg.pretrained or cfg.pretrained_revision:
-        problems.check(pretrained_model.settle, cfg, workdir)
-    else:
-        problems.check(_validate_model, cfg)
     problems.check(validate_settings, cfg)
+    problems.check(pretrained_model.settle, cfg, workdir)
+    if not cfg.pretrained:
+        problems.check(_validate_model, cfg)
     problems.check(remote_settings.settings_of, cfg.search)
     problems.check(trackers.check_installed, cfg)
     problems.check(tools.validate_tools, cfg)
@@ -105,9 +104,9 @@ def _validate_model(cfg: ConfigDict) -> None:
     model_config.from_config(cfg.model, **({} if "vocab_size" in cfg.model else {"vocab_size": 1}), lora=adapters)
     if "prepare" in cfg and cfg.prepare.tasks.chat and not cfg.prepare.tokenizer_dir:
         raise ValueError(
-            f"prepare.tasks.chat={cfg.prepare.tasks.chat!r} is for a published model, and this run names none: it "
-            "would train fresh parameters; give its folder, or its name on the Hugging Face Hub: "
-            "--config.pretrained=HF_FOLDER or --config.pretrained=ORG/NAME"
+            f"pretrained='': prepare.tasks.chat={cfg.prepare.tasks.chat!r} is for a published model, and this run "
+            "names none: it would train fresh parameters; give its folder, --config.pretrained=HF_FOLDER, or its name "
+            "on the Hugging Face Hub, --config.pretrained=ORG/NAME"
         )
 
 
