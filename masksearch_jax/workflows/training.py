@@ -301,7 +301,8 @@ def say_optimizer(cfg: ConfigDict, stage: str) -> None:
     """Print which optimizer trains a published model: its defaults differ from those for training from scratch."""
     if cfg.pretrained:
         chosen = cfg[stage].optimizer
-        say(f"{stage}: {chosen.kind} at a learning rate of {chosen.learning_rate:g}, on {cfg.pretrained}")
+        trained = f"adapters of rank {cfg.lora.rank}" if cfg.lora.rank else "all weights"
+        say(f"{stage}: {chosen.kind} at a learning rate of {chosen.learning_rate:g}, {trained} of {cfg.pretrained}")
 
 
 def say(text: str) -> None:
