@@ -19,8 +19,11 @@ Held = Callable[[str], bool]
 
 
 def leave_out(cfg: ConfigDict, workdir: Path) -> None:
-    """Leave out the tasks that W/data does not hold. Raises ValueError that names the setting if nothing is left."""
-    if cfg.empty_tasks != "skip":
+    """Leave out the tasks that W/data does not hold. Raises ValueError that names the setting if nothing is left.
+
+    Without W/data nothing changes: whatever opens it says that it is missing.
+    """
+    if cfg.empty_tasks != "skip" or not (workdir / "data" / "tasks").is_dir():
         return
     found = {split: _held(workdir, split) for split in ("train", "validation", cfg.evaluate.split)}
     left_out: list[str] = []

@@ -58,10 +58,14 @@ def test_a_task_without_a_demonstration_is_left_out_of_sft(asking, workdir, caps
     assert manifest["tasks"]["ramp_2"]["written"] == 0
 
 
-def test_nothing_left_and_the_default_are_errors(asking, workdir):
+def test_nothing_left_is_an_error(asking, workdir, tmp_path):
+    empty_tasks.leave_out(asking, tmp_path / "none")  # whoever opens the data says that it is missing
     asking.dapo.curriculum = ((None, (("ramp_4", 1.0),)),)
     with pytest.raises(ValueError, match=r"dapo.curriculum=.* holds nothing of ramp_4; prepare a larger corpus"):
         empty_tasks.leave_out(asking, workdir)
+
+
+def test_by_default_a_missing_task_is_an_error(asking, workdir):
     asking.empty_tasks = "refuse"
     training.ensure_data(asking, workdir)
     with pytest.raises(ValueError, match=r"holds no training task of ramp_3, of which synthesize.examples asks for 5"):
