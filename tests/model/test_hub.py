@@ -65,7 +65,9 @@ def test_files_are_fetched_once_and_then_taken_without_a_network(hub, published,
 
 
 def test_what_cannot_be_fetched_says_what_to_do(hub, published, monkeypatch):
-    with pytest.raises(ValueError, match=r"no such folder here and no such model at https://huggingface.co/some-org/no"):
+    with pytest.raises(
+        ValueError, match=r"no such folder here and no such model at https://huggingface.co/some-org/no"
+    ):
         hub_files.fetch("some-org/none")
     hub.add("some-org/model", "main", published)
     with pytest.raises(ValueError, match=r"pretrained=some-org/model@v9: the model has no such branch, tag or commit"):
@@ -74,7 +76,9 @@ def test_what_cannot_be_fetched_says_what_to_do(hub, published, monkeypatch):
     with pytest.raises(ValueError, match=r"accept them at https://huggingface.co/some-org/model, then run `hf auth lo"):
         hub_files.fetch("some-org/model")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(FileNotFoundError, match=r"HF_HUB_OFFLINE=1 forbids .*`hf download some-org/model --rev.*=v1 --l"):
+    with pytest.raises(
+        FileNotFoundError, match=r"HF_HUB_OFFLINE=1 forbids .*`hf download some-org/model --rev.*=v1 --l"
+    ):
         hub_files.fetch("some-org/model", "v1")
 
 
