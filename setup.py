@@ -11,6 +11,7 @@ BASE = [
     "array_record>=0.8.1",
     "flax>=0.12.8",
     "grain>=0.2.18",
+    "huggingface_hub>=1.0",
     "jax>=0.10.2",
     "jinja2>=3.1.6",
     "ml_collections>=1.1.0",

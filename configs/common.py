@@ -42,10 +42,16 @@ def base_config() -> ConfigDict:
         "stall_s": 1800,
     })
     config.model = model()
-    config.pretrained = ""  # folder of a published checkpoint that SFT starts from, instead of fresh parameters
+    # A published model that SFT starts from, instead of fresh parameters: its folder, or ORG/NAME or ORG/NAME@REVISION
+    # of one on the Hugging Face Hub.
+    config.pretrained = ""
+    config.pretrained_revision = ""  # branch, tag or commit of a model on the Hub; '': main
     config.start = ""  # folder of a trained stage, such as runs/dapo/dapo; training starts from its last checkpoint
     config.warm_start = True  # SFT before DAPO; False: DAPO starts from the model as it is given
     config.lora = lora()
+    # With lora.rank: adapters only for a published model of more parameters than this, and all weights of a smaller
+    # one; 0: adapters whatever the size.
+    config.adapters_above = 0
     config.adapters = ""  # folder of a PEFT adapter with lora's settings that SFT starts from, instead of a fresh one
     config.search = ConfigDict({
         "hits": 1,  # passages that an observation shows; one leaves room for better queries
@@ -112,6 +118,9 @@ def base_config() -> ConfigDict:
         "name": "",  # the group that the stages of a run form; '': the name of the workdir
         "mode": "online",  # online | offline (written to W/<stage>/wandb alone; `wandb sync` sends it later)
     })
+    # A task of a curriculum, of validation_tasks or of evaluate.episodes that the data holds nothing of, such as
+    # passages with four masks in a small corpus: refuse (the run ends) | skip (it is left out, with a warning).
+    config.empty_tasks = "refuse"
     config.validation_episodes = 256  # of each entry of validation_tasks, while training
     # Tasks that are validated while training.
     config.validation_tasks = ("ramp_1", "ramp_2")
@@ -335,7 +344,8 @@ def alarms() -> ConfigDict:
 class ByModel(FieldReference):
     """A setting with two defaults: one for a policy from scratch, one for when `pretrained` names a published model.
 
-    A value that a config or the command line sets replaces both.
+    A value that a config or the command line sets replaces both. Where the model itself decides the second
+    (workflows/pretrained_model.py), `propose` replaces it.
     """
 
     def __init__(self, scratch: Any, published: Any, pretrained: FieldReference):
@@ -349,6 +359,10 @@ class ByModel(FieldReference):
 
     def get(self) -> Any:
         return super().get() if self._given or not self._pretrained.get() else self._published
+
+    def propose(self, published: Any) -> None:
+        """Replace the default for a published model."""
+        self._published = published
 
     def __getstate__(self) -> dict[str, Any]:  # copies and pickles
         return {"value": super().__getstate__(), "own": (self._published, self._pretrained, self._given)}
@@ -367,6 +381,16 @@ def published_defaults(config: ConfigDict, stage: str, learning_rate: float) -> 
     settings, pretrained = config[stage].optimizer, config.get_ref("pretrained")
     for name, value in {"kind": "adamw", "learning_rate": learning_rate, "adam_learning_rate": learning_rate}.items():
         settings[name] = ByModel(settings[name], value, pretrained)
+
+
+def follow_model(config: ConfigDict, *names: str) -> None:
+    """Make the values of these settings defaults that the published model may change."""
+    for name in names:
+        *sections, last = name.split(".")
+        section = config
+        for part in sections:
+            section = section[part]
+        section[last] = ByModel(section[last], section[last], config.get_ref("pretrained"))
 
 
 def optimizer(kind: str, learning_rate: float, **other) -> ConfigDict:

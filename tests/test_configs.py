@@ -25,6 +25,7 @@ PAGES = {
     "evolve": ("",),
     "real": ("",),
     "language_model": ("", "short", "proof", "rl", "evolve", "agents", "qwen2.5-1.5b"),
+    "own_model": ("", "short"),
     "table2": ("", "corroborated"),
     "ablations": ("", "judge"),
 }

@@ -80,6 +80,7 @@ THIRD_PARTY = {
         "flax": None,
         "safetensors": {"model.published"},
         "gguf": {"model.published"},
+        "huggingface_hub": {"model.published"},
         "qwix": {"model.lora"},
     },
     "text": {"sentencepiece": None, "tokenizers": None, "jinja2": {"text.jinja_sandbox"}},

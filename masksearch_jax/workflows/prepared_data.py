@@ -16,9 +16,10 @@ from ml_collections import ConfigDict
 from masksearch_jax.runtime import json_files, settings_history
 from masksearch_jax.runtime.config_files import find_config
 from masksearch_jax.runtime.types import JsonObject
-from masksearch_jax.text import added_tags, chat_template, published_tokenizer, tokenizer
+from masksearch_jax.text import added_tags, chat_template, instructions, published_tokenizer, tokenizer
 from masksearch_jax.text.tokenizer_protocol import Tokenizer
 from masksearch_jax.workflows import llm_connection
+from masksearch_jax.workflows.problems import Problems
 
 _BASE_CONFIG = "configs/common.py"
 
@@ -46,6 +47,53 @@ def recorded(settings: ConfigDict) -> JsonObject:
     if not found["tasks"]["chat_variables"]:
         del found["tasks"]["chat_variables"]
     return found
+
+
+def check_sources(cfg: ConfigDict) -> None:
+    """Check what `cfg.prepare` makes data from, before the process that prepares starts.
+
+    Raises ValueError or FileNotFoundError that names every file which is not there, and a tokenizer or a chat template
+    that cannot be used.
+    """
+    settings, problems = cfg.prepare, Problems()
+    problems.check(_check_files, "dump", settings.dump, ("", "toy"))
+    if not settings.dump:
+        problems.check(_refuse_no_dump)
+    for name in ("questions", "search_only", "newer_dump"):
+        problems.check(_check_files, name, settings[name], ("", "toy"))
+    for name, file in settings.benchmarks.items():
+        problems.check(_check_files, f"benchmarks.{name}", file, ("",))
+    problems.check(_check_tokenizer, cfg)
+    problems.raise_found()
+
+
+def _refuse_no_dump() -> None:
+    raise ValueError(
+        "prepare.dump='': name the corpus to learn from, --config.prepare.dump=FILE (docs/data_formats.md has the "
+        "forms), or 'toy' for the toy encyclopedia"
+    )
+
+
+def _check_files(name: str, setting: str, without: tuple[str, ...]) -> None:
+    """Raise FileNotFoundError for the first file that is not here. What names several files or none is not judged."""
+    for entry in () if setting in without else map(str.strip, setting.split(",")):
+        if "://" not in entry and not set("*?[") & set(entry) and not Path(entry).exists():
+            raise FileNotFoundError(f"prepare.{name}={entry!r}: no such file; give one that is there")
+
+
+def _check_tokenizer(cfg: ConfigDict) -> None:
+    settings = cfg.prepare
+    if cfg.pretrained and not settings.tokenizer_dir:
+        raise ValueError(
+            f"prepare.tokenizer_dir='' with pretrained={cfg.pretrained!r}: the data would have a tokenizer that the "
+            f"model has never seen; give --config.prepare.tokenizer_dir={cfg.pretrained}"
+        )
+    if not settings.tokenizer_dir or not Path(settings.tokenizer_dir).is_dir():
+        return
+    opened = published_tokenizer.PublishedTokenizer(settings.tokenizer_dir, settings.tasks.chat)
+    variables = chat_template.read_variables(settings.tasks.chat_variables)
+    system = instructions.text_of("system", settings.tasks.system)
+    chat_template.open_chat_template(opened, settings.tasks.chat, system, variables)
 
 
 def check_prepared(cfg: ConfigDict, workdir: Path, again: str, warn: bool = True) -> None:

@@ -16,15 +16,14 @@ from masksearch_jax.runtime.json_files import read_json_object
 from masksearch_jax.runtime.types import JsonObject
 from masksearch_jax.workflows import evaluation, training
 from masksearch_jax.workflows.context import RunContext
-from masksearch_jax.workflows.settings import OF_SFT, validate_shapes
+from masksearch_jax.workflows.settings import OF_SFT
 from masksearch_jax.workflows.stage_clock import Clock
 
 
 def run(cfg: ConfigDict, workdir: Path) -> JsonObject:
     """Run what `cfg.policies` asks for, and return the content of W/report.json. Raises ValueError for bad settings."""
     started = time.perf_counter()
-    training.validate_training(cfg)
-    validate_shapes(cfg, RunContext(cfg, workdir).mesh)
+    training.validate_training(cfg, workdir)
     clock = Clock(workdir)
     with clock("prepare"):
         training.ensure_data(cfg, workdir)

@@ -1,6 +1,7 @@
 """Validate all settings of a config before any work: each alone, and those that depend on each other.
 
-Enters: the config of a command. Leaves: nothing, or a ValueError that names the setting, its value and what is allowed.
+Enters: the config of a command. Leaves: nothing, or a ValueError that names each setting that cannot work, its value
+and what is allowed.
 Left out: files and folders that settings name. Their readers check them (workflows/training.py, prep/preparation.py).
 """
 
@@ -19,47 +20,65 @@ from masksearch_jax.trainers import alarms, dapo, step_trace, updates
 from masksearch_jax.trainers import optimizer as optimizer_lib
 from masksearch_jax.trainers.row_checks import check_rows
 from masksearch_jax.workflows import setting_ranges
+from masksearch_jax.workflows.problems import Problems
 from masksearch_jax.workflows.setting_rules import any_like
 
 OF_SFT = frozenset({"one_search", "sft", "sft_more"})  # policies that need SFT
 
 
 def validate_settings(cfg: ConfigDict, kind: str = "train") -> None:
-    """Check all settings of a config. Raises ValueError that names the first setting that cannot work.
+    """Check all settings of a config. Raises ValueError that names every setting that cannot work.
 
     kind: 'train' for configs that start from configs/common.py, 'prepare', or 'serve_search'.
     """
-    ranges = setting_ranges.RANGES[kind]
+    ranges, problems = setting_ranges.RANGES[kind], Problems()
     for name, value in leaves(cfg):
         if name.startswith(setting_ranges.READ_AS_A_WHOLE):
             continue
-        (setting_ranges.rule_of(ranges, name) or any_like(value)).check(name, value)
+        problems.check((setting_ranges.rule_of(ranges, name) or any_like(value)).check, name, value)
     if kind == "prepare":
-        _validate_prepare(cfg, "")
-    if kind != "train":
-        return
-    _validate_prepare(cfg.prepare, "prepare.")
-    _validate_synthesize(cfg)
-    _validate_augmentation(cfg)
+        problems.check(_validate_prepare, cfg, "")
+    if kind == "train":
+        _validate_training(cfg, problems)
+    problems.raise_found()
+
+
+def _validate_training(cfg: ConfigDict, problems: Problems) -> None:
+    """Check what depends on several settings of a config that starts from configs/common.py."""
+    problems.check(_validate_prepare, cfg.prepare, "prepare.")
+    problems.check(_validate_synthesize, cfg)
+    problems.check(_validate_augmentation, cfg)
+    problems.check(_validate_processes, cfg)
+    problems.check(_validate_evaluation, cfg)
+    for stage in ("sft", "dapo"):
+        if stage in cfg:
+            problems.check(optimizer_lib.from_config, cfg[stage].optimizer)
+            problems.check(_validate_rollback, cfg, stage)
+    if "sft" in cfg:
+        problems.check(_validate_sft, cfg)
+    if "dapo" in cfg:
+        problems.check(_validate_dapo, cfg.dapo, cfg.episode.total_tokens)
+    problems.check(_validate_profile, cfg)
+    problems.check(_validate_policies, cfg)
+
+
+def _validate_processes(cfg: ConfigDict) -> None:
     if cfg.distributed.process_id >= cfg.distributed.processes:
         raise ValueError(
             f"distributed.process_id={cfg.distributed.process_id} with distributed.processes="
             f"{cfg.distributed.processes}: ids are 0 to {cfg.distributed.processes - 1}"
         )
+
+
+def _validate_evaluation(cfg: ConfigDict) -> None:
     for name in cfg.evaluate.episodes:
         if name not in setting_ranges.TASKS:
             raise ValueError(f"evaluate.episodes.{name}: the tasks are {', '.join(setting_ranges.TASKS)}")
     if cfg.get("workflow") in ("quickstart", "language_model") and not cfg.evaluate.episodes["ramp_1"]:
         raise ValueError("evaluate.episodes.ramp_1=0: the report's first table is that of one mask; ask for 1 or more")
-    for stage in ("sft", "dapo"):
-        if stage in cfg:
-            optimizer_lib.from_config(cfg[stage].optimizer)
-            _validate_rollback(cfg, stage)
-    if "sft" in cfg:
-        _validate_sft(cfg)
-    if "dapo" in cfg:
-        _validate_dapo(cfg.dapo, cfg.episode.total_tokens)
-    _validate_profile(cfg)
+
+
+def _validate_policies(cfg: ConfigDict) -> None:
     policies = cfg.get("policies", ())
     if "sft_more" in policies and not {"sft", "dapo"} <= set(policies):
         raise ValueError(f"policies={tuple(policies)}: 'sft_more' trains for as long as 'dapo' took; name that as well")

@@ -35,8 +35,9 @@ from masksearch_jax.text import chat_template, instructions
 from masksearch_jax.text import tokenizer as tokenizer_lib
 from masksearch_jax.text.tokenizer_protocol import Tokenizer
 from masksearch_jax.text.tool_names import tool_names
-from masksearch_jax.workflows import command_summary, llm_connection
+from masksearch_jax.workflows import command_summary, empty_tasks, llm_connection, pretrained_model
 from masksearch_jax.workflows.context import RunContext
+from masksearch_jax.workflows.problems import Problems
 from masksearch_jax.workflows.settings import validate_settings
 
 Item = TypeVar("Item")
@@ -273,7 +274,11 @@ def _run_rules(cfg: ConfigDict, workdir: Path, searcher: interface.Searcher) -> 
     associations = query_writers.fit_associations(_first(_tasks(workdir, "ramp_1"), wanted.association_tasks), searcher)
     manifest: JsonObject = {"settings": settings(cfg), "tasks": {}}
     for name, count in wanted.examples.items():
-        made = _write_task(workdir, name, count, searcher, tokenizer, associations, teacher) if count else {}
+        made: JsonObject = {}
+        if count:
+            # If the first task gives nothing, so do the others, and the run ends.
+            skip = cfg.empty_tasks == "skip" and any(one.get("written") for one in manifest["tasks"].values())
+            made = _write_task(workdir, name, count, searcher, tokenizer, associations, teacher, skip)
         # Measure how often search can find the answer at all, also for tasks that get no demonstrations.
         if records.masks_of(name) and (probe := _first(_tasks(workdir, name), wanted.probe_tasks)):
             rate = functools.partial(query_writers.hit_rate, k=3, wording=wanted.wording)
@@ -314,8 +319,12 @@ def _write_task(
     tokenizer: Tokenizer,
     associations: query_writers.Associations,
     teacher: mask_teacher.TeacherConfig,
+    skip: bool = False,
 ) -> JsonObject:
-    """Write the first `count` accepted trajectories of one task, and return their counts for the manifest."""
+    """Write the first `count` accepted trajectories of one task, and return their counts for the manifest.
+
+    skip: go on without a task of which no trajectory is accepted. Otherwise that raises ValueError.
+    """
     outcomes = Counter[str]()
     taught: dict[str, Counter[str]] = {}  # of questions: how the teacher looks for the answer -> outcomes
     others = {QUESTIONS: question_teacher.synthesize, TOOL_WARMUP: tool_warmup_teacher.synthesize}
@@ -333,6 +342,8 @@ def _write_task(
                     accepted.append(outcome.demonstration)
             bar(min(len(accepted), count))
     accepted = accepted[:count]
+    if skip and not accepted:
+        return {"written": 0, "outcomes": dict(outcomes)}
     if not outcomes:
         raise ValueError(
             f"{workdir / 'data'} holds no training task of {name}, of which synthesize.examples asks for {count}; "
@@ -381,9 +392,13 @@ def _check_teacher(cfg: ConfigDict, manifest: Path) -> None:
 
 
 def main(cfg: ConfigDict, workdir: Path) -> None:
-    validate_settings(cfg)
-    validate_synthesis(cfg)
+    problems = Problems()
+    problems.check(validate_settings, cfg)
+    problems.check(pretrained_model.settle, cfg, workdir)
+    problems.check(validate_synthesis, cfg)
+    problems.raise_found()
     with workdir_lock.locked(workdir):
+        empty_tasks.leave_out(cfg, workdir)
         _check_teacher(cfg, workdir / "demonstrations" / "manifest.json")
         searcher = RunContext(cfg, workdir).searcher("train")
         command_summary.synthesized(cfg, workdir, run(cfg, workdir, searcher))

@@ -23,24 +23,27 @@ from masksearch_jax.agents.reward_judge import AnswerJudge
 from masksearch_jax.model import config as model_config
 from masksearch_jax.model import lora
 from masksearch_jax.model.config import lora_from_config
-from masksearch_jax.model.published import load
 from masksearch_jax.retrieval.service import remote_settings
 from masksearch_jax.runtime import child_process, distributed, progress, settings_history, trackers, workdir_lock
 from masksearch_jax.runtime.checkpoints import Checkpointer
 from masksearch_jax.runtime.config_files import find_config
+from masksearch_jax.runtime.mesh import make_mesh
 from masksearch_jax.runtime.types import JsonObject, Params
 from masksearch_jax.trainers import dapo, sft
 from masksearch_jax.trainers.stage import changed_settings
 from masksearch_jax.workflows import (
     answerable,
     command_summary,
+    empty_tasks,
     llm_connection,
     own_code,
     prepared_data,
+    pretrained_model,
     synthesis_stage,
     tools,
 )
 from masksearch_jax.workflows.context import RunContext
+from masksearch_jax.workflows.problems import Problems
 from masksearch_jax.workflows.settings import trains_sft, validate_settings, validate_shapes
 
 _PREPARE_PAGE = "configs/prepare.py"
@@ -50,11 +53,10 @@ def run(cfg: ConfigDict, workdir: Path) -> Params:
     """Run `cfg.stage` ('sft' or 'dapo') in W with everything that it needs, and return the final parameters."""
     if cfg.stage not in ("sft", "dapo"):
         raise ValueError(f"stage={cfg.stage!r} is none of ('sft', 'dapo')")
-    validate_training(cfg)
+    validate_training(cfg, workdir)
     context = RunContext(cfg, workdir)
     if cfg.model.attention != "xla":  # raises here, before data is made; xla runs on any device
         _print_message(f"attention of training rows: {context.architecture.attention}")
-    validate_shapes(cfg, context.mesh)
     ensure_data(cfg, workdir)
     check_stages(context)
     if cfg.stage == "dapo" and (cfg.start or not cfg.warm_start):
@@ -64,36 +66,69 @@ def run(cfg: ConfigDict, workdir: Path) -> Params:
     return params if cfg.stage == "sft" else train_dapo(context, params)
 
 
-def validate_training(cfg: ConfigDict) -> None:
-    """Check settings that would waste a run, before anything is made.
+def validate_training(cfg: ConfigDict, workdir: Path | None = None) -> None:
+    """Settle what the published model decides, and check settings that would waste a run, before anything is made.
 
-    Raises ValueError that names the setting, FileNotFoundError for a published folder that does not exist.
+    workdir: whose data would be made from what the settings name, unless it is there; None also leaves out how the
+    settings divide over the devices. Raises ValueError that names
+    every setting that cannot work. If there is only one, its own error is raised, such as FileNotFoundError for a
+    published folder that does not exist.
     """
-    validate_settings(cfg)
-    remote_settings.settings_of(cfg.search)
-    trackers.check_installed(cfg)
-    tools.validate_tools(cfg)
+    problems = Problems()
+    problems.check(validate_settings, cfg)
+    problems.check(pretrained_model.settle, cfg, workdir)
+    if not cfg.pretrained:
+        problems.check(_validate_model, cfg)
+    problems.check(remote_settings.settings_of, cfg.search)
+    problems.check(trackers.check_installed, cfg)
+    problems.check(tools.validate_tools, cfg)
+    problems.check(_validate_start, cfg)
+    if workdir is not None:
+        problems.check(_validate_devices, cfg)
+        if not (workdir / "data" / "manifest.json").exists():
+            problems.check(prepared_data.check_sources, cfg)
+    if trains_sft(cfg):  # on demonstrations
+        problems.check(synthesis_stage.validate_synthesis, cfg)
+    if cfg.stage != "sft":
+        _validate_dapo(cfg, problems)
+    problems.raise_found()
+
+
+def _validate_devices(cfg: ConfigDict) -> None:
+    validate_shapes(cfg, make_mesh(**cfg.mesh.to_dict()))
+
+
+def _validate_model(cfg: ConfigDict) -> None:
+    """Check the model of a config that names no published one."""
     adapters = lora_from_config(cfg.lora)
-    if cfg.pretrained:
-        load.read_config(cfg.pretrained)
-    else:
-        model_config.from_config(cfg.model, **({} if "vocab_size" in cfg.model else {"vocab_size": 1}), lora=adapters)
+    model_config.from_config(cfg.model, **({} if "vocab_size" in cfg.model else {"vocab_size": 1}), lora=adapters)
+    if "prepare" in cfg and cfg.prepare.tasks.chat and not cfg.prepare.tokenizer_dir:
+        raise ValueError(
+            f"pretrained='': prepare.tasks.chat={cfg.prepare.tasks.chat!r} is for a published model, and this run "
+            "names none: it would train fresh parameters; give its folder, --config.pretrained=HF_FOLDER, or its name "
+            "on the Hugging Face Hub, --config.pretrained=ORG/NAME"
+        )
+
+
+def _validate_start(cfg: ConfigDict) -> None:
     if cfg.start and not (Path(cfg.start) / "checkpoints").is_dir():
         raise ValueError(
             f"start={cfg.start} holds no checkpoints; name the folder of a trained stage, such as runs/dapo/dapo"
         )
-    if "prepare" in cfg and cfg.prepare.tasks.chat and not cfg.prepare.tokenizer_dir:
-        raise ValueError(
-            f"prepare.tasks.chat={cfg.prepare.tasks.chat!r} is for a published model, and this run names none: it "
-            "would train fresh parameters; give its folder, --config.pretrained=HF_FOLDER"
-        )
+    adapters = lora_from_config(cfg.lora)
     if adapters and adapters.base_quantisation:
         lora.qwix()
-    if trains_sft(cfg):  # on demonstrations
-        synthesis_stage.validate_synthesis(cfg)
-    if cfg.stage == "sft":
-        return
-    own_code.load_reward(cfg.dapo.reward)
+
+
+def _validate_dapo(cfg: ConfigDict, problems: Problems) -> None:
+    problems.check(own_code.load_reward, cfg.dapo.reward)
+    problems.check(_validate_sampling, cfg)
+    if cfg.dapo.reward.answer == "judge":
+        problems.check(llm_connection.validate_llm, cfg.llm, "dapo.reward.answer='judge'")
+        problems.check(_validate_judge, cfg)
+
+
+def _validate_sampling(cfg: ConfigDict) -> None:
     if cfg.rollout.top_p != 1.0 or cfg.rollout.top_k != 0:
         raise ValueError(
             f"rollout.top_p={cfg.rollout.top_p}, top_k={cfg.rollout.top_k}: RL samples from the whole distribution, or "
@@ -103,18 +138,25 @@ def validate_training(cfg: ConfigDict) -> None:
         raise ValueError("dapo.staleness=1 needs importance weights for the lag: set dapo.tis_cap=2.0")
     if cfg.dapo.staleness and cfg.dapo.carry_over:
         raise ValueError("dapo.staleness=1 with carry_over: surplus would be two versions old; switch one off")
-    if cfg.dapo.reward.answer == "judge":
-        llm_connection.validate_llm(cfg.llm, "dapo.reward.answer='judge'")
-        if cfg.distributed.processes > 1 and not cfg.llm.url:
-            raise ValueError("dapo.reward.answer='judge' on several processes needs llm.url: process 0 alone asks")
+
+
+def _validate_judge(cfg: ConfigDict) -> None:
+    if cfg.distributed.processes > 1 and not cfg.llm.url:
+        raise ValueError("dapo.reward.answer='judge' on several processes needs llm.url: process 0 alone asks")
 
 
 def ensure_data(cfg: ConfigDict, workdir: Path) -> None:
     """Prepare W/data in a separate process unless it is there.
 
     Raises ValueError for data that was made with other settings than the run states, and, if data is missing in a run
-    of several processes, a ValueError with the command to run instead.
+    of several processes, a ValueError with the command to run instead. Leaves out of the settings what the data holds
+    nothing of, if they ask for that (workflows/empty_tasks.py).
     """
+    _make_data(cfg, workdir)
+    empty_tasks.leave_out(cfg, workdir)
+
+
+def _make_data(cfg: ConfigDict, workdir: Path) -> None:
     command = prepare_command(cfg.prepare, workdir)
     if (workdir / "data" / "manifest.json").exists():
         prepared_data.check_prepared(cfg, workdir, shlex.join(command), warn=distributed.primary())
@@ -149,6 +191,11 @@ def _leaves(config: ConfigDict, prefix: str = "") -> JsonObject:
 
 def ensure_demonstrations(context: RunContext) -> None:
     """Make W/demonstrations unless they are there. Raises ValueError if they were made with other settings."""
+    _make_demonstrations(context)
+    empty_tasks.leave_out_untaught(context.cfg, context.workdir)
+
+
+def _make_demonstrations(context: RunContext) -> None:
     target = context.workdir / "demonstrations" / "manifest.json"
     if target.exists():
         synthesis_stage.check_made(context.cfg, context.workdir)
@@ -254,7 +301,8 @@ def print_optimizer(cfg: ConfigDict, stage: str) -> None:
     """Print which optimizer trains a published model: its defaults differ from those for training from scratch."""
     if cfg.pretrained:
         chosen = cfg[stage].optimizer
-        _print_message(f"{stage}: {chosen.kind} at a learning rate of {chosen.learning_rate:g}, on {cfg.pretrained}")
+        trained = f"adapters of rank {cfg.lora.rank}" if cfg.lora.rank else "all weights"
+        _print_message(f"{stage}: {chosen.kind} at a learning rate of {chosen.learning_rate:g}, {trained} of {cfg.pretrained}")
 
 
 def _print_message(text: str) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import doc_pages
 import numpy as np
 import pytest
+import tiny_published
 
 import configs.dapo
 from masksearch_jax.data import records
@@ -31,7 +32,7 @@ _TINY = {
 def names(tmp_path, monkeypatch, capsys):
     """What the Python blocks of the page define, run in their order in an empty folder."""
     monkeypatch.chdir(tmp_path)
-    Path("HF_FOLDER").mkdir()
+    tiny_published.qwen(Path("HF_FOLDER"), thinking=False)
     Path("HF_FOLDER/config.json").write_text(json.dumps(_TINY))
     found: dict = {}
     for block in doc_pages.blocks(PAGE):
@@ -47,8 +48,24 @@ def names(tmp_path, monkeypatch, capsys):
 
 def test_corpus_questions_and_model(names):
     assert "Tolmar 13 words" in names["printed"] and "2 layers of 32 with 2 heads, 64 tokens" in names["printed"]
+    assert "19,040 parameters" in names["printed"]
     assert "row-0 ['Tolmar'] ['Karn Velith']\nrow-1 ['Brad', 'the Brad', 'river Brad'] []" in names["printed"]
     assert "[0.0, 1.0]" in names["printed"]
+
+
+def test_prompt(names):
+    shown = names["printed"]
+    assert f"<|im_start|>system\n{names['system']}<|im_end|>\n<|im_start|>user\n" in shown
+    assert 'born in [mask] in 1208. Which words are missing in "Karn Velith was born in [mask] in 1208."?<|im_' in shown
+    assert f"<|im_start|>assistant\n \n{len(names['ids'])} tokens" in shown
+    # The command asks preparation for the same.
+    (command,) = [b.text for b in doc_pages.blocks(PAGE) if "--config.prepare.tasks.system" in b.text]
+    assert names["system"] in command and names["instruction"] in command
+
+
+def test_no_example_is_longer_than_a_screen():
+    sections = PAGE.read_text(encoding="utf-8").split("\n## ")[1:]
+    assert not {text.split("\n")[0]: lines for text in sections if (lines := text.count("\n")) > 50}
 
 
 def _searcher(tmp_path, **settings):

@@ -102,6 +102,11 @@ def tensors(cfg: ModelConfig) -> list[Tensor]:
     return found
 
 
+def count_parameters(cfg: ModelConfig) -> int:
+    """Return the number of weights of a published checkpoint of this model."""
+    return sum(math.prod(tensor.shape) for tensor in tensors(cfg))
+
+
 def load_pretrained(
     folder: Path | str, mesh: Mesh, rules: mesh_lib.Rules = mesh_lib.TRAIN, **override: Setting
 ) -> tuple[ModelConfig, transformer.Params]:
