@@ -180,7 +180,7 @@ def _about_prompts(facts: JsonObject) -> list[str]:
     lines = ["## Prompt", "", *(f"- {what}: {text}" for what, text in said.items() if text)]
     if episode:
         lines.append(
-            f"- An episode has at most {episode.get('turns')} turns of {episode.get('turn_tokens')} tokens, observations "
-            f"of {episode.get('observation_tokens')} and {episode.get('total_tokens')} tokens in all."
+            f"- An episode has at most {episode.get('turns')} turns of {episode.get('turn_tokens')} tokens, "
+            f"observations of {episode.get('observation_tokens')} and {episode.get('total_tokens')} tokens in all."
         )
     return [*lines, _TURNS]
