@@ -28,17 +28,17 @@ def get_config(arg: str = ""):
     config.steps = 4  # tokens that each of them gets before others may enter
     config.total_tokens = 0  # of prompt and reply; 0: those of an episode, or up to 2048 of a published model
     config.pending = 256  # requests that may wait for a slot; more get 503
-    config.dtype = (
-        ""  # of activations and weights: float32 | bfloat16; '': as trained; published on accelerators: bfloat16
-    )
+    # Of activations and weights: float32 | bfloat16; '': as trained, and of a published model bfloat16 except on CPUs.
+    config.dtype = ""
     config.warm_up = True  # compile before the first request; False: while the first requests wait
-    config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1, "sequence": 1, "dcn_data": 1})  # as in common.py
-    # --- limits of clients; as in serve_search.py ---
-    config.body_bytes = 4 << 20
-    config.connections = 512
-    config.read_s = 10.0
-    config.idle_s = 75.0
-    config.idle_per_address = 256
-    config.slow_per_address = 64
-    config.drain_s = 30.0
+    # Mesh axes, as in common.py.
+    config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1, "sequence": 1, "dcn_data": 1})
+    # --- limits of clients, which serve_search.py explains ---
+    config.body_bytes = 4 << 20  # of a request
+    config.connections = 512  # open at a time
+    config.read_s = 10.0  # limit for a request to arrive once it has begun, and for the client to take what is sent
+    config.idle_s = 75.0  # how long a connection may be silent
+    config.idle_per_address = 256  # connections of one address that may be silent
+    config.slow_per_address = 64  # connections of one address that may have sent a request in part
+    config.drain_s = 30.0  # how long requests in flight may take when the server is told to stop
     return config

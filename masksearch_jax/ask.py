@@ -6,7 +6,7 @@ python -m masksearch_jax.ask "Karn Velith was born in [mask]." --policy=EXPORTED
 
 from pathlib import Path
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from masksearch_jax.runtime import cli
 
@@ -16,6 +16,7 @@ def main(argv: list[str]) -> None:
 
     if len(argv) != 2:
         raise app.UsageError("one question is needed, in quotes")
+    logging.set_verbosity(logging.ERROR)  # Orbax logs every call
     given = flags.FLAGS
     workdir = Path(given.workdir) if given.workdir else None
     try:
