@@ -4,8 +4,8 @@
 
 Each client asks for greedy replies of `tokens` tokens, one after the other, and counts the tokens of each reply. A
 round starts one server, asks the first question of each client once, so that everything is compiled, and then measures
-`requests` requests of each client. Prints one JSON line: tokens a second of both, seconds of the processors for a thousand tokens
-(to read where other work keeps the machine busy), and the ratios, medians over the rounds.
+`requests` requests of each client. Prints one JSON line: tokens a second of both, seconds of the processors for a
+thousand tokens (to read where other work keeps the machine busy), and the ratios, medians over the rounds.
 """
 
 import concurrent.futures
