@@ -26,9 +26,7 @@ from absl import app, flags
 
 _POLICY = flags.DEFINE_string("policy", None, "A published folder.", required=True)
 _PEER = flags.DEFINE_string("peer", "", "Python of an environment with transformers[serving]; '' measures ours alone.")
-_PEER_FLAGS = flags.DEFINE_string(
-    "peer_flags", "", "More flags of the peer, such as --continuous-batching."
-)
+_PEER_FLAGS = flags.DEFINE_string("peer_flags", "", "More flags of the peer, such as --continuous-batching.")
 _CLIENTS = flags.DEFINE_integer("clients", 8, "Clients at a time.", 1)
 _REQUESTS = flags.DEFINE_integer("requests", 3, "Requests of each client in a round.", 1)
 _TOKENS = flags.DEFINE_integer("tokens", 48, "Most tokens of a reply.", 1)

@@ -234,8 +234,11 @@ class ServingEngine:
         self.send(None)
         self._thread.join()
 
-    def warm_up(self) -> int:
-        """Compile the programs of every bucket that completions use, before the first session. Returns their number."""
+    def warm_up(self, extends: bool) -> int:
+        """Compile the programs of every bucket, before the first session, and return their number.
+
+        extends: also those that append tokens, which a search loop needs.
+        """
         before = self._programs.compiled
         with jax.set_mesh(self._mesh):
             for length in self._prompt_lengths:
@@ -245,6 +248,9 @@ class ServingEngine:
                     self._insert(prefix, [])
             for context in self._contexts:
                 self._run_decode(context, 0)
+                for rows in self._extend_rows if extends else ():
+                    for length in self._extend_tokens:
+                        self._run_extend(np.full(rows, self.settings.slots, np.int32), {}, length, context)
         return self._programs.compiled - before + len(self._contexts)
 
     # --- the thread ---
@@ -367,19 +373,23 @@ class ServingEngine:
             work[slot] = np.asarray([self._state[slot, TOKEN], *added[:-1]], np.int32)
             self._begin_turn(slot, added[-1], budget)
         self._queued = {}
-        shards, whole = self._sharding.shards, self._whole
+        shards = self._sharding.shards
         while work:
             length = bucketing.bucket_for(self._extend_tokens, max(map(len, work.values())))
             slots = sorted(work, key=lambda slot: -self._cached[slot])
             for targets in bucketing.shard_chunks(slots, self.settings.slots // shards, shards, self._extend_rows):
-                taken = targets < self.settings.slots
-                parts = [work[slot][:length] if slot in work else np.zeros(0, np.int32) for slot in targets.tolist()]
-                ids, counts = bucketing.padded(parts, len(targets), length)
-                self._cached[targets[taken]] += counts[taken]
-                head, rest = self._reach(int(self._cached[targets[taken]].max()))
-                head = self._programs.extend(self._params, head, whole(targets), whole(ids), whole(counts))
-                self._cache = kv.rejoin(head, rest)
+                taken = targets[targets < self.settings.slots]
+                self._cached[taken] += [min(length, len(work[slot])) for slot in taken.tolist()]
+                self._run_extend(targets, work, length, int(self._cached[taken].max()))
             work = {slot: rest[length:] for slot, rest in work.items() if len(rest) > length}
+
+    def _run_extend(self, targets: np.ndarray, work: dict[int, np.ndarray], length: int, reach: int) -> None:
+        """Feed the first `length` tokens of `work` to the slots `targets`; entries that are no slot do nothing."""
+        parts = [work[slot][:length] if slot in work else np.zeros(0, np.int32) for slot in targets.tolist()]
+        ids, counts = bucketing.padded(parts, len(targets), length)
+        head, rest = self._reach(reach)
+        head = self._programs.extend(self._params, head, self._whole(targets), self._whole(ids), self._whole(counts))
+        self._cache = kv.rejoin(head, rest)
 
     def _decode(self) -> None:
         writing = np.flatnonzero(self._state[:, BUDGET])

@@ -43,7 +43,7 @@ def run(cfg: ConfigDict, folder: Path, workdir: Path | None, agent: bool) -> Non
     engine = opened.engine(cfg.slots, cfg.steps, total, cfg.pending)
     if cfg.warm_up:
         began = time.perf_counter()
-        compiled = engine.warm_up()
+        compiled = engine.warm_up(extends=agent)
         _print(f"{compiled} programs compiled in {time.perf_counter() - began:.0f} s")
     name = cfg.name or folder.resolve().name
     served = http_api.Served(name, str(folder), opened.tokenizer, engine, opened.chat_prompt(), settings)

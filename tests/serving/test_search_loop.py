@@ -3,16 +3,19 @@
 import asyncio
 import contextlib
 
+import jax
 import numpy as np
 import openai
 import policy_server
 import pytest
 
+from masksearch_jax.model import transformer
 from masksearch_jax.retrieval.interface import Hit
 from masksearch_jax.rollout.engine import RolloutConfig, RolloutEngine
 from masksearch_jax.rollout.episode import Ending, EpisodeLimits
 from masksearch_jax.rollout.request import Request
 from masksearch_jax.rollout.trajectory import StopReason
+from masksearch_jax.runtime import mesh as mesh_lib
 from masksearch_jax.serving import search_loop
 from masksearch_jax.serving.engine import EngineSettings, Piece, Sampling, Token
 from masksearch_jax.serving.search_loop import AgentSettings
@@ -141,16 +144,17 @@ def test_the_tokens_are_those_of_the_rollout_engine(made):
     )
     requests = [Request(Task(number), number, 0, (number,)) for number in range(len(prompts))]
     expected = RolloutEngine(rollout, cfg, tokenizer, Searcher(), mesh).run(params, requests, 0, 0, greedy=True)
-    engine = policy_server.engine_of(cfg, params, tokenizer, slots=2, total_tokens=LIMITS.total_tokens)
     settings = settings_of(tokenizer, Searcher())
 
-    async def both():
-        return await asyncio.gather(
-            *(search_loop.answer(engine, tokenizer, settings, prompt, GREEDY) for prompt in prompts)
-        )
+    async def answers(engine):
+        asked = (search_loop.answer(engine, tokenizer, settings, prompt, GREEDY) for prompt in prompts)
+        return await asyncio.gather(*asked)
 
-    for one, other in zip(asyncio.run(both()), expected, strict=True):
-        assert tuple(told.turn for told in one.turns) == other.turns
-        assert (one.answer, one.stop, one.written) == (other.answer, other.stop, other.generated)
+    for used in (mesh, mesh_lib.make_mesh(data=2, fsdp=1, devices=jax.devices()[:2])):
+        weights = transformer.init_params(cfg, 0, used)
+        engine = policy_server.engine_of(cfg, weights, tokenizer, 2, total_tokens=LIMITS.total_tokens, mesh=used)
+        for one, other in zip(asyncio.run(answers(engine)), expected, strict=True):
+            assert tuple(told.turn for told in one.turns) == other.turns
+            assert (one.answer, one.stop, one.written) == (other.answer, other.stop, other.generated)
+        engine.close()
     assert any(len(one.turns) > 1 for one in expected) and np.isfinite(expected[0].logprobs).all()
-    engine.close()
