@@ -35,7 +35,9 @@ PAGE = Path(__file__).parent / "configuration.md"
 COMMAND = "python docs/configuration_reference.py"
 
 _PARTS = ("common", "recipes", "__init__")  # files of configs/ that are no configs
-_SERVE, _PREPARE = "serve_search", "prepare"
+_PREPARE = "prepare"
+# The configs of servers, each with settings of its own, and what they are the settings of.
+_SERVERS = {"serve_search": "the search service", "serve": "the server of a policy"}
 _RECIPES, _DUMP = "recipes", ":dump"
 # Section -> the dataclasses that it becomes, whose docstrings say `field: meaning.`
 _DATACLASSES = {
@@ -125,11 +127,13 @@ class Meanings:
         self._read(_PREPARE, "get_config", "prepare.")
         self._read("recipes", "apply", "")
         for name in (*_FIRST, *self._sources):
-            if name not in (*_PARTS, _PREPARE, _SERVE):
+            if name not in (*_PARTS, _PREPARE, *_SERVERS):
                 self._read_introduced(name)
-        self.serving: dict[str, str] = {}
-        kept, self.found = self.found, self.serving
-        self._read(_SERVE, "get_config", "")
+        self.serving: dict[str, dict[str, str]] = {}  # by config
+        kept = self.found
+        for name in _SERVERS:
+            self.found = self.serving[name] = {}
+            self._read(name, "get_config", "")
         self.found = kept
 
     def _read_introduced(self, source: str) -> None:
@@ -237,7 +241,7 @@ def config_names() -> list[str]:
     return [path.stem for path in sorted(FOLDER.glob("*.py")) if path.stem not in _PARTS]
 
 
-def settings() -> tuple[list[Setting], list[Setting]]:
+def settings() -> tuple[list[Setting], dict[str, list[Setting]]]:
     """Return the settings of all configs for training, in order of sections, and those of the search service."""
     os.environ.pop("MASKSEARCH_DATA", None)  # configs/language_model.py depends on it
     common, recipes = _module("common"), _module(_RECIPES)
@@ -251,7 +255,7 @@ def settings() -> tuple[list[Setting], list[Setting]]:
             found[name].default = value
     trained = {name: setting for name, setting in found.items() if setting.changes}
     for name in dict.fromkeys((*_FIRST, *config_names())):
-        if name in (_SERVE, _PREPARE):
+        if name in (*_SERVERS, _PREPARE):
             continue
         plain, known = {}, variants(name)
         for variant in ("", *known):
@@ -274,9 +278,11 @@ def settings() -> tuple[list[Setting], list[Setting]]:
             found[name].changes.setdefault(_text(value), []).append("prepare:wikipedia")
     for name, value in _published_defaults().items():
         found[name].changes.setdefault(value, []).append("with `pretrained`")
-    served = {name: Setting(name, value) for name, value in leaves(_module(_SERVE).get_config())}
-    order = Meanings().order
-    return _by_section(found, order), _by_section(served, order)
+    order, served = Meanings().order, {}
+    for page in _SERVERS:
+        own = {name: Setting(name, value) for name, value in leaves(_module(page).get_config())}
+        served[page] = _by_section(own, order)
+    return _by_section(found, order), served
 
 
 class _Unset:
@@ -339,7 +345,7 @@ def undescribed() -> list[str]:
     """Return the settings that neither a comment, a docstring nor the comment of their section describes."""
     told, (trained, served) = Meanings(), settings()
     found = []
-    for group, meanings in ((trained, told.found), (served, told.serving)):
+    for group, meanings in ((trained, told.found), *((served[page], told.serving[page]) for page in _SERVERS)):
         for setting in group:
             section = setting.name.rpartition(".")[0]
             if not meaning(setting.name, meanings) and not (section and meanings.get(section)):
@@ -360,8 +366,9 @@ def page() -> str:
         lines.append(f"| `configs/{name}.py` | {', '.join(known)} | {_cell(purpose)} |")
     lines += ["", "## Settings of training, evaluation and workflows"]
     lines += _tables(trained, told.found, setting_ranges.RANGES["train"])
-    lines += ["", "## Settings of the search service", "", "`configs/serve_search.py`, read by `serve_search` alone."]
-    lines += _tables(served, told.serving, setting_ranges.RANGES["serve_search"], changes=False)
+    for page, what in _SERVERS.items():
+        lines += ["", f"## Settings of {what}", "", f"`configs/{page}.py`, read by `{page}` alone."]
+        lines += _tables(served[page], told.serving[page], setting_ranges.RANGES[page], changes=False)
     return "\n".join(lines) + "\n"
 
 

@@ -5,7 +5,7 @@ import sys
 
 COMMANDS = (
     "prepare", "synthesize", "train", "evaluate", "experiment", "report", "convert", "compile", "serve_search",
-    "doctor",
+    "serve", "ask", "doctor",
 )  # fmt: skip
 
 

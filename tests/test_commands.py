@@ -41,7 +41,7 @@ def test_help_says_what_there_is_and_imports_no_jax(command):
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith((ROOT / f"masksearch_jax/{command}.py").read_text().split('"""')[1].splitlines()[0])
     assert "Flags:\n" in done.stdout and ("--from" if command == "convert" else "--workdir") in done.stdout
-    assert ("configs/dapo.py" in done.stdout) == (command not in ("convert", "report"))
+    assert ("configs/dapo.py" in done.stdout) == (command not in ("convert", "report", "ask"))
 
 
 def test_the_help_of_a_config_lists_its_variants_and_every_setting():

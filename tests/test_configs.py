@@ -21,6 +21,7 @@ PAGES = {
     "synthesize": ("", "strong", "agents"),
     "evaluate": ("", "dump", "qwen2.5-7b"),
     "serve_search": ("",),
+    "serve": ("",),
     "quickstart": ("", "proof", "strong", "dump"),
     "evolve": ("",),
     "real": ("",),

@@ -32,6 +32,8 @@ OURS = {
     },  # fmt: skip
     "evals": {"rollout", "text", "scoring", "data.records", "retrieval.interface"},
     "trajectories": {"text.tags"},
+    # The HTTP server of the search service, which limits what clients take up, also serves policies.
+    "serving": {"model", "rollout", "text", "retrieval.interface", "retrieval.service.http_server", "runtime.mesh"},
     "viewer": {"trajectories", "evals", "scoring", "text", "data.records"},
     "aot": {"model", "trainers", "rollout", "rl", "runtime", "text"},  # all that a compiled program is made of
     "teachers": {"rollout", "text", "scoring", "data.records", "retrieval.interface"},
@@ -58,6 +60,7 @@ THIRD_PARTY = {
     "evals": {"matplotlib": {"evals.report"}, "jinja2": {"evals.report"}, "pyarrow": {"evals.data_rows"}},
     "trajectories": set(),
     "viewer": {"starlette", "uvicorn"},
+    "serving": {"jax", "starlette"},
     "aot": {"jax"},
     "teachers": set(),
     "agents": {"jinja2"},

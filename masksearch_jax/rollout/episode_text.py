@@ -31,7 +31,12 @@ def episode_text(heading: str, text: str, golds: Sequence[Sequence[str]], turns:
         lines.append(f"turn {number}: {_cut(written)}" + (f"  [{error}]" if error else ""))
         if read:
             lines.append(f"   read: {_cut(read)}")
-    return "\n".join(_STEERING.sub("\ufffd", line) for line in lines)
+    return "\n".join(map(without_steering, lines))
+
+
+def without_steering(line: str) -> str:
+    """Return a line for a terminal, with U+FFFD for each character that steers one or turns the text's direction."""
+    return _STEERING.sub("\ufffd", line)
 
 
 def _cut(text: str) -> str:

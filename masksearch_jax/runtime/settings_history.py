@@ -205,6 +205,13 @@ class Stage:
         return any(found.get(f"{self.folder.name}.{name}", (section.get(name),))[0] for name in names)
 
 
+def last_settings(folder: Path) -> JsonObject:
+    """Return all settings of a stage's last start as plain data, {} for a stage without a history."""
+    last = Stage(folder, "", {}, {})._last() if (folder / "history.jsonl").exists() else None
+    settings: JsonObject = last["settings"] if last else {}
+    return settings if settings.keys() - {folder.name} else {}
+
+
 def changed(folder: Path, settings: Mapping[str, Json]) -> Differences:
     """Return what differs between a stage's settings at its last start and `settings`, in all sections that both have.
 

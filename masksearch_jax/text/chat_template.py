@@ -3,8 +3,9 @@
 Enters: the template in a tokenizer's folder (or in a file that a setting names), a system message, and values of
 template variables. Leaves: a ChatTemplate, which turns a task's text into prompt ids, and what the template writes
 after a reply, which shows the token that ends a turn. The ids are those of transformers'
-`apply_chat_template(add_generation_prompt=True)` (tests/text/test_chat_template.py). Left out: several messages of the
-assistant, tools, images (a search happens inside the model's one turn), and how Jinja is run (text/jinja_sandbox.py).
+`apply_chat_template(add_generation_prompt=True)` (tests/text/test_chat_template.py). `encode_conversation` does the
+same for several messages, which a server is sent. Left out: tools, images (a search happens inside the model's one
+turn), and how Jinja is run (text/jinja_sandbox.py).
 
 What a task or a system message spells is data under every template: only the template makes control tokens. So the
 template is rendered with marks in place of the two messages, and the result is cut at the marks. The template's parts
@@ -28,6 +29,7 @@ FILE, CONFIG = "chat_template.jinja", "tokenizer_config.json"
 _AGAIN = "download it again"
 # Private-use characters, which no template spells, trims or changes the case of.
 _USER, _SYSTEM, _REPLY = "\ue0b5\ue0b6\ue0b7", "\ue0b5\ue0b6\ue0b8", "\ue0b5\ue0b6\ue0b9"
+_FIRST_MARK = 0xE100  # the marks of a conversation are _USER and one more character, counted from this one
 # What templates are known to change in a message: whitespace around it, markup, thoughts, switches, quotes.
 _PROBE = (
     " \n Who, in <b>1984</b> & \"São\" '{{ 7 * 7 }}' {% raw %} \\n [mask] #1\n\n  wrote </think> <search> x</search>"
@@ -171,6 +173,45 @@ def open_chat_template(
     return made
 
 
+def encode_conversation(
+    tokenizer: ControlTokenizer, messages: Sequence[tuple[str, str]], variables: Mapping[str, Json] | None = None
+) -> list[int]:
+    """Return the prompt ids of a conversation, (role, text) each, in the tokenizer's chat template.
+
+    What a message spells is data. A template may drop a message, the whitespace around it, and the thoughts of an
+    earlier reply. Raises ValueError for a tokenizer without a template, or if the template fails or changes a message
+    in another way.
+    """
+    source = tokenizer.chat_template
+    if source is None:
+        raise ValueError(f"{tokenizer.path} holds no chat template")
+    rendering = _Rendering(source, tokenizer.special_tokens, variables or {})
+    marks = [_USER + chr(_FIRST_MARK + number) for number in range(len(messages))]
+    marked, shown = (
+        rendering.render([{"role": role, "content": text} for (role, _), text in zip(messages, texts, strict=True)])
+        for texts in (marks, [text for _, text in messages])
+    )
+    written, *pieces = marked.split(_USER)
+    items: list[str | int] = [*tokenizer.cut_control(written)]
+    for piece in pieces:
+        number, between = ord(piece[0]) - _FIRST_MARK, piece[1:]
+        role, said = messages[number]
+        text = next((one for one in _forms(role, said) if shown.startswith(one + between, len(written))), None)
+        if text is None:
+            raise ValueError(f"{source.where}: the chat template changes message {number} ({said[:60]!r})")
+        written += text + between
+        items += [text, *tokenizer.cut_control(between)]
+    if written != shown:
+        raise ValueError(f"{source.where}: the chat template shows this conversation in another way than its parts")
+    return list(_ids(tokenizer, _merged(items)))
+
+
+def _forms(role: str, text: str) -> list[str]:
+    """Return the forms in which a template may show a message, the likeliest first."""
+    without_thoughts = text.rpartition(tags.THINK[1])[2] if role == "assistant" else text
+    return [form for one in (text, without_thoughts) for form in (one, one.strip(), one.lstrip(), one.rstrip())]
+
+
 def render_reply(source: TemplateSource, special_tokens: Mapping[str, str]) -> tuple[str, str]:
     """Return (everything that a template writes around a message and the reply to it, what it writes after the reply).
 
@@ -273,13 +314,17 @@ def _assembled(tokenizer: ControlTokenizer, parts: Sequence[str], system: str, t
 
 def _joined(tokenizer: ControlTokenizer, parts: Sequence[str], system: str) -> list[str | int]:
     """Return the ids of control tokens and the texts between them. Whatever the system message spells is text."""
+    return _merged([item for part in parts for item in ([system] if part == _SYSTEM else tokenizer.cut_control(part))])
+
+
+def _merged(items: Sequence[str | int]) -> list[str | int]:
+    """Join the texts that touch each other, because merges may cross their borders."""
     found: list[str | int] = []
-    for part in parts:
-        for item in [system] if part == _SYSTEM else tokenizer.cut_control(part):
-            if isinstance(item, str) and found and isinstance(found[-1], str):
-                found[-1] += item
-            else:
-                found.append(item)
+    for item in items:
+        if isinstance(item, str) and found and isinstance(found[-1], str):
+            found[-1] += item
+        else:
+            found.append(item)
     return found
 
 

@@ -23,10 +23,12 @@ from masksearch_jax.model import config as model_config
 from masksearch_jax.model.policy import Policy
 from masksearch_jax.model.published import export, families, gguf, load, peft
 from masksearch_jax.runtime import mesh as mesh_lib
+from masksearch_jax.runtime import settings_history
 from masksearch_jax.runtime.checkpoints import Checkpointer
 from masksearch_jax.runtime.json_files import read_json_object, write_json
 from masksearch_jax.text import added_tags, tokenizer
 from masksearch_jax.text.published_tokenizer import PublishedTokenizer
+from masksearch_jax.workflows import model_card
 
 
 def from_published(source: Path, target: Path, param_dtype: str = "float32") -> None:
@@ -71,6 +73,8 @@ def to_published(
 ) -> None:
     """Write the parameters of a stage as a published folder; for the other arguments see `export.save_pretrained`.
 
+    like: by default the published folder that the stage started from. A card says what the folder holds
+    (workflows/model_card.py).
     Adapters are written as a PEFT folder or, with `merge`, added into their base. base: the published folder of that
     base, by default the one that training read. Raises ValueError if its weights are not those that the adapters were
     trained on.
@@ -82,6 +86,9 @@ def to_published(
     cfg = model_config.from_config(read_json_object(path, "copy the folder of the stage again", ("model",))["model"])
     if like is None and (source / "hf" / "config.json").exists():
         like = source / "hf"
+    started = settings_history.last_settings(source).get("pretrained", "")
+    if like is None and started and (Path(started) / "config.json").exists():
+        like = Path(started)
     policy = Policy(cfg, mesh_lib.make_mesh())
     checkpoints = Checkpointer(source / "checkpoints", read_only=True)
     state, meta, _ = checkpoints.restore(step, {"params": policy.abstract_trainable}, partial=True)
@@ -91,6 +98,7 @@ def to_published(
         base = base or meta["base"]["pretrained"]
         if not merge:
             peft.save(target, cfg, params["adapters"], base, dtype)
+            model_card.write(target, source, meta["step"], base)
             return
         params = lora.merged(cfg, policy.merge(params, _base(source, policy, meta, base)))
         like = like or (Path(base) if base else None)
@@ -100,6 +108,7 @@ def to_published(
         target, cfg.merged, params, like=like, dtype=dtype, shard_bytes=shard_bytes,
         tokenizer=trained_with if added else None,
     )  # fmt: skip
+    model_card.write(target, source, meta["step"])
 
 
 def _added_tags(trained_with: Path, like: Path) -> bool:

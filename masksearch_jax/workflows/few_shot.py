@@ -101,24 +101,45 @@ def _worked(task: records.Task, one: records.Demonstration, tokenizer: Tokenizer
 class Wording:
     """The chat template and instructions that prepare put around the texts of tasks."""
 
+    FILE = "annotated/tasks.json"  # of W/data
+
     tokenizer: Tokenizer
     template: ChatTemplate
     instruction: str
     question_instruction: str
     place: str
+    chat_variables: JsonObject
 
     @classmethod
     def load(cls, data: Path, tokenizer: Tokenizer) -> "Wording":
         """Read the wording from W/data. Raises FileNotFoundError or ValueError that names the file."""
-        path = data / "annotated" / "tasks.json"
-        made: JsonObject = json_files.read_json_object(path, "prepare the data again", required=("instruction",))
+        return cls.of(cls.read(data), tokenizer)
+
+    @classmethod
+    def read(cls, data: Path) -> JsonObject:
+        """Return what W/data says about its wording. Raises as `load`."""
+        return json_files.read_json_object(data / cls.FILE, "prepare the data again", required=("instruction",))
+
+    @classmethod
+    def of(cls, made: JsonObject, tokenizer: Tokenizer) -> "Wording":
+        """Return the wording that `read` has read, for the tokenizer of the prompts."""
+        variables = made.get("chat_variables", {})
         return cls(
             tokenizer,
-            open_chat_template(tokenizer, made.get("chat", ""), made.get("system", ""), made.get("chat_variables", {})),
+            open_chat_template(tokenizer, made.get("chat", ""), made.get("system", ""), variables),
             made["instruction"],
             made.get("question_instruction", ""),
             made.get("instruction_place", "after"),
+            variables,
         )
+
+    def prompt_of(self, text: str) -> list[int]:
+        """Return the prompt ids of a masked passage, if the text has a mask, or else of a question."""
+        if tags.MASK not in text:
+            return self.question_prompt(tags.neutralise(text))
+        body = tags.neutralise_all_but_masks(text)
+        said = prompt.placed(body, clues.filled_in(self.instruction, body), self.place)
+        return self.template.encode(self.tokenizer, said)
 
     def question_prompt(self, question: str) -> list[int]:
         """Return the prompt ids of a question whose tags are neutralised, as the SeqIO task writes them."""

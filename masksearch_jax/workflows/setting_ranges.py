@@ -248,17 +248,25 @@ _TRAIN = {
     **{f"llm.{name}": rule for name, rule in _LLM.items()},
     **{f"prepare.{name}": rule for name, rule in _PREPARE.items()},
 }  # fmt: skip
-_SERVE = {
+_HTTP = {
+    "host": text(), "port": whole(0, 65535), "connections": whole(1), "read_s": _SECONDS, "idle_s": _SECONDS,
+    "drain_s": number(), "idle_per_address": whole(1), "slow_per_address": whole(1),
+}  # fmt: skip
+_SERVE_SEARCH = {
     "indices": Rule("a tuple of names of W/data/index, one or more",
                     lambda value: texts().admits(value) and bool(value)),
-    "host": text(), "port": whole(0, 65535), "k": whole(1),
-    "threads": whole(1), "batch": whole(1), "wait_ms": number(), "limits.query_chars": whole(16),
-    "limits.body_bytes": whole(1024), "limits.*": whole(1), "pending": whole(1), "connections": whole(1),
-    "read_s": _SECONDS, "idle_s": _SECONDS, "drain_s": number(),
-    "idle_per_address": whole(1), "slow_per_address": whole(1),
+    "k": whole(1), "threads": whole(1), "batch": whole(1), "wait_ms": number(), "limits.query_chars": whole(16),
+    "limits.body_bytes": whole(1024), "limits.*": whole(1), "pending": whole(1), **_HTTP,
+}  # fmt: skip
+_SERVE = {
+    "name": text(), "index": one_of(*INDICES, "fresh"), "search_url": text(), "slots": whole(1), "steps": whole(1),
+    "total_tokens": Rule("a whole number of at least 2, or 0 for those of an episode",
+                         lambda value: whole(0).admits(value) and value != 1),
+    "pending": whole(1), "dtype": one_of("", *model_config.DTYPES), "warm_up": flag(), "mesh.*": _MESH,
+    "mesh.dcn_data": whole(1), "body_bytes": whole(1024), **_HTTP,
 }  # fmt: skip
 # Kind of config -> {name: rule}. An exact name wins over one with '*', and a longer section over a shorter one.
-RANGES = {"train": _TRAIN, "prepare": _PREPARE, "serve_search": _SERVE}
+RANGES = {"train": _TRAIN, "prepare": _PREPARE, "serve_search": _SERVE_SEARCH, "serve": _SERVE}
 # These settings are checked together where they are read (workflows/grid.py).
 READ_AS_A_WHOLE = ("grid.methods", "grid.groups", "stages.")
 

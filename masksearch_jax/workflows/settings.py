@@ -29,7 +29,7 @@ OF_SFT = frozenset({"one_search", "sft", "sft_more"})  # policies that need SFT
 def validate_settings(cfg: ConfigDict, kind: str = "train") -> None:
     """Check all settings of a config. Raises ValueError that names every setting that cannot work.
 
-    kind: 'train' for configs that start from configs/common.py, 'prepare', or 'serve_search'.
+    kind: 'train' for configs that start from configs/common.py, 'prepare', 'serve_search', or 'serve'.
     """
     ranges, problems = setting_ranges.RANGES[kind], Problems()
     for name, value in leaves(cfg):

@@ -21,7 +21,8 @@ from masksearch_jax.workflows.settings import validate_settings
 ROOT = doc_pages.ROOT
 PAGES = doc_pages.pages()
 LANGUAGES = {"bash", "python", "text", "diff"}
-KINDS = {"prepare": "prepare", "serve_search": "serve_search"}  # of settings, by command; else 'train'
+# Kind of settings, by command; else 'train'.
+KINDS = {"prepare": "prepare", "serve_search": "serve_search", "serve": "serve"}
 _COMMAND = re.compile(r"(?:[A-Z_]+=\S+ )*(?:\S*/)?(?:python\d?(?= -m| launch/)|bash(?= launch/)) ")
 _PLACEHOLDER = re.compile(r"[A-Z][A-Z_]*|\.\.")
 

@@ -9,7 +9,7 @@ from test_configs import PAGES, load
 from masksearch_jax.workflows import training
 from masksearch_jax.workflows.settings import leaves, validate_settings, validate_shapes
 
-KIND = {"prepare": "prepare", "serve_search": "serve_search"}
+KIND = {"prepare": "prepare", "serve_search": "serve_search", "serve": "serve"}
 BAD_ITEMS = ((), ("no such thing",), (-5,), (math.nan,), (True,), 3)
 # Any string may name a file, a folder, a server or a prompt: it is looked for where it is opened.
 ANY_STRING = {
@@ -18,7 +18,7 @@ ANY_STRING = {
     "prepare.tasks.instruction", "prepare.tasks.question_instruction", "prepare.tasks.system", "prepare.questions",
     "prepare.newer_dump", "prepare.search_only", "prepare.beam.index", "prepare.beam.folder",
     "prepare.retrieval.encoder_dir", "host", "prepare.corpus.title", "prepare.corpus.text", "benchmarks.custom",
-    "wandb.project", "wandb.name",
+    "wandb.project", "wandb.name", "name", "search_url",
 }  # fmt: skip
 
 
