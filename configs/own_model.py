@@ -77,15 +77,15 @@ def _episodes(config: ConfigDict) -> None:
 
 def _training(config: ConfigDict) -> None:
     config.synthesize.update({"wording": "cloze", "retry": 1.0, "association_tasks": 0, "probe_tasks": 200})
-    config.synthesize.styles.update({"title": 0.9, "passage": 0.1, "associated": 0.0})
+    config.synthesize.styles.update({"title": 0.9, "clue": 0.1, "passage": 0.0, "associated": 0.0})
     config.synthesize.examples.update({"ramp_1": 1500, "ramp_2": 400, "ramp_3": 100, "ramp_4": 50})
     config.sft.update({
-        # A demonstration has 400 to 500 tokens, so a row holds two.
-        "steps": 180, "rows": 2, "row_length": 1024, "augment": False, "eval_every": 0, "log_every": 1,
-        "checkpoint_every": 15,
+        # A demonstration has 400 to 700 tokens, so a row holds two or three.
+        "steps": 120, "rows": 2, "row_length": 1536, "augment": False, "eval_every": 0, "log_every": 1,
+        "checkpoint_every": 10,
         "curriculum": ((None, (("ramp_1", 0.7), ("ramp_2", 0.2), ("ramp_3", 0.07), ("ramp_4", 0.03))),),
     })  # fmt: skip
-    config.sft.optimizer.update({"warmup": 10, "total_steps": 180, "weight_decay": 0.01})
+    config.sft.optimizer.update({"warmup": 10, "total_steps": 120, "weight_decay": 0.01})
     config.dapo.update({
         "iterations": 16, "prompts": 8, "group_size": 8, "groups": 8, "max_generations": 1, "minibatches": 2,
         # In the groups of tasks whose answer a search does not find all rewards are mostly equal.
