@@ -302,7 +302,9 @@ def print_optimizer(cfg: ConfigDict, stage: str) -> None:
     if cfg.pretrained:
         chosen = cfg[stage].optimizer
         trained = f"adapters of rank {cfg.lora.rank}" if cfg.lora.rank else "all weights"
-        _print_message(f"{stage}: {chosen.kind} at a learning rate of {chosen.learning_rate:g}, {trained} of {cfg.pretrained}")
+        _print_message(
+            f"{stage}: {chosen.kind} at a learning rate of {chosen.learning_rate:g}, {trained} of {cfg.pretrained}"
+        )
 
 
 def _print_message(text: str) -> None:
