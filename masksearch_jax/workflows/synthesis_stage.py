@@ -276,8 +276,7 @@ def _run_rules(cfg: ConfigDict, workdir: Path, searcher: interface.Searcher) -> 
     for name, count in wanted.examples.items():
         made: JsonObject = {}
         if count:
-            # If the first task gives nothing, so do the others, and the run ends.
-            skip = cfg.empty_tasks == "skip" and any(one.get("written") for one in manifest["tasks"].values())
+            skip = cfg.empty_tasks == "skip"
             made = _write_task(workdir, name, count, searcher, tokenizer, associations, teacher, skip)
         # Measure how often search can find the answer at all, also for tasks that get no demonstrations.
         if records.masks_of(name) and (probe := _first(_tasks(workdir, name), wanted.probe_tasks)):
@@ -287,6 +286,12 @@ def _run_rules(cfg: ConfigDict, workdir: Path, searcher: interface.Searcher) -> 
                 style: {"found": hits, "masks": masks, "rate": hits / masks} for style, (hits, masks) in found.items()
             }
         manifest["tasks"][name] = made
+    if any(wanted.examples.values()) and not any(one.get("written") for one in manifest["tasks"].values()):
+        outcomes = {name: one["outcomes"] for name, one in manifest["tasks"].items() if "outcomes" in one}
+        raise ValueError(
+            f"no trajectory of any task was accepted ({outcomes}): the index hardly states a fact twice; raise "
+            f"search.hits (now {teacher.hits}) or episode.turn_tokens, or prepare a larger corpus"
+        )
     return _finish(manifest, target, started)
 
 

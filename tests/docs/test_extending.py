@@ -48,7 +48,7 @@ def names(tmp_path, monkeypatch, capsys):
 
 def test_corpus_questions_and_model(names):
     assert "Tolmar 13 words" in names["printed"] and "2 layers of 32 with 2 heads, 64 tokens" in names["printed"]
-    assert "19,040 parameters" in names["printed"]
+    assert "20,640 parameters" in names["printed"]
     assert "row-0 ['Tolmar'] ['Karn Velith']\nrow-1 ['Brad', 'the Brad', 'river Brad'] []" in names["printed"]
     assert "[0.0, 1.0]" in names["printed"]
 

@@ -66,7 +66,7 @@ def test_nothing_left_is_an_error(asking, workdir, tmp_path):
 
 
 def test_by_default_a_missing_task_is_an_error(asking, workdir):
-    asking.empty_tasks = "refuse"
+    asking.empty_tasks, asking.synthesize.examples.qa = "refuse", 0
     training.ensure_data(asking, workdir)
     with pytest.raises(ValueError, match=r"holds no training task of ramp_3, of which synthesize.examples asks for 5"):
         training.ensure_demonstrations(RunContext(asking, workdir))
