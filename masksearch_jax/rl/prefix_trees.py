@@ -26,7 +26,7 @@ def assign_rows(
 
     sequences: 'ids' and 'mask' of each. groups: the group of each. A row has room for `row_length` tokens of its tree
     and for as many entries. The sequences of a group stay together where their tree fits a row. Where it does not, the
-    group is cut between sequences that share least with what stands before them in the row. Trees are assigned largest
+    group is cut, in the order of the ids, before each sequence that does not fit any more. Trees are assigned largest
     first, each to the first row with room; what all sequences of a row begin with then stands once too.
     The result depends on the arguments alone. Raises ValueError for a sequence that is empty or fits no row.
     """

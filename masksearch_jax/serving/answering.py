@@ -76,20 +76,21 @@ async def until_gone(receive: Receive, work: Coroutine[None, None, _T]) -> _T:
 
 
 def refusal(error: Exception) -> Response:
-    """Return the reply to a request that failed. Faults of the server itself are also printed."""
+    """Return the reply to a request that failed."""
     if isinstance(error, ClientDisconnect):
         return Response(status_code=_GONE)
     if isinstance(error, RequestError):
         return json_response(error.status, _message(error))
     if isinstance(error, BusyError):
         return json_response(503, _message(error), _LATER)
-    print(f"serve: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
     return json_response(500, _message(error))
 
 
 def _message(error: Exception) -> JsonObject:
+    """Return the reply's JSON. A fault of the server itself is also printed."""
     if isinstance(error, RequestError):
         return reply_forms.error(str(error), param=error.param, code=error.code)
     if isinstance(error, BusyError):
         return reply_forms.error(str(error), "server_error")
+    print(f"serve: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
     return reply_forms.error(f"the server failed at this request: {type(error).__name__}", "server_error")

@@ -172,7 +172,8 @@ class ServingEngine:
         )
         self._sampling = sampling_programs.SamplingPrograms(model_cfg, mesh, settings.slots, settings.steps, table)
         with jax.set_mesh(mesh):
-            self._params, self._cache = self._programs.prepare(params), self._programs.new_cache()
+            self._params = self._programs.prepare(params)
+            self._cache: kv.Cache | None = self._programs.new_cache()  # None after a failure, until it is needed
         self.stats: collections.Counter[str] = collections.Counter()
         self._commands: queue.SimpleQueue[_Command] = queue.SimpleQueue()
         self._waiting: collections.deque[Session] = collections.deque()
@@ -296,13 +297,16 @@ class ServingEngine:
         self._free.append(slot)
 
     def _fail(self, error: Exception) -> None:
-        """Tell every session in a slot, and begin with an empty cache: the old one may be donated, or not finite."""
+        """Tell every session in a slot, and drop the cache, which may be donated, or not finite.
+
+        The next session makes a new one, once the memory of the old one is free, and hears if that fails too.
+        """
         self.stats["failures"] += 1
         for slot, session in list(self._slots.items()):
             session.deliver(error)
             self._state[slot, BUDGET] = 0
         self._queued.clear()
-        self._cache = self._programs.new_cache()
+        self._cache = None
 
     def _admit(self) -> None:
         """Give free slots to sessions that wait, as many as one prefill holds. Equal prompts are prefilled once."""
@@ -360,7 +364,7 @@ class ServingEngine:
             slots, sources = np.full(rows, self.settings.slots, np.int32), np.zeros(rows, np.int32)
             if chosen := pairs[part]:
                 slots[: len(chosen)], sources[: len(chosen)] = np.array(chosen, np.int32).T
-            self._cache = self._programs.insert(self._cache, prefix, self._whole(slots), self._whole(sources))
+            self._cache = self._programs.insert(self._some_cache(), prefix, self._whole(slots), self._whole(sources))
 
     def _begin_turn(self, slot: int, newest: int, budget: int) -> None:
         self._state[slot, TOKEN], self._state[slot, BUDGET] = newest, budget
@@ -423,7 +427,13 @@ class ServingEngine:
 
     def _reach(self, tokens: int) -> tuple[kv.Cache, kv.Cache]:
         """Return the cache split in two parts; a context of `tokens` fits the first part."""
-        return kv.split(self._cache, bucketing.bucket_for(self._contexts, tokens))
+        return kv.split(self._some_cache(), bucketing.bucket_for(self._contexts, tokens))
+
+    def _some_cache(self) -> kv.Cache:
+        """Return the cache, an empty one after a failure."""
+        if self._cache is None:
+            self._cache = self._programs.new_cache()
+        return self._cache
 
     def _whole(self, array: np.ndarray) -> np.ndarray | np.bool_ | jax.Array:
         return self._sharding.whole(array)

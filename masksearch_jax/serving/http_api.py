@@ -59,12 +59,13 @@ class Served:
 
 @dataclasses.dataclass
 class _Choice:
-    """A choice as far as it has arrived."""
+    """A choice as far as it has arrived. characters: of the tokens whose log-probs were sent."""
 
     text: str = ""
     prompt: list[Token] = dataclasses.field(default_factory=list)
     tokens: list[Token] = dataclasses.field(default_factory=list)
     finish: str = ""
+    characters: int = 0
 
     def add(self, part: Part) -> None:
         self.text += part.text
@@ -146,15 +147,21 @@ class _Api:
     async def _complete(
         self, request: Request, wishes: Wishes, prompts: list[list[int]], param: str, echo: bool
     ) -> Response:
-        """Complete prompts. param: the field that holds them, 'messages' for a chat."""
-        chat, seed = param == "messages", _seed(wishes)
+        """Complete prompts. param: the field that holds them, 'messages' for a chat.
+
+        Raises RequestError for a prompt that is too long, and for more replies than may wait.
+        """
+        chat, seed, count = param == "messages", _seed(wishes), len(prompts) * wishes.choices
+        if count > (pending := self._served.engine.settings.pending):
+            raise RequestError(f"n: {count} replies in one request; this server takes up to {pending}", "n")
         temperature = 1.0 if wishes.temperature is None else wishes.temperature
         plans = [
             Plan(
-                prompt, self._budget(prompt, wishes, param), Sampling(temperature, wishes.top_p, seed, number),
+                prompt, self._budget(prompt, wishes, param),
+                Sampling(temperature, wishes.top_p, seed, place * wishes.choices + number),
                 wishes.stop, wishes.alternatives or 0, echo, echo and wishes.alternatives is not None,
             )
-            for prompt in prompts
+            for place, prompt in enumerate(prompts)
             for number in range(wishes.choices)
         ]  # fmt: skip
         form, choices = Form.new(chat, self._served.name), [_Choice() for _ in plans]
@@ -184,9 +191,10 @@ class _Api:
             async with contextlib.aclosing(parts):
                 async for part in parts:
                     choice = choices[part.index]
-                    first, offset = not choice.text and not choice.tokens, len(choice.text)
+                    first, new = not choice.text and not choice.tokens, [*part.prompt, *part.tokens]
                     choice.add(part)
-                    found = logprobs([*part.prompt, *part.tokens], offset)
+                    found = logprobs(new, choice.characters)
+                    choice.characters += sum(len(self._vocabulary.text_of(token.id)) for token in new)
                     yield form.chunk([form.piece(part.index, part.text, found, part.finish or None, first)])
             if wishes.usage:
                 yield form.chunk([], counts())
@@ -252,10 +260,13 @@ class _Api:
         async def events() -> AsyncGenerator[JsonObject, None]:
             task = asyncio.create_task(loop())
             try:
-                yield form.chunk([form.piece(0, "", None, None, True)])
-                while (turn := await turns.get()) is not None:
+                turn = await turns.get()
+                if turn is not None:  # else it failed, and the error is a reply of its own
+                    yield form.chunk([form.piece(0, "", None, None, True)])
+                while turn is not None:
                     told = {EXTENSION: {"turn": reply_forms.turn_json(turn)}}
                     yield form.chunk([form.piece(0, None, None, None, False)], **told)
+                    turn = await turns.get()
                 reply = await task
                 yield form.chunk([form.piece(0, reply.answer, None, None, False)])
                 told = {EXTENSION: reply_forms.extension(reply)}

@@ -5,6 +5,7 @@ with its turns, its sources and why it ended.
 """
 
 import dataclasses
+import itertools
 import time
 import uuid
 from collections.abc import Sequence
@@ -80,12 +81,12 @@ def chat_logprobs(tokens: Sequence[Token], vocabulary: Vocabulary) -> JsonObject
 
 
 def completion_logprobs(tokens: Sequence[Token], vocabulary: Vocabulary, offset: int) -> JsonObject:
-    """Return the log-probs of tokens in the form of completions. offset: characters of the reply before them.
+    """Return the log-probs of tokens in the form of completions.
 
-    Among alternatives of equal text the likeliest is kept.
+    offset: characters of the choice's tokens before them. Among alternatives of equal text the likeliest is kept.
     """
     texts = [vocabulary.text_of(token.id) for token in tokens]
-    offsets = [offset + sum(map(len, texts[:place])) for place in range(len(texts))]
+    offsets = list(itertools.accumulate(map(len, texts), initial=offset))[:-1]
     top: list[JsonObject | None] = []
     for token in tokens:
         best: JsonObject = {}

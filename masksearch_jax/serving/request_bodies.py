@@ -5,7 +5,6 @@ A field that asks for something that this server does not do is refused unless i
 """
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping
 
 from masksearch_jax.runtime.types import Json, JsonObject
@@ -124,7 +123,7 @@ def _wishes(given: Mapping[str, Json], alternatives: int | None, least: int = 1)
     return Wishes(
         model=model,
         max_tokens=_whole(given, "max_tokens", least, _LARGEST),
-        temperature=_number(given, "temperature", lambda value: 0 <= value <= 100, "a number of at least 0"),
+        temperature=_number(given, "temperature", lambda value: 0 <= value <= 100, "a number from 0 to 100"),
         top_p=1.0 if top_p is None else top_p,
         seed=_whole(given, "seed", -_LARGEST, _LARGEST),
         stop=_stops(given.get("stop")),
@@ -201,8 +200,8 @@ def _number(given: Mapping[str, Json], name: str, admits: Callable[[float], bool
     value = given.get(name)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or not admits(value):
-        raise _wrong(name, value, says)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not admits(value):
+        raise _wrong(name, value, says)  # no range admits what is not finite
     return float(value)
 
 

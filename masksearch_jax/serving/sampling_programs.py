@@ -30,6 +30,7 @@ TEMPERATURE, TOP_P = range(2)  # columns of the settings of each slot, float32 [
 ALTERNATIVES = 20  # the most tokens that are reported in place of one
 _CHUNK = 64  # positions of a prompt whose logits exist at a time
 _WHOLE = device_programs.Sampling()
+_COLDEST = 1e-5  # logits divided by less would not be finite; at this temperature a draw is greedy but for ties
 
 
 class SamplingPrograms:
@@ -135,7 +136,7 @@ def _choose(logits: jax.Array, uniform: jax.Array, settings: jax.Array) -> jax.A
     greedy = jnp.argmax(logits, axis=-1).astype(jnp.int32)
 
     def sample() -> jax.Array:
-        scaled = logits / jnp.where(temperature > 0, temperature, 1.0)[:, None]
+        scaled = logits / jnp.where(temperature > 0, jnp.maximum(temperature, _COLDEST), 1.0)[:, None]
         kept = jax.lax.cond((top_p < 1).any(), lambda: _nucleus(scaled, top_p), lambda: scaled)
         drawn, _ = device_programs.draw(kept, uniform, _WHOLE, jnp.bool_(False))
         return jnp.where(temperature > 0, drawn, greedy)
@@ -147,11 +148,11 @@ def _choose(logits: jax.Array, uniform: jax.Array, settings: jax.Array) -> jax.A
 def _nucleus(logits: jax.Array, top_p: jax.Array) -> jax.Array:
     """Return logits [B, V] with -inf for tokens outside of the likeliest that hold `top_p` [B] of the probability.
 
-    Tokens that tie with the last one kept are kept, as in rollouts.
+    Tokens that tie with the last one kept are kept, as in rollouts. The likeliest one is kept in any case.
     """
     ranked = -jnp.sort(-logits, axis=-1)
     weights = jax.nn.softmax(ranked, axis=-1)
-    kept = jnp.cumsum(weights, axis=-1) - weights < top_p[:, None]
+    kept = (jnp.cumsum(weights, axis=-1) - weights < top_p[:, None]).at[:, 0].set(True)
     least = jnp.where(kept, ranked, jnp.inf).min(axis=-1, keepdims=True)
     return jnp.where(logits >= least, logits, -jnp.inf)
 

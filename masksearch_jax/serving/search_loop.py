@@ -50,7 +50,7 @@ class AgentReply:
         """The passages that were shown, each once, in the order in which they were found."""
         found: dict[tuple[int, str, str], interface.Hit] = {}
         for one in self.turns:
-            for hit in one.hits:
+            for hit in one.hits if one.turn.observation else ():  # the last observation may not have fitted
                 found.setdefault((hit.passage_id, hit.title, hit.text), hit)
         return list(found.values())
 

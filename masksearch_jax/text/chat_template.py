@@ -194,7 +194,9 @@ def encode_conversation(
     written, *pieces = marked.split(_USER)
     items: list[str | int] = [*tokenizer.cut_control(written)]
     for piece in pieces:
-        number, between = ord(piece[0]) - _FIRST_MARK, piece[1:]
+        number, between = ord(piece[:1] or "\0") - _FIRST_MARK, piece[1:]
+        if not 0 <= number < len(messages):
+            raise ValueError(f"{source.where}: the chat template cuts or changes a message")
         role, said = messages[number]
         text = next((one for one in _forms(role, said) if shown.startswith(one + between, len(written))), None)
         if text is None:

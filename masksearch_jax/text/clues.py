@@ -31,7 +31,8 @@ def clues(masked: str) -> list[str]:
 def query(masked: str, index: int) -> str:
     """Return the clue of mask `index` (from 0) without the mask, as a query for what its sentence says."""
     parts = masked.split(tags.MASK)
-    return f"{_last(parts[index], BEFORE)}{_first(parts[index + 1], AFTER)}".strip(REST)
+    before, after = (tags.neutralise(part) for part in parts[index : index + 2])
+    return f"{_last(before, BEFORE)}{_first(after, AFTER)}".strip(REST)
 
 
 def filled_in(instruction: str, masked: str) -> str:

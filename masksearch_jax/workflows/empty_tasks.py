@@ -25,13 +25,14 @@ def leave_out(cfg: ConfigDict, workdir: Path) -> None:
     """
     if cfg.empty_tasks != "skip" or not (workdir / "data" / "tasks").is_dir():
         return
+    asked = any(cfg.evaluate.episodes.values())  # else benchmarks alone are scored, or nothing is
     found = {split: _held(workdir, split) for split in ("train", "validation", cfg.evaluate.split)}
     left_out: list[str] = []
     for section, split in ((cfg.synthesize.examples, "train"), (cfg.evaluate.episodes, cfg.evaluate.split)):
         empty = [name for name, count in section.items() if count and not found[split](name)]
         section.update(dict.fromkeys(empty, 0))
         left_out += [f"{name} of the split {split}" for name in empty]
-    if not any(cfg.evaluate.episodes.values()):
+    if asked and not any(cfg.evaluate.episodes.values()) and not cfg.benchmarks.custom:
         raise ValueError(f"evaluate.episodes: {workdir / 'data'} holds nothing of the split {cfg.evaluate.split!r}")
     kept = tuple(name for name in cfg.validation_tasks if found["validation"](name))
     left_out += [f"{name} of the split validation" for name in cfg.validation_tasks if name not in kept]

@@ -9,7 +9,9 @@ from pathlib import Path
 from masksearch_jax.runtime import json_files, settings_history
 from masksearch_jax.runtime.types import Json, JsonObject
 from masksearch_jax.text import chat_template
+from masksearch_jax.text.tool_names import VISIT
 from masksearch_jax.workflows.few_shot import Wording
+from masksearch_jax.workflows.tools import ARTICLE
 
 CARD, FACTS = "README.md", "masksearch.json"
 _WORDING = ("chat", "system", "chat_variables", "instruction", "question_instruction", "instruction_place")
@@ -24,15 +26,17 @@ def write(target: Path, stage: Path, step: int, adapters_of: str = "") -> None:
     ValueError that names a file of the run which is damaged.
     """
     run, recorded = stage.parent, settings_history.last_settings(stage)
-    wording = _wording(run / "data")
+    wording, tools = _wording(run / "data"), recorded.get("tools", {})
+    own = _own_tools(tools)
     facts: JsonObject = {
         "stage": stage.name,
         "step": step,
         "settings": {
             "episode": recorded.get("episode", {}),
             "search": {"hits": recorded["search"]["hits"]} if "search" in recorded else {},
-            "tools": recorded.get("tools", {}),
+            "tools": {name: tools[name] for name in ("visit", "snippet_words") if name in tools and name not in own},
         },
+        "own_tools": own,
         "wording": wording,
         "data": _data(run / "data"),
         "scores": _scores(run / "evaluate"),
@@ -42,6 +46,12 @@ def write(target: Path, stage: Path, step: int, adapters_of: str = "") -> None:
         (target / chat_template.FILE).write_bytes(template.read_bytes())
     json_files.write_json(target / FACTS, facts)
     (target / CARD).write_text(_card(target.name, facts, recorded, adapters_of), encoding="utf-8")
+
+
+def _own_tools(tools: JsonObject) -> list[str]:
+    """Return the names of the tools that only this machine has, beside the search, for which any other stands in."""
+    visit = [VISIT] if tools.get("visit", "") not in ("", ARTICLE) else []
+    return visit + [entry.partition("=")[0] for entry in tools.get("more", ())]
 
 
 def _wording(data: Path) -> JsonObject | None:
@@ -106,6 +116,16 @@ print(reply.choices[0].message.content, reply.masksearch)
 Any other library loads the folder as a language model; it has to stop at `</search>`, search, and go on.
 """
 
+_CALLS_OF_ADAPTERS = """## How to call
+
+The `peft` library loads the adapters onto their base; the model has to stop at `</search>`, search, and go on. The
+commands of masksearch_jax that run the search loop (`ask`, `serve`) take a whole model: export it where it was trained,
+
+```bash
+python -m masksearch_jax.convert --from=W/{stage} --to=FOLDER --merge
+```
+"""
+
 
 def _card(name: str, facts: JsonObject, recorded: JsonObject, adapters_of: str) -> str:
     kind = [
@@ -118,11 +138,21 @@ def _card(name: str, facts: JsonObject, recorded: JsonObject, adapters_of: str) 
     ]
     origin = f"Stage: `{facts['stage']}`, checkpoint {facts['step']}."
     if recorded.get("pretrained"):
-        origin += f" Started from `{Path(recorded['pretrained']).name}`."
+        origin += f" Started from `{_model_name(recorded['pretrained'])}`."
     if adapters_of:
-        origin += f" This folder holds adapters; their base is `{Path(adapters_of).name}`."
+        origin += f" This folder holds adapters; their base is `{_model_name(adapters_of)}`."
     parts = [*kind, f"# {name}", "", _INTRODUCTION, origin, "", *_about_data(facts["data"]), *_about_scores(facts)]
-    return "\n".join([*parts, *_about_prompts(facts), _CALLS.format(name=name)])
+    calls = _CALLS_OF_ADAPTERS.format(stage=facts["stage"]) if adapters_of else _CALLS.format(name=name)
+    return "\n".join([*parts, *_about_prompts(facts), calls])
+
+
+def _model_name(folder: str) -> str:
+    """Return ORG/NAME@COMMIT of a folder in the cache of the Hugging Face Hub, and the name of any other folder."""
+    path = Path(folder)
+    kind, _, name = path.parent.parent.name.partition("--")
+    if kind == "models" and path.parent.name == "snapshots":
+        return f"{name.replace('--', '/')}@{path.name}"
+    return path.name
 
 
 def _about_data(data: JsonObject) -> list[str]:

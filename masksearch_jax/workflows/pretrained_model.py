@@ -115,8 +115,12 @@ def _fit_adapters(cfg: ConfigDict, model: ModelConfig) -> None:
     """Train all weights of a model that is no larger than `adapters_above`, and adapters of a larger one."""
     if not (cfg.lora.rank and cfg.adapters_above):
         return
-    if load.count_parameters(model) <= cfg.adapters_above:
+    if (size := load.count_parameters(model)) <= cfg.adapters_above:
         cfg.lora.rank = 0
+        _tell(
+            f"all weights are trained: the model has {size:,}, and adapters are for more than adapters_above="
+            f"{cfg.adapters_above:,}; --config.adapters_above=0 trains adapters"
+        )
         return
     for stage, rate in _ADAPTER_RATES.items():
         if stage in cfg:

@@ -2,8 +2,9 @@
 
 Enters: the folder, and for a search loop the run whose data it searches. Leaves: weights for sampling, the tokenizer,
 how messages and questions become prompts, and the tools. What a policy was trained with decides: a stage's history has
-its settings, and W/data its wording. An exported folder has both in `masksearch.json` (workflows/model_card.py). For
-any other published folder they are the defaults and the wording of the data that is searched.
+its settings, and W/data its wording. An exported folder has both in `masksearch.json` (workflows/model_card.py). It may
+be a stranger's, so nothing in it names a program, a file or a server. For any other published folder they are the
+defaults and the wording of the data that is searched.
 """
 
 import dataclasses
@@ -25,9 +26,11 @@ from masksearch_jax.serving.search_loop import AgentSettings
 from masksearch_jax.text import chat_template
 from masksearch_jax.text.tokenizer_protocol import Tokenizer
 from masksearch_jax.text.tool_names import tool_names
-from masksearch_jax.workflows import llm_connection, model_card
+from masksearch_jax.workflows import llm_connection, model_card, setting_ranges
 from masksearch_jax.workflows.context import RunContext
 from masksearch_jax.workflows.few_shot import Wording
+from masksearch_jax.workflows.setting_rules import one_of
+from masksearch_jax.workflows.tools import ARTICLE
 
 SECTIONS = (
     "seed",
@@ -38,6 +41,10 @@ SECTIONS = (
     "tools",
     "episode",
 )  # that decide what a policy is and does
+# Settings that an exported folder may decide, besides those of `episode`.
+_FROM_EXPORTS = ("search.hits", "tools.visit", "tools.snippet_words")
+_TRAIN_RANGES = setting_ranges.RANGES["train"]
+_AGAIN = "export the policy again"
 _PUBLISHED_TOKENS = 2048  # of prompt and reply, at most, for a model that says nothing about episodes
 
 
@@ -46,7 +53,7 @@ class ServedPolicy:
     """A policy with its weights in the DECODE layout.
 
     settings: those of common.py, as the policy was trained; trained: whether they are its own. wording: None if nothing
-    says how its prompts were written.
+    says how its prompts were written. own_tools: tools that it calls and that an export does not hold.
     """
 
     folder: Path
@@ -56,6 +63,7 @@ class ServedPolicy:
     settings: ConfigDict
     trained: bool
     wording: Wording | None
+    own_tools: tuple[str, ...] = ()
 
     def engine(self, slots: int, steps: int, total_tokens: int = 0, pending: int = 256) -> ServingEngine:
         """Return an engine of this policy. total_tokens: 0 for as many as an episode has."""
@@ -91,6 +99,11 @@ class ServedPolicy:
         run = workdir or self.folder.parent
         if workdir is None and not _is_stage(self.folder):
             raise ValueError(f"{self.folder} lies in no run; name the run whose data is searched, --workdir=W")
+        if self.own_tools:
+            raise ValueError(
+                f"{self.folder} was trained to call {', '.join(self.own_tools)}, and an export holds no tools; give "
+                "the stage itself on the machine that has them, --policy=W/dapo"
+            )
         cfg = self.settings.copy_and_resolve_references()
         cfg.search.exclusion = "none"  # a question was cut from no passage
         if search_url:
@@ -117,6 +130,7 @@ def open_policy(folder: Path, mesh: jax.sharding.Mesh, workdir: Path | None = No
             f"--policy={folder} has to be the folder of a trained stage, such as runs/dapo/dapo, or a published model's"
         )
     settings, wording_json, trained = _defaults(), None, True
+    own_tools: tuple[str, ...] = ()
     exported = folder / model_card.FACTS
     if _is_stage(folder):
         recorded = settings_history.last_settings(folder)
@@ -125,9 +139,11 @@ def open_policy(folder: Path, mesh: jax.sharding.Mesh, workdir: Path | None = No
         data = folder.parent / "data"
         wording_json = Wording.read(data) if (data / Wording.FILE).exists() else None
     elif exported.exists():
-        facts = json_files.read_json_object(exported, "export the policy again", required=("settings", "wording"))
-        _take(settings, facts["settings"])
-        wording_json = facts["wording"]
+        facts = json_files.read_json_object(exported, _AGAIN, required=("settings", "wording"))
+        _take_exported(settings, facts["settings"], exported)
+        wording_json, own_tools = facts["wording"], tuple(map(str, facts.get("own_tools", ())))
+        if wording_json and not (isinstance(wording_json, dict) and "instruction" in wording_json):
+            raise ValueError(f"{exported}: its wording has no instruction; {_AGAIN}")
     else:
         trained = False
         if workdir is not None and (workdir / "data" / Wording.FILE).exists():
@@ -144,7 +160,7 @@ def open_policy(folder: Path, mesh: jax.sharding.Mesh, workdir: Path | None = No
     if dtype:
         policy = Policy(dataclasses.replace(policy.config, dtype=dtype), policy.mesh)
     wording = Wording.of(wording_json, tokenizer) if wording_json else None
-    return ServedPolicy(folder, policy, policy.decode_copy()(params), tokenizer, settings, trained, wording)
+    return ServedPolicy(folder, policy, policy.decode_copy()(params), tokenizer, settings, trained, wording, own_tools)
 
 
 def _defaults() -> ConfigDict:
@@ -162,6 +178,23 @@ def _take(settings: ConfigDict, recorded: JsonObject) -> None:
     for section in SECTIONS:
         if section in recorded:
             settings[section] = _taken(settings[section], recorded[section])
+
+
+def _take_exported(settings: ConfigDict, said: Json, file: Path) -> None:
+    """Take over the settings that an export may decide. Raises ValueError that names the file and a wrong value."""
+    for name in (*(f"episode.{one}" for one in settings.episode), *_FROM_EXPORTS):
+        section, last = name.split(".")
+        part = said.get(section) if isinstance(said, dict) else None
+        if not isinstance(part, dict) or last not in part:
+            continue
+        value = part[last]
+        rule = one_of("", ARTICLE) if name == "tools.visit" else setting_ranges.rule_of(_TRAIN_RANGES, name)
+        try:
+            assert rule is not None
+            rule.check(name, value)
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}; {_AGAIN}") from None
+        settings[section][last] = value
 
 
 def _taken(own: Setting, recorded: Json) -> Setting:

@@ -15,6 +15,7 @@ import policy_server
 import pytest
 
 from masksearch_jax.model import transformer
+from masksearch_jax.serving.engine import ServingEngine
 from masksearch_jax.text import chat_template
 
 ASKED = [{"role": "user", "content": "Karn was born in"}]
@@ -217,13 +218,28 @@ def test_fifty_clients_at_once(made):
     assert len(set(found)) == 7  # equal prompts got equal replies
 
 
-def test_a_full_server_says_to_come_back(made):
-    _, cfg, params, tokenizer, _ = made
-    engine = policy_server.engine_of(cfg, params, tokenizer, slots=1, pending=1)
-    with policy_server.serving(policy_server.served(engine, tokenizer)) as url:
-        status, said = policy_server.ask(f"{url}/v1/completions", {"prompt": "Karn", "n": 8, "max_tokens": 64})
-        assert status == 503 and said["error"]["type"] == "server_error"
-    engine.close()
+def test_a_full_server_says_to_come_back(made, monkeypatch):
+    monkeypatch.setattr(ServingEngine, "waiting", 64)
+    status, said = policy_server.ask(f"{made[0]}/v1/completions", {"prompt": "Karn", "max_tokens": 4})
+    assert status == 503 and said["error"]["type"] == "server_error"
+
+
+def test_more_replies_than_may_wait_are_refused_at_once(made):
+    status, said = policy_server.ask(f"{made[0]}/v1/completions", {"prompt": ["Karn", "river"], "n": 33})
+    assert status == 400 and said["error"]["message"] == "n: 66 replies in one request; this server takes up to 64"
+
+
+def test_equal_prompts_of_a_request_are_drawn_apart(made):
+    body = {"prompt": ["Karn", "Karn"], "temperature": 1, "seed": 3, "max_tokens": 16}
+    status, reply = policy_server.ask(f"{made[0]}/v1/completions", body)
+    assert status == 200 and len({one["text"] for one in reply["choices"]}) == 2
+
+
+def test_offsets_of_a_stream_are_those_of_a_whole_reply(made, client):
+    asked = {"model": "tiny", "prompt": "Karn in São", "temperature": 1, "seed": 5, "max_tokens": 16, "logprobs": 0}
+    whole = client.completions.create(**asked, echo=True).choices[0].logprobs.text_offset
+    chunks = client.completions.create(**asked, echo=True, stream=True, stop=["never written"])
+    assert [at for chunk in chunks for at in chunk.choices[0].logprobs.text_offset] == whole
 
 
 def test_an_engine_that_fails_says_so_and_goes_on(made, monkeypatch):
@@ -234,7 +250,9 @@ def test_an_engine_that_fails_says_so_and_goes_on(made, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(engine, "_run_decode", fail)
-        status, said = policy_server.ask(f"{url}/v1/completions", {"prompt": "Karn", "max_tokens": 4})
-    assert status == 500 and "RuntimeError" in said["error"]["message"]
+        patch.setattr(engine._programs, "new_cache", fail)  # no room for another cache either
+        for _ in range(2):
+            status, said = policy_server.ask(f"{url}/v1/completions", {"prompt": "Karn", "max_tokens": 4})
+            assert status == 500 and "RuntimeError" in said["error"]["message"]
     assert policy_server.ask(f"{url}/v1/completions", {"prompt": "Karn", "max_tokens": 4})[0] == 200
     wait_until(lambda: policy_server.ask(f"{url}/health")[1]["busy"] == 0)

@@ -17,7 +17,7 @@ from masksearch_jax.rollout.request import Request
 from masksearch_jax.rollout.trajectory import StopReason
 from masksearch_jax.runtime import mesh as mesh_lib
 from masksearch_jax.serving import search_loop
-from masksearch_jax.serving.engine import EngineSettings, Piece, Sampling, Token
+from masksearch_jax.serving.engine import BusyError, EngineSettings, Piece, Sampling, Token
 from masksearch_jax.serving.search_loop import AgentSettings
 from masksearch_jax.text import tags
 
@@ -125,6 +125,15 @@ def test_a_chat_completion_carries_turns_and_sources(made):
             client.chat.completions.create(**asked, n=2)
         with pytest.raises(openai.BadRequestError, match="an episode has 256"):
             client.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "word " * 300}])
+
+        def full(*_, **__):
+            raise BusyError("8 requests wait already")
+
+        engine.session = full
+        for stream in (False, True):
+            with pytest.raises(openai.InternalServerError) as refused:
+                client.chat.completions.create(**asked, stream=stream)
+            assert refused.value.status_code == 503
 
 
 def test_the_tokens_are_those_of_the_rollout_engine(made):

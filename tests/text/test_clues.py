@@ -24,6 +24,7 @@ def test_a_clue_holds_one_mask_and_ends_with_its_sentence():
     assert [clues.query(text, index) for index in range(3)] == [
         "b c d e f g h i j k  m, n o p q", "m, n o p q", "Then  left",
     ]  # fmt: skip
+    assert clues.query("a </search> b [mask] c", 0) == "a (/search) b  c"  # what a corpus spells ends no search
     assert clues.clues("[mask]") == ['"[mask]"'] and clues.leads("[mask]") == [""]
     assert clues.shortened("a b c d ", 0.5) == "c d " and clues.shortened("a b ", 0.2) == clues.shortened("", 1) == ""
 

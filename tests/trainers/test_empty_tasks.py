@@ -65,6 +65,11 @@ def test_nothing_left_is_an_error(asking, workdir, tmp_path):
         empty_tasks.leave_out(asking, workdir)
 
 
+def test_an_evaluation_of_benchmarks_alone_needs_no_tasks(asking, workdir):
+    asking.evaluate.episodes.update(dict.fromkeys(asking.evaluate.episodes, 0))
+    empty_tasks.leave_out(asking, workdir)
+
+
 def test_by_default_a_missing_task_is_an_error(asking, workdir):
     asking.empty_tasks, asking.synthesize.examples.qa = "refuse", 0
     training.ensure_data(asking, workdir)

@@ -38,12 +38,12 @@ def own(folder, **settings):
     return cfg
 
 
-def test_a_small_model_is_trained_whole_and_a_large_one_by_adapters(tmp_path):
+def test_a_small_model_is_trained_whole_and_a_large_one_by_adapters(tmp_path, capsys):
     folder = published(tmp_path / "model")
     size = weights.count_parameters(SMALL)
     cfg = own(folder, adapters_above=size)
     pretrained_model.settle(cfg)
-    assert cfg.lora.rank == 0
+    assert cfg.lora.rank == 0 and "--config.adapters_above=0 trains adapters" in capsys.readouterr().err
     assert (cfg.sft.optimizer.kind, cfg.sft.optimizer.learning_rate) == ("adamw", 1e-5)
     assert cfg.dapo.optimizer.learning_rate == 1e-6
     for _ in range(2):  # a second call changes nothing

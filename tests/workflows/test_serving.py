@@ -23,7 +23,7 @@ from masksearch_jax.runtime import settings_history
 from masksearch_jax.runtime.checkpoints import Checkpointer
 from masksearch_jax.runtime.json_files import write_json
 from masksearch_jax.text.chat_template import open_chat_template
-from masksearch_jax.workflows import asking, conversion, served_policy
+from masksearch_jax.workflows import asking, conversion, model_card, served_policy
 
 ROOT = Path(__file__).parent.parent.parent
 PASSAGES = [
@@ -99,6 +99,26 @@ def test_an_export_says_what_it_holds_and_is_served_alike(run, exported):
         folder.agent(run, "validation", "")
 
 
+def test_an_export_names_no_program():
+    """Exports come from anywhere: opening one runs none of its commands and asks none of its servers."""
+    settings = served_policy._defaults()
+    before = settings.to_dict()
+    said = {
+        "episode": {"turns": 3}, "search": {"hits": 2, "url": "http://stranger.example"}, "pretrained": "/etc",
+        "tools": {"search": "mcp:run:sh -c evil", "more": ["calc=evil.py:Tool"], "visit": "article"},
+    }  # fmt: skip
+    served_policy._take_exported(settings, said, Path("masksearch.json"))
+    before["episode"]["turns"], before["search"]["hits"], before["tools"]["visit"] = 3, 2, "article"
+    assert settings.to_dict() == before
+    for bad in ({"tools": {"visit": "mcp:run:sh"}}, {"episode": {"turns": "3"}}, {"search": {"hits": -1}}):
+        with pytest.raises(ValueError, match=r"masksearch.json: .*; export the policy again"):
+            served_policy._take_exported(served_policy._defaults(), bad, Path("masksearch.json"))
+    assert model_card._model_name("/home/me/hub/models--Org--A-1B/snapshots/abc") == "Org/A-1B@abc"
+    assert model_card._model_name("models/a") == "a"
+    assert model_card._own_tools({"search": "mine.py:find", "visit": "", "more": ["calc=mine.py:Tool"]}) == ["calc"]
+    assert model_card._own_tools({"visit": "article"}) == [] and model_card._own_tools({"visit": "a:b"}) == ["visit"]
+
+
 def test_other_folders(run, tmp_path):
     mesh = policy_server.one_device()
     with pytest.raises(FileNotFoundError, match="has to be the folder of a trained stage"):
@@ -123,7 +143,8 @@ def test_the_page_of_a_question(capsys):
     from masksearch_jax.serving.search_loop import AgentReply, AgentTurn
 
     hit = Hit(0, 0, "Karn\x1b[31m", "born " * 100, 1.0)
-    searched = AgentTurn(Turn("search", 0, 1, "<think> where</think><search> Karn</search>", "Karn"), (hit,))
+    text = "<think> where</think><search> Karn</search>"
+    searched = AgentTurn(Turn("search", 0, 1, text, "Karn", observation="<information> Karn: born"), (hit,))
     page = asking._Page(coloured=True)
     page.show_turn(searched)
     page.show_end(AgentReply("Tolmar", StopReason.ANSWER, (searched,), 3, 4))
