@@ -10,7 +10,8 @@ Command:  bash launch/language_model.sh                     fetches SmolLM2-135M
           .. --config.pretrained=FOLDER                     any published folder; --config.prepare.dump=FILE any dump
           python -m masksearch_jax.train --config=configs/language_model.py:agents --workdir=A          SFT on its own
           python -m masksearch_jax.compile --config=configs/language_model.py:qwen2.5-1.5b    for v6e-8
-Hardware: two CPU cores and 20 GB (SFT held 14 GB, DAPO 18 GB), or a GPU with the same settings; qwen2.5-1.5b needs a v6e-8.
+Hardware: two CPU cores and 20 GB (SFT held 14 GB, DAPO 18 GB), or a GPU with the same settings; qwen2.5-1.5b needs a
+          v6e-8.
 Expect:   docs/results/language_model.md.
 
 The environment variable MASKSEARCH_DATA names the data folder. It holds the corpus of 2WikiMultiHopQA, which is masked;
