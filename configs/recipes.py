@@ -117,7 +117,7 @@ def _data(config: ConfigDict) -> None:
     prepare.tasks.update({"instruction": "clues", "question_instruction": "clues"})
     prepare.tasks.span_weights.update({"date": 1.0, "number": 1.0})
     config.synthesize.update({"wording": "cloze", "retry": 1.0, "association_tasks": 0})
-    config.synthesize.styles.update({"title": 0.9, "passage": 0.1, "associated": 0.0})
+    config.synthesize.styles.update({"title": 0.9, "clue": 0.1, "passage": 0.0, "associated": 0.0})
 
 
 def _buckets(largest: int) -> tuple[int, ...]:

@@ -149,10 +149,12 @@ def test_prepare_takes_the_section_of_a_run(tmp_path, monkeypatch):
     monkeypatch.setattr(data_preparation, "run", lambda settings, workdir: given.append((settings, workdir)))
     monkeypatch.setattr(command_summary, "prepared", lambda cfg, workdir: None)
     run = load("dapo")
-    run.seed, run.prepare.dump = 7, "dump.xml"
+    dump = tmp_path / "dump.xml"
+    dump.touch()  # a file that is not there is refused
+    run.seed, run.prepare.dump = 7, str(dump)
     for config in (run, load("prepare", "wikipedia")):
         prepare.main(config, tmp_path)
-    assert given[0][0].dump == "dump.xml" and given[0][0].seed == 7
+    assert given[0][0].dump == str(dump) and given[0][0].seed == 7
     assert given[1] == (load("prepare", "wikipedia"), tmp_path)
 
 

@@ -124,8 +124,10 @@ def run(
 
 def _check_temperature(cfg: ConfigDict, engine: RolloutEngine) -> None:
     """Raise ValueError unless the engine samples at the temperature that identity and scores name."""
+    if not cfg.evaluate.samples:
+        return
     own = engine.cfg.sampling.temperature
-    if cfg.evaluate.samples and own != cfg.evaluate.temperature:
+    if own != cfg.evaluate.temperature:
         raise ValueError(
             f"the engine samples at a temperature of {own:g} and not at evaluate.temperature="
             f"{cfg.evaluate.temperature:g}; take the one of evaluation.open_engine"

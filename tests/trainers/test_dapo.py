@@ -353,6 +353,7 @@ def test_shapes_and_settings_are_refused_before_work(cfg, workdir):
     cfg.dapo.reward.answer = "judge"
     with pytest.raises(ValueError, match="judge"):
         training.validate_training(cfg)
+    cfg.dapo.reward.answer = "recall"
     cfg.pretrained = str(workdir / "nowhere")
-    with pytest.raises(FileNotFoundError, match="nowhere/config.json does not exist"):
+    with pytest.raises(FileNotFoundError, match="nowhere': no model there"):
         training.validate_training(cfg)

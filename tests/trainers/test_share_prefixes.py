@@ -93,6 +93,7 @@ def test_log_probs_loss_and_gradients_are_those_of_separate_samples(options, see
     assert_same(dataclasses.replace(PLAIN, **options), groups(seed, 3), settings())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [(2, 1, 1, 1), (1, 2, 2, 2)])
 def test_a_mesh_changes_no_number(sizes):
     """Rows cut; rows, heads and positions cut, so that a source may lie on another device than its entry."""
