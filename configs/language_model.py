@@ -105,7 +105,7 @@ def _training(config: ConfigDict) -> None:
         "augment": False, "eval_every": 0, "checkpoint_every": 1, "show_every": 1,
         "curriculum": ((None, (("ramp_1", 1.0),)),), "row_lengths": (1536,), "rows": 2,
         "micro_batches": (1, 2, 3, 4, 5, 6, 8, 32),  # a padded row costs as much as a full one
-        "share_prefixes": True,  # half of a sample's tokens are the prompt of its group
+        "share_prefixes": True,  # 0.6 of the tokens of an update were shared
         "old_logprobs": "sampler",  # the sampler computes in float32, as the trainer does
     })  # fmt: skip
     config.dapo.reward.update({"overlong_limit": 224, "overlong_cache": 64})

@@ -6,8 +6,8 @@ Command:  python -m masksearch_jax.experiment --config=configs/own_model.py --co
           .. --config.pretrained=FOLDER                     a published folder
           .. --config=configs/own_model.py:short            few steps: does everything fit together?
           python -m masksearch_jax.train (prepare, synthesize, evaluate) --config=configs/own_model.py ..     one stage
-Hardware: two CPU cores and 16 GB for a model of 135 million parameters (hours; the variant short: half an hour), or a
-          GPU with the same settings. Larger models: docs/guides/memory.md, slices: configs/recipes.py.
+Hardware: two CPU cores and 20 GB for a model of 135 million parameters (hours), or a GPU with the same settings.
+          Larger models: docs/guides/memory.md, slices: configs/recipes.py.
 Expect:   W/report.html with the table of policies. For SmolLM2-135M on 2WikiMultiHopQA, with settings of its own:
           docs/results/language_model.md.
 

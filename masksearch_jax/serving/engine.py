@@ -135,9 +135,8 @@ class Session:
             self._loop.call_soon_threadsafe(self._events.put_nowait, event)
 
 
-_Command = (
-    tuple[Session, list[int] | None, int] | None
-)  # (session, ids, budget); no ids closes it; None ends the thread
+# (session, ids, budget); None for ids closes the session, and None for the command ends the thread.
+_Command = tuple[Session, list[int] | None, int] | None
 
 
 class ServingEngine:

@@ -159,13 +159,14 @@ class _Question(mask_teacher.Transcript):
         return str(self._rng.choice(met)) if met else ""
 
     def _query(self, subject: str, goal: str, style: str) -> str:
-        """Return a query about `subject` in one of the teacher's styles.
+        """Return a query about `subject` in one of the teacher's styles; in the style 'clue' it is the question.
 
         It is '' if there is no subject, if the style has no word to add, or if the query would say the answer."""
         if style == "clue":
-            subject, goal = self.task.text, ""
-        keyword = {"title": "", "clue": "", "passage": goal, "associated": self._associations.best(goal.split())}[style]
-        if not subject or (style in ("passage", "associated") and not keyword):
-            return ""
-        query = f"{subject} {keyword}".strip()
+            query = self.task.text
+        else:
+            keyword = {"title": "", "passage": goal, "associated": self._associations.best(goal.split())}[style]
+            if not subject or (style != "title" and not keyword):
+                return ""
+            query = f"{subject} {keyword}".strip()
         return "" if not self._given and answer_metrics.contains(query, self.task.answers[0]) else query
