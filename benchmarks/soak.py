@@ -73,7 +73,9 @@ def config():
     found = toy.drill_config()
     found.sft.update({"steps": 400, "checkpoint_every": 200, "log_every": 20, "eval_every": 0})
     found.sft.optimizer.update({"warmup": 20, "total_steps": 400})
-    found.dapo.update({"iterations": 1_000_000, "eval_every": 20, "checkpoint_every": 10, "dynamic_sampling": True})
+    # An iteration of the toy takes a tenth of a second. A long run saves every few minutes, and so does this: each save
+    # leaves some 50 KB, because tensorstore keeps the lists and dicts that it returns (docs/results/robustness.md).
+    found.dapo.update({"iterations": 1_000_000, "eval_every": 20, "checkpoint_every": 2000, "dynamic_sampling": True})
     found.dapo.max_without_update = 1_000_000  # a policy of the toy that has learnt all is no failure here
     return found
 
