@@ -17,7 +17,7 @@ from benchmarks.drills import runs
 from benchmarks.drills.outcomes import Outcome
 
 _ROOMY = 512 << 20  # bytes
-_PARTS = ("demonstrations", "sft", "dapo", "evaluate")  # whose making meets the full disk, in turn
+_PARTS = ("demonstrations", "sft", "dapo", "evaluate", "data")  # whose making meets the full disk, in turn
 
 
 def drill(number: int, seed: int, folder: Path) -> Outcome:

@@ -12,7 +12,7 @@ KINDS = (
     Kind("search", 20, "calls", search.drill),
     Kind("kills", 50, "kills", kills.kill),
     Kind("damage", 20, "files", damage.drill),
-    Kind("disk", 4, "full disks", disk.drill),
+    Kind("disk", 10, "full disks", disk.drill),
     Kind("preemption", 10, "SIGTERMs", kills.preempt),
     Kind("elastic", 2, "changes", kills.elastic),
 )

@@ -62,6 +62,7 @@ _NOT_RESULTS = (
     "compile/", "memory/", "mfu",
 )  # fmt: skip
 _NOT_RESULTS += ("compile", "memory/", "flops", "mfu", "profile/", "throughput")
+_NOT_RESULTS += ("alarm/disk", "alarm/throughput")  # facts about the machine
 _LONGEST = 900.0  # seconds of one process
 
 

@@ -8,8 +8,10 @@ for its shards `name-00000-of-00032.array_record` .. in order; everything here t
 import bisect
 import contextlib
 import dataclasses
+import errno
 import functools
 import itertools
+import os
 import re
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -165,20 +167,38 @@ def _field_names(cls: type) -> tuple[frozenset[str], frozenset[str]]:
 
 
 def write(path: Path | str, records: Iterable[Task | Demonstration | Passage]) -> int:
-    """Write records to one ArrayRecord file, atomically by a temporary name and a rename. Returns their count."""
+    """Write records to one ArrayRecord file, atomically by a temporary name and a rename. Returns their count.
+
+    Raises OSError that names the file if it cannot be written.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    writer = array_record_module.ArrayRecordWriter(str(partial), _WRITER_OPTIONS)
+    with _file_errors(partial):
+        writer = array_record_module.ArrayRecordWriter(str(partial), _WRITER_OPTIONS)
     count = 0
     try:
         for record in records:
-            writer.write(encode(record))
+            with _file_errors(partial):
+                writer.write(encode(record))
             count += 1
     finally:
-        writer.close()
+        with _file_errors(partial):
+            writer.close()
     partial.rename(path)
     return count
+
+
+@contextlib.contextmanager
+def _file_errors(path: Path) -> Iterator[None]:
+    """Raise what array_record raises, a RuntimeError whatever happened, as an OSError about `path`."""
+    try:
+        yield
+    except RuntimeError as error:
+        full = next((code for code in (errno.ENOSPC, errno.EDQUOT) if os.strerror(code) in str(error)), None)
+        if full is None:
+            raise OSError(f"{path}: {error}") from error
+        raise OSError(full, os.strerror(full), str(path)) from error
 
 
 def shard(path: Path | str, index: int, count: int) -> Path:

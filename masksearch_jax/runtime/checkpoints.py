@@ -68,6 +68,7 @@ class Checkpointer:
         self._read_only = read_only
         if read_only and not self.directory.is_dir():
             raise FileNotFoundError(f"{self.directory} does not exist: no checkpoint was saved there")
+        logging.getLogger("absl").addFilter(_is_no_raised_error)
         self._saving = -1
         self._verified: set[int] = set()
         self.held: Sequence[int] = ()  # steps that stay as well, because one of them may turn out to be the good one
@@ -319,6 +320,11 @@ class Checkpointer:
         self._verified.difference_update(steps)  # a step of the same number may be saved again
         ocp.multihost.sync_global_processes("masksearch_jax:set_aside")
         self._manager.reload()
+
+
+def _is_no_raised_error(record: logging.LogRecord) -> bool:
+    """Return False for an error that Orbax logs with a traceback. `wait` raises it, and then it is said once."""
+    return not (record.exc_info and "/orbax/checkpoint/" in record.pathname)
 
 
 def _files(folder: Path) -> tuple[list[str], list[str]]:

@@ -102,10 +102,10 @@ def _with_found_config(argv: list[str]) -> list[str]:
 
 def sentence(error: Exception) -> str:
     """Return an error's message; for an error of the file system also which file it is about, and what may help."""
-    if not isinstance(error, OSError) or error.errno is None:
-        return str(error)
-    if error.filename is None:  # a write into an open file does not say which one
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if not isinstance(error, OSError) or error.errno is None or error.filename is None:
+        # A write into an open file does not say which one, and Orbax raises a ValueError for its own.
+        number, codes = getattr(error, "errno", None), (errno.ENOSPC, errno.EDQUOT)
+        full = number in codes or any(os.strerror(code) in str(error) for code in codes)
         return f"{error}; free some of the disk of --workdir, and start the same line again" if full else str(error)
     advice = {
         errno.EACCES: "give this user the right to, or take another --workdir",

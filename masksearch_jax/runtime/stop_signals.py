@@ -47,7 +47,9 @@ class _Listener:
         self.asked = threading.Event()
         self.depth = 0  # how many `deferred` blocks are open
         self._raised = False
-        self._before = {number: signal.signal(number, self._handle) for number in _SIGNALS}
+        self._before = signal.getsignal(signal.SIGINT)
+        for number in _SIGNALS:
+            signal.signal(number, self._handle)
         self._woken, writer = socket.socketpair()
         writer.setblocking(False)
         self._writer = writer
@@ -55,10 +57,10 @@ class _Listener:
         threading.Thread(target=self._watch, name="stop signals", daemon=True).start()
 
     def close(self) -> None:
-        """Restore the previous signal handlers."""
+        """Restore Ctrl-C. SIGTERM stays without effect: the work is done, and its exit status is what counts."""
         signal.set_wakeup_fd(self._wakeup_before)
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        signal.signal(signal.SIGINT, self._before)
+        signal.signal(signal.SIGTERM, lambda *_: None)
         if not self.asked.is_set():  # else the thread keeps waiting, to end the process in time
             self._writer.close()
 
@@ -100,7 +102,10 @@ _listener: _Listener | None = None
 
 @contextlib.contextmanager
 def listening() -> Iterator[None]:
-    """Handle SIGTERM and SIGINT as the module docstring says until the end of the block; main thread only."""
+    """Handle SIGTERM and SIGINT as the module docstring says until the end of the block; main thread only.
+
+    What follows the block should be the end of the process: there SIGTERM changes nothing any more.
+    """
     global _listener
     _listener = listener = _Listener()
     try:

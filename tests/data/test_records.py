@@ -1,5 +1,8 @@
 """Record files: shards as one file, positions, and damage that is named with the next command."""
 
+import errno
+from pathlib import Path
+
 import msgpack
 import pytest
 from array_record.python import array_record_module
@@ -50,6 +53,26 @@ def test_a_missing_file_or_shard_is_named(sharded, tmp_path):
     records.shard(sharded, 1, 3).unlink()
     with pytest.raises(FileNotFoundError, match="2 of its shards .* missing: .'passages-00001-of-00003"):
         records.files(sharded)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is full stands in /dev/full on Linux")
+def test_a_full_disk_is_an_error_of_the_file(tmp_path):
+    (tmp_path / "some.array_record.partial").symlink_to("/dev/full")
+    with pytest.raises(OSError) as caught:
+        records.write(tmp_path / "some.array_record", passages(0, 3))
+    assert caught.value.errno == errno.ENOSPC and caught.value.filename == str(tmp_path / "some.array_record.partial")
+    (tmp_path / "other.array_record.partial").mkdir()
+    with pytest.raises(OSError, match="other.array_record.partial: .*directory"):
+        records.write(tmp_path / "other.array_record", passages(0, 3))
+
+
+def test_an_error_of_the_records_stays_what_it_is(tmp_path):
+    def broken():
+        yield passages(0, 1)[0]
+        raise RuntimeError("ours")
+
+    with pytest.raises(RuntimeError, match="^ours$"):
+        records.write(tmp_path / "some.array_record", broken())
 
 
 def test_damage_is_named_with_the_command_that_makes_the_file(tmp_path):

@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -202,6 +203,23 @@ def test_single_flipped_bits_are_noticed_and_the_step_before_is_taken(tmp_path, 
         assert_same(state, state_of(1))
         assert (folder / "damaged-2").is_dir()
         shutil.rmtree(folder)
+
+
+def test_a_save_that_fails_is_raised_and_not_logged_as_well(tmp_path):
+    run = Checkpointer(tmp_path)
+    noted = logging.Handler()
+    noted.emit = (said := []).append
+    logging.getLogger("absl").addHandler(noted)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))  # stands in for a full disk
+        with pytest.raises((OSError, ValueError), match="File too large"):
+            run.save(1, {"large": jnp.arange(10_000.0)}, {}, {})
+            run.wait()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        logging.getLogger("absl").removeHandler(noted)
+    assert not [one for one in said if one.exc_info]
 
 
 def test_no_readable_checkpoint_is_a_sentence(tmp_path):

@@ -80,6 +80,15 @@ def test_a_second_interrupt_ends_it_at_once_and_a_second_sigterm_does_not():
     assert ended(slow)[0] == 75
 
 
+@pytest.mark.parametrize("work, status", [("pass", 0), ("raise stop_signals.PreemptedError", 75)])
+def test_sigterm_after_the_work_leaves_the_exit_status(work, status):
+    """A machine may be told to stop while a process that is done frees its memory."""
+    slow_end = 'import atexit; atexit.register(lambda: (print("ready", flush=True), time.sleep(1)))\n'
+    process = start(work, AROUND.replace("try:", slow_end + "try:", 1).replace("print(error, flush=True)", "pass"))
+    process.send_signal(signal.SIGTERM)
+    assert ended(process)[0] == status
+
+
 @pytest.mark.parametrize("work", ["{}", "with stop_signals.deferred(): {}"])
 def test_a_call_that_does_not_return_is_ended_in_time(work):
     process = start(work.format('print("ready", flush=True); held_by_one_call()'))

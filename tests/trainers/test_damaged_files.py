@@ -140,6 +140,11 @@ def test_a_full_disk_is_told_where_no_file_is_named(number, advises):
     assert "why" in said and ("free some of the disk" in said) == advises
 
 
+def test_a_full_disk_under_a_checkpoint_is_told_too():
+    said = cli.sentence(ValueError('RESOURCE_EXHAUSTED: Error writing "x": No space left on device [os_error_code=28]'))
+    assert "RESOURCE_EXHAUSTED" in said and "free some of the disk" in said
+
+
 @pytest.mark.parametrize("make", ["file in its place", "folder in its place"])
 def test_a_workdir_that_cannot_be_written_ends_an_entry_with_a_sentence(tmp_path, make, monkeypatch):
     """Through `entry.start`'s own handler."""
