@@ -130,7 +130,8 @@ class _Api:
     async def completions(self, request: Request) -> Response:
         asked = request_bodies.read_completion(await _json(request))
         self._check_name(asked.wishes.model)
-        prompts = [self._ids(one) for one in asked.prompts]
+        # Text is tokenised in a thread, as a long one would keep the loop from everybody else.
+        prompts = await asyncio.to_thread(lambda: [self._ids(one) for one in asked.prompts])
         return await self._complete(request, asked.wishes, prompts, "prompt", asked.echo)
 
     async def chat(self, request: Request) -> Response:
@@ -139,7 +140,7 @@ class _Api:
         if self._served.agent is not None:
             return await self._search(request, asked, self._served.agent)
         with _naming("messages"):
-            prompt = self._served.chat_prompt(asked.messages)
+            prompt = await asyncio.to_thread(self._served.chat_prompt, asked.messages)
         return await self._complete(request, asked.wishes, [prompt], "messages", False)
 
     # --- completions ---
@@ -232,7 +233,7 @@ class _Api:
             if given:
                 raise RequestError(f"{name} has no meaning in a search loop; leave it out", name)
         with _naming("messages"):
-            prompt = settings.prompt_of(asked.messages[-1][1])
+            prompt = await asyncio.to_thread(settings.prompt_of, asked.messages[-1][1])
         if len(prompt) >= settings.limits.total_tokens:
             said = f"messages: a prompt of {len(prompt)} tokens; an episode has {settings.limits.total_tokens}"
             raise RequestError(said, "messages", code="context_length_exceeded")

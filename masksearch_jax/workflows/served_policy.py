@@ -66,16 +66,28 @@ class ServedPolicy:
     own_tools: tuple[str, ...] = ()
 
     def engine(self, slots: int, steps: int, total_tokens: int = 0, pending: int = 256) -> ServingEngine:
-        """Return an engine of this policy. total_tokens: 0 for as many as an episode has."""
-        total = total_tokens or (self.settings.episode.total_tokens if self.trained else self._longest())
+        """Return an engine of this policy. total_tokens: 0 for as many as an episode has.
+
+        Raises ValueError for more tokens than the model has positions for.
+        """
+        positions = self._positions()
+        if positions and total_tokens > positions:
+            raise ValueError(
+                f"total_tokens={total_tokens}: {self.folder / 'config.json'} says max_position_embeddings={positions}; "
+                "give no more"
+            )
+        usual = self.settings.episode.total_tokens if self.trained else _PUBLISHED_TOKENS
+        total = total_tokens or min(usual, positions or usual)
         settings = EngineSettings(slots, steps, total, pending)
         tools = tool_names(self.settings.tools)
         return ServingEngine(settings, self.policy.config.merged, self.params, self.tokenizer, self.policy.mesh, tools)
 
-    def _longest(self) -> int:
+    def _positions(self) -> int | None:
+        """Return how many tokens a published folder says that its model can read; None if it does not say."""
         said = json_files.read_json_object(self.folder / "config.json", "download it again")
-        found = said.get("max_position_embeddings")
-        return min(found, _PUBLISHED_TOKENS) if isinstance(found, int) and found > 1 else _PUBLISHED_TOKENS
+        nested = said.get("text_config")  # of a model that reads images too
+        found = said.get("max_position_embeddings", nested.get("max_position_embeddings") if nested else None)
+        return found if isinstance(found, int) and found > 1 else None
 
     def chat_prompt(self) -> Callable[[Sequence[tuple[str, str]]], list[int]]:
         """Return what turns messages into prompt ids: the tokenizer's chat template, or plain text without one."""

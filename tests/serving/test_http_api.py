@@ -5,6 +5,7 @@ import concurrent.futures
 import json
 import math
 import socket
+import threading
 import time
 
 import jax
@@ -199,6 +200,24 @@ def test_a_client_that_goes_away_frees_its_slot(made):
             wait_until(lambda before=began: engine.stats["tokens"] > before)
         wait_until(lambda: not engine.busy and not engine.waiting)
         assert engine.stats["tokens"] - began < 8 * 120  # it did not write to the end
+
+
+def test_a_long_text_is_tokenised_beside_other_requests(made, client, monkeypatch):
+    """The tokenizer waits until another request was answered; on the loop of the server that would never come."""
+    url, _, _, tokenizer, _ = made
+    encode, answered = tokenizer.encode, threading.Event()
+
+    def slow(text):
+        assert not text.startswith("slow") or answered.wait(60)
+        return encode(text)
+
+    monkeypatch.setattr(tokenizer, "encode", slow)
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        body = {"prompt": "slow", "max_tokens": 1}
+        waiting = pool.submit(policy_server.ask, f"{url}/v1/completions", body)
+        assert [model.id for model in client.models.list()] == ["tiny"]
+        answered.set()
+        assert waiting.result()[0] == 200
 
 
 def test_fifty_clients_at_once(made):

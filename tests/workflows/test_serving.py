@@ -129,6 +129,17 @@ def test_other_folders(run, tmp_path):
     assert there.agent(run, "all", "").prompt_of("Who?")
 
 
+@pytest.mark.parametrize("said", [{"max_position_embeddings": 96}, {"text_config": {"max_position_embeddings": 96}}])
+def test_a_model_is_asked_for_no_more_positions_than_it_has(run, exported, monkeypatch, said):
+    opened = served_policy.open_policy(exported, policy_server.one_device())
+    monkeypatch.setattr(served_policy.json_files, "read_json_object", lambda *_, **__: said)
+    engine = opened.engine(1, 2)
+    assert engine.settings.total_tokens == 96  # the episode has 200
+    engine.close()
+    with pytest.raises(ValueError, match="^total_tokens=97: .*config.json says max_position_embeddings=96"):
+        opened.engine(1, 2, 97)
+
+
 def test_a_question_in_the_terminal(run, capsys):
     asking.run("Where was Karn Velith born?", run / "dapo", None, "all", "", 0.0)
     said = capsys.readouterr().out
