@@ -57,8 +57,8 @@ class OwnReward:
     def add(self, reward: rewards.Reward, task: ScoredTask, trajectory: Trajectory) -> rewards.Reward:
         """Return the reward with the parts of this function: `score` and `total` grow by weight * part.
 
-        A part without a weight has weight 1. Raises OwnRewardError if the function raises or returns anything but
-        finite numbers by name.
+        A part without a weight has weight 1. Raises OwnRewardError if the function raises, returns anything but finite
+        numbers by name, or leaves out a part that has a weight.
         """
         parts = self._parts(task, trajectory)
         more = sum(self.weights.get(name, 1.0) * value for name, value in parts.items())
@@ -78,6 +78,11 @@ class OwnReward:
             raise OwnRewardError(
                 f"dapo.reward.file={self.called} returned {found!r:.300}, at {episode}; it has to be a dict of finite "
                 "numbers, by names of small letters, digits and '_'"
+            )
+        if missing := [name for name in self.weights if name not in found]:
+            raise OwnRewardError(
+                f"dapo.reward.weights has a weight for {missing[0]!r}, and dapo.reward.file={self.called} returned "
+                f"{dict(found)!r:.300}, at {episode}; a part with a weight has to be returned for every episode"
             )
         return {name: float(value) for name, value in found.items()}
 

@@ -224,8 +224,12 @@ def changed(folder: Path, settings: Mapping[str, Json]) -> Differences:
 
 def print_differences(what: str, found: Differences) -> None:
     """Print one line on stderr that names each difference."""
-    listed = ", ".join(f"{name} {shown(there)} -> {shown(here)}" for name, (there, here) in found.items())
-    print(f"{what} with changed settings: {listed}", file=sys.stderr, flush=True)
+    print(f"{what} with changed settings: {listed(found)}", file=sys.stderr, flush=True)
+
+
+def listed(found: Differences) -> str:
+    """Return 'name there -> here' of each difference, with commas between them."""
+    return ", ".join(f"{name} {shown(there)} -> {shown(here)}" for name, (there, here) in found.items())
 
 
 def leaves(value: Json, name: str = "") -> Iterator[tuple[str, Json]]:

@@ -98,13 +98,15 @@ def trained(cfg: ConfigDict, workdir: Path, seconds: float) -> None:
     )
 
 
-def evaluated(policy: str, workdir: Path, scores: Mapping[str, JsonObject]) -> None:
+def evaluated(policy: str, workdir: Path, name: str, scores: Mapping[str, JsonObject]) -> None:
+    """name: of the folder in W/evaluate. scores: of each suite; 'score' is that of the metric that the user chose."""
     told = []
-    for name, one in scores.items():
+    for suite, one in scores.items():
         error = f" ±{one['recall_se']:.3f}" if one.get("recall_se") else ""
-        title = BENCHMARKS[name].title if name in BENCHMARKS else task_label(name)
-        told.append(f"{title}: recall {one['recall']:.3f}{error} over {one['episodes']} episodes")
-    folder = workdir / "evaluate" / policy
+        title = BENCHMARKS[suite].title if suite in BENCHMARKS else task_label(suite)
+        chosen = f"score {one['score']:.3f}, " if "score" in one else ""
+        told.append(f"{title}: {chosen}recall {one['recall']:.3f}{error} over {one['episodes']} episodes")
+    folder = workdir / "evaluate" / name
     show(
         "evaluate",
         f"{sum(one['episodes'] for one in scores.values()):,} episodes of {policy}",

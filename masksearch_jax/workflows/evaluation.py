@@ -311,4 +311,4 @@ def main(cfg: ConfigDict, workdir: Path, name: str = "") -> None:
         print(f"{cfg.benchmarks.custom}: {cfg.benchmarks.metric} {chosen['score']:.3f}")
     if cfg.evaluate.samples:
         print(sampled_table(scores))
-    command_summary.evaluated(cfg.policy, workdir, scores)
+    command_summary.evaluated(cfg.policy, workdir, name or cfg.policy, scores)

@@ -282,7 +282,10 @@ def finished(context: RunContext, stage: str, steps: int) -> bool:
 
 def _say_finished(folder: Path, changed: settings_history.Differences) -> None:
     if changed and distributed.primary():
-        settings_history.print_differences(f"{folder} is finished, and used as it is; it", changed)
+        _print_message(
+            f"{folder} is finished and is used as it is; these settings have changed since, without effect on it: "
+            f"{settings_history.listed(changed)}. To train it with them, take another --workdir"
+        )
 
 
 def check_stages(context: RunContext) -> None:

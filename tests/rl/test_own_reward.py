@@ -62,6 +62,12 @@ def test_what_is_no_reward_is_refused(returned):
         own(lambda *_: returned).add(GIVEN, Task, trajectory())
 
 
+def test_a_weight_without_its_part_is_refused():
+    message = r"a weight for 'brev', and dapo.reward.file=mine.py:score returned {'brevity': 0.5}, at the episode of"
+    with pytest.raises(own_reward.OwnRewardError, match=message):
+        own(lambda task, one, spans: {"brevity": 0.5}, brev=0.2).add(GIVEN, Task, trajectory())
+
+
 def test_weights():
     assert own_reward.read_weights(("brevity=0.5", "calls=-1")) == {"brevity": 0.5, "calls": -1.0}
     for bad in ("brevity", "=1", "brevity=much", "brevity=inf", "Brevity=1"):

@@ -107,10 +107,15 @@ def test_train(tmp_path, given, capsys, check):
 def test_evaluate_and_report(tmp_path, capsys, check):
     scores = {"ramp_1": {"recall": 0.5, "recall_se": 0.01, "episodes": 900},
               "hotpotqa": {"recall": 0.25, "recall_se": None, "episodes": 1}}  # fmt: skip
-    command_summary.evaluated("dapo", tmp_path, scores)
+    scores["custom"] = {"recall": 0.5, "score": 1.0, "episodes": 2}
+    command_summary.evaluated("dapo", tmp_path, "mine", scores)
     told = parts(capsys)
-    assert told["made"] == ["901 episodes of dapo"]
-    assert told["scores"] == ["1 mask: recall 0.500 ±0.010 over 900 episodes", "HotpotQA: recall 0.250 over 1 episodes"]
+    assert told["made"] == ["903 episodes of dapo"]
+    assert told["where"][0].startswith(str(tmp_path / "evaluate" / "mine" / "rows.jsonl"))
+    assert told["scores"] == [
+        "1 mask: recall 0.500 ±0.010 over 900 episodes", "HotpotQA: recall 0.250 over 1 episodes",
+        "custom: score 1.000, recall 0.500 over 2 episodes",
+    ]  # fmt: skip
     check(told["next"][0])
     command_summary.reported(tmp_path / "report.html", "one page")
     assert parts(capsys)["next"] == [f"open {tmp_path / 'report.html'}"]
