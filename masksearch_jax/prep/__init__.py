@@ -2,5 +2,6 @@
 
 import os
 
-# Set before the first import of TensorFlow, which otherwise prints many log lines.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# Set before the first import of TensorFlow, which otherwise prints many log lines. 1 is what JAX sets at its import.
+if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1") == "1":
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"

@@ -18,7 +18,11 @@ from ml_collections import ConfigDict, config_flags
 from masksearch_jax.runtime import child_process, help_page, stop_signals
 from masksearch_jax.runtime.config_files import find_config
 
-_PATIENCE = "xla_cpu_collective_call_terminate_timeout_seconds"
+# Seconds that the parts of a batch may wait for one another before XLA aborts, and before it says that they may be stuck.
+_PATIENCE = {
+    "xla_cpu_collective_call_terminate_timeout_seconds": 3600,
+    "xla_cpu_collective_call_warn_stuck_timeout_seconds": 600,
+}
 
 
 def run_config(call: Callable[[ConfigDict, Path], object], page: str | None, resumable: bool = True) -> None:
@@ -124,13 +128,13 @@ def split_cpu(devices: int) -> None:
 
     0 changes nothing, and neither does any number if XLA_FLAGS sets the device count already. The narrow operations of
     a small model do not fill two cores, but a batch cut in two does. On a machine that other work keeps busy, the parts
-    may wait for one another longer than the 40 s after which XLA aborts the process by default; so that limit is raised
-    to an hour.
+    may wait for one another longer than the 20 s after which XLA warns by default, and the 40 s after which it aborts
+    the process; so both limits are raised.
     """
     import jax
 
     given = os.environ.get("XLA_FLAGS", "")
     if devices and "xla_force_host_platform_device_count" not in given:
         jax.config.update("jax_num_cpu_devices", devices)
-        if _PATIENCE not in given:
-            os.environ["XLA_FLAGS"] = f"{given} --{_PATIENCE}=3600".strip()
+        more = [f"--{name}={seconds}" for name, seconds in _PATIENCE.items() if name not in given]
+        os.environ["XLA_FLAGS"] = " ".join([given, *more]).strip()

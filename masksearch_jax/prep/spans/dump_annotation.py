@@ -24,7 +24,7 @@ Item = TypeVar("Item")
 
 Choice = Callable[[candidates.SpanFinder], candidates.SpanFinder]
 # (total, label) -> context, whose value is called with the number done so far, as for progress.progress_bar.
-Bar = Callable[[int, str], contextlib.AbstractContextManager[Callable[[int], None]]]
+Bar = Callable[[int | None, str], contextlib.AbstractContextManager[Callable[[int], None]]]
 
 
 class Clock:
@@ -57,7 +57,8 @@ def annotate(
 
     newer: a later dump, whose passages are written after those of the dump. choose, ahead: as for preparation.run.
     """
-    with clock.stage("passages"), bar(manifest.size(paths) or 0, "articles (bytes of the dump)") as show:
+    size = manifest.size(paths)
+    with clock.stage("passages"), bar(size, "articles (bytes of the dump)") as show:
         articles = _counted(
             dump_files.read_articles(paths, cfg.skip_bad, stats, dump_files.fields_of(cfg)),
             lambda _: show(stats.file_bytes),
@@ -72,6 +73,7 @@ def annotate(
         searched = search_only.cut(cfg, lambda: ids.highest + 1)
         total = records.write(data_dir / annotated_passages.PASSAGES, annotated_passages.dense(cut, added, searched))
         stats.superseded = len(superseded)
+        show(size or stats.file_bytes)  # a JSON file is read whole, and padding may follow the last article
     with clock.stage("spans"):
         rare = candidates.rare_terms(passage.text for passage in annotated_passages.old(data_dir))
         finder = choose(functools.partial(candidates.find, rare=rare, language=language))
@@ -86,6 +88,7 @@ def annotate(
             annotation.run(
                 _counted(ahead(annotated_passages.with_links(data_dir)), show), finder, dropped.reason, **keep
             )
+            show(total)  # passages that are only searched have no spans
         (data_dir / annotated_passages.LINKS).unlink()
     return total, annotation
 
