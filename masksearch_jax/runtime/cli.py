@@ -18,7 +18,7 @@ from ml_collections import ConfigDict, config_flags
 from masksearch_jax.runtime import child_process, help_page, stop_signals
 from masksearch_jax.runtime.config_files import find_config
 
-# Seconds that the parts of a batch may wait for one another before XLA aborts, and before it says that they may be stuck.
+# Seconds that the parts of a batch may wait for one another before XLA aborts, and before it warns that they are stuck.
 _PATIENCE = {
     "xla_cpu_collective_call_terminate_timeout_seconds": 3600,
     "xla_cpu_collective_call_warn_stuck_timeout_seconds": 600,

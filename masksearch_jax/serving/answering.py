@@ -14,8 +14,8 @@ from starlette.types import Message, Receive, Scope, Send
 from masksearch_jax.retrieval.service.http_server import json_response
 from masksearch_jax.runtime.types import JsonObject
 from masksearch_jax.serving import reply_forms
-from masksearch_jax.serving.engine import BusyError
 from masksearch_jax.serving.request_bodies import RequestError
+from masksearch_jax.serving.session import BusyError
 
 _T = TypeVar("_T")
 _STREAM = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}

@@ -9,8 +9,9 @@ import dataclasses
 from collections.abc import AsyncGenerator, Sequence
 
 from masksearch_jax.rollout.episode import Ending
-from masksearch_jax.serving.engine import Sampling, ServingEngine, Token
+from masksearch_jax.serving.engine import ServingEngine
 from masksearch_jax.serving.reply_text import ReplyText, Vocabulary
+from masksearch_jax.serving.session import Sampling, Token
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,21 +1,21 @@
 """The engine of a server: many sessions share the slots of one KV cache, and enter and leave between engine steps.
 
 Enters: prompts as token ids, from coroutines of an event loop. Leaves: tokens with their log-probs, as they are
-written. A session is one conversation with the model. It waits for a slot, writes a turn, and may then append tokens
-and write another turn, as an agent does after a search. It keeps its slot, and what is cached in it, until it is
-closed. One thread runs the devices. Each of its engine steps prefills sessions that wait, extends the slots that have
-something to append, and decodes `steps` tokens in every slot that writes. So a reply does not wait for others to end.
-What a session writes depends on its prompt, its sampling and its seed, up to float rounding of batched matrix products.
+written. A session (serving/session.py) is one conversation with the model. It waits for a slot, writes a turn, and may
+then append tokens and write another turn, as an agent does after a search. It keeps its slot, and what is cached in it,
+until it is closed. One thread runs the devices. Each of its engine steps prefills sessions that wait, extends the slots
+that have something to append, and decodes `steps` tokens in every slot that writes. So a reply does not wait for others
+to end. What a session writes depends on its prompt, its sampling and its seed, up to float rounding of batched matrix
+products.
 Left out: text and stop strings (serving/reply_text.py), HTTP (serving/http_api.py), several processes.
 """
 
-import asyncio
 import collections
 import contextlib
 import dataclasses
 import queue
 import threading
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -31,6 +31,7 @@ from masksearch_jax.rollout.slot_sharding import SlotSharding
 from masksearch_jax.runtime.types import Params
 from masksearch_jax.serving import sampling_programs
 from masksearch_jax.serving.sampling_programs import ALTERNATIVES, TAGS, TEMPERATURE, TOP_P
+from masksearch_jax.serving.session import BusyError, Command, Piece, Sampling, Session, Token
 from masksearch_jax.text import stop_automaton, tags
 from masksearch_jax.text.tokenizer_protocol import Tokenizer
 
@@ -48,95 +49,6 @@ class EngineSettings:
     steps: int
     total_tokens: int
     pending: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Sampling:
-    """temperature: 0 is greedy. top_p: share of the probability that is sampled from. seed, number: of the draws; a
-    request numbers its choices, so that each is drawn anew."""
-
-    temperature: float
-    top_p: float
-    seed: int
-    number: int = 0
-
-
-@dataclasses.dataclass(frozen=True)
-class Token:
-    """A token with its log-prob, and (id, log-prob) of the likeliest tokens in its place, best first.
-
-    logprob is None for the first token of a prompt, which nothing predicts."""
-
-    id: int
-    logprob: float | None
-    alternatives: tuple[tuple[int, float], ...] = ()
-
-
-@dataclasses.dataclass(frozen=True)
-class Piece:
-    """Tokens of a turn as they were written. ending: how the turn ended with them, NONE while it goes on."""
-
-    tokens: list[Token]
-    ending: Ending = Ending.NONE
-
-
-class BusyError(Exception):
-    """Raised when too many sessions wait for a slot."""
-
-
-class Session:
-    """One conversation with the model; made by `ServingEngine.session`, used in the event loop that made it.
-
-    length: tokens of the prompt and of all that was written and appended since.
-    """
-
-    def __init__(
-        self, engine: "ServingEngine", prompt: list[int], budget: int, sampling: Sampling, alternatives: int,
-        scored: bool, at_tags: bool,
-    ):  # fmt: skip
-        self.prompt, self.budget, self.sampling = prompt, budget, sampling
-        self.alternatives, self.scored, self.at_tags = alternatives, scored, at_tags
-        self.length = len(prompt)
-        self._engine, self._loop = engine, asyncio.get_running_loop()
-        self._events: asyncio.Queue[Piece | Exception] = asyncio.Queue()
-
-    async def scores(self) -> list[Token]:
-        """Return the tokens of the prompt with their log-probs; call it once, before `pieces`, if it is scored."""
-        return (await self._next()).tokens
-
-    async def pieces(self) -> AsyncIterator[Piece]:
-        """Yield the pieces of the current turn to its end. Raises what ended the session, such as a full device."""
-        ending = Ending.NONE
-        while ending == Ending.NONE:
-            piece = await self._next()
-            self.length += len(piece.tokens)
-            ending = piece.ending
-            yield piece
-
-    async def _next(self) -> Piece:
-        event = await self._events.get()
-        if isinstance(event, Exception):
-            raise event
-        return event
-
-    def write(self, ids: Sequence[int], budget: int) -> None:
-        """Append ids, of which there is one at least, and begin a turn of at most `budget` tokens.
-
-        Raises ValueError if they do not fit.
-        """
-        if not ids or budget < 1 or self.length + len(ids) + budget > self._engine.settings.total_tokens:
-            raise ValueError(f"{len(ids)} tokens and a turn of {budget} do not fit after {self.length} tokens")
-        self.length += len(ids)
-        self._engine.send((self, list(ids), budget))
-
-    def deliver(self, event: Piece | Exception) -> None:
-        """Hand an event to the session; the engine's thread calls this."""
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits for it
-            self._loop.call_soon_threadsafe(self._events.put_nowait, event)
-
-
-# (session, ids, budget); None for ids closes the session, and None for the command ends the thread.
-_Command = tuple[Session, list[int] | None, int] | None
 
 
 class ServingEngine:
@@ -174,7 +86,7 @@ class ServingEngine:
             self._params = self._programs.prepare(params)
             self._cache: kv.Cache | None = self._programs.new_cache()  # None after a failure, until it is needed
         self.stats: collections.Counter[str] = collections.Counter()
-        self._commands: queue.SimpleQueue[_Command] = queue.SimpleQueue()
+        self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._waiting: collections.deque[Session] = collections.deque()
         self._slots: dict[int, Session] = {}
         self._free = self._sharding.order[::-1]
@@ -208,7 +120,8 @@ class ServingEngine:
             raise ValueError(f"a prompt of {len(prompt)} tokens and a turn of {budget} do not fit")
         if self.waiting >= self.settings.pending:
             raise BusyError(f"{self.settings.pending} requests wait already")
-        found = Session(self, prompt, budget, sampling, alternatives, scored, at_tags)
+        total = self.settings.total_tokens
+        found = Session(self.send, total, prompt, budget, sampling, alternatives, scored, at_tags)
         self.send((found, prompt, budget))
         try:
             yield found
@@ -225,7 +138,7 @@ class ServingEngine:
         """The number of sessions that wait for a slot."""
         return len(self._waiting) + self._commands.qsize()
 
-    def send(self, command: _Command) -> None:
+    def send(self, command: Command) -> None:
         """Hand a command to the thread."""
         self._commands.put(command)
 

@@ -29,11 +29,12 @@ from masksearch_jax.runtime.types import Json, JsonObject
 from masksearch_jax.serving import reply_forms, request_bodies, search_loop
 from masksearch_jax.serving.answering import EventStream, refusal, until_gone
 from masksearch_jax.serving.choices import Part, Plan, write_choices
-from masksearch_jax.serving.engine import Sampling, ServingEngine, Token
+from masksearch_jax.serving.engine import ServingEngine
 from masksearch_jax.serving.reply_forms import EXTENSION, Form
 from masksearch_jax.serving.reply_text import Vocabulary
 from masksearch_jax.serving.request_bodies import ChatRequest, RequestError, Wishes
 from masksearch_jax.serving.search_loop import AgentReply, AgentSettings, AgentTurn
+from masksearch_jax.serving.session import Sampling, Token
 from masksearch_jax.text.tokenizer_protocol import Tokenizer
 
 Answer: TypeAlias = Callable[[Request], Coroutine[None, None, Response]]

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 
 from masksearch_jax.retrieval import interface
 from masksearch_jax.runtime.types import Json, JsonObject
-from masksearch_jax.serving.engine import Token
 from masksearch_jax.serving.reply_text import Vocabulary
 from masksearch_jax.serving.search_loop import AgentReply, AgentTurn
+from masksearch_jax.serving.session import Token
 
 EXTENSION = "masksearch"
 

@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from masksearch_jax.retrieval import interface
 from masksearch_jax.rollout import episode
 from masksearch_jax.rollout.trajectory import StopReason, Turn
-from masksearch_jax.serving.engine import Sampling, ServingEngine, Session
+from masksearch_jax.serving.engine import ServingEngine
+from masksearch_jax.serving.session import Sampling, Session
 from masksearch_jax.text import prompt as prompt_text
 from masksearch_jax.text.tokenizer_protocol import Tokenizer
 

@@ -15,8 +15,8 @@ from masksearch_jax.rollout.episode_text import without_steering
 from masksearch_jax.rollout.trajectory import StopReason
 from masksearch_jax.runtime import mesh as mesh_lib
 from masksearch_jax.serving import search_loop
-from masksearch_jax.serving.engine import Sampling
 from masksearch_jax.serving.search_loop import AgentReply, AgentTurn
+from masksearch_jax.serving.session import Sampling
 from masksearch_jax.text import tags
 from masksearch_jax.workflows import served_policy
 

@@ -17,8 +17,9 @@ from masksearch_jax.rollout.request import Request
 from masksearch_jax.rollout.trajectory import StopReason
 from masksearch_jax.runtime import mesh as mesh_lib
 from masksearch_jax.serving import search_loop
-from masksearch_jax.serving.engine import BusyError, EngineSettings, Piece, Sampling, Token
+from masksearch_jax.serving.engine import EngineSettings
 from masksearch_jax.serving.search_loop import AgentSettings
+from masksearch_jax.serving.session import BusyError, Piece, Sampling, Token
 from masksearch_jax.text import tags
 
 LIMITS = EpisodeLimits(turns=3, turn_tokens=24, observation_tokens=64, total_tokens=256)
