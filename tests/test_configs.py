@@ -1,6 +1,7 @@
 """Pages of settings: they load, they are locked, and no setting stands there that nothing reads."""
 
 import ast
+import functools
 import importlib.util
 import subprocess
 import sys
@@ -47,6 +48,7 @@ def leaves(config, prefix=""):
             yield prefix + name
 
 
+@functools.cache
 def read_names() -> set[str]:
     """Every attribute, argument, field and string of the package: what could read a setting."""
     found = set()

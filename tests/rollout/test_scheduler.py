@@ -108,7 +108,7 @@ def test_logprobs_equal_one_full_forward(world, mixed):
         {"slots": 8, "steps": 7, "prompt_rows": 8},
         {"search_steps": 3, "search_batch": 1, "search_threads": 1},
         {"extend_tokens": (3, 7), "extend_rows": (2,), "prompt_lengths": (16, 24)},
-        {"context_lengths": (30, 45, 60), "extend_rows": (1, 2)},
+        pytest.param({"context_lengths": (30, 45, 60), "extend_rows": (1, 2)}, marks=pytest.mark.slow),
     ],
     ids=str,
 )

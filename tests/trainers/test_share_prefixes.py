@@ -84,9 +84,11 @@ def assert_same(cfg, items, options, mesh=None, atol=2e-6):
     ("options", "seed"),
     [
         ({}, 0),
-        ({"smear_keys": True, "token_shift": 3, "local_layers": (1,), "window": 5}, 1),
+        pytest.param(
+            {"smear_keys": True, "token_shift": 3, "local_layers": (1,), "window": 5}, 1, marks=pytest.mark.slow
+        ),
         ({"attention": "blocked", "local_layers": (0,), "window": 4, "attention_softcap": 3.0}, 3),
-        ({"lora": LoraConfig(rank=2), "remat": "full"}, 4),
+        pytest.param({"lora": LoraConfig(rank=2), "remat": "full"}, 4, marks=pytest.mark.slow),
     ],
 )
 def test_log_probs_loss_and_gradients_are_those_of_separate_samples(options, seed):

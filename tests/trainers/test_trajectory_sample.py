@@ -52,6 +52,7 @@ def readable(text):
     return "".join(char for char in text if " " <= char < "\x7f")
 
 
+@pytest.mark.slow
 def test_kept_episodes_are_those_of_an_uninterrupted_run_and_hold_what_the_update_had(warm):
     context, params = warm
     finish(context, params)
