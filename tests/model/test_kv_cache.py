@@ -45,7 +45,7 @@ def feed(cfg, params, cache, ids, schedule):
 SCHEDULE = [(6, 3, 9), (1, 1, 1), (0, 1, 1), (1, 0, 0), (7, 0, 4), (1, 1, 0), (0, 5, 1), (1, 1, 1)]
 
 
-@pytest.mark.parametrize("ends", [TIME, (7, 16, TIME)])
+@pytest.mark.parametrize("ends", [pytest.param(TIME, marks=pytest.mark.slow), (7, 16, TIME)])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_prefill_append_decode_equals_one_forward(name, ends):
     cfg = CONFIGS[name]

@@ -68,7 +68,9 @@ def test_equal_observations_are_read_once_and_nothing_else_changes(world, monkey
     "fields",
     [
         {"slots": 5, "extend_tokens": (5,), "search_steps": 2},  # an observation takes several programs
-        {"extend_tokens": (5, 16), "extend_rows": (2, 4), "context_lengths": (45,)},
+        pytest.param(
+            {"extend_tokens": (5, 16), "extend_rows": (2, 4), "context_lengths": (45,)}, marks=pytest.mark.slow
+        ),
     ],
     ids=str,
 )

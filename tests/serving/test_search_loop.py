@@ -137,6 +137,7 @@ def test_a_chat_completion_carries_turns_and_sources(made):
             assert refused.value.status_code == 503
 
 
+@pytest.mark.slow
 def test_the_tokens_are_those_of_the_rollout_engine(made):
     """Turns, corrections and limits of a random policy: the same model in both engines writes the same."""
     cfg, params, tokenizer = made

@@ -137,6 +137,7 @@ def cfg():
     return dapo.get_config()
 
 
+@pytest.mark.slow
 def test_the_benchmark_ends_by_itself_and_prints_a_line(monkeypatch, capsys):
     from benchmarks import service
 
