@@ -289,7 +289,7 @@ def _run_rules(cfg: ConfigDict, workdir: Path, searcher: interface.Searcher) -> 
     if any(wanted.examples.values()) and not any(one.get("written") for one in manifest["tasks"].values()):
         outcomes = {name: one["outcomes"] for name, one in manifest["tasks"].items() if "outcomes" in one}
         raise ValueError(
-            f"no trajectory of any task was accepted ({outcomes}): the search finds what no task asks for; raise "
+            f"no trajectory of any task was accepted ({outcomes}): the search does not find what the tasks ask for; raise "
             f"search.hits (now {teacher.hits}) or episode.turn_tokens, or prepare a larger corpus"
         )
     return _finish(manifest, target, started)
@@ -355,7 +355,7 @@ def _write_task(
             "questions come from prepare's --config.questions=FILE, and those about held-out articles are held out"
         )
     if not accepted:
-        why = f"the search finds what no task asks for; raise search.hits (now {teacher.hits})"
+        why = f"the search does not find what the tasks ask for; raise search.hits (now {teacher.hits})"
         if max(outcomes, key=outcomes.__getitem__) == "long_turn":
             why = f"its turns do not fit; raise episode.turn_tokens (now {teacher.turn_tokens})"
         raise ValueError(
