@@ -289,8 +289,8 @@ def _run_rules(cfg: ConfigDict, workdir: Path, searcher: interface.Searcher) -> 
     if any(wanted.examples.values()) and not any(one.get("written") for one in manifest["tasks"].values()):
         outcomes = {name: one["outcomes"] for name, one in manifest["tasks"].items() if "outcomes" in one}
         raise ValueError(
-            f"no trajectory of any task was accepted ({outcomes}): the search does not find what the tasks ask for; raise "
-            f"search.hits (now {teacher.hits}) or episode.turn_tokens, or prepare a larger corpus"
+            f"no trajectory of any task was accepted ({outcomes}): the search does not find what the tasks ask for; "
+            f"raise search.hits (now {teacher.hits}) or episode.turn_tokens, or prepare a larger corpus"
         )
     return _finish(manifest, target, started)
 
