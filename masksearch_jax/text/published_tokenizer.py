@@ -36,6 +36,7 @@ FILES = (
 TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>")
 # The roles that a chat template may name, as transformers passes them.
 _ROLES = tuple(f"{role}_token" for role in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
+_LONG = 4096  # characters
 _PROBES = ("a", " a", "a ", "  <search> X</search>\n\n", "Na\u00efve \u65e5\u672c \U0001f388 1984.")
 # The decoder of Gemma's SentencePiece models: '▁' is a space, '<0xE2>' a byte, and nothing is stripped.
 _BYTE_FALLBACK = [
@@ -115,6 +116,8 @@ class PublishedTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text as data: it makes no control token, whatever it spells."""
+        if len(text) > _LONG:  # the call for batches lets other threads run meanwhile
+            return self.encode_batch([text])[0]
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:

@@ -48,6 +48,16 @@ def test_ids_are_those_of_the_library(folder, tok):
     assert [tok.token(i) for i in range(tok.vocab_size)] == [theirs.id_to_token(i) for i in range(tok.vocab_size)]
 
 
+def test_a_long_text_has_the_ids_of_the_library(kind, folder, tok):
+    """Long texts take the library's call for batches, which leaves the interpreter to other threads."""
+    text = " ".join([*TEXTS, CONTROL[kind]] * 60)
+    assert len(text) > published_tokenizer._LONG
+    library = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    library.encode_special_tokens = True
+    assert tok.encode(text) == tok._tokenizer.encode(text, add_special_tokens=False).ids
+    assert tok.encode(text) == library.encode(text, add_special_tokens=False).ids
+
+
 def test_a_text_is_the_bytes_of_its_tokens(folder, tok):
     theirs = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     assert len(tok.token_bytes) == tok.vocab_size
