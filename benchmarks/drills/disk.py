@@ -7,6 +7,7 @@ a file stands in for it: every write beyond it fails, in Python and in the libra
 import contextlib
 import functools
 import random
+import re
 import resource
 import shutil
 import subprocess
@@ -18,6 +19,7 @@ from benchmarks.drills.outcomes import Outcome
 
 _ROOMY = 512 << 20  # bytes
 _PARTS = ("demonstrations", "sft", "dapo", "evaluate", "data")  # whose making meets the full disk, in turn
+_OUR_FRAME = re.compile(r'File "[^"]*/masksearch_jax/[^"]*", line ')  # of a traceback, of a child process too
 
 
 def drill(number: int, seed: int, folder: Path) -> Outcome:
@@ -51,8 +53,8 @@ def drill(number: int, seed: int, folder: Path) -> Outcome:
         last = (said.strip().splitlines() or [""])[-1]
         lost = []
         # Threads of tensorstore may print tracebacks of their own before: the loop that they report to is closed.
-        if status and not last.startswith("page: "):
-            lost.append(f"it ends without a sentence: {said[-800:]}")
+        if status and (not last.startswith("page: ") or _OUR_FRAME.search(said)):
+            lost.append(f"a traceback in place of a sentence: {said[-800:]}")
         if status < 0:
             lost.append(f"it ended by signal {-status}")
         if resize is not None:
