@@ -50,10 +50,10 @@ def drill(number: int, seed: int, folder: Path) -> Outcome:
         command = "evaluate" if part == "evaluate" else "train"
         status = made.ended(made.start(workdir, command, before))
         said = made.said(workdir)
-        last = (said.strip().splitlines() or [""])[-1]
+        sentences = [line for line in said.splitlines() if line.startswith("page: ")]
         lost = []
-        # Threads of tensorstore may print tracebacks of their own before: the loop that they report to is closed.
-        if status and (not last.startswith("page: ") or _OUR_FRAME.search(said)):
+        # Threads of tensorstore may print tracebacks of their own: the loop that they report to is closed.
+        if status and (not sentences or _OUR_FRAME.search(said)):
             lost.append(f"a traceback in place of a sentence: {said[-800:]}")
         if status < 0:
             lost.append(f"it ended by signal {-status}")
@@ -68,7 +68,11 @@ def drill(number: int, seed: int, folder: Path) -> Outcome:
             shutil.copytree(workdir, folder / f"{workdir.name}_kept", dirs_exist_ok=True)
     if not lost:
         made.forget(workdir)
-    return Outcome(1, tuple(f"{workdir}: {what}: {one}" for one in lost), f"{what}: ended with {status}: {last[:160]}")
+    return Outcome(
+        1,
+        tuple(f"{workdir}: {what}: {one}" for one in lost),
+        f"{what}: ended with {status}: {sentences[-1][:160] if sentences else ''}",
+    )
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ import base64
 import hashlib
 import json
 import logging
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -68,7 +69,8 @@ class Checkpointer:
         self._read_only = read_only
         if read_only and not self.directory.is_dir():
             raise FileNotFoundError(f"{self.directory} does not exist: no checkpoint was saved there")
-        logging.getLogger("absl").addFilter(_is_no_raised_error)
+        for name in ("absl", "asyncio"):
+            logging.getLogger(name).addFilter(_is_no_raised_error)
         self._saving = -1
         self._verified: set[int] = set()
         self.held: Sequence[int] = ()  # steps that stay as well, because one of them may turn out to be the good one
@@ -323,8 +325,9 @@ class Checkpointer:
 
 
 def _is_no_raised_error(record: logging.LogRecord) -> bool:
-    """Return False for an error that Orbax logs with a traceback. `wait` raises it, and then it is said once."""
-    return not (record.exc_info and "/orbax/checkpoint/" in record.pathname)
+    """Return False for an error of Orbax that is logged with a traceback. `wait` raises it, so that it is said once."""
+    frames = traceback.walk_tb(record.exc_info[2] if record.exc_info else None)
+    return not any("/orbax/checkpoint/" in frame.f_code.co_filename for frame, _ in frames)
 
 
 def _files(folder: Path) -> tuple[list[str], list[str]]:

@@ -210,6 +210,7 @@ def test_a_save_that_fails_is_raised_and_not_logged_as_well(tmp_path):
     noted = logging.Handler()
     noted.emit = (said := []).append
     logging.getLogger("absl").addHandler(noted)
+    logging.getLogger("asyncio").addHandler(noted)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))  # stands in for a full disk
@@ -219,6 +220,7 @@ def test_a_save_that_fails_is_raised_and_not_logged_as_well(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         logging.getLogger("absl").removeHandler(noted)
+        logging.getLogger("asyncio").removeHandler(noted)
     assert not [one for one in said if one.exc_info]
 
 
